@@ -1,0 +1,43 @@
+# Everything runs in .venv, which the first target that needs it creates with $(PYTHON) and one of the lock files in
+# requirements/. A second run installs nothing.
+
+PYTHON ?= python3
+WORKERS ?= auto
+PYTEST_ARGS ?=
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint types format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+venv: ## create .venv and install the locked packages
+	@$(PYTHON) requirements/install.py
+
+demo: venv ## watch a trained model commentate, then train one and watch again (TRAIN=0: only the first part)
+	@TRAIN=$(or $(TRAIN),1) $(RUN) -m launch.demo
+
+test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-all: venv ## run all tests, those of minutes too
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: venv ## check style and likely bugs
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: venv ## check types
+	$(RUN) -m mypy
+
+format: venv ## rewrite files in the project's style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock: ## resolve the newest versions for $(PYTHON) and write its lock file
+	$(PYTHON) requirements/write_lock.py
+
+clean: ## remove .venv, caches and what the demo made
+	rm -rf .venv build dist *.egg-info demo_out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,50 @@
+"""Writes the lock file of the running Python: the newest versions that satisfy `setup.py`, with the `dev` extra.
+
+    python3.11 requirements/write_lock.py
+    python3.12 requirements/write_lock.py
+
+Only names and versions are written, no address and no hash of a file: the same lock must install from any index and on
+any platform for which the versions have wheels.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from install import ROOT, lock_file
+
+
+def resolve(python: Path) -> list[str]:
+    """Returns `name==version` of everything that `.[dev]` needs, sorted, without installing it.
+
+    Args:
+      python: interpreter of an environment that has pip.
+
+    Raises:
+      subprocess.CalledProcessError: when the requirements cannot be resolved; pip says why on stderr.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "--report", report, f"{ROOT}[dev]"], check=True)
+        resolved = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
+    pins = [f"{package['name']}=={package['version']}" for package in resolved if package["name"] != "mmduplex-jax"]
+    return sorted(pins, key=str.lower)
+
+
+def main() -> None:
+    """Resolves in a throw-away environment, so that nothing which happens to be installed has a say."""
+    lock = lock_file(sys.version_info[:2])
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        pins = resolve(Path(folder, "bin", "python"))
+    header = f"# Written by requirements/write_lock.py on Python {sys.version_info.major}.{sys.version_info.minor}.\n"
+    lock.write_text(header + "\n".join(pins) + "\n")
+    print(f"{lock.relative_to(ROOT)}: {len(pins)} packages")
+
+
+if __name__ == "__main__":
+    main()

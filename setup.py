@@ -1,0 +1,78 @@
+"""Packaging. The plain install runs on CPU; extras add accelerators and parts that not everybody needs.
+
+The lower bounds resolve on Python 3.11 (jax 0.10) and on 3.12 and later (jax 0.11 and newer). The exact versions that
+continuous integration installs are in `requirements/`.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "mmduplex_jax/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
+INSTALL_REQUIRES = [
+    "jax>=0.10.2",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "grain>=0.2.18",
+    "array-record>=0.8.6",
+    "tensorflow-datasets>=4.9.10",
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it and does not declare it
+    "ml_collections>=1.1.0",
+    "absl-py>=2.1",
+    "numpy>=2.0",
+    "einops>=0.8.2",
+    "jaxtyping>=0.3.4",
+    "av>=18.1",
+    "opencv-python-headless>=4.13",
+    "tokenizers>=0.22",
+    "msgpack>=1.1",
+    "safetensors>=0.6",
+    "tensorboardX>=2.6.2",
+    "tqdm>=4.66",
+]
+
+EXTRAS_REQUIRE = {
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda": ["jax[cuda13]>=0.10.2"],
+    # Preparing data on many machines. Beam lowers protobuf and pyarrow, so it stays out of the plain install.
+    "data": ["apache-beam>=2.77"],
+    # Serving streams over HTTP and WebSocket.
+    "live": ["aiohttp>=3.11"],
+    "dev": [
+        "pytest>=8.4",
+        "pytest-xdist>=3.8",
+        "pytest-timeout>=2.4",
+        "hypothesis>=6.130",
+        "ruff>=0.14",
+        "mypy>=1.18",
+        "setuptools>=77",  # the editable install in `.venv` builds without fetching a build environment
+    ],
+}
+
+setup(
+    name="mmduplex-jax",
+    version=VERSION,
+    description="A video commentator that watches and talks at the same time: two streams on one clock, in JAX.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["mmduplex_jax*", "configs*", "launch*", "data_pipelines*"]),
+        # Weights are data without modules; installed beside `launch`, they lie where the checkout has them.
+        *find_namespace_packages(include=["checkpoints*"], exclude=["*__pycache__*"]),
+    ],
+    package_data={"mmduplex_jax": ["py.typed"], "checkpoints.shipped": ["*"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Typing :: Typed",
+    ],
+)
