@@ -1,0 +1,53 @@
+"""What every test shares: the CPU platform, one compilation cache, hypothesis profiles, and the shared media."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports jax. Tests state exact tolerances, so they run on CPU even where an accelerator is at hand.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# JAX decides the speed of an example (its first call compiles), so no example has a deadline.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives this run's workers and the programs they start one compilation cache, so that each step compiles once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="mmduplex-jax-cache-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder `shared` beside the checkout, with real media, captions and tokenizers; skips where there is none."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no folder `shared` beside the repository: this test needs its real files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media_dir(shared_dir: Path) -> Path:
+    """The real video clips, described by the folder's `manifest.json`."""
+    folder = shared_dir / "media"
+    if not folder.is_dir():
+        pytest.skip("no folder `media` in `shared`: this test needs real clips")
+    return folder
