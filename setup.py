@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "mmduplex_jax/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+VERSION = re.findall(r'^__version__ = "(.+)"$', (ROOT / "mmduplex_jax/__init__.py").read_text("utf-8"), re.M)[0]
 
 INSTALL_REQUIRES = [
     "jax>=0.10.2",

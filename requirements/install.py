@@ -15,42 +15,39 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 
 
-def lock_file(version):
+def lock_file(version: tuple[int, int]) -> Path:
     """The lock file for a Python `(major, minor)`: one for 3.11, one for 3.12 and later."""
     return ROOT / "requirements" / ("lock-py311.txt" if version < (3, 12) else "lock-py312.txt")
 
 
-def stamp_file():
+def stamp_file(lock: Path) -> Path:
     """The file that marks a finished installation of exactly these versions, by this Python, in this folder."""
-    key = hashlib.sha256()
-    for part in (lock_file(sys.version_info[:2]), ROOT / "setup.py"):
-        key.update(part.read_bytes())
-    key.update("{} {}".format(sys.version_info[:2], ROOT).encode())
-    return ENVIRONMENT / "installed-{}".format(key.hexdigest()[:16])
+    key = hashlib.sha256(lock.read_bytes() + (ROOT / "setup.py").read_bytes())
+    key.update(f"{sys.version_info[:2]} {ROOT}".encode())
+    return ENVIRONMENT / f"installed-{key.hexdigest()[:16]}"
 
 
-def main():
-    """Installs unless it is done; raises `CalledProcessError` when pip fails, and leaves no stamp then."""
-    if sys.version_info < (3, 11):
-        sys.exit(
-            "MM-Duplex needs Python 3.11 or later, but {} is {}. Install one, then name it: make PYTHON=python3.12 ...".format(
-                sys.executable, sys.version.split()[0]
-            )
-        )
-    stamp = stamp_file()
+def main() -> None:
+    """Installs unless it is done; leaves no stamp when pip fails, so that the next run starts afresh."""
+    found = sys.version_info[:2]
+    if found < (3, 11):
+        sys.exit(f"MM-Duplex needs Python 3.11 or later; {sys.executable} is {found}. Try: make PYTHON=python3.12 ...")
+    lock = lock_file(found)
+    stamp = stamp_file(lock)
     if stamp.exists():
         return
-    lock = lock_file(sys.version_info[:2])
-    print("Installing the packages of {} into .venv (about 1 GB, once).".format(lock.relative_to(ROOT)), flush=True)
+    print(f"Installing the packages of {lock.relative_to(ROOT)} into .venv (about 1.3 GB, once).", flush=True)
     started_s = time.monotonic()
     venv.create(ENVIRONMENT, clear=True, with_pip=True)
     pip = [str(ENVIRONMENT / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     if not sys.stdout.isatty():
         pip.append("--quiet")
-    subprocess.run([*pip, "-r", str(lock)], check=True)
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
+    for what in (["-r", str(lock)], ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]):
+        code = subprocess.run([*pip, *what]).returncode
+        if code:
+            sys.exit(f"pip failed with code {code}; its message is above. Is a package index reachable? Then run again.")
     stamp.touch()
-    print("Installed in {:.0f} s.".format(time.monotonic() - started_s), flush=True)
+    print(f"Installed in {time.monotonic() - started_s:.0f} s.", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def resolve(python: Path) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        command = [python, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", report, f"{ROOT}[dev]"], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "--report", str(report), f"{ROOT}[dev]"], check=True)
         resolved = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
     pins = [f"{package['name']}=={package['version']}" for package in resolved if package["name"] != "mmduplex-jax"]
     return sorted(pins, key=str.lower)

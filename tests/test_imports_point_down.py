@@ -1,6 +1,6 @@
 """The house in tests: who may import whom, what may be named how, how long a file may be.
 
-launch -> mmduplex_jax.{train,streaming,evals} -> interop -> models -> tokenizer, towers -> layers -> sharding, typing, clock.
+launch -> train, streaming, evals -> interop -> models -> tokenizer, towers -> layers -> sharding, typing.
 """
 
 import ast
