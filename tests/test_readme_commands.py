@@ -1,0 +1,114 @@
+"""Every command of the README is run, or at least parsed, by a test, so that none of them rots.
+
+Above each fenced block of commands stands a comment that GitHub does not show; it says how the block is tested:
+
+    <!-- test: run ARGUMENTS -->   each command runs to its end, with ARGUMENTS added (smaller sizes, `{tmp}` for a folder)
+    <!-- test: flags -->           each `python -m launch...` accepts its flags, then stops
+    <!-- test: make-dry -->        each `make ...` is planned, not run
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELLS = {"bash", "console", "sh", "shell"}
+MODES = {"run", "flags", "make-dry"}
+FENCE = re.compile(
+    r"(?:^<!-- test: (?P<mode>\S+) ?(?P<arguments>.*?) ?-->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S
+)
+RUN_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line of the README, and how it is tested."""
+
+    line: int
+    text: str
+    mode: str | None
+    arguments: str
+
+
+def commands(readme: str) -> Iterator[Command]:
+    """Yields the commands of each fenced block in a shell's language; in `console` only lines that begin with `$`."""
+    for block in FENCE.finditer(readme):
+        if block["language"] not in SHELLS:
+            continue
+        body = block["body"].replace("\\\n", " ")
+        for text in body.splitlines():
+            if block["language"] == "console":
+                if not text.startswith("$ "):
+                    continue
+                text = text.removeprefix("$ ")
+            text = re.sub(r"\s+#.*$", "", text).strip()
+            if text and not text.startswith("#"):
+                yield Command(readme.count("\n", 0, block.start()) + 1, text, block["mode"], block["arguments"] or "")
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Runs `command` in the repository as a reader would, with this test's Python as `python`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+    )
+
+
+COMMANDS = list(commands(README))
+
+
+def test_the_readme_shows_the_two_first_commands():
+    assert {"make demo", "make test"} <= {command.text for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"line {command.line}: {command.text[:60]}")
+def test_command(command: Command, tmp_path: Path):
+    assert command.mode in MODES, (
+        f"README.md:{command.line} has no `<!-- test: ... -->` with one of {sorted(MODES)} above it"
+    )
+    if command.mode == "run":
+        text = f"{command.text} {command.arguments.replace('{tmp}', shlex.quote(str(tmp_path)))}"
+    elif command.mode == "flags":
+        assert "python -m launch." in command.text, f"`flags` is for our entry points, not for {command.text!r}"
+        text = f"{command.text} --only_check_args"
+    else:
+        assert command.text.startswith("make "), f"`make-dry` is for make, not for {command.text!r}"
+        text = command.text.replace("make ", "make --dry-run ", 1)
+    result = shell(text)
+    assert result.returncode == 0, f"$ {text}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+
+
+def test_an_unknown_flag_is_found():
+    result = shell("python -m launch.train --no_such_flag=1 --only_check_args")
+    assert result.returncode != 0
+    assert "no_such_flag" in result.stderr
+
+
+def test_blocks_and_annotations_are_read():
+    readme = (
+        "<!-- test: run --steps=2 -->\n```bash\nA=1 python x.py \\\n  --a  # why\n\n# alone\npython y.py\n```\n"
+        "```python\nimport x\n```\n```console\n$ make test\nall passed\n```\n"
+    )
+    assert list(commands(readme)) == [
+        Command(1, "A=1 python x.py    --a", "run", "--steps=2"),
+        Command(1, "python y.py", "run", "--steps=2"),
+        Command(12, "make test", None, ""),
+    ]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README))))
+def test_link_leads_somewhere(target: str):
+    assert (ROOT / target).exists()
