@@ -1,0 +1,211 @@
+"""The portable checkpoint: weights and what is needed to use them, in two files that need no training stack to read.
+
+    params.safetensors   every parameter under its path ("video_stream/layer_0/attention/query"), float16 or float32
+    metadata.json        layout_version, the config, the text tokenizer, steps, data, scores, and a list of the tensors
+
+`metadata.json` holds the SHA-256 of the other file, so a half-written or mixed-up pair is found when it is loaded.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmduplex_jax.typing import PyTree
+
+# Raise it whenever parameters are renamed, reshaped or come to mean something else.
+LAYOUT_VERSION = 1
+PARAMS_FILE = "params.safetensors"
+METADATA_FILE = "metadata.json"
+MAX_BYTES = 10_000_000
+REQUIRED = ("config", "tokenizer", "steps", "data", "scores")
+_WRITTEN_HERE = ("layout_version", "dtype", "params_sha256", "tensors")
+
+
+class PortableError(ValueError):
+    """A portable checkpoint that cannot be written or used; says which, why and what to do."""
+
+
+def is_portable(folder: str | Path) -> bool:
+    """Whether `folder` holds a portable checkpoint (rather than an Orbax one)."""
+    return (Path(folder) / METADATA_FILE).is_file() and (Path(folder) / PARAMS_FILE).is_file()
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dict to `{"a/b/c": leaf}`, sorted by name."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in node.items():
+            if not isinstance(name, str) or not name or "/" in name:
+                raise PortableError(f"parameter name {name!r} under {prefix or 'the root'!r} must be text without '/'")
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{prefix}{name}/")
+            else:
+                yield prefix + name, value
+
+    return dict(sorted(walk(params, "")))
+
+
+def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    params: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *path, last = name.split("/")
+        node = params
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return params
+
+
+def save(
+    folder: str | Path,
+    params: PyTree,
+    metadata: Mapping[str, Any],
+    dtype: str = "float16",
+    max_bytes: int = MAX_BYTES,
+) -> int:
+    """Writes a portable checkpoint; an older one in the same folder is replaced.
+
+    Args:
+      folder: made if it is not there.
+      params: nested dict of floating-point arrays, unboxed.
+      metadata: JSON values; must have `config`, `tokenizer` (the parsed `tokenizer.json`), `steps`, `data`, `scores`.
+      dtype: how numbers are stored, "float16" (half the size, about three digits) or "float32" (exact).
+      max_bytes: the most that both files may take together.
+
+    Returns:
+      The size of both files in bytes.
+
+    Raises:
+      PortableError: something is missing, not finite, out of float16's range, or the files grow too large. Nothing is
+        written then.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    if dtype not in ("float16", "float32"):
+        raise PortableError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
+    missing = [key for key in REQUIRED if key not in metadata]
+    taken = [key for key in _WRITTEN_HERE if key in metadata]
+    if missing or taken:
+        raise PortableError(f"metadata lacks {missing} and must not bring {taken}, which are written here")
+    tensors = {name: _stored(name, value, dtype) for name, value in flatten(params).items()}
+    if not tensors:
+        raise PortableError("there are no parameters to save")
+    blob = to_bytes(tensors)
+    text = json.dumps(
+        {
+            "layout_version": LAYOUT_VERSION,
+            "dtype": dtype,
+            "params_sha256": hashlib.sha256(blob).hexdigest(),
+            **metadata,
+            "tensors": {name: list(value.shape) for name, value in tensors.items()},
+        },
+        indent=1,
+        allow_nan=False,
+    ).encode()
+    size = len(blob) + len(text)
+    if size > max_bytes:
+        raise PortableError(
+            f"the checkpoint takes {size:,} bytes ({dtype}), more than {max_bytes:,}: store float16, use a smaller "
+            "config, or raise max_bytes for one that does not go into the repository"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / PARAMS_FILE, blob)
+    _replace(folder / METADATA_FILE, text)
+    return size
+
+
+def _stored(name: str, value: Any, dtype: str) -> np.ndarray:
+    array = np.asarray(value)
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
+        raise PortableError(f"parameter {name} is {array.dtype}: only floating-point parameters are stored")
+    array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise PortableError(f"parameter {name} is not finite: this checkpoint's training has diverged")
+    if dtype == "float16" and array.size and np.abs(array).max() > np.finfo(np.float16).max:
+        raise PortableError(f"parameter {name} reaches {np.abs(array).max():.3g}, too large for float16: store float32")
+    return array.astype(dtype)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a portable checkpoint.
+
+    Returns:
+      The parameters as a nested dict of float32 NumPy arrays, and the metadata.
+
+    Raises:
+      PortableError: a file is missing or damaged, the two do not belong together, or the layout is another version's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    folder = Path(folder)
+    for name in (METADATA_FILE, PARAMS_FILE):
+        if not (folder / name).is_file():
+            raise PortableError(f"{folder} is no portable checkpoint: it has no {name}")
+    try:
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PortableError(f"{folder / METADATA_FILE} is not JSON ({error}): fetch or export it again") from error
+    if not isinstance(metadata, dict):
+        raise PortableError(f"{folder / METADATA_FILE} holds no JSON object: fetch or export it again")
+    version = metadata.get("layout_version")
+    if version != LAYOUT_VERSION:
+        raise PortableError(
+            f"{folder} has layout version {version}, this code reads version {LAYOUT_VERSION}: use the code of its time "
+            "(see `git log` of the folder), or train and export it again with `python -m launch.export`"
+        )
+    absent = [key for key in (*REQUIRED, *_WRITTEN_HERE) if key not in metadata]
+    if absent:
+        raise PortableError(f"{folder / METADATA_FILE} lacks {absent}: fetch or export it again")
+    blob = (folder / PARAMS_FILE).read_bytes()
+    if hashlib.sha256(blob).hexdigest() != metadata["params_sha256"]:
+        raise PortableError(
+            f"{folder / PARAMS_FILE} is damaged or belongs to another {METADATA_FILE} (its SHA-256 differs): "
+            "fetch or export both again"
+        )
+    try:
+        tensors = from_bytes(blob)
+    except SafetensorError as error:
+        raise PortableError(f"{folder / PARAMS_FILE} is not a safetensors file: {error}") from error
+    params = unflatten({name: value.astype(np.float32) for name, value in sorted(tensors.items())})
+    check(params, metadata["tensors"], f"{folder}: {PARAMS_FILE} against {METADATA_FILE}")
+    return params, metadata
+
+
+def check(params: PyTree, expected: Mapping[str, Any], what: str) -> None:
+    """Compares parameters with what a model needs, and names everything that differs.
+
+    Args:
+      params: nested dict of arrays.
+      expected: nested (or flat, "a/b/c") dict of shapes, or of things that have a `shape`.
+      what: which checkpoint and which model, for the message.
+
+    Raises:
+      PortableError: naming each missing, unexpected and misshapen tensor.
+    """
+    have = {name: tuple(value.shape) for name, value in flatten(params).items()}
+    if any("/" in name for name in expected):
+        expected = unflatten(expected)
+    need = {name: tuple(getattr(value, "shape", value)) for name, value in flatten(expected).items()}
+    wrong = [f"missing: {name} {need[name]}" for name in need if name not in have]
+    wrong += [f"unexpected: {name} {have[name]}" for name in have if name not in need]
+    wrong += [
+        f"misshapen: {name} is {have[name]}, should be {need[name]}"
+        for name in need
+        if name in have and have[name] != need[name]
+    ]
+    if wrong:
+        raise PortableError(f"{what}: {len(wrong)} tensors do not fit\n  " + "\n  ".join(wrong))
