@@ -1,8 +1,21 @@
 """The record: frames at the tick rate, timed words, provenance. One schema for every source."""
 
 import dataclasses
+import json
+import math
+import zlib
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from data_pipelines import images
+from mmduplex_jax.clock import Clock
 
 SCHEMA_VERSION = 1
+
+# How well a word is timed: to the word (an aligner, a simulator), to its subtitle line, or not at all (a caption).
+TIMINGS = ("word", "line", "clip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +47,136 @@ class Event:
     def attributes(self) -> tuple[str, str, str]:
         """What a phrase about this event must say, all of it right."""
         return (self.kind, self.subject, self.detail)
+
+
+class RecordError(ValueError):
+    """Bytes that are not a record of this schema, or a record that contradicts itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A clip: what is seen at each tick, what is said, and where it comes from. Times count from the first frame.
+
+    Attributes:
+      key: names the clip among all, e.g. "world/plain/7/000012".
+      frames: uint8 [T, H, W, 3] RGB with H = W, one a tick.
+      clock: the steps and ticks of this clip.
+      words: in the order in which they are spoken.
+      timing: how well the words' times are known, one of TIMINGS.
+      tick_times_s: float64 [T], when the source showed each frame; the clock's tick times where the source has no own.
+      events: what happened, if something knows it (the world does).
+      provenance: where the clip comes from: JSON values by name, e.g. source, file, start in the file.
+      license: under which the clip is used, "" if the source does not say.
+      audio: an encoded audio track with its own header, if there is one.
+      motion: int8 motion fields computed when the shard was built, if there are any; the first axis is T.
+    """
+
+    key: str
+    frames: np.ndarray
+    clock: Clock
+    words: tuple[Word, ...] = ()
+    timing: str = "word"
+    tick_times_s: np.ndarray | None = None
+    events: tuple[Event, ...] = ()
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    license: str = ""
+    audio: bytes | None = None
+    motion: np.ndarray | None = None
+
+    def __post_init__(self):
+        shape = self.frames.shape
+        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] < 1:
+            raise RecordError(f"{self.key}: frames must be uint8 [T, px, px, 3], got {self.frames.dtype} {list(shape)}")
+        if self.timing not in TIMINGS:
+            raise RecordError(f"{self.key}: timing {self.timing!r} is unknown, choose one of {TIMINGS}")
+        times_s = self.tick_times_s
+        if times_s is None:
+            times_s = np.array([self.clock.tick_time_s(tick) for tick in range(shape[0])])
+            object.__setattr__(self, "tick_times_s", times_s)
+        if times_s.shape != (shape[0],):
+            raise RecordError(f"{self.key}: {shape[0]} frames, but {times_s.shape} tick times")
+        if self.motion is not None and (self.motion.dtype != np.int8 or self.motion.shape[:1] != shape[:1]):
+            raise RecordError(f"{self.key}: motion must be int8 [T, ...], got {self.motion.dtype} {self.motion.shape}")
+        for word in self.words:
+            if not word.text.strip() or not math.isfinite(word.start_s):
+                raise RecordError(f"{self.key}: a word needs a visible text and a finite start time, got {word}")
+
+    @property
+    def num_ticks(self) -> int:
+        return self.frames.shape[0]
+
+    @property
+    def frame_px(self) -> int:
+        return self.frames.shape[1]
+
+
+def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92) -> bytes:
+    """A record as bytes: msgpack, in an envelope with the schema version and a checksum.
+
+    The same record gives the same bytes, which is what makes a rebuilt shard identical to the first.
+    """
+    sheets = images.encode_frames(record.frames, image_format, quality)
+    motion = record.motion
+    fields = {
+        "key": record.key,
+        "clock": [record.clock.step_hz, record.clock.video_stride],
+        "frames": dataclasses.asdict(sheets),
+        "tick_times_s": np.asarray(record.tick_times_s, "<f8").tobytes(),
+        "words": [[word.text, float(word.start_s), _optional_float(word.end_s)] for word in record.words],
+        "timing": record.timing,
+        "events": [[float(event.t_s), event.kind, event.subject, event.detail] for event in record.events],
+        "provenance": json.dumps(record.provenance, sort_keys=True, ensure_ascii=False),
+        "license": record.license,
+        "audio": record.audio,
+        "motion": None if motion is None else {"shape": list(motion.shape), "data": motion.tobytes()},
+    }
+    body = msgpack.packb(fields)
+    return msgpack.packb({"schema": SCHEMA_VERSION, "crc32": zlib.crc32(body), "body": body})
+
+
+def decode_record(data: bytes) -> Record:
+    """The inverse of `encode_record` (but for what JPEG loses).
+
+    Raises:
+      RecordError: the bytes are damaged, no record at all, or of another schema version.
+    """
+    envelope = _unpack(data, "the envelope")
+    if not isinstance(envelope, dict) or not {"schema", "crc32", "body"} <= envelope.keys():
+        raise RecordError("not a record: the envelope lacks its schema version, checksum or body")
+    if envelope["schema"] != SCHEMA_VERSION:
+        raise RecordError(
+            f"the record has schema version {envelope['schema']}, this code reads {SCHEMA_VERSION}: "
+            "run `launch.prepare` again with this version of the code"
+        )
+    if zlib.crc32(envelope["body"]) != envelope["crc32"]:
+        raise RecordError("damaged: the checksum of the record's body does not match")
+    fields = _unpack(envelope["body"], "the body")
+    motion = fields["motion"]
+    try:
+        frames = images.decode_frames(images.Sheets(**fields["frames"]))
+    except ValueError as error:
+        raise RecordError(f"{fields['key']}: {error}") from error
+    return Record(
+        key=fields["key"],
+        frames=frames,
+        clock=Clock(*fields["clock"]),
+        words=tuple(Word(*word) for word in fields["words"]),
+        timing=fields["timing"],
+        tick_times_s=np.frombuffer(fields["tick_times_s"], "<f8").astype(np.float64),
+        events=tuple(Event(*event) for event in fields["events"]),
+        provenance=json.loads(fields["provenance"]),
+        license=fields["license"],
+        audio=fields["audio"],
+        motion=None if motion is None else np.frombuffer(motion["data"], np.int8).reshape(motion["shape"]),
+    )
+
+
+def _optional_float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _unpack(data: bytes, what: str) -> Any:
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise RecordError(f"damaged: {what} of the record is no msgpack ({error})") from error
