@@ -1,7 +1,7 @@
 """The first ten minutes with this repository: `make demo`.
 
-Part one (within two minutes): films a clip that no training has seen, and lets the shipped model commentate it while it
-plays. Part two: makes a small world of clips, trains a model on it before your eyes, and lets that one commentate the same
+Part one (two minutes): films a clip that no training has seen, and lets the shipped model commentate it while it plays.
+Part two: makes a small world of clips, trains a model on it before your eyes, and lets that one commentate the same
 clip. Every step is one of the command lines of the README, printed as you would type it. `TRAIN=0` ends after part one.
 
 Everything lands in `demo_out/`. Run again, finished steps are not redone; delete the folder to start afresh.

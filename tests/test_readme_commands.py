@@ -2,7 +2,7 @@
 
 Above each fenced block of commands stands a comment that GitHub does not show; it says how the block is tested:
 
-    <!-- test: run ARGUMENTS -->   each command runs to its end, with ARGUMENTS added (smaller sizes, `{tmp}` for a folder)
+    <!-- test: run ARGUMENTS -->   each command runs to its end, with ARGUMENTS added (`{tmp}`: a folder)
     <!-- test: flags -->           each `python -m launch...` accepts its flags, then stops
     <!-- test: make-dry -->        each `make ...` is planned, not run
 """
