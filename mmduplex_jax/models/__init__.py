@@ -1,0 +1,1 @@
+"""The models: the dual-stream transformer, its training task and its live form."""

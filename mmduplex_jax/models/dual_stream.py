@@ -1,0 +1,294 @@
+"""The dual-stream transformer: text that is written while video is watched.
+
+Video tokens pass a causal video stream; text is a decoder-only language model with one slot a step. `fusion` says how they
+meet: `cross` (text layers look at projected video tokens, through gates that may start at zero), `sum` (one vector a step is
+added to the text embedding, as Moshi sums its streams) or `interleave` (one sequence, as LiveCC).
+
+A text slot at step `s` is given the slot before and sees video with `time ≤ s`; video never sees text (but in `interleave`).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.layers import ring, rotary
+from mmduplex_jax.layers.attention import attend, past_mask
+from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.norms import RMSNorm
+from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup
+from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
+
+FUSIONS = ("cross", "sum", "interleave")
+TOKEN_CONTROLS = ("real", "shuffled", "zeroed")
+
+
+@dataclasses.dataclass(frozen=True)
+class DualStreamConfig:
+    """Everything about the model.
+
+    Attributes:
+      tokenizer, video, text: the parts.
+      fusion: how the streams meet, one of `FUSIONS`.
+      vocab_size: ids of the text tokenizer, marks included.
+      vocab_multiple: the embedding table is padded to a multiple of this, so that it can be sharded.
+      pad_id, word_id, start_id: the marks.
+      delay_max: largest delay that the model is told apart from others.
+      token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
+        "zeroed".
+    """
+
+    tokenizer: TokenizerConfig
+    video: StackConfig
+    text: StackConfig
+    fusion: str
+    vocab_size: int
+    pad_id: int
+    word_id: int
+    start_id: int
+    delay_max: int
+    vocab_multiple: int = 128
+    token_control: str = "real"
+
+    def __post_init__(self):
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion is one of {', '.join(FUSIONS)}, not {self.fusion!r}")
+        if self.token_control not in TOKEN_CONTROLS:
+            raise ValueError(f"token_control is one of {', '.join(TOKEN_CONTROLS)}, not {self.token_control!r}")
+        if (self.fusion == "cross") != bool(self.text.cross_every):
+            raise ValueError(f"fusion {self.fusion!r} does not go with text.cross_every={self.text.cross_every}")
+
+    @property
+    def vocab_rows(self) -> int:
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def clock(self):
+        return self.tokenizer.clock
+
+    def video_ring_size(self, window_steps: int) -> int:
+        """Entries that hold every video token of a window, by the budget."""
+        ticks = -(-window_steps // self.clock.video_stride) + 1
+        return self.tokenizer.token_capacity(ticks) + self.tokenizer.slots
+
+    @property
+    def text_ring_size(self) -> int:
+        size = self.text.num_sinks + self.text.window_steps
+        return size + (self.video_ring_size(self.text.window_steps) if self.fusion == "interleave" else 0)
+
+
+class LiveState(NamedTuple):
+    """All that `B` streams remember; a pytree of fixed size.
+
+    Attributes:
+      tokenizer: see `BFlowState`.
+      video_index, video_buffers: rings of the video stream.
+      seen: projected keys and values that text looks at, `[groups, B, R, G, E]` each, placed like the video stream's.
+      text_index, text_buffers: rings of the text stream.
+      step: int32 `[B]`, the step to be done next.
+      token: int32 `[B]`, the slot of the step before.
+    """
+
+    tokenizer: BFlowState
+    video_index: ring.RingIndex
+    video_buffers: Any
+    seen: Any
+    text_index: ring.RingIndex
+    text_buffers: Any
+    step: Int32[Array, "B"]
+    token: Int32[Array, "B"]
+
+
+class VideoPool(nn.Module):
+    """One vector a step for `sum`: a learned query looks at the projected video tokens."""
+
+    config: StackConfig
+
+    @nn.compact
+    def __call__(self, phase: Array, mask: Bool[Array, "B S N"], keys_values: tuple[Array, Array]) -> Array:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        normal = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, "head_dim"))
+        query = self.param("query", normal, (c.heads, c.head_width)).astype(dtype)
+        query = rotary.rotate(jnp.broadcast_to(query, (*mask.shape[:2], *query.shape)), phase)
+        zeros = nn.initializers.zeros_init()
+        null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
+        out = attend(query, *keys_values, mask, null_logit=null).reshape(*mask.shape[:2], -1)
+        gate = self.param(
+            "gate", nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,)), (1,)
+        )
+        return dense(c.width, ("heads", "embed"), name="out", dtype=dtype)(out) * jnp.tanh(gate).astype(dtype)
+
+
+class DualStream(nn.Module):
+    """The model as a Linen module without mutable collections."""
+
+    config: DualStreamConfig
+
+    def setup(self):
+        c = self.config
+        self.tokenizer = BFlow(c.tokenizer)
+        normal = lambda *axes: nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
+        self.embedding = self.param("embedding", normal("vocab", "embed"), (c.vocab_rows, c.text.width))
+        self.delays = self.param("delays", normal(None, "embed"), (c.delay_max + 1, c.text.width))
+        self.text = Stack(c.text)
+        dtype = jnp.dtype(c.text.dtype)
+        if c.fusion == "interleave":
+            self.video_in = dense(c.text.width, ("feature", "embed"), name="video_in", dtype=dtype)
+        else:
+            self.video_in = dense(c.video.width, ("feature", "embed"), name="video_in", dtype=jnp.dtype(c.video.dtype))
+            self.video = Stack(c.video)
+            self.projector_norm = RMSNorm(dtype=dtype)
+            layers = c.text.groups if c.fusion == "cross" else 1
+            out = layers * 2 * c.text.kv_heads * c.text.head_width
+            self.projector = dense(out, ("embed", "kv_heads"), name="projector", dtype=dtype)
+        if c.fusion == "sum":
+            self.pool = VideoPool(c.text)
+
+    # What both forms share.
+
+    def _controlled(self, values: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        control = self.config.token_control
+        if control == "shuffled":
+            return jnp.roll(values, 1, axis=0)
+        return jnp.zeros_like(values) if control == "zeroed" else values
+
+    def _embed(self, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
+        delay = jnp.minimum(delay, self.config.delay_max)
+        return (self.embedding[slots] + self.delays[delay][:, None]).astype(jnp.dtype(self.config.text.dtype))
+
+    def _logits(self, x: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        table = self.embedding.astype(x.dtype)
+        logits = jnp.einsum("bsd,vd->bsv", x, table, preferred_element_type=jnp.float32)
+        return logits[..., : self.config.vocab_size]
+
+    def _project(self, video: Float[Array, "B N D"], step: Int32[Array, "B N"]) -> tuple[Array, Array]:
+        """Keys, rotated to their steps, and values for the text layers: two arrays `[groups, B, N, G, E]`."""
+        c = self.config.text
+        out = self.projector(self.projector_norm(video))
+        out = out.reshape(*video.shape[:2], -1, 2, c.kv_heads, c.head_width)
+        out = jnp.moveaxis(out, 2, 0)
+        phase = rotary.phases(step, c.head_width, c.rope_base)
+        keys = jax.vmap(lambda k: rotary.rotate(k, phase))(out[..., 0, :, :])
+        return keys, out[..., 1, :, :]
+
+    def _text(self, x, look, buffers, keys_values):
+        """Runs the text layers where the streams meet outside the sequence (`cross`, `sum`)."""
+        if self.config.fusion == "sum":
+            first = jax.tree.map(lambda a: a[0], keys_values)
+            x = x + self.pool(look.cross_phase, look.cross_mask, first)
+            keys_values = None
+        return self.text(x, look, buffers, keys_values)
+
+    # Whole clips.
+
+    def __call__(
+        self, frames: UInt8[Array, "B T H W 3"], slots: Int32[Array, "B S"], delay: Int32[Array, "B"]
+    ) -> tuple[Float[Array, "B S V"], Tokens]:
+        """Logits of every step, teacher-forced.
+
+        Args:
+          frames: one a tick.
+          slots: the slot before each step (`streams.shifted`).
+          delay: steps that the text runs behind, one a row.
+        """
+        tokens = self.tokenizer(frames)
+        return self.from_tokens(tokens, slots, delay), tokens
+
+    def from_tokens(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S V"]:
+        """Logits `[B, S, V]` from tokens that were made before (videos can be encoded once and kept)."""
+        c = self.config
+        values = self._controlled(tokens.values)
+        batch, length = slots.shape
+        step = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+        x = self._embed(slots, delay)
+        if c.fusion == "interleave":
+            x = jnp.concatenate([x, self.video_in(values)], axis=1)
+            at = jnp.concatenate([step, tokens.step], axis=1)
+            order = jnp.concatenate([2 * step + 1, 2 * tokens.step], axis=1)
+            valid = jnp.concatenate([jnp.ones_like(step, bool), tokens.valid], axis=1)
+            mask = past_mask(order, order, at, at, valid, c.text.window_steps, c.text.num_sinks)
+            x, _ = self.text(x, make_lookup(c.text, at, mask))
+            return self._logits(x[:, :length])
+        at = tokens.step
+        mask = past_mask(at, at, at, at, tokens.valid, c.video.window_steps)
+        video, _ = self.video(self.video_in(values), make_lookup(c.video, at, mask))
+        keys_values = self._project(video, at)
+        cross_mask = past_mask(step, at, step, at, tokens.valid, c.video.window_steps)
+        valid = jnp.ones_like(step, bool)
+        mask = past_mask(step, step, step, step, valid, c.text.window_steps, c.text.num_sinks)
+        x, _ = self._text(x, make_lookup(c.text, step, mask, cross_mask=cross_mask), None, keys_values)
+        return self._logits(x)
+
+    # Streams.
+
+    def initial_state(self, batch: int) -> LiveState:
+        c = self.config
+        size = 0 if c.fusion == "interleave" else c.video_ring_size(c.video.window_steps)
+        layers = {"cross": c.text.groups, "sum": 1, "interleave": 0}[c.fusion]
+        shape = (layers, batch, size, c.text.kv_heads, c.text.head_width)
+        dtype = jnp.dtype(c.text.dtype)
+        return LiveState(
+            tokenizer=self.tokenizer.initial_state(batch),
+            video_index=ring.empty_index(batch, size),
+            video_buffers=() if c.fusion == "interleave" else empty_stack_buffers(c.video, batch, size),
+            seen=(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)),
+            text_index=ring.empty_index(batch, c.text_ring_size),
+            text_buffers=empty_stack_buffers(c.text, batch, c.text_ring_size),
+            step=jnp.zeros((batch,), jnp.int32),
+            token=jnp.full((batch,), c.start_id, jnp.int32),
+        )
+
+    def video_step(
+        self, state: LiveState, frame: UInt8[Array, "B H W 3"], active: Bool[Array, "B"], cap: Any = None
+    ) -> tuple[LiveState, Tokens]:
+        """One tick of the rows that are active: tokenizes the frame and lets the text stream see it."""
+        c = self.config
+        kept, tokens = self.tokenizer.step(state.tokenizer, frame, state.step, active, cap)
+        values, at = self._controlled(tokens.values), tokens.step
+        state = state._replace(tokenizer=kept)
+        if c.fusion == "interleave":
+            index, entry = ring.place(state.text_index, at, tokens.valid, c.text.num_sinks)
+            look = make_lookup(c.text, at, self._ring_mask(at, index), entry=entry)
+            _, buffers = self.text(self.video_in(values), look, state.text_buffers)
+            return state._replace(text_index=index, text_buffers=buffers), tokens
+        index, entry = ring.place(state.video_index, at, tokens.valid)
+        mask = past_mask(at, index.step, at, index.step, index.step >= 0, c.video.window_steps)
+        look = make_lookup(c.video, at, mask, entry=entry)
+        video, buffers = self.video(self.video_in(values), look, state.video_buffers)
+        new = self._project(video, at)
+        seen = jax.tree.map(lambda old, add: jax.vmap(lambda o, a: ring.write(o, entry, a))(old, add), state.seen, new)
+        return state._replace(video_index=index, video_buffers=buffers, seen=seen), tokens
+
+    def text_step(
+        self, state: LiveState, delay: Int32[Array, "B"], active: Bool[Array, "B"]
+    ) -> tuple[LiveState, Float[Array, "B V"]]:
+        """One step of the text stream of the rows that are active.
+
+        Returns:
+          The state with the step counted (the caller sets `token` to what it chose), and the logits.
+        """
+        c = self.config
+        step = state.step[:, None]
+        x = self._embed(state.token[:, None], delay)
+        index, entry = ring.place(state.text_index, step, active[:, None], c.text.num_sinks, sinks=True)
+        mask = self._ring_mask(step, index)
+        cross_mask = None
+        if c.fusion != "interleave":
+            at = state.video_index.step
+            cross_mask = past_mask(step, at, step, at, at >= 0, c.video.window_steps)
+        look = make_lookup(c.text, step, mask, entry=entry, cross_mask=cross_mask)
+        if c.fusion == "interleave":
+            x, buffers = self.text(x, look, state.text_buffers)
+        else:
+            x, buffers = self._text(x, look, state.text_buffers, state.seen)
+        done = state._replace(text_index=index, text_buffers=buffers, step=state.step + active)
+        return done, self._logits(x)[:, 0]
+
+    def _ring_mask(self, step: Int32[Array, "B S"], index: ring.RingIndex) -> Bool[Array, "B S R"]:
+        text = self.config.text
+        return past_mask(step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks)

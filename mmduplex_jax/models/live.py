@@ -1,0 +1,154 @@
+"""The model live: one pure step for `B` streams, each at its own time."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
+from mmduplex_jax.tokenizer.bflow import ANCHOR, Tokens
+from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
+
+
+class TokenReport(NamedTuple):
+    """What the tokenizer spent at a step, and where; all zero at steps without a tick.
+
+    Attributes:
+      valid: bool `[B, M]`.
+      is_anchor: bool `[B]`, whether the frame was tokenized whole.
+      n_tokens: int32 `[B]`.
+      centre_px: int32 `[B, M, 2]`, (row, column) in the model's frame.
+      size_px: int32 `[B, M]`, side of what a token shows.
+      kind: int32 `[B, M]`, FLOW or ANCHOR.
+    """
+
+    valid: Bool[Array, "B M"]
+    is_anchor: Bool[Array, "B"]
+    n_tokens: Int32[Array, "B"]
+    centre_px: Int32[Array, "B M 2"]
+    size_px: Int32[Array, "B M"]
+    kind: Int32[Array, "B M"]
+
+
+class StepOutput(NamedTuple):
+    """What a step gives.
+
+    Attributes:
+      token: int32 `[B]`, the slot chosen.
+      step: int32 `[B]`, the step that was done.
+      logits: float32 `[B, V]`.
+      report: the tokens of the step's tick.
+    """
+
+    token: Int32[Array, "B"]
+    step: Int32[Array, "B"]
+    logits: Float[Array, "B V"]
+    report: TokenReport
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveModel:
+    """Pure functions over (params, state) of one model; hashable, so that jit can close over it."""
+
+    config: DualStreamConfig
+
+    @property
+    def module(self) -> DualStream:
+        return DualStream(self.config)
+
+    def init_state(self, params: PyTree, batch: int) -> LiveState:
+        """The state of `batch` streams that begin."""
+        return self.module.apply({"params": params}, batch, method="initial_state")
+
+    def live_step(
+        self,
+        params: PyTree,
+        state: LiveState,
+        frame: UInt8[Array, "B H W 3"],
+        active: Bool[Array, "B"],
+        delay: Int32[Array, "B"],
+        pad_bias: Float[Array, "B"],
+        key: Array | None = None,
+        *,
+        temperature: float = 0.0,
+        forced: Int32[Array, "B"] | None = None,
+    ) -> tuple[LiveState, StepOutput]:
+        """One text step of every active row, after one tick of those whose step begins one.
+
+        Args:
+          params: the parameters.
+          state: from `init_state` or the last step.
+          frame: what each stream shows now; rows whose step begins no tick ignore it.
+          active: rows that take part; the others keep their state.
+          delay: steps that the text runs behind the picture.
+          pad_bias: added to PAD's logit: more is quieter.
+          key: for sampling; unused at temperature 0.
+          temperature: 0 takes the likeliest slot.
+          forced: slots to take instead of choosing (teacher forcing).
+        """
+        apply = lambda *args, method: self.module.apply({"params": params}, *args, method=method)
+        tick = active & (state.step % self.config.clock.video_stride == 0)
+        state, tokens = jax.lax.cond(
+            tick.any(),
+            lambda s: apply(s, frame, tick, method="video_step"),
+            lambda s: (s, self._no_tokens(len(frame))),
+            state,
+        )
+        done = state.step
+        state, logits = apply(state, delay, active, method="text_step")
+        biased = logits.at[:, self.config.pad_id].add(pad_bias)
+        # The start mark opens a stream and is never said.
+        biased = biased.at[:, self.config.start_id].set(-jnp.inf)
+        if forced is not None:
+            token = forced
+        elif temperature:
+            token = jax.random.categorical(key, biased / temperature).astype(jnp.int32)
+        else:
+            token = jnp.argmax(biased, axis=-1).astype(jnp.int32)
+        state = state._replace(token=jnp.where(active, token, state.token))
+        return state, StepOutput(token, done, logits, self._report(tokens))
+
+    def reset_rows(self, params: PyTree, state: LiveState, mask: Bool[Array, "B"]) -> LiveState:
+        """Begins the streams of `mask` anew; nothing of what they were is left in the state."""
+        fresh = self.init_state(params, len(mask))
+        batch_axis = lambda name: 1 if name == "seen" or (name.endswith("buffers") and self._scanned(name)) else 0
+        pick = lambda axis: lambda new, old: jnp.where(
+            jnp.expand_dims(mask, [a for a in range(new.ndim) if a != axis]), new, old
+        )
+        fields = {}
+        for name in LiveState._fields:
+            if name == "tokenizer":
+                axis = 1 if self.config.tokenizer.event.scan else 0
+                inner = {
+                    part: jax.tree.map(
+                        pick(axis if part == "buffers" else 0), getattr(fresh.tokenizer, part), getattr(state.tokenizer, part)
+                    )
+                    for part in fresh.tokenizer._fields
+                }
+                fields[name] = type(fresh.tokenizer)(**inner)
+            else:
+                fields[name] = jax.tree.map(pick(batch_axis(name)), getattr(fresh, name), getattr(state, name))
+        return LiveState(**fields)
+
+    def _scanned(self, name: str) -> bool:
+        return (self.config.text if name.startswith("text") else self.config.video).scan
+
+    def _no_tokens(self, batch: int) -> Tokens:
+        c = self.config.tokenizer
+        zeros = lambda *shape, dtype=jnp.int32: jnp.zeros((batch, c.slots, *shape), dtype)
+        return Tokens(zeros(c.width, dtype=jnp.dtype(c.dtype)), zeros(dtype=bool), zeros(), zeros(), zeros(2))
+
+    def _report(self, tokens: Tokens) -> TokenReport:
+        c = self.config.tokenizer
+        size = jnp.where(tokens.kind == ANCHOR, c.frame_px, c.flow.crop_px)
+        is_anchor = (tokens.valid & (tokens.kind == ANCHOR)).any(axis=1)
+        mask = lambda a: jnp.where(tokens.valid.reshape(*tokens.valid.shape, *[1] * (a.ndim - 2)), a, 0)
+        return TokenReport(
+            tokens.valid,
+            is_anchor,
+            tokens.valid.sum(axis=1, dtype=jnp.int32),
+            mask(tokens.centre_px),
+            mask(size),
+            mask(tokens.kind),
+        )

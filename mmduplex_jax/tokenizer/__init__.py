@@ -1,0 +1,1 @@
+"""B-Flow, the streaming video tokenizer, and the baselines it is judged against."""

@@ -1,0 +1,237 @@
+"""The tokenizer: `step` for a stream, `__call__` for a clip, equal in values and masks.
+
+    frame ─ sight (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
+                                                     └─ crops + motion ─ flow tokens ──┘
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.layers import ring
+from mmduplex_jax.layers.attention import past_mask
+from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.transformer import Stack, empty_stack_buffers, make_lookup
+from mmduplex_jax.tokenizer import sight as sights
+from mmduplex_jax.tokenizer.anchors import AnchorEncoder, SceneState, table
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.flow_tokens import FlowEncoder, crops, motion_patches
+from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
+
+FLOW, ANCHOR = 0, 1
+
+
+class Tokens(NamedTuple):
+    """Packed tokens of a clip, in the order of time; within a tick an anchor's come first.
+
+    Attributes:
+      values: `[B, N, D]`, zero where there is none.
+      valid: bool `[B, N]`.
+      step: int32 `[B, N]`, the step of the token's tick.
+      kind: int32 `[B, N]`, FLOW or ANCHOR.
+      centre_px: int32 `[B, N, 2]`, where the token looks (the frame's middle for an anchor).
+    """
+
+    values: Float[Array, "B N D"]
+    valid: Bool[Array, "B N"]
+    step: Int32[Array, "B N"]
+    kind: Int32[Array, "B N"]
+    centre_px: Int32[Array, "B N 2"]
+
+
+class BFlowState(NamedTuple):
+    """A stream's state, for `B` streams at once.
+
+    Attributes:
+      sight: motion's and budget's memory.
+      slots: `[B, Z, D]`, the scene's state.
+      index: which entry of the event transformer's rings holds which step.
+      buffers: its keys and values.
+    """
+
+    sight: sights.SightState
+    slots: Float[Array, "B Z D"]
+    index: ring.RingIndex
+    buffers: Any
+
+
+class BFlow(nn.Module):
+    """The tokenizer as a Linen module without mutable collections."""
+
+    config: TokenizerConfig
+
+    def setup(self):
+        c = self.config
+        if c.anchor_tokens:
+            self.anchors = AnchorEncoder(c)
+        if c.kind == "bflow":
+            self.scene = SceneState(c)
+        if c.flow_slots:
+            self.flows = FlowEncoder(c)
+        self.kinds = table(self, "kinds", (2, c.width), (None, "feature"))
+        self.event_in = dense(c.event.width, ("feature", "embed"), name="event_in", dtype=jnp.dtype(c.dtype))
+        self.events = Stack(c.event)
+        self.projector = dense(c.width, ("embed", "feature"), name="projector", dtype=jnp.dtype(c.dtype))
+
+    def ring_size(self) -> int:
+        """Entries that hold every token of the event transformer's window, by the budget."""
+        c = self.config
+        return c.token_capacity(-(-c.event.window_steps // c.clock.video_stride) + 1) + c.slots
+
+    def initial_state(self, batch: int) -> BFlowState:
+        c = self.config
+        single = sights.initial(c)
+        slots = self.scene.initial(batch) if c.kind == "bflow" else jnp.zeros((batch, 0, c.width), jnp.dtype(c.dtype))
+        return BFlowState(
+            jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), single),
+            slots,
+            ring.empty_index(batch, self.ring_size()),
+            empty_stack_buffers(c.event, batch, self.ring_size()),
+        )
+
+    def _contextualise(self, values, look, buffers=None):
+        """Lets tokens see the tokens before them; a residual, so that what a token itself saw stays in it."""
+        x = self.event_in(values)
+        x, buffers = self.events(x, look, buffers)
+        return values + self.projector(x), buffers
+
+    def _flow_values(self, pictures, motion, sight_at, slots):
+        """Flow tokens of `B` rows: `sight_at` holds cell, centre and camera per token; `slots [B·, Z, D]` per token."""
+        values = self.flows(pictures, motion, *sight_at)
+        if self.config.kind == "bflow":
+            flat = values.reshape(-1, 1, values.shape[-1])
+            values = self.scene.read(flat, slots.reshape(-1, *slots.shape[-2:])).reshape(values.shape)
+        return values + self.kinds[FLOW].astype(values.dtype)
+
+    def __call__(self, frames: UInt8[Array, "B T H W 3"]) -> Tokens:
+        """Tokenizes whole clips; tick `t` stands at step `t · video_stride`."""
+        c = self.config
+        batch, ticks = frames.shape[:2]
+        sight = jax.vmap(lambda f: sights.observe_clip(f, c))(frames)
+        spent = jnp.concatenate([jnp.repeat(sight.anchor[..., None], c.anchor_tokens, axis=-1), sight.flow], axis=-1)
+        capacity = c.token_capacity(ticks)
+        source = _packed_positions(spent.reshape(batch, -1), capacity)  # [B, N], flat (tick, slot)
+        valid = source < ticks * c.slots
+        source = jnp.minimum(source, ticks * c.slots - 1)
+        tick, slot = source // c.slots, source % c.slots
+        is_flow = slot >= c.anchor_tokens
+        values = jnp.zeros((batch, capacity, c.width), jnp.dtype(c.dtype))
+        centre = jnp.full((batch, capacity, 2), c.frame_px // 2, jnp.int32)
+
+        if c.anchor_tokens:
+            room = c.anchor_capacity(ticks)
+            which = jnp.minimum(_packed_positions(sight.anchor, room), ticks - 1)  # [B, A]
+            chosen = jnp.take_along_axis(frames, which[..., None, None, None], axis=1)
+            read = self.anchors(chosen.reshape(-1, *frames.shape[2:])).reshape(batch, room, c.anchor_tokens, c.width)
+            count = jnp.cumsum(sight.anchor, axis=1)  # anchors up to and including each tick
+            at = jnp.take_along_axis(count, tick, axis=1) - 1
+            at = jnp.clip(at, 0, room - 1) * c.anchor_tokens + jnp.minimum(slot, c.anchor_tokens - 1)
+            from_anchor = jnp.take_along_axis(read.reshape(batch, -1, c.width), at[..., None], axis=1)
+            values = from_anchor + self.kinds[ANCHOR].astype(values.dtype)
+        if c.flow_slots:
+            pick = lambda a: jnp.take_along_axis(
+                a.reshape(batch, ticks * c.flow_slots, -1),
+                (tick * c.flow_slots + jnp.maximum(slot - c.anchor_tokens, 0))[..., None],
+                axis=1,
+            )
+            cell, flow_centre = pick(sight.cell), pick(sight.centre_px)
+            camera = jnp.take_along_axis(sight.camera, tick[..., None], axis=1)
+            pictures = jax.vmap(lambda *a: crops(*a, c.flow.crop_px))(frames, tick, flow_centre)
+            motion = jax.vmap(motion_patches)(sight.motion, tick, cell)
+            slots = None
+            if c.kind == "bflow":
+                states = self._states(read)  # [B, A + 1, Z, D]
+                seen = jnp.take_along_axis(count, tick, axis=1)
+                slots = jnp.take_along_axis(states, seen[..., None, None], axis=1)
+            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, camera), slots)
+            values = jnp.where(is_flow[..., None], from_flow, values)
+            centre = jnp.where(is_flow[..., None], flow_centre, centre)
+
+        values = jnp.where(valid[..., None], values, 0)
+        step = tick * c.clock.video_stride
+        mask = past_mask(step, step, step, step, valid, c.event.window_steps)
+        values, _ = self._contextualise(values, make_lookup(c.event, step, mask))
+        values = jnp.where(valid[..., None], values, 0)
+        return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre)
+
+    def _states(self, read: Float[Array, "B A U D"]) -> Float[Array, "B A+1 Z D"]:
+        """The slots before the first anchor and after each; a short loop, since few anchors fit a clip."""
+        states = [self.scene.initial(len(read))]
+        for i in range(read.shape[1]):
+            states.append(self.scene.update(states[-1], read[:, i]))
+        return jnp.stack(states, axis=1)
+
+    def step(
+        self,
+        state: BFlowState,
+        frame: UInt8[Array, "B H W 3"],
+        now: Int32[Array, "B"],
+        active: Bool[Array, "B"],
+        cap: Int32[Array, "B"] | None = None,
+    ) -> tuple[BFlowState, Tokens]:
+        """One tick of `B` streams.
+
+        Args:
+          state: from `initial_state` or the last call.
+          frame: the frames that the streams show.
+          now: each stream's step.
+          active: streams that take part; the others' state does not change and their tokens are not valid.
+          cap: tokens a second at most, where fewer than configured are wanted.
+
+        Returns:
+          The new state and the tick's tokens, with `N = M` slots: an anchor's, then flow tokens.
+        """
+        c = self.config
+        batch = len(frame)
+        if cap is None:
+            cap = jnp.full((batch,), c.cap, jnp.int32)
+        new_sight, sight = jax.vmap(lambda s, f, m: sights.observe(s, f, c, m))(state.sight, frame, cap)
+        anchor = sight.anchor & active
+        flow = sight.flow & active[:, None]
+        parts, centres, slots = [], [], state.slots
+        if c.anchor_tokens:
+            read = nn.cond(
+                anchor.any(),
+                lambda module, f: module.anchors(f),
+                lambda module, f: jnp.zeros((batch, c.anchor_tokens, c.width), jnp.dtype(c.dtype)),
+                self,
+                frame,
+            ) if not self.is_initializing() else self.anchors(frame)
+            if c.kind == "bflow":
+                slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
+            parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
+            centres.append(jnp.full((batch, c.anchor_tokens, 2), c.frame_px // 2, jnp.int32))
+        if c.flow_slots:
+            tick = jnp.zeros((c.flow_slots,), jnp.int32)
+            pictures = jax.vmap(lambda f, at: crops(f[None], tick, at, c.flow.crop_px))(frame, sight.centre_px)
+            motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(sight.motion, sight.cell)
+            camera = jnp.broadcast_to(sight.camera[:, None], (batch, c.flow_slots, 2))
+            per_token = jnp.broadcast_to(slots[:, None], (batch, c.flow_slots, *slots.shape[1:]))
+            parts.append(self._flow_values(pictures, motion, (sight.cell, sight.centre_px, camera), per_token))
+            centres.append(sight.centre_px)
+        valid = jnp.concatenate([jnp.repeat(anchor[:, None], c.anchor_tokens, axis=1), flow], axis=1)
+        values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
+        steps = jnp.broadcast_to(now[:, None], valid.shape)
+        index, entry = ring.place(state.index, steps, valid)
+        mask = past_mask(steps, index.step, steps, index.step, index.step >= 0, c.event.window_steps)
+        look = make_lookup(c.event, steps, mask, entry=entry)
+        values, buffers = self._contextualise(values, look, state.buffers)
+        values = jnp.where(valid[..., None], values, 0)
+        kind = jnp.where(jnp.arange(c.slots) < c.anchor_tokens, ANCHOR, FLOW)
+        keep = lambda new, old: jax.tree.map(
+            lambda a, b: jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
+        )
+        state = BFlowState(keep(new_sight, state.sight), slots, index, buffers)
+        tokens = Tokens(values, valid, steps, jnp.broadcast_to(kind, valid.shape), jnp.concatenate(centres, axis=1))
+        return state, tokens
+
+
+def _packed_positions(mask: Bool[Array, "B X"], capacity: int) -> Int32[Array, "B capacity"]:
+    """The positions of the true entries, in order; `X` (one past the end) where there are no more."""
+    size = mask.shape[1]
+    target = jnp.where(mask, jnp.cumsum(mask, axis=1) - 1, capacity)
+    rows = jnp.arange(mask.shape[0])[:, None]
+    filled = jnp.full((mask.shape[0], capacity), size, jnp.int32)
+    return filled.at[rows, target].set(jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), mask.shape), mode="drop")

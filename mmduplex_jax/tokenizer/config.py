@@ -1,0 +1,216 @@
+"""The tokenizer's knobs, as frozen dataclasses that jit can hash."""
+
+import dataclasses
+import math
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.layers.transformer import StackConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionConfig:
+    """Block matching on a small plane.
+
+    Attributes:
+      plane_px: side of the plane; divides the frame's side.
+      search_radius: furthest shift looked for, in plane pixels a tick.
+      smoothness: cost, in grey levels a window, of every squared plane pixel of shift: ties go to the smaller one.
+      uncovered_cost: mean absolute error in grey levels over which a cell counts as uncovered.
+    """
+
+    plane_px: int = 32
+    search_radius: int = 3
+    smoothness: int = 12
+    uncovered_cost: int = 20
+
+    @property
+    def grid(self) -> int:
+        """Cells along a side: one every 2 plane pixels."""
+        return self.plane_px // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetConfig:
+    """What may be spent.
+
+    Attributes:
+      tokens_per_s_max: the cap of every half-open second.
+      flow_ladder: the numbers of flow tokens a tick may have, rising from 0.
+      flow_threshold: saliency over which a peak counts as moving; a quantile of data (see `launch/calibrate.py`).
+      suppress_px: peaks nearer than this to a better one are the same thing, in frame pixels.
+      anchor_gap_s: shortest time between anchors.
+      refresh_s: longest time without an anchor.
+      uncovered_share: share of uncovered cells that asks for an anchor.
+      afterglow: sixteenths of the last tick's saliency that still count, so that what stops or leaves is looked at.
+    """
+
+    tokens_per_s_max: int = 64
+    flow_ladder: tuple[int, ...] = (0, 1, 2, 4, 8)
+    flow_threshold: int = 600
+    suppress_px: int = 9
+    anchor_gap_s: float = 2.0
+    refresh_s: float = 4.0
+    uncovered_share: float = 0.35
+    afterglow: int = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorConfig:
+    """A ViT over the frame and nested queries that read it out."""
+
+    tokens: int = 16
+    patch_px: int = 16
+    width: int = 96
+    layers: int = 4
+    heads: int = 4
+    readout_layers: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """Crops on motion peaks.
+
+    Attributes:
+      crop_px: side of the crop, in frame pixels, at full resolution.
+      patch_px: side of its patches; the whole crop for a plain MLP.
+      width, layers, heads: of the trunk over the patches.
+      motion_features: whether tokens carry motion vectors, match costs and their short history.
+      centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
+    """
+
+    crop_px: int = 20
+    patch_px: int = 20
+    width: int = 160
+    layers: int = 0
+    heads: int = 4
+    motion_features: bool = True
+    centre: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class StateConfig:
+    """Slots that carry what was seen across anchors."""
+
+    slots: int = 4
+    layers: int = 1
+    heads: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig:
+    """The fixed schedules: a grid of `grid_side²` crops every `interval_ticks`; `dense_tokens` a frame at `dense_hz`."""
+
+    grid_side: int = 4
+    interval_ticks: int = 4
+    dense_tokens: int = 64
+    dense_hz: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Everything about the tokenizer.
+
+    Attributes:
+      kind: "bflow", or a baseline: "uniform", "per_frame", "dense".
+      frame_px: side of the square frames.
+      width: width of the tokens given out.
+      event: the causal event transformer over the tokens.
+      dtype: compute dtype.
+    """
+
+    kind: str
+    frame_px: int
+    width: int
+    clock: Clock
+    event: StackConfig
+    motion: MotionConfig = MotionConfig()
+    budget: BudgetConfig = BudgetConfig()
+    anchor: AnchorConfig = AnchorConfig()
+    flow: FlowConfig = FlowConfig()
+    state: StateConfig = StateConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.kind not in ("bflow", "uniform", "per_frame", "dense"):
+            raise ValueError(f"tokenizer.kind is bflow, uniform, per_frame or dense, not {self.kind!r}")
+        for name, whole, part in (
+            ("frame_px by motion.plane_px", self.frame_px, self.motion.plane_px),
+            ("frame_px by anchor.patch_px", self.frame_px, self.anchor.patch_px),
+            ("flow.crop_px by flow.patch_px", self.flow.crop_px, self.flow.patch_px),
+        ):
+            if whole % part:
+                raise ValueError(f"tokenizer: {name} must divide without rest, got {whole} / {part}")
+        ladder = self.budget.flow_ladder
+        if not ladder or ladder[0] != 0 or list(ladder) != sorted(set(ladder)):
+            raise ValueError(f"tokenizer.budget.flow_ladder must rise from 0, got {ladder}")
+        if self.kind == "bflow" and self.anchor.tokens > self.budget.tokens_per_s_max:
+            raise ValueError(
+                f"an anchor's {self.anchor.tokens} tokens do not fit a cap of {self.budget.tokens_per_s_max} a second"
+            )
+
+    @property
+    def window_ticks(self) -> int:
+        """Ticks in the sliding second that the budget holds for."""
+        return self.clock.ticks_in_a_second
+
+    @property
+    def anchor_tokens(self) -> int:
+        """U: tokens that an anchor takes."""
+        return {"bflow": self.anchor.tokens, "uniform": 0, "per_frame": 1, "dense": self.baseline.dense_tokens}[self.kind]
+
+    @property
+    def flow_slots(self) -> int:
+        """K: flow tokens that a tick has room for."""
+        return {"bflow": self.budget.flow_ladder[-1], "uniform": self.baseline.grid_side**2}.get(self.kind, 0)
+
+    @property
+    def slots(self) -> int:
+        """M: token slots of a tick."""
+        return self.anchor_tokens + self.flow_slots
+
+    @property
+    def cap(self) -> int:
+        """Most tokens in any half-open second: the budget that this kind obeys."""
+        window = self.window_ticks
+        if self.kind == "bflow":
+            return self.budget.tokens_per_s_max
+        if self.kind == "uniform":
+            return self.flow_slots * math.ceil(window / self.baseline.interval_ticks)
+        if self.kind == "per_frame":
+            return window
+        return self.baseline.dense_tokens * min(window, self.baseline.dense_hz)
+
+    @property
+    def anchor_gap_ticks(self) -> int:
+        return max(1, self.clock.ticks_in(self.budget.anchor_gap_s))
+
+    def anchor_capacity(self, ticks: int) -> int:
+        """A: the most anchors that `ticks` ticks can hold."""
+        if self.kind == "bflow":
+            return 1 + (ticks - 1) // self.anchor_gap_ticks
+        return 0 if self.kind == "uniform" else ticks
+
+    def token_capacity(self, ticks: int) -> int:
+        """N: the most tokens that `ticks` ticks can hold; the budget bounds it, so packing loses nothing."""
+        return min(self.cap * math.ceil(ticks / self.window_ticks), self.slots * ticks)
+
+
+def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
+    """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError."""
+    values = dict(values)
+    parts = {
+        "motion": MotionConfig,
+        "budget": BudgetConfig,
+        "anchor": AnchorConfig,
+        "flow": FlowConfig,
+        "state": StateConfig,
+        "baseline": BaselineConfig,
+    }
+    made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()}
+    ladder = tuple(made["budget"].flow_ladder)
+    made["budget"] = dataclasses.replace(made["budget"], flow_ladder=ladder)
+    event = dict(values.pop("event"))
+    window_s = event.pop("window_s")
+    made["event"] = StackConfig(**event, window_steps=clock.steps_in(window_s), dtype=values.get("dtype", "float32"))
+    return TokenizerConfig(frame_px=frame_px, clock=clock, **made, **values)

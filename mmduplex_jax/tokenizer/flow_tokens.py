@@ -1,0 +1,89 @@
+"""Flow tokens: crops of pixels on what moves, with where, when and how it moves."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.encoder import Encoder, Mlp, patchify
+from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.tokenizer.anchors import pixels
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.typing import Array, Float, Int32, UInt8
+
+_AROUND = 5  # cells along a side of the motion patch that a token is told of
+_OCTAVES = 4  # of the Fourier features of a position
+
+
+def crops(
+    frames: UInt8[Array, "T H W 3"], tick: Int32[Array, "N"], centre_px: Int32[Array, "N 2"], crop_px: int
+) -> UInt8[Array, "N h w 3"]:
+    """Cuts squares of `crop_px` around centres; outside the frame its rim is repeated."""
+    half = crop_px // 2
+    padded = jnp.pad(frames, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
+    cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), (1, crop_px, crop_px, 3))[0]
+    return jax.vmap(cut)(tick, centre_px)
+
+
+def motion_patches(
+    maps: Int32[Array, "T Y X 10"], tick: Int32[Array, "N"], cell: Int32[Array, "N 2"]
+) -> Int32[Array, "N 5 5 10"]:
+    """The motion around cells, zero outside the picture."""
+    half = _AROUND // 2
+    padded = jnp.pad(maps, [(0, 0), (half, half), (half, half), (0, 0)])
+    size = (1, _AROUND, _AROUND, maps.shape[-1])
+    cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), size)[0]
+    return jax.vmap(cut)(tick, cell)
+
+
+def _scaled(patches: Int32[Array, "... 10"]) -> Float[Array, "... 10"]:
+    """Brings saliency, vectors (plane pixels a tick) and residuals to about unit scale."""
+    patches = patches.astype(jnp.float32)
+    saliency, vector = patches[..., (0, 3, 6)], patches[..., (1, 2, 4, 5, 7, 8)]
+    level = lambda grey: jnp.log1p(grey / 200.0)
+    return jnp.concatenate([level(saliency), vector / 2.0, level(patches[..., 9:])], axis=-1)
+
+
+def _fourier(position: Float[Array, "... 2"]) -> Float[Array, "... 16"]:
+    angles = position[..., None] * (jnp.pi * 2.0 ** jnp.arange(_OCTAVES))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*position.shape[:-1], -1)
+
+
+class FlowEncoder(nn.Module):
+    """Crops and motion to tokens, `[B, N, ...] -> [B, N, D]`."""
+
+    config: TokenizerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        pictures: UInt8[Array, "B N h w 3"],
+        motion: Int32[Array, "B N 5 5 10"],
+        cell: Int32[Array, "B N 2"],
+        centre_px: Int32[Array, "B N 2"],
+        camera: Int32[Array, "B N 2"],
+    ) -> Float[Array, "B N D"]:
+        c, flow = self.config, self.config.flow
+        dtype = jnp.dtype(c.dtype)
+        batch, count = centre_px.shape[:2]
+        cell_px = c.frame_px / c.motion.grid
+        place = centre_px.astype(jnp.float32) / c.frame_px * 2.0 - 1.0
+        offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
+        features = [place, offset, _fourier(place)]
+        if flow.motion_features:
+            features += [_scaled(motion).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
+        told = jnp.concatenate(features, axis=-1).astype(dtype)
+        told = dense(flow.width, ("patch", "embed"), name="told", dtype=dtype, use_bias=True)(told)
+
+        patches = patchify(pixels(pictures, dtype), flow.patch_px)
+        x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
+        if flow.layers:
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
+            x = x + self.param("positions", init, (x.shape[-2], flow.width)).astype(dtype)
+            x = jnp.concatenate([told[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
+            told = Encoder(flow.layers, flow.heads, name="trunk")(x)[:, 0].reshape(batch, count, flow.width)
+        else:
+            told = told + nn.gelu(x.mean(axis=2))
+        told = told + Mlp(2, name="mlp")(layer_norm("mlp_norm", dtype)(told))
+        told = layer_norm("norm", dtype)(told)
+        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(told)
