@@ -140,17 +140,7 @@ def decode_record(data: bytes) -> Record:
     Raises:
       RecordError: the bytes are damaged, no record at all, or of another schema version.
     """
-    envelope = _unpack(data, "the envelope")
-    if not isinstance(envelope, dict) or not {"schema", "crc32", "body"} <= envelope.keys():
-        raise RecordError("not a record: the envelope lacks its schema version, checksum or body")
-    if envelope["schema"] != SCHEMA_VERSION:
-        raise RecordError(
-            f"the record has schema version {envelope['schema']}, this code reads {SCHEMA_VERSION}: "
-            "run `launch.prepare` again with this version of the code"
-        )
-    if zlib.crc32(envelope["body"]) != envelope["crc32"]:
-        raise RecordError("damaged: the checksum of the record's body does not match")
-    fields = _unpack(envelope["body"], "the body")
+    fields = _fields_of(data)
     motion = fields["motion"]
     try:
         frames = images.decode_frames(images.Sheets(**fields["frames"]))
@@ -169,6 +159,25 @@ def decode_record(data: bytes) -> Record:
         audio=fields["audio"],
         motion=None if motion is None else np.frombuffer(motion["data"], np.int8).reshape(motion["shape"]),
     )
+
+
+def key_of(data: bytes) -> str:
+    """The key of an encoded record, its frames left as they are; errors as `decode_record` has them."""
+    return _fields_of(data)["key"]
+
+
+def _fields_of(data: bytes) -> dict[str, Any]:
+    envelope = _unpack(data, "the envelope")
+    if not isinstance(envelope, dict) or not {"schema", "crc32", "body"} <= envelope.keys():
+        raise RecordError("not a record: the envelope lacks its schema version, checksum or body")
+    if envelope["schema"] != SCHEMA_VERSION:
+        raise RecordError(
+            f"the record has schema version {envelope['schema']}, this code reads {SCHEMA_VERSION}: "
+            "run `launch.prepare` again with this version of the code"
+        )
+    if zlib.crc32(envelope["body"]) != envelope["crc32"]:
+        raise RecordError("damaged: the checksum of the record's body does not match")
+    return _unpack(envelope["body"], "the body")
 
 
 def _optional_float(value: float | None) -> float | None:

@@ -1,0 +1,142 @@
+"""Reading: a directory of shards as records by number."""
+
+import bisect
+import itertools
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from array_record.python import array_record_module
+
+from data_pipelines.manifest import MANIFEST_NAME, Manifest, ShardError
+from data_pipelines.schema import Record, RecordError, decode_record, key_of
+from mmduplex_jax.clock import Clock
+
+# Random access: read what is asked for and nothing ahead, in the thread that asks.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_REMEDY = "delete that file and run the `python -m launch.prepare` that wrote it again: it rewrites what is missing"
+
+
+class RecordSource(Protocol):
+    """Records by number, as the loader wants them; picklable, and read from several threads at once."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of every record."""
+
+    @property
+    def longest_ticks(self) -> int:
+        """Ticks of the longest record."""
+
+    def __len__(self) -> int:
+        """The number of records."""
+
+    def __getitem__(self, index: int) -> Record:
+        """A record."""
+
+    def key(self, index: int) -> str:
+        """A record's key."""
+
+
+class ShardDataset:
+    """The records of one directory.
+
+    Attributes:
+      directory: where the shards are.
+      manifest: what they are.
+    """
+
+    def __init__(self, directory: str | Path, *, verify: bool = False):
+        """Opens a directory that `write_shards` finished.
+
+        Args:
+          directory: with manifest.json.
+          verify: reads every shard and compares its hash (a second or so a gigabyte); otherwise only lengths are
+            compared here, and each record's checksum when it is read.
+
+        Raises:
+          ShardError: the directory is unfinished, or a shard is missing, truncated or (with `verify`) changed.
+        """
+        self.directory = Path(directory)
+        self.manifest = Manifest.load(self.directory)
+        if not self.manifest.complete:
+            raise ShardError(
+                f"{self.directory} is unfinished ({len(self.manifest.shards)} of {self.manifest.num_shards} shards): "
+                "run the same `python -m launch.prepare` again, it goes on where it was"
+            )
+        for shard in self.manifest.shards:
+            path = self.directory / shard.name
+            damage = shard.damage(self.directory, read_all=verify)
+            if damage is not None:
+                raise ShardError(f"{path} {damage}: {_REMEDY}")
+        self._ends = list(itertools.accumulate(shard.records for shard in self.manifest.shards))
+        self._open()
+
+    def _open(self) -> None:
+        self._readers: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def clock(self) -> Clock:
+        return self.manifest.clock
+
+    @property
+    def longest_ticks(self) -> int:
+        return self.manifest.longest_ticks
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Record:
+        data, place = self._read(index)
+        try:
+            return decode_record(data)
+        except RecordError as error:
+            raise ShardError(f"{place}: {error}; {_REMEDY}") from error
+
+    def key(self, index: int) -> str:
+        """The key of a record, without decoding its frames."""
+        data, place = self._read(index)
+        try:
+            return key_of(data)
+        except RecordError as error:
+            raise ShardError(f"{place}: {error}; {_REMEDY}") from error
+
+    def _read(self, index: int) -> tuple[bytes, str]:
+        """A record's bytes, and its place in words."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self.directory}: there are {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        shard = self.manifest.shards[number]
+        position = index - (self._ends[number] - shard.records)
+        path = self.directory / shard.name
+        place = f"{path}, record {position} of {shard.records} (number {index} of the dataset)"
+        try:
+            reader = self._reader(path)
+            records = reader.num_records()
+            if not reader.ok() or records != shard.records:
+                raise ShardError(f"{path} holds {records} records, {MANIFEST_NAME} says {shard.records}: {_REMEDY}")
+            return reader.read([position])[0], place
+        except RuntimeError as error:  # what array_record raises; ShardError is one and says all there is to say
+            if isinstance(error, ShardError):
+                raise
+            raise ShardError(f"{place} cannot be read ({error}); {_REMEDY}") from error
+
+    def _reader(self, path: Path) -> Any:
+        with self._lock:
+            if path.name not in self._readers:
+                self._readers[path.name] = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
+            return self._readers[path.name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Readers stay with their process; another one opens its own.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def open_dataset(directory: str | Path, *, verify: bool = False) -> ShardDataset:
+    """The records of a directory of shards by number; see `ShardDataset`."""
+    return ShardDataset(directory, verify=verify)

@@ -1,0 +1,338 @@
+"""Records to batches: shuffled by seed, sliced by process, mirrored, packed, and resumable at any batch.
+
+Sample k of a run is a function of (seed, k) alone. It does not depend on the number of processes, worker processes or
+threads, and neither does the state of the iterator, which is the number of the next batch: a run may go on with others.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from data_pipelines.dataset import RecordSource, open_dataset
+from data_pipelines.mirror import mirror_record
+from data_pipelines.packing import pack_words
+from data_pipelines.schema import Record
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+
+Batch = dict[str, np.ndarray]
+# Marks a sample that only fills the last batch of an evaluation.
+NO_RECORD = -1
+
+
+class JoinedSource:
+    """The records of several sources, one after another.
+
+    Attributes:
+      sources: the parts.
+      offsets: the number of the first record of each part.
+    """
+
+    def __init__(self, sources: Sequence[RecordSource]):
+        if not sources:
+            raise ValueError("a loader needs at least one directory of shards, got none")
+        clocks = {source.clock for source in sources}
+        if len(clocks) > 1:
+            raise ValueError(f"data of different clocks cannot be mixed: {sorted(clocks, key=str)}")
+        self.sources = tuple(sources)
+        self.offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+
+    @property
+    def clock(self) -> Clock:
+        return self.sources[0].clock
+
+    @property
+    def longest_ticks(self) -> int:
+        return max(source.longest_ticks for source in self.sources)
+
+    def __len__(self) -> int:
+        return self.offsets[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        part, position = self._place(index)
+        return self.sources[part][position]
+
+    def key(self, index: int) -> str:
+        part, position = self._place(index)
+        return self.sources[part].key(position)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index}: there are {len(self)}")
+        part = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return part, index - self.offsets[part]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleMaker:
+    """Turns the k-th chosen record into a sample.
+
+    Attributes:
+      source: the records.
+      tokenizer: spells the words.
+      num_ticks: T of a sample; a shorter record is filled up with black frames whose slots are not valid.
+      mirror: whether half the samples, chosen by (seed, k), are seen in a mirror.
+      seed: of the choice.
+      with_lag: whether `max_lag_s` is in the sample.
+    """
+
+    source: RecordSource
+    tokenizer: TextTokenizer
+    num_ticks: int
+    mirror: bool
+    seed: int
+    with_lag: bool
+
+    def __call__(self, position: int, index: int) -> Batch:
+        """The sample at a position k of the run, made of a record.
+
+        Returns:
+          frames uint8 [T, H, W, 3]; slots int32 [S]; slot_valid bool [S]; index int64 []; with `with_lag` also
+          max_lag_s float32 [], how far the text falls behind the clock at worst.
+
+        Raises:
+          ValueError: the record is longer than T or of another clock, or a word cannot be spelled.
+        """
+        if index == NO_RECORD:
+            sample = self(position, 0)
+            sample["frames"] = np.zeros_like(sample["frames"])
+            sample["slots"] = np.full_like(sample["slots"], self.tokenizer.pad_id)
+            sample["slot_valid"] = np.zeros_like(sample["slot_valid"])
+            sample["index"] = np.int64(NO_RECORD)
+            return sample
+        record = self.source[index]
+        clock = self.source.clock
+        if record.clock != clock:
+            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {clock}")
+        if record.num_ticks > self.num_ticks:
+            raise ValueError(
+                f"record {index} ({record.key}) has {record.num_ticks} ticks, samples have {self.num_ticks}: "
+                "give the loader the length of the longest record, or prepare shorter clips"
+            )
+        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
+            record = mirror_record(record)
+        frames = record.frames
+        if record.num_ticks < self.num_ticks:
+            frames = np.zeros((self.num_ticks, *frames.shape[1:]), np.uint8)
+            frames[: record.num_ticks] = record.frames
+        num_steps = clock.step_of_tick(self.num_ticks)
+        valid_steps = clock.step_of_tick(record.num_ticks)
+        try:
+            words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
+        except ValueError as error:
+            raise ValueError(f"record {index} ({record.key}): {error}") from error
+        packed = pack_words(words, clock, valid_steps, self.tokenizer.pad_id, self.tokenizer.word_id)
+        slots = np.full(num_steps, self.tokenizer.pad_id, np.int32)
+        slots[:valid_steps] = packed.slots
+        sample = {
+            "frames": frames,
+            "slots": slots,
+            "slot_valid": np.arange(num_steps) < valid_steps,
+            "index": np.int64(index),
+        }
+        if self.with_lag:
+            sample["max_lag_s"] = np.float32(max(packed.lag_steps, default=0) * clock.step_s)
+        return sample
+
+
+class LoaderIterator(grain.DatasetIterator):
+    """Batches from number `next_batch` on; its state is that number and what the numbering depends on.
+
+    Attributes:
+      source: the records, to name the one behind an `index` of a batch (`source.key(index)`).
+      num_batches: batches in all, `sys.maxsize` if the data repeats for ever.
+      next_batch: the number of the batch that comes next.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        batches: grain.MapDataset,
+        order: Mapping[str, Any],
+        read_options: grain.ReadOptions,
+        worker_processes: int,
+    ):
+        super().__init__()
+        self.source = source
+        self.num_batches = len(batches)
+        self.next_batch = 0
+        self._batches = batches
+        self._order = dict(order)
+        self._read_options = read_options
+        self._worker_processes = worker_processes
+        self._running: Any = None  # a grain.DatasetIterator while batches are read ahead
+
+    def __next__(self) -> Batch:
+        if self._running is None:
+            if self.next_batch >= self.num_batches:
+                raise StopIteration
+            rest = self._batches[self.next_batch :].to_iter_dataset(self._read_options)
+            if self._worker_processes:
+                rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._worker_processes))
+            self._running = iter(rest)
+        batch = next(self._running)
+        self.next_batch += 1
+        return batch
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def get_state(self) -> dict[str, Any]:
+        """The number of the next batch, and what decides the order, as JSON values."""
+        return {"next_batch": self.next_batch, "order": dict(self._order)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on as the iterator that gave `state` would have.
+
+        Raises:
+          ValueError: the state counts batches of another order; says what differs.
+        """
+        theirs = state["order"]
+        differences = [
+            f"{name} was {theirs.get(name)!r}, is {self._order.get(name)!r}"
+            for name in sorted(theirs.keys() | self._order.keys())
+            if theirs.get(name) != self._order.get(name)
+        ]
+        if differences:
+            raise ValueError("the saved position belongs to other data or another order: " + "; ".join(differences))
+        self.close()
+        self.next_batch = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead; the iterator can still go on."""
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+
+def make_loader(
+    data: str | Path | Sequence[str | Path] | RecordSource,
+    tokenizer: TextTokenizer,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    repeat: int | None = None,
+    num_ticks: int | None = None,
+    clip_s: float | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+    threads: int = 2,
+    worker_processes: int = 0,
+    mirror: bool = False,
+    weights: Sequence[float] | None = None,
+    drop_remainder: bool | None = None,
+    with_lag: bool = False,
+) -> LoaderIterator:
+    """Batches of a run, or of one pass over the data.
+
+    A batch is a dict of NumPy arrays: `frames` uint8 [B, T, H, W, 3]; `slots` int32 [B, S], packed at delay 0;
+    `slot_valid` bool [B, S], false past the end of a record; `index` int64 [B], which record; S = T · video_stride.
+
+    Args:
+      data: directories of shards (one after another, or mixed by `weights`), or any source of records.
+      tokenizer: spells the words.
+      batch_size: of the whole run; each process gets `batch_size / process_count` samples of every batch, and the
+        processes' parts put together in order are the same batch whatever their number.
+      seed: of the shuffle and the mirror.
+      shuffle: anew in every epoch; otherwise in the order of the records.
+      repeat: epochs, None for ever.
+      num_ticks: T; by default that of the longest record.
+      clip_s: the same in seconds.
+      process_index: which part of each batch.
+      process_count: how many parts.
+      prefetch: batches read ahead.
+      threads: that read them; decoding leaves the interpreter free. 0 reads in the caller's thread.
+      worker_processes: instead of threads in this process, for large frames; the order stays the same.
+      mirror: see half the samples in a mirror, with "left" and "right" swapped in the words.
+      weights: how often each directory is drawn from; needs `repeat=None`.
+      drop_remainder: what to do with samples that fill no last batch. True leaves them out, False fills the batch up
+        with samples that are not valid and have index -1. Must be said where it matters.
+      with_lag: adds `max_lag_s` float32 [B], the most by which the text falls behind.
+
+    Raises:
+      ValueError: the arguments contradict each other; says which.
+      ShardError: the data cannot be read.
+    """
+    source, parts = _open(data)
+    if len(source) == 0:
+        raise ValueError("the data holds no records at all")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(f"a batch of {batch_size} does not divide among {process_count} processes")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
+    if num_ticks is not None and clip_s is not None:
+        raise ValueError("give num_ticks or clip_s, not both")
+    if clip_s is not None:
+        num_ticks = source.clock.ticks_in(clip_s)
+    num_ticks = source.longest_ticks if num_ticks is None else num_ticks
+
+    chosen = _choose(source, parts, seed, shuffle, repeat, weights)
+    remainder = 0 if repeat is None else len(chosen) % batch_size
+    if remainder:
+        if drop_remainder is None:
+            raise ValueError(
+                f"{len(chosen)} samples do not fill batches of {batch_size}: drop_remainder=True leaves the last "
+                f"{remainder} out, drop_remainder=False fills the last batch up with samples that are not valid"
+            )
+        if drop_remainder:
+            chosen = chosen[: len(chosen) - remainder]
+        else:
+            filling = grain.MapDataset.source([NO_RECORD] * (batch_size - remainder))
+            chosen = grain.MapDataset.concatenate([chosen, filling])
+    if len(chosen) == 0:
+        raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
+    samples = chosen.map_with_index(SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag))
+    # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
+    batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
+    order = {
+        "records": len(source),
+        "batch_size": batch_size,
+        "seed": seed,
+        "shuffle": shuffle,
+        "repeat": repeat,
+        "num_ticks": num_ticks,
+        "mirror": mirror,
+        "weights": None if weights is None else [float(weight) for weight in weights],
+    }
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    return LoaderIterator(source, batches, order, options, worker_processes)
+
+
+def _open(data: str | Path | Sequence[str | Path] | RecordSource) -> tuple[RecordSource, list[range]]:
+    """The records, and the range of each part."""
+    if isinstance(data, str | Path):
+        data = [data]
+    if not isinstance(data, Sequence):
+        return data, [range(len(data))]
+    joined = JoinedSource([open_dataset(directory) for directory in data])
+    return joined, [range(begin, end) for begin, end in zip(joined.offsets, joined.offsets[1:])]
+
+
+def _choose(
+    source: RecordSource,
+    parts: list[range],
+    seed: int,
+    shuffle: bool,
+    repeat: int | None,
+    weights: Sequence[float] | None,
+) -> grain.MapDataset:
+    """The numbers of the records in the order in which they are seen."""
+    if weights is None:
+        parts = [range(len(source))]
+    elif repeat is not None:
+        raise ValueError("weights mix data that repeats for ever: leave repeat=None, or leave the weights out")
+    elif len(weights) != len(parts) or any(weight <= 0 for weight in weights):
+        raise ValueError(f"{len(parts)} directories need as many positive weights, got {list(weights)}")
+    drawn = []
+    for number, part in enumerate(parts):
+        indices = grain.MapDataset.range(part.start, part.stop)
+        if shuffle:
+            indices = indices.shuffle(seed=(seed + 7919 * number) % 2**32)
+        drawn.append(indices.repeat(repeat))
+    return drawn[0] if weights is None else grain.MapDataset.mix(drawn, weights)

@@ -1,0 +1,36 @@
+"""A record seen in a mirror: pixels flipped, and whatever names a side swapped."""
+
+import dataclasses
+
+from data_pipelines.schema import Event, Record, Word
+
+_SWAPPED = {"left": "right", "right": "left"}
+
+
+def mirror_text(text: str) -> str:
+    """A word with its side swapped, case and punctuation kept ("Left," becomes "Right,"); others as they are."""
+    core = text.strip(".,;:!?\"'()")
+    swapped = _SWAPPED.get(core.lower())
+    if swapped is None:
+        return text
+    if core.isupper():
+        swapped = swapped.upper()
+    elif core[0].isupper():
+        swapped = swapped.capitalize()
+    return text.replace(core, swapped, 1)
+
+
+def mirror_record(record: Record) -> Record:
+    """The record flipped left to right, with "left" and "right" swapped in its words and events.
+
+    Raises:
+      ValueError: the record carries motion fields, which hold directions that this does not turn.
+    """
+    if record.motion is not None:
+        raise ValueError(f"{record.key}: a record with stored motion cannot be mirrored")
+    return dataclasses.replace(
+        record,
+        frames=record.frames[:, :, ::-1],
+        words=tuple(Word(mirror_text(word.text), word.start_s, word.end_s) for word in record.words),
+        events=tuple(Event(event.t_s, event.kind, event.subject, mirror_text(event.detail)) for event in record.events),
+    )
