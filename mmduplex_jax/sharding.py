@@ -1,0 +1,195 @@
+"""The mesh, and which of its axes each array axis is split over.
+
+Parameters name their axes (`nn.with_logical_partitioning(init, ("embed", "mlp"))`); `RULES` says which mesh axes a name
+is split over; `resolve` applies the rules and raises where Flax would replicate in silence.
+
+Mesh axes: `data` splits the batch only; `fsdp` splits the batch and the width of every parameter; `tensor` splits
+heads, hidden widths and the vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mmduplex_jax.typing import PyTree
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where an axis of this name goes.
+
+    Attributes:
+      mesh_axes: the mesh axes it is split over, the outermost first; empty: it is replicated.
+      must_divide: whether a size that these mesh axes do not divide is an error. Otherwise that array axis is
+        replicated and `replicated_axes` names it (printed when training starts): 5 key-value heads are what they are,
+        and a vocabulary is as long as its tokenizer says.
+    """
+
+    mesh_axes: tuple[str, ...] = ()
+    must_divide: bool = True
+
+
+RULES: Mapping[str, Rule] = {
+    "batch": Rule(BATCH_AXES),
+    "embed": Rule(("fsdp",)),
+    "mlp": Rule(("tensor",)),
+    "heads": Rule(("tensor",), must_divide=False),
+    "kv_heads": Rule(("tensor",), must_divide=False),
+    "vocab": Rule(("tensor",), must_divide=False),
+    "layers": Rule(),
+    "patch": Rule(),
+    "position": Rule(),
+    "slots": Rule(),
+    "feature": Rule(),
+}
+
+
+class ShardingError(ValueError):
+    """An array that the rules cannot place on the mesh; the message names the array, the axis and what to change."""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of axes `data, fsdp, tensor` over `devices` (all of them by default).
+
+    Args:
+      data: size of the axis; -1 takes the devices that the other two leave.
+      fsdp: size of the axis.
+      tensor: size of the axis.
+      devices: what to build it from.
+
+    Raises:
+      ShardingError: when the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    wrong = {name: size for name, size in sizes.items() if size < 1 and (name, size) != ("data", -1)}
+    if wrong:
+        raise ShardingError(f"mesh sizes must be at least 1 (data may be -1: the rest), got {wrong}")
+    if data == -1:
+        sizes["data"] = max(1, len(devices) // (fsdp * tensor))
+    if math.prod(sizes.values()) != len(devices):
+        asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ShardingError(f"config.mesh asks for {asked} devices, and there are {len(devices)}: change config.mesh")
+    # The default axis type is Explicit, under which Linen's Embed and plain matmuls raise.
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES, axis_types=auto, devices=devices)
+
+
+def resolve(
+    names: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh,
+    *,
+    where: str,
+    rules: Mapping[str, Rule] = RULES,
+) -> PartitionSpec:
+    """The partition of one array, from the logical names of its axes.
+
+    Args:
+      names: one name an axis; None is replicated.
+      shape: the array's shape.
+      mesh: a mesh with the axes that the rules name.
+      where: the array's name, for messages.
+      rules: name to rule.
+
+    Raises:
+      ShardingError: for an unknown name, a wrong number of names, two axes of the array on one mesh axis, or a size
+        that the mesh does not divide (where the rule insists).
+    """
+    if len(names) != len(shape):
+        raise ShardingError(f"{where}: {len(names)} logical names {tuple(names)} for shape {tuple(shape)}")
+    spec: list[str | tuple[str, ...] | None] = []
+    taken: dict[str, str] = {}
+    for name, size in zip(names, shape):
+        mesh_axes = _mesh_axes(name, size, mesh, where, rules)
+        for axis in mesh_axes:
+            if axis in taken:
+                raise ShardingError(
+                    f"{where}: axes {taken[axis]!r} and {name!r} of shape {tuple(shape)} are both split over mesh axis "
+                    f"{axis!r}; name one of them None or another logical axis"
+                )
+            taken[axis] = str(name)
+        spec.append(mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None)
+    return PartitionSpec(*spec)
+
+
+def _mesh_axes(name: str | None, size: int, mesh: Mesh, where: str, rules: Mapping[str, Rule]) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if name not in rules:
+        raise ShardingError(f"{where}: unknown logical axis {name!r}; the rules know {sorted(rules)}")
+    # A mesh axis of size 1 splits nothing; leaving it in keeps one partition for every mesh.
+    ways = math.prod(mesh.shape[axis] for axis in rules[name].mesh_axes)
+    if size % ways == 0:
+        return rules[name].mesh_axes
+    if rules[name].must_divide:
+        sizes = {axis: mesh.shape[axis] for axis in rules[name].mesh_axes}
+        raise ShardingError(
+            f"{where}: axis {name!r} of size {size} cannot be split over mesh axes {sizes}; "
+            f"choose a mesh (config.mesh) that divides it"
+        )
+    return ()
+
+
+def array_name(path: Sequence[Any]) -> str:
+    """A tree path as `text/layers_0/kernel`, without the box that holds logical names."""
+    names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    if names and names[-1] == "value":
+        names.pop()
+    return "/".join(names)
+
+
+def logical_names(boxed: PyTree) -> dict[str, tuple[str | None, ...]]:
+    """Logical axis names by array name, of a tree of `nn.LogicallyPartitioned` boxes.
+
+    Raises:
+      ShardingError: for an array without names (which Flax would replicate in silence).
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    names = {}
+    for path, leaf in leaves:
+        if not isinstance(leaf, nn.Partitioned):
+            raise ShardingError(f"{array_name(path)}: no logical axes; wrap its init in nn.with_logical_partitioning")
+        names[array_name(path)] = tuple(leaf.names)
+    return names
+
+
+def tree_shardings(boxed: PyTree, mesh: Mesh, rules: Mapping[str, Rule] = RULES) -> PyTree:
+    """Shardings of a tree of boxed arrays (or boxed `ShapeDtypeStruct`s), in the shape of the unboxed tree."""
+    names = logical_names(boxed)
+
+    def one(path: Sequence[Any], leaf: Any) -> NamedSharding:
+        where = array_name(path)
+        return NamedSharding(mesh, resolve(names[where], leaf.shape, mesh, where=where, rules=rules))
+
+    return jax.tree_util.tree_map_with_path(one, nn.unbox(boxed))
+
+
+def replicated_axes(boxed: PyTree, mesh: Mesh, rules: Mapping[str, Rule] = RULES) -> list[str]:
+    """Which array axes stay whole though a rule would split them, one line each."""
+    names, lines = logical_names(boxed), []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)):
+        where = array_name(path)
+        for axis, (name, size) in enumerate(zip(names[where], leaf.shape)):
+            ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in rules[name].mesh_axes) if name else 1
+            if size % ways:
+                lines.append(f"{where}: axis {axis} ({name}, size {size}) is not split {ways} ways: replicated")
+    return lines
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits an array's first axis over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())

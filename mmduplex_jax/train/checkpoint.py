@@ -1,0 +1,279 @@
+"""Checkpoints of a run, by Orbax. The only file that imports it.
+
+A checkpoint is WORKDIR/checkpoints/STEP/ with four items: `params`, `optimizer` (its state and the step), `data` (the
+Grain iterator) and `metadata` (JSON: layout, config, tokenizer, shapes). Saving is asynchronous, and a checkpoint appears
+under its name only when it is whole; what a killed run left half-written is removed by the next.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from mmduplex_jax.sharding import array_name
+from mmduplex_jax.train.state import TrainState
+from mmduplex_jax.typing import PyTree
+
+# Raised with every change after which older checkpoints cannot be read.
+LAYOUT_VERSION = 1
+
+# What may change when a run goes on: how long, how often, where, with how many hands. Everything else decides what is
+# computed. The content of the data is compared by fingerprint, so its folder may move; the loader's batches do not depend
+# on its workers.
+FREE_TO_CHANGE = (
+    "train.stop_at_step",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "mesh",
+    "data.dirs",
+    "data.eval_dirs",
+    "data.prefetch",
+    "data.workers",
+)
+
+
+class CheckpointMismatch(ValueError):
+    """A checkpoint that does not fit this run; the message lists what differs and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What a checkpoint says about its run, and what a resumed run must share with it.
+
+    Attributes:
+      config: the resolved config, as JSON gives it back.
+      tokenizer_json: the text tokenizer.
+      data_fingerprint: names the data's content; None where the loader does not say.
+    """
+
+    config: Mapping[str, Any]
+    tokenizer_json: str
+    data_fingerprint: str | None = None
+
+
+class Checkpoints:
+    """Saves and restores the checkpoints of one run.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest checkpoints stay.
+      facts: of this run.
+    """
+
+    def __init__(self, workdir: Path, keep: int, facts: RunFacts):
+        if keep < 1:
+            raise ValueError(f"config.train.keep must be at least 1, got {keep}")
+        self._facts = facts
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._orbax = ocp.CheckpointManager(_checkpoints_dir(workdir), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._orbax.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._orbax.latest_step()
+
+    def save(self, step: int, state: TrainState, iterator_state: str, window: Mapping[str, Any]) -> None:
+        """Starts to save; returns when the state has been copied, so that it may be donated.
+
+        Args:
+          step: steps done; a checkpoint of this step that is there already stays.
+          state: on the devices.
+          iterator_state: JSON of the data iterator after `step` batches.
+          window: metrics of the steps since the last line.
+
+        Raises:
+          Exception: whatever an earlier asynchronous save failed with.
+        """
+        self._orbax.check_for_errors()
+        if self.latest_step == step:
+            return
+        metadata = {
+            "layout_version": LAYOUT_VERSION,
+            "step": step,
+            **dataclasses.asdict(self._facts),
+            "processes": jax.process_count(),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "shapes": _shapes(state.params),
+            "window": dict(window),
+            "versions": {"jax": jax.__version__, "orbax": ocp.__version__, "grain": grain.__version__},
+        }
+        self._orbax.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+                data=ocp.args.JsonSave(json.loads(iterator_state)),
+                metadata=ocp.args.JsonSave(metadata),
+            ),
+            force=True,
+        )
+
+    def finish(self) -> None:
+        """Waits until everything is on disk; raises what a save failed with."""
+        self._orbax.wait_until_finished()
+        self._orbax.check_for_errors()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all processes were told to stop, and agree that `step` is where (several processes only)."""
+        return self._orbax.reached_preemption(step)
+
+    def restore(self, target: TrainState, data: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint, on the mesh of `target`; sets `data` to where it was.
+
+        Args:
+          target: abstract state with shardings.
+          data: the data iterator; changed in place.
+
+        Returns:
+          The state and the metadata.
+
+        Raises:
+          CheckpointMismatch: when this run differs from the one that saved.
+        """
+        step = self.latest_step
+        if step is None:
+            raise FileNotFoundError(f"{self._orbax.directory}: no checkpoint")
+        metadata = self._orbax.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        differences = _differences(metadata, self._facts, target.params)
+        if differences:
+            raise CheckpointMismatch(
+                f"{self._orbax.directory}/{step} was saved by a different run:\n  " + "\n  ".join(differences)
+            )
+        restored = self._orbax.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(target.params),
+                optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state}),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        data.set_state(restored["data"])
+        optimizer = restored["optimizer"]
+        return TrainState(optimizer["step"], restored["params"], optimizer["opt_state"]), metadata
+
+
+def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTree, dict[str, Any]]:
+    """Parameters and metadata of a run, without its optimiser or data.
+
+    Args:
+      path: a workdir (its newest checkpoint) or one checkpoint's folder, WORKDIR/checkpoints/STEP.
+      shardings: where each parameter goes, as a tree like the parameters; None: whole, on the first device.
+
+    Returns:
+      A nested dict of arrays, and the metadata that `Checkpoints.save` wrote.
+
+    Raises:
+      FileNotFoundError: when there is no checkpoint.
+      CheckpointMismatch: when it has another layout.
+    """
+    directory, step = _find(Path(path))
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+    with ocp.CheckpointManager(directory, options=options) as orbax:
+        metadata = orbax.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        if metadata["layout_version"] != LAYOUT_VERSION:
+            raise CheckpointMismatch(f"{directory}/{step}: {_layout_difference(metadata['layout_version'])}")
+        target = _target(metadata["shapes"], shardings)
+        restored = orbax.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
+    return restored["params"], metadata
+
+
+def _checkpoints_dir(workdir: Path) -> Path:
+    return workdir.absolute() / "checkpoints"
+
+
+def _find(path: Path) -> tuple[Path, int]:
+    """The folder of checkpoints and the step that `path` means."""
+    path = path.absolute()
+    if path.name.isdigit() and path.is_dir():
+        return path.parent, int(path.name)
+    directory = path if path.name == "checkpoints" else _checkpoints_dir(path)
+    steps = [int(entry.name) for entry in directory.glob("*") if entry.name.isdigit()] if directory.is_dir() else []
+    if not steps:
+        raise FileNotFoundError(f"{path}: no checkpoint; wanted a workdir with checkpoints/STEP/, or such a folder")
+    return directory, max(steps)
+
+
+def _shapes(params: PyTree) -> dict[str, list[Any]]:
+    return {
+        array_name(path): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def _target(shapes: Mapping[str, Any], shardings: PyTree | None) -> PyTree:
+    """Abstract parameters from the metadata's `shapes`."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    tree: dict[str, Any] = {}
+    for name, (shape, dtype) in shapes.items():
+        *modules, leaf = name.split("/")
+        node, sharding = tree, shardings
+        for module in modules:
+            node = node.setdefault(module, {})
+            sharding = sharding and sharding[module]
+        node[leaf] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding[leaf] if sharding else device)
+    return tree
+
+
+def _layout_difference(found: int) -> str:
+    what = "convert it with the code that wrote it" if found < LAYOUT_VERSION else "use newer code"
+    return f"layout version {found}, this code reads {LAYOUT_VERSION}: {what}"
+
+
+def _differences(metadata: Mapping[str, Any], facts: RunFacts, params: PyTree) -> list[str]:
+    """What keeps a run from going on from a checkpoint, one line each, with what to do."""
+    if metadata["layout_version"] != LAYOUT_VERSION:
+        return [_layout_difference(metadata["layout_version"])]
+    lines = []
+    lines += _config_differences(metadata["config"], facts.config, free=False)
+    if lines:
+        lines.append("-> go on with the saved values, or start another run in a new --workdir")
+    if metadata["tokenizer_json"] != facts.tokenizer_json:
+        lines.append("the text tokenizer is another one: point config.text_tokenizer at the one of the checkpoint")
+    if metadata["data_fingerprint"] != facts.data_fingerprint:
+        lines.append(
+            f"the data are others: saved with {metadata['data_fingerprint']}, now {facts.data_fingerprint}: point "
+            "config.data.dirs at the same shards"
+        )
+    saved, now = metadata["shapes"], _shapes(params)
+    lines += [f"parameter {name}: saved {saved[name]}, the model has none" for name in saved if name not in now]
+    lines += [f"parameter {name}: the model has {now[name]}, none was saved" for name in now if name not in saved]
+    both = [name for name in now if name in saved]
+    lines += [f"parameter {n}: saved {saved[n]}, the model has {now[n]}" for n in both if saved[n] != now[n]]
+    return lines
+
+
+def free_changes(metadata: Mapping[str, Any], facts: RunFacts) -> list[str]:
+    """What differs between a checkpoint and the run that goes on from it, and may; one line each."""
+    lines = _config_differences(metadata["config"], facts.config, free=True)
+    if metadata["processes"] != jax.process_count():
+        lines.append(f"processes: saved with {metadata['processes']}, now {jax.process_count()}")
+    return [f"{line} (the result does not depend on it)" for line in lines]
+
+
+def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, free: bool) -> list[str]:
+    """Fields that differ, among those that may change or among those that may not."""
+    before, after = _flat(saved), _flat(now)
+    return [
+        f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and free == any(name == field or name.startswith(field + ".") for field in FREE_TO_CHANGE)
+    ]
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, str]:
+    """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
+    if not isinstance(config, Mapping):
+        return {prefix: json.dumps(config)}
+    return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}

@@ -1,0 +1,228 @@
+"""A training run, from config to last checkpoint. It can be read from top to bottom."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmduplex_jax import sharding
+from mmduplex_jax.train import flops, parameters, progress
+from mmduplex_jax.train import state as train_state
+from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
+from mmduplex_jax.train.feed import Feed
+from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
+from mmduplex_jax.train.optimizer import make_optimizer, make_schedule
+from mmduplex_jax.train.preemption import StopSignal
+from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
+from mmduplex_jax.train.task import TOKENS, Task
+
+# Steps whose results the host has not looked at yet: enough to keep a device busy, few enough to stop soon.
+_STEPS_IN_FLIGHT = 2
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient was NaN or infinite; the message names step and records. The update was not applied."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: steps done and saved.
+      preempted: whether a signal ended it.
+      exit_code: 0, or what a launcher may retry on.
+    """
+
+    step: int
+    preempted: bool
+    exit_code: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _InFlight:
+    """A step whose metrics are still on the devices."""
+
+    step: int
+    metrics: Mapping[str, Any]
+    index: np.ndarray | None
+
+
+def fit(
+    task: Task,
+    data: Any,
+    config: Any,
+    workdir: str | Path,
+    *,
+    tokenizer_json: str = "",
+    record_key: Callable[[int], str] = str,
+    data_fingerprint: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Outcome:
+    """Trains until `config.train.steps` (or `stop_at_step`), from WORKDIR's newest checkpoint where there is one.
+
+    Args:
+      task: what is trained.
+      data: checkpointable iterator of this process's batches (dicts of NumPy arrays); its state is JSON and the same
+        in every process.
+      config: resolved config with `train`, `mesh` and `data.{batch_size, clip_s}`.
+      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
+      tokenizer_json: goes into every checkpoint, so that it can be used without anything else.
+      record_key: names a record by its `index`, for messages.
+      data_fingerprint: names the data's content; a run goes on only with the same.
+      log: where lines for people go.
+
+    Raises:
+      NonFiniteError: loss or gradient was not finite.
+      CheckpointMismatch: the workdir holds another run.
+      ShardingError, ValueError, DataError: config, mesh or data do not fit each other.
+    """
+    workdir = Path(workdir)
+    train, batch_size = config.train, config.data.batch_size
+    mesh = sharding.make_mesh(**config.mesh)
+    check_batch_size(batch_size, train.grad_accum, mesh)
+    end_step = min(train.steps, train.stop_at_step) if train.stop_at_step else train.steps
+    facts = RunFacts(json.loads(config.to_json()), tokenizer_json, data_fingerprint)
+
+    boxed = train_state.abstract_params(task)
+    log(parameters.parameter_table(boxed, mesh))
+    for line in sharding.replicated_axes(boxed, mesh):
+        log(line)
+    optimizer, schedule = make_optimizer(train, boxed), make_schedule(train)
+    shardings = train_state.state_shardings(boxed, optimizer, mesh)
+    target = train_state.abstract_state(task, optimizer, shardings)
+    example = task.example_batch(batch_size)
+    step_fn = make_step(task, optimizer, schedule, mesh=mesh, seed=train.seed, grad_accum=train.grad_accum)
+    began = time.perf_counter()
+    compiled = compile_step(step_fn, target, shardings, example, mesh)
+    log(f"compiled the step in {time.perf_counter() - began:.1f} s for {mesh.size} x {jax.devices()[0].device_kind}")
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
+        if checkpoints.latest_step is None:
+            state, window, start_step = train_state.init_state(task, optimizer, shardings, train.seed), Window(), 0
+            log(f"starting in {workdir}")
+        else:
+            state, metadata = checkpoints.restore(target, data)
+            window, start_step = Window(**metadata["window"]), metadata["step"]
+            log(f"going on from step {start_step} of {workdir}")
+            for line in free_changes(metadata, facts):
+                log(line)
+        _write_config(workdir, facts.config)
+        run = _Run(checkpoints, window, stop, end_step, train, record_key, log)
+        if jax.process_index() == 0:
+            run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
+        run.progress = _progress(task, config, end_step, mesh, log)
+        iterator_state = json.dumps(data.get_state())
+        feed = stack.enter_context(Feed(data, example, sharding.batch_sharding(mesh)))
+        step = run.train(state, compiled, feed, start_step, iterator_state)
+    if run.preempted:
+        log(f"stopped by a signal; saved at step {step}; start the same command again to go on")
+    else:
+        log(f"done: {step} of {train.steps} steps; checkpoint in {workdir / 'checkpoints' / str(step)}")
+    return Outcome(step, run.preempted, stop.exit_code if run.preempted else 0)
+
+
+class _Run:
+    """The loop's own state: what is in flight, what was measured, whether to stop."""
+
+    progress: progress.Progress
+    metrics_log: MetricsLog | None = None
+
+    def __init__(self, checkpoints, window, stop, end_step, train, record_key, log):
+        self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, train
+        self.end_step, self.record_key, self.log = end_step, record_key, log
+        self.in_flight: collections.deque[_InFlight] = collections.deque()
+        self.preempted = False
+
+    def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: bytes) -> int:
+        """Steps until the end or a signal, saves, and returns how many steps are done."""
+        saved_step = self.checkpoints.latest_step
+        while step < self.end_step and not self._should_stop(step):
+            began = time.perf_counter()
+            fed = next(feed)
+            self.progress.add_step(time.perf_counter() - began)
+            # The batch is on the devices; anything else that would be copied there is a mistake.
+            with jax.transfer_guard("disallow"):
+                state, metrics = compiled(state, fed.batch)
+            step, iterator_state = step + 1, fed.iterator_state
+            self.in_flight.append(_InFlight(step, metrics, fed.index))
+            self._look(at_most=_STEPS_IN_FLIGHT)
+            if step % self.train_config.checkpoint_every == 0 and step < self.end_step:
+                # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
+                self._look(at_most=0)
+                self.checkpoints.save(step, state, iterator_state, self.window.to_json())
+                saved_step = step
+        self._look(at_most=0)
+        if saved_step != step:
+            self.checkpoints.save(step, state, iterator_state, self.window.to_json())
+        self.checkpoints.finish()
+        return step
+
+    def _should_stop(self, step: int) -> bool:
+        # One process of several must not stop alone: the others would wait for it in the next collective.
+        if jax.process_count() > 1:
+            self.preempted = self.checkpoints.reached_preemption(step)
+        else:
+            self.preempted = self.stop.received is not None
+        return self.preempted
+
+    def _look(self, at_most: int) -> None:
+        """Waits for all but the newest `at_most` steps in flight, checks and logs them."""
+        while len(self.in_flight) > at_most:
+            done = self.in_flight.popleft()
+            metrics = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
+            if not is_finite(metrics):
+                raise NonFiniteError(self._describe(done, metrics))
+            self.window.add({name: value for name, value in metrics.items() if name != "finite"})
+            # Not where `stop_at_step` or a signal ends it: a run that goes on writes the lines of one that never did.
+            if done.step % self.train_config.log_every == 0 or done.step == self.train_config.steps:
+                self._write_line(done.step)
+
+    def _write_line(self, step: int) -> None:
+        means = self.window.pop_means()
+        speeds = self.progress.pop(step, means.get(TOKENS))
+        if self.metrics_log:
+            self.metrics_log.write(step, {**means, **speeds})
+            self.log(progress.progress_line(step, self.train_config.steps, means, speeds))
+
+    def _describe(self, done: _InFlight, metrics: Mapping[str, float]) -> str:
+        if done.index is None:
+            records = "the loader gives no `index`, so its records cannot be named"
+        else:
+            records = ", ".join(f"{index} ({self.record_key(int(index))})" for index in done.index)
+        where = f" (of process {jax.process_index()})" if jax.process_count() > 1 else ""
+        return (
+            f"step {done.step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the update was left out. "
+            f"Records of that batch{where}: {records}. Newest checkpoint: step {self.checkpoints.latest_step}. "
+            "Look at these records, or lower config.train.learning_rate, then start again"
+        )
+
+
+def _progress(task: Task, config: Any, end_step: int, mesh: Any, log: Callable[[str], None]) -> progress.Progress:
+    peak = flops.device_peak(jax.local_devices()[0])
+    log(f"mfu is of {peak.source}" if peak else f"mfu n/a: no peak known for {jax.devices()[0].device_kind}")
+    return progress.Progress(
+        end_step=end_step,
+        video_s_per_step=config.data.batch_size * config.data.clip_s,
+        flops_per_step=task.flops_per_step(config.data.batch_size),
+        peak=peak,
+        num_devices=mesh.size,
+    )
+
+
+def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    if jax.process_index() == 0:
+        new = workdir / "config.json.new"
+        new.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(new, workdir / "config.json")

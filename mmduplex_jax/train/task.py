@@ -1,0 +1,41 @@
+"""What the trainer knows of a stage: a `Task`.
+
+The trainer owns the optimiser, the mesh, checkpoints and metrics; a task owns the model and its loss. A new stage
+(`clip`, `vlm`, `bflow`) is a class with these four methods and a line in the table of `launch/train.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax
+
+from mmduplex_jax.typing import Array, Float, PyTree
+
+Batch = Mapping[str, Array]
+
+# Metrics that the trainer gives a meaning. Over microbatches `TOKENS` is summed; everything else is averaged with
+# the weights `LOSS_WEIGHT`.
+TOKENS = "tokens"
+LOSS_WEIGHT = "loss_weight"
+
+
+class Task(Protocol):
+    """A stage of training: pure functions of parameters, batch and key."""
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, each boxed with the logical names of its axes (`nn.with_logical_partitioning`)."""
+
+    def loss(self, params: PyTree, batch: Batch, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The loss that is minimised (float32 scalar) and what else to log (float32 scalars).
+
+        `params` are unboxed; `batch` has the arrays of `example_batch`. `tokens` among the metrics counts the text
+        slots and video tokens of the batch, for the speed. `loss_weight`, if given, is what the loss was divided by
+        (say, the summed weight of valid slots): with it, accumulated gradients are those of the whole batch, without
+        it all microbatches count the same.
+        """
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of a batch that go to the devices, each with the batch first. What else is loaded stays behind."""
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Floating-point operations of a step, forward and backward, counted from shapes (a multiply-add is two)."""
