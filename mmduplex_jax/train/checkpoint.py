@@ -1,8 +1,8 @@
 """Checkpoints of a run, by Orbax. The only file that imports it.
 
 A checkpoint is WORKDIR/checkpoints/STEP/ with four items: `params`, `optimizer` (its state and the step), `data` (the
-Grain iterator) and `metadata` (JSON: layout, config, tokenizer, shapes). Saving is asynchronous, and a checkpoint appears
-under its name only when it is whole; what a killed run left half-written is removed by the next.
+Grain iterator) and `metadata` (JSON: layout, config, tokenizer, shapes). Saving is asynchronous, and a checkpoint
+appears under its name only when it is whole; what a killed run left half-written is removed by the next.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from mmduplex_jax.typing import PyTree
 LAYOUT_VERSION = 1
 
 # What may change when a run goes on: how long, how often, where, with how many hands. Everything else decides what is
-# computed. The content of the data is compared by fingerprint, so its folder may move; the loader's batches do not depend
-# on its workers.
+# computed. The content of the data is compared by fingerprint, so its folder may move; the loader's batches do not
+# depend on its workers.
 FREE_TO_CHANGE = (
     "train.stop_at_step",
     "train.log_every",
@@ -258,7 +258,7 @@ def free_changes(metadata: Mapping[str, Any], facts: RunFacts) -> list[str]:
     lines = _config_differences(metadata["config"], facts.config, free=True)
     if metadata["processes"] != jax.process_count():
         lines.append(f"processes: saved with {metadata['processes']}, now {jax.process_count()}")
-    return [f"{line} (the result does not depend on it)" for line in lines]
+    return [f"{line}, which may be" for line in lines]
 
 
 def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, free: bool) -> list[str]:

@@ -15,13 +15,11 @@ import numpy as np
 
 from mmduplex_jax import sharding
 from mmduplex_jax.train import flops, parameters, progress
-from mmduplex_jax.train import state as train_state
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
 from mmduplex_jax.train.feed import Feed
 from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
-from mmduplex_jax.train.optimizer import make_optimizer, make_schedule
 from mmduplex_jax.train.preemption import StopSignal
-from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
+from mmduplex_jax.train.program import Program, make_program
 from mmduplex_jax.train.task import TOKENS, Task
 
 # Steps whose results the host has not looked at yet: enough to keep a device busy, few enough to stop soon.
@@ -86,34 +84,26 @@ def fit(
       ShardingError, ValueError, DataError: config, mesh or data do not fit each other.
     """
     workdir = Path(workdir)
-    train, batch_size = config.train, config.data.batch_size
-    mesh = sharding.make_mesh(**config.mesh)
-    check_batch_size(batch_size, train.grad_accum, mesh)
+    train = config.train
     end_step = min(train.steps, train.stop_at_step) if train.stop_at_step else train.steps
     facts = RunFacts(json.loads(config.to_json()), tokenizer_json, data_fingerprint)
 
-    boxed = train_state.abstract_params(task)
-    log(parameters.parameter_table(boxed, mesh))
-    for line in sharding.replicated_axes(boxed, mesh):
-        log(line)
-    optimizer, schedule = make_optimizer(train, boxed), make_schedule(train)
-    shardings = train_state.state_shardings(boxed, optimizer, mesh)
-    target = train_state.abstract_state(task, optimizer, shardings)
-    example = task.example_batch(batch_size)
-    step_fn = make_step(task, optimizer, schedule, mesh=mesh, seed=train.seed, grad_accum=train.grad_accum)
-    began = time.perf_counter()
-    compiled = compile_step(step_fn, target, shardings, example, mesh)
-    log(f"compiled the step in {time.perf_counter() - began:.1f} s for {mesh.size} x {jax.devices()[0].device_kind}")
-
-    workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
+        program = make_program(task, config, sharding.make_mesh(**config.mesh))
+        log(parameters.parameter_table(program.boxed, program.mesh))
+        for line in sharding.replicated_axes(program.boxed, program.mesh):
+            log(line)
+        began = time.perf_counter()
+        compiled = program.compile()
+        log(f"compiled in {time.perf_counter() - began:.1f} s for {program.mesh.size} x {jax.devices()[0].device_kind}")
+
         checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
         if checkpoints.latest_step is None:
-            state, window, start_step = train_state.init_state(task, optimizer, shardings, train.seed), Window(), 0
+            state, window, start_step = program.init_state(), Window(), 0
             log(f"starting in {workdir}")
         else:
-            state, metadata = checkpoints.restore(target, data)
+            state, metadata = checkpoints.restore(program.target, data)
             window, start_step = Window(**metadata["window"]), metadata["step"]
             log(f"going on from step {start_step} of {workdir}")
             for line in free_changes(metadata, facts):
@@ -122,9 +112,9 @@ def fit(
         run = _Run(checkpoints, window, stop, end_step, train, record_key, log)
         if jax.process_index() == 0:
             run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
-        run.progress = _progress(task, config, end_step, mesh, log)
+        run.progress = _progress(program, config, end_step, log)
         iterator_state = json.dumps(data.get_state())
-        feed = stack.enter_context(Feed(data, example, sharding.batch_sharding(mesh)))
+        feed = stack.enter_context(Feed(data, program.example, sharding.batch_sharding(program.mesh)))
         step = run.train(state, compiled, feed, start_step, iterator_state)
     if run.preempted:
         log(f"stopped by a signal; saved at step {step}; start the same command again to go on")
@@ -139,13 +129,22 @@ class _Run:
     progress: progress.Progress
     metrics_log: MetricsLog | None = None
 
-    def __init__(self, checkpoints, window, stop, end_step, train, record_key, log):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        window: Window,
+        stop: StopSignal,
+        end_step: int,
+        train: Any,
+        record_key: Callable[[int], str],
+        log: Callable[[str], None],
+    ):
         self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, train
         self.end_step, self.record_key, self.log = end_step, record_key, log
         self.in_flight: collections.deque[_InFlight] = collections.deque()
         self.preempted = False
 
-    def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: bytes) -> int:
+    def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: str) -> int:
         """Steps until the end or a signal, saves, and returns how many steps are done."""
         saved_step = self.checkpoints.latest_step
         while step < self.end_step and not self._should_stop(step):
@@ -209,15 +208,15 @@ class _Run:
         )
 
 
-def _progress(task: Task, config: Any, end_step: int, mesh: Any, log: Callable[[str], None]) -> progress.Progress:
+def _progress(program: Program, config: Any, end_step: int, log: Callable[[str], None]) -> progress.Progress:
     peak = flops.device_peak(jax.local_devices()[0])
     log(f"mfu is of {peak.source}" if peak else f"mfu n/a: no peak known for {jax.devices()[0].device_kind}")
     return progress.Progress(
         end_step=end_step,
         video_s_per_step=config.data.batch_size * config.data.clip_s,
-        flops_per_step=task.flops_per_step(config.data.batch_size),
+        flops_per_step=program.task.flops_per_step(config.data.batch_size),
         peak=peak,
-        num_devices=mesh.size,
+        num_devices=program.mesh.size,
     )
 
 

@@ -14,10 +14,6 @@ _HEADINGS = ("module", "arrays", "parameters", "dtype", "largest array", "axes -
 
 _NUMBERS = ("arrays", "parameters")
 
-_NUMBERS = ("arrays", "parameters")
-
-_NUMBERS = ("arrays", "parameters")
-
 
 def count(tree: PyTree) -> int:
     """How many numbers a tree of arrays (boxed or not, abstract or not) holds."""
@@ -60,10 +56,6 @@ def parameter_table(boxed: PyTree, mesh: Mesh, depth: int = 2) -> str:
     size_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(nn.unbox(boxed)))
     lines += [lines[1], f"total: {count(boxed):,} parameters, {size_bytes / 2**20:,.1f} MiB"]
     return "\n".join(lines)
-
-
-def _pad(heading: str, cell: str, width: int) -> str:
-    return cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
 
 
 def _pad(heading: str, cell: str, width: int) -> str:

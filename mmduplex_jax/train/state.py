@@ -11,19 +11,19 @@ from jax.sharding import Mesh
 
 from mmduplex_jax.sharding import replicated, tree_shardings
 from mmduplex_jax.train.task import Task
-from mmduplex_jax.typing import Array, Int32, PyTree
+from mmduplex_jax.typing import PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a step changes.
+    """Everything a step changes; also, in the same shape, its `ShapeDtypeStruct`s and its shardings.
 
     Attributes:
-      step: int32, steps done.
+      step: int32 scalar, steps done.
       params: unboxed parameters.
       opt_state: the optimiser's state.
     """
 
-    step: Int32[Array, ""]
+    step: Any
     params: PyTree
     opt_state: PyTree
 

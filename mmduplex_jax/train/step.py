@@ -1,6 +1,6 @@
 """One training step: gradients (accumulated over microbatches), update, metrics; jitted over a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -105,7 +105,9 @@ def check_batch_size(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
         )
 
 
-def compile_step(step: Callable, state: TrainState, shardings: TrainState, example: Batch, mesh: Mesh) -> Any:
+def compile_step(
+    step: Callable, state: TrainState, shardings: TrainState, example: Mapping[str, Any], mesh: Mesh
+) -> Any:
     """Compiles `step` for a state like `state` (abstract or not) and batches like `example`; the state is donated."""
     by_batch = {name: batch_sharding(mesh) for name in example}
     jitted = jax.jit(

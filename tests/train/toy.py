@@ -15,7 +15,7 @@ FRAMES = (5, 4, 4, 3)
 
 
 class ToyModel(nn.Module):
-    """Says how bright each frame is, `[B, T, H, W, C] -> [B, T]`, with the kinds of parameters that real models have."""
+    """Says how bright each frame is, `[B, T, H, W, C] -> [B, T]`, with the kinds of parameters of real models."""
 
     @nn.compact
     def __call__(self, frames):

@@ -1,0 +1,119 @@
+"""Trains a stage.
+
+    python -m launch.train --config=configs/quickstart.py --workdir=out/quickstart [--config.train.steps=100]
+
+Run the same command again to go on from the newest checkpoint in the workdir. On several machines, start it on each
+with `--distributed` (and the coordinator's address in the environment where JAX does not find it by itself).
+
+Exit codes:
+  0    done (or at `--config.train.stop_at_step`)
+  2    the config, the data, the mesh or the workdir do not fit each other; the message says what to change
+  3    loss or gradient was not finite; the message names the records
+  75   SIGTERM: saved, start the same command again
+  130  Ctrl-C: saved
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from data_pipelines.loader import make_loader
+from data_pipelines.manifest import Manifest, ShardError
+from launch.stages import build_task, load_tokenizer
+from mmduplex_jax.sharding import ShardingError
+from mmduplex_jax.train.checkpoint import CheckpointMismatch
+from mmduplex_jax.train.feed import DataError
+from mmduplex_jax.train.loop import NonFiniteError, fit
+
+EXIT_MISFIT = 2
+EXIT_NON_FINITE = 3
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) -> int:
+    """Trains the stage of a resolved config; returns the exit code (0, 75 or 130).
+
+    Raises:
+      Exception: see `mmduplex_jax.train.loop.fit` and `data_pipelines.loader.make_loader`.
+    """
+    tokenizer = load_tokenizer(config)
+    task = build_task(config, tokenizer)
+    if not config.data.dirs:
+        raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
+    data = make_loader(
+        list(config.data.dirs),
+        tokenizer,
+        batch_size=config.data.batch_size,
+        seed=config.data.seed,
+        clip_s=config.data.clip_s,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        worker_processes=config.data.workers,
+        mirror=config.data.mirror,
+    )
+    log(f"{len(data.source):,} clips in {', '.join(config.data.dirs)}")
+    try:
+        outcome = fit(
+            task,
+            data,
+            config,
+            workdir,
+            tokenizer_json=tokenizer.to_json(),
+            record_key=data.source.key,
+            data_fingerprint=data_fingerprint(config.data.dirs),
+            log=log,
+        )
+    finally:
+        data.close()
+    return outcome.exit_code
+
+
+def data_fingerprint(dirs: Any) -> str:
+    """A hash of the hashes of all shards, in order: the same data in another folder have the same."""
+    digest = hashlib.sha256()
+    for directory in dirs:
+        for shard in Manifest.load(Path(directory)).shards:
+            digest.update(shard.sha256.encode())
+    return digest.hexdigest()
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags, trains, and turns what was foreseen into an exit code."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; configs are changed with --config.a.b=value")
+    # Orbax tells of every file at INFO.
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+    if flags.FLAGS.distributed:
+        jax.distributed.initialize()
+    try:
+        return train(flags.FLAGS.config, flags.FLAGS.workdir)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_NON_FINITE
+    except (CheckpointMismatch, DataError, ShardError, ShardingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MISFIT
+
+
+def define_flags() -> None:
+    """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
+    config_flags.DEFINE_config_file("config", None, "a file in configs/; change fields with --config.a.b=value")
+    flags.DEFINE_string("workdir", None, "folder of the run: checkpoints/, metrics.jsonl, tensorboard/, config.json")
+    flags.DEFINE_bool("distributed", False, "one of several processes of a run")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

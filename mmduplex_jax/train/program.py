@@ -1,0 +1,80 @@
+"""Everything of a run that its config decides, before any number is computed: shapes, shardings, the step itself.
+
+Making a program costs no memory on the devices, so that a model of any size can be looked at, or compiled for machines
+that are not there.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from mmduplex_jax.train.optimizer import make_optimizer, make_schedule
+from mmduplex_jax.train.state import TrainState, abstract_params, abstract_state, init_state, state_shardings
+from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
+from mmduplex_jax.train.task import Task
+from mmduplex_jax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A run's shapes, shardings and step.
+
+    Attributes:
+      task: what is trained.
+      mesh: on what.
+      boxed: abstract parameters with logical axis names.
+      optimizer: of `config.train`.
+      shardings: of the whole state.
+      target: abstract state with its shardings, to restore into.
+      example: abstract batch of all processes.
+      step: `(state, batch) -> (state, metrics)`, not yet compiled.
+      seed: of initialisation and of every step's randomness.
+    """
+
+    task: Task
+    mesh: Mesh
+    boxed: PyTree
+    optimizer: optax.GradientTransformation
+    shardings: TrainState
+    target: TrainState
+    example: dict[str, jax.ShapeDtypeStruct]
+    step: Callable
+    seed: int
+
+    def compile(self) -> Any:
+        """The step, compiled for the mesh; it takes the state over (donation)."""
+        return compile_step(self.step, self.target, self.shardings, self.example, self.mesh)
+
+    def init_state(self) -> TrainState:
+        """The state at step 0, on the mesh."""
+        return init_state(self.task, self.optimizer, self.shardings, self.seed)
+
+
+def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
+    """The program of `config.train` and `config.data.batch_size` for a task.
+
+    Raises:
+      ShardingError: a parameter does not fit the mesh.
+      ValueError: the batch cannot be split, or the schedule makes no sense.
+    """
+    train, batch_size = config.train, config.data.batch_size
+    check_batch_size(batch_size, train.grad_accum, mesh)
+    boxed = abstract_params(task)
+    optimizer = make_optimizer(train, boxed)
+    shardings = state_shardings(boxed, optimizer, mesh)
+    step = make_step(task, optimizer, make_schedule(train), mesh=mesh, seed=train.seed, grad_accum=train.grad_accum)
+    return Program(
+        task=task,
+        mesh=mesh,
+        boxed=boxed,
+        optimizer=optimizer,
+        shardings=shardings,
+        target=abstract_state(task, optimizer, shardings),
+        example=task.example_batch(batch_size),
+        step=step,
+        seed=train.seed,
+    )
