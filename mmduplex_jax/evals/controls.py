@@ -1,10 +1,10 @@
 """Commentators whose worth is known beforehand; a score means something only beside theirs.
 
-    oracle           the data's own commentator, packed into slots at the delay of the evaluation: what can be reached
-    oracle_late_3s   the same three seconds later: right words at the wrong time are worth nothing
-    other_clip       what the model said of another clip: what the words alone can guess
-    always_talking   phrases drawn from this data's own events, back to back: what talking alone can guess
-    always_silent    nothing
+oracle           the data's own commentator, packed into slots at the delay of the evaluation: what can be reached
+oracle_late_3s   the same three seconds later: right words at the wrong time are worth nothing
+other_clip       what the model said of another clip: what the words alone can guess
+always_talking   phrases drawn from this data's own events, back to back: what talking alone can guess
+always_silent    nothing
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def control_phrases(
       seed: of what `always_talking` says.
 
     Returns:
-      For each of `NAMES`, the phrases of each clip. With a single clip there is no other one, and `other_clip` says nothing.
+      For each of `NAMES`, the phrases of each clip. With a single clip, `other_clip` says nothing.
     """
     if not len(events) == len(durations_s) == len(said) == len(oracle):
         raise ValueError(f"clips differ in number: {len(events)}, {len(durations_s)}, {len(said)}, {len(oracle)}")
@@ -44,7 +44,8 @@ def control_phrases(
     return {
         "oracle": [list(phrases) for phrases in oracle],
         "oracle_late_3s": [
-            [Phrase(phrase.attributes, phrase.start_s + LATE_S, phrase.text) for phrase in phrases] for phrases in oracle
+            [Phrase(phrase.attributes, phrase.start_s + LATE_S, phrase.text) for phrase in phrases]
+            for phrases in oracle
         ],
         "other_clip": [list(said[(i + 1) % clips]) if clips > 1 else [] for i in range(clips)],
         "always_talking": always_talking(events, durations_s, seed),

@@ -1,13 +1,13 @@
 """Events against phrases: who said what happened, in time. Precision, recall, F1, and how sure of them we are.
 
-**The rule.** A phrase names an event if every attribute is right and it starts within `Window` after it (0 to 2 s). Each
-event takes at most one phrase and each phrase names at most one event, as many pairs as there can be. A phrase that says
-nothing readable is a wrong one.
+**The rule.** A phrase names an event if every attribute is right and it starts within `Window` after it (0 to 2 s).
+Each event takes at most one phrase and each phrase names at most one event, as many pairs as there can be. A phrase that
+says nothing readable is a wrong one.
 
-**The end of a clip.** An event in the last two seconds may be too late to be named before the clip is over. So recall is
-over the events, and precision over the phrases, that *happen* or *start* before the last `Window.latest_s` seconds; what
-comes later serves only to match what came before (an event's phrase may start in it). Neither is flattered: nothing that
-starts before the cut is forgiven, and nothing is asked for that could not be said.
+**The end of a clip.** An event in the last two seconds may be too late to be named before the clip is over. So recall
+is over the events that happen, and precision over the phrases that start, before the last `Window.latest_s` seconds;
+what comes later serves only to match what came before (an event's phrase may start in it). Neither is flattered:
+nothing that starts before the cut is forgiven, and nothing is asked for that could not be said.
 """
 
 import collections
@@ -50,6 +50,9 @@ class Window:
 
     def holds(self, lateness_s: float) -> bool:
         return self.earliest_s - _EPSILON_S <= lateness_s <= self.latest_s + _EPSILON_S
+
+
+TWO_SECONDS = Window()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,7 @@ def match(events: Sequence[Event], phrases: Sequence[Phrase], window: Window) ->
 
 
 def score_clip(
-    events: Sequence[Event], phrases: Sequence[Phrase], duration_s: float, window: Window = Window()
+    events: Sequence[Event], phrases: Sequence[Phrase], duration_s: float, window: Window = TWO_SECONDS
 ) -> ClipScore:
     """Scores what was said about one clip.
 
@@ -119,7 +122,9 @@ def score_clip(
     """
     cut_s = duration_s - window.latest_s
     if cut_s <= 0:
-        raise ValueError(f"a clip of {duration_s} s is no longer than the window of {window.latest_s} s: use longer clips")
+        raise ValueError(
+            f"a clip of {duration_s} s is no longer than the window of {window.latest_s} s: use longer clips"
+        )
     pairs = match(events, phrases, window)
     found = [(i, j) for i, j in pairs if events[i].t_s < cut_s]
     right = [(i, j) for i, j in pairs if phrases[j].start_s < cut_s]
@@ -180,7 +185,9 @@ def f1_by_kind(scores: Sequence[ClipScore]) -> dict[str, dict[str, float]]:
     }  # fmt: skip
 
 
-def f1_interval(scores: Sequence[ClipScore], level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+def f1_interval(
+    scores: Sequence[ClipScore], level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
     """A bootstrap interval of F1: clips are drawn with replacement, since what happens within a clip hangs together.
 
     Args:

@@ -1,6 +1,6 @@
 """Free running: the model hears its own words, step after step, over a batch of clips; nothing is teacher-forced.
 
-It is the same live step that a stream runs, scanned under one jit, so a score here is a score of what a viewer would see.
+It is the live step that a stream runs, scanned under one jit, so a score here is one of what a viewer would see.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,16 @@ import numpy as np
 from data_pipelines.schema import Event
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals import controls, spending
-from mmduplex_jax.evals.events import ClipScore, Phrase, Window, f1_by_kind, f1_interval, f1_of_clips, score_clip
+from mmduplex_jax.evals.events import (
+    TWO_SECONDS,
+    ClipScore,
+    Phrase,
+    Window,
+    f1_by_kind,
+    f1_interval,
+    f1_of_clips,
+    score_clip,
+)
 from mmduplex_jax.evals.timing import QuietScore, false_alarms_per_quiet_minute, latency_s, score_quiet
 
 
@@ -35,7 +44,7 @@ class ClipResult:
 
 
 def build_report(
-    results: Sequence[ClipResult], clock: Clock, *, word_nll: float | None, seed: int, window: Window = Window()
+    results: Sequence[ClipResult], clock: Clock, *, word_nll: float | None, seed: int, window: Window = TWO_SECONDS
 ) -> dict[str, Any]:
     """Every score as JSON values; what cannot be had (a latency without a match) is None.
 
@@ -93,9 +102,7 @@ def _scored(
     }
 
 
-def _quiet(
-    results: Sequence[ClipResult], said: Sequence[Sequence[Phrase]], window: Window
-) -> list[QuietScore]:
+def _quiet(results: Sequence[ClipResult], said: Sequence[Sequence[Phrase]], window: Window) -> list[QuietScore]:
     return [score_quiet(result.events, phrases, result.duration_s, window) for result, phrases in zip(results, said)]
 
 
@@ -116,7 +123,9 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
         rows.append([label, *(_cell(scores[key], spec) for key, _, spec in _COLUMNS)])
     kinds = [["event", "F1", "precision", "recall", "how many"]]
     for kind, scores in sorted(report["f1_by_kind"].items(), key=lambda item: -item[1]["f1"]):
-        kinds.append([kind, *(_cell(scores[key], ".3f") for key in ("f1", "precision", "recall")), str(scores["events"])])
+        kinds.append(
+            [kind, *(_cell(scores[key], ".3f") for key in ("f1", "precision", "recall")), str(scores["events"])]
+        )
     spread = report["spread"]
     quartiles = "  ".join(f"{tokens:.1f}" for tokens in report["tokens_per_s_by_motion_quartile"])
     return "\n".join(
@@ -128,7 +137,7 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
             f"F1 {report['f1']:.3f}, {spread['level']:.0%} of resampled sets of clips within "
             f"{spread['low']:.3f} to {spread['high']:.3f}",
             f"word NLL {_cell(report['word_nll'], '.3f')} nats a token (teacher-forced)",
-            f"video tokens {report['tokens_per_s']:.1f} a second; by quarter of seconds, from still to moving: {quartiles}",
+            f"video tokens {report['tokens_per_s']:.1f} a second; in seconds from still to moving: {quartiles}",
             "",
             _aligned(kinds),
         ]
@@ -143,7 +152,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     """First column to the left, the others to the right; a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        )
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -59,7 +59,7 @@ def phrases_in(slots: np.ndarray, tokenizer: TextTokenizer, clock: Clock, split:
 def delayed_slots(
     words: Sequence[Word], tokenizer: TextTokenizer, clock: Clock, num_steps: int, delay_steps: int
 ) -> np.ndarray:
-    """The commentator's words as int32 `[num_steps]` slots, said `delay_steps` late, as a perfect model would say them."""
+    """The commentator's words as int32 `[num_steps]` slots, said `delay_steps` late, as a perfect model says them."""
     if not 0 <= delay_steps < num_steps:
         raise ValueError(f"a delay of {delay_steps} steps does not fit into a clip of {num_steps} steps")
     encoded = [(tokenizer.encode_word(word.text), word.start_s) for word in words]

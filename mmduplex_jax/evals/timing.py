@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.schema import Event
-from mmduplex_jax.evals.events import ClipScore, Phrase, Window
+from mmduplex_jax.evals.events import TWO_SECONDS, ClipScore, Phrase, Window
 
 # Five words at three words a second: how long a phrase about an event may still be going on after its window.
 PHRASE_S = 1.5
@@ -49,7 +49,7 @@ def score_quiet(
     events: Sequence[Event],
     phrases: Sequence[Phrase],
     duration_s: float,
-    window: Window = Window(),
+    window: Window = TWO_SECONDS,
     phrase_s: float = PHRASE_S,
 ) -> QuietScore:
     """Counts one clip's quiet seconds and the phrases that start in them, whatever they say."""

@@ -164,8 +164,8 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     version = metadata.get("layout_version")
     if version != LAYOUT_VERSION:
         raise PortableError(
-            f"{folder} has layout version {version}, this code reads version {LAYOUT_VERSION}: use the code of its time "
-            "(see `git log` of the folder), or train and export it again with `python -m launch.export`"
+            f"{folder} has layout version {version}, this code reads version {LAYOUT_VERSION}: use the code of its "
+            "time (see `git log` of the folder), or train and export it again with `python -m launch.export`"
         )
     absent = [key for key in (*REQUIRED, *_WRITTEN_HERE) if key not in metadata]
     if absent:

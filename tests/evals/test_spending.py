@@ -28,5 +28,7 @@ def test_quartiles_follow_motion():
 
 def test_a_spend_that_is_even_is_even_in_every_quartile():
     rng = np.random.default_rng(0)
-    quartiles = spending.tokens_per_s_by_motion_quartile([np.full(75, 4)] * 3, [rng.random(75) for _ in range(3)], CLOCK)
+    quartiles = spending.tokens_per_s_by_motion_quartile(
+        [np.full(75, 4)] * 3, [rng.random(75) for _ in range(3)], CLOCK
+    )
     assert quartiles == pytest.approx([25.0] * 4)

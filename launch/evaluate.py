@@ -1,0 +1,162 @@
+"""How good is a model? It watches clips by itself and is scored on what it says, beside controls of known worth.
+
+    python -m launch.evaluate                                    the shipped model on 160 new clips of the plain world
+    python -m launch.evaluate --look=rich --json=rich.json       the hard look; all numbers as JSON too
+    python -m launch.evaluate --checkpoint=runs/quickstart       a model you trained
+    python -m launch.evaluate --data=shards/heldout              on clips you prepared with launch.prepare
+    python -m launch.evaluate --tokenizer_control=zeroed         is it the video that it talks about?
+    python -m launch.evaluate --pad_bias=1                       quieter: more precision, less recall
+
+How it is scored. A phrase is right if all of it is (what happened, to what, where) and it starts within 2 seconds
+after the event, timed by the step at which its first word is known; each event counts once. Precision is the share of
+phrases that are right, recall the share of events that are named, F1 their harmonic mean, each over what happens before
+the last 2 seconds of a clip. False alarms are phrases that start when nothing happens. Word NLL is teacher-forced,
+everything else is not.
+
+How to read the table. `oracle` is the best that can be reached at this delay. A model that sees must be far above
+`other_clip` (its own words about another clip) and `always_talking`; both should be near zero, as `oracle_late_3s` is.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines.manifest import ShardError
+from data_pipelines.schema import Record
+from data_pipelines.world import WorldConfig
+from data_pipelines.world.commentator import split_phrases
+from launch.trained import Trained, load_trained
+from mmduplex_jax.evals.clips import shard_records, world_records
+from mmduplex_jax.evals.evaluation import Evaluation
+from mmduplex_jax.evals.report import build_report, format_table
+from mmduplex_jax.evals.teacher_forced import mean_nll
+from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS, DualStream
+from mmduplex_jax.models.live import LiveModel
+
+# No config trains on this seed, so its clips are new to every model.
+UNSEEN_SEED = 1_000_003
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, with a help that teaches."""
+    flags = argparse.ArgumentParser(
+        prog="python -m launch.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add(
+        "--data",
+        default="world",
+        metavar="world|DIR",
+        help="new clips of the built-in world, or prepared shards (default: world)",
+    )
+    add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
+    add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
+    add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
+    add("--tokenizer_control", choices=TOKEN_CONTROLS, default="real",
+        help="ruin what the video tokens hold: another clip's contents, or none (default: %(default)s)")  # fmt: skip
+    add("--batch", type=int, default=32, help="clips decoded at a time (default: %(default)s)")
+    add(
+        "--delay",
+        type=int,
+        metavar="STEPS",
+        help="steps the words run behind the picture (default: the config's delay.eval)",
+    )
+    add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
+    add("--json", metavar="FILE", help="write every number here")
+    add("--only_check_args", action="store_true", help="read the flags and stop")
+    return flags
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that do not go together."""
+    if args.clips < 1 or args.batch < 1:
+        raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
+    if args.tokenizer_control == "shuffled" and min(args.clips, args.batch) < 2:
+        raise ValueError(
+            "--tokenizer_control=shuffled takes another clip's tokens: --clips and --batch must be at least 2"
+        )
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise ValueError(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
+
+
+def clips_of(args: argparse.Namespace, trained: Trained) -> tuple[int, Iterator[Record]]:
+    """How many clips there are, and they themselves."""
+    if args.data != "world":
+        return shard_records(args.data, args.seed, args.clips)
+    config = WorldConfig(look=args.look, clock=trained.clock, frame_px=trained.config.frame_px)
+    return args.clips, world_records(config, args.seed, args.clips)
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the model over the clips, with progress on stderr; returns the report."""
+    started_s = time.monotonic()
+    trained = load_trained(args.checkpoint)
+    delays = trained.config.delay
+    delay_steps = delays.eval if args.delay is None else args.delay
+    if not delays.min <= delay_steps <= delays.max:
+        raise ValueError(
+            f"--delay={delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
+        )
+    number, records = clips_of(args, trained)
+    model = dataclasses.replace(trained.task.model_config, token_control=args.tokenizer_control)
+    module = DualStream(model)
+    evaluation = Evaluation(
+        LiveModel(model),
+        lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0],
+        trained.tokenizer,
+        trained.clock,
+        trained.config.frame_px,
+        split_phrases,
+        delay_steps=delay_steps,
+        pad_bias=args.pad_bias,
+        batch_size=min(args.batch, number),
+    )
+    results, nll = [], []
+    with tqdm(total=number, unit="clip", desc="evaluate", disable=None) as progress:
+        for batch, part in evaluation.run(trained.params, records):
+            results += batch
+            nll.append(part)
+            progress.update(len(batch))
+    report = build_report(results, trained.clock, word_nll=mean_nll(nll), seed=args.seed)
+    return report | {
+        "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
+        "steps": trained.steps,
+        "data": args.data,
+        "seed": args.seed,
+        "look": args.look if args.data == "world" else None,
+        "tokenizer_control": args.tokenizer_control,
+        "delay_steps": delay_steps,
+        "pad_bias": args.pad_bias,
+        "wall_s": time.monotonic() - started_s,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
+    args = parser().parse_args(argv)
+    try:
+        check(args)
+        if args.only_check_args:
+            return 0
+        report = evaluate(args)
+
+    except (OSError, ValueError, ShardError) as error:
+        print(f"launch.evaluate: {error}", file=sys.stderr)
+        return 1
+    print(format_table(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"\nall numbers: {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

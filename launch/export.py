@@ -1,0 +1,90 @@
+"""Writes the newest checkpoint of a training as a portable one: small, without optimiser state, readable without Orbax.
+
+    python -m launch.export --checkpoint=runs/quickstart --out=checkpoints/mine
+    python -m launch.evaluate --checkpoint=checkpoints/mine --data=world
+
+The folder gets params.safetensors and metadata.json (layout version, config, tokenizer, steps, data, scores). Scores
+come from the JSON files that `launch.evaluate --json` wrote, each under its file's name.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.trained import load_trained
+from mmduplex_jax.interop import portable
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, with their help."""
+    flags = argparse.ArgumentParser(
+        prog="python -m launch.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument(
+        "--checkpoint", required=True, metavar="WORKDIR", help="workdir of a training, or WORKDIR/checkpoints/STEP"
+    )
+    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; an older export in it is replaced")
+    flags.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="how numbers are stored (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--scores",
+        nargs="*",
+        default=[],
+        metavar="JSON",
+        help="reports of `launch.evaluate --json` to keep beside the weights",
+    )
+    flags.add_argument("--note", default="", help="a sentence on the training, kept as metadata `note`")
+    flags.add_argument(
+        "--max_bytes", type=int, default=portable.MAX_BYTES, help="refuse to write more (default: %(default)s)"
+    )
+    flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
+    return flags
+
+
+def export(checkpoint: str, out: str, dtype: str, scores: Sequence[str], note: str, max_bytes: int) -> str:
+    """Does it; returns a line that says what was written."""
+    trained = load_trained(checkpoint)
+    reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in scores}
+    size = portable.save(
+        out,
+        trained.params,
+        {
+            "config": json.loads(trained.config.to_json_best_effort()),
+            "tokenizer": json.loads(trained.tokenizer.to_json()),
+            "steps": trained.steps,
+            "data": {
+                "config": json.loads(trained.config.data.to_json_best_effort()),
+                "fingerprint": trained.metadata.get("data_fingerprint"),
+            },
+            "scores": reports,
+            "note": note,
+        },
+        dtype=dtype,
+        max_bytes=max_bytes,
+    )
+    again, _ = portable.load(out)
+    portable.check(again, trained.params, f"{out} against {checkpoint}")
+    return f"{out}: {len(portable.flatten(again))} tensors after {trained.steps} steps, {size:,} bytes ({dtype})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message where something is missing or does not fit."""
+    args = parser().parse_args(argv)
+    if args.only_check_args:
+        return 0
+    try:
+        print(export(args.checkpoint, args.out, args.dtype, args.scores, args.note, args.max_bytes))
+    except (OSError, ValueError) as error:
+        print(f"launch.export: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
