@@ -38,6 +38,7 @@ from mmduplex_jax.evals.evaluation import Evaluation
 from mmduplex_jax.evals.report import build_report, format_table
 from mmduplex_jax.evals.teacher_forced import mean_nll
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS, DualStream
+from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.live import LiveModel
 
 # No config trains on this seed, so its clips are new to every model.
@@ -91,7 +92,10 @@ def clips_of(args: argparse.Namespace, trained: Trained) -> tuple[int, Iterator[
     """How many clips there are, and they themselves."""
     if args.data != "world":
         return shard_records(args.data, args.seed, args.clips)
-    config = WorldConfig(look=args.look, clock=trained.clock, frame_px=trained.config.frame_px)
+    clock = trained.clock
+    config = WorldConfig(
+        look=args.look, frame_px=trained.config.frame_px, step_hz=clock.step_hz, video_stride=clock.video_stride
+    )
     return args.clips, world_records(config, args.seed, args.clips)
 
 
@@ -106,7 +110,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             f"--delay={delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
         )
     number, records = clips_of(args, trained)
-    model = dataclasses.replace(trained.task.model_config, token_control=args.tokenizer_control)
+    if not isinstance(trained.task, DuplexTask):
+        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
+    model = dataclasses.replace(trained.task.config, token_control=args.tokenizer_control)
     module = DualStream(model)
     evaluation = Evaluation(
         LiveModel(model),

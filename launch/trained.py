@@ -81,8 +81,8 @@ def load_workdir(folder: Path) -> tuple[PyTree, dict[str, Any]]:
         return load_params(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"no checkpoint in {folder}: neither a portable one ({portable.METADATA_FILE}, {portable.PARAMS_FILE}) nor a "
-            "workdir of `python -m launch.train` (checkpoints/STEP)"
+            f"no checkpoint in {folder}: neither a portable one ({portable.METADATA_FILE}, {portable.PARAMS_FILE}) nor "
+            "a workdir of `python -m launch.train` (checkpoints/STEP)"
         ) from error
 
 

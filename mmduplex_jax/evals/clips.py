@@ -11,7 +11,8 @@ import numpy as np
 
 from data_pipelines.dataset import open_dataset
 from data_pipelines.schema import Record
-from data_pipelines.world import WorldConfig, make_clip
+from data_pipelines.sources.world import WorldSource
+from data_pipelines.world import WorldConfig
 
 # Below this many clips, making them takes less time than starting processes.
 _FEW = 8
@@ -48,14 +49,8 @@ def world_records(config: WorldConfig, seed: int, clips: int, processes: int | N
 
 def world_record(config: WorldConfig, seed: int, index: int) -> Record:
     """One clip of the world as a record."""
-    clip = make_clip(config, seed, index)
-    return Record(
-        key=f"world/{config.look}/{seed}/{index:06d}",
-        frames=clip.frames,
-        clock=config.clock,
-        words=tuple(clip.words),
-        events=tuple(clip.events),
-    )
+    ((_, record),) = WorldSource(config, seed, index + 1).records(index, index + 1)
+    return record
 
 
 def shard_records(folder: str | Path, seed: int, clips: int) -> tuple[int, Iterator[Record]]:

@@ -53,7 +53,7 @@ class Evaluation:
           batch_size: clips that are decoded at a time.
         """
         self._decode = make_decoder(live, clock)
-        self._word_nll = make_word_nll(forward, tokenizer.pad_id, tokenizer.start_id)
+        self._word_nll = make_word_nll(forward, tokenizer.pad_id, tokenizer.word_id, tokenizer.start_id)
         self._tokenizer, self._clock, self._frame_px, self._split = tokenizer, clock, frame_px, split
         self._delay_steps, self._pad_bias, self._batch_size = delay_steps, pad_bias, batch_size
 

@@ -1,7 +1,7 @@
 """Events against phrases: who said what happened, in time. Precision, recall, F1, and how sure of them we are.
 
 **The rule.** A phrase names an event if every attribute is right and it starts within `Window` after it (0 to 2 s).
-Each event takes at most one phrase and each phrase names at most one event, as many pairs as there can be. A phrase that
+Each event takes at most one phrase and each phrase names at most one event, as many pairs as can be. A phrase that
 says nothing readable is a wrong one.
 
 **The end of a clip.** An event in the last two seconds may be too late to be named before the clip is over. So recall

@@ -39,8 +39,8 @@ def spoken_words(slots: np.ndarray, tokenizer: TextTokenizer) -> list[Spoken]:
     return words
 
 
-# Words in order, each with its time, to phrases `(attributes or None, start_s, text)`; the grammar of the data.
-Splitter = Callable[[Sequence[Word]], Sequence[tuple[tuple[str, str, str] | None, float, str]]]
+# Words in order, `(text, seconds)` each, to phrases `(attributes or None, seconds, text)`: the grammar of the data.
+Splitter = Callable[[Sequence[tuple[str, float]]], Sequence[tuple[tuple[str, str, str] | None, float, str]]]
 
 
 def phrases_in(slots: np.ndarray, tokenizer: TextTokenizer, clock: Clock, split: Splitter) -> list[Phrase]:
@@ -52,7 +52,7 @@ def phrases_in(slots: np.ndarray, tokenizer: TextTokenizer, clock: Clock, split:
       clock: what a step is in seconds.
       split: cuts words into phrases and reads them.
     """
-    words = [Word(word.text, clock.step_time_s(word.known_step)) for word in spoken_words(slots, tokenizer)]
+    words = [(word.text, clock.step_time_s(word.known_step)) for word in spoken_words(slots, tokenizer)]
     return [Phrase(attributes, start_s, text) for attributes, start_s, text in split(words)]
 
 

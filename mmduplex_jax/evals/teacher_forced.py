@@ -13,11 +13,11 @@ from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 Forward = Callable[[PyTree, Array, Array, Array], Float[Array, "B S V"]]
 
 
-def make_word_nll(forward: Forward, pad_id: int, start_id: int) -> Callable[..., tuple[float, int]]:
+def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) -> Callable[..., tuple[float, int]]:
     """A compiled function `(params, frames, slots, counted, delay_steps) -> (summed NLL in nats, number of tokens)`.
 
     `slots` int32 `[B, S]` are what should be said, with the delay in them; `counted` bool `[B]` says which rows count.
-    Of those, all slots that are not PAD do (the marks before words and the words' tokens), as in training's `word_nll`.
+    Of those, the words' tokens do, PAD and the marks before words do not; so training has it in its `word_nll`.
     """
 
     @jax.jit
@@ -30,7 +30,7 @@ def make_word_nll(forward: Forward, pad_id: int, start_id: int) -> Callable[...,
     ) -> tuple[Float[Array, ""], Int32[Array, ""]]:
         logits = forward(params, frames, shifted(slots, start_id), delay).astype(jnp.float32)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), slots[..., None], axis=-1)[..., 0]
-        words = (slots != pad_id) & counted[:, None]
+        words = (slots != pad_id) & (slots != word_id) & counted[:, None]
         return jnp.where(words, nll, 0.0).sum(), words.sum(dtype=jnp.int32)
 
     def word_nll(

@@ -25,7 +25,7 @@ TOKENIZER = TextTokenizer.word_level([*COLOURS, *KINDS])
 def split(words):
     """Two words are a phrase: colour and kind."""
     pairs = zip(words[::2], words[1::2])
-    return [((kind.text, colour.text, ""), colour.start_s, f"{colour.text} {kind.text}") for colour, kind in pairs]
+    return [((kind, colour, ""), t_s, f"{colour} {kind}") for (colour, t_s), (kind, _) in pairs]
 
 
 def uniform(params, frames, slots_in, delay):

@@ -30,7 +30,7 @@ def test_marks_without_a_word_say_nothing(tokenizer):
 def test_a_phrase_starts_when_its_first_word_is_known(tokenizer):
     words = [Word("red", 1.0), Word("circle", 1.3), Word("stops", 1.6)]
     slots = speech.delayed_slots(words, tokenizer, CLOCK, num_steps=50, delay_steps=4)
-    whole = lambda words: [(("stops", "red circle", ""), words[0].start_s, " ".join(word.text for word in words))]
+    whole = lambda words: [(("stops", "red circle", ""), words[0][1], " ".join(text for text, _ in words))]
     (phrase,) = speech.phrases_in(slots, tokenizer, CLOCK, whole)
     # The mark stands at step 12 (1.0 s) plus 4, the word one step later.
     assert phrase.start_s == pytest.approx(17 * 0.08)

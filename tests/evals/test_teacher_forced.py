@@ -4,7 +4,7 @@ import pytest
 
 from mmduplex_jax.evals.teacher_forced import make_word_nll, mean_nll
 
-PAD, START, VOCAB = 4, 5, 6
+PAD, WORD, START, VOCAB = 4, 5, 6, 7
 
 
 def certain(params, frames, slots_in, delay):
@@ -14,10 +14,10 @@ def certain(params, frames, slots_in, delay):
 
 
 def test_only_words_of_counted_rows_are_summed():
-    word_nll = make_word_nll(certain, PAD, START)
-    slots = np.array([[0, 1, 2, PAD], [0, 1, PAD, PAD], [3, 3, 3, 3]], np.int32)
-    frames = np.zeros((3, 2, 8, 8, 3), np.uint8)
-    total, count = word_nll(jnp.float32(2.0), frames, slots, np.array([True, True, False]), 0)
+    word_nll = make_word_nll(certain, PAD, WORD, START)
+    slots = np.array([[0, 1, 2, PAD], [0, 1, PAD, PAD], [3, 3, 3, 3], [WORD, PAD, WORD, PAD]], np.int32)
+    frames = np.zeros((4, 2, 8, 8, 3), np.uint8)
+    total, count = word_nll(jnp.float32(2.0), frames, slots, np.array([True, True, False, True]), 0)
     each = -np.log(np.exp(2) / (np.exp(2) + VOCAB - 1))
     assert count == 5
     assert total == pytest.approx(5 * each, rel=1e-5)
