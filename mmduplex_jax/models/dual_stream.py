@@ -35,6 +35,7 @@ class DualStreamConfig:
       tokenizer, video, text: the parts.
       fusion: how the streams meet, one of `FUSIONS`.
       vocab_size: ids of the text tokenizer, marks included.
+      vocab_rows_min: rows that the embedding table has at least.
       vocab_multiple: the embedding table is padded to a multiple of this, so that it can be sharded.
       pad_id, word_id, start_id: the marks.
       delay_max: largest delay that the model is told apart from others.
@@ -51,6 +52,7 @@ class DualStreamConfig:
     word_id: int
     start_id: int
     delay_max: int
+    vocab_rows_min: int = 0
     vocab_multiple: int = 128
     token_control: str = "real"
 
@@ -64,7 +66,7 @@ class DualStreamConfig:
 
     @property
     def vocab_rows(self) -> int:
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return -(-max(self.vocab_size, self.vocab_rows_min) // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def clock(self):
@@ -112,7 +114,7 @@ class VideoPool(nn.Module):
     def __call__(self, phase: Array, mask: Bool[Array, "B S N"], keys_values: tuple[Array, Array]) -> Array:
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        normal = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, "head_dim"))
+        normal = nn.with_logical_partitioning(nn.initializers.normal(1.0), (None, None))
         query = self.param("query", normal, (c.heads, c.head_width)).astype(dtype)
         query = rotary.rotate(jnp.broadcast_to(query, (*mask.shape[:2], *query.shape)), phase)
         zeros = nn.initializers.zeros_init()
@@ -187,7 +189,11 @@ class DualStream(nn.Module):
     # Whole clips.
 
     def __call__(
-        self, frames: UInt8[Array, "B T H W 3"], slots: Int32[Array, "B S"], delay: Int32[Array, "B"]
+        self,
+        frames: UInt8[Array, "B T H W 3"],
+        slots: Int32[Array, "B S"],
+        delay: Int32[Array, "B"],
+        anchor_keep: Int32[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B S V"], Tokens]:
         """Logits of every step, teacher-forced.
 
@@ -195,8 +201,9 @@ class DualStream(nn.Module):
           frames: one a tick.
           slots: the slot before each step (`streams.shifted`).
           delay: steps that the text runs behind, one a row.
+          anchor_keep: see `BFlow`.
         """
-        tokens = self.tokenizer(frames)
+        tokens = self.tokenizer(frames, anchor_keep)
         return self.from_tokens(tokens, slots, delay), tokens
 
     def from_tokens(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S V"]:

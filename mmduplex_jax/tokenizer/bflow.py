@@ -105,8 +105,14 @@ class BFlow(nn.Module):
             values = self.scene.read(flat, slots.reshape(-1, *slots.shape[-2:])).reshape(values.shape)
         return values + self.kinds[FLOW].astype(values.dtype)
 
-    def __call__(self, frames: UInt8[Array, "B T H W 3"]) -> Tokens:
-        """Tokenizes whole clips; tick `t` stands at step `t · video_stride`."""
+    def __call__(self, frames: UInt8[Array, "B T H W 3"], anchor_keep: Int32[Array, "B"] | None = None) -> Tokens:
+        """Tokenizes whole clips; tick `t` stands at step `t · video_stride`.
+
+        Args:
+          frames: one a tick.
+          anchor_keep: how many of an anchor's tokens stay, the first ones; training draws it, so that every prefix is a
+            valid, coarser code. All stay where it is not given.
+        """
         c = self.config
         batch, ticks = frames.shape[:2]
         sight = jax.vmap(lambda f: sights.observe_clip(f, c))(frames)
@@ -117,6 +123,8 @@ class BFlow(nn.Module):
         source = jnp.minimum(source, ticks * c.slots - 1)
         tick, slot = source // c.slots, source % c.slots
         is_flow = slot >= c.anchor_tokens
+        if anchor_keep is not None:
+            valid &= is_flow | (slot < anchor_keep[:, None])
         values = jnp.zeros((batch, capacity, c.width), jnp.dtype(c.dtype))
         centre = jnp.full((batch, capacity, 2), c.frame_px // 2, jnp.int32)
 

@@ -1,0 +1,92 @@
+"""The quick start: a 2 M model that learns to commentate the built-in world's `plain` look in minutes on a laptop.
+
+Command:  python -m launch.prepare --config=configs/data/world.py --out data/plain
+          python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart --config.data.dirs=data/plain
+Hardware: 2 CPU cores, 4 GB.
+Time:     about 10 minutes.
+Expected: see README.md, "What it shows".
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The experiment."""
+    c = config_dict.ConfigDict()
+    c.stage = "duplex"
+    c.frame_px = 64
+    c.text_tokenizer = "world"  # or the path of a tokenizer.json
+    c.vocab_rows_min = 0  # embedding rows to make at least
+    c.fusion = "cross"
+    c.clock = config_dict.create(step_hz=12.5, video_stride=2)
+    c.delay = config_dict.create(min=4, max=4, eval=4)
+    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25)
+
+    c.data = config_dict.create(
+        dirs="data/plain",  # several, separated by commas, are mixed
+        clip_s=12.0,
+        batch_size=8,
+        seed=0,
+        mirror=True,
+        workers=0,  # processes that load; 0 loads in threads
+    )
+
+    c.tokenizer = config_dict.create(
+        kind="bflow",
+        width=128,
+        dtype="float32",
+        motion=dict(plane_px=32, search_radius=3, smoothness=12, uncovered_cost=20),
+        budget=dict(
+            tokens_per_s_max=32,
+            flow_ladder=(0, 1, 2, 4),
+            flow_threshold=600,
+            suppress_px=9,
+            anchor_gap_s=2.0,
+            refresh_s=4.0,
+            uncovered_share=0.35,
+            afterglow=12,
+        ),
+        anchor=dict(tokens=4, patch_px=16, width=96, layers=2, heads=4, readout_layers=1),
+        flow=dict(crop_px=20, patch_px=20, width=160, layers=0, heads=4, motion_features=True, centre=True),
+        state=dict(slots=4, layers=1, heads=4),
+        baseline=dict(grid_side=4, interval_ticks=4, dense_tokens=64, dense_hz=5),
+        event=dict(layers=1, width=96, heads=4, kv_heads=4, head_width=24, hidden=256, window_s=2.0),
+    )
+    c.video_stream = config_dict.create(
+        width=128, layers=1, heads=4, kv_heads=4, head_width=32, hidden=256, window_s=4.0, dtype="float32"
+    )
+    c.text = config_dict.create(
+        width=128,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        head_width=32,
+        hidden=320,
+        rope_base=10_000.0,
+        cross_every=2,
+        cross_gate=0.5,  # trained from scratch, nothing to protect: the gate starts open
+        num_sinks=2,
+        window_s=6.0,
+        scan=False,
+        remat=False,
+        dtype="float32",
+    )
+
+    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)
+    c.train = config_dict.create(
+        steps=2400,
+        stop_at_step=0,
+        seed=0,
+        log_every=50,
+        checkpoint_every=600,
+        keep=2,
+        grad_accum=1,
+        learning_rate=1.5e-3,
+        end_lr_ratio=0.02,
+        warmup_steps=100,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        b1=0.9,
+        b2=0.98,
+    )
+    return c

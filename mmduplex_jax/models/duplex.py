@@ -1,0 +1,137 @@
+"""The `duplex` stage: the dual-stream model learns to say what it sees, when it sees it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models import flops, streams
+from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.typing import Array, Float, PyTree
+
+
+def stack_config(values: Any, clock: Clock) -> StackConfig:
+    """A transformer's shape from a mapping, its `window_s` turned into steps."""
+    values = dict(values)
+    return StackConfig(window_steps=clock.steps_in(values.pop("window_s")), **values)
+
+
+def model_config(
+    config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int, token_control: str = "real"
+) -> DualStreamConfig:
+    """The model of an experiment's config (see `configs/quickstart.py`)."""
+    clock = Clock(**config.clock)
+    text = dict(config.text)
+    if config.fusion != "cross":
+        text["cross_every"] = 0  # the other fusions have no cross-attention; one knob switches them
+    return DualStreamConfig(
+        tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock),
+        video=stack_config(config.video_stream, clock),
+        text=stack_config(text, clock),
+        fusion=config.fusion,
+        vocab_size=vocab_size,
+        pad_id=pad_id,
+        word_id=word_id,
+        start_id=start_id,
+        delay_max=config.delay.max,
+        vocab_rows_min=config.vocab_rows_min,
+        token_control=token_control,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplexTask:
+    """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
+
+    Attributes:
+      config: the model.
+      ticks: T, ticks of a clip.
+      delay_min, delay_max: the range of delays, in steps, that training draws from.
+      pad_weight: weight of a PAD in the loss; a word's is 1.
+      drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+    """
+
+    config: DualStreamConfig
+    ticks: int
+    delay_min: int
+    delay_max: int
+    pad_weight: float
+    drop_anchor_tail: float
+
+    @property
+    def model(self) -> DualStream:
+        return DualStream(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.ticks * self.config.clock.video_stride
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, boxed with their logical axes."""
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        return self.model.init(rng, batch["frames"], batch["slots"], jnp.zeros((1,), jnp.int32))["params"]
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        side = self.config.tokenizer.frame_px
+        return {
+            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, side, side, 3), jnp.uint8),
+            "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
+            "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
+        }
+
+    def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Weighted cross-entropy of every slot, at a delay drawn for every clip.
+
+        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts) and `pad_nll`, in nats a slot; `video_tokens` a clip.
+        """
+        c = self.config
+        frames, slots = batch["frames"], batch["slots"]
+        delay_key, drop_key, keep_key = jax.random.split(rng, 3)
+        rows = len(frames)
+        delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
+        keep = None
+        if self.drop_anchor_tail and c.tokenizer.kind == "bflow":
+            every = c.tokenizer.anchor_tokens
+            drawn = jax.random.randint(keep_key, (rows,), 1, every + 1)
+            keep = jnp.where(jax.random.bernoulli(drop_key, self.drop_anchor_tail, (rows,)), drawn, every)
+        target = streams.delayed(slots, delay, c.pad_id)
+        given = streams.shifted(target, c.start_id)
+        logits, tokens = self.model.apply({"params": params}, frames, given, delay, keep)
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
+        valid = batch["slot_valid"].astype(jnp.float32)
+        is_pad, is_mark = target == c.pad_id, target == c.word_id
+        weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
+        total = weight.sum()
+        mean = lambda where: (nll * valid * where).sum() / jnp.maximum((valid * where).sum(), 1.0)
+        video_tokens = tokens.valid.sum().astype(jnp.float32)
+        return (nll * weight).sum() / jnp.maximum(total, 1.0), {
+            "loss_weight": total,
+            "word_nll": mean(~is_pad & ~is_mark),
+            "mark_nll": mean(is_mark),
+            "pad_nll": mean(is_pad),
+            "video_tokens": video_tokens / rows,
+            "tokens": video_tokens + valid.sum(),
+        }
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Forward and backward: three times the forward's operations, recomputation not counted."""
+        return 3.0 * batch_size * sum(flops.forward(self.config, self.ticks).values())
+
+
+def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
+    """The task of an experiment's config."""
+    model = model_config(config, vocab_size, pad_id, word_id, start_id)
+    if config.delay.min > config.delay.max:
+        raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
+    return DuplexTask(
+        config=model,
+        ticks=model.clock.ticks_in(config.data.clip_s),
+        delay_min=config.delay.min,
+        delay_max=config.delay.max,
+        pad_weight=config.loss.pad_weight,
+        drop_anchor_tail=config.loss.drop_anchor_tail,
+    )
