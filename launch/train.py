@@ -15,7 +15,7 @@ Exit codes:
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
     """
     tokenizer = load_tokenizer(config)
     task = build_task(config, tokenizer)
-    if not config.data.dirs:
+    dirs = [directory.strip() for directory in config.data.dirs.split(",") if directory.strip()]
+    if not dirs:
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     data = make_loader(
-        list(config.data.dirs),
+        dirs,
         tokenizer,
         batch_size=config.data.batch_size,
         seed=config.data.seed,
@@ -61,7 +62,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
         worker_processes=config.data.workers,
         mirror=config.data.mirror,
     )
-    log(f"{len(data.source):,} clips in {', '.join(config.data.dirs)}")
+    log(f"{len(data.source):,} clips in {', '.join(dirs)}")
     try:
         outcome = fit(
             task,
@@ -70,7 +71,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
             workdir,
             tokenizer_json=tokenizer.to_json(),
             record_key=data.source.key,
-            data_fingerprint=data_fingerprint(config.data.dirs),
+            data_fingerprint=data_fingerprint(dirs),
             log=log,
         )
     finally:
@@ -78,7 +79,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
     return outcome.exit_code
 
 
-def data_fingerprint(dirs: Any) -> str:
+def data_fingerprint(dirs: Sequence[str]) -> str:
     """A hash of the hashes of all shards, in order: the same data in another folder have the same."""
     digest = hashlib.sha256()
     for directory in dirs:

@@ -178,14 +178,13 @@ def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTr
       CheckpointMismatch: when it has another layout.
     """
     directory, step = _find(Path(path))
-    options = ocp.CheckpointManagerOptions(read_only=True, create=False)
-    with ocp.CheckpointManager(directory, options=options) as orbax:
-        metadata = orbax.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
-        if metadata["layout_version"] != LAYOUT_VERSION:
-            raise CheckpointMismatch(f"{directory}/{step}: {_layout_difference(metadata['layout_version'])}")
-        target = _target(metadata["shapes"], shardings)
-        restored = orbax.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
-    return restored["params"], metadata
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        metadata = reader.restore(directory / str(step) / "metadata")
+    if metadata["layout_version"] != LAYOUT_VERSION:
+        raise CheckpointMismatch(f"{directory}/{step}: {_layout_difference(metadata['layout_version'])}")
+    with ocp.StandardCheckpointer() as reader:
+        params = reader.restore(directory / str(step) / "params", _target(metadata["shapes"], shardings))
+    return params, metadata
 
 
 def _checkpoints_dir(workdir: Path) -> Path:

@@ -71,7 +71,7 @@ def make_step(
             grads, metrics = gradients(state.params, batch, rng)
         else:
             grads, metrics = accumulated(state.params, batch, rng)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         # The select fuses into the update. Poisoned values never reach the state, so none can reach a checkpoint.

@@ -1,0 +1,131 @@
+"""One step: accumulation, randomness, what happens to a bad batch; the optimiser's parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmduplex_jax.sharding import array_name, batch_sharding, make_mesh
+from mmduplex_jax.train import flops
+from mmduplex_jax.train.optimizer import decay_mask, make_schedule
+from mmduplex_jax.train.parameters import count, parameter_table
+from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.state import abstract_params
+from tests.train.toy import PoisonedTask, ToyTask, make_data, toy_config
+
+
+def one_step(task, batch=None, **changes):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    program = make_program(task, toy_config(**changes), mesh)
+    batch = next(make_data()) if batch is None else batch
+    placed = {name: jax.device_put(batch[name], batch_sharding(mesh)) for name in program.example}
+    before = program.init_state()
+    kept = jax.tree.map(np.array, before)
+    after, metrics = program.compile()(before, placed)
+    return kept, after, {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("grad_accum", [2, 4, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(grad_accum):
+    # The first Adam step moves by the sign of the gradient, so the moments are compared, not the parameters alone.
+    # Tolerance: float32 sums in another order.
+    _, whole, metrics = one_step(ToyTask(noise=0))
+    _, parts, in_parts = one_step(ToyTask(noise=0), train__grad_accum=grad_accum)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), whole.opt_state, parts.opt_state)
+    for name in ("loss", "grad_norm", "tokens", "loss_weight", "learning_rate"):
+        assert in_parts[name] == pytest.approx(metrics[name], rel=1e-5), name
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"config.data.batch_size \(8\) must be a multiple of config.train.grad_accum"):
+        one_step(ToyTask(), train__grad_accum=3)
+
+
+def test_randomness_is_of_seed_and_step():
+    losses = [one_step(ToyTask(noise=0.5), train__seed=seed)[2]["loss"] for seed in (0, 0)]
+    assert losses[0] == losses[1]
+    program = make_program(ToyTask(noise=0.5), toy_config(), make_mesh(devices=jax.devices()[:1]))
+    batch = {name: jnp.asarray(array) for name, array in next(make_data()).items() if name in program.example}
+    state = program.init_state()
+    first = program.step(state, batch)[1]["loss"]
+    assert first == program.step(state, batch)[1]["loss"]
+    assert first != program.step(state.replace(step=state.step + 1), batch)[1]["loss"]
+
+
+def test_a_bad_batch_changes_nothing_but_the_step():
+    batch = next(make_data())
+    batch["frames"][3, 0, 0, 0] = 255, 254, 253
+    before, after, metrics = one_step(PoisonedTask(), batch)
+    assert metrics["finite"] == 0
+    assert not np.isfinite(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    jax.tree.map(np.testing.assert_array_equal, before.opt_state, after.opt_state)
+    assert int(after.step) == 1
+
+
+def test_a_task_may_not_report_what_the_trainer_reports():
+    class Shadowing(ToyTask):
+        def loss(self, params, batch, rng):
+            loss, metrics = super().loss(params, batch, rng)
+            return loss, {**metrics, "grad_norm": loss}
+
+    with pytest.raises(ValueError, match="grad_norm"):
+        one_step(Shadowing())
+
+
+def test_what_is_decayed():
+    mask = jax.tree_util.tree_leaves_with_path(decay_mask(abstract_params(ToyTask())))
+    assert {array_name(path): decayed for path, decayed in mask} == {
+        "embed/kernel": True,
+        "embed/bias": False,
+        "first_norm/scale": False,
+        "first_norm/bias": False,
+        "stack": True,
+        "down": True,
+        "gate": False,
+        "head/kernel": True,
+    }
+
+
+def test_schedule_warms_up_and_falls_to_its_end():
+    train = toy_config().train
+    schedule = make_schedule(train)
+    rates = [float(schedule(step)) for step in range(train.steps + 1)]
+    assert rates[0] == 0
+    assert rates[2] == pytest.approx(train.learning_rate / 2)
+    assert rates[4] == pytest.approx(train.learning_rate)
+    assert rates[20] == pytest.approx(train.learning_rate * 0.1)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert float(make_schedule(toy_config(train__warmup_steps=0).train)(0)) == pytest.approx(train.learning_rate)
+    with pytest.raises(ValueError, match="warmup_steps"):
+        make_schedule(toy_config(train__warmup_steps=20).train)
+
+
+def test_clipping_bounds_the_first_moment():
+    _, after, metrics = one_step(ToyTask())
+    assert metrics["grad_norm"] > 1
+    first_moment = optax.tree_utils.tree_get(after.opt_state, "mu")
+    assert float(optax.tree.norm(first_moment)) == pytest.approx(0.1, rel=1e-4)  # (1 - b1) x clip_norm
+
+
+def test_parameter_table_counts_all():
+    boxed = abstract_params(ToyTask())
+    table = parameter_table(boxed, make_mesh(devices=jax.devices()[:1]), depth=1)
+    assert count(boxed) == 48 * 32 + 32 + 2 * 32 + 2 * 2 * 32 * 64 + 2 + 32
+    assert f"total: {count(boxed):,} parameters" in table
+    assert "layers embed->fsdp mlp->tensor" in table
+
+
+def test_mfu_is_flops_over_peak():
+    class Device:
+        device_kind, platform = "NVIDIA H100 80GB HBM3", "gpu"
+
+    class Unknown:
+        device_kind, platform = "Abacus 3000", "gpu"
+
+    peak = flops.device_peak(Device())
+    assert peak.flops_per_s == 989e12
+    assert flops.mfu(989e12, steps_per_s=2.0, peak=peak, num_devices=4) == 0.5
+    assert flops.device_peak(Unknown()) is None
+    assert flops.mfu(1e12, 1.0, None, 1) is None
