@@ -14,12 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from data_pipelines.world import WorldConfig
+from data_pipelines.world.config import WorldConfig
 from data_pipelines.world.files import write_clip_files
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be typed again
-# No config of this repository trains on this seed, so its clips are new to every model trained here.
+# No config trains on this seed, so its clips are new to every model.
 UNSEEN_SEED = 20_240_229
 CLIP_S = 24.0
 EVALUATED_CLIPS = 24
@@ -86,7 +86,7 @@ def train_and_watch(clip: Path) -> dict[str, float]:
             "launch.train",
             "--config=configs/quickstart.py",
             f"--workdir={workdir}",
-            f"--config.data.dirs=('{world}',)",
+            f"--config.data.dirs={world}",
         ),
         "commentate (yours)": commentate(
             "The model you have just trained watches the same clip", clip, "yours", f"--checkpoint={workdir}"
@@ -122,7 +122,7 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool) -> str:
     lines += ["", "What to do next", "  python -m launch.commentate --source=YOUR_VIDEO.mp4"]
     if trained:
         lines += [
-            "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer --config.train.steps=12000",
+            "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer --config.data.dirs=demo_out/world --config.train.steps=9600",
             "  README.md: the layout, the design in one page, and the larger configs",
         ]
     else:
