@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_pipelines.world.config import WorldConfig
+from data_pipelines.world import WorldConfig
 from data_pipelines.world.files import write_clip_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +122,8 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool) -> str:
     lines += ["", "What to do next", "  python -m launch.commentate --source=YOUR_VIDEO.mp4"]
     if trained:
         lines += [
-            "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer --config.data.dirs=demo_out/world --config.train.steps=9600",
+            f"  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer --config.data.dirs={OUT / 'world'} \\",
+            "      --config.train.steps=9600    four times as long",
             "  README.md: the layout, the design in one page, and the larger configs",
         ]
     else:
