@@ -102,7 +102,7 @@ class SampleMaker:
             sample["frames"] = np.zeros_like(sample["frames"])
             sample["slots"] = np.full_like(sample["slots"], self.tokenizer.pad_id)
             sample["slot_valid"] = np.zeros_like(sample["slot_valid"])
-            sample["index"] = np.int64(NO_RECORD)
+            sample["index"] = np.array(NO_RECORD, np.int64)
             return sample
         record = self.source[index]
         clock = self.source.clock
@@ -132,10 +132,10 @@ class SampleMaker:
             "frames": frames,
             "slots": slots,
             "slot_valid": np.arange(num_steps) < valid_steps,
-            "index": np.int64(index),
+            "index": np.array(index, np.int64),
         }
         if self.with_lag:
-            sample["max_lag_s"] = np.float32(max(packed.lag_steps, default=0) * clock.step_s)
+            sample["max_lag_s"] = np.array(max(packed.lag_steps, default=0) * clock.step_s, np.float32)
         return sample
 
 
@@ -249,7 +249,7 @@ def make_loader(
       prefetch: batches read ahead.
       threads: that read them; decoding leaves the interpreter free. 0 reads in the caller's thread.
       worker_processes: instead of threads in this process, for large frames; the order stays the same.
-      mirror: see half the samples in a mirror, with "left" and "right" swapped in the words.
+      mirror: see half the samples in a mirror, "left" and "right" swapped in the words; see `mirror` for when not to.
       weights: how often each directory is drawn from; needs `repeat=None`.
       drop_remainder: what to do with samples that fill no last batch. True leaves them out, False fills the batch up
         with samples that are not valid and have index -1. Must be said where it matters.

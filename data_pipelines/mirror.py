@@ -1,16 +1,18 @@
-"""A record seen in a mirror: pixels flipped, and whatever names a side swapped."""
+"""A record seen in a mirror: pixels flipped, and whatever names a side swapped.
+
+For speech in which "left" and "right" are sides, as the world's commentator has it ("he left" would become "he right").
+"""
 
 import dataclasses
 
 from data_pipelines.schema import Event, Record, Word
-
-_SWAPPED = {"left": "right", "right": "left"}
+from data_pipelines.world.commentator import MIRROR
 
 
 def mirror_text(text: str) -> str:
     """A word with its side swapped, case and punctuation kept ("Left," becomes "Right,"); others as they are."""
     core = text.strip(".,;:!?\"'()")
-    swapped = _SWAPPED.get(core.lower())
+    swapped = MIRROR.get(core.lower())
     if swapped is None:
         return text
     if core.isupper():

@@ -1,0 +1,180 @@
+"""`launch.prepare`: killed at any moment and run again, it gives the same bytes; its errors say what to do."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from data_pipelines.shards import open_dataset
+from data_pipelines.sources.world import world_source
+
+SMALL = ("--config.clip_s=5.0", "--config.frame_px=32", "--config.clips=12", "--config.clips_per_shard=2")
+
+
+def command(out, *arguments):
+    return [sys.executable, "-m", "launch.prepare", "--config=configs/data/world.py", f"--out={out}", *arguments]
+
+
+@pytest.fixture(scope="module")
+def run(repository):
+    def run_prepare(out, *arguments):
+        return subprocess.run(
+            command(out, *arguments), cwd=repository, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run_prepare
+
+
+@pytest.fixture(scope="module")
+def prepared(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "world"
+    done = run(out, *SMALL, "--workers=1")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def identities(directory):
+    stats = {path.name: path.stat() for path in directory.glob("*.arrayrecord")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def test_records_are_the_worlds_clips(prepared):
+    dataset = open_dataset(prepared, verify=True)
+    assert len(dataset) == 12
+    source = world_source(dataset.manifest.config)
+    [(key, made)] = source.records(7, 8)
+    read = dataset[7]
+    assert dataset.key(7) == read.key == key == "world/plain/0/000007"
+    assert read.words == made.words
+    assert read.events == made.events
+    assert read.frames.shape == (32, 32, 32, 3)
+    assert abs(read.frames.astype(int) - made.frames).mean() < 4.0  # of 255: JPEG
+
+
+def test_workers_do_not_matter(run, prepared, tmp_path):
+    done = run(tmp_path / "world", *SMALL, "--workers=3")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "world") == contents(prepared)
+
+
+def test_second_run_redoes_nothing_and_sums_up(run, prepared, tmp_path):
+    before = identities(prepared)
+    done = run(prepared, *SMALL, "--verify", f"--json={tmp_path / 'summary.json'}")
+    assert done.returncode == 0, done.stderr
+    assert identities(prepared) == before
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {name: summary[name] for name in ("records", "shards", "shards_written", "shards_kept")} == {
+        "records": 12,
+        "shards": 6,
+        "shards_written": 0,
+        "shards_kept": 6,
+    }
+    assert summary["duration_s"] == pytest.approx(12 * 5.12)
+    assert summary["size_bytes"] == sum(path.stat().st_size for path in prepared.glob("*.arrayrecord"))
+    assert "0 written, 6 kept" in done.stdout
+
+
+def test_killed_at_random_moments_it_gives_the_same_bytes(repository, run, prepared, tmp_path):
+    out = tmp_path / "world"
+    chance = random.Random(0)
+    kills = 0
+    for attempt in range(4):
+        with subprocess.Popen(
+            command(out, *SMALL, "--workers=2"),
+            cwd=repository,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            there = len(list(out.glob("shard-*")))
+            while process.poll() is None and len(list(out.glob("shard-*"))) == there and not list(out.glob(".shard-*")):
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.25))
+            if process.poll() is None:
+                kills += 1
+                # Now the whole group, now the parent alone, whose workers must not go on for ever.
+                (os.killpg if attempt % 2 else os.kill)(process.pid, signal.SIGKILL)
+    assert kills >= 2
+    done = run(out, *SMALL, "--workers=2")
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == contents(prepared)
+    assert not list(out.glob(".shard-*"))
+
+
+def test_workers_end_with_their_parent(repository, tmp_path):
+    with subprocess.Popen(
+        command(tmp_path / "world", *SMALL, "--config.clips=2000", "--workers=2"),
+        cwd=repository,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not list((tmp_path / "world").glob("shard-*")):
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.kill()
+        # The pipe ends when the last process that holds it has ended: within 20 s, or this raises TimeoutExpired.
+        process.communicate(timeout=20)
+
+
+def test_damaged_shard_is_rewritten(run, prepared, tmp_path):
+    whole = contents(prepared)
+    out = tmp_path / "world"
+    out.mkdir()
+    for name, data in whole.items():
+        (out / name).write_bytes(data)
+    victim = out / "shard-00002-of-00006.arrayrecord"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 3] ^= 4
+    victim.write_bytes(data)
+    done = run(out, *SMALL, "--verify", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    assert "1 shards did not match the manifest and were rewritten" in done.stdout
+    assert contents(out) == whole
+
+
+def test_other_configuration_is_refused(run, prepared):
+    before = identities(prepared)
+    done = run(prepared, *SMALL, "--config.look=rich")
+    assert done.returncode == 1
+    assert 'config.look: "plain" there, "rich" asked for' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert identities(prepared) == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.look=baroque", "look 'baroque' is unknown"),
+        ("--config.clips=0", "config.clips must be positive"),
+        ("--config.source=tape", "config.source 'tape' is unknown"),
+        ("--config.image.format=gif", "image format 'gif' is unknown"),
+        ("--config.no_such_value=1", "no_such_value"),
+    ],
+)
+def test_wrong_values_are_named(run, tmp_path, argument, message):
+    done = run(tmp_path / "world", *SMALL, "--workers=1", argument)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_ranges_of_the_world_can_be_changed(run, tmp_path):
+    done = run(tmp_path / "world", *SMALL, "--workers=1", "--config.clips=2", "--config.world.dynamics.max_things=1")
+    assert done.returncode == 0, done.stderr
+    manifest = open_dataset(tmp_path / "world").manifest
+    assert manifest.source["world"]["dynamics"]["max_things"] == 1
+
+
+def test_help_teaches(run, tmp_path):
+    done = run(tmp_path, "--help")
+    for needed in ("python -m launch.prepare --config=", "Interrupted?", "--verify", "--workers"):
+        assert needed in done.stdout
