@@ -1,0 +1,170 @@
+"""What a world is like: every range that randomness draws from, for the two looks.
+
+Lengths are pixels of a 64-pixel frame and scale with `frame_px`; times are seconds. A range is `(low, high)`.
+"""
+
+import dataclasses
+
+from mmduplex_jax.clock import Clock
+
+Range = tuple[float, float]
+
+# Lengths in this file are pixels of a frame this large.
+REFERENCE_PX = 64
+
+LOOKS = ("plain", "rich")
+
+PLAIN_KINDS = ("enters", "leaves", "stops", "starts", "bounces", "collides", "recolours")
+RICH_KINDS = (*PLAIN_KINDS, "turns", "appears", "vanishes", "passes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics:
+    """What is there, how it moves and when something happens.
+
+    Attributes:
+      kinds: the kinds of event that may happen.
+      shapes, colours: what a thing may be; no two things on screen are the same.
+      max_things: things on screen at once.
+      initial_things: how many there are at time 0 (both ends included).
+      size_px: a thing's width and height.
+      speed_px_s: how fast a thing moves when it moves.
+      busy_gap_s, calm_gap_s: from one event to the next, in a busy and in a calm span.
+      busy_span_s, calm_span_s: how long such a span lasts.
+      first_s: when the first event may happen.
+      tail_s: no event happens in a clip's last seconds, so that its phrase fits.
+      variants: phrasings in use of each kind of event.
+      lag_s: the longest time that a phrase may wait for the one before it.
+      pan_px: how far the camera pans, at most, to either side.
+    """
+
+    kinds: tuple[str, ...] = PLAIN_KINDS
+    shapes: tuple[str, ...] = ("circle", "square", "triangle")
+    colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
+    max_things: int = 3
+    initial_things: tuple[int, int] = (1, 3)
+    size_px: Range = (11.0, 16.0)
+    speed_px_s: Range = (10.0, 26.0)
+    busy_gap_s: Range = (1.4, 2.0)
+    calm_gap_s: Range = (2.4, 4.4)
+    busy_span_s: Range = (4.0, 9.0)
+    calm_span_s: Range = (4.0, 8.0)
+    first_s: Range = (0.5, 2.5)
+    tail_s: float = 1.65
+    variants: int = 1
+    lag_s: float = 0.3
+    pan_px: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Appearance:
+    """How it looks. Probabilities end in `_p`.
+
+    Attributes:
+      backgrounds: kinds of background, one is drawn for a clip.
+      contrast: standard deviation of the background's brightness, of 255.
+      tint: how far the background's hue may stray from grey, of 255.
+      styles: how a thing's surface is drawn.
+      colour_jitter: how far a thing's colour strays from the pure one, of 255.
+      shake_px, shake_hz: how far and how fast the camera trembles.
+      light_gain, light_tint: how far brightness and colour of the light drift from 1.
+      shadow_p: probability that things throw a soft shadow.
+      blur_px: standard deviation of the lens's blur.
+      noise: standard deviation of the sensor's noise, of 255.
+      jpeg_p, jpeg_quality: probability that a clip is compressed, and how.
+    """
+
+    backgrounds: tuple[str, ...] = ("noise",)
+    contrast: Range = (4.0, 22.0)
+    tint: float = 18.0
+    styles: tuple[str, ...] = ("filled",)
+    colour_jitter: float = 12.0
+    shake_px: Range = (0.0, 0.9)
+    shake_hz: Range = (0.1, 0.5)
+    light_gain: float = 0.0
+    light_tint: float = 0.0
+    shadow_p: float = 0.0
+    blur_px: Range = (0.0, 0.0)
+    noise: Range = (0.0, 0.0)
+    jpeg_p: float = 0.0
+    jpeg_quality: tuple[int, int] = (40, 90)
+
+
+_DYNAMICS = {
+    "plain": Dynamics(),
+    "rich": Dynamics(
+        kinds=RICH_KINDS,
+        shapes=("circle", "square", "triangle", "person", "dog", "car"),
+        colours=("red", "green", "blue", "yellow", "purple", "white"),
+        max_things=5,
+        initial_things=(1, 4),
+        size_px=(12.0, 20.0),
+        busy_gap_s=(1.6, 2.3),
+        tail_s=2.1,
+        variants=3,
+        lag_s=1.1,
+        pan_px=4.0,
+    ),
+}
+_APPEARANCE = {
+    "plain": Appearance(),
+    "rich": Appearance(
+        backgrounds=("noise", "layers", "gradient", "photograph", "photograph"),
+        contrast=(3.0, 30.0),
+        tint=30.0,
+        styles=("filled", "filled", "textured", "outlined"),
+        colour_jitter=22.0,
+        shake_px=(0.0, 1.4),
+        shake_hz=(0.1, 1.2),
+        light_gain=0.22,
+        light_tint=0.06,
+        shadow_p=0.4,
+        blur_px=(0.0, 0.8),
+        noise=(0.0, 7.0),
+        jpeg_p=0.5,
+        jpeg_quality=(35, 92),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """One kind of clip. A clip is a function of (config, seed, index).
+
+    Attributes:
+      look: "plain" or "rich"; it chooses the ranges below that are not given.
+      clip_s: a clip's length.
+      frame_px: frames are squares of this size.
+      step_hz, video_stride: the clock; frames are taken at its ticks.
+      dynamics, appearance: the ranges; None takes those of the look.
+    """
+
+    look: str = "plain"
+    clip_s: float = 12.0
+    frame_px: int = 64
+    step_hz: float = 12.5
+    video_stride: int = 2
+    dynamics: Dynamics = None  # type: ignore[assignment] # None until the look is known, never after __post_init__
+    appearance: Appearance = None  # type: ignore[assignment] # likewise
+
+    def __post_init__(self):
+        if self.look not in LOOKS:
+            raise ValueError(f"world look {self.look!r} is unknown, choose one of {LOOKS}")
+        if self.frame_px < 16:
+            raise ValueError(f"world frame_px must be at least 16 for shapes to be told apart, got {self.frame_px}")
+        if self.dynamics is None:
+            object.__setattr__(self, "dynamics", _DYNAMICS[self.look])
+        if self.appearance is None:
+            object.__setattr__(self, "appearance", _APPEARANCE[self.look])
+        shortest_s = self.dynamics.first_s[1] + self.dynamics.tail_s
+        if self.clip_s < shortest_s:
+            raise ValueError(f"world clip_s must be at least {shortest_s} s, or nothing can happen; got {self.clip_s}")
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.step_hz, self.video_stride)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of this frame for one pixel of the reference frame."""
+        return self.frame_px / REFERENCE_PX
