@@ -122,8 +122,8 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool) -> str:
     lines += ["", "What to do next", "  python -m launch.commentate --source=YOUR_VIDEO.mp4"]
     if trained:
         lines += [
-            f"  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer --config.data.dirs={OUT / 'world'} \\",
-            "      --config.train.steps=9600    four times as long",
+            "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer \\",
+            f"      --config.data.dirs={OUT / 'world'} --config.train.steps=9600    four times as long",
             "  README.md: the layout, the design in one page, and the larger configs",
         ]
     else:
