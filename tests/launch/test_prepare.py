@@ -83,30 +83,33 @@ def test_second_run_redoes_nothing_and_sums_up(run, prepared, tmp_path):
     assert "0 written, 6 kept" in done.stdout
 
 
-def test_killed_at_random_moments_it_gives_the_same_bytes(repository, run, prepared, tmp_path):
-    out = tmp_path / "world"
+def test_killed_at_random_moments_it_gives_the_same_bytes(repository, run, tmp_path):
+    longer = ("--config.look=rich", "--config.clip_s=6.0", "--config.clips=120", "--config.clips_per_shard=10")
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
+    assert run(undisturbed, *longer, "--workers=2").returncode == 0
     chance = random.Random(0)
     kills = 0
     for attempt in range(4):
         with subprocess.Popen(
-            command(out, *SMALL, "--workers=2"),
+            command(out, *longer, "--workers=2"),
             cwd=repository,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ) as process:
-            there = len(list(out.glob("shard-*")))
-            while process.poll() is None and len(list(out.glob("shard-*"))) == there and not list(out.glob(".shard-*")):
-                time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.25))
+            # Into the middle of writing: soon after this run's first file appears, under its temporary name.
+            before = {path.name for path in out.glob("*shard-*")}
+            while process.poll() is None and not {path.name for path in out.glob("*shard-*")} - before:
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.3))
             if process.poll() is None:
                 kills += 1
                 # Now the whole group, now the parent alone, whose workers must not go on for ever.
                 (os.killpg if attempt % 2 else os.kill)(process.pid, signal.SIGKILL)
-    assert kills >= 2
-    done = run(out, *SMALL, "--workers=2")
+    assert kills >= 2, "the runs ended too soon to be killed"
+    done = run(out, *longer, "--workers=2")
     assert done.returncode == 0, done.stderr
-    assert contents(out) == contents(prepared)
+    assert contents(out) == contents(undisturbed)
     assert not list(out.glob(".shard-*"))
 
 
