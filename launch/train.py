@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; configs are changed with --config.a.b=value")
     # Orbax tells of every file at INFO.
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     if flags.FLAGS.distributed:
         jax.distributed.initialize()

@@ -18,14 +18,18 @@ _UNDECAYED_MODULE = re.compile(r"(^|_)norm(_|\d|$)")
 def make_schedule(train: Any) -> optax.Schedule:
     """Learning rate by step: from 0 to `learning_rate` in `warmup_steps`, then a cosine to `end_lr_ratio` of it.
 
+    A run of no more steps than its warm-up (two steps of a large config, to see that they work) ends inside it.
+
     Raises:
-      ValueError: when the warm-up is longer than the run.
+      ValueError: for no steps, or a warm-up of fewer than none.
     """
-    if not 0 <= train.warmup_steps < train.steps:
+    if train.steps < 1 or train.warmup_steps < 0:
         raise ValueError(
-            f"config.train.warmup_steps ({train.warmup_steps}) must be at least 0 and below config.train.steps "
-            f"({train.steps})"
+            f"config.train.steps ({train.steps}) must be at least 1 and config.train.warmup_steps "
+            f"({train.warmup_steps}) at least 0"
         )
+    if train.steps <= train.warmup_steps:
+        return optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if train.warmup_steps else train.learning_rate,
         peak_value=train.learning_rate,

@@ -98,8 +98,10 @@ def test_schedule_warms_up_and_falls_to_its_end():
     assert rates[20] == pytest.approx(train.learning_rate * 0.1)
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert float(make_schedule(toy_config(train__warmup_steps=0).train)(0)) == pytest.approx(train.learning_rate)
-    with pytest.raises(ValueError, match="warmup_steps"):
-        make_schedule(toy_config(train__warmup_steps=20).train)
+    short = make_schedule(toy_config(train__steps=2).train)
+    assert float(short(2)) == pytest.approx(train.learning_rate / 2)
+    with pytest.raises(ValueError, match=r"config.train.steps \(0\)"):
+        make_schedule(toy_config(train__steps=0).train)
 
 
 def test_clipping_bounds_the_first_moment():
