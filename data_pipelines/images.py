@@ -60,9 +60,9 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
     for begin in range(0, num_frames, columns * rows):
         some = frames[begin : begin + columns * rows]
         rows_here = -(-len(some) // columns)
-        sheet = np.zeros((rows_here * columns, px, px, 3), np.uint8)
-        sheet[: len(some)] = some
-        sheet = sheet.reshape(rows_here, columns, px, px, 3).swapaxes(1, 2).reshape(rows_here * px, columns * px, 3)
+        tiles = np.zeros((rows_here * columns, px, px, 3), np.uint8)
+        tiles[: len(some)] = some
+        sheet = tiles.reshape(rows_here, columns, px, px, 3).swapaxes(1, 2).reshape(rows_here * px, columns * px, 3)
         data.append(_encode_picture(sheet, image_format, quality))
     return Sheets(data, columns, rows, num_frames, px)
 

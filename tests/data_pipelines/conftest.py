@@ -1,0 +1,74 @@
+"""Small records by number, for the tests of shards and loading."""
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines.schema import Event, Record, Word
+from data_pipelines.shards import write_shards
+from data_pipelines.sources import Rejected
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+
+WORDS = ["red", "circle", "enters", "left", "right"]
+
+
+def make_record(number, num_ticks=6, clock=Clock(), frame_px=16):
+    """A moving gradient; the first words say its number and the side from which it moves."""
+    rng = np.random.default_rng(number)
+    picture = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (frame_px, frame_px))
+    return Record(
+        key=f"small/{number:06d}",
+        frames=np.stack([np.roll(picture, tick, axis=1) for tick in range(num_ticks)]),
+        clock=clock,
+        words=(Word("red", 0.0, 0.1), Word("circle", 0.1), Word("left", 0.48 + 0.01 * (number % 3), 0.5)),
+        events=(Event(0.0, "enters", "red circle", "left"),),
+        provenance={"number": number},
+        license="CC0-1.0",
+    )
+
+
+class SmallSource:
+    """Items 0..count-1; `rejects` are refused, and item `fails_at` raises as a bug or a full disk would."""
+
+    clock = Clock()
+
+    def __init__(self, count=10, rejects=(), fails_at=None):
+        self.count, self.rejects, self.fails_at, self.asked = count, rejects, fails_at, []
+
+    def __len__(self):
+        return self.count
+
+    def describe(self):
+        return {"kind": "small", "count": self.count}
+
+    def records(self, begin, end):
+        for number in range(begin, end):
+            self.asked.append(number)
+            if number == self.fails_at:
+                raise OSError("no space left")
+            item = Rejected("no video stream", f"item {number}") if number in self.rejects else make_record(number)
+            yield f"small/{number:06d}", item
+
+
+@pytest.fixture
+def record():
+    return make_record
+
+
+@pytest.fixture
+def small_source():
+    return SmallSource
+
+
+@pytest.fixture
+def tokenizer():
+    return TextTokenizer.word_level(WORDS)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A directory with 10 records in 4 shards."""
+    directory = tmp_path / "shards"
+    write_shards(SmallSource(), directory, config={"clips": 10}, records_per_shard=3)
+    return directory

@@ -1,0 +1,156 @@
+"""A record survives being written, and damage to its bytes is found."""
+
+import dataclasses
+import zlib
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines.images import Sheets, decode_frames, encode_frames
+from data_pipelines.mirror import mirror_record, mirror_text
+from data_pipelines.schema import Event, Record, RecordError, Word, decode_record, encode_record, key_of
+from mmduplex_jax.clock import Clock
+
+
+def same_but_frames(one, other):
+    for field in dataclasses.fields(Record):
+        if field.name not in ("frames", "tick_times_s", "motion"):
+            assert getattr(one, field.name) == getattr(other, field.name), field.name
+    np.testing.assert_array_equal(one.tick_times_s, other.tick_times_s)
+
+
+def test_lossless_round_trip(record):
+    written = record(3)
+    back = decode_record(encode_record(written, "png"))
+    same_but_frames(written, back)
+    np.testing.assert_array_equal(back.frames, written.frames)
+    assert back.frames.dtype == np.uint8
+    assert back.tick_times_s.tolist() == [0.0, 0.16, 0.32, 0.48, 0.64, 0.8]
+
+
+def test_optional_fields_round_trip(record):
+    motion = np.arange(-6, 6, dtype=np.int8).reshape(6, 2)
+    times_s = np.array([0.0, 0.15, 0.33, 0.47, 0.66, 0.79])
+    written = dataclasses.replace(record(1), audio=b"\x00audio", motion=motion, tick_times_s=times_s, timing="line")
+    back = decode_record(encode_record(written))
+    same_but_frames(written, back)
+    np.testing.assert_array_equal(back.motion, motion)
+    assert back.motion.dtype == np.int8
+    silent = decode_record(encode_record(record(1)))
+    assert silent.audio is None
+    assert silent.motion is None
+
+
+def test_jpeg_keeps_colour(record):
+    written = record(3)
+    back = decode_record(encode_record(written, "jpeg", 92))
+    assert np.abs(back.frames.astype(int) - written.frames).mean() < 4.0  # of 255, on steep gradients
+    # Red and blue stripes one pixel wide: with chroma at half the resolution they would mix to purple.
+    stripes = np.zeros((1, 16, 16, 3), np.uint8)
+    stripes[:, :, ::2, 0] = 200
+    stripes[:, :, 1::2, 2] = 200
+    decoded = decode_frames(encode_frames(stripes)).astype(int)
+    assert decoded[:, :, ::2, 0].min() > 150
+    assert decoded[:, :, 1::2, 0].max() < 50
+
+
+def test_same_record_same_bytes(record):
+    assert encode_record(record(5)) == encode_record(record(5))
+
+
+def test_key_without_frames(record):
+    assert key_of(encode_record(record(7))) == "small/000007"
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "px", "sheets"), [(1, 16, 1), (16, 16, 1), (75, 64, 1), (300, 8, 2), (3, 30, 3), (2, 136, 2)]
+)
+def test_sheets_change_no_frame(num_frames, px, sheets):
+    frames = np.random.default_rng(0).integers(0, 256, (num_frames, px, px, 3), dtype=np.uint8)
+    encoded = encode_frames(frames, "png")
+    assert len(encoded.data) == sheets
+    np.testing.assert_array_equal(decode_frames(encoded), frames)
+
+
+def test_neighbours_on_a_sheet_do_not_bleed():
+    frames = np.zeros((20, 16, 16, 3), np.uint8)
+    frames[7] = 255
+    decoded = decode_frames(encode_frames(frames, "jpeg", 50))
+    np.testing.assert_array_equal(decoded, frames)
+
+
+def test_sheets_that_do_not_fit_are_refused():
+    encoded = encode_frames(np.zeros((20, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="do not fit 1 sheets"):
+        decode_frames(dataclasses.replace(encoded, num_frames=300))
+    with pytest.raises(ValueError, match="need"):
+        decode_frames(dataclasses.replace(encoded, num_frames=40))
+    with pytest.raises(ValueError, match="no JPEG or PNG"):
+        decode_frames(Sheets([b"nothing"], 1, 1, 1, 16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"frames": np.zeros((2, 4, 6, 3), np.uint8)}, "frames must be"),
+        ({"frames": np.zeros((2, 4, 4, 3), np.float32)}, "frames must be"),
+        ({"frames": np.zeros((0, 4, 4, 3), np.uint8)}, "frames must be"),
+        ({"timing": "roughly"}, "timing 'roughly'"),
+        ({"tick_times_s": np.zeros(3)}, "tick times"),
+        ({"motion": np.zeros((2, 1), np.int16)}, "motion must be int8"),
+        ({"words": (Word(" ", 0.0),)}, "visible text"),
+        ({"words": (Word("red", float("nan")),)}, "finite"),
+    ],
+)
+def test_contradictions_are_refused(arguments, message):
+    good = {"key": "clip 1", "frames": np.zeros((2, 4, 4, 3), np.uint8), "clock": Clock()}
+    with pytest.raises(RecordError, match=f"clip 1.*{message}"):
+        Record(**good | arguments)
+
+
+@given(st.data())
+def test_a_changed_byte_is_found(data):
+    encoded = encode_record(Record("k", np.full((1, 8, 8, 3), 7, np.uint8), Clock(), (Word("red", 0.0),)))
+    place = data.draw(st.integers(0, len(encoded) - 1))
+    damaged = bytearray(encoded)
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(RecordError):
+        decode_record(bytes(damaged))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"hello", msgpack.packb([1, 2])])
+def test_other_bytes_are_no_record(data):
+    with pytest.raises(RecordError):
+        decode_record(data)
+
+
+def test_another_version_says_what_to_do():
+    body = msgpack.packb({"key": "k"})
+    with pytest.raises(RecordError, match="schema version 99.*launch.prepare"):
+        decode_record(msgpack.packb({"schema": 99, "crc32": zlib.crc32(body), "body": body}))
+
+
+def test_mirror(record):
+    seen = mirror_record(record(2))
+    np.testing.assert_array_equal(seen.frames, record(2).frames[:, :, ::-1])
+    assert [word.text for word in seen.words] == ["red", "circle", "right"]
+    assert seen.events == (Event(0.0, "enters", "red circle", "right"),)
+    twice = mirror_record(seen)
+    same_but_frames(twice, record(2))
+    np.testing.assert_array_equal(twice.frames, record(2).frames)
+
+
+def test_mirror_refuses_stored_motion(record):
+    with pytest.raises(ValueError, match="motion"):
+        mirror_record(dataclasses.replace(record(2), motion=np.zeros((6, 2), np.int8)))
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [("left", "right"), ("Left,", "Right,"), ("RIGHT!", "LEFT!"), ("leftover", "leftover"), ("circle", "circle")],
+)
+def test_mirrored_words(text, mirrored):
+    assert mirror_text(text) == mirrored

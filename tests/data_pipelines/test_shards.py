@@ -1,0 +1,229 @@
+"""Shards: what is written is read, a second run redoes nothing, damage is named."""
+
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from data_pipelines.schema import encode_record
+from data_pipelines.shards import Manifest, ShardError, open_dataset, write_shards
+
+
+def write(source, directory, config=None, per_shard=3, **options):
+    return write_shards(source, directory, config=config or {"clips": 10}, records_per_shard=per_shard, **options)
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def identities(directory):
+    stats = {path.name: path.stat() for path in directory.glob("*.arrayrecord")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def damage(path, edit):
+    path.write_bytes(edit(path.read_bytes()))
+
+
+def test_read_back_by_number(shards, record):
+    dataset = open_dataset(shards, verify=True)
+    assert len(dataset) == 10
+    assert [dataset.key(number) for number in range(10)] == [f"small/{number:06d}" for number in range(10)]
+    assert [dataset[number].provenance["number"] for number in (9, 0, 3, 2)] == [9, 0, 3, 2]
+    assert encode_record(dataset[4], "png") != encode_record(dataset[5], "png")
+    assert dataset[4].words == record(4).words
+    for outside in (-1, 10):
+        with pytest.raises(IndexError, match="there are 10"):
+            dataset[outside]
+
+
+def test_manifest(shards):
+    manifest = Manifest.load(shards)
+    assert manifest.complete
+    assert [shard.records for shard in manifest.shards] == [3, 3, 3, 1]
+    assert manifest.shards[0].name == "shard-00000-of-00004.arrayrecord"
+    assert [shard.words for shard in manifest.shards] == [9, 9, 9, 3]
+    assert (manifest.num_records, manifest.longest_ticks, manifest.frame_px) == (10, 6, 16)
+    assert manifest.duration_s == pytest.approx(9.6)
+    fields = json.loads((shards / "manifest.json").read_text())
+    assert fields["config"] == {"clips": 10}
+    assert fields["clock"] == {"step_hz": 12.5, "video_stride": 2}
+    assert fields["schema_version"] == 1
+
+
+def test_threads_and_copies_read_the_same(shards):
+    dataset = open_dataset(shards)
+    copy = pickle.loads(pickle.dumps(dataset))
+    order = np.random.default_rng(0).integers(0, 10, 200).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert [found.provenance["number"] for found in pool.map(dataset.__getitem__, order)] == order
+    assert copy[3].key == "small/000003"
+
+
+def test_second_run_redoes_nothing(shards, small_source):
+    before, bytes_before = identities(shards), contents(shards)
+    source = small_source()
+    report = write(source, shards)
+    assert (len(report.kept), report.written, report.damaged) == (4, (), ())
+    assert source.asked == []
+    assert identities(shards) == before
+    assert contents(shards) == bytes_before
+
+
+def test_goes_on_where_it_failed(tmp_path, shards, small_source):
+    broken = tmp_path / "broken"
+    with pytest.raises(OSError, match="no space left"):
+        write(small_source(fails_at=7), broken)
+    assert sorted(path.name for path in broken.iterdir()) == [
+        ".lock",
+        "manifest.json",
+        "shard-00000-of-00004.arrayrecord",
+        "shard-00001-of-00004.arrayrecord",
+    ]
+    with pytest.raises(ShardError, match="unfinished.*2 of 4"):
+        open_dataset(broken)
+    source = small_source()
+    report = write(source, broken)
+    assert source.asked == [6, 7, 8, 9]
+    assert len(report.kept) == 2
+    assert contents(broken) == contents(shards)
+
+
+def test_progress_counts_kept_items(shards, small_source):
+    (shards / "shard-00002-of-00004.arrayrecord").unlink()
+    seen = []
+    write(small_source(), shards, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (7, 10)
+    assert seen[-1] == (10, 10)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_other_configuration_is_refused_by_name(shards, small_source):
+    before = contents(shards)
+    with pytest.raises(ShardError, match=r"(?s)another configuration.*config\.clips: 10 there, 11 asked for"):
+        write(small_source(), shards, config={"clips": 11})
+    with pytest.raises(ShardError, match=r'config\.look: nothing there, "rich" asked for'):
+        write(small_source(), shards, config={"clips": 10, "look": "rich"})
+    with pytest.raises(ShardError, match=r"num_shards: 4 there, 2 asked for"):
+        write(small_source(), shards, per_shard=5)
+    assert contents(shards) == before
+
+
+def test_foreign_files_are_not_touched(tmp_path, small_source):
+    (tmp_path / "precious.arrayrecord").write_bytes(b"mine")
+    with pytest.raises(ShardError, match="choose another directory"):
+        write(small_source(), tmp_path)
+    assert (tmp_path / "precious.arrayrecord").read_bytes() == b"mine"
+
+
+def test_two_writers_at_once_are_refused(shards, small_source):
+    class Meanwhile(small_source):
+        def records(self, begin, end):
+            with pytest.raises(ShardError, match="another process is writing"):
+                write(small_source(), shards)
+            yield from super().records(begin, end)
+
+    (shards / "shard-00000-of-00004.arrayrecord").unlink()
+    assert write(Meanwhile(), shards).written == ("shard-00000-of-00004.arrayrecord",)
+
+
+def test_rejected_items_are_counted_and_listed(tmp_path, small_source):
+    report = write(small_source(rejects={1, 3, 4, 5}), tmp_path)
+    assert report.manifest.rejected_by_cause() == {"no video stream": 4}
+    assert report.manifest.shards[0].rejected == (("small/000001", "no video stream", "item 1"),)
+    dataset = open_dataset(tmp_path, verify=True)
+    numbers = [dataset[index].provenance["number"] for index in range(len(dataset))]
+    assert numbers == [0, 2, 6, 7, 8, 9]  # the second shard holds nothing
+
+
+@pytest.mark.parametrize("kept", [0, 1000, 70_000, -1])
+def test_truncated_shard_is_named_and_rewritten(shards, small_source, kept):
+    whole = contents(shards)
+    path = shards / "shard-00001-of-00004.arrayrecord"
+    damage(path, lambda data: data[:kept])
+    with pytest.raises(
+        ShardError, match=r"shard-00001-of-00004\.arrayrecord has \d+ bytes.*truncated.*launch\.prepare"
+    ):
+        open_dataset(shards)
+    assert write(small_source(), shards).damaged == (path.name,)
+    assert contents(shards) == whole
+
+
+def test_missing_shard_is_named(shards):
+    (shards / "shard-00003-of-00004.arrayrecord").unlink()
+    with pytest.raises(ShardError, match=r"shard-00003-of-00004\.arrayrecord is missing"):
+        open_dataset(shards)
+
+
+def test_flipped_bit_is_found_when_read_and_by_verify(shards, small_source, record):
+    whole = contents(shards)
+    path = shards / "shard-00001-of-00004.arrayrecord"
+    place = path.read_bytes().index(b"small/000004") + 400
+
+    damage(path, lambda data: data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    dataset = open_dataset(shards)
+    assert dataset[3].key == "small/000003"
+    with pytest.raises(
+        ShardError, match=r"shard-00001-of-00004\.arrayrecord, record 1 of 3 \(number 4 .*launch\.prepare"
+    ):
+        dataset[4]
+    with pytest.raises(ShardError, match=r"shard-00001.*sha256"):
+        open_dataset(shards, verify=True)
+    assert write(small_source(), shards).damaged == ()  # lengths agree
+    assert write(small_source(), shards, verify=True).damaged == (path.name,)
+    assert contents(shards) == whole
+
+
+def test_wrong_record_with_right_hashes_of_the_container_is_found(tmp_path, shards):
+    """Damage before the container's own checksum was made (a bad memory chip, say) is found by the record's."""
+    from array_record.python import array_record_module
+
+    path = shards / "shard-00003-of-00004.arrayrecord"
+    reader = array_record_module.ArrayRecordReader(str(path))
+    data = bytearray(reader.read([0])[0])
+    data[len(data) // 2] ^= 1
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    writer.write(bytes(data))
+    writer.close()
+    with pytest.raises(ShardError, match=r"shard-00003.*record 0 of 1 \(number 9 .*checksum"):
+        open_dataset(shards)[9]
+
+
+def test_damaged_manifest_is_named(shards):
+    (shards / "manifest.json").write_text('{"schema_version": 1')
+    with pytest.raises(ShardError, match=r"manifest\.json is damaged"):
+        open_dataset(shards)
+    (shards / "manifest.json").write_text('{"schema_version": 7}')
+    with pytest.raises(ShardError, match="schema version 7"):
+        open_dataset(shards)
+
+
+def test_directory_without_shards(tmp_path):
+    with pytest.raises(ShardError, match=r"no manifest\.json.*launch\.prepare"):
+        open_dataset(tmp_path)
+
+
+def test_source_that_breaks_its_promise(tmp_path, small_source):
+    class Doubled(small_source):
+        def records(self, begin, end):
+            for _, item in super().records(begin, end):
+                yield "same", item
+
+    class Short(small_source):
+        def records(self, begin, end):
+            yield from super().records(begin, end - 1)
+
+    with pytest.raises(ShardError, match="'same' twice"):
+        write(Doubled(), tmp_path / "doubled")
+    with pytest.raises(ShardError, match=r"gave 2 items for the range 0\.\.2"):
+        write(Short(), tmp_path / "short")
+
+
+def test_bad_counts(tmp_path, small_source):
+    with pytest.raises(ValueError, match="positive"):
+        write(small_source(), tmp_path, per_shard=0)
+    with pytest.raises(ValueError, match="no items"):
+        write(small_source(0), tmp_path)
