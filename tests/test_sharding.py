@@ -1,0 +1,108 @@
+"""Logical axes to meshes: what is refused, what is replicated, and that every mesh computes the same."""
+
+import json
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from mmduplex_jax.sharding import MESH_AXES, ShardingError, logical_names, make_mesh, replicated_axes, resolve
+from tests.golden_shardings import CONFIGS, golden_path, shardings_of
+
+MESH = AbstractMesh((2, 2, 2), MESH_AXES)
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "spec"),
+    [
+        (("embed", "mlp"), (8, 6), PartitionSpec("fsdp", "tensor")),
+        (("layers", "heads", "embed"), (3, 4, 8), PartitionSpec(None, "tensor", "fsdp")),
+        (("batch", None), (4, 7), PartitionSpec(("data", "fsdp"), None)),
+        (("kv_heads",), (5,), PartitionSpec(None)),
+        ((), (), PartitionSpec()),
+    ],
+)
+def test_names_become_a_partition(names, shape, spec):
+    assert resolve(names, shape, MESH, where="array") == spec
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "said"),
+    [
+        (("embed", "width"), (8, 8), r"text/kernel: unknown logical axis 'width'; the rules know \['batch'"),
+        (("mlp", "heads"), (8, 8), "axes 'mlp' and 'heads' of shape .* both split over mesh axis 'tensor'"),
+        (("embed", "embed"), (8, 8), "both split over mesh axis 'fsdp'"),
+        (("embed",), (7,), r"axis 'embed' of size 7 cannot be split over mesh axes \{'fsdp': 2\}"),
+        (("batch",), (6,), r"size 6 cannot be split over mesh axes \{'data': 2, 'fsdp': 2\}"),
+        (("embed",), (8, 8), r"1 logical names .* for shape \(8, 8\)"),
+    ],
+)
+def test_what_cannot_be_placed_is_an_error_that_names_it(names, shape, said):
+    with pytest.raises(ShardingError, match=said):
+        resolve(names, shape, MESH, where="text/kernel")
+
+
+def test_a_replicated_axis_is_told():
+    box = nn.LogicallyPartitioned(jnp.zeros((8, 5)), ("embed", "kv_heads"))
+    assert replicated_axes({"key": {"kernel": box}}, MESH) == [
+        "key/kernel: axis 1 (kv_heads, size 5) is not split 2 ways: replicated"
+    ]
+
+
+def test_an_array_without_names_is_refused():
+    with pytest.raises(ShardingError, match="head/kernel: no logical axes"):
+        logical_names({"head": {"kernel": jnp.zeros((2, 2))}})
+
+
+def test_meshes_must_fit_the_devices():
+    assert dict(make_mesh(devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    with pytest.raises(ShardingError, match="asks for data=3 x fsdp=1 x tensor=1 devices, and there are 1"):
+        make_mesh(3, devices=jax.devices()[:1])
+    with pytest.raises(ShardingError, match="at least 1"):
+        make_mesh(1, 0, devices=jax.devices()[:1])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shardings_are_the_golden_ones(name):
+    golden = json.loads(golden_path(name).read_text(encoding="utf-8"))
+    assert shardings_of(name) == golden, "meant? rewrite with `python -m tests.golden_shardings`"
+
+
+def on_eight_devices(repository, *arguments: str) -> dict:
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(repository),
+    }
+    command = [sys.executable, "-m", "tests.eight_devices", *arguments]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_mesh_computes_the_same(repository):
+    found = on_eight_devices(repository, "toy")
+    # Sums in another order: float32 rounding, a little more each step.
+    for mesh in ("8x1x1", "4x2x1", "2x2x2", "1x8x1", "1x1x8"):
+        assert found[mesh] == pytest.approx(found["one"], rel=1e-5), mesh
+    assert found["replicated"] == []
+    stayed, moved = found["restored"]
+    assert moved == pytest.approx(stayed, rel=1e-5)
+
+
+# Small enough to compile six times; the axes are those of the real one.
+SMALL = ("data.clip_s=2.0", "text.layers=2")
+
+
+@pytest.mark.slow
+def test_every_mesh_computes_the_same_for_the_quickstart(repository):
+    found = on_eight_devices(repository, "quickstart", *SMALL)
+    # Looser than the toy: thresholds in the tokenizer make a rounding visible, and Adam's first steps take its sign.
+    for mesh in ("8x1x1", "4x2x1", "2x2x2", "1x8x1", "1x1x8"):
+        assert found[mesh] == pytest.approx(found["one"], rel=1e-3), mesh
