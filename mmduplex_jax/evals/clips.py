@@ -1,10 +1,8 @@
 """The clips that are evaluated on: new ones of the built-in world, or prepared shards."""
 
-import collections
-import multiprocessing
-import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +12,33 @@ from data_pipelines.schema import Record
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 
-# Below this many clips, making them takes less time than starting processes.
-_FEW = 8
+# Clips that are made while others are decoded: two batches of the usual size.
+_AHEAD = 64
 
 
-def world_records(config: WorldConfig, seed: int, clips: int, processes: int | None = None) -> Iterator[Record]:
-    """Clips `0 … clips - 1` of a seed, made as they are asked for and a little ahead, in order.
+def world_records(config: WorldConfig, seed: int, clips: int) -> Iterator[Record]:
+    """Clips `0 … clips - 1` of a seed, in order, made by a thread a little ahead of whoever asks for them.
 
-    Args:
-      config: of the world.
-      seed: no config trains on the default of `launch.evaluate`, so its clips are new to every model.
-      clips: how many.
-      processes: that make them; None: one a core that this process may use.
+    A clip takes some hundredths of a second, less than a model needs to watch it, so one thread is enough.
     """
-    processes = processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if clips < _FEW or processes == 1:
-        yield from (world_record(config, seed, index) for index in range(clips))
-        return
-    ahead = 8 * processes  # enough that nobody waits while a batch is decoded, and no more memory than that
-    # Not forked: JAX has threads, and a fork of them may hang.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        made: collections.deque[Future[Record]] = collections.deque()
+    source = WorldSource(config, seed, clips)
+
+    def make(index: int) -> Record:
+        ((_, record),) = source.records(index, index + 1)
+        return record
+
+    made: deque[Future[Record]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="world") as thread:
         try:
             for index in range(clips):
-                made.append(pool.submit(world_record, config, seed, index))
-                if len(made) >= ahead:
+                made.append(thread.submit(make, index))
+                if len(made) > _AHEAD:
                     yield made.popleft().result()
             while made:
                 yield made.popleft().result()
         finally:
-            for future in made:
+            for future in made:  # nobody wants them if the caller stops early
                 future.cancel()
-
-
-def world_record(config: WorldConfig, seed: int, index: int) -> Record:
-    """One clip of the world as a record."""
-    ((_, record),) = WorldSource(config, seed, index + 1).records(index, index + 1)
-    return record
 
 
 def shard_records(folder: str | Path, seed: int, clips: int) -> tuple[int, Iterator[Record]]:

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.schema import Event
+from data_pipelines.world import WorldConfig, lexicon, split_phrases
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals import controls
+from mmduplex_jax.evals.clips import world_records
 from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.report import ClipResult, build_report, format_table
+from mmduplex_jax.evals.speech import delayed_slots, phrases_in
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 
 CLIP_S = 12.0
 CLOCK = Clock()
@@ -42,6 +46,24 @@ def test_they_rank_as_they_should(report):
     assert f1["always_talking"] < 0.05
     assert f1["oracle_late_3s"] < 0.02
     assert f1["always_silent"] == 0.0
+
+
+@pytest.mark.parametrize("look", ["plain", "rich"])
+def test_they_rank_as_they_should_in_the_built_in_world(look):
+    """A model that says what the world's commentator says, without its eyes: words alone do not give the answer away."""
+    tokenizer = TextTokenizer.word_level(lexicon("rich"))
+    results = []
+    for record in world_records(WorldConfig(look=look), seed=8, clips=80):
+        slots = delayed_slots(record.words, tokenizer, CLOCK, record.num_ticks * CLOCK.video_stride, delay_steps=4)
+        said = phrases_in(slots, tokenizer, CLOCK, split_phrases)
+        nothing = np.zeros(record.num_ticks, np.int32)
+        results.append(ClipResult(CLIP_S, record.events, said, said, nothing, nothing.astype(np.float32)))
+    f1 = {name: s["f1"] for name, s in build_report(results, CLOCK, word_nll=None, seed=0)["controls"].items()}
+    assert f1["oracle"] > 0.98
+    assert f1["other_clip"] < 0.05
+    assert f1["always_talking"] < 0.05
+    assert f1["oracle_late_3s"] < 0.05
+    assert f1["always_silent"] == 0
 
 
 def test_silence_raises_no_alarm_and_talking_many(report):

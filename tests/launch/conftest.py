@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from launch.stages import build_task, load_tokenizer
+from mmduplex_jax.interop import portable
+
+
+def small_config():
+    """The quick start's config with fewer layers, for what needs a model but not a good one."""
+    config = quickstart.get_config()
+    config.text.update(layers=2, width=64, hidden=64, heads=2, kv_heads=1)
+    config.video_stream.update(width=64, hidden=64, heads=2, kv_heads=2)
+    config.tokenizer.anchor.update(width=32, layers=1, heads=2)
+    config.tokenizer.flow.update(width=32)
+    config.delay.update(min=0, max=4, eval=4)
+    return config
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """`(config, tokenizer, params)` of a small model that has learned nothing."""
+    config = small_config()
+    tokenizer = load_tokenizer(config)
+    task = build_task(config, tokenizer)
+    # Drawn here, since compiling an initialisation takes longer than everything that these tests do with it.
+    rng = np.random.default_rng(0)
+    shapes = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    return config, tokenizer, jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="session")
+def portable_dir(untrained, tmp_path_factory) -> Path:
+    """The same as a portable checkpoint."""
+    config, tokenizer, params = untrained
+    folder = tmp_path_factory.mktemp("portable")
+    metadata = {
+        "config": json.loads(config.to_json_best_effort()),
+        "tokenizer": json.loads(tokenizer.to_json()),
+        "steps": 7,
+        "data": {},
+        "scores": {},
+    }
+    portable.save(folder, params, metadata, dtype="float32")
+    return folder

@@ -1,0 +1,76 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import export
+from launch.trained import load_trained
+from mmduplex_jax.interop import portable
+from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts
+from mmduplex_jax.train.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def workdir(untrained, tmp_path_factory):
+    """A training's workdir, saved by Orbax after 3 steps."""
+    config, tokenizer, params = untrained
+    folder = tmp_path_factory.mktemp("run")
+    facts = RunFacts(json.loads(config.to_json_best_effort()), tokenizer.to_json(), data_fingerprint="abc")
+    with Checkpoints(folder, keep=1, facts=facts) as checkpoints:
+        checkpoints.save(3, TrainState(jnp.int32(3), params, {"m": jnp.zeros(2)}), b"{}", {})
+        checkpoints.finish()
+    return folder
+
+
+def same(found, wanted, tolerance=0.0):
+    found, wanted = portable.flatten(found), portable.flatten(wanted)
+    assert list(found) == list(wanted)
+    for name in wanted:
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(wanted[name]), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 2e-3)])
+def test_a_workdir_becomes_portable(untrained, workdir, tmp_path, capsys, dtype, tolerance):
+    config, tokenizer, params = untrained
+    scores = tmp_path / "plain.json"
+    scores.write_text('{"f1": 0.5}')
+    flags = [f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", f"--dtype={dtype}", "--scores", str(scores)]
+    assert export.main(flags) == 0
+    assert "tensors after 3 steps" in capsys.readouterr().out
+    trained = load_trained(tmp_path / "out")
+    same(trained.params, params, tolerance)
+    assert trained.config == load_trained(workdir).config
+    assert trained.config.tokenizer.budget.flow_ladder == config.tokenizer.budget.flow_ladder
+    assert trained.tokenizer == tokenizer
+    assert trained.steps == 3
+    assert trained.metadata["scores"] == {"plain": {"f1": 0.5}}
+    assert trained.metadata["data"]["fingerprint"] == "abc"
+    assert trained.clock == load_trained(workdir).clock
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--checkpoint={tmp}/nowhere"], "no checkpoint in"),
+        (["--max_bytes=1000"], "more than 1,000"),
+        (["--scores", "{tmp}/no.json"], "no.json"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(workdir, tmp_path, capsys, flags, said):
+    flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
+    assert export.main([f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", *flags]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_not_its_configs_model_is_refused(untrained, portable_dir, tmp_path):
+    config, tokenizer, params = untrained
+    _, metadata = portable.load(portable_dir)
+    kept = {key: metadata[key] for key in portable.REQUIRED}
+    kept["config"]["text"]["layers"] = 4
+    portable.save(tmp_path, params, kept)
+    with pytest.raises(
+        portable.PortableError, match="against the model that its config describes: .*\n.*missing: text"
+    ):
+        load_trained(tmp_path)
