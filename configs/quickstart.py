@@ -39,7 +39,7 @@ def get_config() -> config_dict.ConfigDict:
         budget=dict(
             tokens_per_s_max=32,
             flow_ladder=(0, 1, 2, 4),
-            flow_threshold=600,
+            flow_threshold=400,
             suppress_px=9,
             anchor_gap_s=2.0,
             refresh_s=4.0,

@@ -1,0 +1,146 @@
+"""The model as a stream equals the model over a clip: over many wraps of its rings, with rows that come, wait and start anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import FUSIONS, DualStream
+from mmduplex_jax.models.live import LiveModel
+from tests import tiny
+
+BATCH, TICKS = 4, 110  # 220 steps: 20 wraps of the longest window
+
+
+def offline(config, params, frames, slots, delay):
+    run = jax.jit(lambda p, *a: DualStream(config).apply({"params": p}, *a)[0])
+    return np.asarray(run(params, frames, slots, delay))
+
+
+def words(rng, steps):
+    return rng.integers(0, tiny.VOCAB - 1, (BATCH, steps)).astype(np.int32)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
+    config = tiny.dual_stream(fusion)
+    params = tiny.init(config)
+    live = LiveModel(config)
+    step = jax.jit(live.live_step)
+    rng = np.random.default_rng(1)
+    frames, slots = tiny.clips(BATCH, TICKS), words(rng, 2 * TICKS)
+    delay = np.array([0, 2, 4, 6], np.int32)
+    expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+
+    state = live.init_state(params, BATCH)
+    at = np.zeros(BATCH, int)
+    joined = np.array([0, 7, 20, 3])
+    resets = {40: 2, 61: 0}  # at this call, this row starts anew
+    worst, compared, call = 0.0, 0, 0
+    while at.min() < 2 * TICKS:
+        if call in resets:
+            row = resets[call]
+            state = live.reset_rows(params, state, jnp.arange(BATCH) == row)
+            at[row] = 0
+        active = (call >= joined) & (rng.random(BATCH) < 0.8) & (at < 2 * TICKS)
+        now = np.minimum(at, 2 * TICKS - 1)
+        # Rows that wait are shown another's picture: it must not matter.
+        picture = np.where(active[:, None, None, None], frames[np.arange(BATCH), now // 2], frames[::-1, 0])
+        state, out = step(params, state, picture, active, delay, jnp.zeros(BATCH), forced=slots[np.arange(BATCH), now])
+        for row in np.flatnonzero(active):
+            assert int(out.step[row]) == at[row]
+            worst = max(worst, float(np.abs(np.asarray(out.logits[row]) - expected[row, at[row]]).max()))
+            compared += 1
+        at += active
+        call += 1
+    assert compared > BATCH * 2 * TICKS
+    assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["uniform", "per_frame", "dense"])
+def test_logits_are_equal_with_the_baselines(kind):
+    config = tiny.dual_stream("cross", kind)
+    params = tiny.init(config)
+    live, rng = LiveModel(config), np.random.default_rng(2)
+    frames, slots, delay = tiny.clips(BATCH, 40), words(rng, 80), np.full(BATCH, 3, np.int32)
+    expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    state, step, active = live.init_state(params, BATCH), jax.jit(live.live_step), np.ones(BATCH, bool)
+    for s in range(80):
+        state, out = step(params, state, frames[:, s // 2], active, delay, jnp.zeros(BATCH), forced=slots[:, s])
+        np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
+
+
+def test_every_delay_is_told_apart():
+    config = tiny.dual_stream()
+    params = tiny.init(config)
+    frames, slots = tiny.clips(1, 10), np.full((1, 20), tiny.PAD, np.int32)
+    given = np.asarray(streams.shifted(slots, tiny.START))
+    logits = [offline(config, params, frames, given, np.array([d])) for d in range(config.delay_max + 1)]
+    for one, two in zip(logits, logits[1:], strict=False):
+        assert np.abs(one - two).max() > 1e-3
+
+
+def test_the_first_step_sees_the_first_frame_and_the_start_mark():
+    config = tiny.dual_stream()
+    params = tiny.init(config)
+    frames, slots = tiny.clips(1, 4), np.zeros((1, 8), np.int32)
+    delay = np.zeros(1, np.int32)
+    logits = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    live = LiveModel(config)
+    first = live.live_step(params, live.init_state(params, 1), frames[:, 0], np.ones(1, bool), delay, jnp.zeros(1))[1]
+    assert int(first.step[0]) == 0
+    assert int(first.report.n_tokens[0]) > 0
+    np.testing.assert_allclose(first.logits[0], logits[0, 0], atol=1e-5)
+    other = frames.copy()
+    other[:, 0] = 255 - other[:, 0]
+    changed = offline(config, params, other, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    assert np.abs(changed[0, 0] - logits[0, 0]).max() > 1e-3  # step 0 sees tick 0 …
+    other = frames.copy()
+    other[:, 1] = 255 - other[:, 1]
+    changed = offline(config, params, other, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    np.testing.assert_array_equal(changed[0, :2], logits[0, :2])  # … and tick 1 is seen from step 2 on
+    assert np.abs(changed[0, 2] - logits[0, 2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_later_words_and_frames_change_nothing_earlier(fusion):
+    config = tiny.dual_stream(fusion)
+    params = tiny.init(config)
+    rng = np.random.default_rng(3)
+    frames, slots, delay = tiny.clips(BATCH, 20), words(rng, 40), np.full(BATCH, 2, np.int32)
+    base = offline(config, params, frames, slots, delay)
+    later = slots.copy()
+    later[:, 21:] = (later[:, 21:] + 1) % tiny.VOCAB
+    np.testing.assert_allclose(offline(config, params, frames, later, delay)[:, :21], base[:, :21], atol=1e-6)
+    pictures = frames.copy()
+    pictures[:, 11:] = 255 - pictures[:, 11:]
+    changed = offline(config, params, pictures, slots, delay)
+    np.testing.assert_allclose(changed[:, :22], base[:, :22], atol=1e-6)
+    assert np.abs(changed[:, 22:] - base[:, 22:]).max() > 1e-3
+
+
+def test_a_scanned_stack_equals_an_unrolled_one():
+    import dataclasses
+
+    from mmduplex_jax.layers.transformer import unstack_layers
+
+    unrolled = tiny.dual_stream()
+    scan = lambda stack: dataclasses.replace(stack, scan=True, remat=True)
+    scanned = dataclasses.replace(unrolled, text=scan(unrolled.text), video=scan(unrolled.video))
+    params = tiny.init(scanned)
+    flat = params | {name: unstack_layers(params[name], getattr(unrolled, name)) for name in ("text", "video")}
+    rng = np.random.default_rng(4)
+    frames, slots, delay = tiny.clips(BATCH, 8), words(rng, 16), np.full(BATCH, 2, np.int32)
+    np.testing.assert_allclose(
+        offline(scanned, params, frames, slots, delay), offline(unrolled, flat, frames, slots, delay), atol=1e-5
+    )
+    live, state = LiveModel(scanned), LiveModel(scanned).init_state(params, BATCH)
+    expected = offline(scanned, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    step = jax.jit(live.live_step)
+    for s in range(16):
+        state, out = step(params, state, frames[:, s // 2], np.ones(BATCH, bool), delay, jnp.zeros(BATCH), forced=slots[:, s])
+        np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
+    again = live.reset_rows(params, state, jnp.ones(BATCH, bool))
+    fresh = live.init_state(params, BATCH)
+    jax.tree.map(np.testing.assert_array_equal, again, fresh)

@@ -1,0 +1,98 @@
+"""A model small enough for tests, with rings that wrap often, and clips in which things move."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.tokenizer.config import (
+    AnchorConfig,
+    BaselineConfig,
+    BudgetConfig,
+    FlowConfig,
+    MotionConfig,
+    StateConfig,
+    TokenizerConfig,
+)
+
+VOCAB = 23
+PAD, WORD, START = 20, 21, 22
+
+
+def tokenizer(kind: str = "bflow", window_steps: int = 6, **changes) -> TokenizerConfig:
+    """32-pixel frames, 32-wide tokens, a cap of 16 a second."""
+    values = dict(
+        kind=kind,
+        frame_px=32,
+        width=32,
+        clock=Clock(),
+        event=StackConfig(
+            width=16, layers=2, heads=2, kv_heads=1, head_width=8, hidden=32, window_steps=window_steps
+        ),
+        motion=MotionConfig(plane_px=16, search_radius=2),
+        budget=BudgetConfig(tokens_per_s_max=16, flow_ladder=(0, 1, 2), suppress_px=5, anchor_gap_s=1.2, refresh_s=2.0),
+        anchor=AnchorConfig(tokens=2, width=16, layers=1, heads=2),
+        flow=FlowConfig(crop_px=8, patch_px=8, width=16),
+        state=StateConfig(slots=2, heads=2),
+        baseline=BaselineConfig(grid_side=2, dense_tokens=3),
+    )
+    return TokenizerConfig(**(values | changes))
+
+
+def dual_stream(fusion: str = "cross", kind: str = "bflow", **changes) -> DualStreamConfig:
+    """A model with windows of 6, 8 and 10 steps, so that every ring wraps every second or so."""
+    stack = dict(heads=2, kv_heads=1, head_width=8, hidden=32)
+    values = dict(
+        tokenizer=tokenizer(kind),
+        video=StackConfig(width=16, layers=2, window_steps=8, **stack),
+        text=StackConfig(
+            width=16,
+            layers=2,
+            window_steps=10,
+            num_sinks=2,
+            cross_every=2 if fusion == "cross" else 0,
+            cross_gate=0.7,
+            **stack,
+        ),
+        fusion=fusion,
+        vocab_size=VOCAB,
+        pad_id=PAD,
+        word_id=WORD,
+        start_id=START,
+        delay_max=6,
+        vocab_multiple=8,
+    )
+    return DualStreamConfig(**(values | changes))
+
+
+def clips(batch: int, ticks: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    """uint8 `[B, T, H, W, 3]`: squares that move, rest and jump before noise, with a cut of the scene now and then."""
+    rng = np.random.default_rng(seed)
+    frames = np.empty((batch, ticks, side, side, 3), np.uint8)
+    size = side // 4
+    for b in range(batch):
+        background = rng.integers(60, 140, (side, side, 3), dtype=np.uint8)
+        place, speed, colour = rng.uniform(0, side - size, 2), rng.uniform(-3, 3, 2), rng.integers(0, 256, 3)
+        for t in range(ticks):
+            if rng.random() < 0.03:
+                background = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            if rng.random() < 0.1:
+                speed = rng.uniform(-3, 3, 2) * (rng.random() < 0.6)
+            place = np.clip(place + speed, 0, side - size)
+            y, x = place.astype(int)
+            frames[b, t] = background
+            frames[b, t, y : y + size, x : x + size] = colour
+    return frames
+
+
+def init(config: DualStreamConfig, ticks: int = 4, seed: int = 0):
+    """Random parameters; tables and gates are made larger than at first, so that nothing hides behind a zero."""
+    module = DualStream(config)
+    frames = clips(1, ticks, config.tokenizer.frame_px)
+    slots = np.zeros((1, ticks * config.clock.video_stride), np.int32)
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(seed), frames, slots, np.zeros(1, np.int32)))["params"]
+    keys = iter(jax.random.split(jax.random.key(seed + 1), 1000))
+    noisy = lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape)
+    return jax.tree.map(noisy, params)

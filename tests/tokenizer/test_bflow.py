@@ -1,0 +1,116 @@
+"""The tokenizer: a stream and a clip give the same tokens; every kind obeys its budget."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmduplex_jax.tokenizer.bflow import ANCHOR, FLOW, BFlow
+from tests import tiny
+
+TICKS, BATCH = 60, 3
+KINDS = ("bflow", "uniform", "per_frame", "dense")
+
+
+def make(kind, **changes):
+    config = tiny.tokenizer(kind, **changes)
+    module = BFlow(config)
+    frames = tiny.clips(BATCH, TICKS)
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), frames))["params"]
+    return config, module, params, frames
+
+
+def stream(module, params, frames, step=None):
+    """All ticks through `step`: tokens as lists a row."""
+    step = step or jax.jit(lambda p, s, f, n, a: module.apply({"params": p}, s, f, n, a, method="step"))
+    state = module.apply({"params": params}, len(frames), method="initial_state")
+    rows = [[] for _ in frames]
+    stride = module.config.clock.video_stride
+    for t in range(frames.shape[1]):
+        now = jnp.full((len(frames),), t * stride, jnp.int32)
+        state, tokens = step(params, state, frames[:, t], now, jnp.ones(len(frames), bool))
+        for b, row in enumerate(rows):
+            for m in np.flatnonzero(tokens.valid[b]):
+                row.append((int(tokens.step[b, m]), int(tokens.kind[b, m]), tuple(tokens.centre_px[b, m].tolist()),
+                            np.asarray(tokens.values[b, m])))
+    return rows
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streaming_equals_offline(kind):
+    _, module, params, frames = make(kind)
+    tokens = jax.jit(lambda p, f: module.apply({"params": p}, f))(params, frames)
+    for b, row in enumerate(stream(module, params, frames)):
+        valid = np.asarray(tokens.valid[b])
+        assert valid.sum() == len(row)
+        assert np.asarray(tokens.step[b])[valid].tolist() == [r[0] for r in row]
+        assert np.asarray(tokens.kind[b])[valid].tolist() == [r[1] for r in row]
+        assert [tuple(c) for c in np.asarray(tokens.centre_px[b])[valid].tolist()] == [r[2] for r in row]
+        np.testing.assert_allclose(np.asarray(tokens.values[b])[valid], [r[3] for r in row], atol=1e-5)
+
+
+def test_streaming_is_the_same_without_jit_and_under_vmap():
+    _, module, params, frames = make("bflow")
+    frames = frames[:, :12]
+    apply = lambda p, s, f, n, a: module.apply({"params": p}, s, f, n, a, method="step")
+    jitted = stream(module, params, frames)
+    plain = stream(module, params, frames, apply)
+
+    def mapped(p, s, f, n, a):
+        one = jax.vmap(lambda s, f, n, a: apply(p, jax.tree.map(lambda x: x[None], s), f[None], n[None], a[None]))
+        return jax.tree.map(lambda x: x[:, 0], one(s, f, n, a))
+
+    for other in (plain, stream(module, params, frames, jax.jit(mapped))):
+        for row, same in zip(jitted, other, strict=True):
+            assert [r[:3] for r in row] == [r[:3] for r in same]
+            np.testing.assert_allclose([r[3] for r in row], [r[3] for r in same], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_obeys_its_budget(kind):
+    config, module, params, frames = make(kind)
+    tokens = module.apply({"params": params}, frames)
+    for b in range(BATCH):
+        ticks = np.asarray(tokens.step[b])[np.asarray(tokens.valid[b])] // config.clock.video_stride
+        counts = np.bincount(ticks, minlength=TICKS)
+        assert 0 < np.convolve(counts, np.ones(config.window_ticks, int)).max() <= config.cap
+
+
+def test_a_later_frame_changes_no_earlier_token():
+    config, module, params, frames = make("bflow")
+    other = frames.copy()
+    other[:, 30:] = tiny.clips(BATCH, 30, seed=9)
+    apply = jax.jit(lambda f: module.apply({"params": params}, f))
+    for b in range(BATCH):
+        one, two = apply(frames), apply(other)
+        early = np.asarray(one.valid[b]) & (np.asarray(one.step[b]) < 60)
+        np.testing.assert_array_equal(early, np.asarray(two.valid[b]) & (np.asarray(two.step[b]) < 60))
+        np.testing.assert_allclose(one.values[b][early], two.values[b][early], atol=1e-6)
+
+
+def test_crops_sit_on_the_thing_that_moves():
+    config = tiny.tokenizer()
+    module = BFlow(config)
+    frames = np.full((1, 12, 32, 32, 3), 100, np.uint8)
+    for t in range(12):
+        frames[0, t, 12:20, 2 * t : 2 * t + 8] = (230, 40, 40)
+    params = nn.unbox(module.init(jax.random.key(0), frames))["params"]
+    tokens = module.apply({"params": params}, frames)
+    flow = np.asarray(tokens.valid[0]) & (np.asarray(tokens.kind[0]) == FLOW) & (np.asarray(tokens.step[0]) > 2)
+    centre, tick = np.asarray(tokens.centre_px[0])[flow], np.asarray(tokens.step[0])[flow] // 2
+    first = np.unique(tick, return_index=True)[1]  # the best peak of each tick
+    assert len(first) >= 9
+    off = np.abs(centre[first] - np.stack([np.full(len(first), 16), 2 * tick[first] + 4], axis=1))
+    assert off.max() <= 2
+
+
+def test_dropping_the_tail_of_anchors_leaves_a_prefix():
+    _, module, params, frames = make("bflow")
+    apply = lambda keep: module.apply({"params": params}, frames, jnp.full(BATCH, keep))
+    whole, cut = apply(2), apply(1)
+    anchors = np.asarray(whole.valid) & (np.asarray(whole.kind) == ANCHOR)
+    kept = np.asarray(cut.valid) & (np.asarray(cut.kind) == ANCHOR)
+    assert kept.sum() * 2 == anchors.sum() > 0
+    flow = np.asarray(whole.kind) == FLOW
+    np.testing.assert_array_equal(np.asarray(whole.valid)[flow], np.asarray(cut.valid)[flow])
