@@ -66,7 +66,12 @@ def load_trained(folder: str | Path | None) -> Trained:
         config, tokenizer_json, steps = metadata["config"], metadata["tokenizer_json"], metadata["step"]
     tokenizer = TextTokenizer.from_json(tokenizer_json)
     resolved = ConfigDict(_with_tuples(config)).lock()
-    task = build_task(resolved, tokenizer)
+    try:
+        task = build_task(resolved, tokenizer)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: its config describes no model of this code ({error}): use the code that trained it, or train again"
+        ) from error
     expected = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
     portable.check(params, expected, f"{folder} against the model that its config describes")
     return Trained(folder, params, resolved, tokenizer, task, int(steps), metadata)

@@ -50,7 +50,7 @@ def test_they_rank_as_they_should(report):
 
 @pytest.mark.parametrize("look", ["plain", "rich"])
 def test_they_rank_as_they_should_in_the_built_in_world(look):
-    """A model that says what the world's commentator says, without its eyes: words alone do not give the answer away."""
+    """A model that says what the world's commentator says, but blindly: words alone do not give the answer away."""
     tokenizer = TextTokenizer.word_level(lexicon("rich"))
     results = []
     for record in world_records(WorldConfig(look=look), seed=8, clips=80):

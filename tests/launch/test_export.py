@@ -74,3 +74,13 @@ def test_a_checkpoint_that_is_not_its_configs_model_is_refused(untrained, portab
         portable.PortableError, match="against the model that its config describes: .*\n.*missing: text"
     ):
         load_trained(tmp_path)
+
+
+def test_a_config_of_other_code_is_refused(untrained, portable_dir, tmp_path):
+    _, _, params = untrained
+    _, metadata = portable.load(portable_dir)
+    kept = {key: metadata[key] for key in portable.REQUIRED}
+    del kept["config"]["fusion"]
+    portable.save(tmp_path, params, kept)
+    with pytest.raises(ValueError, match="its config describes no model of this code .*fusion"):
+        load_trained(tmp_path)
