@@ -128,30 +128,35 @@ class Checkpoints:
         """Whether all processes were told to stop, and agree that `step` is where (several processes only)."""
         return self._orbax.reached_preemption(step)
 
-    def restore(self, target: TrainState, data: Any) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, on the mesh of `target`; sets `data` to where it was.
+    def checked_metadata(self, target: TrainState) -> dict[str, Any] | None:
+        """Metadata of the newest checkpoint; None where there is no checkpoint yet.
 
         Args:
-          target: abstract state with shardings.
-          data: the data iterator; changed in place.
-
-        Returns:
-          The state and the metadata.
+          target: abstract state of this run.
 
         Raises:
           CheckpointMismatch: when this run differs from the one that saved.
         """
         step = self.latest_step
         if step is None:
-            raise FileNotFoundError(f"{self._orbax.directory}: no checkpoint")
+            return None
         metadata = self._orbax.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
         differences = _differences(metadata, self._facts, target.params)
         if differences:
             raise CheckpointMismatch(
                 f"{self._orbax.directory}/{step} was saved by a different run:\n  " + "\n  ".join(differences)
             )
+        return metadata
+
+    def restore(self, target: TrainState, data: Any) -> TrainState:
+        """The newest checkpoint, on the mesh of `target`; sets `data` to where it was. Check the metadata first.
+
+        Args:
+          target: abstract state with shardings.
+          data: the data iterator; changed in place.
+        """
         restored = self._orbax.restore(
-            step,
+            self.latest_step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(target.params),
                 optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state}),
@@ -160,7 +165,7 @@ class Checkpoints:
         )
         data.set_state(restored["data"])
         optimizer = restored["optimizer"]
-        return TrainState(optimizer["step"], restored["params"], optimizer["opt_state"]), metadata
+        return TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
 
 
 def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTree, dict[str, Any]]:

@@ -94,16 +94,18 @@ def fit(
         log(parameters.parameter_table(program.boxed, program.mesh))
         for line in sharding.replicated_axes(program.boxed, program.mesh):
             log(line)
+        checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
+        # Before the compiler takes its minutes.
+        metadata = checkpoints.checked_metadata(program.target)
         began = time.perf_counter()
         compiled = program.compile()
         log(f"compiled in {time.perf_counter() - began:.1f} s for {program.mesh.size} x {jax.devices()[0].device_kind}")
 
-        checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
-        if checkpoints.latest_step is None:
+        if metadata is None:
             state, window, start_step = program.init_state(), Window(), 0
             log(f"starting in {workdir}")
         else:
-            state, metadata = checkpoints.restore(program.target, data)
+            state = checkpoints.restore(program.target, data)
             window, start_step = Window(**metadata["window"]), metadata["step"]
             log(f"going on from step {start_step} of {workdir}")
             for line in free_changes(metadata, facts):
@@ -150,7 +152,7 @@ class _Run:
         while step < self.end_step and not self._should_stop(step):
             began = time.perf_counter()
             fed = next(feed)
-            self.progress.add_step(time.perf_counter() - began)
+            self.progress.add_wait(time.perf_counter() - began)
             # The batch is on the devices; anything else that would be copied there is a mistake.
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, fed.batch)
@@ -181,6 +183,7 @@ class _Run:
         while len(self.in_flight) > at_most:
             done = self.in_flight.popleft()
             metrics = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
+            self.progress.add_step()
             if not is_finite(metrics):
                 raise NonFiniteError(self._describe(done, metrics))
             self.window.add({name: value for name, value in metrics.items() if name != "finite"})

@@ -24,10 +24,13 @@ class Progress:
         self._flops, self._peak, self._num_devices = flops_per_step, peak, num_devices
         self._since, self._steps, self._wait_s = time.perf_counter(), 0, 0.0
 
-    def add_step(self, wait_s: float) -> None:
-        """Counts a step for whose batch the loop waited `wait_s`."""
-        self._steps += 1
+    def add_wait(self, wait_s: float) -> None:
+        """Counts time in which the loop had no batch to go on with."""
         self._wait_s += wait_s
+
+    def add_step(self) -> None:
+        """Counts a step that the devices have finished."""
+        self._steps += 1
 
     def pop(self, step: int, tokens_per_step: float | None) -> dict[str, float | None]:
         """The speeds since the last call, at `step`."""
