@@ -70,7 +70,8 @@ def load_trained(folder: str | Path | None) -> Trained:
         task = build_task(resolved, tokenizer)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder}: its config describes no model of this code ({error}): use the code that trained it, or train again"
+            f"{folder}: its config describes no model of this code ({error}): use the code that trained it, or "
+            "train again"
         ) from error
     expected = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
     portable.check(params, expected, f"{folder} against the model that its config describes")
