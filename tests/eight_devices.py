@@ -59,7 +59,8 @@ def main() -> None:
     config, task = config_and_task(name, changes)
     batches = some_batches(task, config.data.batch_size)
     found: dict[str, object] = {"one": losses(task, config, make_mesh(devices=jax.devices()[:1]), batches)}
-    for shape in MESHES:
+    # A real model takes a minute to compile for eight devices: the mesh that uses every axis is enough for it.
+    for shape in MESHES if name == "toy" else ((2, 2, 2),):
         mesh = make_mesh(*shape)
         try:
             found["x".join(map(str, shape))] = losses(task, config, mesh, batches)

@@ -96,13 +96,11 @@ def test_every_mesh_computes_the_same(repository):
     assert moved == pytest.approx(stayed, rel=1e-5)
 
 
-# Small enough to compile six times; the axes are those of the real one.
-SMALL = ("data.clip_s=2.0", "text.layers=2")
+# Small enough to compile in a minute; the axes are those of the real one.
+SMALL = ("data.clip_s=1.28", "text.layers=2")
 
 
 @pytest.mark.slow
-def test_every_mesh_computes_the_same_for_the_quickstart(repository):
+def test_a_mesh_of_all_axes_computes_the_same_for_the_quickstart(repository):
     found = on_eight_devices(repository, "quickstart", *SMALL)
-    # Looser than the toy: thresholds in the tokenizer make a rounding visible, and Adam's first steps take its sign.
-    for mesh in ("8x1x1", "4x2x1", "2x2x2", "1x8x1", "1x1x8"):
-        assert found[mesh] == pytest.approx(found["one"], rel=1e-3), mesh
+    assert found["2x2x2"] == pytest.approx(found["one"], rel=1e-5)
