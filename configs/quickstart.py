@@ -50,10 +50,10 @@ def get_config() -> config_dict.ConfigDict:
         flow=dict(crop_px=20, patch_px=20, width=160, layers=0, heads=4, motion_features=True, centre=True),
         state=dict(slots=4, layers=1, heads=4),
         baseline=dict(grid_side=4, interval_ticks=4, dense_tokens=64, dense_hz=5),
-        event=dict(layers=1, width=96, heads=4, kv_heads=4, head_width=24, hidden=256, window_s=2.0),
+        event=dict(layers=1, width=96, heads=2, kv_heads=2, head_width=32, hidden=256, window_s=2.0),
     )
     c.video_stream = config_dict.create(
-        width=128, layers=1, heads=4, kv_heads=4, head_width=32, hidden=256, window_s=4.0, dtype="float32"
+        width=128, layers=1, heads=2, kv_heads=2, head_width=32, hidden=256, window_s=4.0, dtype="float32"
     )
     c.text = config_dict.create(
         width=128,

@@ -1,10 +1,11 @@
 """Grouped-query attention over keys that carry a time, and the masks that time gives."""
 
+import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
-_MASKED = -1e30  # finite, so that a row without any key gives weights, not NaN; such rows are zeroed below
+_MASKED = -1e30  # finite, so that a row without any key gives zeros, not NaN
 
 
 def attend(
@@ -32,31 +33,37 @@ def attend(
     Returns:
       `[B, S, Q, E]`; zeros where a query may see no key.
     """
-    groups = key.shape[2]
     batch, length, heads, width = query.shape
-    scale = width**-0.5
+    groups, keys = key.shape[2], key.shape[1]
+    per_group = heads // groups
 
-    def scores(q, k):
-        q = q.reshape(batch, length, groups, heads // groups, width)
-        return jnp.einsum("bsgqe,brge->bgqsr", q, k, preferred_element_type=jnp.float32)
+    # Plain batched matrix products over [B·G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as long.
+    def rows(q):
+        q = (q * width**-0.5).reshape(batch, length, groups, per_group, width)
+        return q.transpose(0, 2, 3, 1, 4).reshape(batch * groups, per_group * length, width)
 
-    logits = scores(query, key)
+    columns = key.transpose(0, 2, 3, 1).reshape(batch * groups, width, keys)
+    product = lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    logits = product(rows(query), columns)
     if num_sinks:
-        sinks = scores(sink_query, key[:, :num_sinks])
+        sinks = product(rows(sink_query), columns[..., :num_sinks])
         logits = jnp.concatenate([sinks, logits[..., num_sinks:]], axis=-1)
-    seen = mask[:, None, None]
-    logits = jnp.where(seen, logits * scale, _MASKED)
-    top = logits.max(axis=-1, keepdims=True)
+    logits = logits.reshape(batch, groups, per_group, length, keys)
+    logits = jnp.where(mask[:, None, None], logits, _MASKED)
+    # Over any masked logit, so that a row that sees no key has weights of exactly zero.
+    top = jnp.maximum(logits.max(axis=-1, keepdims=True), _MASKED / 10)
     if null_logit is not None:
-        null = null_logit.astype(jnp.float32).reshape(groups, heads // groups)[None, :, :, None, None]
+        null = null_logit.astype(jnp.float32).reshape(groups, per_group)[None, :, :, None, None]
         top = jnp.maximum(top, null)
-    weights = jnp.where(seen, jnp.exp(logits - top), 0.0)
+    top = jax.lax.stop_gradient(top)  # it cancels
+    weights = jnp.exp(logits - top)
     total = weights.sum(axis=-1, keepdims=True)
     if null_logit is not None:
         total = total + jnp.exp(null - top)
-    weights = weights / jnp.maximum(total, 1e-30)
-    out = jnp.einsum("bgqsr,brge->bsgqe", weights.astype(value.dtype), value)
-    return out.reshape(batch, length, heads, width)
+    values = value.transpose(0, 2, 1, 3).reshape(batch * groups, keys, width)
+    out = product(weights.astype(value.dtype).reshape(batch * groups, per_group * length, keys), values)
+    out = out.reshape(batch, groups, per_group, length, width) / jnp.maximum(total, 1e-30)
+    return out.astype(value.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def past_mask(

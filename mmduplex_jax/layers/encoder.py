@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from mmduplex_jax.layers.attention import attend
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.typing import Array, Float
+from mmduplex_jax.typing import Array, Bool, Float
 
 
 class Mlp(nn.Module):
@@ -22,18 +22,24 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full attention of `x` to `context` (to itself where none is given)."""
+    """Attention of `x` to `context` (to itself where none is given), to all of it where no mask is given."""
 
     heads: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], context: Float[Array, "B P D"] | None = None) -> Float[Array, "B S D"]:
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        context: Float[Array, "B P D"] | None = None,
+        mask: Bool[Array, "B S P"] | None = None,
+    ) -> Float[Array, "B S D"]:
         context = x if context is None else context
         width = x.shape[-1]
         split = lambda name, a: dense(width, ("embed", "heads"), name=name, dtype=x.dtype, use_bias=True)(a).reshape(
             *a.shape[:2], self.heads, width // self.heads
         )
-        mask = jnp.ones((x.shape[0], x.shape[1], context.shape[1]), bool)
+        if mask is None:
+            mask = jnp.ones((x.shape[0], x.shape[1], context.shape[1]), bool)
         out = attend(split("query", x), split("key", context), split("value", context), mask)
         out = out.reshape(*x.shape)
         return dense(width, ("heads", "embed"), name="out", dtype=x.dtype, use_bias=True)(out)

@@ -42,8 +42,10 @@ def tokenizer_forward(config: TokenizerConfig, ticks: int) -> float:
         embed = 2.0 * patches * 3 * flow.patch_px**2 * flow.width
         trunk = _encoder_forward(flow.width, flow.layers, patches + 1, patches + 1) if flow.layers else 0.0
         head = 2.0 * (270 * flow.width + 4 * flow.width**2 + flow.width * config.width)
-        read = 2.0 * config.width**2 * (2 + 2 * config.state.slots + 8) if config.kind == "bflow" else 0.0
-        total += tokens * (embed + trunk + head + read)
+        total += tokens * (embed + trunk + head)
+        if config.kind == "bflow":
+            seen = config.state.slots * (config.anchor_capacity(ticks) + 1)
+            total += 4.0 * config.width**2 * (tokens + seen) + 4.0 * tokens * config.width * seen
     ends = 2.0 * tokens * 2 * config.width * config.event.width
     return total + ends + stack_forward(config.event, tokens, tokens)
 

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.encoder import Encoder, EncoderBlock, patchify
+from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, patchify
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.tokenizer.config import TokenizerConfig
-from mmduplex_jax.typing import Array, Float, UInt8
+from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
 _TABLE_INIT = nn.initializers.normal(0.02)
 
@@ -55,7 +55,8 @@ class SceneState(nn.Module):
         self.first = table(self, "first", (c.state.slots, c.width), ("slots", "feature"))
         self.blocks = [EncoderBlock(c.state.heads) for _ in range(c.state.layers)]
         self.gate = dense(c.width, ("feature", None), name="gate", dtype=dtype, use_bias=True)
-        self.reader = EncoderBlock(c.state.heads, self_attention=False)
+        self.reader_norm = layer_norm("reader_norm", dtype)
+        self.reader = Attention(c.state.heads)
 
     def initial(self, batch: int) -> Float[Array, "B Z D"]:
         return jnp.broadcast_to(self.first, (batch, *self.first.shape)).astype(jnp.dtype(self.config.dtype))
@@ -68,6 +69,11 @@ class SceneState(nn.Module):
         gate = nn.sigmoid(self.gate(new))
         return slots + gate * (new - slots)
 
-    def read(self, tokens: Float[Array, "B K D"], slots: Float[Array, "B Z D"]) -> Float[Array, "B K D"]:
-        """Tokens that know the scene they are a change of."""
-        return self.reader(tokens, slots)
+    def read(
+        self, tokens: Float[Array, "B N D"], states: Float[Array, "B X Z D"], at: Int32[Array, "B N"]
+    ) -> Float[Array, "B N D"]:
+        """Tokens that know the scene they are a change of: token `n` looks at the slots of state `at[n]`."""
+        batch, count, slots, width = states.shape
+        mask = jnp.repeat(at[..., None] == jnp.arange(count), slots, axis=-1)
+        context = states.reshape(batch, count * slots, width)
+        return tokens + self.reader(self.reader_norm(tokens), context, mask)

@@ -97,12 +97,11 @@ class BFlow(nn.Module):
         x, buffers = self.events(x, look, buffers)
         return values + self.projector(x), buffers
 
-    def _flow_values(self, pictures, motion, sight_at, slots):
-        """Flow tokens of `B` rows: `sight_at` holds cell, centre and camera per token; `slots [B·, Z, D]` per token."""
-        values = self.flows(pictures, motion, *sight_at)
+    def _flow_values(self, pictures, motion, places, states, at):
+        """Flow tokens `[B, N, D]`; `places` holds cell, centre and camera of each, `at` which of the scene's states."""
+        values = self.flows(pictures, motion, *places)
         if self.config.kind == "bflow":
-            flat = values.reshape(-1, 1, values.shape[-1])
-            values = self.scene.read(flat, slots.reshape(-1, *slots.shape[-2:])).reshape(values.shape)
+            values = self.scene.read(values, states, at)
         return values + self.kinds[FLOW].astype(values.dtype)
 
     def __call__(self, frames: UInt8[Array, "B T H W 3"], anchor_keep: Int32[Array, "B"] | None = None) -> Tokens:
@@ -148,12 +147,10 @@ class BFlow(nn.Module):
             camera = jnp.take_along_axis(sight.camera, tick[..., None], axis=1)
             pictures = jax.vmap(lambda *a: crops(*a, c.flow.crop_px))(frames, tick, flow_centre)
             motion = jax.vmap(motion_patches)(sight.motion, tick, cell)
-            slots = None
+            states, seen = None, None
             if c.kind == "bflow":
-                states = self._states(read)  # [B, A + 1, Z, D]
-                seen = jnp.take_along_axis(count, tick, axis=1)
-                slots = jnp.take_along_axis(states, seen[..., None, None], axis=1)
-            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, camera), slots)
+                states, seen = self._states(read), jnp.take_along_axis(count, tick, axis=1)
+            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, camera), states, seen)
             values = jnp.where(is_flow[..., None], from_flow, values)
             centre = jnp.where(is_flow[..., None], flow_centre, centre)
 
@@ -216,8 +213,9 @@ class BFlow(nn.Module):
             pictures = jax.vmap(lambda f, at: crops(f[None], tick, at, c.flow.crop_px))(frame, sight.centre_px)
             motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(sight.motion, sight.cell)
             camera = jnp.broadcast_to(sight.camera[:, None], (batch, c.flow_slots, 2))
-            per_token = jnp.broadcast_to(slots[:, None], (batch, c.flow_slots, *slots.shape[1:]))
-            parts.append(self._flow_values(pictures, motion, (sight.cell, sight.centre_px, camera), per_token))
+            first = jnp.zeros((batch, c.flow_slots), jnp.int32)
+            places = (sight.cell, sight.centre_px, camera)
+            parts.append(self._flow_values(pictures, motion, places, slots[:, None], first))
             centres.append(sight.centre_px)
         valid = jnp.concatenate([jnp.repeat(anchor[:, None], c.anchor_tokens, axis=1), flow], axis=1)
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)

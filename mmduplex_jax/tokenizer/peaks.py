@@ -12,6 +12,7 @@ from mmduplex_jax.typing import Array, Int32
 _WINDOW = 12  # plane pixels that mean shift looks at
 _SUBPIXEL = 16  # fixed-point fractions of a plane pixel
 _SIGMA = 4.0  # of the kernel, in plane pixels
+_ROUNDS = 3  # of mean shift
 _FLOOR = 60  # contrast, summed over three colours, that background texture reaches
 
 
@@ -66,25 +67,24 @@ def find(
     cell_px = 2 * scale
     where = cell_px * jnp.arange(grid) + cell_px // 2
     reach = config.budget.suppress_px
-    levels, cells, centres = [], [], []
-    for _ in range(config.flow_slots):
-        flat = jnp.argmax(saliency.reshape(-1))
-        cell = jnp.stack([flat // grid, flat % grid]).astype(jnp.int32)
+
+    def centred(peak_px):
+        start = peak_px * _SUBPIXEL // scale
+        # Never further than the window reaches: a peak on bare background must not wander to another thing.
+        shift = lambda _, at: jnp.clip(_mean_shift(plane, at), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
+        centre = jax.lax.fori_loop(0, _ROUNDS, shift, start)
+        return jnp.clip((centre * scale + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
+
+    def next_peak(left, _):
+        flat = jnp.argmax(left.reshape(-1)).astype(jnp.int32)
+        cell = jnp.stack([flat // grid, flat % grid])
         peak_px = cell_px * cell + cell_px // 2
-        centre_px = peak_px
-        if config.flow.centre:
-            start = peak_px * _SUBPIXEL // scale
-            centre = start
-            for _ in range(3):
-                # Never further than a window's half: a peak on bare background must not wander to another thing.
-                centre = jnp.clip(_mean_shift(plane, centre), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
-            centre_px = jnp.clip((centre * scale + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
-        levels.append(saliency.reshape(-1)[flat])
-        cells.append(cell)
-        centres.append(centre_px.astype(jnp.int32))
-        near = lambda at: (jnp.abs(where - at[0]) < reach)[:, None] & (jnp.abs(where - at[1]) < reach)[None]  # noqa: B023
-        saliency = jnp.where(near(peak_px) | near(centre_px), 0, saliency)
-    return Peaks(jnp.stack(levels).astype(jnp.int32), jnp.stack(cells), jnp.stack(centres))
+        centre_px = centred(peak_px) if config.flow.centre else peak_px
+        near = lambda at: (jnp.abs(where - at[0]) < reach)[:, None] & (jnp.abs(where - at[1]) < reach)[None]
+        hidden = near(peak_px) | near(centre_px)
+        return jnp.where(hidden, 0, left), Peaks(left.reshape(-1)[flat], cell, centre_px)
+
+    return jax.lax.scan(next_peak, saliency, None, length=config.flow_slots)[1]
 
 
 def spread(saliency: Int32[Array, "Y X"]) -> Int32[Array, "Y X"]:
