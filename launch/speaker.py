@@ -1,0 +1,81 @@
+"""Something that can commentate: a trained model from a folder, or a config with random parameters."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from launch.stages import build_task, load_tokenizer
+from launch.trained import load_trained
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.models.duplex import DuplexTask
+from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Speaker:
+    """A live model with everything that a stream needs.
+
+    Attributes:
+      name: what to call it in a report.
+      live: the model.
+      params: its parameters, unboxed.
+      config: of its training.
+      tokenizer: its words.
+    """
+
+    name: str
+    live: LiveModel
+    params: PyTree
+    config: ConfigDict
+    tokenizer: TextTokenizer
+
+    @property
+    def clock(self) -> Clock:
+        return self.live.config.clock
+
+    @property
+    def tokens_per_s_max(self) -> int:
+        return self.live.config.tokenizer.cap
+
+
+def trained_speaker(folder: str | Path | None) -> Speaker:
+    """From a checkpoint (see `load_trained`); ValueError where it is of a stage that does not speak."""
+    trained = load_trained(folder)
+    if not isinstance(trained.task, DuplexTask):
+        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
+    name = "the shipped model" if folder is None else f"the model in {folder}"
+    return Speaker(name, LiveModel(trained.task.config), trained.params, trained.config, trained.tokenizer)
+
+
+def random_speaker(path: str | Path, seed: int) -> Speaker:
+    """A model that has learned nothing, of a config file (`configs/*.py`).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no config, or of a stage that does not speak.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--random_init={path}: there is no such config file")
+    spec = importlib.util.spec_from_file_location(f"random_init_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--random_init={path}: a Python file with get_config() is expected")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--random_init={path}: has no get_config()")
+    config = module.get_config().lock()
+    tokenizer = load_tokenizer(config)
+    task = build_task(config, tokenizer)
+    if not isinstance(task, DuplexTask):
+        raise ValueError(f"--random_init={path} is of stage {config.stage!r}; only `duplex` models commentate")
+    # A short clip makes the same parameters and compiles sooner.
+    short = dataclasses.replace(task, ticks=2)
+    params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
+    return Speaker(f"{path.stem} with random parameters", LiveModel(task.config), params, config, tokenizer)

@@ -1,0 +1,195 @@
+"""From slots to timed words, and from timed words to captions (WebVTT, SRT) and back."""
+
+import dataclasses
+import html
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+
+# A silence this long ends a phrase: a new line on the terminal, a new caption.
+PAUSE_S = 1.0
+_LINE_CHARACTERS_MAX = 42
+_TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
+_WORD_TIME = re.compile(r"<((?:\d+:)?\d{2}:\d{2}\.\d{3})>")
+
+
+class TimedWord(NamedTuple):
+    """A word that was said.
+
+    Attributes:
+      text: as written.
+      t_video_s: the time of the picture that it is about: its first slot's, less the delay.
+      t_emit_s: when it was said: the time of its last slot, or of the wall clock where that ran later.
+    """
+
+    text: str
+    t_video_s: float
+    t_emit_s: float
+
+
+class WordAssembler:
+    """Turns the slots of one stream, one at a time, into words.
+
+    A word begins with a WORD mark (or with a token, where a model left the mark out) and is known to be whole when the
+    next slot is PAD or WORD.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, delay_s: float):
+        self._tokenizer, self._delay_s = tokenizer, delay_s
+        self._token_ids: list[int] = []
+        self._onset_s = self._last_s = 0.0
+        self._open = False
+
+    def push(self, slot: int, t_s: float) -> TimedWord | None:
+        """Takes the slot of the step at `t_s`; returns the word that it shows to be whole, if any."""
+        marks = (self._tokenizer.pad_id, self._tokenizer.word_id, self._tokenizer.start_id)
+        if slot not in marks:
+            if not self._open:
+                self._open, self._onset_s = True, t_s
+            self._token_ids.append(slot)
+            self._last_s = t_s
+            return None
+        if slot == self._tokenizer.word_id:
+            whole = self.flush()
+            self._open, self._onset_s = True, t_s
+            return whole
+        # Between its mark and its first token a word may pause; a mark alone says nothing.
+        return self.flush() if self._token_ids else None
+
+    def flush(self) -> TimedWord | None:
+        """The word that is still open, when the stream ends."""
+        token_ids, self._token_ids, self._open = self._token_ids, [], False
+        text = self._tokenizer.decode_word(token_ids) if token_ids else ""
+        return TimedWord(text, max(0.0, self._onset_s - self._delay_s), self._last_s) if text else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cue:
+    """A caption: words, each with the time it was said, on the screen from `start_s` to `end_s`."""
+
+    start_s: float
+    end_s: float
+    words: tuple[tuple[str, float], ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for text, _ in self.words)
+
+
+class CaptionFile:
+    """A .vtt or .srt that grows with the stream: whatever was said is in the file, however the stream ends."""
+
+    def __init__(self, path: str | Path):
+        """Begins the file; ValueError for a suffix other than .vtt and .srt."""
+        self._path = Path(path)
+        if self._path.suffix.lower() not in (".vtt", ".srt"):
+            raise ValueError(f"{path}: captions are written as .vtt or .srt")
+        self._srt = self._path.suffix.lower() == ".srt"
+        self._file: IO[str] = self._path.open("w", encoding="utf-8", newline="\n")
+        self._grouper = CueGrouper()
+        self._count = 0
+        if not self._srt:
+            self._file.write("WEBVTT\n")
+            self._file.flush()
+
+    def add(self, words: Sequence[TimedWord], now_s: float) -> None:
+        """Takes new words, and writes what captions are complete at `now_s`."""
+        cues = [cue for word in words for cue in self._grouper.add(word)]
+        self._write(cues + self._grouper.advance(now_s))
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._write(self._grouper.finish())
+            self._file.close()
+
+    def _write(self, cues: Iterable[Cue]) -> None:
+        for cue in cues:
+            self._count += 1
+            if self._srt:
+                # SRT has numbers before the first cue and no blank line there.
+                self._file.write("\n" if self._count > 1 else "")
+                self._file.write(
+                    f"{self._count}\n{_stamp(cue.start_s, ',')} --> {_stamp(cue.end_s, ',')}\n{cue.text}\n"
+                )
+            else:
+                self._file.write(f"\n{_stamp(cue.start_s)} --> {_stamp(cue.end_s)}\n{_vtt_text(cue)}\n")
+            self._file.flush()
+
+
+class CueGrouper:
+    """Groups timed words into captions: a pause or a full line ends one."""
+
+    def __init__(self) -> None:
+        self._words: list[tuple[str, float]] = []
+
+    def add(self, word: TimedWord) -> list[Cue]:
+        done = []
+        if self._words:
+            last_s = self._words[-1][1]
+            line = sum(len(text) + 1 for text, _ in self._words) + len(word.text)
+            if word.t_emit_s - last_s >= PAUSE_S or line > _LINE_CHARACTERS_MAX:
+                done = self._end(min(word.t_emit_s, last_s + PAUSE_S))
+        self._words.append((word.text, word.t_emit_s))
+        return done
+
+    def advance(self, now_s: float) -> list[Cue]:
+        """The caption that a pause has ended by now, if any."""
+        if self._words and now_s - self._words[-1][1] >= 2 * PAUSE_S:
+            return self.finish()
+        return []
+
+    def finish(self) -> list[Cue]:
+        return self._end(self._words[-1][1] + PAUSE_S) if self._words else []
+
+    def _end(self, end_s: float) -> list[Cue]:
+        words, self._words = tuple(self._words), []
+        return [Cue(words[0][1], end_s, words)]
+
+
+def read_captions(text: str) -> list[Cue]:
+    """The captions in a WebVTT or SRT file that this module wrote.
+
+    A WebVTT's words have their own times; an SRT's all have their caption's.
+    """
+    cues = []
+    for block in re.split(r"\n{2,}", text.replace("\r\n", "\n").strip()):
+        lines = block.split("\n")
+        at = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if at is None:
+            continue
+        start_s, end_s = (_seconds(stamp) for stamp in lines[at].split("-->"))
+        words, now_s = [], start_s
+        for part in _WORD_TIME.split(" ".join(lines[at + 1 :])):
+            if _TIME.fullmatch(part):
+                now_s = _seconds(part)
+            else:
+                words += [(html.unescape(word), now_s) for word in part.split()]
+        cues.append(Cue(start_s, end_s, tuple(words)))
+    return cues
+
+
+def _vtt_text(cue: Cue) -> str:
+    """Words with inline time stamps, so that a player shows each as it is said."""
+    parts, last_s = [], cue.start_s
+    for text, t_s in cue.words:
+        stamp = f"<{_stamp(t_s)}>" if _stamp(t_s) != _stamp(last_s) else ""
+        last_s = t_s
+        parts.append(stamp + html.escape(text, quote=False))
+    return " ".join(parts)
+
+
+def _stamp(t_s: float, point: str = ".") -> str:
+    total_ms = round(t_s * 1000)
+    seconds, ms = divmod(total_ms, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{ms:03d}"
+
+
+def _seconds(stamp: str) -> float:
+    match = _TIME.search(stamp)
+    if match is None:
+        raise ValueError(f"{stamp.strip()!r} is no caption time (HH:MM:SS.mmm)")
+    hours, minutes, seconds, ms = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds + ms / 1000

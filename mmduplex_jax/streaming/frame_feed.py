@@ -1,0 +1,116 @@
+"""Ticks from a reader, decoded ahead in a thread; in real time they come when they are due, and old ones may go."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+from data_pipelines.decode import Tick
+from data_pipelines.source_info import VideoInfo
+
+
+class Reader(Protocol):
+    """What is needed of a source: `data_pipelines.decode.VideoReader` has it."""
+
+    info: VideoInfo
+    length_s: float
+
+    def ticks(self) -> Iterator[Tick]:
+        """The ticks in order."""
+
+    def close(self) -> None:
+        """Frees the source."""
+
+
+class FrameFeed:
+    """Iterates the ticks of a reader, which works in a thread of its own.
+
+    A file is read at most `max_waiting` ticks ahead. In real time (or from a live source) nobody can be asked to wait:
+    when `max_waiting` ticks wait, the oldest is dropped and counted, and its pictures go to the next one.
+
+    Attributes:
+      dropped: ticks that were dropped.
+      started_s: `time.monotonic()` of the stream's second 0; set when the first tick is there.
+    """
+
+    def __init__(self, reader: Reader, *, realtime: bool, max_waiting: int):
+        self._reader, self._paced = reader, realtime and not reader.info.live
+        self._may_drop = realtime or reader.info.live
+        self._max_waiting = max_waiting
+        self._waiting: deque[Tick] = deque()
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._ended = False
+        self._error: BaseException | None = None
+        self.dropped = 0
+        self.started_s: float | None = None
+        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
+
+    def __iter__(self) -> Iterator[Tick]:
+        """The ticks; raises what the reader raised, after the ticks that came before it."""
+        self._thread.start()
+        while True:
+            with self._changed:
+                # A limit on the wait, so that a signal's handler gets its turn while a source hangs.
+                while not (self._waiting or self._ended or self._stop.is_set()):
+                    self._changed.wait(0.2)
+                if self._stop.is_set():
+                    return
+                if not self._waiting:
+                    break
+                tick = self._waiting.popleft()
+                self._changed.notify_all()
+            yield tick
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ends the iteration at the next tick; may be called from a signal's handler."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Ends the thread and closes the reader. A source that hangs in a read is left to the end of the process."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=2.0)
+        if not self._thread.is_alive():
+            self._reader.close()
+
+    def _work(self) -> None:
+        ticks = self._reader.ticks()
+        try:
+            for tick in ticks:
+                if self.started_s is None:
+                    self.started_s = time.monotonic() - tick.t_s
+                if self._paced and self._stop.wait(max(0.0, self.started_s + tick.t_s - time.monotonic())):
+                    break
+                if not self._put(tick):
+                    break
+        except BaseException as error:  # noqa: BLE001  it is raised where the ticks are taken
+            self._error = error
+        finally:
+            ticks.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _put(self, tick: Tick) -> bool:
+        """Adds a tick; False when the feed was stopped."""
+        with self._changed:
+            while len(self._waiting) >= self._max_waiting and not self._may_drop:
+                if self._stop.is_set():
+                    return False
+                self._changed.wait(0.2)
+            if len(self._waiting) >= self._max_waiting:
+                oldest = self._waiting.popleft()
+                self.dropped += 1
+                heir = self._waiting[0] if self._waiting else tick
+                heir = heir._replace(pictures=oldest.pictures + heir.pictures)
+                if self._waiting:
+                    self._waiting[0] = heir
+                else:
+                    tick = heir
+            self._waiting.append(tick)
+            self._changed.notify_all()
+        return not self._stop.is_set()

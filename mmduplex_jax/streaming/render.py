@@ -1,0 +1,204 @@
+"""A video of what the model saw and said: subtitles, the tokens' places, and the budget, over the source's pictures."""
+
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from data_pipelines.decode import Tick
+from data_pipelines.geometry import square_in_picture
+from mmduplex_jax.streaming.captions import PAUSE_S, TimedWord
+from mmduplex_jax.streaming.session import SpentTokens
+
+# Longer side of what the reader should hand out, and the least that overlays are readable on.
+PICTURE_PX = 640
+_PICTURE_MIN_PX = 480
+_RATE_MAX_HZ = 30
+_MS = Fraction(1, 1000)
+_BAR_PX = 34
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+_FLASH_S = 0.35
+_SUBTITLE_HOLD_S = 2.5
+_WHITE, _GREY, _DARK = (245, 245, 245), (150, 150, 150), (24, 24, 24)
+_ANCHOR, _FLOW, _FULL = (255, 196, 61), (86, 224, 200), (240, 96, 84)
+
+
+class Renderer:
+    """Writes an mp4 while the stream runs; nothing is kept but the state of the overlays.
+
+    A picture is shown with what was known at its time: words appear when they were said. The video has the source's
+    own times and at most 30 pictures a second.
+    """
+
+    def __init__(self, path: str | Path, *, frame_px: int, fit: str, tokens_per_s_max: int, tick_s: float):
+        """Opens the file.
+
+        Args:
+          path: of the mp4.
+          frame_px, fit: how the model's square lies on the picture (see VideoReader).
+          tokens_per_s_max: the cap, for the gauge.
+          tick_s: a tick's length, which is how long a flow token is current.
+        """
+        self._frame_px, self._fit, self._cap, self._tick_s = frame_px, fit, tokens_per_s_max, tick_s
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream: av.VideoStream | None = None
+        self._size = self._picture_size = (0, 0)
+        self._last: np.ndarray | None = None
+        self._written_ms = -1
+        self._words: deque[TimedWord] = deque(maxlen=64)
+        self._crops: list[tuple[np.ndarray, int, np.ndarray]] = []
+        self._crops_s = self._anchor_s = -10.0
+        self._spent = 0
+        self._end_s = 0.0
+
+    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+        """Draws the pictures since the last tick with what was known then, and the tick's own with what is known now."""
+        for picture in tick.pictures:
+            if picture.t_s < tick.t_s - 1e-6:
+                self._write(picture.t_s, picture.image)
+            self._last = picture.image
+        self._words.extend(words)
+        self._take(tick.t_s, tokens)
+        self._spent = tokens_in_last_second
+        self._end_s = tick.t_s + self._tick_s
+        if self._last is not None:
+            self._write(tick.t_s, self._last)
+
+    def close(self, words: Sequence[TimedWord]) -> None:
+        """Writes the last words and ends the file."""
+        self._words.extend(words)
+        try:
+            if self._last is not None:
+                self._write(self._end_s, self._last)
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def _take(self, t_s: float, tokens: SpentTokens) -> None:
+        """The tick's tokens become the overlay; a crop moved from the nearest one of the tick before."""
+        if tokens.is_anchor:
+            self._anchor_s = t_s
+        before = [centre for centre, _, _ in self._crops]
+        self._crops, self._crops_s = [], t_s
+        for centre, size in zip(tokens.centre_px, tokens.size_px):
+            if size >= self._frame_px:
+                continue  # an anchor shows the whole square
+            steps = [centre - other for other in before]
+            step = min(steps, key=lambda s: float(np.hypot(*s)), default=np.zeros(2))
+            near = np.hypot(*step) <= size
+            self._crops.append((np.asarray(centre), int(size), np.asarray(step) if near else np.zeros(2)))
+
+    def _write(self, t_s: float, image: np.ndarray) -> None:
+        t_ms = round(t_s * 1000)
+        # Half a millisecond of slack for containers that round; a picture must also come after the last.
+        if self._written_ms >= 0 and t_ms - self._written_ms < 1000 // (_RATE_MAX_HZ + 2):
+            return
+        if self._stream is None:
+            self._open_stream(image)
+        frame = av.VideoFrame.from_ndarray(self._draw(t_s, image), format="rgb24")
+        frame.pts, frame.time_base = t_ms, _MS
+        self._container.mux(self._stream.encode(frame))
+        self._written_ms = t_ms
+
+    def _open_stream(self, image: np.ndarray) -> None:
+        height_px, width_px = image.shape[:2]
+        scale = float(np.clip(max(width_px, height_px), _PICTURE_MIN_PX, PICTURE_PX)) / max(width_px, height_px)
+        even = lambda side: max(2, 2 * round(side * scale / 2))
+        self._picture_size = even(width_px), even(height_px)
+        self._size = max(self._picture_size[0], _PICTURE_MIN_PX), self._picture_size[1] + _BAR_PX
+        # VFR is written by its times; the rate is only what the header says.
+        stream = self._container.add_stream("libx264", rate=_RATE_MAX_HZ, options={"preset": "veryfast", "crf": "21"})
+        stream.width, stream.height = self._size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = _MS
+        stream.time_base = _MS
+        self._stream = stream
+
+    def _draw(self, t_s: float, image: np.ndarray) -> np.ndarray:
+        width_px, height_px = self._picture_size
+        if image.shape[1::-1] != (width_px, height_px):
+            grows = image.shape[1] < width_px
+            image = cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
+        canvas = np.full((self._size[1], self._size[0], 3), _DARK, np.uint8)
+        left = (self._size[0] - width_px) // 2
+        canvas[:height_px, left : left + width_px] = image
+        self._draw_tokens(canvas[:height_px, left : left + width_px], t_s)
+        self._draw_subtitle(canvas[:height_px])
+        self._draw_bar(canvas[height_px:], t_s)
+        return canvas
+
+    def _draw_tokens(self, area: np.ndarray, t_s: float) -> None:
+        """Crops as boxes with an arrow of their motion; a frame around the square after an anchor, fading."""
+        x0, y0, scale = square_in_picture(area.shape[1], area.shape[0], self._frame_px, self._fit)
+        at = lambda point: (round(x0 + float(point[1]) * scale), round(y0 + float(point[0]) * scale))
+        if t_s - self._crops_s <= 1.5 * self._tick_s:
+            for centre, size, step in self._crops:
+                box = at(centre - size / 2), at(centre + size / 2)
+                cv2.rectangle(area, *box, _FLOW, 1, cv2.LINE_AA)
+                if np.hypot(*step) >= 1:
+                    tip = at(centre + 2 * step)
+                    cv2.arrowedLine(area, at(centre), tip, _FLOW, 2, cv2.LINE_AA, tipLength=0.35)
+        age = (t_s - self._anchor_s) / _FLASH_S
+        if 0 <= age < 1:
+            edge = at((0, 0)), at((self._frame_px, self._frame_px))
+            inner = (
+                (max(1, edge[0][0] + 1), max(1, edge[0][1] + 1)),
+                (
+                    min(area.shape[1] - 2, edge[1][0] - 2),
+                    min(area.shape[0] - 2, edge[1][1] - 2),
+                ),
+            )
+            flash = area.copy()
+            cv2.rectangle(flash, *inner, _ANCHOR, 3)
+            area[:] = cv2.addWeighted(flash, 1 - age, area, age, 0)
+
+    def _draw_subtitle(self, area: np.ndarray) -> None:
+        """The phrase that is being said, at most two lines, white with a dark outline."""
+        lines = self._lines(area.shape[1] - 32)
+        scale, gap = _text_scale(area.shape[1]), round(34 * _text_scale(area.shape[1]) / 0.8)
+        y = area.shape[0] - 16 - gap * (len(lines) - 1)
+        for line in lines:
+            x = (area.shape[1] - cv2.getTextSize(line, _FONT, scale, 1)[0][0]) // 2
+            cv2.putText(area, line, (x, y), _FONT, scale, (0, 0, 0), 5, cv2.LINE_AA)
+            cv2.putText(area, line, (x, y), _FONT, scale, _WHITE, 1, cv2.LINE_AA)
+            y += gap
+
+    def _lines(self, width_px: int) -> list[str]:
+        """The last phrase in lines that fit; of a long one the last two."""
+        now_s = self._written_ms / 1000
+        lines: list[str] = []
+        last_s = None
+        for word in self._words:
+            if last_s is not None and word.t_emit_s - last_s >= PAUSE_S:
+                lines = []
+            last_s = word.t_emit_s
+            longer = f"{lines[-1]} {word.text}" if lines else word.text
+            fits = cv2.getTextSize(longer, _FONT, _text_scale(width_px + 32), 1)[0][0] <= width_px
+            if lines and fits:
+                lines[-1] = longer
+            else:
+                lines.append(word.text)
+        return lines[-2:] if last_s is not None and now_s - last_s < _SUBTITLE_HOLD_S else []
+
+    def _draw_bar(self, bar: np.ndarray, t_s: float) -> None:
+        """Time on the left, on the right the tokens of the last second against the cap."""
+        cv2.putText(bar, f"{t_s:7.2f} s", (8, 23), _FONT, 0.5, _GREY, 1, cv2.LINE_AA)
+        label = f"{self._spent:3d} / {self._cap} tokens/s"
+        text_px = cv2.getTextSize(label, _FONT, 0.5, 1)[0][0]
+        x = bar.shape[1] - text_px - 10
+        cv2.putText(bar, label, (x, 23), _FONT, 0.5, _GREY, 1, cv2.LINE_AA)
+        gauge_px, start = 160, x - 172
+        share = min(1.0, self._spent / max(1, self._cap))
+        cv2.rectangle(bar, (start, 12), (start + gauge_px, 22), (60, 60, 60), -1)
+        if share > 0:
+            colour = _FULL if share > 0.9 else _FLOW
+            cv2.rectangle(bar, (start, 12), (start + round(gauge_px * share), 22), colour, -1)
+
+
+def _text_scale(width_px: int) -> float:
+    return float(np.clip(width_px / 800, 0.6, 0.9))

@@ -1,0 +1,104 @@
+"""The loop: a tick from the source, the model's steps, words to whoever listens, until the source ends or breaks."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from data_pipelines.decode import Tick
+from data_pipelines.source_info import VideoError
+from mmduplex_jax.streaming.captions import TimedWord
+from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
+from mmduplex_jax.streaming.session import Session, SpentTokens
+from mmduplex_jax.streaming.statistics import Statistics
+
+# In real time, how far the model may fall behind before the oldest frames go.
+_LAG_MAX_S = 1.0
+# How far a file is decoded ahead: enough to smooth out, little to hold.
+_AHEAD_S = 2.0
+
+
+class Listener(Protocol):
+    """Takes what a stream says as it comes: a terminal, a caption file, a rendered video."""
+
+    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+        """After the steps of each tick."""
+
+    def close(self, words: Sequence[TimedWord]) -> None:
+        """Once, at the end, with the last words, also when the source broke: finishes what it writes."""
+
+
+class Runtime:
+    """Runs one session over one reader.
+
+    Attributes:
+      error: what broke the source, after `run`; None where it was whole.
+      stopped: `stop()` ended the run.
+    """
+
+    def __init__(self, session: Session, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False):
+        self._session, self._reader, self._listeners = session, reader, listeners
+        self._realtime = realtime or reader.info.live
+        ahead_s = _LAG_MAX_S if self._realtime else _AHEAD_S
+        waiting = max(1, session.clock.ticks_in(ahead_s))
+        self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting)
+        self.error: VideoError | None = None
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Ends the run after the current tick; everything is finished properly. For signal handlers."""
+        self.stopped = True
+        self._feed.stop()
+
+    def run(self, stop_after_s: float | None = None) -> dict[str, Any]:
+        """Runs to the end of the source; a source that breaks on the way ends the run (see `error`).
+
+        Args:
+          stop_after_s: end after so much video.
+
+        Returns:
+          The report (see `Statistics.report`), with `source` and `notes`.
+        """
+        statistics = Statistics(self._session.clock)
+        started_s = time.perf_counter()
+        end_s = 0.0
+        try:
+            for tick in self._feed:
+                if stop_after_s is not None and tick.t_s >= stop_after_s:
+                    break
+                result = self._session.tick(tick.t_s, tick.frame)
+                words = self._timed(result.words)
+                lag_s = self._wall_s() - tick.t_s if self._realtime else 0.0
+                statistics.add(words, result.tokens.number, result.step_ms, lag_s)
+                end_s = tick.t_s + self._session.clock.tick_s
+                for listener in self._listeners:
+                    listener.on_tick(tick, words, result.tokens, statistics.tokens_in_last_second)
+        except VideoError as error:
+            self.error = error
+        finally:
+            last_words = self._timed(self._session.finish())
+            statistics.words.extend(last_words)
+            # Each is closed, also when another one's closing fails.
+            with contextlib.ExitStack() as closing:
+                for listener in reversed(self._listeners):
+                    closing.callback(listener.close, last_words)
+                self._feed.close()
+        duration_s = min(end_s, self._reader.length_s) if self._reader.length_s else end_s
+        report = statistics.report(
+            duration_s=duration_s,
+            wall_s=time.perf_counter() - started_s,
+            compile_s=self._session.compile_s,
+            dropped_ticks=self._feed.dropped,
+        )
+        return {"source": self._reader.info.source, **report, "notes": list(self._reader.info.notes)}
+
+    def _wall_s(self) -> float:
+        """The stream's time by the wall clock."""
+        return time.monotonic() - (self._feed.started_s or time.monotonic())
+
+    def _timed(self, words: list[TimedWord]) -> list[TimedWord]:
+        """In real time a word is said when it comes, if that is later than its step."""
+        if not self._realtime:
+            return words
+        wall_s = self._wall_s()
+        return [word._replace(t_emit_s=max(word.t_emit_s, wall_s)) for word in words]
