@@ -29,7 +29,7 @@ def get_config() -> config_dict.ConfigDict:
         budget=dict(
             tokens_per_s_max=64,
             flow_ladder=(0, 1, 2, 4, 8),
-            flow_threshold=400,
+            flow_threshold=300,
             suppress_px=28,
             anchor_gap_s=2.0,
             refresh_s=4.0,

@@ -39,7 +39,7 @@ def get_config() -> config_dict.ConfigDict:
         budget=dict(
             tokens_per_s_max=32,
             flow_ladder=(0, 1, 2, 4),
-            flow_threshold=400,
+            flow_threshold=300,
             suppress_px=9,
             anchor_gap_s=2.0,
             refresh_s=4.0,
@@ -63,8 +63,8 @@ def get_config() -> config_dict.ConfigDict:
         head_width=32,
         hidden=320,
         rope_base=10_000.0,
-        cross_every=2,
-        cross_gate=0.5,  # trained from scratch, nothing to protect: the gate starts open
+        cross_every=1,
+        cross_gate=1.0,  # trained from scratch, nothing to protect: the gate starts open
         num_sinks=2,
         window_s=6.0,
         scan=False,

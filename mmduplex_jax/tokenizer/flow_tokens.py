@@ -83,7 +83,8 @@ class FlowEncoder(nn.Module):
             x = jnp.concatenate([told[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
             told = Encoder(flow.layers, flow.heads, name="trunk")(x)[:, 0].reshape(batch, count, flow.width)
         else:
-            told = told + nn.gelu(x.mean(axis=2))
+            # Normalised, or the pixels' small numbers drown in the motion's and what a thing is gets learned last.
+            told = told + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
         told = told + Mlp(2, name="mlp")(layer_norm("mlp_norm", dtype)(told))
         told = layer_norm("norm", dtype)(told)
         return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(told)

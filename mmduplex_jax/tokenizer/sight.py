@@ -121,3 +121,13 @@ def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Si
     spending = jax.lax.scan(scan, budget.initial(config), (ticks, found.uncovered, moving))[1]
     flow = jnp.arange(config.flow_slots) < spending.flow[:, None]
     return Sight(spending.anchor, flow, cell, centre, history, found.camera)
+
+
+def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:
+    """Saliency of every tick's peaks, best first: what `budget.flow_threshold` is compared with (see launch/calibrate.py)."""
+    planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
+
+    def levels(before, now):
+        return peaks.find(motion.match(before, now, config.motion).saliency, now, config).level
+
+    return jax.vmap(levels)(planes[:-1], planes[1:])

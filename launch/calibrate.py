@@ -1,0 +1,108 @@
+"""Which threshold of motion suits a data set? Says how many flow tokens a second each would spend.
+
+    python -m launch.calibrate --config=configs/quickstart.py --data=data/plain
+    python -m launch.calibrate --config=configs/bflow_75m.py --data=data/mine --tokens_per_s=24 --json=thresholds.json
+
+B-Flow spends a flow token on a peak of motion whose saliency is over `tokenizer.budget.flow_threshold`. The right value
+depends on the camera, the codec and the frame size, so it is a quantile of your data: the command prints the quantiles, the
+mean rate that each buys, and the lowest one that stays under `--tokens_per_s`. Train with it as
+`--config.tokenizer.budget.flow_threshold=N`. The cap of every second holds whatever you take.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from data_pipelines.manifest import ShardError
+from data_pipelines.shards import open_dataset
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.tokenizer.sight import observe_clip, peak_levels
+
+QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A threshold, the quantile of the peaks' saliency that it is, and what it spends."""
+
+    quantile: float
+    threshold: int
+    flow_tokens_per_s: float
+
+
+def choices(frames: list[np.ndarray], config: tokenizer_config.TokenizerConfig) -> list[Choice]:
+    """What each quantile of `QUANTILES` would spend on clips `uint8 [T, H, W, 3]` of one length, rising."""
+    levels = jax.jit(lambda clip: peak_levels(clip, config))
+    measured = np.concatenate([np.asarray(levels(clip)).ravel() for clip in tqdm(frames, "motion", unit="clip")])
+    duration_s = sum(config.clock.tick_time_s(len(clip)) for clip in frames)
+    found = []
+    for quantile in tqdm(QUANTILES, "budgets", unit="threshold"):
+        threshold = int(np.quantile(measured, quantile))
+        budget = dataclasses.replace(config.budget, flow_threshold=threshold)
+        tried = dataclasses.replace(config, budget=budget)
+        spent = jax.jit(lambda clip, tried=tried: observe_clip(clip, tried).flow.sum())
+        found.append(Choice(quantile, threshold, sum(int(spent(clip)) for clip in frames) / duration_s))
+    return found
+
+
+def calibrate(config: Any, data: str, clips: int, tokens_per_s: float, json_file: str | None) -> int:
+    """Reads, prints, and returns the exit code: 0, or 1 where no threshold is under `tokens_per_s`."""
+    source = open_dataset(data)
+    clock = Clock(**config.clock)
+    if source.clock != clock:
+        raise ValueError(f"{data} has {source.clock}, the config {clock}: prepare the data with the config's clock")
+    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock)
+    if tokenizer.kind != "bflow":
+        raise ValueError(f"tokenizer.kind is {tokenizer.kind!r}: only bflow has thresholds")
+    which = np.unique(np.linspace(0, len(source) - 1, min(clips, len(source))).astype(int))
+    records = [source[int(i)] for i in which]
+    wrong = [r.key for r in records if r.frames.shape[1] != config.frame_px]
+    if wrong:
+        raise ValueError(f"{data}: frames of {wrong[0]} are not {config.frame_px} px, as config.frame_px says")
+    found = choices([r.frames for r in records if r.num_ticks == source.longest_ticks], tokenizer)
+    under = [choice for choice in found if choice.flow_tokens_per_s <= tokens_per_s]
+    print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
+    for choice in found:
+        mark = "  <- take this one" if under and choice == under[0] else ""
+        print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
+    if json_file:
+        Path(json_file).write_text(json.dumps({"choices": [dataclasses.asdict(c) for c in found]}, indent=1) + "\n")
+    if not under:
+        print(f"error: no quantile spends under {tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
+    return 0 if under else 1
+
+
+def main(argv: list[str]) -> int:
+    """Turns what is foreseen into a message and an exit code."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    given = flags.FLAGS
+    try:
+        return calibrate(given.config, given.data, given.clips, given.tokens_per_s, given.json)
+    except (ShardError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def define_flags() -> None:
+    """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
+    config_flags.DEFINE_config_file("config", None, "a file in configs/; change fields with --config.a.b=value")
+    flags.DEFINE_string("data", None, "a folder of shards, made by launch.prepare")
+    flags.DEFINE_integer("clips", 64, "clips to read, evenly over the data", lower_bound=1)
+    flags.DEFINE_float("tokens_per_s", 16.0, "flow tokens that may be spent in a second on average", lower_bound=0.0)
+    flags.DEFINE_string("json", None, "write the table here")
+    flags.mark_flags_as_required(["config", "data"])
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
