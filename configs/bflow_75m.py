@@ -1,6 +1,7 @@
 """B-Flow at full size (75 M): a ViT-S/16 on anchors, a ViT on crops, an event transformer; at most 64 tokens a second.
 
-This is the tokenizer that `configs/duplex_300m.py` is built on, under a text stream small enough that the tokenizer can be run
+This is the tokenizer that `configs/duplex_300m.py` is built on, under a text stream small enough that the tokenizer
+can be run
 and timed by itself:
 
 Command:  python -m launch.commentate --random_init=configs/bflow_75m.py --source=FILE --json report.json

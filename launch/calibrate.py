@@ -4,8 +4,8 @@
     python -m launch.calibrate --config=configs/bflow_75m.py --data=data/mine --tokens_per_s=24 --json=thresholds.json
 
 B-Flow spends a flow token on a peak of motion whose saliency is over `tokenizer.budget.flow_threshold`. The right value
-depends on the camera, the codec and the frame size, so it is a quantile of your data: the command prints the quantiles, the
-mean rate that each buys, and the lowest one that stays under `--tokens_per_s`. Train with it as
+depends on the camera, the codec and the frame size, so it is a quantile of your data: the command prints the
+quantiles, the mean rate that each buys, and the lowest one that stays under `--tokens_per_s`. Train with it as
 `--config.tokenizer.budget.flow_threshold=N`. The cap of every second holds whatever you take.
 """
 

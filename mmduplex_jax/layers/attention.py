@@ -37,7 +37,8 @@ def attend(
     groups, keys = key.shape[2], key.shape[1]
     per_group = heads // groups
 
-    # Plain batched matrix products over [B·G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as long.
+    # Plain batched matrix products over [B·G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as
+    # long.
     def rows(q):
         q = (q * width**-0.5).reshape(batch, length, groups, per_group, width)
         return q.transpose(0, 2, 3, 1, 4).reshape(batch * groups, per_group * length, width)

@@ -26,6 +26,7 @@ class RingIndex(NamedTuple):
 
 
 def empty_index(batch: int, size: int) -> RingIndex:
+    """The index of `batch` rings of `size` entries, nothing written."""
     return RingIndex(jnp.full((batch, size), EMPTY, jnp.int32), jnp.zeros((batch,), jnp.int32))
 
 

@@ -1,8 +1,8 @@
 """Rotary positions (Su et al., 2021) that stay exact for a stream that runs for days.
 
 A position is an integer count of steps. In float32 the product `position · frequency` has lost the fraction of a turn
-after some hours, so the angle is split, `position = high · 4096 + low`, and both parts' cosines and sines come from tables
-that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at any position.
+after some hours, so the angle is split, `position = high · 4096 + low`, and both parts' cosines and sines come from
+tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at any position.
 """
 
 import functools

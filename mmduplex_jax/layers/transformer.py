@@ -1,7 +1,8 @@
 """A causal transformer of the Llama family that runs over a whole clip or one step at a time with rings.
 
-RMSNorm, rotary, grouped-query attention, SwiGLU (Touvron et al., 2023); optionally, every few layers, gated cross-attention
-to keys and values that somebody else projected (Flamingo, Alayrac et al., 2022: the gate starts at zero).
+RMSNorm, rotary, grouped-query attention, SwiGLU (Touvron et al., 2023); optionally, every few layers, gated
+cross-attention to keys and values that somebody else projected (Flamingo, Alayrac et al., 2022: the gate starts at
+zero).
 """
 
 import dataclasses
@@ -106,17 +107,19 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], look: Lookup, buffers: Any = None) -> tuple[Array, Any]:
         c = self.config
-        heads = lambda name, count, axis: dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(x).reshape(
-            *x.shape[:2], count, c.head_width
-        )
+        heads = lambda name, count, axis: dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(
+            x
+        ).reshape(*x.shape[:2], count, c.head_width)
         query, key = heads("query", c.heads, "heads"), heads("key", c.kv_heads, "kv_heads")
         value = heads("value", c.kv_heads, "kv_heads")
         if c.qk_norm:
             query = RMSNorm(c.norm_epsilon, x.dtype, name="query_norm")(query)
             key = RMSNorm(c.norm_epsilon, x.dtype, name="key_norm")(key)
-        sink_query = rotary.rotate(query, look.sink_phase) if c.num_sinks else None
+        sink_query = None if look.sink_phase is None else rotary.rotate(query, look.sink_phase)
         query, key = rotary.rotate(query, look.phase), rotary.rotate(key, look.phase)
         if buffers is not None:
+            if look.entry is None:
+                raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
             buffers = ring.write(buffers[0], look.entry, key), ring.write(buffers[1], look.entry, value)
             key, value = buffers
         out = attend(query, key, value, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
@@ -132,6 +135,8 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"], look: Lookup, keys_values: tuple[Array, Array]) -> Array:
         c = self.config
+        if look.cross_phase is None or look.cross_mask is None:
+            raise ValueError("a stack with cross-attention needs a lookup with `cross_mask`")
         query = dense(c.heads * c.head_width, ("embed", "heads"), name="query", dtype=x.dtype)(x)
         query = rotary.rotate(query.reshape(*x.shape[:2], c.heads, c.head_width), look.cross_phase)
         zeros = nn.initializers.zeros_init()

@@ -1,10 +1,12 @@
 """The dual-stream transformer: text that is written while video is watched.
 
-Video tokens pass a causal video stream; text is a decoder-only language model with one slot a step. `fusion` says how they
-meet: `cross` (text layers look at projected video tokens, through gates that may start at zero), `sum` (one vector a step is
-added to the text embedding, as Moshi sums its streams) or `interleave` (one sequence, as LiveCC).
+Video tokens pass a causal video stream; text is a decoder-only language model with one slot a step. `fusion` says how
+they
+meet: `cross` (text layers look at projected video tokens, through gates that may start at zero), `sum` (one vector a
+step is added to the text embedding, as Moshi sums its streams) or `interleave` (one sequence, as LiveCC).
 
-A text slot at step `s` is given the slot before and sees video with `time ≤ s`; video never sees text (but in `interleave`).
+A text slot at step `s` is given the slot before and sees video with `time ≤ s`; video never sees text (but in
+`interleave`).
 """
 
 import dataclasses
@@ -120,9 +122,7 @@ class VideoPool(nn.Module):
         zeros = nn.initializers.zeros_init()
         null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
         out = attend(query, *keys_values, mask, null_logit=null).reshape(*mask.shape[:2], -1)
-        gate = self.param(
-            "gate", nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,)), (1,)
-        )
+        gate = self.param("gate", nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,)), (1,))
         return dense(c.width, ("heads", "embed"), name="out", dtype=dtype)(out) * jnp.tanh(gate).astype(dtype)
 
 
@@ -206,7 +206,9 @@ class DualStream(nn.Module):
         tokens = self.tokenizer(frames, anchor_keep)
         return self.from_tokens(tokens, slots, delay), tokens
 
-    def from_tokens(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S V"]:
+    def from_tokens(
+        self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]
+    ) -> Float[Array, "B S V"]:
         """Logits `[B, S, V]` from tokens that were made before (videos can be encoded once and kept)."""
         c = self.config
         values = self._controlled(tokens.values)

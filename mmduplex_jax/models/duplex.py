@@ -86,7 +86,8 @@ class DuplexTask:
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted cross-entropy of every slot, at a delay drawn for every clip.
 
-        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts) and `pad_nll`, in nats a slot; `video_tokens` a clip.
+        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts) and `pad_nll`, in nats a slot; `video_tokens` a
+          clip.
         """
         c = self.config
         frames, slots = batch["frames"], batch["slots"]

@@ -103,6 +103,8 @@ class LiveModel:
         if forced is not None:
             token = forced
         elif temperature:
+            if key is None:
+                raise ValueError("sampling (temperature over 0) needs a key")
             token = jax.random.categorical(key, biased / temperature).astype(jnp.int32)
         else:
             token = jnp.argmax(biased, axis=-1).astype(jnp.int32)
@@ -112,27 +114,29 @@ class LiveModel:
     def reset_rows(self, params: PyTree, state: LiveState, mask: Bool[Array, "B"]) -> LiveState:
         """Begins the streams of `mask` anew; nothing of what they were is left in the state."""
         fresh = self.init_state(params, len(mask))
-        batch_axis = lambda name: 1 if name == "seen" or (name.endswith("buffers") and self._scanned(name)) else 0
-        pick = lambda axis: lambda new, old: jnp.where(
-            jnp.expand_dims(mask, [a for a in range(new.ndim) if a != axis]), new, old
-        )
-        fields = {}
-        for name in LiveState._fields:
-            if name == "tokenizer":
-                axis = 1 if self.config.tokenizer.event.scan else 0
-                inner = {
-                    part: jax.tree.map(
-                        pick(axis if part == "buffers" else 0), getattr(fresh.tokenizer, part), getattr(state.tokenizer, part)
-                    )
-                    for part in fresh.tokenizer._fields
-                }
-                fields[name] = type(fresh.tokenizer)(**inner)
-            else:
-                fields[name] = jax.tree.map(pick(batch_axis(name)), getattr(fresh, name), getattr(state, name))
-        return LiveState(**fields)
+        c = self.config
 
-    def _scanned(self, name: str) -> bool:
-        return (self.config.text if name.startswith("text") else self.config.video).scan
+        def pick(new: PyTree, old: PyTree, axis: int) -> PyTree:
+            """Takes the rows of `mask` from `new`; `axis` is where the batch is."""
+
+            def one(a: Array, b: Array) -> Array:
+                return jnp.where(jnp.expand_dims(mask, [i for i in range(a.ndim) if i != axis]), a, b)
+
+            return jax.tree.map(one, new, old)
+
+        # Buffers of scanned layers, and what text sees, have the layers before the batch.
+        tokenizer = pick(fresh.tokenizer._replace(buffers=()), state.tokenizer._replace(buffers=()), 0)
+        buffers = pick(fresh.tokenizer.buffers, state.tokenizer.buffers, int(c.tokenizer.event.scan))
+        return LiveState(
+            tokenizer=tokenizer._replace(buffers=buffers),
+            video_index=pick(fresh.video_index, state.video_index, 0),
+            video_buffers=pick(fresh.video_buffers, state.video_buffers, int(c.video.scan)),
+            seen=pick(fresh.seen, state.seen, 1),
+            text_index=pick(fresh.text_index, state.text_index, 0),
+            text_buffers=pick(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
+            step=pick(fresh.step, state.step, 0),
+            token=pick(fresh.token, state.token, 0),
+        )
 
     def _no_tokens(self, batch: int) -> Tokens:
         c = self.config.tokenizer

@@ -1,9 +1,10 @@
 """The tokenizer: `step` for a stream, `__call__` for a clip, equal in values and masks.
 
-    frame ─ sight (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
-                                                     └─ crops + motion ─ flow tokens ──┘
+frame ─ sight (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
+└─ crops + motion ─ flow tokens ──┘
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -47,13 +48,13 @@ class BFlowState(NamedTuple):
     Attributes:
       sight: motion's and budget's memory.
       slots: `[B, Z, D]`, the scene's state.
-      index: which entry of the event transformer's rings holds which step.
+      place: which entry of the event transformer's rings holds which step.
       buffers: its keys and values.
     """
 
     sight: sights.SightState
     slots: Float[Array, "B Z D"]
-    index: ring.RingIndex
+    place: ring.RingIndex
     buffers: Any
 
 
@@ -145,7 +146,7 @@ class BFlow(nn.Module):
             )
             cell, flow_centre = pick(sight.cell), pick(sight.centre_px)
             camera = jnp.take_along_axis(sight.camera, tick[..., None], axis=1)
-            pictures = jax.vmap(lambda *a: crops(*a, c.flow.crop_px))(frames, tick, flow_centre)
+            pictures = jax.vmap(functools.partial(crops, crop_px=c.flow.crop_px))(frames, tick, flow_centre)
             motion = jax.vmap(motion_patches)(sight.motion, tick, cell)
             states, seen = None, None
             if c.kind == "bflow":
@@ -197,13 +198,17 @@ class BFlow(nn.Module):
         flow = sight.flow & active[:, None]
         parts, centres, slots = [], [], state.slots
         if c.anchor_tokens:
-            read = nn.cond(
-                anchor.any(),
-                lambda module, f: module.anchors(f),
-                lambda module, f: jnp.zeros((batch, c.anchor_tokens, c.width), jnp.dtype(c.dtype)),
-                self,
-                frame,
-            ) if not self.is_initializing() else self.anchors(frame)
+            read = (
+                nn.cond(
+                    anchor.any(),
+                    lambda module, f: module.anchors(f),
+                    lambda module, f: jnp.zeros((batch, c.anchor_tokens, c.width), jnp.dtype(c.dtype)),
+                    self,
+                    frame,
+                )
+                if not self.is_initializing()
+                else self.anchors(frame)
+            )
             if c.kind == "bflow":
                 slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
             parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
@@ -220,7 +225,7 @@ class BFlow(nn.Module):
         valid = jnp.concatenate([jnp.repeat(anchor[:, None], c.anchor_tokens, axis=1), flow], axis=1)
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
-        index, entry = ring.place(state.index, steps, valid)
+        index, entry = ring.place(state.place, steps, valid)
         mask = past_mask(steps, index.step, steps, index.step, index.step >= 0, c.event.window_steps)
         look = make_lookup(c.event, steps, mask, entry=entry)
         values, buffers = self._contextualise(values, look, state.buffers)

@@ -31,6 +31,7 @@ class Spending(NamedTuple):
 
 
 def initial(config: TokenizerConfig) -> BudgetState:
+    """The controller before the first tick."""
     return BudgetState(jnp.zeros((config.window_ticks - 1,), jnp.int32), jnp.asarray(_NEVER, jnp.int32))
 
 
@@ -43,9 +44,9 @@ def spend(
 ) -> tuple[BudgetState, Spending]:
     """One tick of the controller.
 
-    An anchor is spent when the scene is new, uncovered or long unseen, if the last one is long enough ago and the window has
-    room for it. Flow tokens follow what moves, down the ladder as far as the room goes. While no anchor is in the window its
-    tokens stay reserved, so that a busy scene cannot starve it.
+    An anchor is spent when the scene is new, uncovered or long unseen, if the last one is long enough ago and the
+    window has room for it. Flow tokens follow what moves, down the ladder as far as the room goes. While no anchor is
+    in the window its tokens stay reserved, so that a busy scene cannot starve it.
 
     Args:
       state: from the last tick.
@@ -80,5 +81,8 @@ def spend_clip(
     uncovered: Int32[Array, "T"], moving: Int32[Array, "T"], config: TokenizerConfig, state: BudgetState | None = None
 ) -> Spending:
     """The controller over a clip: `lax.scan` of `spend`. Returns arrays `[T]`."""
-    step = lambda carry, tick: spend(carry, *tick, config)
+
+    def step(carry, tick):
+        return spend(carry, tick[0], tick[1], config)
+
     return jax.lax.scan(step, initial(config) if state is None else state, (uncovered, moving))[1]

@@ -98,7 +98,8 @@ class StateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig:
-    """The fixed schedules: a grid of `grid_side²` crops every `interval_ticks`; `dense_tokens` a frame at `dense_hz`."""
+    """The fixed schedules: a grid of `grid_side²` crops every `interval_ticks`; `dense_tokens` a frame at
+    `dense_hz`."""
 
     grid_side: int = 4
     interval_ticks: int = 4
@@ -157,7 +158,9 @@ class TokenizerConfig:
     @property
     def anchor_tokens(self) -> int:
         """U: tokens that an anchor takes."""
-        return {"bflow": self.anchor.tokens, "uniform": 0, "per_frame": 1, "dense": self.baseline.dense_tokens}[self.kind]
+        return {"bflow": self.anchor.tokens, "uniform": 0, "per_frame": 1, "dense": self.baseline.dense_tokens}[
+            self.kind
+        ]
 
     @property
     def flow_slots(self) -> int:

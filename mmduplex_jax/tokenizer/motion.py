@@ -1,7 +1,7 @@
 """Motion: block matching on a small plane against the tick before, as pure functions of integers.
 
-Everything that decides which tokens are spent is computed in int32, so that a stream, a scan, another batch size and another
-chip decide alike, to the last bit. The same functions run live and in training.
+Everything that decides which tokens are spent is computed in int32, so that a stream, a scan, another batch size and
+another chip decide alike, to the last bit. The same functions run live and in training.
 """
 
 from typing import NamedTuple
@@ -87,8 +87,8 @@ def match(before: Int32[Array, "h w 3"], now: Int32[Array, "h w 3"], config: Mot
     shifts.sort(key=lambda shift: shift[0] ** 2 + shift[1] ** 2)  # the first of equals is taken: the smallest shift
     table = np.array(shifts, np.int32)
     penalty = config.smoothness * np.square(table).sum(axis=1)
-    # The number of the shift in the low digits: one plain minimum finds both. A loop over shifts, each over all ticks at
-    # once, is six times as fast on a CPU as an array of all costs.
+    # The number of the shift in the low digits: one plain minimum finds both. A loop over shifts, each over all ticks
+    # at once, is six times as fast on a CPU as an array of all costs.
     digits = len(shifts)
 
     def try_shift(least, shift):

@@ -58,9 +58,7 @@ def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int3
     return jnp.where(total > 0, corner * _SUBPIXEL + moment // jnp.maximum(total, 1), centre)
 
 
-def find(
-    saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig
-) -> Peaks:
+def find(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig) -> Peaks:
     """Finds `K` peaks one after the other; each hides what is nearer than `suppress_px` to it or to its centre."""
     scale = config.frame_px // config.motion.plane_px
     grid = saliency.shape[0]

@@ -1,9 +1,10 @@
 """What the tokenizer decides to look at: motion, peaks and budget joined, a tick at a time or over a clip.
 
-Nothing here is learned and everything is an integer, so that both forms agree exactly. The baselines' fixed schedules give
-the same `Sight`, hence share everything after it.
+Nothing here is learned and everything is an integer, so that both forms agree exactly. The baselines' fixed schedules
+give the same `Sight`, hence share everything after it.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ class SightState(NamedTuple):
 
 
 def initial(config: TokenizerConfig) -> SightState:
+    """A stream's memory before its first frame."""
     side, grid = config.motion.plane_px, config.motion.grid
     return SightState(
         jnp.zeros((side, side, 3), jnp.int32),
@@ -112,10 +114,11 @@ def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Si
     maps = jax.vmap(_map)(found)
     past = lambda ticks: jnp.pad(maps, [(ticks, 0)] + [(0, 0)] * 3)[: len(maps)]
     histories = jnp.stack([past(i) for i in range(HISTORY)], axis=1)
-    moving, cell, centre, history = jax.vmap(lambda *a: _look(*a, config))(found, planes, histories)
+    moving, cell, centre, history = jax.vmap(functools.partial(_look, config=config))(found, planes, histories)
 
-    def scan(state, tick):
-        return _decide(state, *tick, config)
+    def scan(state, seen):
+        tick, uncovered, moving = seen
+        return _decide(state, tick, uncovered, moving, config)
 
     ticks = jnp.arange(len(frames), dtype=jnp.int32)
     spending = jax.lax.scan(scan, budget.initial(config), (ticks, found.uncovered, moving))[1]
@@ -124,7 +127,8 @@ def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Si
 
 
 def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:
-    """Saliency of every tick's peaks, best first: what `budget.flow_threshold` is compared with (see launch/calibrate.py)."""
+    """Saliency of every tick's peaks, best first: what `budget.flow_threshold` is compared with (see
+    launch/calibrate.py)."""
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
 
     def levels(before, now):

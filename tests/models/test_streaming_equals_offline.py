@@ -1,4 +1,5 @@
-"""The model as a stream equals the model over a clip: over many wraps of its rings, with rows that come, wait and start anew."""
+"""The model as a stream equals the model over a clip: over many wraps of its rings, with rows that come, wait and
+start anew."""
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +140,9 @@ def test_a_scanned_stack_equals_an_unrolled_one():
     expected = offline(scanned, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
     step = jax.jit(live.live_step)
     for s in range(16):
-        state, out = step(params, state, frames[:, s // 2], np.ones(BATCH, bool), delay, jnp.zeros(BATCH), forced=slots[:, s])
+        state, out = step(
+            params, state, frames[:, s // 2], np.ones(BATCH, bool), delay, jnp.zeros(BATCH), forced=slots[:, s]
+        )
         np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
     again = live.reset_rows(params, state, jnp.ones(BATCH, bool))
     fresh = live.init_state(params, BATCH)

@@ -32,8 +32,14 @@ def stream(module, params, frames, step=None):
         state, tokens = step(params, state, frames[:, t], now, jnp.ones(len(frames), bool))
         for b, row in enumerate(rows):
             for m in np.flatnonzero(tokens.valid[b]):
-                row.append((int(tokens.step[b, m]), int(tokens.kind[b, m]), tuple(tokens.centre_px[b, m].tolist()),
-                            np.asarray(tokens.values[b, m])))
+                row.append(
+                    (
+                        int(tokens.step[b, m]),
+                        int(tokens.kind[b, m]),
+                        tuple(tokens.centre_px[b, m].tolist()),
+                        np.asarray(tokens.values[b, m]),
+                    )
+                )
     return rows
 
 

@@ -37,7 +37,9 @@ amounts = st.one_of(
     st.just([40] * TICKS),
 )
 scenes = st.one_of(
-    st.lists(st.sampled_from([0, 0, 0, 64]), min_size=TICKS, max_size=TICKS), st.just([64] * TICKS), st.just([0] * TICKS)
+    st.lists(st.sampled_from([0, 0, 0, 64]), min_size=TICKS, max_size=TICKS),
+    st.just([64] * TICKS),
+    st.just([0] * TICKS),
 )
 
 
@@ -62,7 +64,9 @@ def test_no_sliding_second_holds_more_than_the_cap(which, moving, uncovered):
 @settings(max_examples=60, deadline=None)
 def test_a_later_frame_changes_no_earlier_token(which, moving, uncovered, at, other):
     before = RUNS[which](jnp.array(uncovered), jnp.array(moving))
-    after = RUNS[which](jnp.array(uncovered[:at] + [64] * (TICKS - at)), jnp.array(moving[:at] + [other] * (TICKS - at)))
+    after = RUNS[which](
+        jnp.array(uncovered[:at] + [64] * (TICKS - at)), jnp.array(moving[:at] + [other] * (TICKS - at))
+    )
     np.testing.assert_array_equal(before.anchor[:at], after.anchor[:at])
     np.testing.assert_array_equal(before.flow[:at], after.flow[:at])
 

@@ -37,7 +37,8 @@ def test_a_thing_that_moves_has_its_vector_and_stands_out():
     found = find(before, now)
     assert np.asarray(found.vector)[8, 6].tolist() == [2, 2]  # cells are 4 px, the plane is half as fine as the frame
     row, column = np.unravel_index(np.argmax(found.saliency), found.saliency.shape)
-    assert 20 <= 4 * row + 2 <= 44 and 10 <= 4 * column + 2 <= 34
+    assert 20 <= 4 * row + 2 <= 44
+    assert 10 <= 4 * column + 2 <= 34
     assert np.asarray(found.saliency)[12:, 12:].max() == 0
 
 

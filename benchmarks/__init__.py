@@ -1,0 +1,1 @@
+"""What the project measures: run as `python -m benchmarks.NAME`."""

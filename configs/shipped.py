@@ -1,0 +1,28 @@
+"""The checkpoint in `checkpoints/shipped`: the quick start's model, a little larger, on both looks of the world.
+
+Command:  python -m launch.prepare --config=configs/data/world.py --out data/plain --config.clips=8000
+          python -m launch.prepare --config=configs/data/world.py --out data/rich --config.look=rich
+          --config.clips=16000 python -m launch.train --config=configs/shipped.py --workdir=runs/shipped
+          python -m launch.export --checkpoint=runs/shipped --out=checkpoints/shipped
+Hardware: 4 CPU cores, 8 GB.
+Time:     about an hour.
+Expected: the scores in `checkpoints/shipped/metadata.json`.
+"""
+
+from ml_collections import config_dict
+
+from configs import quickstart
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The experiment."""
+    c = quickstart.get_config()
+    c.data.dirs = "data/plain,data/rich"
+    c.delay = config_dict.create(min=3, max=6, eval=4)
+    c.tokenizer.flow.crop_px = 24
+    c.tokenizer.flow.patch_px = 24
+    c.tokenizer.flow.width = 192
+    c.train.steps = 9000
+    c.train.log_every = 100
+    c.train.checkpoint_every = 1000
+    return c
