@@ -6,7 +6,7 @@
     python -m launch.commentate --source=rtsp://camera.local/stream      any address that PyAV opens
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
     python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
-    python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    one that knows nothing: for speed
+    python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
 
 What is printed. Words as they come, a line for each phrase: first the time of the picture that it is about, at the end
 the time at which its first word was said (in the video's time; with --realtime by the clock on the wall).
@@ -194,7 +194,7 @@ def commentate(args: argparse.Namespace) -> int:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _print_report(report)
     for name in ("out", "render", "json"):
-        if getattr(args, name):
+        if getattr(args, name) and Path(getattr(args, name)).exists():
             print(f"  wrote {getattr(args, name)}")
     if runtime.error is not None:
         raise runtime.error

@@ -12,6 +12,8 @@ from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 # A silence this long ends a phrase: a new line on the terminal, a new caption.
 PAUSE_S = 1.0
 _LINE_CHARACTERS_MAX = 42
+# Of a word: a bound for models that never stop it. Byte by byte, a long word takes this many.
+_TOKENS_MAX = 32
 _TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
 _WORD_TIME = re.compile(r"<((?:\d+:)?\d{2}:\d{2}\.\d{3})>")
 
@@ -33,8 +35,8 @@ class TimedWord(NamedTuple):
 class WordAssembler:
     """Turns the slots of one stream, one at a time, into words.
 
-    A word begins with a WORD mark (or with a token, where a model left the mark out) and is known to be whole when the
-    next slot is PAD or WORD.
+    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD. Where a model leaves the
+    mark out, a token that begins with a space begins a word, and no word is longer than any vocabulary spells.
     """
 
     def __init__(self, tokenizer: TextTokenizer, delay_s: float):
@@ -47,17 +49,23 @@ class WordAssembler:
         """Takes the slot of the step at `t_s`; returns the word that it shows to be whole, if any."""
         marks = (self._tokenizer.pad_id, self._tokenizer.word_id, self._tokenizer.start_id)
         if slot not in marks:
+            whole = self.flush() if self._token_ids and not self._continues(slot) else None
             if not self._open:
                 self._open, self._onset_s = True, t_s
             self._token_ids.append(slot)
             self._last_s = t_s
-            return None
+            return whole
         if slot == self._tokenizer.word_id:
             whole = self.flush()
             self._open, self._onset_s = True, t_s
             return whole
         # Between its mark and its first token a word may pause; a mark alone says nothing.
         return self.flush() if self._token_ids else None
+
+    def _continues(self, slot: int) -> bool:
+        """Whether a token goes on with the word that is open."""
+        token_ids = [*self._token_ids, slot]
+        return len(token_ids) <= _TOKENS_MAX and len(self._tokenizer.decode_word(token_ids).split()) <= 1
 
     def flush(self) -> TimedWord | None:
         """The word that is still open, when the stream ends."""

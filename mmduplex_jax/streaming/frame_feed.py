@@ -27,17 +27,18 @@ class FrameFeed:
     """Iterates the ticks of a reader, which works in a thread of its own.
 
     A file is read at most `max_waiting` ticks ahead. In real time (or from a live source) nobody can be asked to wait:
-    when `max_waiting` ticks wait, the oldest is dropped and counted, and its pictures go to the next one.
+    when `max_waiting` ticks wait, or the oldest was due more than `lag_max_s` ago and a newer one waits, the oldest is
+    dropped and counted, and its pictures go to the next one.
 
     Attributes:
       dropped: ticks that were dropped.
       started_s: `time.monotonic()` of the stream's second 0; set when the first tick is there.
     """
 
-    def __init__(self, reader: Reader, *, realtime: bool, max_waiting: int):
+    def __init__(self, reader: Reader, *, realtime: bool, max_waiting: int, lag_max_s: float):
         self._reader, self._paced = reader, realtime and not reader.info.live
         self._may_drop = realtime or reader.info.live
-        self._max_waiting = max_waiting
+        self._max_waiting, self._lag_max_s = max_waiting, lag_max_s
         self._waiting: deque[Tick] = deque()
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -59,6 +60,8 @@ class FrameFeed:
                     return
                 if not self._waiting:
                     break
+                while self._may_drop and len(self._waiting) > 1 and self._age_s(self._waiting[0]) > self._lag_max_s:
+                    self._drop_oldest()
                 tick = self._waiting.popleft()
                 self._changed.notify_all()
             yield tick
@@ -102,15 +105,16 @@ class FrameFeed:
                 if self._stop.is_set():
                     return False
                 self._changed.wait(0.2)
-            if len(self._waiting) >= self._max_waiting:
-                oldest = self._waiting.popleft()
-                self.dropped += 1
-                heir = self._waiting[0] if self._waiting else tick
-                heir = heir._replace(pictures=oldest.pictures + heir.pictures)
-                if self._waiting:
-                    self._waiting[0] = heir
-                else:
-                    tick = heir
             self._waiting.append(tick)
+            if len(self._waiting) > self._max_waiting:
+                self._drop_oldest()
             self._changed.notify_all()
         return not self._stop.is_set()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._waiting.popleft()
+        self._waiting[0] = self._waiting[0]._replace(pictures=oldest.pictures + self._waiting[0].pictures)
+        self.dropped += 1
+
+    def _age_s(self, tick: Tick) -> float:
+        return time.monotonic() - (self.started_s or 0.0) - tick.t_s

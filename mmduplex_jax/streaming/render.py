@@ -23,6 +23,8 @@ _BAR_PX = 34
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _FLASH_S = 0.35
 _SUBTITLE_HOLD_S = 2.5
+# Two crops are of one thing when they are this near, in sides of a crop; it has moved from one to the other.
+_NEAR = 0.6
 _WHITE, _GREY, _DARK = (245, 245, 245), (150, 150, 150), (24, 24, 24)
 _ANCHOR, _FLOW, _FULL = (255, 196, 61), (86, 224, 200), (240, 96, 84)
 
@@ -44,6 +46,8 @@ class Renderer:
           tick_s: a tick's length, which is how long a flow token is current.
         """
         self._frame_px, self._fit, self._cap, self._tick_s = frame_px, fit, tokens_per_s_max, tick_s
+        # The file is made with the first picture; an older one must not be taken for it when none comes.
+        Path(path).unlink(missing_ok=True)
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
         self._size = self._picture_size = (0, 0)
@@ -56,7 +60,7 @@ class Renderer:
         self._end_s = 0.0
 
     def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
-        """Draws the pictures since the last tick with what was known then, and the tick's own with what is known now."""
+        """Draws the pictures since the last tick with what was known then, the tick's own with what is known now."""
         for picture in tick.pictures:
             if picture.t_s < tick.t_s - 1e-6:
                 self._write(picture.t_s, picture.image)
@@ -90,7 +94,7 @@ class Renderer:
                 continue  # an anchor shows the whole square
             steps = [centre - other for other in before]
             step = min(steps, key=lambda s: float(np.hypot(*s)), default=np.zeros(2))
-            near = np.hypot(*step) <= size
+            near = np.hypot(*step) <= _NEAR * size
             self._crops.append((np.asarray(centre), int(size), np.asarray(step) if near else np.zeros(2)))
 
     def _write(self, t_s: float, image: np.ndarray) -> None:

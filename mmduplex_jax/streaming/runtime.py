@@ -39,9 +39,8 @@ class Runtime:
     def __init__(self, session: Session, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False):
         self._session, self._reader, self._listeners = session, reader, listeners
         self._realtime = realtime or reader.info.live
-        ahead_s = _LAG_MAX_S if self._realtime else _AHEAD_S
-        waiting = max(1, session.clock.ticks_in(ahead_s))
-        self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting)
+        waiting = max(1, session.clock.ticks_in(_AHEAD_S))
+        self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting, lag_max_s=_LAG_MAX_S)
         self.error: VideoError | None = None
         self.stopped = False
 

@@ -1,0 +1,54 @@
+"""A session says, step by step, what the model says free-running over the whole clip."""
+
+import numpy as np
+import pytest
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.free_running import make_decoder
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.streaming.captions import WordAssembler
+from mmduplex_jax.streaming.session import Session
+from tests import tiny
+from tests.streaming.scripted_stream import FRAME_PX, script, session
+
+TICKS = 40
+
+
+def test_ticks_one_by_one_equal_the_clip_at_once():
+    config = tiny.dual_stream()
+    tokenizer = TextTokenizer.word_level([f"w{i}" for i in range(tiny.PAD)])
+    assert (tokenizer.pad_id, tokenizer.word_id, tokenizer.start_id) == (tiny.PAD, tiny.WORD, tiny.START)
+    params, frames, live = tiny.init(config), tiny.clips(1, TICKS), LiveModel(config)
+    whole = make_decoder(live, Clock())(params, frames, 3, pad_bias=-1.0)
+    stream = Session(live, params, tokenizer, Clock(), frames.shape[2], delay_steps=3, pad_bias=-1.0)
+    results = [stream.tick(Clock().tick_time_s(k), frame) for k, frame in enumerate(frames[0])]
+
+    assembler = WordAssembler(tokenizer, 3 * Clock().step_s)
+    pushed = [assembler.push(int(slot), Clock().step_time_s(step)) for step, slot in enumerate(whole.slots[0])]
+    said, want = [w for r in results for w in r.words], [w for w in pushed if w is not None]
+    said += stream.finish()
+    want += [w for w in [assembler.flush()] if w is not None]
+    assert [w.text for w in said] == [w.text for w in want]
+    assert [w[1:] for w in said] == [pytest.approx(w[1:]) for w in want]
+    assert [r.tokens.number for r in results] == whole.video_tokens[0].tolist()
+    for result in results:
+        assert len(result.step_ms) == Clock().video_stride
+        assert len(result.tokens.centre_px) == len(result.tokens.size_px) == result.tokens.number
+    assert any(w for r in results for w in r.words)
+
+
+def test_words_and_tokens_of_a_script():
+    stream = session(script({2: "red", 4: "circle"}, 12), delay_steps=2)
+    results = [stream.tick(0.16 * k, np.full((FRAME_PX, FRAME_PX, 3), k, np.uint8)) for k in range(4)]
+    assert [[w.text for w in r.words] for r in results] == [[], [], ["red"], ["circle"]]
+    assert results[2].words[0] == ("red", pytest.approx(0.0), pytest.approx(0.24))
+    assert results[3].words[0] == ("circle", pytest.approx(0.16), pytest.approx(0.40))
+    assert [r.tokens.number for r in results] == [0, 1, 2, 3]
+    assert stream.compile_s > 0
+
+
+def test_frames_of_another_shape_are_refused():
+    stream = session(script({}, 4))
+    with pytest.raises(ValueError, match=r"uint8 \[32, 32, 3\], got uint8 \[16, 16, 3\]"):
+        stream.tick(0.0, np.zeros((16, 16, 3), np.uint8))
