@@ -1,0 +1,175 @@
+"""The command line: outputs, exit codes, and what is kept when a source breaks or somebody presses Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from launch.commentate import Terminal, main
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.streaming.captions import TimedWord, read_captions
+from tests.data_pipelines.numbered_video import write_numbered, write_tone
+
+KEYS = {
+    "duration_s", "wall_s", "real_time_factor", "ticks", "tokens_per_s_mean", "tokens_in_any_second_max",
+    "step_ms_p50", "step_ms_p95", "step_ms_p99", "word_lag_p50_s", "words",
+}  # fmt: skip
+
+
+def moving(count: int, seed: int = 0) -> list[np.ndarray]:
+    """A bright square that wanders over noise, uint8 [96, 128, 3] each."""
+    background = np.random.default_rng(seed).integers(60, 120, (96, 128, 3), dtype=np.uint8)
+    images = [background.copy() for _ in range(count)]
+    for i, image in enumerate(images):
+        image[30:50, (4 * i) % 108 : (4 * i) % 108 + 20] = (230, 60, 40)
+    return images
+
+
+def test_everything_is_written_and_the_budget_held(portable_dir: Path, tmp_path: Path, capsys):
+    clip = write_numbered(tmp_path / "a.mp4", images=moving(75))
+    files = {name: tmp_path / file for name, file in [("out", "w.vtt"), ("render", "r.mp4"), ("json", "r.json")]}
+    # A bias against silence makes a model that has learned nothing talk.
+    code = main(
+        [f"--checkpoint={portable_dir}", f"--source={clip}", "--pad_bias=-2"]
+        + [f"--{name}={path}" for name, path in files.items()]
+    )
+    said = capsys.readouterr().out
+    assert code == 0
+    report = json.loads(files["json"].read_text())
+    assert report.keys() >= KEYS
+    assert "error" not in report
+    assert report["duration_s"] == pytest.approx(3.0)
+    assert report["ticks"] == Clock().ticks_in(3.0)
+    assert 0 < report["tokens_in_any_second_max"] <= report["tokens_per_s_cap"] == 32
+    assert report["words"]
+    for word in report["words"]:
+        assert word.keys() == {"text", "t_video_s", "t_emit_s"}
+        assert 0 <= word["t_video_s"] <= word["t_emit_s"] <= 3.0
+    written = [text for cue in read_captions(files["out"].read_text(encoding="utf-8")) for text, _ in cue.words]
+    assert written == [word["text"] for word in report["words"]]
+    with av.open(str(files["render"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 73  # up to the last tick, and the end
+    assert "(said" in said
+    assert "x real time" in said
+    assert str(files["render"]) in said
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.touch(), "empty"),
+        (lambda path: path.write_text("not a video " * 100), "cannot be opened as a video"),
+        (lambda path: write_tone(path), "has no video stream"),
+    ],
+)
+def test_what_is_no_video_is_one_line_of_error(portable_dir: Path, tmp_path: Path, capsys, make, words: str):
+    make(tmp_path / "a.mp4")
+    assert main([f"--checkpoint={portable_dir}", f"--source={tmp_path / 'a.mp4'}", f"--json={tmp_path / 'j'}"]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_file_cut_in_the_middle_keeps_what_was_said(portable_dir: Path, tmp_path: Path, capsys):
+    whole = write_numbered(
+        tmp_path / "a.mp4", images=moving(100), options={"g": "10"}, container_options={"movflags": "faststart"}
+    )
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    files = {name: tmp_path / file for name, file in [("out", "w.srt"), ("render", "r.mp4"), ("json", "r.json")]}
+    code = main(
+        [f"--checkpoint={portable_dir}", f"--source={cut}", "--pad_bias=-2"]
+        + [f"--{name}={path}" for name, path in files.items()]
+    )
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "of 4.00 s" in captured.err
+    report = json.loads(files["json"].read_text())
+    assert "of 4.00 s" in report["error"]
+    assert report["words"]
+    assert 1.0 < report["duration_s"] < 3.5
+    written = [text for cue in read_captions(files["out"].read_text(encoding="utf-8")) for text, _ in cue.words]
+    assert written == [word["text"] for word in report["words"]]
+    with av.open(str(files["render"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 25
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out=words.txt"], ".vtt or .srt"),
+        (["--out=nowhere/words.vtt"], "there is no folder"),
+        (["--render=a.mp4"], "overwrite the source"),
+        (["--json=x.vtt", "--out=x.vtt"], "a file each"),
+        (["--stop_after=0"], "more than 0"),
+        (["--random_init=configs/quickstart.py"], "give one of them"),
+        (["--delay=77"], "delays of 0 to 4"),
+    ],
+)
+def test_wrong_flags_are_told_apart(portable_dir, tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    assert main([f"--checkpoint={portable_dir}", "--source=a.mp4", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys):
+    assert main([f"--checkpoint={tmp_path}", "--source=a.mp4"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_ctrl_c_finishes_the_files(repository: Path, portable_dir: Path, tmp_path: Path):
+    clip = write_numbered(tmp_path / "a.mp4", images=moving(1500))
+    files = {name: tmp_path / file for name, file in [("out", "w.vtt"), ("render", "r.mp4"), ("json", "r.json")]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.commentate", f"--checkpoint={portable_dir}", f"--source={clip}"]
+        + ["--realtime", "--pad_bias=-2", *(f"--{name}={path}" for name, path in files.items())],
+        cwd=repository,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        process.stdout.readline()  # the source
+        process.stdout.read(12)  # the first word
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
+    report = json.loads(files["json"].read_text())
+    assert 0 < report["ticks"] < 60 * 6.25
+    assert report["words"]
+    assert files["out"].read_text().startswith("WEBVTT")
+    with av.open(str(files["render"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 5
+
+
+def test_the_terminal_prints_a_line_a_phrase(capsys):
+    terminal = Terminal()
+    for text, video_s, emit_s in [("red", 12.4, 12.72), ("circle", 12.56, 12.88), ("leaves", 20.0, 20.32)]:
+        terminal._say(TimedWord(text, video_s, emit_s))
+    terminal.close([])
+    assert capsys.readouterr().out.splitlines() == [
+        "[  12.40s] red circle   (said 12.72s)",
+        "[  20.00s] leaves   (said 20.32s)",
+    ]
+
+
+@pytest.mark.slow
+def test_every_real_clip_goes_through(media_dir: Path, portable_dir: Path, tmp_path: Path):
+    for clip in json.loads((media_dir / "manifest.json").read_text())["clips"]:
+        path = tmp_path / "report.json"
+        assert main([f"--checkpoint={portable_dir}", f"--source={media_dir / clip['file']}", f"--json={path}"]) == 0
+        report = json.loads(path.read_text())
+        assert report["duration_s"] == pytest.approx(clip["duration"], abs=0.1), clip["file"]
+        assert report["tokens_in_any_second_max"] <= report["tokens_per_s_cap"], clip["file"]
