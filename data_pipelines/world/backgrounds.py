@@ -10,7 +10,7 @@ def draw_background(rng: np.random.Generator, look: Appearance, size_px: int, sc
     """A background of a kind drawn from `look.backgrounds`, float32 [size_px, size_px, 3] in 0 to 255."""
     kind = look.backgrounds[rng.integers(len(look.backgrounds))]
     contrast = rng.uniform(*look.contrast)
-    base = rng.uniform(70, 180) + rng.uniform(-look.tint, look.tint, 3)
+    base = rng.uniform(70, 165) + rng.uniform(-look.tint, look.tint, 3)
     picture = np.clip(base + _KINDS[kind](rng, look, size_px, scale, contrast), 0, 255)
     return picture.astype(np.float32)
 
@@ -39,7 +39,7 @@ def _gradient(rng, look, size_px, scale, contrast):
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, size_px), np.linspace(-1, 1, size_px))
     slope = (x * np.cos(angle) + y * np.sin(angle))[..., None]
-    ends = rng.uniform(-1, 1, 3) * (2 * look.tint) + rng.uniform(-60, 60)
+    ends = rng.uniform(-1, 1, 3) * look.tint + rng.uniform(-50, 50)
     return slope * ends + 0.35 * contrast * _grain(rng, size_px, rng.uniform(0.6, 2) * scale)
 
 
@@ -47,10 +47,10 @@ def _photograph(rng, look, size_px, scale, contrast):
     """A horizon, many soft and hard blobs and polygons of muted colours, and grain: as busy as a street."""
     picture = np.zeros((size_px, size_px, 3), np.float32)
     horizon = int(rng.uniform(0.2, 0.7) * size_px)
-    picture[:horizon] = rng.uniform(-50, 60) + rng.uniform(-look.tint, look.tint, 3)
-    picture[horizon:] = rng.uniform(-60, 40) + rng.uniform(-look.tint, look.tint, 3)
+    picture[:horizon] = rng.uniform(-40, 45) + rng.uniform(-look.tint, look.tint, 3)
+    picture[horizon:] = rng.uniform(-45, 40) + rng.uniform(-look.tint, look.tint, 3)
     for _ in range(int(rng.integers(8, 26))):
-        muted = (rng.uniform(-60, 60) + rng.uniform(-look.tint, look.tint, 3)).tolist()
+        muted = (rng.uniform(-50, 50) + rng.uniform(-look.tint, look.tint, 3)).tolist()
         centre = rng.uniform(0, size_px, 2)
         extent = rng.uniform(2, 15, 2) * scale
         if rng.random() < 0.5:

@@ -7,7 +7,6 @@ slots back.
 """
 
 import copy
-import dataclasses
 import math
 
 import numpy as np
@@ -15,12 +14,23 @@ import numpy as np
 from data_pipelines.schema import Event
 from data_pipelines.world.commentator import SIDES, WORD_GAP_S
 from data_pipelines.world.config import WorldConfig
-from data_pipelines.world.scene import INFINITY, Pan, Scene, Thing
+from data_pipelines.world.scene import INFINITY, Motion, Pan, Scene, Thing
 
 # How readily each kind is tried, set so that the kinds come about equally often.
-_ENDS_OF_MOTION = {"leaves": 1.0, "bounces": 1.0, "stops": 1.0, "collides": 3.0, "turns": 1.0, "passes": 3.0, "vanishes": 0.25}
-_SUDDEN = {"enters": 1.0, "starts": 1.2, "recolours": 0.8, "appears": 0.8, "vanishes": 0.5}
+_ENDS_OF_MOTION = {"leaves": 0.25, "bounces": 0.5, "stops": 1.6, "collides": 3.0, "turns": 3.0, "passes": 3.0, "vanishes": 0.7}
+_SUDDEN = {"enters": 1.6, "starts": 1.7, "recolours": 1.0, "appears": 0.8, "vanishes": 0.6}
 _TRIES = 12
+# These try all things that could be met by themselves, at so many angles.
+_SEARCHED = ("collides", "passes")
+_AIMS = 3
+# Meetings of two things are rare unless they are wanted: the share of clips that are planned anew until one happens.
+_WISHES = {"collides": 0.4, "passes": 0.25}
+_EAGER = 20.0
+_MOST_PLANS = 20_000
+# A thing that meets another, or moves to the clip's end, may be slower than others by this factor.
+_GENTLENESS = 0.6
+_LONGEST_DRIFT_S = 5.0
+_REBOUND_SPREAD = math.radians(50)
 _OUTWARD = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "top": (0.0, -1.0), "bottom": (0.0, 1.0)}
 # A path meets an edge at no less than this cosine to its normal, so that the crossing has a clear time.
 _STEEPNESS = 0.45
@@ -81,12 +91,17 @@ def rhythm(config: WorldConfig, dice: Dice) -> list[float]:
 
 def plan_scene(config: WorldConfig, dice: Dice) -> Scene:
     """Plans all that happens in a clip."""
-    while True:
-        planner = _Planner(config, dice)
+    wishes = [kind for kind in _WISHES if kind in config.dynamics.kinds]
+    lot = dice.unit()
+    wish = next((kind for kind in wishes if (lot := lot - _WISHES[kind]) < 0), "")
+    for _ in range(_MOST_PLANS):
+        planner = _Planner(config, dice, wish)
         try:
             planner.begin()
             planner.go_through_slots()
         except DeadEndError:
+            continue
+        if wish and not any(event.kind == wish for event in planner.events):
             continue
         order = dice.shuffled(range(len(planner.things)))
         # What passes behind another thing is drawn before it.
@@ -98,11 +113,13 @@ def plan_scene(config: WorldConfig, dice: Dice) -> Scene:
             continue
         things = tuple(planner.things[index] for index in sorted(rank, key=lambda index: rank[index]))
         return Scene(things, tuple(planner.events), planner.pan)
+    raise RuntimeError(f"no plan for a world of {config.dynamics} in {_MOST_PLANS} attempts; its ranges leave no room")
 
 
 class _Planner:
-    def __init__(self, config: WorldConfig, dice: Dice):
+    def __init__(self, config: WorldConfig, dice: Dice, wish: str):
         self.config, self.dynamics, self.dice = config, config.dynamics, dice
+        self.readiness = {kind: _EAGER if kind == wish else weight for kind, weight in _ENDS_OF_MOTION.items()}
         self.scale, self.px = config.scale, float(config.frame_px)
         low, high = self.dynamics.speed_px_s
         self.slow_px_s, self.fast_px_s = low * self.scale, high * self.scale
@@ -211,23 +228,28 @@ class _Planner:
         self._tell(slot, "vanishes", thing.name)
 
     def _collides(self, index: int, slot: int, other: int):
-        a, b, t_s = self.things[index], self.things[other], self.slots_s[slot]
-        (ax, ay), (bx, by) = a.place_at(t_s), b.place_at(t_s)
-        distance = math.hypot(ax - bx, ay - by)
-        ux, uy = (ax - bx) / distance, (ay - by) / distance
-        _, _, _, vx, vy = a.segment_at(t_s)
-        towards = vx * ux + vy * uy
-        self._tell(slot, "collides", a.name, b.name)
-        b.commitment = None
-        self._redirect(index, slot, (vx - 2 * towards * ux, vy - 2 * towards * uy), math.radians(40), besides=other)
-        self._redirect(other, slot, (-ux, -uy), math.radians(35), besides=index)
+        t_s = self.slots_s[slot]
+        self._tell(slot, "collides", self.things[index].name, self.things[other].name)
+        for i, besides in ((other, index), (index, other)):
+            thing = self.things[i]
+            (x, y), motion, thing.afterwards = thing.place_at(t_s), thing.afterwards, None
+            _, vx, vy, end_slot, _ = motion
+            end_s = self.config.clip_s if end_slot is None else self.slots_s[end_slot]
+            if not self._clear(i, x, y, vx, vy, t_s, end_s, besides):
+                raise DeadEndError
+            self._apply(i, t_s, x, y, motion)
 
     def _passes(self, index: int, slot: int, other: int):
-        thing, t_s = self.things[index], self.slots_s[slot]
+        thing = self.things[index]
         self._tell(slot, "passes", thing.name, self.things[other].name)
-        _, _, _, vx, vy = thing.segment_at(t_s)
-        if not self._commit_beyond(index, slot, other, vx, vy):
+        (kind, vx, vy, end_slot, _), thing.afterwards, thing.commitment = thing.afterwards, None, None
+        x, y = thing.place_at(self.slots_s[slot])
+        end_s = self.config.clip_s if end_slot is None else self.slots_s[end_slot]
+        if not self._clear(index, x, y, vx, vy, self.slots_s[slot], end_s, other):
             raise DeadEndError
+        thing.locked_until_s = self._out_s(thing, self.things[other], self.slots_s[slot], math.hypot(vx, vy))
+        if end_slot is not None:
+            self._commit(index, end_slot, kind, -1)
 
     def _sudden_enters(self, slot: int) -> bool:
         if self._present(self.slots_s[slot]) >= self.dynamics.max_things:
@@ -337,7 +359,7 @@ class _Planner:
 
     def _margin(self) -> float:
         """What a thing inside the frame keeps from its edges, wherever the camera pans."""
-        return (2.0 + 2 * self.dynamics.pan_px * 0.5) * self.scale
+        return 2.0 * self.scale + max(self.pan.x[0], self.pan.y[0])
 
     def _box(self, inset: float, t_s: float) -> tuple[float, float, float, float]:
         """The frame at a time, in the world, made smaller by `inset` on all sides: x0, y0, x1, y1."""
@@ -376,23 +398,30 @@ class _Planner:
           besides: a thing that the path need not keep clear of, -1 for none.
         """
         t_s = 0.0 if slot < 0 else self.slots_s[slot]
-        thing = self.things[index]
-        x, y = thing.place_at(t_s)
-        kinds = self.dice.shuffled(self.ends_of_motion, _ENDS_OF_MOTION)
-        for kind in [*kinds, "drifts"]:
-            for _ in range(_TRIES // 2):
+        x, y = self.things[index].place_at(t_s)
+        motion = self._find_motion(index, slot, t_s, x, y, cone, besides, self.ends_of_motion)
+        if motion is None:
+            return False
+        self._apply(index, t_s, x, y, motion)
+        return True
+
+    def _find_motion(self, index, slot, t_s, x, y, cone, besides, kinds) -> Motion | None:
+        for kind in [*self.dice.shuffled(kinds, self.readiness), "drifts"]:
+            for _ in range(1 if kind in _SEARCHED else _TRIES // 2):
                 found = getattr(self, f"_try_{kind}")(index, slot, t_s, x, y, cone, besides)
-                if found is None:
-                    continue
-                vx, vy, end_slot, other = found
-                thing.move(t_s, x, y, vx, vy)
-                thing.commitment = None
-                if end_slot is not None:
-                    self._commit(index, end_slot, kind, other)
-                    if kind == "leaves":
-                        self._let_go(thing, self.slots_s[end_slot])
-                return True
-        return False
+                if found is not None:
+                    return (kind, *found)
+        return None
+
+    def _apply(self, index: int, t_s: float, x: float, y: float, motion: Motion):
+        kind, vx, vy, end_slot, other = motion
+        thing = self.things[index]
+        thing.move(t_s, x, y, vx, vy)
+        thing.commitment = None
+        if end_slot is not None:
+            self._commit(index, end_slot, kind, other)
+            if kind == "leaves":
+                self._let_go(thing, self.slots_s[end_slot])
 
     def _commit(self, index: int, slot: int, kind: str, other: int):
         self.owner[slot] = index
@@ -421,27 +450,28 @@ class _Planner:
     def _try_edge(self, index, slot, t_s, x, y, cone, besides, inset):
         thing = self.things[index]
         ux, uy = self._direction(cone)
-        free = self._free_slots(slot)
-        if not free:
-            return None
-        j = self.dice.pick(free)
-        x0, y0, x1, y1 = self._box(inset, self.slots_s[j])
-        to_x = ((x1 if ux > 0 else x0) - x) / ux if ux else INFINITY
-        to_y = ((y1 if uy > 0 else y0) - y) / uy if uy else INFINITY
-        distance = min(to_x, to_y)
-        if not 0 < distance < INFINITY or abs(ux if to_x < to_y else uy) < _STEEPNESS:
-            return None
-        speed = distance / (self.slots_s[j] - t_s)
-        if not self.slow_px_s <= speed <= self.fast_px_s:
-            return None
-        along = y + uy * distance - y0 if to_x < to_y else x + ux * distance - x0
-        corner = 1.5 * thing.half_px - inset + self._margin() / 2
-        if not corner <= along <= (y1 - y0) - corner:
-            return None
-        beyond_s = 0.0 if inset else 1.6 * thing.half_px / (speed * _STEEPNESS)
-        vx, vy = ux * speed, uy * speed
-        end_s = self.slots_s[j] + min(beyond_s, 1.2)
-        return (vx, vy, j, -1) if self._clear(index, x, y, vx, vy, t_s, end_s, besides) else None
+        for j in self.dice.shuffled(self._free_slots(slot)):
+            x0, y0, x1, y1 = self._box(inset, self.slots_s[j])
+            to_x = ((x1 if ux > 0 else x0) - x) / ux if ux else INFINITY
+            to_y = ((y1 if uy > 0 else y0) - y) / uy if uy else INFINITY
+            distance = min(to_x, to_y)
+            if not 0 < distance < INFINITY or abs(ux if to_x < to_y else uy) < _STEEPNESS:
+                continue
+            speed = distance / (self.slots_s[j] - t_s)
+            if not self._slowest(besides) <= speed <= self.fast_px_s:
+                continue
+            along = y + uy * distance - y0 if to_x < to_y else x + ux * distance - x0
+            corner = 1.5 * thing.half_px - inset + self._margin() / 2
+            if not corner <= along <= (y1 - y0) - corner:
+                continue
+            beyond_s = 0.0 if inset else 1.6 * thing.half_px / (speed * _STEEPNESS)
+            vx, vy = ux * speed, uy * speed
+            if self._clear(index, x, y, vx, vy, t_s, self.slots_s[j] + min(beyond_s, 1.2), besides):
+                return vx, vy, j, -1
+        return None
+
+    def _slowest(self, besides: int) -> float:
+        return self.slow_px_s * (_GENTLENESS if besides >= 0 else 1.0)
 
     def _try_leaves(self, index, slot, t_s, x, y, cone, besides):
         return self._try_edge(index, slot, t_s, x, y, cone, besides, inset=0.0)
@@ -457,7 +487,7 @@ class _Planner:
         j = free[min(self.dice.index(len(free)), self.dice.index(len(free)))]
         end_s = self.slots_s[j]
         ux, uy = self._direction(cone)
-        speed = self.dice.between((self.slow_px_s, self.fast_px_s))
+        speed = self.dice.between((self._slowest(besides), self.fast_px_s))
         vx, vy = ux * speed, uy * speed
         end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
         x0, y0, x1, y1 = self._box(self.things[index].half_px + self._margin(), end_s)
@@ -472,7 +502,7 @@ class _Planner:
     def _try_drifts(self, index, slot, t_s, x, y, cone, besides):
         """Moves on to the clip's end."""
         ux, uy = self._direction(cone)
-        speed = self.dice.between((self.slow_px_s, self.fast_px_s))
+        speed = self.dice.between((_GENTLENESS * self.slow_px_s, self.slow_px_s))
         end_s = self.config.clip_s + 0.2
         vx, vy = ux * speed, uy * speed
         end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
@@ -481,32 +511,70 @@ class _Planner:
             return None
         return (vx, vy, None, -1) if self._clear(index, x, y, vx, vy, t_s, end_s, besides) else None
 
-    def _target(self, index: int, slot: int, t_s: float, besides: int) -> tuple[int, int] | None:
-        """Another thing that can be met in a free slot: (slot, thing)."""
-        free = self._free_slots(slot, t_s + self.px / self.slow_px_s)
-        if not free:
-            return None
-        j = self.dice.pick(free)
-        others = [i for i, thing in self._seen(self.slots_s[j]) if i not in (index, besides) and thing.segments]
-        if not others:
-            return None
-        other = self.dice.pick(others)
-        thing = self.things[other]
-        met_s = self.slots_s[j]
-        if thing.seen_from_s > t_s or thing.locked_until_s > t_s or thing.segments[-1][0] > t_s + 1e-9:
-            return None
-        return (j, other) if self._inside(thing, met_s, thing.half_px + self._margin()) else None
+    def _meetings(self, index: int, slot: int, t_s: float, besides: int) -> list[tuple[int, int]]:
+        """All (slot, other thing) such that the other is known to be inside the frame at that slot's time, shuffled."""
+        found = []
+        for j in self._free_slots(slot, t_s + self.px / self.slow_px_s):
+            met_s = self.slots_s[j]
+            for other, thing in self._seen(met_s):
+                if other in (index, besides) or not thing.segments or thing.seen_from_s > t_s or thing.locked_until_s > t_s:
+                    continue
+                if thing.segments[-1][0] <= t_s + 1e-9 and self._inside(thing, met_s, thing.half_px + self._margin()):
+                    found.append((j, other))
+        return self.dice.shuffled(found)
 
     def _try_collides(self, index, slot, t_s, x, y, cone, besides):
-        met = self._target(index, slot, t_s, besides)
-        if met is None:
-            return None
-        j, other = met
-        a, b, met_s = self.things[index], self.things[other], self.slots_s[j]
-        if b.commitment and (b.commitment[1] in ("struck", "collides", "passes") or self.slots_s[b.commitment[0]] <= met_s):
-            return None
-        if j + 1 < len(self.slots_s) and self.slots_s[j + 1] - met_s < _AFTER_COLLISION_S - self.dynamics.lag_s:
-            return None
+        for j, other in self._meetings(index, slot, t_s, besides):
+            if not self._can_be_struck(other, j):
+                continue
+            for _ in range(_AIMS):
+                velocity = self._aim(index, other, j, t_s, x, y, cone, besides)
+                if velocity and self._rebound(index, other, j, t_s, x, y, *velocity):
+                    return *velocity, j, other
+        return None
+
+    def _rebound(self, index, other, slot, t_s, x, y, vx, vy) -> bool:
+        """Finds how both things go on after a collision, and reserves the slots where this ends."""
+        a, b, met_s = self.things[index], self.things[other], self.slots_s[slot]
+        ax, ay = x + vx * (met_s - t_s), y + vy * (met_s - t_s)
+        bx, by = b.place_at(met_s)
+        distance = math.hypot(ax - bx, ay - by)
+        ux, uy = (ax - bx) / distance, (ay - by) / distance
+        towards = 2 * (vx * ux + vy * uy)
+        back, spread = math.hypot(vx - towards * ux, vy - towards * uy), math.cos(_REBOUND_SPREAD)
+        kinds = [kind for kind in self.ends_of_motion if kind not in _SEARCHED]
+        # The struck thing first: it moves on towards an edge and has less room.
+        after_b = self._find_motion(other, slot, met_s, bx, by, (-ux, -uy, spread, 1.0), index, kinds)
+        if after_b is None:
+            return False
+        self.owner[slot] = index
+        if after_b[3] is not None:
+            self.owner[after_b[3]] = other
+        cone = ((vx - towards * ux) / back, (vy - towards * uy) / back, spread, 1.0)
+        after_a = self._find_motion(index, slot, met_s, ax, ay, cone, other, kinds)
+        if after_a is None:
+            del self.owner[slot]
+            self.owner.pop(after_b[3], None)
+            return False
+        if after_a[3] is not None:
+            self.owner[after_a[3]] = index
+        a.afterwards, b.afterwards = after_a, after_b
+        return True
+
+    def _can_be_struck(self, other: int, slot: int) -> bool:
+        commitment, met_s = self.things[other].commitment, self.slots_s[slot]
+        if commitment and (
+            commitment[1] in ("struck", "collides", "passes") or self.slots_s[commitment[0]] <= met_s + _AFTER_COLLISION_S
+        ):
+            return False
+        # Both need something to do afterwards.
+        if len(self._free_slots(slot)) < 2 and self.config.clip_s - met_s > _LONGEST_DRIFT_S:
+            return False
+        return slot + 1 == len(self.slots_s) or self.slots_s[slot + 1] - met_s >= _AFTER_COLLISION_S - self.dynamics.lag_s
+
+    def _aim(self, index, other, slot, t_s, x, y, cone, besides) -> tuple[float, float] | None:
+        """A velocity from (x, y) that touches the other's outline, near its middle, at the slot's time."""
+        a, b, met_s = self.things[index], self.things[other], self.slots_s[slot]
         bx, by = b.place_at(met_s)
         aim = math.atan2(y - by, x - bx) + self.dice.between((-0.5, 0.5))
         ux, uy = math.cos(aim), math.sin(aim)
@@ -523,60 +591,60 @@ class _Planner:
         x0, y0, x1, y1 = self._box(a.half_px + self._margin() / 2, met_s)
         if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
             return None
-        return (vx, vy, j, other) if self._clear(index, x, y, vx, vy, t_s, met_s, other, besides) else None
+        return (vx, vy) if self._clear(index, x, y, vx, vy, t_s, met_s, other, besides) else None
 
     def _try_passes(self, index, slot, t_s, x, y, cone, besides):
-        met = self._target(index, slot, t_s, besides)
-        if met is None or not self.things[met[1]].resting or self.things[met[1]].commitment:
-            return None
-        j, other = met
-        a, b, met_s = self.things[index], self.things[other], self.slots_s[j]
-        bx, by = b.place_at(met_s)
-        away = math.hypot(bx - x, by - y)
-        if away < a.half_px + b.half_px + 2 * self.scale:
-            return None
-        # The event is when the centre goes behind: half of it is hidden.
-        ux, uy = (bx - x) / away, (by - y) / away
-        distance = away - b.half_px
-        speed = distance / (met_s - t_s)
-        vx, vy = ux * speed, uy * speed
-        if not self._allowed(vx, vy, speed, cone) or not self._clear(index, x, y, vx, vy, t_s, met_s, other, besides):
-            return None
-        hidden, locked_s = list(self.hidden), b.locked_until_s
-        self.hidden.append((index, other))
-        b.locked_until_s = met_s + 2.5 * (a.half_px + b.half_px) / speed
-        if (other, index) in hidden:
-            self.hidden, b.locked_until_s = hidden, locked_s
-            return None
-        return vx, vy, j, other
+        for j, other in self._meetings(index, slot, t_s, besides):
+            a, b, met_s = self.things[index], self.things[other], self.slots_s[j]
+            if not b.resting or b.commitment or (other, index) in self.hidden:
+                continue
+            bx, by = b.place_at(met_s)
+            away = math.hypot(bx - x, by - y)
+            if away < a.half_px + b.half_px + 2 * self.scale:
+                continue
+            # The event is when the centre goes behind: half of it is hidden.
+            speed = (away - b.half_px) / (met_s - t_s)
+            vx, vy = (bx - x) / away * speed, (by - y) / away * speed
+            if not self._allowed(vx, vy, speed, cone) or not self._clear(index, x, y, vx, vy, t_s, met_s, other, besides):
+                continue
+            end_x, end_y = x + vx * (met_s - t_s), y + vy * (met_s - t_s)
+            beyond = self._beyond(index, j, other, end_x, end_y, vx, vy)
+            if beyond is None:
+                continue
+            kind, end_slot = beyond
+            a.afterwards = (kind, vx, vy, end_slot, -1)
+            if end_slot is not None:
+                self.owner[end_slot] = index
+            self.hidden.append((index, other))
+            b.locked_until_s = self._out_s(a, b, met_s, speed)
+            return vx, vy, j, other
+        return None
 
-    def _commit_beyond(self, index: int, slot: int, other: int, vx: float, vy: float) -> bool:
-        """What a thing does once it has come out from behind another, without a change of its motion before."""
+    def _beyond(self, index, slot, other, x, y, vx, vy) -> tuple[str, int | None] | None:
+        """What a thing can do once it has come out from behind another, its motion unchanged: (kind, slot)."""
         a, b, t_s = self.things[index], self.things[other], self.slots_s[slot]
-        (x, y), speed = a.place_at(t_s), math.hypot(vx, vy)
-        out_s = t_s + (a.half_px + 2 * b.half_px + 1 * self.scale) / speed
-        kinds = self.dice.shuffled([kind for kind in ("stops", "turns") if kind in self.ends_of_motion])
+        out_s = self._out_s(a, b, t_s, math.hypot(vx, vy))
+        kinds = self.dice.shuffled([kind for kind in ("stops", "turns", "vanishes") if kind in self.ends_of_motion], _ENDS_OF_MOTION)
         for kind in [*kinds, "drifts"]:
-            for j in [*self._free_slots(slot), None]:
-                if (j is None) != (kind == "drifts") or (j is not None and self.slots_s[j] < out_s):
-                    continue
+            for j in [None] if kind == "drifts" else self._free_slots(slot):
                 end_s = self.config.clip_s + 0.2 if j is None else self.slots_s[j]
+                if end_s < out_s:
+                    continue
                 end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
                 x0, y0, x1, y1 = self._box(a.half_px + (0.0 if j is None else self._margin()), end_s)
                 if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
-                    continue
-                if not self._clear(index, x, y, vx, vy, t_s, end_s, other):
-                    continue
-                a.commitment = None
-                a.locked_until_s, b.locked_until_s = out_s, max(b.locked_until_s, out_s)
-                if j is not None:
-                    self._commit(index, j, kind, -1)
-                return True
-        return False
+                    break
+                if self._clear(index, x, y, vx, vy, t_s, end_s, other):
+                    return kind, j
+        return None
+
+    def _out_s(self, a: Thing, b: Thing, t_s: float, speed: float) -> float:
+        """When a thing that goes behind another at `t_s` is wholly out again."""
+        return t_s + (a.half_px + 2 * b.half_px + self.scale) / speed
 
     def _allowed(self, vx: float, vy: float, speed: float, cone: Cone) -> bool:
         dx, dy, low, high = cone
-        if not self.slow_px_s <= speed <= self.fast_px_s:
+        if not _GENTLENESS * self.slow_px_s <= speed <= self.fast_px_s:
             return False
         return low - 1e-6 <= (vx * dx + vy * dy) / speed <= high + 1e-6
 
@@ -588,11 +656,18 @@ class _Planner:
                 continue
             room = (me.half_px + other.half_px) * 1.12 + 1.5 * self.scale
             ends_s = min(until_s, other.seen_until_s)
-            if other.commitment and other.commitment[1] not in ("leaves", "passes"):
-                ends_s = min(ends_s, self.slots_s[other.commitment[0]])
-            for number, (since_s, ox, oy, ovx, ovy) in enumerate(other.segments):
+            segments, commitment = other.segments, other.commitment
+            if commitment and other.afterwards:
+                met_s = self.slots_s[commitment[0]]
+                kind, *velocity, end_slot, _ = other.afterwards
+                segments = (*segments, (met_s, *other.place_at(met_s), *velocity))
+                if end_slot is not None:
+                    ends_s = min(ends_s, self.slots_s[end_slot] + (1.0 if kind == "leaves" else 0.0))
+            elif commitment and commitment[1] != "leaves":
+                ends_s = min(ends_s, self.slots_s[commitment[0]])
+            for number, (since_s, ox, oy, ovx, ovy) in enumerate(segments):
                 start = max(from_s, since_s, other.seen_from_s)
-                last = other.segments[number + 1][0] if number + 1 < len(other.segments) else INFINITY
+                last = segments[number + 1][0] if number + 1 < len(segments) else INFINITY
                 stop = min(ends_s, last)
                 if stop < start:
                     continue

@@ -14,6 +14,8 @@ INFINITY = math.inf
 Commitment = tuple[int, str, int]
 # From a time on, a thing moves from a place at a velocity: (t_s, x, y, vx, vy).
 Segment = tuple[float, float, float, float, float]
+# A straight motion and what ends it: (kind of event or "drifts", vx, vy, slot or None, other thing or -1).
+Motion = tuple[str, float, float, int | None, int]
 
 
 @dataclasses.dataclass
@@ -27,6 +29,7 @@ class Thing:
       segments: how it moves, in order of time.
       seen_from_s, seen_until_s: it does not exist before and after.
       commitment: what it is bound to do next, None if nothing.
+      afterwards: how it moves on when it has met another thing.
       locked_until_s: it must not change its motion before, since another thing counts on it.
     """
 
@@ -37,6 +40,7 @@ class Thing:
     seen_from_s: float = -INFINITY
     seen_until_s: float = INFINITY
     commitment: Commitment | None = None
+    afterwards: Motion | None = None
     locked_until_s: float = -INFINITY
 
     @property

@@ -22,6 +22,9 @@ COLOURS = {
 _SUPERSAMPLING = 8
 _MARGIN_PX = 3
 _SUBPIXEL_BITS = 4
+# The inside of an outlined thing: how much darker than its line, and how much shows through.
+_INSIDE_DARKNESS = 0.7
+_INSIDE_GLASS = 0.3
 
 Point = tuple[float, float]
 
@@ -49,9 +52,9 @@ OUTLINES: dict[str, list[list[Point]]] = {
         [(-0.7, -0.2), (-0.98, -0.7), (-0.84, -0.74), (-0.52, -0.2)],
     ],
     "car": [
-        [(-1, 0.02), (-0.62, -0.06), (-0.4, -0.5), (0.26, -0.5), (0.56, -0.06), (1, 0.08), (1, 0.4), (-1, 0.4)],
-        _ellipse(-0.52, 0.38, 0.24, 0.24),
-        _ellipse(0.54, 0.38, 0.24, 0.24),
+        [(-1, 0.08), (-0.62, -0.04), (-0.4, -0.68), (0.26, -0.68), (0.56, -0.04), (1, 0.14), (1, 0.55), (-1, 0.55)],
+        _ellipse(-0.52, 0.52, 0.28, 0.28),
+        _ellipse(0.54, 0.52, 0.28, 0.28),
     ],
 }  # fmt: skip
 
@@ -97,16 +100,24 @@ def draw_sprite(shape: str, size_px: float, colour: str, surface: Surface) -> np
         points = (np.array(outline) * one + (big - 1) / 2) * 2**_SUBPIXEL_BITS
         cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 255, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
     rgb = np.clip(np.array(COLOURS[colour]) + surface.jitter, 0, 255).astype(np.float32)
-    if surface.style == "outlined":
-        width = max(int(surface.line_px * _SUPERSAMPLING), 1)
-        inner = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)), borderValue=0)
-        mask = mask - inner
-    coverage = cv2.resize(mask, (n, n), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    coverage = _shrunk(mask, n)
     sprite = np.empty((n, n, 4), np.float32)
     sprite[..., :3] = rgb
+    if surface.style == "outlined":
+        width = max(int(surface.line_px * _SUPERSAMPLING), 1)
+        inner = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_RECT, (width, width)), borderValue=0)
+        # Dark inside and not quite opaque, so that it still hides what passes behind it.
+        inside = _shrunk(inner, n)
+        sprite[..., :3] *= (1 - _INSIDE_DARKNESS * inside)[..., None]
+        coverage = coverage * (1 - _INSIDE_GLASS * inside)
     if surface.style == "textured":
         sprite[..., :3] *= 1 + 0.3 * cv2.resize(surface.texture, (n, n), interpolation=cv2.INTER_NEAREST)[..., None]
         np.clip(sprite[..., :3], 0, 255, out=sprite[..., :3])
     sprite[..., :3] *= coverage[..., None]
     sprite[..., 3] = coverage
     return sprite
+
+
+def _shrunk(mask: np.ndarray, size_px: int) -> np.ndarray:
+    """A supersampled mask as float32 [size_px, size_px] in 0 to 1."""
+    return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
