@@ -4,6 +4,7 @@ Lengths are pixels of a 64-pixel frame and scale with `frame_px`; times are seco
 """
 
 import dataclasses
+from typing import Any
 
 from mmduplex_jax.clock import Clock
 
@@ -126,6 +127,9 @@ _APPEARANCE = {
     ),
 }
 
+# A range that is not given; never seen once a WorldConfig is made.
+_OF_THE_LOOK: Any = None
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
@@ -136,7 +140,8 @@ class WorldConfig:
       clip_s: a clip's length.
       frame_px: frames are squares of this size.
       step_hz, video_stride: the clock; frames are taken at its ticks.
-      dynamics, appearance: the ranges; None takes those of the look.
+      dynamics, appearance: the ranges; None takes those of the look. (`dataclasses.replace` keeps them: make a
+        new config for another look.)
     """
 
     look: str = "plain"
@@ -144,18 +149,17 @@ class WorldConfig:
     frame_px: int = 64
     step_hz: float = 12.5
     video_stride: int = 2
-    dynamics: Dynamics = None  # type: ignore[assignment] # None until the look is known, never after __post_init__
-    appearance: Appearance = None  # type: ignore[assignment] # likewise
+    dynamics: Dynamics = _OF_THE_LOOK
+    appearance: Appearance = _OF_THE_LOOK
 
     def __post_init__(self):
         if self.look not in LOOKS:
             raise ValueError(f"world look {self.look!r} is unknown, choose one of {LOOKS}")
         if self.frame_px < 16:
             raise ValueError(f"world frame_px must be at least 16 for shapes to be told apart, got {self.frame_px}")
-        if self.dynamics is None:
-            object.__setattr__(self, "dynamics", _DYNAMICS[self.look])
-        if self.appearance is None:
-            object.__setattr__(self, "appearance", _APPEARANCE[self.look])
+        for name, of_look in (("dynamics", _DYNAMICS), ("appearance", _APPEARANCE)):
+            if getattr(self, name) is _OF_THE_LOOK:
+                object.__setattr__(self, name, of_look[self.look])
         shortest_s = self.dynamics.first_s[1] + self.dynamics.tail_s
         if self.clip_s < shortest_s:
             raise ValueError(f"world clip_s must be at least {shortest_s} s, or nothing can happen; got {self.clip_s}")

@@ -11,6 +11,7 @@ from data_pipelines.world.scene import Scene, Thing
 from data_pipelines.world.sprites import Surface, draw_sprite
 
 _SHADOW_ALPHA = 0.4
+_SHADOW_PX = 2.2
 
 
 class Painter:
@@ -34,13 +35,14 @@ class Painter:
         self._sprites: dict[tuple[int, str, bool], np.ndarray] = {}
         amplitude = rng.uniform(*look.shake_px) * scale
         self._shake = [
-            (amplitude * rng.uniform(0.4, 1) / 2, 2 * math.pi * rng.uniform(*look.shake_hz), rng.uniform(0, 2 * math.pi))
+            (amplitude * rng.uniform(0.4, 1) / 2, 2 * math.pi * rng.uniform(*look.shake_hz), rng.uniform(0, 6.28))
             for _ in range(4)
         ]
         self._light = look.light_gain * rng.uniform(0, 1, 3), rng.uniform(0.1, 0.9, 3), rng.uniform(0, 6.28, 3)
         self._tint = look.light_tint * rng.standard_normal(3)
         angle = rng.uniform(0, 2 * math.pi)
-        self._shadow = (2.2 * math.cos(angle) * scale, 2.2 * abs(math.sin(angle)) * scale) if rng.random() < look.shadow_p else None
+        self._shadow = (_SHADOW_PX * math.cos(angle) * scale, _SHADOW_PX * abs(math.sin(angle)) * scale)
+        self._has_shadows = rng.random() < look.shadow_p
         self._blur_px = rng.uniform(*look.blur_px) * scale
         self._noise = rng.uniform(*look.noise)
         quality = int(rng.integers(look.jpeg_quality[0], look.jpeg_quality[1] + 1))
@@ -62,7 +64,7 @@ class Painter:
     def _frame(self, t_s: float) -> np.ndarray:
         camera = self.camera_at(t_s)
         moved = np.array([[1, 0, -camera[0] - self._border], [0, 1, -camera[1] - self._border]], np.float32)
-        canvas = cv2.warpAffine(self._background, moved, (self._px, self._px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        canvas = cv2.warpAffine(self._background, moved, (self._px, self._px), borderMode=cv2.BORDER_REPLICATE)
         for number, thing in enumerate(self._scene.things):
             if thing.seen_from_s <= t_s < thing.seen_until_s:
                 self._draw(canvas, number, thing, t_s, camera)
@@ -81,7 +83,7 @@ class Painter:
             self._sprites[key] = sprite
         x, y = thing.place_at(t_s)
         x, y = x - camera[0], y - camera[1]
-        if self._shadow is not None:
+        if self._has_shadows:
             shade = np.zeros_like(sprite)
             shade[..., 3] = cv2.GaussianBlur(sprite[..., 3], (0, 0), 1.2 * self._config.scale) * _SHADOW_ALPHA
             _blend(canvas, shade, x + self._shadow[0], y + self._shadow[1])

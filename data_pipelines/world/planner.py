@@ -1,92 +1,25 @@
 """Plans a scene: what happens is decided first, and the things' paths are laid so that nothing else does.
 
-The rhythm fixes the times of all events, the *slots*. A thing that begins to move is at once committed to what ends this
-motion, in a slot of its own: its speed is chosen so that it is there in time. A slot that nothing is committed to gets
-an event that needs no motion before it (something enters, starts, changes colour ...). A dead end is undone, a few
-slots back.
+The rhythm fixes the times of all events, the *slots*. A thing that begins to move is at once committed to what ends
+this motion, in a slot of its own: its speed is chosen so that it is there in time. A slot that nothing is committed to
+gets an event that needs no motion before it (something enters, starts, changes colour ...). A dead end is undone, a
+few slots back.
 """
 
-import copy
 import math
 
-import numpy as np
-
-from data_pipelines.schema import Event
-from data_pipelines.world.commentator import SIDES, WORD_GAP_S
+from data_pipelines.world.commentator import SIDES
 from data_pipelines.world.config import WorldConfig
-from data_pipelines.world.scene import INFINITY, Motion, Pan, Scene, Thing
+from data_pipelines.world.dice import Dice
+from data_pipelines.world.paths import ANY_DIRECTION, STEEPNESS, DeadEndError, Paths
+from data_pipelines.world.scene import INFINITY, Motion, Scene, Thing
+from data_pipelines.world.stage import OUTWARD
 
-# How readily each kind is tried, set so that the kinds come about equally often.
-_ENDS_OF_MOTION = {"leaves": 0.25, "bounces": 0.5, "stops": 1.6, "collides": 3.0, "turns": 3.0, "passes": 3.0, "vanishes": 0.7}
+# How readily each kind is tried in a slot that is free, set so that the kinds come about equally often.
 _SUDDEN = {"enters": 1.6, "starts": 1.7, "recolours": 1.0, "appears": 0.8, "vanishes": 0.6}
-_TRIES = 12
-# These try all things that could be met by themselves, at so many angles.
-_SEARCHED = ("collides", "passes")
-_AIMS = 3
 # Meetings of two things are rare unless they are wanted: the share of clips that are planned anew until one happens.
 _WISHES = {"collides": 0.4, "passes": 0.25}
-_EAGER = 20.0
 _MOST_PLANS = 20_000
-# A thing that meets another, or moves to the clip's end, may be slower than others by this factor.
-_GENTLENESS = 0.6
-_LONGEST_DRIFT_S = 5.0
-_REBOUND_SPREAD = math.radians(50)
-_OUTWARD = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "top": (0.0, -1.0), "bottom": (0.0, 1.0)}
-# A path meets an edge at no less than this cosine to its normal, so that the crossing has a clear time.
-_STEEPNESS = 0.45
-# A colliding thing is faster than what it hits by this factor, so that who hits whom can be seen.
-_FASTER = 1.6
-_AFTER_COLLISION_S = 5 * WORD_GAP_S
-_NO_CONE = (1.0, 0.0, -1.0, 1.0)
-
-# Directions allowed for a motion: (unit x, unit y, lowest cosine to it, highest cosine to it).
-Cone = tuple[float, float, float, float]
-
-
-class DeadEndError(Exception):
-    """Nothing fits; the planner goes back and tries anew."""
-
-
-class Dice:
-    """Uniform random numbers one at a time, drawn in blocks since NumPy's single draws are slow."""
-
-    def __init__(self, rng: np.random.Generator):
-        self._rng = rng
-        self._block: list[float] = []
-
-    def unit(self) -> float:
-        if not self._block:
-            self._block = self._rng.random(512).tolist()
-        return self._block.pop()
-
-    def between(self, span: tuple[float, float]) -> float:
-        return span[0] + (span[1] - span[0]) * self.unit()
-
-    def index(self, count: int) -> int:
-        return int(self.unit() * count)
-
-    def pick(self, options):
-        return options[int(self.unit() * len(options))]
-
-    def shuffled(self, options, weights: dict | None = None) -> list:
-        """A random order; a heavier option tends to come earlier."""
-        return sorted(options, key=lambda o: self.unit() ** (1 / (weights[o] if weights else 1.0)), reverse=True)
-
-
-def rhythm(config: WorldConfig, dice: Dice) -> list[float]:
-    """The times of all events, in seconds: calm and busy spans in turn."""
-    d = config.dynamics
-    busy = dice.unit() < 0.6
-    t_s = dice.between(d.first_s)
-    span_ends_s = dice.between(d.busy_span_s if busy else d.calm_span_s)
-    times_s: list[float] = []
-    while t_s <= config.clip_s - d.tail_s:
-        times_s.append(t_s)
-        t_s += dice.between(d.busy_gap_s if busy else d.calm_gap_s)
-        if t_s > span_ends_s:
-            busy = not busy
-            span_ends_s = t_s + dice.between(d.busy_span_s if busy else d.calm_span_s)
-    return times_s
 
 
 def plan_scene(config: WorldConfig, dice: Dice) -> Scene:
@@ -116,28 +49,15 @@ def plan_scene(config: WorldConfig, dice: Dice) -> Scene:
     raise RuntimeError(f"no plan for a world of {config.dynamics} in {_MOST_PLANS} attempts; its ranges leave no room")
 
 
-class _Planner:
-    def __init__(self, config: WorldConfig, dice: Dice, wish: str):
-        self.config, self.dynamics, self.dice = config, config.dynamics, dice
-        self.readiness = {kind: _EAGER if kind == wish else weight for kind, weight in _ENDS_OF_MOTION.items()}
-        self.scale, self.px = config.scale, float(config.frame_px)
-        low, high = self.dynamics.speed_px_s
-        self.slow_px_s, self.fast_px_s = low * self.scale, high * self.scale
-        self.slots_s = rhythm(config, dice)
-        self.pan = self._draw_pan()
-        self.owner: dict[int, int] = {}  # slot -> thing that is committed to it
-        self.things: list[Thing] = []
-        self.events: list[Event] = []
-        self.hidden: list[tuple[int, int]] = []  # (behind, front)
-        self.ends_of_motion = [kind for kind in _ENDS_OF_MOTION if kind in self.dynamics.kinds]
-        self.sudden = [kind for kind in _SUDDEN if kind in self.dynamics.kinds]
+class _Planner(Paths):
+    """Goes from slot to slot.
 
-    def _draw_pan(self) -> Pan:
-        most_px = self.dynamics.pan_px * self.scale
-        if most_px == 0 or self.dice.unit() < 0.4:
-            return Pan()
-        axes = [(most_px * self.dice.unit(), self.dice.between((0.2, 0.7)), self.dice.between((0, 6.28))) for _ in "xy"]
-        return Pan(*axes)
+    `_kind` lets happen what a thing was committed to, `_sudden_kind` tries what needs no motion before it.
+    """
+
+    def __init__(self, config: WorldConfig, dice: Dice, wish: str):
+        super().__init__(config, dice, wish)
+        self.sudden = [kind for kind in _SUDDEN if kind in self.dynamics.kinds]
 
     def begin(self):
         """Things that are there at time 0."""
@@ -151,10 +71,11 @@ class _Planner:
             if not self._put_somewhere(index, 0.0):
                 self.things.pop()
             elif self.dice.unit() < 0.65:
-                self._set_moving(index, -1, _NO_CONE)
+                self._set_moving(index, -1, ANY_DIRECTION)
 
     def go_through_slots(self):
-        slot, failures, saved = 0, 0, []
+        slot, failures = 0, 0
+        saved: list[tuple] = []
         while slot < len(self.slots_s):
             saved[slot:] = [self._save()]
             try:
@@ -167,21 +88,13 @@ class _Planner:
                 slot = max(slot - self.dice.index(4), 0)
                 self._restore(saved[slot])
 
-    def _save(self):
-        return [copy.copy(thing) for thing in self.things], dict(self.owner), list(self.events), list(self.hidden)
-
-    def _restore(self, saved):
-        things, owner, events, hidden = saved
-        self.things = [copy.copy(thing) for thing in things]
-        self.owner, self.events, self.hidden = dict(owner), list(events), list(hidden)
-
-    # What happens in a slot.
-
     def _happen(self, slot: int):
         if slot in self.owner:
             index = self.owner[slot]
-            _, kind, other = self.things[index].commitment
-            getattr(self, f"_{kind}")(index, slot, other)
+            commitment = self.things[index].commitment
+            if commitment is None:
+                raise DeadEndError
+            getattr(self, f"_{commitment[1]}")(index, slot, commitment[2])
             return
         for kind in self.dice.shuffled(self.sudden, _SUDDEN):
             saved = self._save()
@@ -190,9 +103,6 @@ class _Planner:
             self._restore(saved)
         raise DeadEndError
 
-    def _tell(self, slot: int, kind: str, subject: str, detail: str = ""):
-        self.events.append(Event(self.slots_s[slot], kind, subject, detail))
-
     def _leaves(self, index: int, slot: int, _other: int):
         thing, t_s = self.things[index], self.slots_s[slot]
         thing.commitment = None
@@ -200,7 +110,7 @@ class _Planner:
 
     def _bounces(self, index: int, slot: int, _other: int):
         thing, t_s = self.things[index], self.slots_s[slot]
-        nx, ny = _OUTWARD[self._side_of(thing, t_s)]
+        nx, ny = OUTWARD[self._side_of(thing, t_s)]
         _, _, _, vx, vy = thing.segment_at(t_s)
         towards = vx * nx + vy * ny
         self._tell(slot, "bounces", thing.name)
@@ -232,7 +142,7 @@ class _Planner:
         self._tell(slot, "collides", self.things[index].name, self.things[other].name)
         for i, besides in ((other, index), (index, other)):
             thing = self.things[i]
-            (x, y), motion, thing.afterwards = thing.place_at(t_s), thing.afterwards, None
+            (x, y), motion = thing.place_at(t_s), self._take_afterwards(thing)
             _, vx, vy, end_slot, _ = motion
             end_s = self.config.clip_s if end_slot is None else self.slots_s[end_slot]
             if not self._clear(i, x, y, vx, vy, t_s, end_s, besides):
@@ -242,7 +152,7 @@ class _Planner:
     def _passes(self, index: int, slot: int, other: int):
         thing = self.things[index]
         self._tell(slot, "passes", thing.name, self.things[other].name)
-        (kind, vx, vy, end_slot, _), thing.afterwards, thing.commitment = thing.afterwards, None, None
+        (kind, vx, vy, end_slot, _), thing.commitment = self._take_afterwards(thing), None
         x, y = thing.place_at(self.slots_s[slot])
         end_s = self.config.clip_s if end_slot is None else self.slots_s[end_slot]
         if not self._clear(index, x, y, vx, vy, self.slots_s[slot], end_s, other):
@@ -251,12 +161,18 @@ class _Planner:
         if end_slot is not None:
             self._commit(index, end_slot, kind, -1)
 
+    def _take_afterwards(self, thing: Thing) -> Motion:
+        motion, thing.afterwards = thing.afterwards, None
+        if motion is None:
+            raise DeadEndError
+        return motion
+
     def _sudden_enters(self, slot: int) -> bool:
         if self._present(self.slots_s[slot]) >= self.dynamics.max_things:
             return False
         t_s = self.slots_s[slot]
         side = self.dice.pick(SIDES)
-        (nx, ny), (px, py) = _OUTWARD[side], self.pan.at(t_s)
+        (nx, ny), (px, py) = OUTWARD[side], self.pan.at(t_s)
         index = self._add(t_s - 1.2)
         if index is None:
             return False
@@ -265,7 +181,7 @@ class _Planner:
         x = px + {-1.0: 0.0, 1.0: self.px}.get(nx, along)
         y = py + {-1.0: 0.0, 1.0: self.px}.get(ny, along)
         thing.move(t_s, x, y, 0.0, 0.0)
-        if not self._set_moving(index, slot, (-nx, -ny, _STEEPNESS, 1.0)):
+        if not self._set_moving(index, slot, (-nx, -ny, STEEPNESS, 1.0)):
             return False
         _, _, _, vx, vy = thing.segments[-1]
         out_s = 1.6 * thing.half_px / abs(vx * nx + vy * ny)
@@ -278,14 +194,15 @@ class _Planner:
 
     def _sudden_starts(self, slot: int) -> bool:
         t_s = self.slots_s[slot]
-        waiting = [i for i, thing in self._seen(t_s) if thing.resting and not thing.commitment and thing.locked_until_s < t_s]
+        seen = [(i, thing) for i, thing in self._seen(t_s) if thing.locked_until_s < t_s]
+        waiting = [i for i, thing in seen if thing.resting and not thing.commitment]
         if not waiting:
             return False
         index = self.dice.pick(waiting)
         thing = self.things[index]
         thing.move(t_s, *thing.place_at(t_s), 0.0, 0.0)
         self._tell(slot, "starts", thing.name)
-        return self._set_moving(index, slot, _NO_CONE)
+        return self._set_moving(index, slot, ANY_DIRECTION)
 
     def _sudden_recolours(self, slot: int) -> bool:
         t_s = self.slots_s[slot]
@@ -309,7 +226,7 @@ class _Planner:
             return False
         self.things[index].seen_from_s = t_s
         if self.dice.unit() < 0.4:
-            self._set_moving(index, slot, _NO_CONE)
+            self._set_moving(index, slot, ANY_DIRECTION)
         self._tell(slot, "appears", self.things[index].name)
         return True
 
@@ -321,362 +238,3 @@ class _Planner:
             return False
         self._vanishes(self.dice.pick(free), slot, -1)
         return True
-
-    # Things.
-
-    def _seen(self, t_s: float) -> list[tuple[int, Thing]]:
-        return [(i, thing) for i, thing in enumerate(self.things) if thing.seen_from_s <= t_s < thing.seen_until_s]
-
-    def _present(self, t_s: float) -> int:
-        return len(self._seen(t_s))
-
-    def _add(self, since_s: float) -> int | None:
-        """Adds a thing that is unlike all that have been seen since; None if there is no such thing."""
-        taken = set()
-        for thing in self.things:
-            if thing.seen_until_s > since_s:
-                taken |= {(colour, thing.shape) for from_s, colour in thing.colours if from_s > since_s}
-                taken.add((thing.colour_at(since_s), thing.shape))
-        d = self.dynamics
-        for _ in range(_TRIES):
-            colour, shape = self.dice.pick(d.colours), self.dice.pick(d.shapes)
-            if (colour, shape) not in taken:
-                half_px = self.dice.between(d.size_px) / 2 * self.scale
-                self.things.append(Thing(shape, half_px, ((-INFINITY, colour),)))
-                return len(self.things) - 1
-        return None
-
-    def _put_somewhere(self, index: int, t_s: float) -> bool:
-        """Lets a new thing rest at a free place."""
-        thing = self.things[index]
-        x0, y0, x1, y1 = self._box(thing.half_px + self._margin(), t_s)
-        for _ in range(_TRIES):
-            x, y = self.dice.between((x0, x1)), self.dice.between((y0, y1))
-            if self._clear(index, x, y, 0.0, 0.0, t_s, INFINITY):
-                thing.move(t_s, x, y, 0.0, 0.0)
-                return True
-        return False
-
-    def _margin(self) -> float:
-        """What a thing inside the frame keeps from its edges, wherever the camera pans."""
-        return 2.0 * self.scale + max(self.pan.x[0], self.pan.y[0])
-
-    def _box(self, inset: float, t_s: float) -> tuple[float, float, float, float]:
-        """The frame at a time, in the world, made smaller by `inset` on all sides: x0, y0, x1, y1."""
-        px, py = self.pan.at(t_s)
-        return px + inset, py + inset, px + self.px - inset, py + self.px - inset
-
-    def _inside(self, thing: Thing, t_s: float, inset: float | None = None) -> bool:
-        x, y = thing.place_at(t_s)
-        x0, y0, x1, y1 = self._box(thing.half_px if inset is None else inset, t_s)
-        return x0 <= x <= x1 and y0 <= y <= y1
-
-    def _side_of(self, thing: Thing, t_s: float) -> str:
-        """The side of the frame that the thing is nearest to."""
-        x, y = thing.place_at(t_s)
-        x0, y0, x1, y1 = self._box(0.0, t_s)
-        return min({"left": x - x0, "right": x1 - x, "top": y - y0, "bottom": y1 - y}.items(), key=lambda item: item[1])[0]
-
-    # Paths.
-
-    def _redirect(self, index: int, slot: int, direction: tuple[float, float], spread: float, besides: int = -1):
-        length = math.hypot(*direction)
-        cone = (direction[0] / length, direction[1] / length, math.cos(spread), 1.0)
-        if not self._set_moving(index, slot, cone, besides):
-            raise DeadEndError
-
-    def _free_slots(self, after: int, latest_s: float = INFINITY) -> list[int]:
-        return [j for j in range(after + 1, len(self.slots_s)) if j not in self.owner and self.slots_s[j] <= latest_s]
-
-    def _set_moving(self, index: int, slot: int, cone: Cone, besides: int = -1) -> bool:
-        """Gives a thing a motion from a slot's time on (-1: time 0), and what ends it; False if none fits.
-
-        Args:
-          index: which thing; it is where its last segment puts it.
-          slot: when.
-          cone: the directions allowed.
-          besides: a thing that the path need not keep clear of, -1 for none.
-        """
-        t_s = 0.0 if slot < 0 else self.slots_s[slot]
-        x, y = self.things[index].place_at(t_s)
-        motion = self._find_motion(index, slot, t_s, x, y, cone, besides, self.ends_of_motion)
-        if motion is None:
-            return False
-        self._apply(index, t_s, x, y, motion)
-        return True
-
-    def _find_motion(self, index, slot, t_s, x, y, cone, besides, kinds) -> Motion | None:
-        for kind in [*self.dice.shuffled(kinds, self.readiness), "drifts"]:
-            for _ in range(1 if kind in _SEARCHED else _TRIES // 2):
-                found = getattr(self, f"_try_{kind}")(index, slot, t_s, x, y, cone, besides)
-                if found is not None:
-                    return (kind, *found)
-        return None
-
-    def _apply(self, index: int, t_s: float, x: float, y: float, motion: Motion):
-        kind, vx, vy, end_slot, other = motion
-        thing = self.things[index]
-        thing.move(t_s, x, y, vx, vy)
-        thing.commitment = None
-        if end_slot is not None:
-            self._commit(index, end_slot, kind, other)
-            if kind == "leaves":
-                self._let_go(thing, self.slots_s[end_slot])
-
-    def _commit(self, index: int, slot: int, kind: str, other: int):
-        self.owner[slot] = index
-        self.things[index].commitment = (slot, kind, other)
-        if kind == "collides":
-            target = self.things[other]
-            if target.commitment:
-                del self.owner[target.commitment[0]]
-                target.seen_until_s = INFINITY
-            target.commitment = (slot, "struck", index)
-
-    def _let_go(self, thing: Thing, t_s: float):
-        """A thing that leaves is gone once it is wholly out."""
-        _, _, _, vx, vy = thing.segments[-1]
-        nx, ny = _OUTWARD[self._side_of(thing, t_s)]
-        thing.seen_until_s = t_s + 1.6 * thing.half_px / abs(vx * nx + vy * ny)
-
-    def _direction(self, cone: Cone) -> tuple[float, float]:
-        dx, dy, low, high = cone
-        angle = self.dice.between((math.acos(high), math.acos(low)))
-        if self.dice.unit() < 0.5:
-            angle = -angle
-        c, s = math.cos(angle), math.sin(angle)
-        return dx * c - dy * s, dx * s + dy * c
-
-    def _try_edge(self, index, slot, t_s, x, y, cone, besides, inset):
-        thing = self.things[index]
-        ux, uy = self._direction(cone)
-        for j in self.dice.shuffled(self._free_slots(slot)):
-            x0, y0, x1, y1 = self._box(inset, self.slots_s[j])
-            to_x = ((x1 if ux > 0 else x0) - x) / ux if ux else INFINITY
-            to_y = ((y1 if uy > 0 else y0) - y) / uy if uy else INFINITY
-            distance = min(to_x, to_y)
-            if not 0 < distance < INFINITY or abs(ux if to_x < to_y else uy) < _STEEPNESS:
-                continue
-            speed = distance / (self.slots_s[j] - t_s)
-            if not self._slowest(besides) <= speed <= self.fast_px_s:
-                continue
-            along = y + uy * distance - y0 if to_x < to_y else x + ux * distance - x0
-            corner = 1.5 * thing.half_px - inset + self._margin() / 2
-            if not corner <= along <= (y1 - y0) - corner:
-                continue
-            beyond_s = 0.0 if inset else 1.6 * thing.half_px / (speed * _STEEPNESS)
-            vx, vy = ux * speed, uy * speed
-            if self._clear(index, x, y, vx, vy, t_s, self.slots_s[j] + min(beyond_s, 1.2), besides):
-                return vx, vy, j, -1
-        return None
-
-    def _slowest(self, besides: int) -> float:
-        return self.slow_px_s * (_GENTLENESS if besides >= 0 else 1.0)
-
-    def _try_leaves(self, index, slot, t_s, x, y, cone, besides):
-        return self._try_edge(index, slot, t_s, x, y, cone, besides, inset=0.0)
-
-    def _try_bounces(self, index, slot, t_s, x, y, cone, besides):
-        return self._try_edge(index, slot, t_s, x, y, cone, besides, inset=self.things[index].half_px)
-
-    def _try_stops(self, index, slot, t_s, x, y, cone, besides):
-        """Ends anywhere inside the frame. What comes after needs its own room, a thing that stops needs it for good."""
-        free = self._free_slots(slot, t_s + self.px / self.slow_px_s)
-        if not free:
-            return None
-        j = free[min(self.dice.index(len(free)), self.dice.index(len(free)))]
-        end_s = self.slots_s[j]
-        ux, uy = self._direction(cone)
-        speed = self.dice.between((self._slowest(besides), self.fast_px_s))
-        vx, vy = ux * speed, uy * speed
-        end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
-        x0, y0, x1, y1 = self._box(self.things[index].half_px + self._margin(), end_s)
-        if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
-            return None
-        if not self._clear(index, x, y, vx, vy, t_s, end_s, besides):
-            return None
-        return (vx, vy, j, -1) if self._clear(index, end_x, end_y, 0.0, 0.0, end_s, INFINITY, besides) else None
-
-    _try_turns = _try_vanishes = _try_stops
-
-    def _try_drifts(self, index, slot, t_s, x, y, cone, besides):
-        """Moves on to the clip's end."""
-        ux, uy = self._direction(cone)
-        speed = self.dice.between((_GENTLENESS * self.slow_px_s, self.slow_px_s))
-        end_s = self.config.clip_s + 0.2
-        vx, vy = ux * speed, uy * speed
-        end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
-        x0, y0, x1, y1 = self._box(self.things[index].half_px, end_s)
-        if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
-            return None
-        return (vx, vy, None, -1) if self._clear(index, x, y, vx, vy, t_s, end_s, besides) else None
-
-    def _meetings(self, index: int, slot: int, t_s: float, besides: int) -> list[tuple[int, int]]:
-        """All (slot, other thing) such that the other is known to be inside the frame at that slot's time, shuffled."""
-        found = []
-        for j in self._free_slots(slot, t_s + self.px / self.slow_px_s):
-            met_s = self.slots_s[j]
-            for other, thing in self._seen(met_s):
-                if other in (index, besides) or not thing.segments or thing.seen_from_s > t_s or thing.locked_until_s > t_s:
-                    continue
-                if thing.segments[-1][0] <= t_s + 1e-9 and self._inside(thing, met_s, thing.half_px + self._margin()):
-                    found.append((j, other))
-        return self.dice.shuffled(found)
-
-    def _try_collides(self, index, slot, t_s, x, y, cone, besides):
-        for j, other in self._meetings(index, slot, t_s, besides):
-            if not self._can_be_struck(other, j):
-                continue
-            for _ in range(_AIMS):
-                velocity = self._aim(index, other, j, t_s, x, y, cone, besides)
-                if velocity and self._rebound(index, other, j, t_s, x, y, *velocity):
-                    return *velocity, j, other
-        return None
-
-    def _rebound(self, index, other, slot, t_s, x, y, vx, vy) -> bool:
-        """Finds how both things go on after a collision, and reserves the slots where this ends."""
-        a, b, met_s = self.things[index], self.things[other], self.slots_s[slot]
-        ax, ay = x + vx * (met_s - t_s), y + vy * (met_s - t_s)
-        bx, by = b.place_at(met_s)
-        distance = math.hypot(ax - bx, ay - by)
-        ux, uy = (ax - bx) / distance, (ay - by) / distance
-        towards = 2 * (vx * ux + vy * uy)
-        back, spread = math.hypot(vx - towards * ux, vy - towards * uy), math.cos(_REBOUND_SPREAD)
-        kinds = [kind for kind in self.ends_of_motion if kind not in _SEARCHED]
-        # The struck thing first: it moves on towards an edge and has less room.
-        after_b = self._find_motion(other, slot, met_s, bx, by, (-ux, -uy, spread, 1.0), index, kinds)
-        if after_b is None:
-            return False
-        self.owner[slot] = index
-        if after_b[3] is not None:
-            self.owner[after_b[3]] = other
-        cone = ((vx - towards * ux) / back, (vy - towards * uy) / back, spread, 1.0)
-        after_a = self._find_motion(index, slot, met_s, ax, ay, cone, other, kinds)
-        if after_a is None:
-            del self.owner[slot]
-            self.owner.pop(after_b[3], None)
-            return False
-        if after_a[3] is not None:
-            self.owner[after_a[3]] = index
-        a.afterwards, b.afterwards = after_a, after_b
-        return True
-
-    def _can_be_struck(self, other: int, slot: int) -> bool:
-        commitment, met_s = self.things[other].commitment, self.slots_s[slot]
-        if commitment and (
-            commitment[1] in ("struck", "collides", "passes") or self.slots_s[commitment[0]] <= met_s + _AFTER_COLLISION_S
-        ):
-            return False
-        # Both need something to do afterwards.
-        if len(self._free_slots(slot)) < 2 and self.config.clip_s - met_s > _LONGEST_DRIFT_S:
-            return False
-        return slot + 1 == len(self.slots_s) or self.slots_s[slot + 1] - met_s >= _AFTER_COLLISION_S - self.dynamics.lag_s
-
-    def _aim(self, index, other, slot, t_s, x, y, cone, besides) -> tuple[float, float] | None:
-        """A velocity from (x, y) that touches the other's outline, near its middle, at the slot's time."""
-        a, b, met_s = self.things[index], self.things[other], self.slots_s[slot]
-        bx, by = b.place_at(met_s)
-        aim = math.atan2(y - by, x - bx) + self.dice.between((-0.5, 0.5))
-        ux, uy = math.cos(aim), math.sin(aim)
-        gap = a.reach(-ux, -uy) + b.reach(ux, uy)
-        end_x, end_y = bx + ux * gap, by + uy * gap
-        vx, vy = (end_x - x) / (met_s - t_s), (end_y - y) / (met_s - t_s)
-        speed = math.hypot(vx, vy)
-        bvx, bvy = b.segments[-1][3:]
-        if not self._allowed(vx, vy, speed, cone) or speed < _FASTER * math.hypot(bvx, bvy):
-            return None
-        # Head-on enough: most of the speed goes into the contact, and was not in contact before.
-        if (vx - bvx) * ux + (vy - bvy) * uy > -0.6 * math.hypot(vx - bvx, vy - bvy):
-            return None
-        x0, y0, x1, y1 = self._box(a.half_px + self._margin() / 2, met_s)
-        if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
-            return None
-        return (vx, vy) if self._clear(index, x, y, vx, vy, t_s, met_s, other, besides) else None
-
-    def _try_passes(self, index, slot, t_s, x, y, cone, besides):
-        for j, other in self._meetings(index, slot, t_s, besides):
-            a, b, met_s = self.things[index], self.things[other], self.slots_s[j]
-            if not b.resting or b.commitment or (other, index) in self.hidden:
-                continue
-            bx, by = b.place_at(met_s)
-            away = math.hypot(bx - x, by - y)
-            if away < a.half_px + b.half_px + 2 * self.scale:
-                continue
-            # The event is when the centre goes behind: half of it is hidden.
-            speed = (away - b.half_px) / (met_s - t_s)
-            vx, vy = (bx - x) / away * speed, (by - y) / away * speed
-            if not self._allowed(vx, vy, speed, cone) or not self._clear(index, x, y, vx, vy, t_s, met_s, other, besides):
-                continue
-            end_x, end_y = x + vx * (met_s - t_s), y + vy * (met_s - t_s)
-            beyond = self._beyond(index, j, other, end_x, end_y, vx, vy)
-            if beyond is None:
-                continue
-            kind, end_slot = beyond
-            a.afterwards = (kind, vx, vy, end_slot, -1)
-            if end_slot is not None:
-                self.owner[end_slot] = index
-            self.hidden.append((index, other))
-            b.locked_until_s = self._out_s(a, b, met_s, speed)
-            return vx, vy, j, other
-        return None
-
-    def _beyond(self, index, slot, other, x, y, vx, vy) -> tuple[str, int | None] | None:
-        """What a thing can do once it has come out from behind another, its motion unchanged: (kind, slot)."""
-        a, b, t_s = self.things[index], self.things[other], self.slots_s[slot]
-        out_s = self._out_s(a, b, t_s, math.hypot(vx, vy))
-        kinds = self.dice.shuffled([kind for kind in ("stops", "turns", "vanishes") if kind in self.ends_of_motion], _ENDS_OF_MOTION)
-        for kind in [*kinds, "drifts"]:
-            for j in [None] if kind == "drifts" else self._free_slots(slot):
-                end_s = self.config.clip_s + 0.2 if j is None else self.slots_s[j]
-                if end_s < out_s:
-                    continue
-                end_x, end_y = x + vx * (end_s - t_s), y + vy * (end_s - t_s)
-                x0, y0, x1, y1 = self._box(a.half_px + (0.0 if j is None else self._margin()), end_s)
-                if not (x0 <= end_x <= x1 and y0 <= end_y <= y1):
-                    break
-                if self._clear(index, x, y, vx, vy, t_s, end_s, other):
-                    return kind, j
-        return None
-
-    def _out_s(self, a: Thing, b: Thing, t_s: float, speed: float) -> float:
-        """When a thing that goes behind another at `t_s` is wholly out again."""
-        return t_s + (a.half_px + 2 * b.half_px + self.scale) / speed
-
-    def _allowed(self, vx: float, vy: float, speed: float, cone: Cone) -> bool:
-        dx, dy, low, high = cone
-        if not _GENTLENESS * self.slow_px_s <= speed <= self.fast_px_s:
-            return False
-        return low - 1e-6 <= (vx * dx + vy * dy) / speed <= high + 1e-6
-
-    def _clear(self, index, x, y, vx, vy, from_s, until_s, *besides) -> bool:
-        """Whether a path that starts at (x, y) keeps clear of all that the other things are known to do."""
-        me = self.things[index]
-        for i, other in enumerate(self.things):
-            if i == index or i in besides or not other.segments or other.seen_until_s <= from_s:
-                continue
-            room = (me.half_px + other.half_px) * 1.12 + 1.5 * self.scale
-            ends_s = min(until_s, other.seen_until_s)
-            segments, commitment = other.segments, other.commitment
-            if commitment and other.afterwards:
-                met_s = self.slots_s[commitment[0]]
-                kind, *velocity, end_slot, _ = other.afterwards
-                segments = (*segments, (met_s, *other.place_at(met_s), *velocity))
-                if end_slot is not None:
-                    ends_s = min(ends_s, self.slots_s[end_slot] + (1.0 if kind == "leaves" else 0.0))
-            elif commitment and commitment[1] != "leaves":
-                ends_s = min(ends_s, self.slots_s[commitment[0]])
-            for number, (since_s, ox, oy, ovx, ovy) in enumerate(segments):
-                start = max(from_s, since_s, other.seen_from_s)
-                last = segments[number + 1][0] if number + 1 < len(segments) else INFINITY
-                stop = min(ends_s, last)
-                if stop < start:
-                    continue
-                rx = x + vx * (start - from_s) - ox - ovx * (start - since_s)
-                ry = y + vy * (start - from_s) - oy - ovy * (start - since_s)
-                wx, wy = vx - ovx, vy - ovy
-                square = wx * wx + wy * wy
-                best = 0.0 if square == 0 else min(max(-(rx * wx + ry * wy) / square, 0.0), stop - start)
-                if (rx + wx * best) ** 2 + (ry + wy * best) ** 2 < room * room:
-                    return False
-        return True
-

@@ -41,8 +41,8 @@ OUTLINES: dict[str, list[list[Point]]] = {
     "triangle": [[(0, -1), (1, 0.85), (-1, 0.85)]],
     "person": [
         _ellipse(0, -0.72, 0.28, 0.28),
-        [(-0.3, -0.42), (0.3, -0.42), (0.62, 0.16), (0.42, 0.26), (0.26, -0.02), (0.26, 0.3), (0.42, 1), (0.12, 1), (0, 0.45),
-         (-0.12, 1), (-0.42, 1), (-0.26, 0.3), (-0.26, -0.02), (-0.42, 0.26), (-0.62, 0.16)],
+        [(-0.3, -0.42), (0.3, -0.42), (0.62, 0.16), (0.42, 0.26), (0.26, -0.02), (0.26, 0.3), (0.42, 1), (0.12, 1),
+         (0, 0.45), (-0.12, 1), (-0.42, 1), (-0.26, 0.3), (-0.26, -0.02), (-0.42, 0.26), (-0.62, 0.16)],
     ],
     "dog": [
         [(-0.72, -0.22), (0.5, -0.22), (0.5, 0.28), (-0.72, 0.28)],
@@ -91,7 +91,7 @@ class Surface:
 
 
 def draw_sprite(shape: str, size_px: float, colour: str, surface: Surface) -> np.ndarray:
-    """A thing as float32 [n, n, 4]: colours of 255 times coverage, and coverage; its centre in the middle, facing right."""
+    """A thing as float32 [n, n, 4]: colours (of 255) times coverage, and coverage. Centred, facing right."""
     n = 2 * math.ceil(size_px / 2) + 2 * _MARGIN_PX
     big = n * _SUPERSAMPLING
     mask = np.zeros((big, big), np.uint8)

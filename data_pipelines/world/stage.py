@@ -1,0 +1,164 @@
+"""A scene in the making: the things, who has which slot, and where there is room."""
+
+import copy
+
+from data_pipelines.schema import Event
+from data_pipelines.world.config import WorldConfig
+from data_pipelines.world.dice import Dice, rhythm
+from data_pipelines.world.scene import INFINITY, Pan, Thing
+
+# Attempts to find a new thing, or a place for one.
+_TRIES = 12
+# The sides of the frame, each with its outward direction (x, y).
+OUTWARD = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "top": (0.0, -1.0), "bottom": (0.0, 1.0)}
+
+
+class Stage:
+    """What is planned so far.
+
+    Attributes:
+      slots_s: the times of all events.
+      owner: the thing that is committed to a slot.
+      things, events: so far.
+      hidden: pairs of things, the first passes behind the second.
+      pan: the camera.
+    """
+
+    def __init__(self, config: WorldConfig, dice: Dice):
+        self.config, self.dynamics, self.dice = config, config.dynamics, dice
+        self.scale, self.px = config.scale, float(config.frame_px)
+        low, high = self.dynamics.speed_px_s
+        self.slow_px_s, self.fast_px_s = low * self.scale, high * self.scale
+        self.slots_s = rhythm(config, dice)
+        self.pan = self._draw_pan()
+        self.owner: dict[int, int] = {}  # slot -> thing that is committed to it
+        self.things: list[Thing] = []
+        self.events: list[Event] = []
+        self.hidden: list[tuple[int, int]] = []  # (behind, front)
+
+    def _draw_pan(self) -> Pan:
+        most_px = self.dynamics.pan_px * self.scale
+        if most_px == 0 or self.dice.unit() < 0.4:
+            return Pan()
+        axes = [(most_px * self.dice.unit(), self.dice.between((0.2, 0.7)), self.dice.between((0, 6.28))) for _ in "xy"]
+        return Pan(*axes)
+
+    def _save(self):
+        return [copy.copy(thing) for thing in self.things], dict(self.owner), list(self.events), list(self.hidden)
+
+    def _restore(self, saved):
+        things, owner, events, hidden = saved
+        self.things = [copy.copy(thing) for thing in things]
+        self.owner, self.events, self.hidden = dict(owner), list(events), list(hidden)
+
+    def _tell(self, slot: int, kind: str, subject: str, detail: str = ""):
+        self.events.append(Event(self.slots_s[slot], kind, subject, detail))
+
+    def _seen(self, t_s: float) -> list[tuple[int, Thing]]:
+        return [(i, thing) for i, thing in enumerate(self.things) if thing.seen_from_s <= t_s < thing.seen_until_s]
+
+    def _present(self, t_s: float) -> int:
+        return len(self._seen(t_s))
+
+    def _add(self, since_s: float) -> int | None:
+        """Adds a thing that is unlike all that have been seen since; None if there is no such thing."""
+        taken = set()
+        for thing in self.things:
+            if thing.seen_until_s > since_s:
+                taken |= {(colour, thing.shape) for from_s, colour in thing.colours if from_s > since_s}
+                taken.add((thing.colour_at(since_s), thing.shape))
+        d = self.dynamics
+        for _ in range(_TRIES):
+            colour, shape = self.dice.pick(d.colours), self.dice.pick(d.shapes)
+            if (colour, shape) not in taken:
+                half_px = self.dice.between(d.size_px) / 2 * self.scale
+                self.things.append(Thing(shape, half_px, ((-INFINITY, colour),)))
+                return len(self.things) - 1
+        return None
+
+    def _put_somewhere(self, index: int, t_s: float) -> bool:
+        """Lets a new thing rest at a free place."""
+        thing = self.things[index]
+        x0, y0, x1, y1 = self._box(thing.half_px + self._margin(), t_s)
+        for _ in range(_TRIES):
+            x, y = self.dice.between((x0, x1)), self.dice.between((y0, y1))
+            if self._clear(index, x, y, 0.0, 0.0, t_s, INFINITY):
+                thing.move(t_s, x, y, 0.0, 0.0)
+                return True
+        return False
+
+    def _margin(self) -> float:
+        """What a thing inside the frame keeps from its edges, wherever the camera pans."""
+        return 2.0 * self.scale + max(self.pan.x[0], self.pan.y[0])
+
+    def _box(self, inset: float, t_s: float) -> tuple[float, float, float, float]:
+        """The frame at a time, in the world, made smaller by `inset` on all sides: x0, y0, x1, y1."""
+        px, py = self.pan.at(t_s)
+        return px + inset, py + inset, px + self.px - inset, py + self.px - inset
+
+    def _inside(self, thing: Thing, t_s: float, inset: float | None = None) -> bool:
+        x, y = thing.place_at(t_s)
+        x0, y0, x1, y1 = self._box(thing.half_px if inset is None else inset, t_s)
+        return x0 <= x <= x1 and y0 <= y <= y1
+
+    def _side_of(self, thing: Thing, t_s: float) -> str:
+        """The side of the frame that the thing is nearest to."""
+        x, y = thing.place_at(t_s)
+        x0, y0, x1, y1 = self._box(0.0, t_s)
+        distances = {"left": x - x0, "right": x1 - x, "top": y - y0, "bottom": y1 - y}
+        return min(distances, key=lambda side: distances[side])
+
+    def _free_slots(self, after: int, latest_s: float = INFINITY) -> list[int]:
+        return [j for j in range(after + 1, len(self.slots_s)) if j not in self.owner and self.slots_s[j] <= latest_s]
+
+    def _commit(self, index: int, slot: int, kind: str, other: int):
+        self.owner[slot] = index
+        self.things[index].commitment = (slot, kind, other)
+        if kind == "collides":
+            target = self.things[other]
+            if target.commitment:
+                del self.owner[target.commitment[0]]
+                target.seen_until_s = INFINITY
+            target.commitment = (slot, "struck", index)
+
+    def _let_go(self, thing: Thing, t_s: float):
+        """A thing that leaves is gone once it is wholly out."""
+        _, _, _, vx, vy = thing.segments[-1]
+        nx, ny = OUTWARD[self._side_of(thing, t_s)]
+        thing.seen_until_s = t_s + 1.6 * thing.half_px / abs(vx * nx + vy * ny)
+
+    def _out_s(self, a: Thing, b: Thing, t_s: float, speed: float) -> float:
+        """When a thing that goes behind another at `t_s` is wholly out again."""
+        return t_s + (a.half_px + 2 * b.half_px + self.scale) / speed
+
+    def _clear(self, index, x, y, vx, vy, from_s, until_s, *besides) -> bool:
+        """Whether a path that starts at (x, y) keeps clear of all that the other things are known to do."""
+        me = self.things[index]
+        for i, other in enumerate(self.things):
+            if i == index or i in besides or not other.segments or other.seen_until_s <= from_s:
+                continue
+            room = (me.half_px + other.half_px) * 1.12 + 1.5 * self.scale
+            ends_s = min(until_s, other.seen_until_s)
+            segments, commitment = other.segments, other.commitment
+            if commitment and other.afterwards:
+                met_s = self.slots_s[commitment[0]]
+                kind, after_vx, after_vy, end_slot, _ = other.afterwards
+                segments = (*segments, (met_s, *other.place_at(met_s), after_vx, after_vy))
+                if end_slot is not None:
+                    ends_s = min(ends_s, self.slots_s[end_slot] + (1.0 if kind == "leaves" else 0.0))
+            elif commitment and commitment[1] != "leaves":
+                ends_s = min(ends_s, self.slots_s[commitment[0]])
+            for number, (since_s, ox, oy, ovx, ovy) in enumerate(segments):
+                start = max(from_s, since_s, other.seen_from_s)
+                last = segments[number + 1][0] if number + 1 < len(segments) else INFINITY
+                stop = min(ends_s, last)
+                if stop < start:
+                    continue
+                rx = x + vx * (start - from_s) - ox - ovx * (start - since_s)
+                ry = y + vy * (start - from_s) - oy - ovy * (start - since_s)
+                wx, wy = vx - ovx, vy - ovy
+                square = wx * wx + wy * wy
+                best = 0.0 if square == 0 else min(max(-(rx * wx + ry * wy) / square, 0.0), stop - start)
+                if (rx + wx * best) ** 2 + (ry + wy * best) ** 2 < room * room:
+                    return False
+        return True
