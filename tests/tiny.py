@@ -1,5 +1,7 @@
 """A model small enough for tests, with rings that wrap often, and clips in which things move."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import numpy as np
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.tokenizer.config import (
     AnchorConfig,
     BaselineConfig,
@@ -21,7 +24,7 @@ VOCAB = 23
 PAD, WORD, START = 20, 21, 22
 
 
-def tokenizer(kind: str = "bflow", window_steps: int = 6, **changes) -> TokenizerConfig:
+def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> TokenizerConfig:
     """32-pixel frames, 32-wide tokens, a cap of 16 a second."""
     values = dict(
         kind=kind,
@@ -40,11 +43,11 @@ def tokenizer(kind: str = "bflow", window_steps: int = 6, **changes) -> Tokenize
 
 
 def dual_stream(fusion: str = "cross", kind: str = "bflow", **changes) -> DualStreamConfig:
-    """A model with windows of 6, 8 and 10 steps, so that every ring wraps every second or so."""
+    """A model with windows of 4, 6 and 10 steps, so that every ring wraps every second or so."""
     stack = dict(heads=2, kv_heads=1, head_width=8, hidden=32)
     values = dict(
         tokenizer=tokenizer(kind),
-        video=StackConfig(width=16, layers=2, window_steps=8, **stack),
+        video=StackConfig(width=16, layers=2, window_steps=6, **stack),
         text=StackConfig(
             width=16,
             layers=2,
@@ -85,12 +88,38 @@ def clips(batch: int, ticks: int, side: int = 32, seed: int = 0) -> np.ndarray:
     return frames
 
 
+@functools.cache
+def offline(config: DualStreamConfig):
+    """The compiled model over whole clips: `(params, frames, slots, delay) -> logits`."""
+    return jax.jit(lambda params, *inputs: DualStream(config).apply({"params": params}, *inputs)[0])
+
+
+@functools.cache
+def live_step(config: DualStreamConfig):
+    """The compiled step of streams."""
+    return jax.jit(LiveModel(config).live_step)
+
+
+def random_params(init, seed: int = 0):
+    """Parameters of the shapes that `init(key)` would make, drawn without compiling it.
+
+    All are noise about what they would be at first (norms' scales about 1, the rest about 0), so that nothing hides
+    behind a gate or a table of zeros.
+    """
+    shapes = nn.unbox(jax.eval_shape(init, jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        spread = leaf.shape[0] ** -0.5 if path[-1].key == "kernel" else 0.2
+        return (centre + spread * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def init(config: DualStreamConfig, ticks: int = 4, seed: int = 0):
-    """Random parameters; tables and gates are made larger than at first, so that nothing hides behind a zero."""
-    module = DualStream(config)
-    frames = clips(1, ticks, config.tokenizer.frame_px)
-    slots = np.zeros((1, ticks * config.clock.video_stride), np.int32)
-    params = nn.unbox(jax.jit(module.init)(jax.random.key(seed), frames, slots, np.zeros(1, np.int32)))["params"]
-    keys = iter(jax.random.split(jax.random.key(seed + 1), 1000))
-    noisy = lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape)
-    return jax.tree.map(noisy, params)
+    """Random parameters of a model."""
+    side = config.tokenizer.frame_px
+    frames = np.zeros((1, ticks, side, side, 3), np.uint8)
+    slots, delay = np.zeros((1, ticks * config.clock.video_stride), np.int32), np.zeros(1, np.int32)
+    return random_params(lambda key: DualStream(config).init(key, frames, slots, delay)["params"], seed)

@@ -1,13 +1,16 @@
 """The model as a stream equals the model over a clip: over many wraps of its rings, with rows that come, wait and
 start anew."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmduplex_jax.layers.transformer import unstack_layers
 from mmduplex_jax.models import streams
-from mmduplex_jax.models.dual_stream import FUSIONS, DualStream
+from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
@@ -15,8 +18,7 @@ BATCH, TICKS = 4, 110  # 220 steps: 20 wraps of the longest window
 
 
 def offline(config, params, frames, slots, delay):
-    run = jax.jit(lambda p, *a: DualStream(config).apply({"params": p}, *a)[0])
-    return np.asarray(run(params, frames, slots, delay))
+    return np.asarray(tiny.offline(config)(params, frames, slots, delay))
 
 
 def words(rng, steps):
@@ -28,7 +30,7 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     config = tiny.dual_stream(fusion)
     params = tiny.init(config)
     live = LiveModel(config)
-    step = jax.jit(live.live_step)
+    step = tiny.live_step(config)
     rng = np.random.default_rng(1)
     frames, slots = tiny.clips(BATCH, TICKS), words(rng, 2 * TICKS)
     delay = np.array([0, 2, 4, 6], np.int32)
@@ -66,7 +68,7 @@ def test_logits_are_equal_with_the_baselines(kind):
     live, rng = LiveModel(config), np.random.default_rng(2)
     frames, slots, delay = tiny.clips(BATCH, 40), words(rng, 80), np.full(BATCH, 3, np.int32)
     expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    state, step, active = live.init_state(params, BATCH), jax.jit(live.live_step), np.ones(BATCH, bool)
+    state, step, active = live.init_state(params, BATCH), tiny.live_step(config), np.ones(BATCH, bool)
     for s in range(80):
         state, out = step(params, state, frames[:, s // 2], active, delay, jnp.zeros(BATCH), forced=slots[:, s])
         np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
@@ -88,8 +90,8 @@ def test_the_first_step_sees_the_first_frame_and_the_start_mark():
     frames, slots = tiny.clips(1, 4), np.zeros((1, 8), np.int32)
     delay = np.zeros(1, np.int32)
     logits = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    live = LiveModel(config)
-    first = live.live_step(params, live.init_state(params, 1), frames[:, 0], np.ones(1, bool), delay, jnp.zeros(1))[1]
+    fresh = LiveModel(config).init_state(params, 1)
+    first = tiny.live_step(config)(params, fresh, frames[:, 0], np.ones(1, bool), delay, jnp.zeros(1))[1]
     assert int(first.step[0]) == 0
     assert int(first.report.n_tokens[0]) > 0
     np.testing.assert_allclose(first.logits[0], logits[0, 0], atol=1e-5)
@@ -122,10 +124,6 @@ def test_later_words_and_frames_change_nothing_earlier(fusion):
 
 
 def test_a_scanned_stack_equals_an_unrolled_one():
-    import dataclasses
-
-    from mmduplex_jax.layers.transformer import unstack_layers
-
     unrolled = tiny.dual_stream()
     scan = lambda stack: dataclasses.replace(stack, scan=True, remat=True)
     scanned = dataclasses.replace(unrolled, text=scan(unrolled.text), video=scan(unrolled.video))
@@ -138,7 +136,7 @@ def test_a_scanned_stack_equals_an_unrolled_one():
     )
     live, state = LiveModel(scanned), LiveModel(scanned).init_state(params, BATCH)
     expected = offline(scanned, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    step = jax.jit(live.live_step)
+    step = tiny.live_step(scanned)
     for s in range(16):
         state, out = step(
             params, state, frames[:, s // 2], np.ones(BATCH, bool), delay, jnp.zeros(BATCH), forced=slots[:, s]
