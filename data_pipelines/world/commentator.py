@@ -1,7 +1,7 @@
 """The commentator: from events to timed words, and from words back to what they say.
 
-One table of patterns serves both ways. In a pattern `{s}` is the subject ("red circle"), `{o}` the other thing, `{side}`
-a side of the frame and `{c}` a colour. The first pattern of each kind is the one that the plain look uses.
+One table of patterns serves both ways. In a pattern `{s}` is the subject ("red circle"), `{o}` the other thing,
+`{side}` a side of the frame and `{c}` a colour. The first pattern of each kind is the one that the plain look uses.
 """
 
 import functools

@@ -58,10 +58,11 @@ class Painter:
         """uint8 [len(times_s), px, px, 3] RGB."""
         out = np.empty((len(times_s), self._px, self._px, 3), np.uint8)
         for frame, t_s in zip(out, times_s.tolist(), strict=True):
-            frame[:] = self._frame(t_s)
+            frame[:] = self.frame(t_s)
         return out
 
-    def _frame(self, t_s: float) -> np.ndarray:
+    def frame(self, t_s: float) -> np.ndarray:
+        """uint8 [px, px, 3] RGB: what the camera sees at a time."""
         camera = self.camera_at(t_s)
         moved = np.array([[1, 0, -camera[0] - self._border], [0, 1, -camera[1] - self._border]], np.float32)
         canvas = cv2.warpAffine(self._background, moved, (self._px, self._px), borderMode=cv2.BORDER_REPLICATE)
