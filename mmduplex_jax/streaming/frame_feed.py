@@ -81,9 +81,8 @@ class FrameFeed:
             self._reader.close()
 
     def _work(self) -> None:
-        ticks = self._reader.ticks()
         try:
-            for tick in ticks:
+            for tick in self._reader.ticks():
                 if self.started_s is None:
                     self.started_s = time.monotonic() - tick.t_s
                 if self._paced and self._stop.wait(max(0.0, self.started_s + tick.t_s - time.monotonic())):
@@ -93,7 +92,6 @@ class FrameFeed:
         except BaseException as error:  # noqa: BLE001  it is raised where the ticks are taken
             self._error = error
         finally:
-            ticks.close()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

@@ -25,6 +25,7 @@ _FLASH_S = 0.35
 _SUBTITLE_HOLD_S = 2.5
 # Two crops are of one thing when they are this near, in sides of a crop; it has moved from one to the other.
 _NEAR = 0.6
+_TIP_PX = 10
 _WHITE, _GREY, _DARK = (245, 245, 245), (150, 150, 150), (24, 24, 24)
 _ANCHOR, _FLOW, _FULL = (255, 196, 61), (86, 224, 200), (240, 96, 84)
 
@@ -103,25 +104,25 @@ class Renderer:
         if self._written_ms >= 0 and t_ms - self._written_ms < 1000 // (_RATE_MAX_HZ + 2):
             return
         if self._stream is None:
-            self._open_stream(image)
+            self._stream = self._open_stream(image)
         frame = av.VideoFrame.from_ndarray(self._draw(t_s, image), format="rgb24")
         frame.pts, frame.time_base = t_ms, _MS
         self._container.mux(self._stream.encode(frame))
         self._written_ms = t_ms
 
-    def _open_stream(self, image: np.ndarray) -> None:
+    def _open_stream(self, image: np.ndarray) -> av.VideoStream:
         height_px, width_px = image.shape[:2]
         scale = float(np.clip(max(width_px, height_px), _PICTURE_MIN_PX, PICTURE_PX)) / max(width_px, height_px)
         even = lambda side: max(2, 2 * round(side * scale / 2))
         self._picture_size = even(width_px), even(height_px)
         self._size = max(self._picture_size[0], _PICTURE_MIN_PX), self._picture_size[1] + _BAR_PX
         # VFR is written by its times; the rate is only what the header says.
-        stream = self._container.add_stream("libx264", rate=_RATE_MAX_HZ, options={"preset": "veryfast", "crf": "21"})
+        stream = self._container.add_stream("libx264", rate=_RATE_MAX_HZ, options={"preset": "superfast", "crf": "21"})
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = _MS
         stream.time_base = _MS
-        self._stream = stream
+        return stream
 
     def _draw(self, t_s: float, image: np.ndarray) -> np.ndarray:
         width_px, height_px = self._picture_size
@@ -145,8 +146,9 @@ class Renderer:
                 box = at(centre - size / 2), at(centre + size / 2)
                 cv2.rectangle(area, *box, _FLOW, 1, cv2.LINE_AA)
                 if np.hypot(*step) >= 1:
-                    tip = at(centre + 2 * step)
-                    cv2.arrowedLine(area, at(centre), tip, _FLOW, 2, cv2.LINE_AA, tipLength=0.35)
+                    length_px = 2 * float(np.hypot(*step)) * scale
+                    ends = at(centre), at(centre + 2 * step)
+                    cv2.arrowedLine(area, *ends, _FLOW, 2, cv2.LINE_AA, tipLength=min(0.5, _TIP_PX / length_px))
         age = (t_s - self._anchor_s) / _FLASH_S
         if 0 <= age < 1:
             edge = at((0, 0)), at((self._frame_px, self._frame_px))
@@ -165,12 +167,17 @@ class Renderer:
         """The phrase that is being said, at most two lines, white with a dark outline."""
         lines = self._lines(area.shape[1] - 32)
         scale, gap = _text_scale(area.shape[1]), round(34 * _text_scale(area.shape[1]) / 0.8)
-        y = area.shape[0] - 16 - gap * (len(lines) - 1)
-        for line in lines:
-            x = (area.shape[1] - cv2.getTextSize(line, _FONT, scale, 1)[0][0]) // 2
-            cv2.putText(area, line, (x, y), _FONT, scale, (0, 0, 0), 5, cv2.LINE_AA)
-            cv2.putText(area, line, (x, y), _FONT, scale, _WHITE, 1, cv2.LINE_AA)
-            y += gap
+        if not lines:
+            return
+        band = area[max(0, area.shape[0] - 16 - gap * len(lines)) :]
+        ink = np.zeros(band.shape[:2], np.uint8)
+        for row, line in enumerate(reversed(lines)):
+            x = (band.shape[1] - cv2.getTextSize(line, _FONT, scale, 1)[0][0]) // 2
+            cv2.putText(ink, line, (x, band.shape[0] - 16 - gap * row), _FONT, scale, 255, 1, cv2.LINE_AA)
+        # The outline is grown from the letters: drawn thicker, they would also be wider than the text.
+        outline = cv2.dilate(ink, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+        left, mask = band * (1 - outline[..., None] / np.float32(255)), ink[..., None] / np.float32(255)
+        band[:] = (left * (1 - mask) + np.array(_WHITE, np.float32) * mask).astype(np.uint8)
 
     def _lines(self, width_px: int) -> list[str]:
         """The last phrase in lines that fit; of a long one the last two."""

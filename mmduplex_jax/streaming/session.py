@@ -42,6 +42,9 @@ class SpentTokens(NamedTuple):
     kind: np.ndarray
 
 
+NO_TOKENS = SpentTokens(0, False, np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
 class TickResult(NamedTuple):
     """What a tick gave: words completed in its steps, its tokens, and the milliseconds of each step."""
 
@@ -101,13 +104,14 @@ class Session:
         on_device = self._on_device(frame)
         words: list[TimedWord] = []
         step_ms: list[float] = []
-        tokens = None
+        tokens = NO_TOKENS
         for i in range(self.clock.video_stride):
             started_s = time.perf_counter()
             self._state, output = self._step(self._params, self._state, on_device, *self._settings)
             slot, report = jax.device_get((output.token, output.report if i == 0 else None))
             step_ms.append((time.perf_counter() - started_s) * 1e3)
-            tokens = _spent(report) if i == 0 else tokens
+            if report is not None:
+                tokens = _spent(report)
             word = self._words.push(int(slot[0]), t_s + self.clock.step_time_s(i))
             if word is not None:
                 words.append(word)
