@@ -74,11 +74,11 @@ def get_config() -> config_dict.ConfigDict:
 
     c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)
     c.train = config_dict.create(
-        steps=2400,
+        steps=1500,
         stop_at_step=0,
         seed=0,
         log_every=50,
-        checkpoint_every=600,
+        checkpoint_every=500,
         keep=2,
         grad_accum=1,
         learning_rate=1.5e-3,

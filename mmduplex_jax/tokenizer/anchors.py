@@ -23,8 +23,7 @@ def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
 
 
 class AnchorEncoder(nn.Module):
-    """A ViT read out by nested queries (Matryoshka query transformer, Hu et al., 2024): any prefix is a coarser
-    code."""
+    """A ViT read out by nested queries: any prefix is a coarser code (Matryoshka, Hu et al., 2024)."""
 
     config: TokenizerConfig
 

@@ -99,7 +99,8 @@ class StateConfig:
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig:
     """The fixed schedules: a grid of `grid_side²` crops every `interval_ticks`; `dense_tokens` a frame at
-    `dense_hz`."""
+    `dense_hz`.
+    """
 
     grid_side: int = 4
     interval_ticks: int = 4

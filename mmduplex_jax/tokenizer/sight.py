@@ -128,7 +128,8 @@ def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Si
 
 def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:
     """Saliency of every tick's peaks, best first: what `budget.flow_threshold` is compared with (see
-    launch/calibrate.py)."""
+    launch/calibrate.py).
+    """
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
 
     def levels(before, now):
