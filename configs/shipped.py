@@ -2,7 +2,7 @@
 
 Command:  python -m launch.prepare --config=configs/data/world.py --out data/plain --config.clips=8000
           python -m launch.prepare --config=configs/data/world.py --out data/rich --config.look=rich
-          --config.clips=16000 python -m launch.train --config=configs/shipped.py --workdir=runs/shipped
+          --config.clips=12000 python -m launch.train --config=configs/shipped.py --workdir=runs/shipped
           python -m launch.export --checkpoint=runs/shipped --out=checkpoints/shipped
 Hardware: 4 CPU cores, 8 GB.
 Time:     about an hour.
@@ -22,7 +22,7 @@ def get_config() -> config_dict.ConfigDict:
     c.tokenizer.flow.crop_px = 24
     c.tokenizer.flow.patch_px = 24
     c.tokenizer.flow.width = 192
-    c.train.steps = 9000
+    c.train.steps = 7000
     c.train.log_every = 100
-    c.train.checkpoint_every = 1000
+    c.train.checkpoint_every = 500
     return c

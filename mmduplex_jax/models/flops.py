@@ -39,7 +39,7 @@ def tokenizer_forward(config: TokenizerConfig, ticks: int) -> float:
             total += frames * (update + 2.0 * slots * config.width**2)
     if config.flow_slots:
         patches = (flow.crop_px // flow.patch_px) ** 2
-        embed = 2.0 * patches * 3 * flow.patch_px**2 * flow.width
+        embed = 2.0 * patches * 4 * flow.patch_px**2 * flow.width
         trunk = _encoder_forward(flow.width, flow.layers, patches + 1, patches + 1) if flow.layers else 0.0
         head = 2.0 * (270 * flow.width + 4 * flow.width**2 + flow.width * config.width)
         total += tokens * (embed + trunk + head)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Encoder, Mlp, patchify
@@ -23,6 +24,20 @@ def crops(
     padded = jnp.pad(frames, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
     cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), (1, crop_px, crop_px, 3))[0]
     return jax.vmap(cut)(tick, centre_px)
+
+
+def silhouette(crops: Float[Array, "... h w 3"]) -> Float[Array, "... h w 1"]:
+    """How far every pixel stands out from the crop's rim, from 0 to 2 where it does most.
+
+    Crops are centred on a thing, so the rim shows what is behind it and this its outline, whatever their colours are:
+    without it shapes have to be learned for every pair of colours anew, and are what a small model learns last.
+    """
+    side = crops.shape[-2]
+    rim = np.ones((side, side, 1), np.float32)
+    rim[1:-1, 1:-1] = 0
+    behind = (crops * rim).sum(axis=(-3, -2), keepdims=True) / rim.sum()
+    contrast = jnp.abs(crops - behind).sum(axis=-1, keepdims=True)
+    return 2 * contrast / (contrast.max(axis=(-3, -2), keepdims=True) + 0.1)
 
 
 def motion_patches(
@@ -75,7 +90,8 @@ class FlowEncoder(nn.Module):
         told = jnp.concatenate(features, axis=-1).astype(dtype)
         told = dense(flow.width, ("patch", "embed"), name="told", dtype=dtype, use_bias=True)(told)
 
-        patches = patchify(pixels(pictures, dtype), flow.patch_px)
+        picture = pixels(pictures, dtype)
+        patches = patchify(jnp.concatenate([picture, silhouette(picture)], axis=-1), flow.patch_px)
         x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
         if flow.layers:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))

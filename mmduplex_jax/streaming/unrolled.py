@@ -1,0 +1,39 @@
+"""The same model, laid out for one stream on a CPU: layers unrolled, computed in float32."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mmduplex_jax.layers.transformer import StackConfig, unstack_layers
+from mmduplex_jax.models.dual_stream import DualStreamConfig
+
+
+def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualStreamConfig, dict[str, Any]]:
+    """Turns a model that scans over its layers, in whatever dtype, into its equal for streaming on a CPU.
+
+    A scan copies every layer's weights out of the stack at every step, and a CPU emulates bfloat16; both cost more than
+    the step itself when it is one token long. Nothing but rounding changes in what the model computes.
+
+    Args:
+      config: of the model.
+      params: its parameters, unboxed.
+
+    Returns:
+      The config and the parameters of the unrolled model; arrays that need no unstacking are shared.
+    """
+    flat = lambda stack: dataclasses.replace(stack, scan=False, remat=False, dtype="float32")
+    params = dict(params)
+    for name, stack in (("text", config.text), ("video", config.video)):
+        if name in params:  # `interleave` has no video stream
+            params[name] = _unstacked(params[name], stack)
+    event = config.tokenizer.event
+    if event.scan:
+        tokenizer = dict(params["tokenizer"])
+        params["tokenizer"] = tokenizer | {"events": _unstacked(tokenizer["events"], event)}
+    tokenizer_config = dataclasses.replace(config.tokenizer, event=flat(event), dtype="float32")
+    config = dataclasses.replace(config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video))
+    return config, params
+
+
+def _unstacked(params: Mapping[str, Any], stack: StackConfig) -> dict[str, Any]:
+    return unstack_layers(dict(params), stack) if stack.scan else dict(params)

@@ -1,0 +1,121 @@
+"""The duplex stage: its sizes, its loss by value, and that it learns."""
+
+import dataclasses
+import importlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmduplex_jax.models import duplex, flops, streams
+from mmduplex_jax.models.duplex import DuplexTask
+from tests import tiny
+
+TICKS, BATCH = 8, 2
+
+
+def task(**changes):
+    values = {"ticks": TICKS, "delay_min": 2, "delay_max": 2, "pad_weight": 0.3, "drop_anchor_tail": 0.0}
+    return DuplexTask(config=tiny.dual_stream(), **(values | changes))
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    slots = np.where(rng.random((BATCH, 2 * TICKS)) < 0.6, tiny.PAD, rng.integers(0, 20, (BATCH, 2 * TICKS)))
+    slots[:, 3] = tiny.WORD
+    valid = np.ones(slots.shape, bool)
+    valid[1, 12:] = False
+    return {"frames": tiny.clips(BATCH, TICKS), "slots": slots.astype(np.int32), "slot_valid": valid}
+
+
+def parameters(name, vocab):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    built = duplex.build(config, vocab, vocab - 3, vocab - 2, vocab - 1)
+    shapes = nn.unbox(jax.eval_shape(built.init, jax.random.key(0)))
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+    return built, shapes, count
+
+
+def test_the_quick_start_has_a_tokenizer_of_about_a_million():
+    _, shapes, count = parameters("quickstart", 60)
+    assert 0.8 < count(shapes["tokenizer"]) < 1.4
+
+
+def test_bflow_75m_has_75_million_and_the_cost_it_was_designed_for():
+    built, shapes, count = parameters("bflow_75m", 60)
+    assert count(shapes["tokenizer"]) == pytest.approx(75, rel=0.05)
+    assert count(shapes["tokenizer"]["anchors"]["trunk"]) == pytest.approx(21.3, rel=0.05)  # ViT-S/16 without its stem
+    clip_s = built.config.clock.tick_time_s(built.ticks)
+    assert 20e9 < flops.tokenizer_forward(built.config.tokenizer, built.ticks) / clip_s < 46e9
+
+
+def test_duplex_300m_has_smollm2_360m_as_text_and_up_to_100_million_for_video():
+    _, shapes, count = parameters("duplex_300m", 49155)
+    cross = sum(
+        count(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes["text"]) if "cross" in str(path)
+    )
+    assert count(shapes["text"]) - cross == pytest.approx(314.6, abs=0.2)
+    assert shapes["embedding"].shape[0] >= 49152 + 3
+    assert shapes["embedding"].shape[1] == 960
+    assert count([shapes[name] for name in ("video", "video_in", "projector", "projector_norm")]) < 100
+
+
+def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
+    stage, data = task(), batch()
+    params = tiny.init(stage.config)
+    loss, metrics = jax.jit(stage.loss)(params, data, jax.random.key(0))
+    target = np.full(data["slots"].shape, tiny.PAD)
+    target[:, 2:] = data["slots"][:, :-2]
+    given = np.asarray(streams.shifted(jnp.asarray(target, jnp.int32), tiny.START))
+    logits = np.asarray(tiny.offline(stage.config)(params, data["frames"], given, np.full(BATCH, 2, np.int32)))
+    logits = logits.astype(np.float64)
+    nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, target[..., None], -1)[..., 0]
+    weight = np.where(target == tiny.PAD, 0.3, 1.0) * data["slot_valid"]
+    assert float(loss) == pytest.approx((nll * weight).sum() / weight.sum(), rel=1e-5)
+    words = (target < 20) & data["slot_valid"]
+    assert float(metrics["word_nll"]) == pytest.approx(nll[words].mean(), rel=1e-5)
+    assert float(metrics["loss_weight"]) == pytest.approx(weight.sum(), rel=1e-6)
+
+
+def test_slots_that_are_not_valid_do_not_count():
+    stage, data = task(), batch()
+    params, loss = tiny.init(stage.config), jax.jit(stage.loss)
+    other = data | {"slots": np.where(data["slot_valid"], data["slots"], 7).astype(np.int32)}
+    assert loss(params, data, jax.random.key(0))[0] == loss(params, other, jax.random.key(0))[0]
+
+
+def test_dropped_anchor_tails_are_fewer_tokens():
+    stage = task(drop_anchor_tail=1.0)
+    params, data = tiny.init(stage.config), batch()
+    loss = jax.jit(stage.loss)
+    tokens = [float(loss(params, data, jax.random.key(k))[1]["video_tokens"]) for k in range(4)]
+    assert min(tokens) < float(jax.jit(task().loss)(params, data, jax.random.key(0))[1]["video_tokens"])
+
+
+@pytest.mark.parametrize("fusion", ["cross", "sum", "interleave"])
+def test_every_fusion_learns_what_is_said_about_a_clip(fusion):
+    stage = dataclasses.replace(task(), config=tiny.dual_stream(fusion))
+    params, data = tiny.init(stage.config), batch()
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, moments):
+        (loss, _), gradient = jax.value_and_grad(stage.loss, has_aux=True)(params, data, jax.random.key(0))
+        updates, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), moments, loss
+
+    moments, losses = optimizer.init(params), []
+    for _ in range(60):
+        params, moments, loss = step(params, moments)
+        losses.append(float(loss))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_delays_that_contradict_are_named():
+    config = importlib.import_module("configs.quickstart").get_config()
+    config.delay.min = 5
+    with pytest.raises(ValueError, match=r"config\.delay\.min \(5\)"):
+        duplex.build(config, 60, 57, 58, 59)
