@@ -42,7 +42,8 @@ def orientation_of_matrix(matrix: bytes) -> tuple[Orientation, bool]:
     """The quarter turn that is nearest to a container's display matrix, and whether it is exact.
 
     Args:
-      matrix: nine native int32, row by row; the upper left 2x2 maps a stored point (x, y) as a row vector to the shown one.
+      matrix: nine native int32, row by row; the upper left 2x2 maps a stored point, the row vector (x, y), to the
+        shown one.
     """
     values = np.frombuffer(matrix, dtype=np.int32)
     if values.size != 9:
@@ -72,7 +73,7 @@ def centre_box(width_px: int, height_px: int, pixel_aspect: float, fit: str) -> 
 
 
 def squarer(frame_px: int, fit: str) -> Callable[[np.ndarray, float], np.ndarray]:
-    """A function `(uint8 [H, W, 3], pixel_aspect) -> uint8 [frame_px, frame_px, 3]`, averaging areas where it shrinks."""
+    """A function `(uint8 [H, W, 3], pixel_aspect) -> uint8 [frame_px, frame_px, 3]`; shrinking averages areas."""
     if fit not in FITS:
         raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
     if frame_px < 1:
@@ -96,7 +97,7 @@ def squarer(frame_px: int, fit: str) -> Callable[[np.ndarray, float], np.ndarray
 
 
 def square_in_picture(width_px: int, height_px: int, frame_px: int, fit: str) -> tuple[float, float, float]:
-    """Where the model's square lies on the shown picture: `(left, top, scale)`, picture px = left/top + scale * frame px."""
+    """Where the model's square lies on a picture, `(left, top, scale)`; picture px = left + scale * frame px."""
     if fit == "crop":
         side = min(width_px, height_px)
         return (width_px - side) / 2, (height_px - side) / 2, side / frame_px

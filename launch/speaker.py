@@ -12,8 +12,10 @@ from launch.stages import build_task, load_tokenizer
 from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.typing import PyTree
 
 
@@ -50,7 +52,7 @@ def trained_speaker(folder: str | Path | None) -> Speaker:
     if not isinstance(trained.task, DuplexTask):
         raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
     name = "the shipped model" if folder is None else f"the model in {folder}"
-    return Speaker(name, LiveModel(trained.task.config), trained.params, trained.config, trained.tokenizer)
+    return Speaker(name, *_live(trained.task.config, trained.params), trained.config, trained.tokenizer)
 
 
 def random_speaker(path: str | Path, seed: int) -> Speaker:
@@ -78,4 +80,11 @@ def random_speaker(path: str | Path, seed: int) -> Speaker:
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
-    return Speaker(f"{path.stem} with random parameters", LiveModel(task.config), params, config, tokenizer)
+    return Speaker(f"{path.stem} with random parameters", *_live(task.config, params), config, tokenizer)
+
+
+def _live(config: DualStreamConfig, params: PyTree) -> tuple[LiveModel, PyTree]:
+    """The model as it streams best on this machine, and its parameters."""
+    if jax.default_backend() == "cpu":
+        config, params = unrolled(config, params)
+    return LiveModel(config), params
