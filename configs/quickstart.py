@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
     c.fusion = "cross"
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)
     c.delay = config_dict.create(min=4, max=4, eval=4)
-    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25)
+    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25, ahead_weight=0.3, ahead_s=1.6)
 
     c.data = config_dict.create(
         dirs="data/plain",  # several, separated by commas, are mixed

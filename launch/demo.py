@@ -23,6 +23,7 @@ OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be 
 UNSEEN_SEED = 20_240_229
 CLIP_S = 24.0
 EVALUATED_CLIPS = 24
+TRAINED_CLIPS = 6000
 
 
 class StepFailed(RuntimeError):
@@ -38,7 +39,9 @@ def run(title: str, *arguments: str) -> float:
     typed = shlex.join(["python", "-m", *arguments])
     print(f"\n--- {title}\n$ {typed}\n", flush=True)
     started_s = time.monotonic()
-    code = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT).returncode
+    # The steps compile much the same programs; what one has compiled the next one reads.
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / OUT / "jax_cache")} | os.environ
+    code = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment).returncode
     took_s = time.monotonic() - started_s
     if code:
         raise StepFailed(f"`{typed}` ended with code {code} after {took_s:.0f} s; its message is above")
@@ -80,6 +83,7 @@ def train_and_watch(clip: Path) -> dict[str, float]:
             "launch.prepare",
             "--config=configs/data/world.py",
             f"--out={world}",
+            f"--config.clips={TRAINED_CLIPS}",
         ),
         "train": run(
             "Training on that world",

@@ -41,6 +41,7 @@ class DualStreamConfig:
       vocab_multiple: the embedding table is padded to a multiple of this, so that it can be sharded.
       pad_id, word_id, start_id: the marks.
       delay_max: largest delay that the model is told apart from others.
+      look_ahead: whether there is a head that names the words of the next second or two (a helper in training).
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
         "zeroed".
     """
@@ -56,6 +57,7 @@ class DualStreamConfig:
     delay_max: int
     vocab_rows_min: int = 0
     vocab_multiple: int = 128
+    look_ahead: bool = False
     token_control: str = "real"
 
     def __post_init__(self):
@@ -150,6 +152,8 @@ class DualStream(nn.Module):
             self.projector = dense(out, ("embed", "kv_heads"), name="projector", dtype=dtype)
         if c.fusion == "sum":
             self.pool = VideoPool(c.text)
+        if c.look_ahead:
+            self.ahead = dense(c.text.width, ("embed", "mlp"), name="ahead", dtype=dtype)
 
     # What both forms share.
 
@@ -204,12 +208,25 @@ class DualStream(nn.Module):
           anchor_keep: see `BFlow`.
         """
         tokens = self.tokenizer(frames, anchor_keep)
-        return self.from_tokens(tokens, slots, delay), tokens
+        x = self.hidden(tokens, slots, delay)
+        if self.is_initializing() and self.config.look_ahead:
+            self.ahead(x)
+        return self._logits(x), tokens
 
-    def from_tokens(
-        self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]
-    ) -> Float[Array, "B S V"]:
-        """Logits `[B, S, V]` from tokens that were made before (videos can be encoded once and kept)."""
+    def with_ahead(
+        self,
+        frames: UInt8[Array, "B T H W 3"],
+        slots: Int32[Array, "B S"],
+        delay: Int32[Array, "B"],
+        anchor_keep: Int32[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B S V"], Float[Array, "B S V"], Tokens]:
+        """As `__call__`; between logits and tokens stand the logits `[B, S, V]` of the words that come soon."""
+        tokens = self.tokenizer(frames, anchor_keep)
+        x = self.hidden(tokens, slots, delay)
+        return self._logits(x), self._logits(self.ahead(x)), tokens
+
+    def hidden(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
+        """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept)."""
         c = self.config
         values = self._controlled(tokens.values)
         batch, length = slots.shape
@@ -222,7 +239,7 @@ class DualStream(nn.Module):
             valid = jnp.concatenate([jnp.ones_like(step, bool), tokens.valid], axis=1)
             mask = past_mask(order, order, at, at, valid, c.text.window_steps, c.text.num_sinks)
             x, _ = self.text(x, make_lookup(c.text, at, mask))
-            return self._logits(x[:, :length])
+            return x[:, :length]
         at = tokens.step
         mask = past_mask(at, at, at, at, tokens.valid, c.video.window_steps)
         video, _ = self.video(self.video_in(values), make_lookup(c.video, at, mask))
@@ -231,7 +248,7 @@ class DualStream(nn.Module):
         valid = jnp.ones_like(step, bool)
         mask = past_mask(step, step, step, step, valid, c.text.window_steps, c.text.num_sinks)
         x, _ = self._text(x, make_lookup(c.text, step, mask, cross_mask=cross_mask), None, keys_values)
-        return self._logits(x)
+        return x
 
     # Streams.
 

@@ -39,6 +39,7 @@ def model_config(
         start_id=start_id,
         delay_max=config.delay.max,
         vocab_rows_min=config.vocab_rows_min,
+        look_ahead=config.loss.ahead_weight > 0,
         token_control=token_control,
     )
 
@@ -52,6 +53,8 @@ class DuplexTask:
       ticks: T, ticks of a clip.
       delay_min, delay_max: the range of delays, in steps, that training draws from.
       pad_weight: weight of a PAD in the loss; a word's is 1.
+      ahead_weight: weight of naming, while a word is said, all words of the next `ahead_steps`: what a phrase will
+        need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle et al., 2024).
       drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
     """
 
@@ -61,6 +64,8 @@ class DuplexTask:
     delay_max: int
     pad_weight: float
     drop_anchor_tail: float
+    ahead_weight: float = 0.0
+    ahead_steps: int = 20
 
     @property
     def model(self) -> DualStream:
@@ -101,7 +106,11 @@ class DuplexTask:
             keep = jnp.where(jax.random.bernoulli(drop_key, self.drop_anchor_tail, (rows,)), drawn, every)
         target = streams.delayed(slots, delay, c.pad_id)
         given = streams.shifted(target, c.start_id)
-        logits, tokens = self.model.apply({"params": params}, frames, given, delay, keep)
+        inputs = (frames, given, delay, keep)
+        if c.look_ahead:
+            logits, ahead, tokens = self.model.apply({"params": params}, *inputs, method="with_ahead")
+        else:
+            logits, tokens = self.model.apply({"params": params}, *inputs)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
         valid = batch["slot_valid"].astype(jnp.float32)
         is_pad, is_mark = target == c.pad_id, target == c.word_id
@@ -109,7 +118,16 @@ class DuplexTask:
         total = weight.sum()
         mean = lambda where: (nll * valid * where).sum() / jnp.maximum((valid * where).sum(), 1.0)
         video_tokens = tokens.valid.sum().astype(jnp.float32)
-        return (nll * weight).sum() / jnp.maximum(total, 1.0), {
+        loss, metrics = (nll * weight).sum(), {}
+        if c.look_ahead:
+            spoken = ~is_pad & ~is_mark & (valid > 0)
+            soon = streams.soon_said(target, spoken, self.ahead_steps, c.vocab_size)
+            count = soon.sum(axis=-1)
+            named = -(soon * jax.nn.log_softmax(ahead)).sum(axis=-1) / jnp.maximum(count, 1.0)
+            asked = valid * ~is_pad * (count > 0)
+            loss += self.ahead_weight * (named * asked).sum()
+            metrics["ahead_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
+        return loss / jnp.maximum(total, 1.0), metrics | {
             "loss_weight": total,
             "word_nll": mean(~is_pad & ~is_mark),
             "mark_nll": mean(is_mark),
@@ -135,4 +153,6 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         delay_max=config.delay.max,
         pad_weight=config.loss.pad_weight,
         drop_anchor_tail=config.loss.drop_anchor_tail,
+        ahead_weight=config.loss.ahead_weight,
+        ahead_steps=model.clock.steps_in(config.loss.ahead_s),
     )

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.typing import Array, Int32
+from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 
 def delayed(slots: Int32[Array, "B S"], delay: Int32[Array, "B"], pad_id: int) -> Int32[Array, "B S"]:
@@ -25,6 +25,15 @@ def delayed(slots: Int32[Array, "B S"], delay: Int32[Array, "B"], pad_id: int) -
 def shifted(slots: Int32[Array, "B S"], start_id: int) -> Int32[Array, "B S"]:
     """What the model is given at each step: the slot of the step before; the start mark at step 0."""
     return jnp.concatenate([jnp.full_like(slots[:, :1], start_id), slots[:, :-1]], axis=1)
+
+
+def soon_said(
+    slots: Int32[Array, "B S"], spoken: Bool[Array, "B S"], horizon_steps: int, vocab_size: int
+) -> Float[Array, "B S V"]:
+    """How often each id is said in the `horizon_steps` slots from each step on, of those slots that are `spoken`."""
+    said = jax.nn.one_hot(slots, vocab_size) * spoken[..., None]
+    total = jnp.cumsum(jnp.pad(said, [(0, 0), (1, horizon_steps - 1), (0, 0)]), axis=1)
+    return total[:, horizon_steps:] - total[:, : slots.shape[1]]
 
 
 def sample_delays(key: Array, batch: int, low: int, high: int) -> Int32[Array, "B"]:

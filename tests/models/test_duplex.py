@@ -119,3 +119,16 @@ def test_delays_that_contradict_are_named():
     config.delay.min = 5
     with pytest.raises(ValueError, match=r"config\.delay\.min \(5\)"):
         duplex.build(config, 60, 57, 58, 59)
+
+
+def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():
+    plain = task()
+    config = dataclasses.replace(plain.config, look_ahead=True)
+    stage = dataclasses.replace(plain, config=config, ahead_weight=0.5, ahead_steps=6)
+    params, data = tiny.init(config), batch()
+    loss, metrics = jax.jit(stage.loss)(params, data, jax.random.key(0))
+    without = {name: value for name, value in params.items() if name != "ahead"}
+    alone, _ = jax.jit(plain.loss)(without, data, jax.random.key(0))
+    asked = (np.asarray(streams.delayed(data["slots"], np.full(BATCH, 2), tiny.PAD)) != tiny.PAD) & data["slot_valid"]
+    most = 0.5 * float(metrics["ahead_nll"]) * asked.sum() / float(metrics["loss_weight"])
+    assert float(alone) < float(loss) <= float(alone) + most + 1e-5

@@ -21,3 +21,9 @@ def test_a_step_is_given_the_slot_before_it():
 def test_delays_are_drawn_from_the_whole_range():
     drawn = np.asarray(streams.sample_delays(jax.random.key(0), 500, 2, 5))
     assert sorted(set(drawn.tolist())) == [2, 3, 4, 5]
+
+
+def test_soon_said_counts_the_words_from_each_step_on():
+    slots = np.array([[1, 2, 0, 3, 1]])
+    soon = np.asarray(streams.soon_said(slots, slots > 0, 3, 4))[0]
+    assert soon.tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 0]]

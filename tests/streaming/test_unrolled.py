@@ -45,7 +45,7 @@ def test_a_scanned_model_says_the_same_unrolled(fusion):
     params = tiny.init(config)
     frames = tiny.clips(1, 6)[0]
     flat, flat_params = unrolled(config, params)
-    assert not (flat.text.scan or flat.video.scan or flat.tokenizer.event.scan)
+    assert not any(stack.scan for stack in (flat.text, flat.video, flat.tokenizer.event))
     np.testing.assert_allclose(said(flat, flat_params, frames), said(config, params, frames), atol=1e-5)
 
 
