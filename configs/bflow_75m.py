@@ -7,7 +7,8 @@ and timed by itself:
 Command:  python -m launch.commentate --random_init=configs/bflow_75m.py --source=FILE --json report.json
           python -m launch.train --config=configs/bflow_75m.py --workdir=runs/bflow_75m --config.data.dirs=DIR
 Hardware: commentating: 4 CPU cores; training: one GPU with 24 GB or more.
-Time:     not trained yet; 3.4 M clips of 12 s are about 100 hours of an H100 at 40 % utilisation (analytic FLOPs).
+Time:     not trained yet; by its FLOPs 100,000 steps of 32 clips of 12 s are about 3 hours of an H100 at 40 % of its
+          bfloat16 peak (38 GFLOP a second of video forward, three times that with the backward pass).
 Expected: untrained: random words, the budget held on every video.
 """
 
