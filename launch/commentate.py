@@ -19,10 +19,11 @@ The loop is one step after another and never looks ahead. At the end comes a rep
   step_ms, tick_ms          time of one text step; of a whole tick (a frame and its steps), compilation not counted
   word_lag_p50_s            from the picture to the word, median
 
-With --realtime a model that is too slow drops the oldest frames, never words; `dropped_ticks` counts them.
+With --realtime a model that is too slow drops the oldest frames, never words; `dropped_frames` counts them.
 
 A source that is no video ends the program at once; one that breaks on the way ends it after what could be watched. In
-both cases the error says where and why and the exit code is 1. What was said until then is kept in every file.
+both cases the error says where and why, the exit code is 1, and `error` in the report is that message (null where all
+went well). What was said until then is kept in every file.
 Ctrl-C ends the run, finishes the files, and gives exit code 130.
 """
 
@@ -37,11 +38,12 @@ from typing import Any
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
 from data_pipelines.source_info import VideoError
-from launch.speaker import random_speaker, trained_speaker
+from launch.speaker import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile, TimedWord
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime
 from mmduplex_jax.streaming.session import Session, SpentTokens
+from mmduplex_jax.streaming.statistics import Statistics
 
 _WORDS_A_LINE = 12
 _INTERRUPTED = 130
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default="crop",
         help="how a wide picture becomes the model's square: its centre, or all of it between bars (default: crop)",
     )
-    add("--stop_after", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
+    add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
@@ -78,8 +80,8 @@ def check(args: argparse.Namespace) -> None:
     """Raises ValueError for flags that do not go together or files that cannot be written."""
     if args.checkpoint is not None and args.random_init is not None:
         raise ValueError("--checkpoint and --random_init are two models: give one of them")
-    if args.stop_after is not None and not args.stop_after > 0:
-        raise ValueError(f"--stop_after must be more than 0 seconds, got {args.stop_after}")
+    if args.max_s is not None and not args.max_s > 0:
+        raise ValueError(f"--max_s must be more than 0 seconds, got {args.max_s}")
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
         raise ValueError(f"--out={args.out}: captions are written as .vtt or .srt")
     written = {name: Path(value).absolute() for name in ("out", "render", "json") if (value := getattr(args, name))}
@@ -150,9 +152,15 @@ def commentate(args: argparse.Namespace) -> int:
     if not delays.min <= delay_steps <= delays.max:
         raise ValueError(f"--delay={delay_steps}: this model was made for delays of {delays.min} to {delays.max} steps")
     frame_px = speaker.config.frame_px
-    with VideoReader(
-        args.source, speaker.clock, frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
-    ) as reader:
+    try:
+        reader = VideoReader(
+            args.source, speaker.clock, frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
+        )
+    except VideoError as error:
+        nothing = Statistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
+        _write_report(args.json, speaker, {"source": args.source, **nothing, "notes": []}, error)
+        raise
+    with reader:
         info = reader.info
         length = f", {info.duration_s:.1f} s" if info.duration_s else ""
         rate = f" at {info.rate_hz:.4g} Hz" if info.rate_hz else ""
@@ -183,16 +191,11 @@ def commentate(args: argparse.Namespace) -> int:
         stop = lambda *_: runtime.stop()
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            report = runtime.run(args.stop_after)
+            report = runtime.run(args.max_s)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    report = {"checkpoint": speaker.name, "tokens_per_s_cap": speaker.tokens_per_s_max, **report}
-    if runtime.error is not None:
-        report["error"] = str(runtime.error)
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _print_report(report)
+    _print_report(_write_report(args.json, speaker, report, runtime.error))
     for name in ("out", "render", "json"):
         if getattr(args, name) and Path(getattr(args, name)).exists():
             print(f"  wrote {getattr(args, name)}")
@@ -201,12 +204,27 @@ def commentate(args: argparse.Namespace) -> int:
     return _INTERRUPTED if runtime.stopped else 0
 
 
+def _write_report(
+    path: str | None, speaker: Speaker, report: dict[str, Any], error: VideoError | None
+) -> dict[str, Any]:
+    """Adds to a run's report whose it is and how it ended, writes it where a file is wanted, and returns it."""
+    report = {
+        "checkpoint": speaker.name,
+        "tokens_per_s_cap": speaker.tokens_per_s_max,
+        **report,
+        "error": None if error is None else str(error),
+    }
+    if path:
+        Path(path).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return report
+
+
 def _print_report(report: dict[str, Any]) -> None:
     number = lambda name, form="{}": "-" if report[name] is None else form.format(report[name])
     print(
         f"\n  {number('duration_s', '{:.2f}')} s of video in {number('wall_s', '{:.2f}')} s: "
         f"{number('real_time_factor', '{:.1f}')} x real time (compiled in {number('compile_s', '{:.1f}')} s before)\n"
-        f"  {report['ticks']} ticks, {report['dropped_ticks']} dropped; tokens a second: "
+        f"  {report['ticks']} ticks, {report['dropped_frames']} dropped; tokens a second: "
         f"{number('tokens_per_s_mean', '{:.1f}')} on average, {report['tokens_in_any_second_max']} at most "
         f"(cap {report['tokens_per_s_cap']})\n"
         f"  a step takes {number('step_ms_p50')} ms (p95 {number('step_ms_p95')}, p99 {number('step_ms_p99')}), "

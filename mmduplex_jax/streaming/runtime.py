@@ -87,7 +87,7 @@ class Runtime:
             duration_s=duration_s,
             wall_s=time.perf_counter() - started_s,
             compile_s=self._session.compile_s,
-            dropped_ticks=self._feed.dropped,
+            dropped_frames=self._feed.dropped,
         )
         return {"source": self._reader.info.source, **report, "notes": list(self._reader.info.notes)}
 

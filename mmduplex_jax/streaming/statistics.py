@@ -39,14 +39,14 @@ class Statistics:
         self.lag_max_s = max(self.lag_max_s, lag_s)
         self.words.extend(words)
 
-    def report(self, *, duration_s: float, wall_s: float, compile_s: float, dropped_ticks: int) -> dict[str, Any]:
+    def report(self, *, duration_s: float, wall_s: float, compile_s: float, dropped_frames: int) -> dict[str, Any]:
         """The report as JSON values; a number that a run was too short for is None.
 
         Args:
           duration_s: seconds of video.
           wall_s: from the first tick to the last word, compilation not counted.
           compile_s: what compilation took before that.
-          dropped_ticks: ticks that an overloaded real-time run left out.
+          dropped_frames: ticks whose frame an overloaded real-time run left out.
         """
         lags = [word.t_emit_s - word.t_video_s for word in self.words]
         return {
@@ -60,7 +60,7 @@ class Statistics:
             **_percentiles("tick_ms", self._tick_ms),
             "word_lag_p50_s": round(float(np.median(lags)), 4) if lags else None,
             "compile_s": round(compile_s, 3),
-            "dropped_ticks": dropped_ticks,
+            "dropped_frames": dropped_frames,
             "lag_max_s": round(self.lag_max_s, 4),
             "words": [
                 {"text": w.text, "t_video_s": round(w.t_video_s, 4), "t_emit_s": round(w.t_emit_s, 4)}

@@ -50,7 +50,7 @@ def test_a_whole_source_gives_words_and_a_report():
     assert report["tokens_per_s_mean"] == pytest.approx(16 / 1.6)
     assert report["tokens_in_any_second_max"] == 12  # seven ticks in a row
     assert report["word_lag_p50_s"] == pytest.approx(0.24)
-    assert report["dropped_ticks"] == 0
+    assert report["dropped_frames"] == 0
     assert 0 < report["step_ms_p50"] <= report["step_ms_p95"] <= report["step_ms_p99"]
     assert (ear.closed, reader.closed, runtime.error, runtime.stopped) == (1, True, None, False)
 
@@ -107,7 +107,7 @@ def test_in_real_time_a_file_plays_at_its_own_speed():
     runtime = Runtime(session(script({2: "red"}, 12)), ScriptedReader([1] * ticks), [], realtime=True)
     report = runtime.run()
     assert report["wall_s"] >= (ticks - 1) * CLOCK.tick_s - 0.02
-    assert report["dropped_ticks"] == 0
+    assert report["dropped_frames"] == 0
     assert report["words"][0]["t_emit_s"] >= 0.24
 
 
@@ -115,8 +115,8 @@ def test_a_slow_model_in_real_time_drops_the_oldest_frames_and_counts_them():
     ear = Ear(each_s=0.4)
     runtime = Runtime(session(script({2: "red"}, 60)), ScriptedReader([1] * 20), [ear], realtime=True)
     report = runtime.run()
-    assert report["dropped_ticks"] > 0
-    assert report["ticks"] + report["dropped_ticks"] == 20
+    assert report["dropped_frames"] > 0
+    assert report["ticks"] + report["dropped_frames"] == 20
     assert ear.ticks == sorted(ear.ticks)
     assert ear.ticks[-1] == 19  # the newest is never the one that goes
     assert report["lag_max_s"] < 1.0 + 3 * 0.4  # the limit, and what a tick takes
@@ -155,7 +155,7 @@ def test_the_most_tokens_of_any_second_by_brute_force():
         statistics.add([], number, [1.0, 2.0], 0.0)
     times_s = np.array([CLOCK.tick_time_s(k) for k in range(len(spent))])
     most = max(int(spent[(times_s >= t) & (times_s < t + 1 - 1e-9)].sum()) for t in times_s)
-    report = statistics.report(duration_s=80.0, wall_s=8.0, compile_s=0.0, dropped_ticks=0)
+    report = statistics.report(duration_s=80.0, wall_s=8.0, compile_s=0.0, dropped_frames=0)
     assert report["tokens_in_any_second_max"] == most
     assert report["real_time_factor"] == 10.0
     assert (report["step_ms_p50"], report["tick_ms_p50"]) == (1.5, 3.0)
