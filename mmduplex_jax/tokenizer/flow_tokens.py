@@ -1,5 +1,7 @@
 """Flow tokens: crops of pixels on what moves, with where, when and how it moves."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,9 +61,20 @@ def _scaled(patches: Int32[Array, "... 10"]) -> Float[Array, "... 10"]:
     return jnp.concatenate([level(saliency), vector / 2.0, level(patches[..., 9:])], axis=-1)
 
 
-def _fourier(position: Float[Array, "... 2"]) -> Float[Array, "... 16"]:
-    angles = position[..., None] * (jnp.pi * 2.0 ** jnp.arange(_OCTAVES))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*position.shape[:-1], -1)
+@functools.lru_cache(maxsize=8)
+def _fourier_table(side_px: int) -> np.ndarray:
+    """Fourier features of every pixel position of a line, float32 `[side_px, 2 · octaves]`.
+
+    Positions are integers, so a table (computed in float64) serves: a sine of 25 radians in float32 is off by 1e-6,
+    and by a different one in every way of compiling it.
+    """
+    place = np.arange(side_px) / side_px * 2.0 - 1.0
+    angles = place[:, None] * (np.pi * 2.0 ** np.arange(_OCTAVES))
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+
+def _fourier(centre_px: Int32[Array, "... 2"], side_px: int) -> Float[Array, "... 16"]:
+    return jnp.asarray(_fourier_table(side_px))[centre_px].reshape(*centre_px.shape[:-1], -1)
 
 
 class FlowEncoder(nn.Module):
@@ -84,7 +97,7 @@ class FlowEncoder(nn.Module):
         cell_px = c.frame_px / c.motion.grid
         place = centre_px.astype(jnp.float32) / c.frame_px * 2.0 - 1.0
         offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
-        features = [place, offset, _fourier(place)]
+        features = [place, offset, _fourier(centre_px, c.frame_px)]
         if flow.motion_features:
             features += [_scaled(motion).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
         told = jnp.concatenate(features, axis=-1).astype(dtype)
