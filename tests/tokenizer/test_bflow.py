@@ -73,7 +73,10 @@ def test_streaming_is_the_same_without_jit_and_under_vmap():
     for other in (plain, stream(module, params, frames, jax.jit(mapped))):
         for row, same in zip(jitted, other, strict=True):
             assert [r[:3] for r in row] == [r[:3] for r in same]
-            np.testing.assert_allclose([r[3] for r in row], [r[3] for r in same], atol=1e-5)
+            values = np.array([r[3] for r in row])
+            # Relative to the tokens' size: random parameters make some of 8, where operations fused in another order
+            # differ by up to 3e-5.
+            np.testing.assert_allclose(values, [r[3] for r in same], atol=1e-5 * max(1.0, np.abs(values).max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
