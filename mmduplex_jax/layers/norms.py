@@ -25,6 +25,7 @@ def layer_norm(name: str, dtype=jnp.float32) -> nn.LayerNorm:
     """LayerNorm with its parameters' axes named, `[..., D] -> [..., D]` (vision towers use it)."""
     return nn.LayerNorm(
         epsilon=1e-6,
+        use_fast_variance=False,  # E[x²] - E[x]² loses digits where the mean is large: streams and clips then differ
         dtype=dtype,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (None,)),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), (None,)),

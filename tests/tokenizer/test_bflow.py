@@ -70,13 +70,12 @@ def test_streaming_is_the_same_without_jit_and_under_vmap():
         one = jax.vmap(lambda s, f, n, a: apply(p, jax.tree.map(lambda x: x[None], s), f[None], n[None], a[None]))
         return jax.tree.map(lambda x: x[:, 0], one(s, f, n, a))
 
-    for other in (plain, stream(module, params, frames, jax.jit(mapped))):
+    # Operation by operation, without jit, the same kernels are not fused, and flow tokens were seen to differ by 3e-5:
+    # that bound is for finding errors only. Decisions are integers and must be the same in every form.
+    for other, bound in ((plain, 1e-4), (stream(module, params, frames, jax.jit(mapped)), 1e-5)):
         for row, same in zip(jitted, other, strict=True):
             assert [r[:3] for r in row] == [r[:3] for r in same]
-            values = np.array([r[3] for r in row])
-            # Relative to the tokens' size: random parameters make some of 8, where operations fused in another order
-            # differ by up to 3e-5.
-            np.testing.assert_allclose(values, [r[3] for r in same], atol=1e-5 * max(1.0, np.abs(values).max()))
+            np.testing.assert_allclose([r[3] for r in row], [r[3] for r in same], atol=bound)
 
 
 @pytest.mark.parametrize("kind", KINDS)
