@@ -14,7 +14,7 @@ from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
-BATCH, TICKS = 4, 110  # 220 steps: 20 wraps of the longest window
+BATCH, TICKS = 4, 110  # 220 steps: 18 wraps of the text ring, 3 to 7 of the video rings
 
 
 def offline(config, params, frames, slots, delay):
