@@ -68,8 +68,11 @@ def dual_stream(fusion: str = "cross", kind: str = "bflow", **changes) -> DualSt
     return DualStreamConfig(**(values | changes))
 
 
-def clips(batch: int, ticks: int, side: int = 32, seed: int = 0) -> np.ndarray:
-    """uint8 `[B, T, H, W, 3]`: squares that move, rest and jump before noise, with a cut of the scene now and then."""
+def clips(batch: int, ticks: int, side: int = 32, seed: int = 0, busy: bool = False) -> np.ndarray:
+    """uint8 `[B, T, H, W, 3]`: squares that move, rest and jump before noise, with a cut of the scene now and then.
+
+    Busy ones never rest and turn back at the edges, so that the budget is spent.
+    """
     rng = np.random.default_rng(seed)
     frames = np.empty((batch, ticks, side, side, 3), np.uint8)
     size = side // 4
@@ -80,7 +83,9 @@ def clips(batch: int, ticks: int, side: int = 32, seed: int = 0) -> np.ndarray:
             if rng.random() < 0.03:
                 background = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
             if rng.random() < 0.1:
-                speed = rng.uniform(-3, 3, 2) * (rng.random() < 0.6)
+                speed = rng.uniform(-3, 3, 2) * (rng.random() < 0.6 or busy)
+            if busy:
+                speed = np.where((place + speed < 0) | (place + speed > side - size), -speed, speed)
             place = np.clip(place + speed, 0, side - size)
             y, x = place.astype(int)
             frames[b, t] = background

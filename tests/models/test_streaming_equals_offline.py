@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmduplex_jax.layers.ring import RingIndex
 from mmduplex_jax.layers.transformer import unstack_layers
 from mmduplex_jax.models import streams
 from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
-BATCH, TICKS = 4, 110  # 220 steps: 18 wraps of the text ring, 3 to 7 of the video rings
+BATCH, TICKS, WRAPS = 4, 110, 10
 
 
 def offline(config, params, frames, slots, delay):
@@ -25,6 +26,13 @@ def words(rng, steps):
     return rng.integers(0, tiny.VOCAB - 1, (BATCH, steps)).astype(np.int32)
 
 
+def cursors(state):
+    """int `[rings, B]`: where each ring of a stream's state is written next."""
+    is_ring = lambda node: isinstance(node, RingIndex)
+    nodes = jax.tree.leaves(state, is_leaf=is_ring)
+    return np.array([node.cursor for node in nodes if is_ring(node)])
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     config = tiny.dual_stream(fusion)
@@ -32,7 +40,7 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     live = LiveModel(config)
     step = tiny.live_step(config)
     rng = np.random.default_rng(1)
-    frames, slots = tiny.clips(BATCH, TICKS), words(rng, 2 * TICKS)
+    frames, slots = tiny.clips(BATCH, TICKS, busy=True), words(rng, 2 * TICKS)
     delay = np.array([0, 2, 4, 6], np.int32)
     expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
 
@@ -40,17 +48,21 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     at = np.zeros(BATCH, int)
     joined = np.array([0, 7, 20, 3])
     resets = {40: 2, 61: 0}  # at this call, this row starts anew
+    wraps = np.zeros((len(cursors(state)), BATCH), int)
     worst, compared, call = 0.0, 0, 0
     while at.min() < 2 * TICKS:
         if call in resets:
             row = resets[call]
             state = live.reset_rows(params, state, jnp.arange(BATCH) == row)
             at[row] = 0
+            wraps[:, row] = 0
         active = (call >= joined) & (rng.random(BATCH) < 0.8) & (at < 2 * TICKS)
         now = np.minimum(at, 2 * TICKS - 1)
         # Rows that wait are shown another's picture: it must not matter.
         picture = np.where(active[:, None, None, None], frames[np.arange(BATCH), now // 2], frames[::-1, 0])
+        before = cursors(state)
         state, out = step(params, state, picture, active, delay, jnp.zeros(BATCH), forced=slots[np.arange(BATCH), now])
+        wraps += cursors(state) < before
         for row in np.flatnonzero(active):
             assert int(out.step[row]) == at[row]
             worst = max(worst, float(np.abs(np.asarray(out.logits[row]) - expected[row, at[row]]).max()))
@@ -59,6 +71,9 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
         call += 1
     assert compared > BATCH * 2 * TICKS
     assert worst <= 1e-5
+    used = wraps[wraps.any(axis=1)]
+    assert len(used) == (2 if fusion == "interleave" else 3)  # one sequence needs no ring of its own for video
+    assert used.min() >= WRAPS, wraps
 
 
 @pytest.mark.parametrize("kind", ["uniform", "per_frame", "dense"])
