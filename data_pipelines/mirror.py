@@ -4,6 +4,7 @@ For speech in which "left" and "right" are sides, as the world's commentator has
 """
 
 import dataclasses
+import re
 
 from data_pipelines.schema import Event, Record, Word
 from data_pipelines.world.commentator import MIRROR
@@ -23,7 +24,7 @@ def mirror_text(text: str) -> str:
 
 
 def mirror_record(record: Record) -> Record:
-    """The record flipped left to right, with "left" and "right" swapped in its words and events.
+    """The record flipped left to right, with "left" and "right" swapped in its words, caption and events.
 
     Raises:
       ValueError: the record carries motion fields, which hold directions that this does not turn.
@@ -34,5 +35,6 @@ def mirror_record(record: Record) -> Record:
         record,
         frames=record.frames[:, :, ::-1],
         words=tuple(Word(mirror_text(word.text), word.start_s, word.end_s) for word in record.words),
+        caption=re.sub(r"\S+", lambda word: mirror_text(word[0]), record.caption),
         events=tuple(Event(event.t_s, event.kind, event.subject, mirror_text(event.detail)) for event in record.events),
     )

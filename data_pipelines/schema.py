@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines import images
 from mmduplex_jax.clock import Clock
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # How well a word is timed: to the word (an aligner, a simulator), to its subtitle line, or not at all (a caption).
 TIMINGS = ("word", "line", "clip")
@@ -63,11 +63,17 @@ class Record:
       clock: the steps and ticks of this clip.
       words: in the order in which they are spoken.
       timing: how well the words' times are known, one of TIMINGS.
+      words_from_s: from when on the words are here. What is said before belongs to an earlier clip that overlaps this
+        one, so silence before it means nothing.
+      caption: an untimed text about the whole clip, "" if there is none; `words` may spread it over the clip, and
+        `timing` is then "clip".
+      language: of the words and the caption, as the source names it; "" if it does not say.
       tick_times_s: float64 [T], when the source showed each frame; the clock's tick times where the source has no own.
       events: what happened, if something knows it (the world does).
-      provenance: where the clip comes from: JSON values by name, e.g. source, file, start in the file.
+      provenance: where the clip comes from: JSON values by name, of source, file, start_s, end_s (in the file), sha256
+        (of the file), byte_offset and byte_length (in a tar or a file of lines) those that apply, and others.
       license: under which the clip is used, "" if the source does not say.
-      audio: an encoded audio track with its own header, if there is one.
+      audio: an encoded audio track with its own header (Ogg or WAV), as long as the clip, if there is one.
       motion: int8 motion fields computed when the shard was built, if there are any; the first axis is T.
     """
 
@@ -80,6 +86,9 @@ class Record:
     events: tuple[Event, ...] = ()
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     license: str = ""
+    words_from_s: float = 0.0
+    caption: str = ""
+    language: str = ""
     audio: bytes | None = None
     motion: np.ndarray | None = None
 
@@ -97,6 +106,8 @@ class Record:
             raise RecordError(f"{self.key}: {shape[0]} frames, but {times_s.shape} tick times")
         if self.motion is not None and (self.motion.dtype != np.int8 or self.motion.shape[:1] != shape[:1]):
             raise RecordError(f"{self.key}: motion must be int8 [T, ...], got {self.motion.dtype} {self.motion.shape}")
+        if not 0.0 <= self.words_from_s < math.inf:
+            raise RecordError(f"{self.key}: words_from_s must be finite and not negative, got {self.words_from_s}")
         for word in self.words:
             if not word.text.strip() or not math.isfinite(word.start_s):
                 raise RecordError(f"{self.key}: a word needs a visible text and a finite start time, got {word}")
@@ -124,6 +135,9 @@ def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92)
         "tick_times_s": np.asarray(record.tick_times_s, "<f8").tobytes(),
         "words": [[word.text, float(word.start_s), _optional_float(word.end_s)] for word in record.words],
         "timing": record.timing,
+        "words_from_s": float(record.words_from_s),
+        "caption": record.caption,
+        "language": record.language,
         "events": [[float(event.t_s), event.kind, event.subject, event.detail] for event in record.events],
         "provenance": json.dumps(record.provenance, sort_keys=True, ensure_ascii=False),
         "license": record.license,
@@ -152,6 +166,9 @@ def decode_record(data: bytes) -> Record:
         clock=Clock(*fields["clock"]),
         words=tuple(Word(*word) for word in fields["words"]),
         timing=fields["timing"],
+        words_from_s=fields["words_from_s"],
+        caption=fields["caption"],
+        language=fields["language"],
         tick_times_s=np.frombuffer(fields["tick_times_s"], "<f8").astype(np.float64),
         events=tuple(Event(*event) for event in fields["events"]),
         provenance=json.loads(fields["provenance"]),

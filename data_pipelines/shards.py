@@ -66,7 +66,7 @@ def write_shards(
     directory: str | Path,
     *,
     config: dict[str, Any],
-    records_per_shard: int,
+    units_per_shard: int,
     image: ImageFormat = ImageFormat(),
     workers: int = 1,
     verify: bool = False,
@@ -82,7 +82,7 @@ def write_shards(
       source: the items.
       directory: made if it is not there.
       config: JSON values that the data is built from; a directory built from others is refused.
-      records_per_shard: items a shard, rejected ones included.
+      units_per_shard: units a shard.
       image: how frames are stored.
       workers: processes; with 1 this process does it alone.
       verify: reads every shard that is there and compares its hash, instead of its length only.
@@ -92,18 +92,18 @@ def write_shards(
       ShardError: the directory holds other data, is in use, or a worker process died.
       ValueError: a count is not positive, or the source is empty.
     """
-    if records_per_shard < 1 or workers < 1:
-        raise ValueError(f"records_per_shard and workers must be positive, got {records_per_shard} and {workers}")
+    if units_per_shard < 1 or workers < 1:
+        raise ValueError(f"units_per_shard and workers must be positive, got {units_per_shard} and {workers}")
     if len(source) < 1:
         raise ValueError("the source has no items, there is nothing to write")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    num_shards = -(-len(source) // records_per_shard)
+    num_shards = -(-len(source) // units_per_shard)
     plan = Manifest(config=config, source=source.describe(), clock=source.clock, num_shards=num_shards)
     ranges = {
         f"shard-{shard:05d}-of-{num_shards:05d}.arrayrecord": (
-            shard * records_per_shard,
-            min((shard + 1) * records_per_shard, len(source)),
+            shard * units_per_shard,
+            min((shard + 1) * units_per_shard, len(source)),
         )
         for shard in range(num_shards)
     }
@@ -239,9 +239,14 @@ def _write_shard(
     writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
     keys: set[str] = set()
     rejected: list[tuple[str, str, str]] = []
-    records = ticks = words = longest_ticks = frame_px = 0
+    records = ticks = words = longest_ticks = frame_px = units = 0
+    last_unit = -1
     try:
-        for key, item in source.records(begin, end):
+        for unit, key, item in source.items(begin, end):
+            if unit not in range(begin, end) or unit < last_unit:
+                raise ShardError(f"{name}: unit {unit} came after {last_unit} when {begin}..{end - 1} were asked for")
+            units += unit != last_unit
+            last_unit = unit
             if key in keys:
                 raise ShardError(f"{name}: the source gave the key {key!r} twice; a key names one record")
             keys.add(key)
@@ -257,8 +262,8 @@ def _write_shard(
                 frame_px = item.frame_px
             on_item()
         writer.close()
-        if len(keys) != end - begin:
-            raise ShardError(f"{name}: the source gave {len(keys)} items for the range {begin}..{end - 1}")
+        if units != end - begin:
+            raise ShardError(f"{name}: the source gave items of {units} of the units {begin}..{end - 1}")
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         shard = Shard(

@@ -84,7 +84,7 @@ def prepare(config: Mapping[str, Any], directory: Path, *, workers: int = 0, ver
             source,
             directory,
             config=json.loads(json.dumps(config)),
-            records_per_shard=config["clips_per_shard"],
+            units_per_shard=config["units_per_shard"],
             image=ImageFormat(config["image"]["format"], config["image"]["quality"]),
             workers=workers or len(os.sched_getaffinity(0)),
             verify=verify,

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.source = "world"
     config.look = "plain"  # or "rich"
     config.clips = 2400
-    config.clips_per_shard = 100
+    config.units_per_shard = 100
     config.seed = 0
     config.clip_s = 12.0
     config.frame_px = 64

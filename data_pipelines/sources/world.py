@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_pipelines.schema import Record
+from data_pipelines.sources import Item
 from data_pipelines.world import WorldConfig, make_clip
 from data_pipelines.world.config import Appearance, Dynamics
 from mmduplex_jax.clock import Clock
@@ -34,11 +35,12 @@ class WorldSource:
     def describe(self) -> dict[str, Any]:
         return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": dataclasses.asdict(self.world)}
 
-    def records(self, begin: int, end: int) -> Iterator[tuple[str, Record]]:
+    def items(self, begin: int, end: int) -> Iterator[Item]:
         for index in range(begin, end):
             clip = make_clip(self.world, self.seed, index)
             key = f"world/{self.world.look}/{self.seed}/{index:06d}"
-            yield (
+            yield Item(
+                index,
                 key,
                 Record(
                     key=key,

@@ -24,8 +24,9 @@ def world_records(config: WorldConfig, seed: int, clips: int) -> Iterator[Record
     source = WorldSource(config, seed, clips)
 
     def make(index: int) -> Record:
-        ((_, record),) = source.records(index, index + 1)
-        return record
+        (item,) = source.items(index, index + 1)
+        assert isinstance(item.content, Record)  # the world rejects nothing
+        return item.content
 
     made: deque[Future[Record]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="world") as thread:

@@ -6,7 +6,8 @@ import pytest
 
 from data_pipelines.schema import Event, Record, Word
 from data_pipelines.shards import write_shards
-from data_pipelines.sources import Rejected
+from data_pipelines.sources import Item, Rejected
+from data_pipelines.sources.causes import CANNOT_DECODE
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 
@@ -29,7 +30,7 @@ def make_record(number, num_ticks=6, clock=Clock(), frame_px=16):
 
 
 class SmallSource:
-    """Items 0..count-1; `rejects` are refused, and item `fails_at` raises as a bug or a full disk would."""
+    """Units 0..count-1; `rejects` are refused, and unit `fails_at` raises as a bug or a full disk would."""
 
     clock = Clock()
 
@@ -42,13 +43,13 @@ class SmallSource:
     def describe(self):
         return {"kind": "small", "count": self.count}
 
-    def records(self, begin, end):
+    def items(self, begin, end):
         for number in range(begin, end):
             self.asked.append(number)
             if number == self.fails_at:
                 raise OSError("no space left")
-            item = Rejected("no video stream", f"item {number}") if number in self.rejects else make_record(number)
-            yield f"small/{number:06d}", item
+            content = Rejected(CANNOT_DECODE, f"unit {number}") if number in self.rejects else make_record(number)
+            yield Item(number, f"small/{number:06d}", content)
 
 
 @pytest.fixture
@@ -70,5 +71,5 @@ def tokenizer():
 def shards(tmp_path):
     """A directory with 10 records in 4 shards."""
     directory = tmp_path / "shards"
-    write_shards(SmallSource(), directory, config={"clips": 10}, records_per_shard=3)
+    write_shards(SmallSource(), directory, config={"clips": 10}, units_per_shard=3)
     return directory

@@ -11,6 +11,7 @@ from data_pipelines.loader import JoinedSource, make_loader
 from data_pipelines.mirror import mirror_record
 from data_pipelines.schema import Word
 from data_pipelines.shards import open_dataset, write_shards
+from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
 
 
@@ -241,7 +242,7 @@ def test_unknown_word_names_the_record(record, tokenizer):
 
 def test_directories_are_joined_or_mixed(tmp_path, shards, small_source, tokenizer):
     second = tmp_path / "second"
-    write_shards(small_source(5), second, config={}, records_per_shard=5)
+    write_shards(small_source(5), second, config={}, units_per_shard=5)
     joined = make_loader([shards, second], tokenizer, batch_size=5, repeat=1, shuffle=False)
     assert [batch["index"].tolist() for batch in joined][2] == [10, 11, 12, 13, 14]
     assert joined.source.key(12) == "small/000002"
@@ -273,10 +274,11 @@ def test_different_clocks_are_not_mixed(tmp_path, shards, small_source, tokenize
     class Other(small_source):
         clock = Clock(12.5, 1)
 
-        def records(self, begin, end):
+        def items(self, begin, end):
             for number in range(begin, end):
-                yield f"{number}", record(number, clock=self.clock)
+                content = record(number, clock=self.clock)
+                yield Item(number, content.key, content)
 
-    write_shards(Other(2), tmp_path / "other", config={}, records_per_shard=5)
+    write_shards(Other(2), tmp_path / "other", config={}, units_per_shard=5)
     with pytest.raises(ValueError, match="different clocks"):
         make_loader([shards, tmp_path / "other"], tokenizer, batch_size=2)

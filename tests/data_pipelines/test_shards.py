@@ -12,7 +12,7 @@ from data_pipelines.shards import Manifest, ShardError, open_dataset, write_shar
 
 
 def write(source, directory, config=None, per_shard=3, **options):
-    return write_shards(source, directory, config=config or {"clips": 10}, records_per_shard=per_shard, **options)
+    return write_shards(source, directory, config=config or {"clips": 10}, units_per_shard=per_shard, **options)
 
 
 def contents(directory):
@@ -51,7 +51,7 @@ def test_manifest(shards):
     fields = json.loads((shards / "manifest.json").read_text())
     assert fields["config"] == {"clips": 10}
     assert fields["clock"] == {"step_hz": 12.5, "video_stride": 2}
-    assert fields["schema_version"] == 1
+    assert fields["schema_version"] == 2
 
 
 def test_threads_and_copies_read_the_same(shards):
@@ -121,10 +121,10 @@ def test_foreign_files_are_not_touched(tmp_path, small_source):
 
 def test_two_writers_at_once_are_refused(shards, small_source):
     class Meanwhile(small_source):
-        def records(self, begin, end):
+        def items(self, begin, end):
             with pytest.raises(ShardError, match="another process is writing"):
                 write(small_source(), shards)
-            yield from super().records(begin, end)
+            yield from super().items(begin, end)
 
     (shards / "shard-00000-of-00004.arrayrecord").unlink()
     assert write(Meanwhile(), shards).written == ("shard-00000-of-00004.arrayrecord",)
@@ -132,8 +132,8 @@ def test_two_writers_at_once_are_refused(shards, small_source):
 
 def test_rejected_items_are_counted_and_listed(tmp_path, small_source):
     report = write(small_source(rejects={1, 3, 4, 5}), tmp_path)
-    assert report.manifest.rejected_by_cause() == {"no video stream": 4}
-    assert report.manifest.shards[0].rejected == (("small/000001", "no video stream", "item 1"),)
+    assert report.manifest.rejected_by_cause() == {"cannot decode": 4}
+    assert report.manifest.shards[0].rejected == (("small/000001", "cannot decode", "unit 1"),)
     dataset = open_dataset(tmp_path, verify=True)
     numbers = [dataset[index].provenance["number"] for index in range(len(dataset))]
     assert numbers == [0, 2, 6, 7, 8, 9]  # the second shard holds nothing
@@ -193,7 +193,7 @@ def test_wrong_record_with_right_hashes_of_the_container_is_found(tmp_path, shar
 
 
 def test_damaged_manifest_is_named(shards):
-    (shards / "manifest.json").write_text('{"schema_version": 1')
+    (shards / "manifest.json").write_text('{"schema_version": 2')
     with pytest.raises(ShardError, match=r"manifest\.json is damaged"):
         open_dataset(shards)
     (shards / "manifest.json").write_text('{"schema_version": 7}')
@@ -208,17 +208,17 @@ def test_directory_without_shards(tmp_path):
 
 def test_source_that_breaks_its_promise(tmp_path, small_source):
     class Doubled(small_source):
-        def records(self, begin, end):
-            for _, item in super().records(begin, end):
-                yield "same", item
+        def items(self, begin, end):
+            for item in super().items(begin, end):
+                yield item._replace(key="same")
 
     class Short(small_source):
-        def records(self, begin, end):
-            yield from super().records(begin, end - 1)
+        def items(self, begin, end):
+            yield from super().items(begin, end - 1)
 
     with pytest.raises(ShardError, match="'same' twice"):
         write(Doubled(), tmp_path / "doubled")
-    with pytest.raises(ShardError, match=r"gave 2 items for the range 0\.\.2"):
+    with pytest.raises(ShardError, match=r"gave items of 2 of the units 0\.\.2"):
         write(Short(), tmp_path / "short")
 
 

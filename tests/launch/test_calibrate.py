@@ -12,7 +12,7 @@ def shards(repository, tmp_path_factory):
     """Four clips of the plain world."""
     out = tmp_path_factory.mktemp("calibrate") / "world"
     command = [sys.executable, "-m", "launch.prepare", "--config=configs/data/world.py", f"--out={out}"]
-    sizes = ["--config.clips=4", "--config.clips_per_shard=4", "--config.clip_s=6.0", "--workers=1"]
+    sizes = ["--config.clips=4", "--config.units_per_shard=4", "--config.clip_s=6.0", "--workers=1"]
     subprocess.run([*command, *sizes], cwd=repository, check=True, capture_output=True)
     return out
 

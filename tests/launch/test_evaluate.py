@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.shards import write_shards
+from data_pipelines.sources import Item
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import evaluate
@@ -25,7 +26,7 @@ def run(tmp_path, *flags):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    write_shards(WorldSource(WorldConfig(), 5, 4), folder, config={}, records_per_shard=2)
+    write_shards(WorldSource(WorldConfig(), 5, 4), folder, config={}, units_per_shard=2)
     return folder
 
 
@@ -86,7 +87,7 @@ def test_what_does_not_fit_is_said(portable_dir, tmp_path, capsys, flags, said):
 
 
 def test_another_clock_is_refused(portable_dir, tmp_path, capsys):
-    write_shards(WorldSource(WorldConfig(video_stride=1), 5, 2), tmp_path / "x", config={}, records_per_shard=2)
+    write_shards(WorldSource(WorldConfig(video_stride=1), 5, 2), tmp_path / "x", config={}, units_per_shard=2)
     assert evaluate.main([f"--checkpoint={portable_dir}", f"--data={tmp_path / 'x'}"]) == 1
     assert "prepared with the model's clock" in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_clips_made_ahead_are_those_of_the_source():
     made = list(world_records(WorldConfig(), 3, 70))
     assert len(made) == 70
     for index in (0, 69):
-        ((key, record),) = WorldSource(WorldConfig(), 3, 70).records(index, index + 1)
+        ((_, key, record),) = WorldSource(WorldConfig(), 3, 70).items(index, index + 1)
         assert made[index].key == key
         np.testing.assert_array_equal(made[index].frames, record.frames)
         assert (made[index].words, made[index].events) == (record.words, record.events)
@@ -119,9 +120,10 @@ def test_clips_made_ahead_are_those_of_the_source():
 
 def test_clips_that_nobody_wants_are_not_made(monkeypatch):
     made = []
-    monkeypatch.setattr(WorldSource, "records", lambda self, begin, end: made.append(begin) or iter([("", begin)]))
+    clip = next(world_records(WorldConfig(), 3, 1))
+    monkeypatch.setattr(WorldSource, "items", lambda self, a, b: iter([Item(a, made.append(a) or "", clip)]))
     records = world_records(WorldConfig(), 3, 10_000)
-    assert next(records) == 0
+    assert next(records) is clip
     records.close()
     assert len(made) < 100
 

@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.shards import open_dataset
 from data_pipelines.sources.world import world_source
 
-SMALL = ("--config.clip_s=5.0", "--config.frame_px=32", "--config.clips=12", "--config.clips_per_shard=2")
+SMALL = ("--config.clip_s=5.0", "--config.frame_px=32", "--config.clips=12", "--config.units_per_shard=2")
 
 
 def command(out, *arguments):
@@ -51,7 +51,7 @@ def test_records_are_the_worlds_clips(prepared):
     dataset = open_dataset(prepared, verify=True)
     assert len(dataset) == 12
     source = world_source(dataset.manifest.config)
-    [(key, made)] = source.records(7, 8)
+    [(_, key, made)] = source.items(7, 8)
     read = dataset[7]
     assert dataset.key(7) == read.key == key == "world/plain/0/000007"
     assert read.words == made.words
@@ -84,7 +84,7 @@ def test_second_run_redoes_nothing_and_sums_up(run, prepared, tmp_path):
 
 
 def test_killed_at_random_moments_it_gives_the_same_bytes(repository, run, tmp_path):
-    longer = ("--config.look=rich", "--config.clip_s=6.0", "--config.clips=120", "--config.clips_per_shard=10")
+    longer = ("--config.look=rich", "--config.clip_s=6.0", "--config.clips=120", "--config.units_per_shard=10")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
     assert run(undisturbed, *longer, "--workers=2").returncode == 0
     chance = random.Random(0)

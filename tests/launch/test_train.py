@@ -11,6 +11,7 @@ import pytest
 from configs import quickstart
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
+from data_pipelines.sources import Item
 from launch.train import EXIT_MISFIT, data_fingerprint, train
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -30,18 +31,19 @@ class NoisySource:
     def describe(self):
         return {"kind": "noise"}
 
-    def records(self, begin, end):
+    def items(self, begin, end):
         for number in range(begin, end):
             picture = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
             frames = np.stack([np.roll(picture, tick, axis=1) for tick in range(self.clock.ticks_in(CLIP_S))])
             words = (Word("red", 0.1), Word("circle", 0.5))
-            yield f"noise/{number}", Record(key=f"noise/{number}", frames=frames, clock=self.clock, words=words)
+            key = f"noise/{number}"
+            yield Item(number, key, Record(key=key, frames=frames, clock=self.clock, words=words))
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    write_shards(NoisySource(), folder, config={}, records_per_shard=4)
+    write_shards(NoisySource(), folder, config={}, units_per_shard=4)
     return folder
 
 
@@ -74,7 +76,7 @@ def test_it_trains_stops_and_goes_on(shards, tmp_path):
 
 
 def test_the_fingerprint_is_of_the_content(shards, tmp_path):
-    write_shards(NoisySource(), tmp_path, config={}, records_per_shard=4)
+    write_shards(NoisySource(), tmp_path, config={}, units_per_shard=4)
     assert data_fingerprint([str(shards)]) == data_fingerprint([str(tmp_path)])
     assert data_fingerprint([str(shards)]) != data_fingerprint([str(shards), str(tmp_path)])
 
