@@ -15,7 +15,7 @@ from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
-BATCH, TICKS, WRAPS = 4, 110, 10
+BATCH, TICKS, WRAPS = 4, 125, 10
 
 
 def offline(config, params, frames, slots, delay):
