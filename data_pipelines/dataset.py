@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,11 +29,15 @@ class RecordSource(Protocol):
     def longest_ticks(self) -> int:
         """Ticks of the longest record."""
 
+    @property
+    def frame_px(self) -> int:
+        """The side of every record's frames."""
+
     def __len__(self) -> int:
         """The number of records."""
 
-    def __getitem__(self, index: int) -> Record:
-        """A record."""
+    def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
+        """A record; ShardError if it cannot be read. Frames outside of `ticks(T)` may be black, see `decode_record`."""
 
     def key(self, index: int) -> str:
         """A record's key."""
@@ -84,13 +89,25 @@ class ShardDataset:
     def longest_ticks(self) -> int:
         return self.manifest.longest_ticks
 
+    @property
+    def frame_px(self) -> int:
+        return self.manifest.frame_px
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Record:
+        return self.read(index)
+
+    def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
+        """A record, of whose frames only `ticks(T)` are wanted (by default all), see `decode_record`.
+
+        Raises:
+          ShardError: it cannot be read; says which file and record.
+        """
         data, place = self._read(index)
         try:
-            return decode_record(data)
+            return decode_record(data, ticks)
         except RecordError as error:
             raise ShardError(f"{place}: {error}; {_REMEDY}") from error
 

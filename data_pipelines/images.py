@@ -67,14 +67,26 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
     return Sheets(data, columns, rows, num_frames, px)
 
 
-def decode_frames(sheets: Sheets) -> np.ndarray:
-    """The frames as uint8 [T, H, W, 3] RGB; ValueError where a sheet is no picture or not of the size it must have."""
+def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
+    """The frames as uint8 [T, H, W, 3] RGB.
+
+    Args:
+      sheets: what `encode_frames` gave.
+      wanted: ticks in a row; sheets that hold none of them are not looked at and their frames are black.
+
+    Raises:
+      ValueError: a sheet is no picture or not of the size it must have.
+    """
     px, columns = sheets.frame_px, sheets.columns
-    frames = np.empty((sheets.num_frames, px, px, 3), np.uint8)
+    wanted = range(sheets.num_frames) if wanted is None else wanted
+    # Untouched pages of zeros cost nothing: a minute of which a second is wanted takes the memory of that second.
+    frames = np.zeros((sheets.num_frames, px, px, 3), np.uint8)
     a_sheet = columns * sheets.rows
     if len(sheets.data) != -(-sheets.num_frames // a_sheet):
         raise ValueError(f"{sheets.num_frames} frames at {a_sheet} a sheet do not fit {len(sheets.data)} sheets")
     for number, data in enumerate(sheets.data):
+        if number * a_sheet >= wanted.stop or (number + 1) * a_sheet <= wanted.start:
+            continue
         here = frames[number * a_sheet : (number + 1) * a_sheet]
         rows_here = -(-len(here) // columns)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
