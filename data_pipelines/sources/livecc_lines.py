@@ -4,6 +4,7 @@ The publishers' own loader takes an entry of that list for the byte at which a s
 cumulative lengths that counts each line in (it then ends where the list's own line begins) is read too.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -99,6 +100,10 @@ class LiveccLines:
         if not 0 <= number < len(begins):
             raise IndexError(f"sample {number} of {self.path}: there are {len(begins)}")
         return int(begins[number])
+
+    def index_sha256(self) -> str:
+        """A hash over where the lines begin: another file of as many bytes has another."""
+        return hashlib.sha256(self._index().astype("<i8").tobytes()).hexdigest()
 
     def _index(self) -> np.ndarray:
         """int64 [N], where the lines begin."""

@@ -1,0 +1,214 @@
+"""From one video and what is said in it to items: the part that Live-CC lines and PE-Video tars share."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.clip_reader import AudioFormat, Clip, VideoLength, read_clips
+from data_pipelines.filters import Filters, filters_of
+from data_pipelines.geometry import squarer
+from data_pipelines.schema import Record, Word
+from data_pipelines.sources import Rejected, causes
+from data_pipelines.windows import Window, cut_windows, words_of
+from mmduplex_jax.clock import Clock
+
+# A clip that is said to end so little after its video does, ends with it: annotations round to a tenth of a second.
+_END_TOLERANCE_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSettings:
+    """What a configuration says about clips, whatever their source.
+
+    Attributes:
+      clock: of every record.
+      frame_px, fit: see `decode.VideoReader`.
+      window_s: how long windows are; None takes each clip as it is.
+      overlap_s: how much of a window is also in the one before.
+      shortest_s: what is shorter is rejected.
+      filters: which clips and windows are wanted.
+      audio: how sound is kept; None leaves it.
+      license: of every record.
+    """
+
+    clock: Clock
+    frame_px: int
+    fit: str
+    window_s: float | None
+    overlap_s: float
+    shortest_s: float
+    filters: Filters
+    audio: AudioFormat | None
+    license: str
+
+    def describe(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def clip_settings_of(config: Mapping[str, Any]) -> ClipSettings:
+    """The settings in the fields that the configurations of real data share.
+
+    Raises:
+      ValueError: a value is out of its range; says which.
+    """
+    clip, audio = config["clip"], config["audio"]
+    window_s, shortest_s = clip["window_s"], clip["shortest_s"]
+    if config["duplicates"] not in ("hash", "keep"):
+        raise ValueError(f"config.duplicates must be 'hash' or 'keep', got {config['duplicates']!r}")
+    if shortest_s <= 0:
+        raise ValueError(f"config.clip.shortest_s must be positive, got {shortest_s}")
+    if window_s is not None:
+        cut_windows(0.0, window_s, window_s, clip["overlap_s"], shortest_s)  # says what is wrong with them
+    elif clip["overlap_s"]:
+        raise ValueError("config.clip.overlap_s needs windows: set config.clip.window_s too")
+    squarer(config["frame_px"], config["fit"])
+    return ClipSettings(
+        clock=Clock(config["clock"]["step_hz"], config["clock"]["video_stride"]),
+        frame_px=config["frame_px"],
+        fit=config["fit"],
+        window_s=window_s,
+        overlap_s=clip["overlap_s"],
+        shortest_s=shortest_s,
+        filters=filters_of(config["filters"]),
+        audio=AudioFormat(audio["format"], audio["rate_hz"], audio["bitrate_kbps"]) if audio["keep"] else None,
+        license=config["license"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """What is known of a clip besides its pictures.
+
+    Attributes:
+      key: of its items; windows add their number.
+      words: with times in the file.
+      timing: how well those are known, one of `schema.TIMINGS`.
+      caption: an untimed text about the whole clip.
+      language: of words and caption.
+      begin_s, end_s: the clip in the file; None for the file's own begin and end.
+      provenance: facts for every record, besides start_s and end_s.
+      silent: whether windows without words are wanted.
+    """
+
+    key: str
+    words: Sequence[Word] = ()
+    timing: str = "word"
+    caption: str = ""
+    language: str = ""
+    begin_s: float | None = None
+    end_s: float | None = None
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    silent: bool = False
+
+
+def clips_of(
+    video: str | os.PathLike[str] | bytes,
+    length: VideoLength,
+    annotation: Annotation,
+    settings: ClipSettings,
+    name: str,
+) -> Iterator[tuple[str, Record | Rejected]]:
+    """The windows of a clip as records, each with its key; at least one item.
+
+    Args:
+      video: a path or the file's bytes.
+      length: what `clip_reader.probe` says of it.
+      annotation: what is known of the clip.
+      settings: of the configuration.
+      name: what messages call the video.
+    """
+    key = annotation.key
+    begin_s = length.begin_s if annotation.begin_s is None else annotation.begin_s
+    end_s = length.end_s if annotation.end_s is None else annotation.end_s
+    if 0 < end_s - length.end_s <= _END_TOLERANCE_S:
+        end_s = length.end_s
+    duration_s = end_s - begin_s
+    refused = settings.filters.rejects_video(duration_s, annotation.language)
+    if refused is not None:
+        yield key, refused
+        return
+    window_s = max(duration_s, settings.shortest_s) if settings.window_s is None else settings.window_s
+    windows = cut_windows(begin_s, end_s, window_s, settings.overlap_s, settings.shortest_s)
+    if not windows:
+        yield key, Rejected(causes.TOO_SHORT, f"{name}: {duration_s:.2f} s, the shortest is {settings.shortest_s:g} s")
+        return
+    outside = [word for word in annotation.words if not begin_s <= word.start_s < end_s]
+    if annotation.words and len(outside) == len(annotation.words):
+        first = outside[0]
+        detail = f"{name}: all {len(outside)}, the first, {first.text!r}, at {first.start_s:.2f} s"
+        yield key, Rejected(causes.WORDS_OUTSIDE, f"{detail} of a clip of {begin_s:.2f} to {end_s:.2f} s")
+        return
+
+    words = [words_of(annotation.words, window) for window in windows]
+    decisions = [_refused(window, said, annotation, settings) for window, said in zip(windows, words)]
+    wanted = [window for window, decision in zip(windows, decisions) if decision is None]
+    clips = read_clips(
+        video, wanted, settings.clock, settings.frame_px, settings.fit, settings.audio, name=name
+    )  # fmt: skip
+    for window, said, decision in zip(windows, words, decisions):
+        window_key = key if len(windows) == 1 else f"{key}/{window.number:03d}"
+        content = next(clips) if decision is None else decision
+        if isinstance(content, Clip):
+            provenance = dict(annotation.provenance) | {"start_s": window.start_s, "end_s": window.end_s}
+            if outside:
+                provenance["words_outside"] = len(outside)
+            yield window_key, _record(window_key, content, said, annotation, settings, provenance)
+        else:
+            yield window_key, content
+
+
+def caption_words(caption: str, begin_s: float, end_s: float) -> tuple[Word, ...]:
+    """The words of an untimed caption, spread evenly over a clip."""
+    texts = caption.split()
+    each_s = (end_s - begin_s) / max(1, len(texts))
+    return tuple(
+        Word(text, begin_s + number * each_s, begin_s + (number + 1) * each_s) for number, text in enumerate(texts)
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal; of a file that comes up again soon it is remembered."""
+    facts = path.stat()
+    return _file_sha256(str(path), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _file_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refused(window: Window, words: Sequence[Word], annotation: Annotation, settings: ClipSettings) -> Rejected | None:
+    if not words and not annotation.silent:
+        return Rejected(causes.NO_WORDS, f"none from {window.words_begin_s:.2f} to {window.end_s:.2f} s")
+    if not words:
+        return None
+    return settings.filters.rejects_speech(words, annotation.timing, window.duration_s - window.words_from_s)
+
+
+def _record(
+    key: str,
+    clip: Clip,
+    words: tuple[Word, ...],
+    annotation: Annotation,
+    settings: ClipSettings,
+    provenance: dict[str, Any],
+) -> Record:
+    return Record(
+        key=key,
+        frames=clip.frames,
+        clock=settings.clock,
+        words=words,
+        timing=annotation.timing,
+        words_from_s=clip.window.words_from_s,
+        caption=annotation.caption,
+        language=annotation.language,
+        tick_times_s=clip.tick_times_s,
+        provenance=provenance,
+        license=settings.license,
+        audio=clip.audio,
+    )
