@@ -4,8 +4,7 @@ Sample k of a run is a function of (seed, k) alone. It does not depend on the nu
 threads, and neither does the state of the iterator, which is the number of the next batch: a run may go on with others.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import grain
 import numpy as np
 
 from data_pipelines.dataset import RecordSource, open_dataset
-from data_pipelines.mirror import mirror_record
-from data_pipelines.packing import pack_words
+from data_pipelines.manifest import ShardError
+from data_pipelines.samples import NO_RECORD, Sample, SampleMaker
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 
-Batch = dict[str, np.ndarray]
-# Marks a sample that only fills the last batch of an evaluation.
-NO_RECORD = -1
+Batch = Sample  # the same arrays, with B before their axes
 
 
 class JoinedSource:
@@ -38,6 +35,9 @@ class JoinedSource:
         clocks = {source.clock for source in sources}
         if len(clocks) > 1:
             raise ValueError(f"data of different clocks cannot be mixed: {sorted(clocks, key=str)}")
+        sides = {source.frame_px for source in sources if len(source)}
+        if len(sides) > 1:
+            raise ValueError(f"frames of different sizes cannot be mixed, these have {sorted(sides)} px")
         self.sources = tuple(sources)
         self.offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
@@ -49,12 +49,16 @@ class JoinedSource:
     def longest_ticks(self) -> int:
         return max(source.longest_ticks for source in self.sources)
 
+    @property
+    def frame_px(self) -> int:
+        return max(source.frame_px for source in self.sources)
+
     def __len__(self) -> int:
         return self.offsets[-1]
 
-    def __getitem__(self, index: int) -> Record:
+    def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
         part, position = self._place(index)
-        return self.sources[part][position]
+        return self.sources[part].read(position, ticks)
 
     def key(self, index: int) -> str:
         part, position = self._place(index)
@@ -65,78 +69,6 @@ class JoinedSource:
             raise IndexError(f"record {index}: there are {len(self)}")
         part = int(np.searchsorted(self.offsets, index, side="right")) - 1
         return part, index - self.offsets[part]
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleMaker:
-    """Turns the k-th chosen record into a sample.
-
-    Attributes:
-      source: the records.
-      tokenizer: spells the words.
-      num_ticks: T of a sample; a shorter record is filled up with black frames whose slots are not valid.
-      mirror: whether half the samples, chosen by (seed, k), are seen in a mirror.
-      seed: of the choice.
-      with_lag: whether `max_lag_s` is in the sample.
-    """
-
-    source: RecordSource
-    tokenizer: TextTokenizer
-    num_ticks: int
-    mirror: bool
-    seed: int
-    with_lag: bool
-
-    def __call__(self, position: int, index: int) -> Batch:
-        """The sample at a position k of the run, made of a record.
-
-        Returns:
-          frames uint8 [T, H, W, 3]; slots int32 [S]; slot_valid bool [S]; index int64 []; with `with_lag` also
-          max_lag_s float32 [], how far the text falls behind the clock at worst.
-
-        Raises:
-          ValueError: the record is longer than T or of another clock, or a word cannot be spelled.
-        """
-        if index == NO_RECORD:
-            sample = self(position, 0)
-            sample["frames"] = np.zeros_like(sample["frames"])
-            sample["slots"] = np.full_like(sample["slots"], self.tokenizer.pad_id)
-            sample["slot_valid"] = np.zeros_like(sample["slot_valid"])
-            sample["index"] = np.array(NO_RECORD, np.int64)
-            return sample
-        record = self.source[index]
-        clock = self.source.clock
-        if record.clock != clock:
-            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {clock}")
-        if record.num_ticks > self.num_ticks:
-            raise ValueError(
-                f"record {index} ({record.key}) has {record.num_ticks} ticks, samples have {self.num_ticks}: "
-                "give the loader the length of the longest record, or prepare shorter clips"
-            )
-        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
-            record = mirror_record(record)
-        frames = record.frames
-        if record.num_ticks < self.num_ticks:
-            frames = np.zeros((self.num_ticks, *frames.shape[1:]), np.uint8)
-            frames[: record.num_ticks] = record.frames
-        num_steps = clock.step_of_tick(self.num_ticks)
-        valid_steps = clock.step_of_tick(record.num_ticks)
-        try:
-            words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
-        except ValueError as error:
-            raise ValueError(f"record {index} ({record.key}): {error}") from error
-        packed = pack_words(words, clock, valid_steps, self.tokenizer.pad_id, self.tokenizer.word_id)
-        slots = np.full(num_steps, self.tokenizer.pad_id, np.int32)
-        slots[:valid_steps] = packed.slots
-        sample = {
-            "frames": frames,
-            "slots": slots,
-            "slot_valid": np.arange(num_steps) < valid_steps,
-            "index": np.array(index, np.int64),
-        }
-        if self.with_lag:
-            sample["max_lag_s"] = np.array(max(packed.lag_steps, default=0) * clock.step_s, np.float32)
-        return sample
 
 
 class LoaderIterator(grain.DatasetIterator):
@@ -198,9 +130,24 @@ class LoaderIterator(grain.DatasetIterator):
             if theirs.get(name) != self._order.get(name)
         ]
         if differences:
-            raise ValueError("the saved position belongs to other data or another order: " + "; ".join(differences))
+            raise ValueError(
+                "the saved position belongs to other data or another order: "
+                + "; ".join(differences)
+                + ". Set them as they were to go on, or start anew"
+            )
         self.close()
         self.next_batch = int(state["next_batch"])
+
+    def trouble(self, index: int) -> str:
+        """What is wrong with a record that was marked as corrupt: says the file, the record in it, and what to do."""
+        try:
+            self.source.read(index)
+        except ShardError as error:
+            return str(error)
+        return (
+            f"record {index} ({self.source.key(index)}) could not be read, but can be now: it was repaired meanwhile, "
+            "or whatever it is read from fails now and then"
+        )
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead; the iterator can still go on."""
@@ -228,11 +175,13 @@ def make_loader(
     weights: Sequence[float] | None = None,
     drop_remainder: bool | None = None,
     with_lag: bool = False,
+    mark_corrupt: bool = False,
 ) -> LoaderIterator:
     """Batches of a run, or of one pass over the data.
 
     A batch is a dict of NumPy arrays: `frames` uint8 [B, T, H, W, 3]; `slots` int32 [B, S], packed at delay 0;
-    `slot_valid` bool [B, S], false past the end of a record; `index` int64 [B], which record; S = T · video_stride.
+    `slot_valid` bool [B, S], false where the record does not know what is said (see `SampleMaker`); `index` int64 [B],
+    which record; S = T · video_stride.
 
     Args:
       data: directories of shards (one after another, or mixed by `weights`), or any source of records.
@@ -242,7 +191,7 @@ def make_loader(
       seed: of the shuffle and the mirror.
       shuffle: anew in every epoch; otherwise in the order of the records.
       repeat: epochs, None for ever.
-      num_ticks: T; by default that of the longest record.
+      num_ticks: T; by default that of the longest record. Of a longer record a piece is taken, by (seed, k).
       clip_s: the same in seconds.
       process_index: which part of each batch.
       process_count: how many parts.
@@ -254,6 +203,8 @@ def make_loader(
       drop_remainder: what to do with samples that fill no last batch. True leaves them out, False fills the batch up
         with samples that are not valid and have index -1. Must be said where it matters.
       with_lag: adds `max_lag_s` float32 [B], the most by which the text falls behind.
+      mark_corrupt: what to do with a record that cannot be read. True puts in its place a sample in which nothing is
+        valid, with index -2 - i for record i (see `corrupt_records`); False raises the ShardError.
 
     Raises:
       ValueError: the arguments contradict each other; says which.
@@ -263,7 +214,10 @@ def make_loader(
     if len(source) == 0:
         raise ValueError("the data holds no records at all")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(f"a batch of {batch_size} does not divide among {process_count} processes")
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
+            "multiple of their number"
+        )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
     if num_ticks is not None and clip_s is not None:
@@ -287,11 +241,11 @@ def make_loader(
             chosen = grain.MapDataset.concatenate([chosen, filling])
     if len(chosen) == 0:
         raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
-    samples = chosen.map_with_index(SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag))
+    samples = chosen.map_with_index(SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt))
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
     order = {
-        "records": len(source),
+        "records": len(source) if weights is None else [len(part) for part in parts],
         "batch_size": batch_size,
         "seed": seed,
         "shuffle": shuffle,

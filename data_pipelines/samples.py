@@ -1,0 +1,136 @@
+"""Records to samples of fixed length: cut, mirrored, packed, padded; and what stands for a record that is missing."""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.dataset import RecordSource
+from data_pipelines.manifest import ShardError
+from data_pipelines.mirror import mirror_record
+from data_pipelines.packing import pack_words
+from data_pipelines.schema import Record
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+
+Sample = dict[str, np.ndarray]
+# The index of a sample that only fills the last batch of an evaluation.
+NO_RECORD = -1
+# `CORRUPT - index` is the index of a sample whose record cannot be read.
+CORRUPT = -2
+
+
+def corrupt_records(index: np.ndarray) -> list[int]:
+    """The numbers of the records that could not be read, of the `index` of a batch."""
+    return (CORRUPT - index[index <= CORRUPT]).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleMaker:
+    """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
+
+    Attributes:
+      source: the records.
+      tokenizer: spells the words.
+      num_ticks: T of a sample. Of a longer record some T ticks in a row are taken, anywhere in it with equal
+        probability; a shorter one is filled up with black frames whose slots are not valid.
+      mirror: whether half the samples are seen in a mirror.
+      seed: of the choices.
+      with_lag: whether `max_lag_s` is in the sample.
+      mark_corrupt: what to do with a record that cannot be read: a sample in which nothing is valid, or an error.
+    """
+
+    source: RecordSource
+    tokenizer: TextTokenizer
+    num_ticks: int
+    mirror: bool
+    seed: int
+    with_lag: bool
+    mark_corrupt: bool = False
+
+    def __call__(self, position: int, index: int) -> Sample:
+        """The sample at a position k of the run, made of a record.
+
+        A slot is not valid if the record does not know what is said in it: past its end, before `words_from_s`, and
+        where a word goes on that began before the sample does.
+
+        Returns:
+          frames uint8 [T, H, W, 3]; slots int32 [S]; slot_valid bool [S]; index int64 []; with `with_lag` also
+          max_lag_s float32 [], how far the text falls behind the clock at worst.
+
+        Raises:
+          ShardError: the record cannot be read, unless such are marked.
+          ValueError: the record is of another clock, or a word cannot be spelled.
+        """
+        if index == NO_RECORD:
+            return self._nothing(NO_RECORD)
+        try:
+            record = self.source.read(index, lambda ticks: self._ticks_of(position, ticks))
+        except ShardError:
+            if not self.mark_corrupt:
+                raise
+            return self._nothing(CORRUPT - index)
+        if record.clock != self.source.clock:
+            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
+        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
+            # Samples hold no motion fields, so theirs need no turning.
+            record = mirror_record(dataclasses.replace(record, motion=None))
+        ticks = self._ticks_of(position, record.num_ticks)
+        frames = record.frames[ticks.start : ticks.stop]
+        if len(ticks) < self.num_ticks:
+            frames = np.zeros((self.num_ticks, *frames.shape[1:]), np.uint8)
+            frames[: len(ticks)] = record.frames
+        try:
+            slots, slot_valid, lag_steps = self._text(record, ticks)
+        except ValueError as error:
+            raise ValueError(f"record {index} ({record.key}): {error}") from error
+        sample = {"frames": frames, "slots": slots, "slot_valid": slot_valid, "index": np.array(index, np.int64)}
+        if self.with_lag:
+            sample["max_lag_s"] = np.array(lag_steps * self.source.clock.step_s, np.float32)
+        return sample
+
+    def _ticks_of(self, position: int, record_ticks: int) -> range:
+        """Which ticks of a record of so many are taken."""
+        if record_ticks <= self.num_ticks:
+            return range(record_ticks)
+        # The 1 keeps this draw apart from the mirror's.
+        begin = int(np.random.default_rng((self.seed, position, 1)).integers(record_ticks - self.num_ticks + 1))
+        return range(begin, begin + self.num_ticks)
+
+    def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int]:
+        """The slots int32 [S], slot_valid bool [S], and the most steps by which a word of these ticks is late.
+
+        The whole record is packed and then cut, so that words lie where they would if it were seen as a whole.
+        """
+        clock, pad_id = self.source.clock, self.tokenizer.pad_id
+        first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
+        words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
+        packed = pack_words(words, clock, clock.step_of_tick(record.num_ticks), pad_id, self.tokenizer.word_id)
+        known = np.ones(len(packed.slots), bool)
+        known[: clock.step_at(record.words_from_s)] = False
+        latest = 0
+        for (token_ids, start_s), lag in zip(words, packed.lag_steps.tolist()):
+            step = clock.step_at(start_s)
+            if max(step, 0) < first:
+                # Seen from its middle on, nobody could know the word: neither said nor kept silent here.
+                begin = step + lag
+                packed.slots[begin : begin + 1 + len(token_ids)] = pad_id
+                known[begin : begin + 1 + len(token_ids)] = False
+            elif step < end:
+                latest = max(latest, lag)
+        num_steps = clock.step_of_tick(self.num_ticks)
+        slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
+        slots[: end - first] = packed.slots[first:end]
+        slot_valid[: end - first] = known[first:end]
+        return slots, slot_valid, latest
+
+    def _nothing(self, index: int) -> Sample:
+        """A sample in which nothing is seen and no slot is valid."""
+        px, num_steps = self.source.frame_px, self.source.clock.step_of_tick(self.num_ticks)
+        sample: Sample = {
+            "frames": np.zeros((self.num_ticks, px, px, 3), np.uint8),
+            "slots": np.full(num_steps, self.tokenizer.pad_id, np.int32),
+            "slot_valid": np.zeros(num_steps, bool),
+            "index": np.array(index, np.int64),
+        }
+        if self.with_lag:
+            sample["max_lag_s"] = np.zeros((), np.float32)
+        return sample

@@ -1,0 +1,155 @@
+"""Long records are seen in pieces, chosen by (seed, k); slots that nobody can know are not valid."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines.loader import make_loader
+from data_pipelines.packing import pack_words
+from data_pipelines.samples import SampleMaker
+from data_pipelines.schema import Record, Word
+from data_pipelines.shards import write_shards
+from data_pipelines.sources import Item
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from tests.data_pipelines.conftest import WORDS
+from tests.data_pipelines.records_in_memory import Records
+
+TOKENIZER = TextTokenizer.word_level(WORDS)
+PAD, WORD = TOKENIZER.pad_id, TOKENIZER.word_id
+
+
+def numbered(ticks, words=(), **fields):
+    """A record whose frame of tick t is t everywhere."""
+    frames = np.broadcast_to(np.arange(ticks, dtype=np.uint8)[:, None, None, None], (ticks, 16, 16, 3))
+    return Record(key="numbered", frames=frames, clock=Clock(), words=tuple(words), **fields)
+
+
+def sample_of(record, num_ticks, position, seed=0, **fields):
+    maker = SampleMaker(Records([record]), TOKENIZER, num_ticks, mirror=False, seed=seed, with_lag=True, **fields)
+    return maker(position, 0)
+
+
+def test_every_piece_of_a_long_record_is_seen():
+    record = numbered(9)
+    begins = []
+    for position in range(200):
+        frames = sample_of(record, 6, position)["frames"][:, 0, 0, 0]
+        assert frames.tolist() == list(range(frames[0], frames[0] + 6))
+        begins.append(int(frames[0]))
+    assert set(begins) == {0, 1, 2, 3}
+    assert min(begins.count(begin) for begin in range(4)) > 25  # 50 each, give or take four deviations of 6
+    # A function of seed and position, and of nothing before.
+    assert int(sample_of(record, 6, 17)["frames"][0, 0, 0, 0]) == begins[17]
+    others = [int(sample_of(record, 6, position, seed=1)["frames"][0, 0, 0, 0]) for position in range(200)]
+    assert others != begins
+
+
+def piece_beginning_at(record, num_ticks, tick):
+    """The first sample that begins there."""
+    samples = (sample_of(record, num_ticks, position) for position in range(500))
+    return next(sample for sample in samples if sample["frames"][0, 0, 0, 0] == tick)
+
+
+def test_a_word_that_has_begun_is_left_out_and_nobody_knows_its_slots():
+    # Steps last 0.08 s, ticks two steps. At step 3 "red" (slots 3, 4); at 4 "circle", which waits (5, 6); at 8 "left".
+    record = numbered(9, [Word("red", 0.24), Word("circle", 0.32), Word("left", 0.64)])
+    whole = sample_of(record, 9, 0)
+    assert whole["slots"].tolist() == [PAD, PAD, PAD, WORD, 0, WORD, 1, PAD, WORD, 3, *[PAD] * 8]
+    assert whole["slot_valid"].all()
+    assert whole["max_lag_s"] == pytest.approx(0.08)
+    # Cut at step 4, in the middle of "red": "circle" begins at step 4 and is kept where it is.
+    cut = piece_beginning_at(record, 6, 2)
+    assert cut["slots"].tolist() == [PAD, WORD, 1, PAD, WORD, 3, *[PAD] * 6]
+    assert cut["slot_valid"].tolist() == [False] + [True] * 11
+    assert cut["max_lag_s"] == pytest.approx(0.08)
+    # Cut at step 6: "circle" began before, its last slot is not valid.
+    cut = piece_beginning_at(record, 6, 3)
+    assert cut["slots"].tolist() == [PAD, PAD, WORD, 3, *[PAD] * 8]
+    assert cut["slot_valid"].tolist() == [False] + [True] * 11
+    assert cut["max_lag_s"] == 0
+
+
+def test_a_word_that_waits_over_the_cut_began_before_it():
+    # Five words at once take steps 0 to 9; the cut at step 6 falls before the mark of the fourth.
+    record = numbered(9, [Word("red", 0.0) for _ in range(5)])
+    cut = piece_beginning_at(record, 6, 3)
+    assert (cut["slots"] == PAD).all()
+    assert cut["slot_valid"].tolist() == [False] * 4 + [True] * 8
+
+
+def test_what_an_earlier_window_says_is_not_valid():
+    record = numbered(6, [Word("left", 0.5)], words_from_s=0.4)
+    sample = sample_of(record, 6, 0)
+    assert sample["slot_valid"].tolist() == [False] * 5 + [True] * 7
+    assert sample["slots"].tolist() == [*[PAD] * 6, WORD, 3, *[PAD] * 4]
+    # In a piece too, and together with what lies behind the end of a short record.
+    cut = piece_beginning_at(numbered(9, [Word("left", 0.5)], words_from_s=0.4), 6, 1)
+    assert cut["slot_valid"].tolist() == [False] * 3 + [True] * 9
+    short = sample_of(record, 8, 0)
+    assert short["slot_valid"].tolist() == [False] * 5 + [True] * 7 + [False] * 4
+    assert not short["frames"][6:].any()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 300)), max_size=30),
+    st.integers(1, 25),
+    st.integers(0, 1000),
+)
+def test_a_piece_is_the_whole_but_for_words_that_have_begun(words, num_ticks, position):
+    """Invariant: where a slot of a piece is valid it holds what the packed record holds there; elsewhere PAD."""
+    record = numbered(25, [Word(text, at / 100) for text, at in sorted(words, key=lambda word: word[1])])
+    sample = sample_of(record, num_ticks, position)
+    begin = 2 * int(sample["frames"][0, 0, 0, 0])
+    spelled = [(TOKENIZER.encode_word(word.text), word.start_s) for word in record.words]
+    packed = pack_words(spelled, Clock(), 50, PAD, WORD)
+    whole, valid = packed.slots[begin : begin + 2 * num_ticks], sample["slot_valid"]
+    np.testing.assert_array_equal(sample["slots"][valid], whole[valid])
+    assert (sample["slots"][~valid] == PAD).all()
+    assert (whole[~valid] != PAD).all()  # silence is known, wherever it is
+    marks = [Clock().step_at(word.start_s) + lag for word, lag in zip(record.words, packed.lag_steps.tolist())]
+    kept = [
+        mark - begin
+        for word, mark in zip(record.words, marks)
+        if Clock().step_at(word.start_s) >= begin and mark < begin + 2 * num_ticks
+    ]
+    assert np.flatnonzero(sample["slots"] == WORD).tolist() == kept
+
+
+class LongSource:
+    """Three records of 20 numbered ticks with motion, of frames too large to share a sheet."""
+
+    clock = Clock()
+
+    def __len__(self):
+        return 3
+
+    def describe(self):
+        return {"kind": "long"}
+
+    def items(self, begin, end):
+        for number in range(begin, end):
+            frames = np.repeat(np.repeat(numbered(20).frames * 8, 9, axis=1), 9, axis=2)
+            motion = np.ones((20, 4, 4, 4), np.int8)
+            yield Item(number, f"{number}", dataclasses.replace(
+                numbered(20), key=f"{number}", frames=frames, motion=motion
+            ))  # fmt: skip
+
+
+def test_only_the_piece_is_decoded(tmp_path, monkeypatch):
+    import cv2
+
+    write_shards(LongSource(), tmp_path, config={}, units_per_shard=3)
+    decoded = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(1) or decode(*arguments))
+    # Mirrored ones too, though the records have motion fields.
+    loader = make_loader(tmp_path, TOKENIZER, batch_size=3, num_ticks=5, mirror=True, threads=0)
+    batch = next(loader)
+    assert len(decoded) == 15
+    assert batch["frames"].shape == (3, 5, 144, 144, 3)
+    steps = np.diff(batch["frames"].mean(axis=(2, 3, 4)), axis=1)
+    np.testing.assert_allclose(steps, 8, atol=1)  # each frame is 8 brighter than the one before; JPEG may round
