@@ -1,18 +1,32 @@
-"""Clips out of a video: the frames and the sound of given windows, in one pass over the file."""
+"""Clips out of a video: the frames and the sound of given windows, in one pass over the file.
 
+A file's time counts from its first picture or its first sound, whichever comes first, as players and transcripts count.
+"""
+
+import contextlib
 import dataclasses
+import functools
+import math
 import os
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import av
 import numpy as np
 
-from data_pipelines.audio_track import AudioFormat
+from data_pipelines.audio_track import AudioFormat, AudioTrack
+from data_pipelines.geometry import squarer
+from data_pipelines.pictures import CUT_TOLERANCE_S, PictureStream, Shown, Video, open_container, video_stream
+from data_pipelines.source_info import VideoError, why
 from data_pipelines.sources import Rejected
+from data_pipelines.sources.causes import CANNOT_DECODE
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
 
-__all__ = ["AudioFormat", "Clip", "VideoLength", "probe", "read_clips"]
+__all__ = ["AudioFormat", "Clip", "Video", "VideoLength", "probe", "read_clips"]
+
+# Shorter stretches between windows are decoded through: a jump lands some seconds early anyway.
+_SEEK_OVER_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +37,10 @@ class Clip:
       window: where it is in the file.
       frames: uint8 [T, px, px, 3] RGB; T ticks begin in the window.
       tick_times_s: float64 [T], when the picture of each tick was presented, from the window's start on. At most the
-        tick's own time; less than 0 where a picture stays from before the window.
-      audio: the encoded sound with its own header, exactly as long as the window; None where the file has no sound or none is asked for.
+        tick's own time, and negative where a picture stays from before the window; but before the file's first picture
+        there is none, and ticks there see that one.
+      audio: the encoded sound with its own header, exactly as long as the window; None where the file has no sound or
+        none is asked for.
     """
 
     window: Window
@@ -38,8 +54,8 @@ class VideoLength:
     """What is known of a video before it is decoded.
 
     Attributes:
-      begin_s, end_s: when the first picture appears and when the last one ends, in the file's time: it counts from the
-        start of the first stream (picture or sound), as players and transcripts do. So `begin_s` is 0 or a little more.
+      begin_s, end_s: when the first picture appears and when the last one ends, in the file's time. `begin_s` is 0
+        unless the sound begins earlier.
       has_audio: there is a sound stream.
     """
 
@@ -52,7 +68,7 @@ class VideoLength:
         return self.end_s - self.begin_s
 
 
-def probe(video: str | os.PathLike[str] | bytes | BinaryIO, name: str = "") -> VideoLength:
+def probe(video: Video, name: str = "") -> VideoLength:
     """Length and streams of a video, from its header where that has them, and from its packets where it has not.
 
     Args:
@@ -60,13 +76,24 @@ def probe(video: str | os.PathLike[str] | bytes | BinaryIO, name: str = "") -> V
       name: what messages call it; a path says it itself.
 
     Raises:
-      VideoError: it is no video; the message names it and says why.
+      VideoError: it is no video, or its first picture does not decode; the message names it and says why.
     """
-    raise NotImplementedError
+    name = _name_of(video, name)
+    pictures = PictureStream(video, name, threads=1)
+    try:
+        end_s = pictures.claimed_end_s()
+        has_audio = pictures.has_audio
+    finally:
+        pictures.close()
+    if end_s is None:
+        end_s = _end_of_packets_s(video, name)
+    if end_s is None:
+        raise VideoError(f"{name}: says neither its length nor its pictures' times; put it into a container that does")
+    return VideoLength(pictures.first_s - pictures.origin_s, end_s - pictures.origin_s, has_audio)
 
 
 def read_clips(
-    video: str | os.PathLike[str] | bytes | BinaryIO,
+    video: Video,
     windows: Sequence[Window],
     clock: Clock,
     frame_px: int,
@@ -76,8 +103,9 @@ def read_clips(
 ) -> Iterator[Clip | Rejected]:
     """Reads windows in one pass, seeking over what lies between them.
 
-    Yields exactly one item for each window, in the windows' order: a Clip, or Rejected ("cannot decode" with libav's words) where
-    the video breaks in that window, ends before it does, or is no video at all.
+    Yields exactly one item for each window, in the windows' order: a Clip, or Rejected ("cannot decode" with libav's
+    words) where the video breaks in that window, ends before it does, or is no video at all. Decodes in one thread, for
+    many files are read at once.
 
     Args:
       video: a path, the file's bytes, or an open binary file that can seek.
@@ -86,5 +114,163 @@ def read_clips(
       frame_px, fit: as `decode.VideoReader` has them.
       audio: how to keep the sound; None leaves it.
       name: what messages call the video; a path says it itself.
+
+    Raises:
+      ValueError: the windows are not in order, or `frame_px` or `fit` is not possible.
     """
-    raise NotImplementedError
+    if any(one.start_s > other.start_s for one, other in zip(windows, windows[1:])):
+        raise ValueError("windows must come in the order of their starts")
+    name = _name_of(video, name)
+    square = squarer(frame_px, fit)
+    try:
+        pictures = PictureStream(video, name, threads=1)
+    except VideoError as error:
+        yield from (Rejected(CANNOT_DECODE, str(error)) for _ in windows)
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(pictures.close)
+        track = None
+        if audio is not None and pictures.has_audio:
+            track = AudioTrack(video, name, pictures.origin_s, audio)
+            stack.callback(track.close)
+        sheets = [_Sheet(window, clock, frame_px) for window in windows]
+        for sheet in _filled(pictures, sheets, lambda image: square(image, pictures.pixel_aspect), name):
+            yield sheet.clip(track)
+
+
+class _Sheet:
+    """A window that is being filled, tick by tick."""
+
+    def __init__(self, window: Window, clock: Clock, frame_px: int):
+        self.window, self._clock = window, clock
+        self._ticks = clock.ticks_in(window.duration_s)
+        if self._ticks < 1:
+            raise ValueError(f"no tick begins in {window}")
+        self._frame_px = frame_px
+        self._frames: np.ndarray | None = None
+        self._times_s = np.empty(self._ticks)
+        self._filled = 0
+        self.damage = ""
+
+    def due(self, until_s: float) -> int:
+        """Ticks to fill that begin before `until_s`, in the file's time."""
+        if until_s >= self.window.end_s:
+            return self._ticks - self._filled
+        begun = self._clock.ticks_in(max(0.0, until_s - self.window.start_s))
+        return min(begun, self._ticks) - self._filled
+
+    @property
+    def missing(self) -> bool:
+        return self._filled < self._ticks
+
+    def fill(self, count: int, frame: np.ndarray, shown_s: float) -> None:
+        if self._frames is None:
+            self._frames = np.empty((self._ticks, self._frame_px, self._frame_px, 3), np.uint8)
+        some = slice(self._filled, self._filled + count)
+        self._frames[some] = frame
+        self._times_s[some] = shown_s - self.window.start_s
+        self._filled += count
+
+    def clip(self, track: AudioTrack | None) -> Clip | Rejected:
+        frames, self._frames = self._frames, None
+        if self.damage or frames is None:
+            return Rejected(CANNOT_DECODE, self.damage)
+        sound = None
+        if track is not None:
+            try:
+                sound = track.read(self.window.start_s, self.window.end_s)
+            except VideoError as error:
+                return Rejected(CANNOT_DECODE, str(error))
+        return Clip(self.window, frames, self._times_s, sound)
+
+
+class _OnScreen:
+    """A picture on the screen from `at_s` on, in the file's time; the square is made when a tick asks for it."""
+
+    def __init__(self, shown: Shown, at_s: float, square: Callable[[np.ndarray], np.ndarray]):
+        self.at_s, self.end_s = at_s, at_s + shown.length_s
+        self.damage = "" if shown.whole else shown.damage
+        self._shown, self._square = shown, square
+
+    @functools.cached_property
+    def frame(self) -> np.ndarray:
+        return self._shown.orientation.apply(self._square(self._shown.frame.to_ndarray(format="rgb24")))
+
+
+def _filled(
+    pictures: PictureStream, sheets: list[_Sheet], square: Callable[[np.ndarray], np.ndarray], name: str
+) -> Iterator[_Sheet]:
+    """The sheets in order, each when nothing more can come to it."""
+    queue = deque(sheets)
+    shown = pictures.shown()
+    on_screen: _OnScreen | None = None
+    reached_s, sought, broken = pictures.first_s - pictures.origin_s, None, ""
+    while queue:
+        first = queue[0]
+        try:
+            if first is not sought and pictures.can_seek and first.window.start_s - reached_s > _SEEK_OVER_S:
+                pictures.seek(first.window.start_s + pictures.origin_s)
+                shown, on_screen, sought = pictures.shown(), None, first
+            picture = next(shown)
+        except StopIteration:
+            break
+        except VideoError as error:
+            broken = str(error)
+            break
+        before, reached_s = on_screen, picture.t_s - pictures.origin_s
+        on_screen = _OnScreen(picture, reached_s, square)
+        if picture.damage:
+            since_s = -math.inf if before is None else before.at_s
+            _damage(queue, since_s, reached_s, f"{name}: broken {picture.damage}")
+        _fill(queue, before or on_screen, reached_s)  # before the file's first picture is none: ticks there see it
+        while queue and queue[0].window.end_s <= reached_s:
+            yield queue.popleft()
+    if on_screen is not None:
+        reached_s = on_screen.end_s
+        _fill([sheet for sheet in queue if sheet.window.end_s <= reached_s + CUT_TOLERANCE_S], on_screen, math.inf)
+        if on_screen.damage:
+            _damage(queue, on_screen.at_s, reached_s, f"{name}: broken {on_screen.damage}")
+    for sheet in queue:
+        if sheet.missing:
+            end = f"{name}: the pictures end at {reached_s:.2f} s, the window at {sheet.window.end_s:.2f} s"
+            sheet.damage = sheet.damage or broken or end
+        yield sheet
+
+
+def _fill(sheets: Iterable[_Sheet], picture: _OnScreen, until_s: float) -> None:
+    """Gives a picture to the ticks that see it: those which begin before `until_s` and have none yet."""
+    for sheet in sheets:
+        if sheet.window.start_s > until_s:
+            break
+        due = sheet.due(until_s)
+        if due > 0:
+            sheet.fill(due, picture.frame, picture.at_s)
+
+
+def _damage(sheets: Iterable[_Sheet], begin_s: float, end_s: float, damage: str) -> None:
+    for sheet in sheets:
+        if sheet.window.start_s < end_s and begin_s < sheet.window.end_s:
+            sheet.damage = sheet.damage or damage
+
+
+def _end_of_packets_s(video: Video, name: str) -> float | None:
+    """When the last picture ends by the container's clock; None where packets have no times."""
+    container = open_container(video, name)
+    try:
+        stream, _ = video_stream(container, name)
+        ends = [
+            (packet.pts + (packet.duration or 0)) * packet.time_base
+            for packet in container.demux(stream)
+            if packet.pts is not None and packet.time_base is not None
+        ]
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{name}: cannot be read to its end: {why(error)}") from error
+    finally:
+        container.close()
+    return float(max(ends)) if ends else None
+
+
+def _name_of(video: Video, name: str) -> str:
+    if name:
+        return name
+    return os.fspath(video) if isinstance(video, str | os.PathLike) else "a video in memory"

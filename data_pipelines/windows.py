@@ -45,8 +45,8 @@ class Window:
 def cut_windows(begin_s: float, end_s: float, window_s: float, overlap_s: float, shortest_s: float) -> list[Window]:
     """Cuts `[begin_s, end_s)` into windows that cover all of it.
 
-    Each is `window_s` long and begins `overlap_s` before the end of the one before. The last is as long as what is left,
-    but at least `shortest_s`, for which it may begin earlier. Every moment is in the speech of exactly one window.
+    Each is `window_s` long and begins `overlap_s` before the end of the one before. The last is as long as what is
+    left, but at least `shortest_s`, for which it may begin earlier. Each moment is in the speech of exactly one window.
 
     Returns:
       The windows in order; none where there is less than `shortest_s`.
