@@ -1,9 +1,13 @@
-"""manifest.json: what a directory of shards holds, and from which configuration."""
+"""manifest.json: what a finished directory of shards holds, and from which configuration."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ from data_pipelines.schema import SCHEMA_VERSION
 from mmduplex_jax.clock import Clock
 
 MANIFEST_NAME = "manifest.json"
+# What is known of each shard alone, while it is being written and later; see `data_pipelines.parts`.
+PARTS_NAME = "parts"
+PLAN_NAME = "plan.json"
 
 
 class ShardError(RuntimeError):
@@ -23,6 +30,7 @@ class Shard:
 
     Attributes:
       name: its name in the directory.
+      units: how many of the source's units it was made from.
       records: how many it holds.
       size_bytes: its length.
       sha256: of the whole file, in hexadecimal.
@@ -30,10 +38,11 @@ class Shard:
       words: words of all its records together.
       longest_ticks: ticks of its longest record.
       frame_px: the side of its frames; 0 if it holds none.
-      rejected: `(key, cause, detail)` of the items that gave no record.
+      rejected: how many items gave no record, by cause.
     """
 
     name: str
+    units: int
     records: int
     size_bytes: int
     sha256: str
@@ -41,18 +50,19 @@ class Shard:
     words: int
     longest_ticks: int
     frame_px: int
-    rejected: tuple[tuple[str, str, str], ...] = ()
+    rejected: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def damage(self, directory: Path, read_all: bool) -> str | None:
         """What is wrong with the file, or None: its presence and length, and if `read_all` its hash."""
         path = directory / self.name
-        if not path.is_file():
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError:
             return "is missing"
-        size_bytes = path.stat().st_size
         if size_bytes != self.size_bytes:
-            return f"has {size_bytes} bytes, {MANIFEST_NAME} says {self.size_bytes}: it was truncated or replaced"
+            return f"has {size_bytes} bytes, it was written with {self.size_bytes}: it was truncated or replaced"
         if read_all and sha256_of(path) != self.sha256:
-            return f"does not have the sha256 that {MANIFEST_NAME} says: bytes in it have changed"
+            return "does not have the sha256 that it was written with: bytes in it have changed"
         return None
 
 
@@ -64,80 +74,77 @@ class Manifest:
       config: the configuration it was built from, as JSON values.
       source: what the source says of itself.
       clock: of every record.
-      num_shards: how many there will be.
-      shards: those that are finished, by name.
+      num_units: how many units the source has.
+      num_shards: into how many files they are divided.
+      shards: the files, in order; none in a plan of what is to be written.
       schema_version: of the records.
     """
 
     config: dict[str, Any]
     source: dict[str, Any]
     clock: Clock
+    num_units: int
     num_shards: int
     shards: tuple[Shard, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
-    @property
-    def complete(self) -> bool:
-        return len(self.shards) == self.num_shards
-
-    @property
+    @cached_property
     def num_records(self) -> int:
         return sum(shard.records for shard in self.shards)
 
-    @property
+    @cached_property
     def longest_ticks(self) -> int:
         return max((shard.longest_ticks for shard in self.shards), default=0)
 
-    @property
+    @cached_property
     def frame_px(self) -> int:
         return max((shard.frame_px for shard in self.shards), default=0)
 
-    @property
+    @cached_property
     def duration_s(self) -> float:
         """Seconds of video in all records."""
         return sum(shard.ticks for shard in self.shards) * self.clock.tick_s
 
     def rejected_by_cause(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for shard in self.shards:
-            for _, cause, _ in shard.rejected:
-                counts[cause] = counts.get(cause, 0) + 1
-        return counts
-
-    def with_shard(self, shard: Shard) -> "Manifest":
-        """This manifest with one more finished shard (or a new one of the same name)."""
-        others = [other for other in self.shards if other.name != shard.name]
-        return dataclasses.replace(self, shards=tuple(sorted([*others, shard], key=lambda one: one.name)))
+            counts.update(shard.rejected)
+        return dict(sorted(counts.items()))
 
     def to_json(self) -> str:
-        fields = dataclasses.asdict(self) | {
-            "complete": self.complete,
+        """The same manifest gives the same text; a shard takes a line."""
+        fields = self._identity() | {
             "num_records": self.num_records,
             "duration_s": self.duration_s,
             "rejected_by_cause": self.rejected_by_cause(),
         }
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-    def save(self, directory: Path) -> None:
-        """Writes manifest.json as a whole or not at all."""
-        temporary = directory / f".{MANIFEST_NAME}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, directory / MANIFEST_NAME)
+        text = json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False)
+        shards = ",\n".join("  " + json.dumps(vars(shard), sort_keys=True, ensure_ascii=False) for shard in self.shards)
+        return text.removesuffix("\n}") + f',\n "shards": [\n{shards}\n ]\n}}\n'
 
     @classmethod
     def load(cls, directory: Path) -> "Manifest":
-        """Reads manifest.json.
+        """Reads manifest.json of a finished directory.
 
         Raises:
           ShardError: there is none, it is damaged, or its records have another schema version.
         """
         path = directory / MANIFEST_NAME
-        if not path.is_file():
-            hint = "build it with `python -m launch.prepare --config=configs/data/world.py --out DIR`"
-            raise ShardError(f"{directory} holds no shards (no {MANIFEST_NAME}): {hint}")
+        if path.is_file():
+            return cls.read(path)
+        plan = directory / PARTS_NAME / PLAN_NAME
+        if plan.is_file():
+            finished = sum(1 for _ in plan.parent.glob("shard-*.json"))
+            raise ShardError(
+                f"{directory} is unfinished ({finished} of {cls.read(plan).num_shards} shards): "
+                "run the same `python -m launch.prepare` again, it goes on where it was"
+            )
+        hint = "build it with `python -m launch.prepare --config=configs/data/world.py --out DIR`"
+        raise ShardError(f"{directory} holds no shards (no {MANIFEST_NAME}): {hint}")
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Reads a manifest or a plan; errors as `load` has them."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             version = fields["schema_version"]
@@ -150,20 +157,18 @@ class Manifest:
                 config=fields["config"],
                 source=fields["source"],
                 clock=Clock(**fields["clock"]),
+                num_units=fields["num_units"],
                 num_shards=fields["num_shards"],
-                shards=tuple(
-                    Shard(**shard | {"rejected": tuple(tuple(item) for item in shard["rejected"])})
-                    for shard in fields["shards"]
-                ),
+                shards=tuple(Shard(**shard) for shard in fields["shards"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(
-                f"{path} is damaged ({error!r}): delete the directory and run `python -m launch.prepare` again"
+                f"{path} is damaged ({error!r}): delete it and run the same `python -m launch.prepare` again"
             ) from error
 
     def differences(self, other: "Manifest") -> list[str]:
         """How the data asked for by `other` differs from this data, a line for each value; empty if it does not."""
-        ours, theirs = self._identity(), other._identity()
+        ours, theirs = _flat(self._identity(), ""), _flat(other._identity(), "")
         return [
             f"{name}: {_shown(ours, name)} there, {_shown(theirs, name)} asked for"
             for name in sorted(ours.keys() | theirs.keys())
@@ -171,14 +176,36 @@ class Manifest:
         ]
 
     def _identity(self) -> dict[str, Any]:
+        """What decides the records, as JSON values."""
         fields = {
             "schema_version": self.schema_version,
             "clock": dataclasses.asdict(self.clock),
             "config": self.config,
             "source": self.source,
+            "num_units": self.num_units,
             "num_shards": self.num_shards,
         }
-        return _flat(json.loads(json.dumps(fields)), "")
+        return json.loads(json.dumps(fields))
+
+
+def damages(directory: Path, shards: Sequence[Shard], *, read_all: bool, threads: int = 8) -> dict[str, str]:
+    """What is wrong with which files, see `Shard.damage`; several at once, for file systems that answer slowly."""
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda shard: shard.damage(directory, read_all), shards)
+        return {shard.name: damage for shard, damage in zip(shards, found) if damage is not None}
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all, even where the power fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

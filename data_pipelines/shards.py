@@ -1,28 +1,30 @@
-"""ArrayRecord shards: written by many processes, resumable, and read back by number with errors that name the place."""
+"""ArrayRecord shards: written by many processes or machines, resumable, whole in their number."""
 
 import contextlib
 import dataclasses
 import fcntl
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import cv2
-from array_record.python import array_record_module
 
 from data_pipelines.dataset import ShardDataset, open_dataset
-from data_pipelines.manifest import MANIFEST_NAME, Manifest, Shard, ShardError, sha256_of
-from data_pipelines.schema import Record, encode_record
-from data_pipelines.sources import Rejected, Source
+from data_pipelines.manifest import MANIFEST_NAME, Manifest, Shard, ShardError
+from data_pipelines.parts import finish, resume
+from data_pipelines.shard_writer import ImageFormat, Motion, OnWritten, Task, full_disk, is_full_disk, write_one_shard
+from data_pipelines.sources import Source
 
 __all__ = [
     "ImageFormat",
     "Manifest",
+    "Progress",
     "Shard",
     "ShardDataset",
     "ShardError",
@@ -31,17 +33,23 @@ __all__ = [
     "write_shards",
 ]
 
-# One record a group, so that a random read touches one record; JPEG gains nothing from compression.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
 _POLL_S = 0.2
+_DEFAULT_IMAGE = ImageFormat()
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFormat:
-    """How frames are stored, see `images.encode_frames`."""
+class Progress:
+    """How far a call of `write_shards` is.
 
-    format: str = "jpeg"
-    quality: int = 92
+    Attributes:
+      units: finished, those of kept shards included.
+      num_units: in all.
+      written_s: seconds of video that this call has written.
+    """
+
+    units: int
+    num_units: int
+    written_s: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +60,7 @@ class WriteReport:
       manifest: of the finished directory.
       written: names of the shards that this call wrote.
       kept: names of those that were there.
-      damaged: names of those that were there and did not match the manifest; they are also in `written`.
+      damaged: names of those that were there and were not as they had been written; they are also in `written`.
     """
 
     manifest: Manifest
@@ -67,58 +75,70 @@ def write_shards(
     *,
     config: dict[str, Any],
     units_per_shard: int,
-    image: ImageFormat = ImageFormat(),
+    image: ImageFormat = _DEFAULT_IMAGE,
     workers: int = 1,
     verify: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    motion: Motion | None = None,
+    runner: str | None = None,
+    runner_options: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> WriteReport:
-    """Writes a source's records as shards and a manifest.
+    """Writes a source's records as shards, with rejected.jsonl, summary.json and manifest.json about them all.
 
-    A shard is written under a temporary name and renamed when it is whole; the manifest lists it from then on. A call
-    that was killed is simply repeated: it keeps what the manifest lists and writes the rest, and the bytes are those
-    that an undisturbed call would have written, with any number of workers.
+    A shard is written under a temporary name and renamed when it is whole, and then its part in `parts` says that it is
+    finished; the files about them all follow when every shard is. A call that was killed is simply repeated: it keeps
+    what is finished and writes the rest, and the bytes are those that an undisturbed call would have written, with any
+    number of workers, on any number of machines.
 
     Args:
-      source: the items.
+      source: the units.
       directory: made if it is not there.
-      config: JSON values that the data is built from; a directory built from others is refused.
+      config: JSON values that the data is built from, image and motion included; a directory of others is refused.
       units_per_shard: units a shard.
       image: how frames are stored.
-      workers: processes; with 1 this process does it alone.
+      workers: processes; with 1 this process does it alone. They also compare hashes.
       verify: reads every shard that is there and compares its hash, instead of its length only.
-      on_progress: called now and then, and at the end, with items done (kept shards included) and items in all.
+      motion: computes the motion field that is stored with each record, from its frames; none without it. Picklable.
+      runner: writes by Apache Beam with its runner of that name instead; all machines must see `directory`.
+      runner_options: for that runner, as on its command line.
+      on_progress: called now and then, and at the end.
 
     Raises:
-      ShardError: the directory holds other data, is in use, or a worker process died.
+      ShardError: the directory holds other data or is in use, the disk is full, or a worker process died.
       ValueError: a count is not positive, or the source is empty.
     """
     if units_per_shard < 1 or workers < 1:
         raise ValueError(f"units_per_shard and workers must be positive, got {units_per_shard} and {workers}")
-    if len(source) < 1:
-        raise ValueError("the source has no items, there is nothing to write")
+    num_units = len(source)
+    if num_units < 1:
+        raise ValueError("the source has no units, there is nothing to write")
+    num_shards = -(-num_units // units_per_shard)
+    plan = Manifest(config, source.describe(), source.clock, num_units, num_shards)
+    tasks = [
+        Task(number, num_shards, number * units_per_shard, min((number + 1) * units_per_shard, num_units))
+        for number in range(num_shards)
+    ]
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    num_shards = -(-len(source) // units_per_shard)
-    plan = Manifest(config=config, source=source.describe(), clock=source.clock, num_shards=num_shards)
-    ranges = {
-        f"shard-{shard:05d}-of-{num_shards:05d}.arrayrecord": (
-            shard * units_per_shard,
-            min((shard + 1) * units_per_shard, len(source)),
-        )
-        for shard in range(num_shards)
-    }
-    with _locked(directory):
-        manifest, damaged = _resume(directory, plan, verify)
-        kept = tuple(shard.name for shard in manifest.shards)
-        done = sum(ranges[name][1] - ranges[name][0] for name in kept)
-        tell = on_progress or (lambda *_: None)
-        tell(done, len(source))
-        todo = {name: span for name, span in ranges.items() if name not in kept}
-        for shard in _write_all(source, directory, todo, image, workers, lambda new: tell(done + new, len(source))):
-            manifest = manifest.with_shard(shard)
-            manifest.save(directory)
-        tell(len(source), len(source))
-    return WriteReport(manifest, tuple(todo), kept, damaged)
+    with _locked(directory), _room(directory):
+        finished, damaged = resume(directory, plan, verify=verify, threads=workers)
+        kept = tuple(task.name for task in tasks if task.name in finished)
+        todo = [task for task in tasks if task.name not in finished]
+        units, ticks = sum(shard.units for shard in finished.values()), 0
+
+        def count(new_units: int, new_ticks: int) -> None:
+            nonlocal units, ticks
+            units, ticks = units + new_units, ticks + new_ticks
+            on_progress(Progress(units, num_units, ticks * source.clock.tick_s))
+
+        count(0, 0)
+        if todo:
+            (directory / MANIFEST_NAME).unlink(missing_ok=True)  # the directory is unfinished again
+        for shard in _write_all(source, directory, todo, image, motion, workers, runner, runner_options, count):
+            finished[shard.name] = shard
+        manifest = finish(directory, plan, finished)
+        count(0, 0)
+    return WriteReport(manifest, tuple(task.name for task in todo), kept, damaged)
 
 
 @contextlib.contextmanager
@@ -132,62 +152,72 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _resume(directory: Path, plan: Manifest, verify: bool) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest with the shards that can be kept, and the names of the damaged ones."""
-    for leftover in directory.glob(".shard-*"):
-        leftover.unlink()
-    if not (directory / MANIFEST_NAME).exists():
-        if any(directory.glob("*.arrayrecord")):
-            raise ShardError(f"{directory} holds ArrayRecord files but no {MANIFEST_NAME}: choose another directory")
-        plan.save(directory)
-        return plan, ()
-    there = Manifest.load(directory)
-    differences = there.differences(plan)
-    if differences:
-        raise ShardError(
-            f"{directory} holds data of another configuration; choose another directory or delete this one:\n  "
-            + "\n  ".join(differences)
-        )
-    damaged = tuple(shard.name for shard in there.shards if shard.damage(directory, read_all=verify) is not None)
-    if damaged:
-        there = dataclasses.replace(there, shards=tuple(one for one in there.shards if one.name not in damaged))
-        there.save(directory)
-    return there, damaged
+@contextlib.contextmanager
+def _room(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise full_disk(str(error.filename or directory), error) from error
+        raise
 
 
 def _write_all(
     source: Source,
     directory: Path,
-    todo: dict[str, tuple[int, int]],
+    todo: list[Task],
     image: ImageFormat,
+    motion: Motion | None,
     workers: int,
-    on_items: Callable[[int], None],
+    runner: str | None,
+    runner_options: Sequence[str],
+    on_written: OnWritten,
 ) -> Iterator[Shard]:
-    if workers == 1 or len(todo) < 2:
-        items = 0
-
-        def count() -> None:
-            nonlocal items
-            items += 1
-            on_items(items)
-
-        for name, (begin, end) in todo.items():
-            yield _write_shard(source, directory, name, begin, end, image, count)
+    if not todo:
         return
+    if runner is not None:
+        from data_pipelines.beam_runner import write_by_beam
+
+        yield from write_by_beam(source, directory, todo, image, motion, runner, runner_options, on_written)
+    elif workers == 1 or len(todo) == 1:
+        for task in todo:
+            yield write_one_shard(source, directory, *task, image, motion, on_written)
+    else:
+        yield from _write_by_processes(source, directory, todo, image, motion, workers, on_written)
+
+
+def _write_by_processes(
+    source: Source,
+    directory: Path,
+    todo: list[Task],
+    image: ImageFormat,
+    motion: Motion | None,
+    workers: int,
+    on_written: OnWritten,
+) -> Iterator[Shard]:
     # Fresh processes: a fork would copy the locks of threads that JAX or OpenCV may have started in this one.
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    written, stop = context.Array("q", 2), context.Event()
+    told_units = told_ticks = 0
+    workers = min(workers, len(todo))
     pool = ProcessPoolExecutor(
-        min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(source, counter)
+        workers, mp_context=context, initializer=_start_worker, initargs=(source, image, motion, written, stop)
     )
+    waiting = iter(todo)
+    running: set[Future[Shard]] = set()
     try:
-        futures: set[Future[Shard]] = {
-            pool.submit(_write_shard_in_worker, directory, name, begin, end, image)
-            for name, (begin, end) in todo.items()
-        }
-        while futures:
-            finished, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            on_items(counter.value)
+        while True:
+            # A few ahead of the workers and no more: each wait looks at all that were handed in.
+            for task in waiting:
+                running.add(pool.submit(_write_in_worker, directory, task))
+                if len(running) >= 2 * workers:
+                    break
+            if not running:
+                return
+            finished, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            units, ticks = written[:]
+            on_written(units - told_units, ticks - told_ticks)
+            told_units, told_ticks = units, ticks
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as error:
@@ -196,16 +226,23 @@ def _write_all(
             "with fewer workers if it happens again"
         ) from error
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker_source: Source
-_worker_counter: Any
+class _Stopped(Exception):
+    """The parent has given up, so its workers do."""
 
 
-def _start_worker(source: Source, counter: Any) -> None:
-    global _worker_source, _worker_counter
-    _worker_source, _worker_counter = source, counter
+_worker_inputs: tuple[Source, ImageFormat, Motion | None]
+_worker_written: Any
+_worker_stop: Any
+
+
+def _start_worker(source: Source, image: ImageFormat, motion: Motion | None, written: Any, stop: Any) -> None:
+    global _worker_inputs, _worker_written, _worker_stop
+    _worker_inputs, _worker_written, _worker_stop = (source, image, motion), written, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops its workers
     cv2.setNumThreads(1)  # the workers already use every core
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -218,73 +255,13 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_shard_in_worker(directory: Path, name: str, begin: int, end: int, image: ImageFormat) -> Shard:
-    def count() -> None:
-        with _worker_counter.get_lock():
-            _worker_counter.value += 1
+def _write_in_worker(directory: Path, task: Task) -> Shard:
+    def count(units: int, ticks: int) -> None:
+        if _worker_stop.is_set():
+            raise _Stopped
+        with _worker_written.get_lock():
+            _worker_written[0] += units
+            _worker_written[1] += ticks
 
-    return _write_shard(_worker_source, directory, name, begin, end, image, count)
-
-
-def _write_shard(
-    source: Source,
-    directory: Path,
-    name: str,
-    begin: int,
-    end: int,
-    image: ImageFormat,
-    on_item: Callable[[], None],
-) -> Shard:
-    temporary = directory / f".{name}.{os.getpid()}"
-    writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
-    keys: set[str] = set()
-    rejected: list[tuple[str, str, str]] = []
-    records = ticks = words = longest_ticks = frame_px = units = 0
-    last_unit = -1
-    try:
-        for unit, key, item in source.items(begin, end):
-            if unit not in range(begin, end) or unit < last_unit:
-                raise ShardError(f"{name}: unit {unit} came after {last_unit} when {begin}..{end - 1} were asked for")
-            units += unit != last_unit
-            last_unit = unit
-            if key in keys:
-                raise ShardError(f"{name}: the source gave the key {key!r} twice; a key names one record")
-            keys.add(key)
-            if isinstance(item, Rejected):
-                rejected.append((key, item.cause, item.detail))
-            else:
-                _check_like_the_others(name, source, item, frame_px)
-                writer.write(encode_record(item, image.format, image.quality))
-                records += 1
-                ticks += item.num_ticks
-                words += len(item.words)
-                longest_ticks = max(longest_ticks, item.num_ticks)
-                frame_px = item.frame_px
-            on_item()
-        writer.close()
-        if units != end - begin:
-            raise ShardError(f"{name}: the source gave items of {units} of the units {begin}..{end - 1}")
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        shard = Shard(
-            name=name,
-            records=records,
-            size_bytes=temporary.stat().st_size,
-            sha256=sha256_of(temporary),
-            ticks=ticks,
-            words=words,
-            longest_ticks=longest_ticks,
-            frame_px=frame_px,
-            rejected=tuple(rejected),
-        )
-        os.replace(temporary, directory / name)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return shard
-
-
-def _check_like_the_others(name: str, source: Source, record: Record, frame_px: int) -> None:
-    if record.clock != source.clock:
-        raise ShardError(f"{name}: record {record.key!r} has {record.clock}, its source {source.clock}")
-    if frame_px and record.frame_px != frame_px:
-        raise ShardError(f"{name}: record {record.key!r} has frames of {record.frame_px} px, others {frame_px}")
+    source, image, motion = _worker_inputs
+    return write_one_shard(source, directory, *task, image, motion, count)

@@ -1,21 +1,34 @@
-"""Prepares data for training: a source's clips as shards of records, with a manifest.
+r"""Prepares data for training: videos with their words, or the built-in world, as shards of records.
 
+    python -m launch.prepare --config=configs/data/folder.py --config.root=VIDEOS --out=data/mine
     python -m launch.prepare --config=configs/data/world.py --out=data/world-plain
     python -m launch.prepare --config=configs/data/world.py --config.look=rich --config.clips=9600 --out=data/world-rich
 
 The configuration says what to make; any of its values can be changed by --config.NAME=VALUE. --out receives
-shard-NNNNN-of-MMMMM.arrayrecord and manifest.json (counts, hashes, clock, configuration). All cores work on it.
+shard-NNNNN-of-MMMMM.arrayrecord; manifest.json (counts, hashes, clock, configuration); summary.json (hours, bytes,
+words, rejected by cause); rejected.jsonl (each input that is not used, and why); and parts, the same of each shard.
 
 Interrupted? Run the same command again: finished shards are kept, the rest is written, and the files are the same, byte
 for byte, as if nothing had happened. A run over finished data does nothing. If reading reports a damaged shard, run
 the same command with --verify: it compares every hash and rewrites what does not match. Data of another configuration
 in --out is never overwritten; the differences are listed instead.
 
-Then train on it:  python -m launch.train --config=configs/quickstart.py --workdir=DIR
+All cores of this machine work on it. With --runner Apache Beam does instead, on this machine or on many, with the same
+bytes as the result (pip install "mmduplex-jax[data]"); every machine must see --out and the videos in the same place:
+
+    python -m launch.prepare ... --runner=DirectRunner \
+        --runner_options="--direct_num_workers=2 --direct_running_mode=multi_processing"
+    python -m launch.prepare ... --runner=FlinkRunner --runner_options="--flink_master=HOST:8081 --parallelism=64"
+
+Exit codes: 0 done; 1 something does not fit, or every input was rejected; 2 no such flag; 130 Ctrl-C.
+
+Then look at it:    python -m launch.inspect DIR
+and train on it:    python -m launch.train --config=configs/quickstart.py --workdir=DIR --config.data.dirs=DIR
 """
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,44 +39,54 @@ from absl import app, flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from data_pipelines.shards import ImageFormat, ShardError, WriteReport, write_shards
+from data_pipelines.parts import REJECTED_NAME
+from data_pipelines.shard_writer import Motion
+from data_pipelines.shards import ImageFormat, Progress, ShardError, WriteReport, write_shards
 from data_pipelines.sources import Source
+from data_pipelines.summary import summary_of
 
 
 def source_of(config: Mapping[str, Any]) -> Source:
     """The source that `config["source"]` names; ValueError if there is none of that name."""
-    sources: dict[str, Callable[[Mapping[str, Any]], Source]] = {"world": _world}
+    sources: dict[str, Callable[[Mapping[str, Any]], Source]] = {
+        "folder": _folder,
+        "livecc": _livecc,
+        "pevideo": _pevideo,
+        "world": _world,
+    }
     if config["source"] not in sources:
         raise ValueError(f"config.source {config['source']!r} is unknown, choose one of {sorted(sources)}")
     return sources[config["source"]](config)
 
 
-def summary_of(report: WriteReport, directory: Path, wall_s: float) -> dict[str, Any]:
-    """What was made, as JSON values."""
-    manifest = report.manifest
-    return {
-        "directory": str(directory),
-        "records": manifest.num_records,
-        "duration_s": manifest.duration_s,
-        "words": sum(shard.words for shard in manifest.shards),
-        "size_bytes": sum(shard.size_bytes for shard in manifest.shards),
-        "shards": manifest.num_shards,
-        "shards_written": len(report.written),
-        "shards_kept": len(report.kept),
-        "shards_damaged": len(report.damaged),
-        "rejected_by_cause": manifest.rejected_by_cause(),
-        "wall_s": wall_s,
-    }
+def motion_of(config: Mapping[str, Any]) -> Motion | None:
+    """What computes the motion fields that `config["motion"]` asks for; None where it asks for none."""
+    motion = config.get("motion")
+    if motion is None or not motion["keep"]:
+        return None
+    from launch.motion_field import MotionField
+
+    return MotionField(plane_px=motion["plane_px"], search_radius=motion["search_radius"])
 
 
-def prepare(config: Mapping[str, Any], directory: Path, *, workers: int = 0, verify: bool = False) -> dict[str, Any]:
-    """Makes the data of a configuration, with a progress bar, and returns the summary.
+def prepare(
+    config: Mapping[str, Any],
+    directory: Path,
+    *,
+    workers: int = 0,
+    verify: bool = False,
+    runner: str | None = None,
+    runner_options: str = "",
+) -> WriteReport:
+    """Makes the data of a configuration, with a progress bar.
 
     Args:
       config: plain values, as `ConfigDict.to_dict` gives them.
       directory: see --out.
       workers: processes, 0 for all cores.
       verify: see --verify.
+      runner: see --runner.
+      runner_options: see --runner_options.
 
     Raises:
       ShardError: the directory holds other data, or writing failed.
@@ -72,15 +95,20 @@ def prepare(config: Mapping[str, Any], directory: Path, *, workers: int = 0, ver
     begin_s = time.monotonic()
     source = source_of(config)
     # A line in a log file every ten seconds, or a bar that moves where someone watches.
-    with tqdm(total=len(source), unit="clip", mininterval=0.2 if sys.stderr.isatty() else 10.0, desc="prepare") as bar:
+    with tqdm(total=len(source), unit="unit", mininterval=0.2 if sys.stderr.isatty() else 10.0, desc="prepare") as bar:
 
-        def show(done: int, total: int) -> None:
+        def show(progress: Progress) -> None:
             if bar.initial == bar.n == 0:
-                bar.initial = bar.n = done  # kept shards do not count for the speed
-            bar.total = total
-            bar.update(done - bar.n)
+                bar.initial = bar.n = progress.units  # kept shards do not count for the speed
+            speed = progress.written_s / max(time.monotonic() - begin_s, 1e-9)
+            bar.set_postfix_str(f"{speed:,.0f} h of video/h", refresh=False)
+            bar.update(progress.units - bar.n)
+            if time.monotonic() - shown_s[0] > bar.mininterval:  # a unit may take long, the video in it goes on
+                shown_s[0] = time.monotonic()
+                bar.refresh()
 
-        report = write_shards(
+        shown_s = [begin_s]
+        return write_shards(
             source,
             directory,
             config=json.loads(json.dumps(config)),
@@ -88,26 +116,31 @@ def prepare(config: Mapping[str, Any], directory: Path, *, workers: int = 0, ver
             image=ImageFormat(config["image"]["format"], config["image"]["quality"]),
             workers=workers or len(os.sched_getaffinity(0)),
             verify=verify,
+            motion=motion_of(config),
+            runner=runner,
+            runner_options=shlex.split(runner_options),
             on_progress=show,
         )
-    return summary_of(report, directory, time.monotonic() - begin_s)
 
 
-def table_of(summary: Mapping[str, Any]) -> str:
-    """The summary for people."""
-    size_mb = summary["size_bytes"] / 1e6
-    duration_s = summary["duration_s"]
+def table_of(report: WriteReport, directory: Path, wall_s: float) -> str:
+    """What was made and how fast, for people."""
+    summary = summary_of(report.manifest)
+    written = set(report.written)
+    written_s = sum(one.ticks for one in report.manifest.shards if one.name in written) * report.manifest.clock.tick_s
     rows = [
-        ("directory", summary["directory"]),
-        ("records", f"{summary['records']:,}"),
-        ("video", f"{duration_s / 3600:.2f} h, {summary['words'] / max(duration_s, 1e-9):.2f} words a second"),
-        ("size", f"{size_mb:,.1f} MB"),
-        ("shards", f"{summary['shards']}: {summary['shards_written']} written, {summary['shards_kept']} kept"),
-        ("time", f"{summary['wall_s']:.1f} s"),
+        ("directory", str(directory)),
+        ("samples", f"{summary['samples']:,}, the longest of {summary['longest_s']:.1f} s"),
+        ("video", f"{summary['hours']:,.2f} h, {summary['words_a_second']:.2f} words a second"),
+        ("size", f"{summary['bytes'] / 1e6:,.1f} MB, {summary['bytes_an_hour'] / 1e6:,.1f} MB an hour of video"),
+        ("shards", f"{summary['shards']:,}: {len(written):,} written, {len(report.kept):,} kept"),
+        ("time", f"{wall_s:,.1f} s, {written_s / max(wall_s, 1e-9):,.0f} hours of video an hour"),
     ]
-    if summary["shards_damaged"]:
-        rows.append(("damaged", f"{summary['shards_damaged']} shards did not match the manifest and were rewritten"))
-    rows += [(f"rejected, {cause}", f"{count:,}") for cause, count in sorted(summary["rejected_by_cause"].items())]
+    if report.damaged:
+        rows.append(("damaged", f"{len(report.damaged)} shards were not as they had been written and were rewritten"))
+    listed = f", listed in {directory / REJECTED_NAME}" if summary["rejected"] else ""
+    rows.append(("rejected", f"{summary['rejected_samples']:,}{listed}"))
+    rows += [(f"  {cause}", f"{count:,}") for cause, count in summary["rejected"].items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 
@@ -117,12 +150,16 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"prepare: {argv[1]!r} is no flag; see --help", file=sys.stderr)
         return 2
+    begin_s = time.monotonic()
+    directory = Path(flags.FLAGS.out)
     try:
-        summary = prepare(
+        report = prepare(
             flags.FLAGS.config.to_dict(),
-            Path(flags.FLAGS.out),
+            directory,
             workers=flags.FLAGS.workers,
             verify=flags.FLAGS.verify,
+            runner=flags.FLAGS.runner,
+            runner_options=flags.FLAGS.runner_options,
         )
     except (ShardError, ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
@@ -130,10 +167,33 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nprepare: stopped. Finished shards are kept; the same command goes on from here.", file=sys.stderr)
         return 130
-    print(table_of(summary))
+    print(table_of(report, directory, time.monotonic() - begin_s))
+    summary = summary_of(report.manifest)
     if flags.FLAGS.json:
-        Path(flags.FLAGS.json).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False)
+        Path(flags.FLAGS.json).write_text(text + "\n", encoding="utf-8")
+    if not summary["samples"]:
+        print(f"prepare: every one of {summary['units']:,} units was rejected, nothing to train on", file=sys.stderr)
+        return 1
     return 0
+
+
+def _folder(config: Mapping[str, Any]) -> Source:
+    from data_pipelines.sources.folder import folder_source
+
+    return folder_source(config)
+
+
+def _livecc(config: Mapping[str, Any]) -> Source:
+    from data_pipelines.sources.livecc import livecc_source
+
+    return livecc_source(config)
+
+
+def _pevideo(config: Mapping[str, Any]) -> Source:
+    from data_pipelines.sources.pevideo import pevideo_source
+
+    return pevideo_source(config)
 
 
 def _world(config: Mapping[str, Any]) -> Source:
@@ -145,10 +205,14 @@ def _world(config: Mapping[str, Any]) -> Source:
 def define_flags() -> None:
     """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
     config_flags.DEFINE_config_file("config", None, "What to make, e.g. configs/data/world.py.", lock_config=True)
-    flags.DEFINE_string("out", None, "The directory for shards and manifest; made if it is not there.")
+    flags.DEFINE_string("out", None, "The directory for shards and what is said about them; made if it is not there.")
     flags.DEFINE_integer("workers", 0, "Processes; 0 takes all cores. The result does not depend on it.", 0)
     flags.DEFINE_bool("verify", False, "Compare the hash of every shard that is there, rewrite damaged ones.")
-    flags.DEFINE_string("json", None, "Also write the summary as JSON to this file.")
+    flags.DEFINE_string(
+        "runner", None, "Write by Apache Beam: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner ..."
+    )
+    flags.DEFINE_string("runner_options", "", "Options of that runner, as on the command line of a Beam pipeline.")
+    flags.DEFINE_string("json", None, "Also write summary.json to this file.")
     flags.mark_flags_as_required(["config", "out"])
 
 

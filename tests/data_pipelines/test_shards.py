@@ -1,5 +1,6 @@
 """Shards: what is written is read, a second run redoes nothing, damage is named."""
 
+import dataclasses
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.schema import encode_record
-from data_pipelines.shards import Manifest, ShardError, open_dataset, write_shards
+from data_pipelines.shards import Manifest, Progress, ShardError, open_dataset, write_shards
+from data_pipelines.sources import Item, Rejected
+from data_pipelines.sources.causes import TOO_SHORT
+from tests.data_pipelines.small_records import SmallSource, make_record
 
 
 def write(source, directory, config=None, per_shard=3, **options):
@@ -16,7 +20,9 @@ def write(source, directory, config=None, per_shard=3, **options):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
+    """Every file, those of parts too, but for the lock."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def identities(directory):
@@ -42,7 +48,6 @@ def test_read_back_by_number(shards, record):
 
 def test_manifest(shards):
     manifest = Manifest.load(shards)
-    assert manifest.complete
     assert [shard.records for shard in manifest.shards] == [3, 3, 3, 1]
     assert manifest.shards[0].name == "shard-00000-of-00004.arrayrecord"
     assert [shard.words for shard in manifest.shards] == [9, 9, 9, 3]
@@ -77,9 +82,10 @@ def test_goes_on_where_it_failed(tmp_path, shards, small_source):
     broken = tmp_path / "broken"
     with pytest.raises(OSError, match="no space left"):
         write(small_source(fails_at=7), broken)
-    assert sorted(path.name for path in broken.iterdir()) == [
-        ".lock",
-        "manifest.json",
+    assert sorted(contents(broken)) == [
+        "parts/plan.json",
+        "parts/shard-00000-of-00004.json",
+        "parts/shard-00001-of-00004.json",
         "shard-00000-of-00004.arrayrecord",
         "shard-00001-of-00004.arrayrecord",
     ]
@@ -92,13 +98,15 @@ def test_goes_on_where_it_failed(tmp_path, shards, small_source):
     assert contents(broken) == contents(shards)
 
 
-def test_progress_counts_kept_items(shards, small_source):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_counts_kept_units_and_written_video(shards, small_source, workers):
+    (shards / "shard-00001-of-00004.arrayrecord").unlink()
     (shards / "shard-00002-of-00004.arrayrecord").unlink()
     seen = []
-    write(small_source(), shards, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (7, 10)
-    assert seen[-1] == (10, 10)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    write(small_source(), shards, workers=workers, on_progress=seen.append)
+    assert seen[0] == Progress(units=4, num_units=10, written_s=0)
+    assert seen[-1] == Progress(units=10, num_units=10, written_s=pytest.approx(6 * 6 * 0.16))
+    assert [one.units for one in seen] == sorted(one.units for one in seen)
 
 
 def test_other_configuration_is_refused_by_name(shards, small_source):
@@ -133,10 +141,83 @@ def test_two_writers_at_once_are_refused(shards, small_source):
 def test_rejected_items_are_counted_and_listed(tmp_path, small_source):
     report = write(small_source(rejects={1, 3, 4, 5}), tmp_path)
     assert report.manifest.rejected_by_cause() == {"cannot decode": 4}
-    assert report.manifest.shards[0].rejected == (("small/000001", "cannot decode", "unit 1"),)
+    assert [shard.rejected for shard in report.manifest.shards] == [{"cannot decode": 1}, {"cannot decode": 3}, {}, {}]
+    lines = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["key"], line["detail"]) for line in lines] == [
+        (f"small/{number:06d}", f"unit {number}") for number in (1, 3, 4, 5)
+    ]
+    assert lines[1] == {
+        "key": "small/000003",
+        "cause": "cannot decode",
+        "detail": "unit 3",
+        "shard": "shard-00001-of-00004.arrayrecord",
+    }
+    assert "unit 3" not in (tmp_path / "manifest.json").read_text()  # millions of them would make it slow to open
     dataset = open_dataset(tmp_path, verify=True)
     numbers = [dataset[index].provenance["number"] for index in range(len(dataset))]
     assert numbers == [0, 2, 6, 7, 8, 9]  # the second shard holds nothing
+
+
+def test_summary(tmp_path, small_source):
+    write(small_source(rejects={1, 3, 4, 5}), tmp_path)
+    size_bytes = sum(path.stat().st_size for path in tmp_path.glob("*.arrayrecord"))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {
+        "samples": 6,
+        "hours": pytest.approx(6 * 6 * 0.16 / 3600),
+        "bytes": size_bytes,
+        "words": 18,
+        "bytes_an_hour": round(size_bytes / (6 * 6 * 0.16) * 3600),
+        "words_a_second": pytest.approx(18 / (6 * 6 * 0.16)),
+        "longest_s": 0.96,
+        "frame_px": 16,
+        "units": 10,
+        "shards": 4,
+        "rejected": {"cannot decode": 4},
+        "rejected_samples": 4,
+    }
+
+
+def test_a_data_set_of_rejected_units_only(tmp_path, small_source):
+    write(small_source(2, rejects={0, 1}), tmp_path)
+    assert len(open_dataset(tmp_path)) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["samples"], summary["words_a_second"], summary["rejected"]) == (0, 0, {"cannot decode": 2})
+
+
+class ManySource(SmallSource):
+    """Unit n gives n % 4 records and, where that is none or even, a rejected item: windows of a video, say."""
+
+    def items(self, begin, end):
+        for unit in range(begin, end):
+            for part in range(unit % 4):
+                content = dataclasses.replace(make_record(unit), key=f"many/{unit}/{part}")
+                yield Item(unit, content.key, content)
+            if unit % 2 == 0:
+                yield Item(unit, f"many/{unit}/rest", Rejected(TOO_SHORT, "0.2 s"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_unit_gives_many_items(tmp_path, workers):
+    seen = []
+    report = write(ManySource(), tmp_path, workers=workers, on_progress=seen.append)
+    assert [shard.records for shard in report.manifest.shards] == [0 + 1 + 2, 3 + 0 + 1, 2 + 3 + 0, 1]
+    assert [shard.units for shard in report.manifest.shards] == [3, 3, 3, 1]
+    assert report.manifest.rejected_by_cause() == {"shorter than a window": 5}
+    assert seen[-1].units == 10
+    dataset = open_dataset(tmp_path)
+    assert [dataset.key(number) for number in (2, 3, 12)] == ["many/2/1", "many/3/0", "many/9/0"]
+
+
+def half_speed(frames):
+    """Motion of the right form, and a function of the frames."""
+    return np.repeat(frames[:, :2, :2, :1] // 2, 4, axis=-1).astype(np.int8)
+
+
+def test_motion_is_made_of_the_frames_before_they_are_encoded(tmp_path, small_source, record):
+    write(small_source(), tmp_path / "alone", motion=half_speed)
+    write(small_source(), tmp_path / "many", motion=half_speed, workers=2)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "many")
+    np.testing.assert_array_equal(open_dataset(tmp_path / "alone")[4].motion, half_speed(record(4).frames))
 
 
 @pytest.mark.parametrize("kept", [0, 1000, 70_000, -1])
@@ -206,24 +287,52 @@ def test_directory_without_shards(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_source_that_breaks_its_promise(tmp_path, small_source):
-    class Doubled(small_source):
-        def items(self, begin, end):
-            for item in super().items(begin, end):
-                yield item._replace(key="same")
+class Breaking(SmallSource):
+    """Gives the items of the units 0..2 changed by `change`."""
 
-    class Short(small_source):
-        def items(self, begin, end):
-            yield from super().items(begin, end - 1)
+    def __init__(self, change):
+        super().__init__(3)
+        self.change = change
 
-    with pytest.raises(ShardError, match="'same' twice"):
-        write(Doubled(), tmp_path / "doubled")
-    with pytest.raises(ShardError, match=r"gave items of 2 of the units 0\.\.2"):
-        write(Short(), tmp_path / "short")
+    def items(self, begin, end):
+        return iter(self.change(list(super().items(begin, end))))
+
+
+def other_size(items):
+    return [item._replace(content=make_record(2, frame_px=24)) if item.unit == 2 else item for item in items]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: [item._replace(key=items[0].key, content=items[0].content) for item in items], "000000' twice"),
+        (lambda items: items[:2], "gave no item of unit 2"),
+        (lambda items: items[1:], "an item of unit 1 where unit 0 was due"),
+        (lambda items: [items[0], items[2]], "an item of unit 2 where unit 1 was due"),
+        (lambda items: [items[1], items[0], items[2]], "an item of unit 1 where unit 0 was due"),
+        (lambda items: [*items, items[2]._replace(unit=3, key="more")], r"unit 3 where 0\.\.2 were asked for"),
+        (lambda items: [*items[:2], items[2]._replace(key="other")], "'small/000002' came as item 'other'"),
+        (other_size, "frames of 24 px, others 16"),
+    ],
+)
+def test_source_that_breaks_its_promise(tmp_path, change, message):
+    with pytest.raises(ShardError, match=message):
+        write(Breaking(change), tmp_path)
+    assert sorted(contents(tmp_path)) == ["parts/plan.json"]
+
+
+def test_shards_of_different_sizes_do_not_go_together(tmp_path):
+    with pytest.raises(ShardError, match=r"frames of \[16, 24\] px"):
+        write(Breaking(other_size), tmp_path, per_shard=2)
+
+
+def test_an_unknown_cause_is_refused():
+    with pytest.raises(ValueError, match="cause 'ugly' is unknown"):
+        Rejected("ugly", "")
 
 
 def test_bad_counts(tmp_path, small_source):
     with pytest.raises(ValueError, match="positive"):
         write(small_source(), tmp_path, per_shard=0)
-    with pytest.raises(ValueError, match="no items"):
+    with pytest.raises(ValueError, match="no units"):
         write(small_source(0), tmp_path)

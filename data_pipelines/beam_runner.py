@@ -1,0 +1,103 @@
+"""Shards written by Apache Beam, on one machine or on many that share a file system."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+
+from data_pipelines.manifest import PARTS_NAME, Shard, ShardError
+from data_pipelines.parts import load_part
+from data_pipelines.shard_writer import ImageFormat, Motion, OnWritten, Task, write_one_shard
+from data_pipelines.sources import Source
+
+_POLL_S = 2.0
+
+
+def write_by_beam(
+    source: Source,
+    directory: Path,
+    todo: Sequence[Task],
+    image: ImageFormat,
+    motion: Motion | None,
+    runner: str,
+    options: Sequence[str],
+    on_written: OnWritten,
+) -> Iterator[Shard]:
+    """Writes the shards of `todo`, each by whichever worker Beam chooses, and yields them when all are written.
+
+    Arguments as `shards.write_shards` has them. `on_written` is called from another thread meanwhile.
+
+    Raises:
+      ShardError: Beam is not installed, the pipeline failed, or its workers wrote where this process does not see it.
+    """
+    try:
+        import apache_beam as beam  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from apache_beam.options.pipeline_options import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            PipelineOptions,
+        )
+    except ImportError as error:
+        raise ShardError(
+            f'--runner={runner} needs Apache Beam, which is not installed ({error}): pip install "mmduplex-jax[data]"'
+        ) from error
+
+    place = directory.resolve()  # workers may be started elsewhere
+    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
+    (
+        pipeline
+        | "shards" >> beam.Create([tuple(task) for task in todo])
+        | "spread" >> beam.Reshuffle()
+        | "write" >> beam.Map(_write_in_worker, source=source, directory=place, image=image, motion=motion)
+    )
+    with _watched(place, todo, on_written):
+        try:
+            state = pipeline.run().wait_until_finish()
+        except RuntimeError as error:  # what Beam makes of its workers' errors
+            # Its message ends with the worker's error, after the worker's traceback, which stays in this one's.
+            last = (str(error).strip() or repr(error)).splitlines()[-1]
+            raise ShardError(f"the pipeline of {runner} failed: {last}") from error
+    if state != "DONE":
+        raise ShardError(f"the pipeline of {runner} ended as {state}; run the same command again to go on")
+    for task in todo:
+        part = load_part(place, task.name)
+        if part is None:
+            raise ShardError(
+                f"{task.name} was written by a worker of {runner}, but not into {place} as this process sees it: "
+                "--out must lie on a file system that all machines mount in the same place"
+            )
+        yield part[0]
+
+
+def _write_in_worker(
+    task: tuple[int, int, int, int], source: Source, directory: Path, image: ImageFormat, motion: Motion | None
+) -> int:
+    cv2.setNumThreads(1)  # the workers already use every core
+    write_one_shard(source, directory, *task, image, motion)
+    return task[0]
+
+
+@contextlib.contextmanager
+def _watched(directory: Path, todo: Sequence[Task], on_written: OnWritten) -> Iterator[None]:
+    """Tells of the parts that appear meanwhile, from a thread: Beam itself is silent until the end."""
+    ended = threading.Event()
+    missing = {Path(task.name).stem + ".json": task.name for task in todo}
+
+    def look() -> None:
+        for path in [path.name for path in (directory / PARTS_NAME).iterdir() if path.name in missing]:
+            part = load_part(directory, missing.pop(path))
+            if part is not None:
+                on_written(part[0].units, part[0].ticks)
+
+    def watch() -> None:
+        while not ended.wait(_POLL_S):
+            look()
+
+    watcher = threading.Thread(target=watch, name="beam progress")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
