@@ -109,7 +109,7 @@ class AudioTrack:
         to_mono: av.AudioResampler | None = None
         to_mono_of: tuple[str, str, int] | None = None
         for packet, packet_s in self._packets(start_s):
-            if packet_s >= end_s:
+            if packet_s >= end_s + _WARM_UP_S:  # a decoder may hold a frame back
                 return
             try:
                 frames = packet.decode()
@@ -118,8 +118,9 @@ class AudioTrack:
                     continue  # warming up: what it lacks lies before
                 raise VideoError(f"{self._name}: the sound breaks near {packet_s:.2f} s: {why(error)}") from error
             for frame in cast(list[av.AudioFrame], frames):
-                timed = frame.pts is not None and frame.time_base is not None
-                frame_s = float(frame.pts * frame.time_base) - self._origin_s if timed else packet_s
+                frame_s = packet_s
+                if frame.pts is not None and frame.time_base is not None:
+                    frame_s = float(frame.pts * frame.time_base) - self._origin_s
                 kind = frame.format.name, frame.layout.name, frame.sample_rate
                 if kind != to_mono_of:
                     to_mono, to_mono_of = av.AudioResampler("s16", "mono", frame.sample_rate), kind
