@@ -25,11 +25,13 @@ def get_config() -> config_dict.ConfigDict:
 
     c.data = config_dict.create(
         dirs="data/plain",  # several, separated by commas, are mixed
+        weights="",  # how often each is drawn from, e.g. "3,1"; empty: by their sizes
         clip_s=12.0,
         batch_size=8,
         seed=0,
         mirror=True,
         workers=0,  # processes that load; 0 loads in threads
+        corrupt_records_max=10,  # samples that may be left out because their record cannot be read
     )
 
     c.tokenizer = config_dict.create(

@@ -18,9 +18,14 @@ NO_RECORD = -1
 CORRUPT = -2
 
 
+def is_corrupt(index: np.ndarray) -> np.ndarray:
+    """Which samples of a batch's `index` int64 [B] stand for records that could not be read: bool [B]."""
+    return index <= CORRUPT
+
+
 def corrupt_records(index: np.ndarray) -> list[int]:
-    """The numbers of the records that could not be read, of the `index` of a batch."""
-    return (CORRUPT - index[index <= CORRUPT]).tolist()
+    """The numbers of these records."""
+    return (CORRUPT - index[is_corrupt(index)]).tolist()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ Exit codes:
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
     dirs = [directory.strip() for directory in config.data.dirs.split(",") if directory.strip()]
     if not dirs:
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
+    weights = weights_of(config.data.weights, len(dirs))
     data = make_loader(
         dirs,
         tokenizer,
@@ -61,6 +63,8 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
         process_count=jax.process_count(),
         worker_processes=config.data.workers,
         mirror=config.data.mirror,
+        weights=weights,
+        mark_corrupt=True,
     )
     log(f"{len(data.source):,} clips in {', '.join(dirs)}")
     try:
@@ -71,12 +75,33 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
             workdir,
             tokenizer_json=tokenizer.to_json(),
             record_key=data.source.key,
+            record_trouble=data.trouble,
             data_fingerprint=data_fingerprint(dirs),
             log=log,
         )
     finally:
         data.close()
     return outcome.exit_code
+
+
+def weights_of(text: str, num_dirs: int) -> list[float] | None:
+    """The numbers of `config.data.weights`, None where it is empty.
+
+    Raises:
+      DataError: they are no positive numbers, one a directory.
+    """
+    if not text.strip():
+        return None
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != num_dirs or not all(0 < weight < math.inf for weight in weights):
+        raise DataError(
+            f"config.data.weights is {text!r}: give a positive number for each of the {num_dirs} directories in "
+            "config.data.dirs, separated by commas, or leave it empty to mix them by their sizes"
+        )
+    return weights
 
 
 def data_fingerprint(dirs: Sequence[str]) -> str:

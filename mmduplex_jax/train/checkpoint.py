@@ -33,6 +33,7 @@ FREE_TO_CHANGE = (
     "mesh",
     "data.dirs",
     "data.eval_dirs",
+    "data.corrupt_records_max",
     "data.prefetch",
     "data.workers",
 )

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from data_pipelines.samples import is_corrupt
 from mmduplex_jax.train.task import Batch
 
 
@@ -25,12 +26,14 @@ class Fed:
     Attributes:
       batch: the task's arrays, on the devices.
       index: int64 `[B]` on the host, the records in it (of this process); None where the loader names none.
+      corrupt: bool `[B]`, on the devices as the batch is: samples whose record could not be read.
       iterator_state: JSON of the data iterator's state right after this batch. The iterator itself runs ahead, so a
         checkpoint must take this one.
     """
 
     batch: Batch
     index: np.ndarray | None
+    corrupt: jax.Array
     iterator_state: str
 
 
@@ -97,4 +100,8 @@ class Feed:
                     f"{wanted.dtype}{list(local)}: do config.data, config.clock and config.frame_px fit the shards?"
                 )
             batch[name] = jax.make_array_from_process_local_data(self._sharding, array, wanted.shape)
-        return Fed(batch, arrays.get("index"), state)
+        index = arrays.get("index")
+        rows = next(iter(self._example.values())).shape[0]
+        corrupt = np.zeros(rows // jax.process_count(), bool) if index is None else is_corrupt(index)
+        placed = jax.make_array_from_process_local_data(self._sharding, corrupt, (rows,))
+        return Fed(batch, index, placed, state)

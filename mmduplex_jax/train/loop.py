@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
 from mmduplex_jax.train import flops, parameters, progress
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
-from mmduplex_jax.train.feed import Feed
+from mmduplex_jax.train.feed import DataError, Feed
 from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
 from mmduplex_jax.train.preemption import StopSignal
 from mmduplex_jax.train.program import Program, make_program
@@ -28,6 +30,10 @@ _STEPS_IN_FLIGHT = 2
 
 class NonFiniteError(RuntimeError):
     """Loss or gradient was NaN or infinite; the message names step and records. The update was not applied."""
+
+
+class CorruptRecordsError(DataError):
+    """More records could not be read than `config.data.corrupt_records_max` allows; the message names the last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,7 @@ class _InFlight:
 
     step: int
     metrics: Mapping[str, Any]
+    corrupt_records: Any
     index: np.ndarray | None
 
 
@@ -62,6 +69,7 @@ def fit(
     *,
     tokenizer_json: str = "",
     record_key: Callable[[int], str] = str,
+    record_trouble: Callable[[int], str] = str,
     data_fingerprint: str | None = None,
     log: Callable[[str], None] = print,
 ) -> Outcome:
@@ -71,15 +79,17 @@ def fit(
       task: what is trained.
       data: checkpointable iterator of this process's batches (dicts of NumPy arrays); its state is JSON and the same
         in every process.
-      config: resolved config with `train`, `mesh` and `data.{batch_size, clip_s}`.
+      config: resolved config with `train`, `mesh` and `data.{batch_size, clip_s, corrupt_records_max}`.
       workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
       tokenizer_json: goes into every checkpoint, so that it can be used without anything else.
       record_key: names a record by its `index`, for messages.
+      record_trouble: says what is wrong with a record that the loader marked as corrupt, and where it is.
       data_fingerprint: names the data's content; a run goes on only with the same.
       log: where lines for people go.
 
     Raises:
       NonFiniteError: loss or gradient was not finite.
+      CorruptRecordsError: too many records could not be read.
       CheckpointMismatch: the workdir holds another run.
       ShardingError, ValueError, DataError: config, mesh or data do not fit each other.
     """
@@ -111,7 +121,9 @@ def fit(
             for line in free_changes(metadata, facts):
                 log(line)
         _write_config(workdir, facts.config)
-        run = _Run(checkpoints, window, stop, end_step, train, record_key, log)
+        run = _Run(checkpoints, window, stop, end_step, config, record_key, record_trouble, log)
+        # Summed over all processes, so that all of them stop at the same step.
+        run.count = jax.jit(jnp.sum, out_shardings=sharding.replicated(program.mesh))
         if jax.process_index() == 0:
             run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
         run.progress = _progress(program, config, end_step, log)
@@ -129,6 +141,7 @@ class _Run:
     """The loop's own state: what is in flight, what was measured, whether to stop."""
 
     progress: progress.Progress
+    count: Callable[[jax.Array], jax.Array]
     metrics_log: MetricsLog | None = None
 
     def __init__(
@@ -137,12 +150,14 @@ class _Run:
         window: Window,
         stop: StopSignal,
         end_step: int,
-        train: Any,
+        config: Any,
         record_key: Callable[[int], str],
+        record_trouble: Callable[[int], str],
         log: Callable[[str], None],
     ):
-        self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, train
-        self.end_step, self.record_key, self.log = end_step, record_key, log
+        self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, config.train
+        self.corrupt_max = config.data.corrupt_records_max
+        self.end_step, self.record_key, self.record_trouble, self.log = end_step, record_key, record_trouble, log
         self.in_flight: collections.deque[_InFlight] = collections.deque()
         self.preempted = False
 
@@ -157,7 +172,7 @@ class _Run:
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, fed.batch)
             step, iterator_state = step + 1, fed.iterator_state
-            self.in_flight.append(_InFlight(step, metrics, fed.index))
+            self.in_flight.append(_InFlight(step, metrics, self.count(fed.corrupt), fed.index))
             self._look(at_most=_STEPS_IN_FLIGHT)
             if step % self.train_config.checkpoint_every == 0 and step < self.end_step:
                 # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
@@ -186,23 +201,42 @@ class _Run:
             self.progress.add_step()
             if not is_finite(metrics):
                 raise NonFiniteError(self._describe(done, metrics))
-            self.window.add({name: value for name, value in metrics.items() if name != "finite"})
+            corrupt = int(jax.device_get(done.corrupt_records))
+            self.window.add({name: value for name, value in metrics.items() if name != "finite"}, corrupt)
+            if corrupt:
+                self._tell_corrupt(done)
             # Not where `stop_at_step` or a signal ends it: a run that goes on writes the lines of one that never did.
             if done.step % self.train_config.log_every == 0 or done.step == self.train_config.steps:
                 self._write_line(done.step)
 
     def _write_line(self, step: int) -> None:
-        means = self.window.pop_means()
+        means = self.window.pop()
         speeds = self.progress.pop(step, means.get(TOKENS))
         if self.metrics_log:
             self.metrics_log.write(step, {**means, **speeds})
             self.log(progress.progress_line(step, self.train_config.steps, means, speeds))
 
+    def _tell_corrupt(self, done: _InFlight) -> None:
+        """Logs which records of a batch were left out; raises where that were too many."""
+        so_far = f"{self.window.corrupt_records} of at most {self.corrupt_max} so far"
+        troubles = [] if done.index is None else [self.record_trouble(record) for record in corrupt_records(done.index)]
+        for trouble in troubles:
+            self.log(f"step {done.step}: left out a corrupt record ({so_far}): {trouble}")
+        if self.window.corrupt_records > self.corrupt_max:
+            raise CorruptRecordsError(
+                f"step {done.step}: {self.window.corrupt_records} samples could not be read, "
+                f"config.data.corrupt_records_max allows {self.corrupt_max}. The last: "
+                + ("; ".join(troubles) or "of another process, see there")
+                + f". Newest checkpoint: step {self.checkpoints.latest_step}. "
+                "Repair the data or raise that limit, then start again"
+            )
+
     def _describe(self, done: _InFlight, metrics: Mapping[str, float]) -> str:
         if done.index is None:
             records = "the loader gives no `index`, so its records cannot be named"
         else:
-            records = ", ".join(f"{index} ({self.record_key(int(index))})" for index in done.index)
+            readable = done.index[~is_corrupt(done.index)]
+            records = ", ".join(f"{index} ({self.record_key(int(index))})" for index in readable)
         where = f" (of process {jax.process_index()})" if jax.process_count() > 1 else ""
         return (
             f"step {done.step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the update was left out. "

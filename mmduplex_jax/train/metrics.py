@@ -7,25 +7,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Counted over the whole run: samples whose record could not be read. One that is met again counts again.
+CORRUPT_RECORDS = "corrupt_records"
+
 
 class Window:
-    """Means over the steps since the last line. Its JSON goes into checkpoints, so that a resumed line is the same."""
+    """Means over the steps since the last line, and counts since the first step.
 
-    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0):
-        self._sums, self.count = dict(sums or {}), count
+    Its JSON goes into checkpoints, so that a resumed line is the same.
+    """
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0, corrupt_records: int = 0):
+        self._sums, self.count, self.corrupt_records = dict(sums or {}), count, corrupt_records
+
+    def add(self, metrics: Mapping[str, float], corrupt_records: int = 0) -> None:
+        """Takes the metrics of a step, and how many of its samples were corrupt."""
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self.count += 1
+        self.corrupt_records += corrupt_records
 
-    def pop_means(self) -> dict[str, float]:
+    def pop(self) -> dict[str, float]:
+        """The means, which start anew, and the counts, which go on."""
         means = {name: total / self.count for name, total in self._sums.items()}
         self._sums, self.count = {}, 0
-        return means
+        return {**means, CORRUPT_RECORDS: self.corrupt_records}
 
     def to_json(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "count": self.count}
+        return {"sums": dict(self._sums), "count": self.count, CORRUPT_RECORDS: self.corrupt_records}
 
 
 class MetricsLog:

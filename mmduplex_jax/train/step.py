@@ -62,6 +62,7 @@ def make_step(
             return jax.tree.map(jnp.add, total, (grads, weighed, weight)), None
 
         (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(grad_accum), micro))
+        weight = jnp.where(weight > 0, weight, 1.0)  # a batch in which nothing is valid: all sums are 0 and stay 0
         grads = jax.tree.map(lambda leaf: leaf / weight.astype(leaf.dtype), grads)
         return grads, {k: v if k in (TOKENS, LOSS_WEIGHT) else v / weight for k, v in metrics.items()}
 

@@ -56,7 +56,7 @@ class ToyTask:
         wanted = wanted + self.noise * jax.random.normal(rng, wanted.shape)
         valid = batch["slot_valid"].astype(jnp.float32)
         weight = valid.sum()
-        loss = (valid * (said - wanted) ** 2).sum() / weight
+        loss = (valid * (said - wanted) ** 2).sum() / jnp.maximum(weight, 1.0)
         return loss, {"error": jnp.sqrt(loss), "tokens": jnp.float32(valid.size), "loss_weight": weight}
 
     def example_batch(self, batch_size):
@@ -97,7 +97,7 @@ def toy_config(**changes) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(
         {
             "stage": "toy",
-            "data": {"batch_size": 8, "clip_s": 0.8, "workers": 0},
+            "data": {"batch_size": 8, "clip_s": 0.8, "workers": 0, "corrupt_records_max": 2},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "train": {
                 "steps": 20,
