@@ -25,7 +25,8 @@ from data_pipelines.sources.tar_samples import (
     headers_of,
     samples_of,
 )
-from data_pipelines.sources.video_clips import Annotation, ClipSettings, caption_words, clip_settings_of, clips_of
+from data_pipelines.sources.video_clips import Annotation, ClipSettings, clip_settings_of, clips_of
+from data_pipelines.word_times import spread
 from mmduplex_jax.clock import Clock
 
 # The fields of a JSON file that hold captions, by the names that a configuration gives them.
@@ -138,7 +139,7 @@ class PeVideoSource:
             provenance["duration_differs_s"] = round(differs_s, 3)
         annotation = Annotation(
             key=key,
-            words=caption_words(caption, length.begin_s, length.end_s),
+            words=spread(caption.split(), length.begin_s, length.end_s),
             timing="clip",
             caption=caption,
             language=self.language if caption else "",

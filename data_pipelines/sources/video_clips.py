@@ -161,15 +161,6 @@ def clips_of(
             yield window_key, content
 
 
-def caption_words(caption: str, begin_s: float, end_s: float) -> tuple[Word, ...]:
-    """The words of an untimed caption, spread evenly over a clip."""
-    texts = caption.split()
-    each_s = (end_s - begin_s) / max(1, len(texts))
-    return tuple(
-        Word(text, begin_s + number * each_s, begin_s + (number + 1) * each_s) for number, text in enumerate(texts)
-    )
-
-
 def file_sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal; of a file that comes up again soon it is remembered."""
     facts = path.stat()
