@@ -1,8 +1,9 @@
-"""Frames to JPEG or PNG bytes and back, several small frames to a sheet.
+"""Frames to JPEG, WebP, PNG or plain bytes and back, several small frames to a sheet.
 
 A header and tables for each 64×64 frame cost more than its picture: 75 frames of 64×64 take 237 kB and 2.9 ms to decode
 one by one, 191 kB and 1.8 ms as one sheet, sixteen to a row (OpenCV, one thread). So small frames share sheets. Sheets
 change no pixel: at 4:4:4 a JPEG block is 8×8 pixels, and only frames whose side is a multiple of 8 are put together.
+In a WebP each block is told from its neighbours, so its frames never share one.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-FORMATS = ("jpeg", "png")
+FORMATS = ("jpeg", "webp", "png", "raw")
+_SHEET_FORMATS = ("jpeg", "png")
 # Frames of at most this side share sheets; of larger ones the header is a small part.
 _SHEET_FRAME_PX = 128
 _SHEET_COLUMNS = 16
@@ -27,6 +29,7 @@ class Sheets:
       rows: rows of a full sheet (the last sheet has only as many as it needs).
       num_frames: T; what is left of the last row is black.
       frame_px: H = W of a frame.
+      format: one of FORMATS.
     """
 
     data: list[bytes]
@@ -34,6 +37,7 @@ class Sheets:
     rows: int
     num_frames: int
     frame_px: int
+    format: str = "jpeg"
 
 
 def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int = 92) -> Sheets:
@@ -41,8 +45,9 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
 
     Args:
       frames: uint8 [T, H, W, 3] with H = W.
-      image_format: "jpeg" (with 4:4:4 chroma: colour is what a small shape is told by) or "png" (lossless).
-      quality: JPEG quality, 1..100; PNG ignores it.
+      image_format: "jpeg" (with 4:4:4 chroma: colour is what a small shape is told by), "webp" (smaller and several
+        times slower; its chroma has half the resolution), "png" (lossless), or "raw" (nothing to decode).
+      quality: of JPEG and WebP, 1..100; the others ignore it.
 
     Raises:
       ValueError: the frames are not square uint8 RGB, or the format or quality is unknown.
@@ -52,9 +57,11 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
     if image_format not in FORMATS:
         raise ValueError(f"image format {image_format!r} is unknown, choose one of {FORMATS}")
     if not 1 <= quality <= 100:
-        raise ValueError(f"JPEG quality must be 1..100, got {quality}")
+        raise ValueError(f"image quality must be 1..100, got {quality}")
     num_frames, px = frames.shape[:2]
-    shared = px <= _SHEET_FRAME_PX and px % 8 == 0
+    if image_format == "raw":
+        return Sheets([frame.tobytes() for frame in frames], 1, 1, num_frames, px, image_format)
+    shared = image_format in _SHEET_FORMATS and px <= _SHEET_FRAME_PX and px % 8 == 0
     columns, rows = (_SHEET_COLUMNS, _SHEET_ROWS) if shared else (1, 1)
     data = []
     for begin in range(0, num_frames, columns * rows):
@@ -64,7 +71,7 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
         tiles[: len(some)] = some
         sheet = tiles.reshape(rows_here, columns, px, px, 3).swapaxes(1, 2).reshape(rows_here * px, columns * px, 3)
         data.append(_encode_picture(sheet, image_format, quality))
-    return Sheets(data, columns, rows, num_frames, px)
+    return Sheets(data, columns, rows, num_frames, px, image_format)
 
 
 def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
@@ -89,9 +96,7 @@ def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
             continue
         here = frames[number * a_sheet : (number + 1) * a_sheet]
         rows_here = -(-len(here) // columns)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise ValueError(f"sheet {number} ({len(data)} bytes) is no JPEG or PNG picture")
+        picture = _decode_picture(data, sheets, number)
         if picture.shape != (rows_here * px, columns * px, 3):
             expected = (rows_here * px, columns * px)
             raise ValueError(
@@ -108,9 +113,23 @@ def _encode_picture(rgb: np.ndarray, image_format: str, quality: int) -> bytes:
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     if image_format == "png":
         written, data = cv2.imencode(".png", bgr)
+    elif image_format == "webp":
+        written, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     else:
         chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
         written, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, *chroma])
     if not written:
         raise ValueError(f"OpenCV could not write a {image_format} of {bgr.shape[1]}×{bgr.shape[0]} pixels")
     return data.tobytes()
+
+
+def _decode_picture(data: bytes, sheets: Sheets, number: int) -> np.ndarray:
+    px = sheets.frame_px
+    if sheets.format == "raw":
+        if len(data) != px * px * 3:
+            raise ValueError(f"frame {number} has {len(data)} bytes, {px}×{px} pixels are {px * px * 3}")
+        return np.frombuffer(data, np.uint8).reshape(px, px, 3)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise ValueError(f"sheet {number} ({len(data)} bytes) is no {sheets.format} picture")
+    return picture

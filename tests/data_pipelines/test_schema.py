@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.images import Sheets, decode_frames, encode_frames
+from data_pipelines.images import FORMATS
 from data_pipelines.mirror import mirror_record, mirror_text
 from data_pipelines.schema import Event, Record, RecordError, Word, decode_record, encode_record, key_of
 from mmduplex_jax.clock import Clock
@@ -34,7 +34,16 @@ def test_lossless_round_trip(record):
 def test_optional_fields_round_trip(record):
     motion = np.arange(-6, 6, dtype=np.int8).reshape(6, 2)
     times_s = np.array([0.0, 0.15, 0.33, 0.47, 0.66, 0.79])
-    written = dataclasses.replace(record(1), audio=b"\x00audio", motion=motion, tick_times_s=times_s, timing="line")
+    written = dataclasses.replace(
+        record(1),
+        audio=b"\x00audio",
+        motion=motion,
+        tick_times_s=times_s,
+        timing="line",
+        words_from_s=0.4,
+        caption="Ein roter Kreis – links.",
+        language="de",
+    )
     back = decode_record(encode_record(written))
     same_but_frames(written, back)
     np.testing.assert_array_equal(back.motion, motion)
@@ -44,17 +53,12 @@ def test_optional_fields_round_trip(record):
     assert silent.motion is None
 
 
-def test_jpeg_keeps_colour(record):
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_frames_survive_in_every_format(record, image_format):
     written = record(3)
-    back = decode_record(encode_record(written, "jpeg", 92))
-    assert np.abs(back.frames.astype(int) - written.frames).mean() < 4.0  # of 255, on steep gradients
-    # Red and blue stripes one pixel wide: with chroma at half the resolution they would mix to purple.
-    stripes = np.zeros((1, 16, 16, 3), np.uint8)
-    stripes[:, :, ::2, 0] = 200
-    stripes[:, :, 1::2, 2] = 200
-    decoded = decode_frames(encode_frames(stripes)).astype(int)
-    assert decoded[:, :, ::2, 0].min() > 150
-    assert decoded[:, :, 1::2, 0].max() < 50
+    back = decode_record(encode_record(written, image_format, 92))
+    same_but_frames(written, back)
+    assert np.abs(back.frames.astype(int) - written.frames).mean() < 10  # of 255, on steep gradients; WebP loses most
 
 
 def test_same_record_same_bytes(record):
@@ -63,33 +67,6 @@ def test_same_record_same_bytes(record):
 
 def test_key_without_frames(record):
     assert key_of(encode_record(record(7))) == "small/000007"
-
-
-@pytest.mark.parametrize(
-    ("num_frames", "px", "sheets"), [(1, 16, 1), (16, 16, 1), (75, 64, 1), (300, 8, 2), (3, 30, 3), (2, 136, 2)]
-)
-def test_sheets_change_no_frame(num_frames, px, sheets):
-    frames = np.random.default_rng(0).integers(0, 256, (num_frames, px, px, 3), dtype=np.uint8)
-    encoded = encode_frames(frames, "png")
-    assert len(encoded.data) == sheets
-    np.testing.assert_array_equal(decode_frames(encoded), frames)
-
-
-def test_neighbours_on_a_sheet_do_not_bleed():
-    frames = np.zeros((20, 16, 16, 3), np.uint8)
-    frames[7] = 255
-    decoded = decode_frames(encode_frames(frames, "jpeg", 50))
-    np.testing.assert_array_equal(decoded, frames)
-
-
-def test_sheets_that_do_not_fit_are_refused():
-    encoded = encode_frames(np.zeros((20, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="do not fit 1 sheets"):
-        decode_frames(dataclasses.replace(encoded, num_frames=300))
-    with pytest.raises(ValueError, match="need"):
-        decode_frames(dataclasses.replace(encoded, num_frames=40))
-    with pytest.raises(ValueError, match="no JPEG or PNG"):
-        decode_frames(Sheets([b"nothing"], 1, 1, 1, 16))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +80,8 @@ def test_sheets_that_do_not_fit_are_refused():
         ({"motion": np.zeros((2, 1), np.int16)}, "motion must be int8"),
         ({"words": (Word(" ", 0.0),)}, "visible text"),
         ({"words": (Word("red", float("nan")),)}, "finite"),
+        ({"words_from_s": -0.1}, "words_from_s must be"),
+        ({"words_from_s": float("nan")}, "words_from_s must be"),
     ],
 )
 def test_contradictions_are_refused(arguments, message):
@@ -134,11 +113,12 @@ def test_another_version_says_what_to_do():
 
 
 def test_mirror(record):
-    seen = mirror_record(record(2))
+    seen = mirror_record(dataclasses.replace(record(2), caption="Left,  then\nright."))
+    assert seen.caption == "Right,  then\nleft."
     np.testing.assert_array_equal(seen.frames, record(2).frames[:, :, ::-1])
     assert [word.text for word in seen.words] == ["red", "circle", "right"]
     assert seen.events == (Event(0.0, "enters", "red circle", "right"),)
-    twice = mirror_record(seen)
+    twice = dataclasses.replace(mirror_record(seen), caption="")
     same_but_frames(twice, record(2))
     np.testing.assert_array_equal(twice.frames, record(2).frames)
 
