@@ -27,6 +27,8 @@ __all__ = ["AudioFormat", "Clip", "Video", "VideoLength", "probe", "read_clips"]
 
 # Shorter stretches between windows are decoded through: a jump lands some seconds early anyway.
 _SEEK_OVER_S = 10.0
+# Sound that begins by less than this before the first picture (encoders' delays) does not put off the begin of a video.
+_BEGIN_TOLERANCE_S = 0.08
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class VideoLength:
 
     Attributes:
       begin_s, end_s: when the first picture appears and when the last one ends, in the file's time. `begin_s` is 0
-        unless the sound begins earlier.
+        unless the sound begins much earlier.
       has_audio: there is a sound stream.
     """
 
@@ -89,7 +91,8 @@ def probe(video: Video, name: str = "") -> VideoLength:
         end_s = _end_of_packets_s(video, name)
     if end_s is None:
         raise VideoError(f"{name}: says neither its length nor its pictures' times; put it into a container that does")
-    return VideoLength(pictures.first_s - pictures.origin_s, end_s - pictures.origin_s, has_audio)
+    begin_s = pictures.first_s - pictures.origin_s
+    return VideoLength(begin_s if begin_s > _BEGIN_TOLERANCE_S else 0.0, end_s - pictures.origin_s, has_audio)
 
 
 def read_clips(

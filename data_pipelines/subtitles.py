@@ -8,7 +8,6 @@ import dataclasses
 import html
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from data_pipelines.schema import Word
 from data_pipelines.word_times import spread
@@ -53,17 +52,16 @@ class _Cue:
     lines: tuple[str, ...]
 
 
-def read_subtitles(path: Path, text: str) -> Subtitles:
-    """Reads a file's text, as WebVTT if its name ends so, else as SubRip; TranscriptError if it is damaged."""
+def read_subtitles(name: str, text: str, is_vtt: bool) -> Subtitles:
+    """Reads the text of a WebVTT or a SubRip file; TranscriptError with its name and the line if it is damaged."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    is_vtt = path.suffix.lower() == ".vtt"
     begin, language = 0, ""
     if is_vtt:
         if not re.match(r"WEBVTT(\s|$)", lines[0]):
-            raise TranscriptError(f"{path}:1: a WebVTT file begins with WEBVTT, this one with {lines[0][:40]!r}")
+            raise TranscriptError(f"{name}:1: a WebVTT file begins with WEBVTT, this one with {lines[0][:40]!r}")
         begin = next((i for i, line in enumerate(lines) if not line or "-->" in line), len(lines))
         language = next((found.group(1) for found in map(_LANGUAGE.match, lines[1:begin]) if found), "")
-    cues = sorted(_cues(path, lines, begin, is_vtt), key=lambda cue: cue.start_s)
+    cues = sorted(_cues(name, lines, begin, is_vtt), key=lambda cue: cue.start_s)
     words: list[Word] = []
     timed = 0
     for cue, new in zip(cues, _new_lines(cues)):
@@ -74,16 +72,16 @@ def read_subtitles(path: Path, text: str) -> Subtitles:
     return Subtitles(tuple(words), "word" if words and timed >= _TIMED_SHARE * len(words) else "line", language)
 
 
-def _cues(path: Path, lines: Sequence[str], begin: int, is_vtt: bool) -> list[_Cue]:
+def _cues(name: str, lines: Sequence[str], begin: int, is_vtt: bool) -> list[_Cue]:
     """The cues from line index `begin` on; what is no cue, comment or style is an error."""
     cues: list[_Cue] = []
     for first, block in _blocks(lines, begin, is_vtt):
         arrows = [index for index, line in enumerate(block) if "-->" in line]
         if arrows and arrows[0] <= 1:
             if len(arrows) > 1:
-                where = f"{path}:{first + arrows[1] + 1}"
+                where = f"{name}:{first + arrows[1] + 1}"
                 raise TranscriptError(f"{where}: a cue begins inside another, or an empty line before it is missing")
-            place = f"{path}:{first + arrows[0] + 1}"
+            place = f"{name}:{first + arrows[0] + 1}"
             cues.append(_Cue(place, *_times(place, block[arrows[0]]), tuple(block[arrows[0] + 1 :])))
         elif is_vtt and block[0].startswith(("NOTE", "STYLE", "REGION")):
             continue
@@ -91,7 +89,7 @@ def _cues(path: Path, lines: Sequence[str], begin: int, is_vtt: bool) -> list[_C
             # An empty line inside a cue is common in SubRip; what follows belongs to it still.
             cues[-1] = dataclasses.replace(cues[-1], lines=(*cues[-1].lines, *block))
         else:
-            raise TranscriptError(f"{path}:{first + 1}: no times (00:00:01.000 --> 00:00:02.000) for {block[0][:60]!r}")
+            raise TranscriptError(f"{name}:{first + 1}: no times (00:00:01.000 --> 00:00:02.000) for {block[0][:60]!r}")
     return cues
 
 

@@ -35,58 +35,61 @@ class Transcript:
     caption: str = ""
 
 
-def read_transcript(path: Path) -> Transcript:
+def read_transcript(path: Path, name: str = "") -> Transcript:
     """Reads a `.json`, `.vtt`, `.srt` or `.txt` file.
+
+    Args:
+      path: the file.
+      name: what messages call it; its path without one.
 
     Raises:
       TranscriptError: it is damaged, or in another encoding than UTF-8; the message names the file and the place.
       OSError: it cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), name or str(path)
     if suffix not in SUFFIXES:
-        raise TranscriptError(f"{path}: transcripts end in one of {SUFFIXES}")
-    text = _text(path)
+        raise TranscriptError(f"{name}: transcripts end in one of {SUFFIXES}")
+    text = _text(path.read_bytes(), name)
     if suffix == ".txt":
         return Transcript((), "clip", caption=" ".join(text.split()))
     if suffix == ".json":
-        return _from_json(path, text)
-    subtitles = read_subtitles(path, text)
+        return _from_json(name, text)
+    subtitles = read_subtitles(name, text, is_vtt=suffix == ".vtt")
     return Transcript(subtitles.words, subtitles.timing, subtitles.language)
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
+def _text(data: bytes, name: str) -> str:
     for mark, encoding in _OTHER_MARKS:
         if data.startswith(mark):
-            raise TranscriptError(f"{path}:1: is in {encoding}; write it anew in UTF-8")
+            raise TranscriptError(f"{name}:1: is in {encoding}; write it anew in UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
         raise TranscriptError(
-            f"{path}:{line}: is not in UTF-8 (byte 0x{byte:02x}), perhaps in Latin-1; write it anew in UTF-8"
+            f"{name}:{line}: is not in UTF-8 (byte 0x{byte:02x}), perhaps in Latin-1; write it anew in UTF-8"
         ) from error
     if "\0" in text:
-        raise TranscriptError(f"{path}:{text[: text.index(chr(0))].count(chr(10)) + 1}: holds a zero byte, is no text")
+        raise TranscriptError(f"{name}:{text[: text.index(chr(0))].count(chr(10)) + 1}: holds a zero byte, is no text")
     return text
 
 
-def _from_json(path: Path, text: str) -> Transcript:
+def _from_json(name: str, text: str) -> Transcript:
     """Segments with words (WhisperX, `word_timestamps` of Whisper, vosk), or with text only."""
     try:
         content = json.loads(text)
     except ValueError as error:
         line = getattr(error, "lineno", 1)
-        raise TranscriptError(f"{path}:{line}: is no JSON: {error}") from error
+        raise TranscriptError(f"{name}:{line}: is no JSON: {error}") from error
     segments, language = content, ""
     if isinstance(content, dict):
         segments, language = content.get("segments"), content.get("language") or ""
     if not isinstance(segments, list) or not isinstance(language, str):
-        raise TranscriptError(f"{path}: a transcript has a list of segments; this JSON has none")
+        raise TranscriptError(f"{name}: a transcript has a list of segments; this JSON has none")
     words: list[Word] = []
     exact = True
     for number, segment in enumerate(segments):
-        place = f"{path}: segments[{number}]"
+        place = f"{name}: segments[{number}]"
         if not isinstance(segment, dict):
             raise TranscriptError(f"{place}: is no object with start, end and words or text")
         found = segment.get("words")

@@ -1,0 +1,145 @@
+"""A folder of videos with transcripts or captions beside them, as a source: a unit is a video file."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.clip_reader import probe
+from data_pipelines.schema import Record
+from data_pipelines.source_info import VideoError
+from data_pipelines.sources import Item, Rejected, causes
+from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES, Listed, find_duplicates, fingerprint, list_videos
+from data_pipelines.sources.video_clips import (
+    Annotation,
+    ClipSettings,
+    clip_settings_of,
+    clips_of,
+    file_sha256,
+)
+from data_pipelines.transcripts import Transcript, TranscriptError, read_transcript
+from data_pipelines.word_times import spread
+from mmduplex_jax.clock import Clock
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """The videos below a folder.
+
+    Attributes:
+      root: the folder.
+      files: the units.
+      keep_without_words: whether videos without a transcript, and windows in which nothing is said, are kept.
+      language: of transcripts that do not say it.
+      settings: of the clips.
+      duplicates: units with the same bytes as another, with that one's name; None where repeats are kept.
+    """
+
+    root: Path
+    files: tuple[Listed, ...]
+    keep_without_words: bool
+    language: str
+    settings: ClipSettings
+    duplicates: Mapping[int, str] | None = None
+
+    @property
+    def clock(self) -> Clock:
+        return self.settings.clock
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "folder",
+            "files": {"count": len(self.files), "names_and_sizes_sha256": fingerprint(self.files)},
+            "keep_without_words": self.keep_without_words,
+            "language": self.language,
+            "duplicates": "keep" if self.duplicates is None else "hash",
+            "clips": self.settings.describe(),
+        }
+
+    def items(self, begin: int, end: int) -> Iterator[Item]:
+        for unit in range(begin, end):
+            for key, content in self._items_of(unit, self.files[unit]):
+                yield Item(unit, key, content)
+
+    def _items_of(self, unit: int, file: Listed) -> Iterator[tuple[str, Record | Rejected]]:
+        key, path = f"folder/{file.name}", self.root / file.name
+        if not file.is_video:
+            yield key, Rejected(causes.MISSING_VIDEO, f"{file.name}: no video of this name beside it")
+            return
+        if file.size_bytes is None:
+            yield key, Rejected(causes.MISSING_VIDEO, f"{file.name}: is a link that leads nowhere")
+            return
+        if self.duplicates is not None and unit in self.duplicates:
+            yield key, Rejected(causes.DUPLICATE, f"{file.name}: the same bytes as {self.duplicates[unit]}")
+            return
+        try:
+            length = probe(path, name=file.name)
+        except VideoError as error:
+            yield key, Rejected(causes.CANNOT_DECODE, str(error))
+            return
+        transcript = Transcript((), "word")
+        if file.transcript:
+            try:
+                transcript = read_transcript(self.root / file.transcript, name=file.transcript)
+            except TranscriptError as error:
+                yield key, Rejected(causes.BROKEN_ANNOTATION, str(error))
+                return
+        if not transcript.words and not transcript.caption and not self.keep_without_words:
+            why = f"{file.transcript} is empty" if file.transcript else "no transcript or caption beside it"
+            yield key, Rejected(causes.NO_WORDS, f"{file.name}: {why}")
+            return
+        provenance: dict[str, Any] = {"source": "folder", "file": file.name, "sha256": file_sha256(path)}
+        if file.transcript:
+            provenance["transcript"] = file.transcript
+        annotation = Annotation(
+            key=key,
+            words=transcript.words,
+            timing=transcript.timing,
+            caption=transcript.caption,
+            language=file.language or transcript.language or self.language,
+            provenance=provenance,
+            silent=self.keep_without_words or bool(transcript.caption),
+        )
+        for window_key, content in clips_of(path, length, annotation, self.settings, file.name):
+            if isinstance(content, Record) and transcript.caption:
+                content = _said_all_along(content)
+            yield window_key, content
+
+
+def _said_all_along(record: Record) -> Record:
+    """The record with its caption spread over it: each window of a long video has all of it."""
+    end_s = record.clock.tick_time_s(record.num_ticks)
+    words = spread(record.caption.split(), record.words_from_s, end_s)
+    return dataclasses.replace(record, words=tuple(words))
+
+
+def folder_source(config: Mapping[str, Any]) -> FolderSource:
+    """The source of `configs/data/folder.py`.
+
+    Args:
+      config: the configuration as plain values.
+
+    Raises:
+      ValueError: a value is missing or out of its range, or the folder is not there or holds no videos.
+      OSError: a folder in it cannot be read.
+    """
+    if not config["root"]:
+        raise ValueError("give the folder of videos as --config.root=DIR")
+    root = Path(config["root"])
+    if not root.is_dir():
+        raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
+    settings = clip_settings_of(config)
+    files = list_videos(root, settings.filters.languages)
+    if not files:
+        raise ValueError(f"config.root, {str(root)!r}, holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return FolderSource(
+        root=root,
+        files=files,
+        keep_without_words=config["keep_without_words"],
+        language=config["language"],
+        settings=settings,
+        duplicates=find_duplicates(root, files) if config["duplicates"] == "hash" else None,
+    )
