@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.build_index = False
     config.timing = "line"  # or "word"
     config.language = ""  # of all lines, which do not say it: "en" if you know it
-    config.units_per_shard = 200  # lines
+    config.units_per_shard = 100  # lines
     config.frame_px = 256
     config.fit = "crop"  # or "pad"
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
