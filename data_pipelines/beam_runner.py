@@ -1,6 +1,8 @@
 """Shards written by Apache Beam, on one machine or on many that share a file system."""
 
 import contextlib
+import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from data_pipelines.shard_writer import ImageFormat, Motion, OnWritten, Task, wr
 from data_pipelines.sources import Source
 
 _POLL_S = 2.0
+# By this name Beam fetches another runner over the network where it can, which heeds none of the options --direct_...
+_RUNNERS = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
 
 
 def write_by_beam(
@@ -43,12 +47,15 @@ def write_by_beam(
         ) from error
 
     place = directory.resolve()  # workers may be started elsewhere
-    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
+    # Beam tells each step of each worker, in which an error would be lost; `options` may ask for it again.
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    quiet = "--default_sdk_harness_log_level=WARNING"
+    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", quiet, *options]))
     (
         pipeline
         | "shards" >> beam.Create([tuple(task) for task in todo])
         | "spread" >> beam.Reshuffle()
-        | "write" >> beam.Map(_write_in_worker, source=source, directory=place, image=image, motion=motion)
+        | "write" >> beam.Map(_WriteInWorker(source, place, image, motion))
     )
     with _watched(place, todo, on_written):
         try:
@@ -69,12 +76,19 @@ def write_by_beam(
         yield part[0]
 
 
-def _write_in_worker(
-    task: tuple[int, int, int, int], source: Source, directory: Path, image: ImageFormat, motion: Motion | None
-) -> int:
-    cv2.setNumThreads(1)  # the workers already use every core
-    write_one_shard(source, directory, *task, image, motion)
-    return task[0]
+@dataclasses.dataclass(frozen=True)
+class _WriteInWorker:
+    """Writes a task's shard; pickled to get to the workers. Beam wants no arguments but the task."""
+
+    source: Source
+    directory: Path
+    image: ImageFormat
+    motion: Motion | None
+
+    def __call__(self, task: tuple[int, int, int, int]) -> int:
+        cv2.setNumThreads(1)  # the workers already use every core
+        write_one_shard(self.source, self.directory, *task, self.image, self.motion)
+        return task[0]
 
 
 @contextlib.contextmanager
