@@ -21,10 +21,10 @@ class RMSNorm(nn.Module):
         return (x * scale).astype(self.dtype)
 
 
-def layer_norm(name: str, dtype=jnp.float32) -> nn.LayerNorm:
+def layer_norm(name: str, dtype=jnp.float32, epsilon: float = 1e-6) -> nn.LayerNorm:
     """LayerNorm with its parameters' axes named, `[..., D] -> [..., D]` (vision towers use it)."""
     return nn.LayerNorm(
-        epsilon=1e-6,
+        epsilon=epsilon,
         use_fast_variance=False,  # E[x²] - E[x]² loses digits where the mean is large: streams and clips then differ
         dtype=dtype,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones_init(), (None,)),
