@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 
 from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.manifest import ShardError
+from data_pipelines.orphans import end_with_parent
 from data_pipelines.samples import NO_RECORD, Sample, SampleMaker
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
@@ -104,7 +106,8 @@ class LoaderIterator(grain.DatasetIterator):
                 raise StopIteration
             rest = self._batches[self.next_batch :].to_iter_dataset(self._read_options)
             if self._worker_processes:
-                rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._worker_processes))
+                options = grain.MultiprocessingOptions(num_workers=self._worker_processes)
+                rest = rest.mp_prefetch(options, worker_init_fn=_start_worker)
             self._running = iter(rest)
         batch = next(self._running)
         self.next_batch += 1
@@ -154,6 +157,11 @@ class LoaderIterator(grain.DatasetIterator):
         if self._running is not None:
             self._running.close()
         self._running = None
+
+
+def _start_worker(_worker: int, _workers: int) -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)  # the workers already use the cores that there are
 
 
 def make_loader(

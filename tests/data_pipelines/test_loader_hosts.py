@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +94,23 @@ def test_hosts_and_workers_may_change_in_the_middle(repository, dirs, tokenizer)
     one.finish()
     assert [batch for batch, _ in got] == wanted
     assert [state["next_batch"] for _, state in got] == list(range(1, 12))
+
+
+def test_workers_of_a_killed_host_end_too(repository, dirs):
+    host = Hosts(repository, dirs, process_count=1, workers=1)
+    host.next_batch()
+    workers = children(host.programs[0].pid)
+    assert len(workers) >= 1
+    host.kill()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, f"still there: {workers}"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, of Linux."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 def test_what_would_give_other_batches_is_refused(dirs, tokenizer):

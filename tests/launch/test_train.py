@@ -12,10 +12,11 @@ from configs import quickstart
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
-from launch.train import EXIT_MISFIT, data_fingerprint, train
+from launch.train import EXIT_MISFIT, data_fingerprint, train, weights_of
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
+from mmduplex_jax.train.feed import DataError
 
 CLIP_S = 1.28
 
@@ -79,6 +80,30 @@ def test_the_fingerprint_is_of_the_content(shards, tmp_path):
     write_shards(NoisySource(), tmp_path, config={}, units_per_shard=4)
     assert data_fingerprint([str(shards)]) == data_fingerprint([str(tmp_path)])
     assert data_fingerprint([str(shards)]) != data_fingerprint([str(shards), str(tmp_path)])
+
+
+def test_data_are_mixed_by_the_config(shards, tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def fit(task, data, config, workdir, **given):
+        batch = [next(data)["index"] for _ in range(10)]
+        assert np.mean(np.concatenate(batch) >= 8) == 0.75  # a share of the second folder's, exact in 40 samples
+        raise Reached
+
+    monkeypatch.setattr("launch.train.fit", fit)
+    config = small_config(shards)
+    config.data.update(dirs=f"{shards}, {shards}", weights="1, 3")
+    with pytest.raises(Reached):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1", "1,2,3", "1,x", "1,0", "1,-2", "1,inf", "nan,1", ","])
+def test_weights_that_make_no_mixture_are_refused(text):
+    with pytest.raises(DataError, match="a positive number for each of the 2 directories"):
+        weights_of(text, 2)
+    assert weights_of(" ", 2) is None
+    assert weights_of("1, 2.5", 2) == [1.0, 2.5]
 
 
 @pytest.mark.parametrize(
