@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
-    config.motion = ConfigDict({"keep": False, "plane_px": 32, "search_radius": 3})
+    config.motion = ConfigDict({"keep": True, "plane_px": 64, "search_radius": 5})
     config.license = ""  # the lines name none; their videos have each their own
     # "hash" rejects a line that says the same words of the same stretch as an earlier one. It reads all lines first,
     # some 30 GB in Live-CC-5M, whose publishers cut each video once.

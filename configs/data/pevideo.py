@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
-    config.motion = ConfigDict({"keep": False, "plane_px": 32, "search_radius": 3})
+    config.motion = ConfigDict({"keep": True, "plane_px": 64, "search_radius": 5})
     config.license = ""  # what the publishers' card says when you fetch the tars
     # "hash" rejects a video with the same bytes as an earlier one. It reads the headers of all tars first, and the
     # bytes of what is equally long, so the tars must be on this machine.

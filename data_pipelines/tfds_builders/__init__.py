@@ -5,11 +5,13 @@ The command `tfds build` imports TensorFlow for its own sake. Without it, a data
     from configs.data import livecc
     from data_pipelines.tfds_builders import livecc_dataset_builder
     from data_pipelines.tfds_builders.source_builder import SourceConfig
+    from launch.prepare import motion_of
 
     config = livecc.get_config()
     config.annotations, config.root = "live_whisperx_526k_with_seeks.jsonl", "videos"
+    values = config.to_dict()
     builder = livecc_dataset_builder.Builder(
-        data_dir="data/tfds", config=SourceConfig(name="whisperx", values=config.to_dict())
+        data_dir="data/tfds", config=SourceConfig(name="whisperx", values=values, motion=motion_of(values))
     )
     builder.download_and_prepare()
 

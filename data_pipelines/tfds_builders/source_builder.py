@@ -25,7 +25,7 @@ class SourceConfig(tfds.core.BuilderConfig):
 
     Attributes:
       values: the configuration as plain values (`ConfigDict.to_dict()`).
-      motion: adds motion fields, see `shards.write_shards`; None adds none.
+      motion: computes the motion fields that `values` may ask for, see `shards.write_shards`.
     """
 
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -106,6 +106,11 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
             raise ValueError(
                 f"tfds stores images as one of {IMAGE_FORMATS}, got config.image.format="
                 f"{config.values['image']['format']!r}; `python -m launch.prepare` writes the others too"
+            )
+        if (config.values.get("motion") or {"keep": False})["keep"] and config.motion is None:
+            raise ValueError(
+                "config.motion.keep asks for motion fields: give SourceConfig(..., motion=motion_of(values)) with "
+                "motion_of of launch/prepare.py, or set config.motion.keep=False"
             )
         return config.values
 
