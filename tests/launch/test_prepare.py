@@ -1,10 +1,7 @@
 """`launch.prepare`: killed at any moment and run again, it gives the same bytes; its errors say what to do."""
 
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -80,36 +77,6 @@ def test_second_run_redoes_nothing_and_sums_up(run, prepared, tmp_path):
     assert summary["hours"] == pytest.approx(12 * 5.12 / 3600)
     assert summary["bytes"] == sum(path.stat().st_size for path in prepared.glob("*.arrayrecord"))
     assert "0 written, 6 kept" in done.stdout
-
-
-def test_killed_at_random_moments_it_gives_the_same_bytes(repository, run, tmp_path):
-    longer = ("--config.look=rich", "--config.clip_s=6.0", "--config.clips=120", "--config.units_per_shard=10")
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    assert run(undisturbed, *longer, "--workers=2").returncode == 0
-    chance = random.Random(0)
-    kills = 0
-    for attempt in range(4):
-        with subprocess.Popen(
-            command(out, *longer, "--workers=2"),
-            cwd=repository,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
-            # Into the middle of writing: soon after this run's first file appears, under its temporary name.
-            before = {path.name for path in out.glob("*shard-*")}
-            while process.poll() is None and not {path.name for path in out.glob("*shard-*")} - before:
-                time.sleep(0.002)
-            time.sleep(chance.uniform(0, 0.3))
-            if process.poll() is None:
-                kills += 1
-                # Now the whole group, now the parent alone, whose workers must not go on for ever.
-                (os.killpg if attempt % 2 else os.kill)(process.pid, signal.SIGKILL)
-    assert kills >= 2, "the runs ended too soon to be killed"
-    done = run(out, *longer, "--workers=2")
-    assert done.returncode == 0, done.stderr
-    assert contents(out) == contents(undisturbed)
-    assert not list(out.glob(".shard-*"))
 
 
 def test_workers_end_with_their_parent(repository, tmp_path):
