@@ -13,7 +13,7 @@ from data_pipelines.filters import Filters, filters_of
 from data_pipelines.geometry import squarer
 from data_pipelines.schema import Record, Word
 from data_pipelines.sources import Rejected, causes
-from data_pipelines.windows import Window, cut_windows, words_of
+from data_pipelines.windows import Window, cut_windows, words_of, words_outside
 from mmduplex_jax.clock import Clock
 
 # A clip that is said to end so little after its video does, ends with it: annotations round to a tenth of a second.
@@ -129,14 +129,14 @@ def clips_of(
     duration_s = end_s - begin_s
     refused = settings.filters.rejects_video(duration_s, annotation.language)
     if refused is not None:
-        yield key, refused
+        yield key, _about(name, refused)
         return
     window_s = max(duration_s, settings.shortest_s) if settings.window_s is None else settings.window_s
     windows = cut_windows(begin_s, end_s, window_s, settings.overlap_s, settings.shortest_s)
     if not windows:
         yield key, Rejected(causes.TOO_SHORT, f"{name}: {duration_s:.2f} s, the shortest is {settings.shortest_s:g} s")
         return
-    outside = [word for word in annotation.words if not begin_s <= word.start_s < end_s]
+    outside = words_outside(annotation.words, windows)
     if annotation.words and len(outside) == len(annotation.words):
         first = outside[0]
         detail = f"{name}: all {len(outside)}, the first, {first.text!r}, at {first.start_s:.2f} s"
@@ -146,12 +146,10 @@ def clips_of(
     words = [words_of(annotation.words, window) for window in windows]
     decisions = [_refused(window, said, annotation, settings) for window, said in zip(windows, words)]
     wanted = [window for window, decision in zip(windows, decisions) if decision is None]
-    clips = read_clips(
-        video, wanted, settings.clock, settings.frame_px, settings.fit, settings.audio, name=name
-    )  # fmt: skip
+    clips = read_clips(video, wanted, settings.clock, settings.frame_px, settings.fit, settings.audio, name=name)
     for window, said, decision in zip(windows, words, decisions):
         window_key = key if len(windows) == 1 else f"{key}/{window.number:03d}"
-        content = next(clips) if decision is None else decision
+        content = next(clips) if decision is None else _about(name, decision)
         if isinstance(content, Clip):
             provenance = dict(annotation.provenance) | {"start_s": window.start_s, "end_s": window.end_s}
             if outside:
@@ -171,6 +169,11 @@ def file_sha256(path: Path) -> str:
 def _file_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _about(name: str, rejected: Rejected) -> Rejected:
+    """A rejection that says of which video."""
+    return Rejected(rejected.cause, f"{name}: {rejected.detail}")
 
 
 def _refused(window: Window, words: Sequence[Word], annotation: Annotation, settings: ClipSettings) -> Rejected | None:
