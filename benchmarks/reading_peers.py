@@ -1,0 +1,119 @@
+"""What others do with decoded clips: the same frames, stored and read as they are used to, in shuffled batches.
+
+Each loader yields batches of uint8 `[B, T, px, px, 3]`, as many samples as there are clips for each epoch.
+"""
+
+import io
+import itertools
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def write_arrays(clips: Iterator[np.ndarray], directory: Path) -> None:
+    """One `.npy` a clip: decoded and not compressed."""
+    directory.mkdir(parents=True)
+    for number, frames in enumerate(clips):
+        np.save(directory / f"{number:06d}.npy", frames)
+
+
+def write_pictures(clips: Iterator[np.ndarray], directory: Path, quality: int) -> None:
+    """A folder a clip, a JPEG a frame."""
+    for number, frames in enumerate(clips):
+        folder = directory / f"{number:06d}"
+        folder.mkdir(parents=True)
+        for tick, frame in enumerate(frames):
+            (folder / f"{tick:04d}.jpg").write_bytes(jpeg(frame, quality))
+
+
+def write_tars(clips: Iterator[np.ndarray], directory: Path, quality: int, clips_a_tar: int = 16) -> None:
+    """WebDataset: tars of samples, each frame a JPEG member of its sample."""
+    directory.mkdir(parents=True)
+    numbered = enumerate(clips)
+    while some := list(itertools.islice(numbered, clips_a_tar)):
+        with tarfile.open(directory / f"{some[0][0]:06d}.tar", "w") as tar:
+            for number, frames in some:
+                for tick, frame in enumerate(frames):
+                    data = jpeg(frame, quality)
+                    member = tarfile.TarInfo(f"{number:06d}.{tick:04d}.jpg")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def jpeg(frame: np.ndarray, quality: int) -> bytes:
+    """As the shards have it: chroma at full resolution."""
+    chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    written, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality, *chroma]
+    )
+    if not written:
+        raise ValueError(f"OpenCV could not write a JPEG of {frame.shape}")
+    return data.tobytes()
+
+
+class ArrayClips:
+    """A torch dataset over `write_arrays`."""
+
+    def __init__(self, directory: Path):
+        self.paths = sorted(directory.glob("*.npy"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int):
+        import torch
+
+        return torch.from_numpy(np.load(self.paths[index]))
+
+
+class PictureClips:
+    """A torch dataset over `write_pictures`, decoding with the decoder that we use."""
+
+    def __init__(self, directory: Path):
+        self.folders = sorted(directory.iterdir())
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int):
+        import torch
+
+        cv2.setNumThreads(1)
+        pictures = [
+            cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+            for path in sorted(self.folders[index].iterdir())
+        ]
+        return torch.from_numpy(np.stack(pictures))
+
+
+def torch_loader(dataset, batch_size: int, workers: int, epochs: int) -> Iterator:
+    """A torch DataLoader that shuffles, its workers kept from epoch to epoch."""
+    import torch
+
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+    )
+    for _ in range(epochs):
+        yield from loader
+
+
+def _frames_of(sample: dict) -> np.ndarray:
+    cv2.setNumThreads(1)
+    names = sorted(name for name in sample if name.endswith("jpg"))
+    return np.stack([cv2.imdecode(np.frombuffer(sample[name], np.uint8), cv2.IMREAD_COLOR_RGB) for name in names])
+
+
+def webdataset_loader(directory: Path, batch_size: int, workers: int, epochs: int, clips: int) -> Iterator:
+    """WebDataset with a shuffle buffer, without end, cut off after as many batches as the others give."""
+    import webdataset
+
+    urls = [str(path) for path in sorted(directory.glob("*.tar"))]
+    dataset = webdataset.WebDataset(urls, resampled=True, shardshuffle=False, nodesplitter=webdataset.split_by_node)
+    dataset = dataset.shuffle(100).map(_frames_of).batched(batch_size, partial=False)
+    loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers)
+    batches = iter(loader)
+    for _ in range(epochs * (clips // batch_size)):
+        yield next(batches)
