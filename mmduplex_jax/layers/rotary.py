@@ -3,6 +3,9 @@
 A position is an integer count of steps. In float32 the product `position · frequency` has lost the fraction of a turn
 after some hours, so the angle is split, `position = high · 4096 + low`, and both parts' cosines and sines come from
 tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at any position.
+
+Frequencies may be stretched as Llama 3 does it, for contexts longer than those of pre-training (Grattafiori et al.,
+2024; `rope_type` "llama3" in transformers).
 """
 
 import functools
@@ -16,9 +19,32 @@ _LOW = 4096
 MAX_STEPS = _LOW * _LOW  # 16.7 million: 15 days at 12.5 Hz
 
 
+def stretched(frequency: np.ndarray, scaling: tuple[float, ...]) -> np.ndarray:
+    """Llama 3's frequencies: slow ones divided by a factor, fast ones kept, those between interpolated.
+
+    Args:
+      frequency: float64 `[E/2]`, radians a step.
+      scaling: `(factor, low_freq_factor, high_freq_factor, original_max_position_embeddings)`, or nothing.
+
+    Raises:
+      ValueError: for another number of values, or a band that is empty.
+    """
+    if not scaling:
+        return frequency
+    if len(scaling) != 4 or not 0 < scaling[1] < scaling[2]:
+        raise ValueError(
+            "rope_scaling is (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) with "
+            f"0 < low_freq_factor < high_freq_factor, or empty; got {scaling}"
+        )
+    factor, low, high, original = scaling
+    turns = original * frequency / (2 * np.pi)  # in the context of pre-training
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequency * (kept + (1 - kept) / factor)
+
+
 @functools.lru_cache(maxsize=8)
-def _tables(head_width: int, base: float) -> tuple[np.ndarray, np.ndarray]:
-    frequency = base ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width)
+def _tables(head_width: int, base: float, scaling: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    frequency = stretched(base ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width), scaling)
     low = np.arange(_LOW, dtype=np.float64)[:, None] * frequency
     high = low * _LOW
     return (
@@ -27,13 +53,21 @@ def _tables(head_width: int, base: float) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def phases(steps: Int32[Array, "..."], head_width: int, base: float) -> Float[Array, "2 ... E/2"]:
+def phases(
+    steps: Int32[Array, "..."], head_width: int, base: float, scaling: tuple[float, ...] = ()
+) -> Float[Array, "2 ... E/2"]:
     """Cosines and sines of the rotary angles at integer `steps` in `[0, MAX_STEPS)`.
+
+    Args:
+      steps: positions.
+      head_width: E.
+      base: of the frequencies.
+      scaling: see `stretched`.
 
     Returns:
       float32 `[2, ..., E/2]`, cosines first.
     """
-    low, high = _tables(head_width, float(base))
+    low, high = _tables(head_width, float(base), tuple(scaling))
     cos_a, sin_a = jnp.asarray(low)[:, steps % _LOW]
     cos_b, sin_b = jnp.asarray(high)[:, (steps // _LOW) % _LOW]
     return jnp.stack([cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b])

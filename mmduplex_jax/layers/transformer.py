@@ -6,6 +6,7 @@ zero).
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +19,13 @@ from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
@@ -26,6 +34,9 @@ class StackConfig:
     Attributes:
       width, layers, heads, kv_heads, head_width, hidden: D, depth, Q, G, E, F.
       rope_base: base of the rotary frequencies.
+      rope_scaling: Llama 3's stretching of them, `(factor, low_freq_factor, high_freq_factor,
+        original_max_position_embeddings)`; empty for none.
+      activation: of the gated MLP, one of `ACTIVATIONS`.
       norm_epsilon: of the RMSNorms.
       cross_every: every n-th layer (the first of each n) has cross-attention; 0 for none.
       cross_gate: the gate's value at first; `tanh` of it multiplies what video says.
@@ -44,6 +55,8 @@ class StackConfig:
     head_width: int
     hidden: int
     rope_base: float = 10_000.0
+    rope_scaling: tuple[float, ...] = ()
+    activation: str = "silu"
     norm_epsilon: float = 1e-5
     cross_every: int = 0
     cross_gate: float = 0.0
@@ -55,6 +68,8 @@ class StackConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.cross_every and self.layers % self.cross_every:
@@ -90,12 +105,15 @@ class Lookup(NamedTuple):
     cross_mask: Bool[Array, "B S N"] | None = None
 
 
+def phases(config: StackConfig, step: Int32[Array, "..."]) -> Float[Array, "2 ... E/2"]:
+    """Rotary phases of a stack's queries and keys at `step` (`rotary.phases`)."""
+    return rotary.phases(step, config.head_width, config.rope_base, config.rope_scaling)
+
+
 def make_lookup(config: StackConfig, step: Int32[Array, "B S"], mask: Bool[Array, "B S R"], **kwargs) -> Lookup:
     """Computes the phases of a call's positions, once for all layers."""
-    phase = rotary.phases(step, config.head_width, config.rope_base)
-    sink = None
-    if config.num_sinks:
-        sink = rotary.phases(jnp.minimum(step, config.window_steps), config.head_width, config.rope_base)
+    phase = phases(config, step)
+    sink = phases(config, jnp.minimum(step, config.window_steps)) if config.num_sinks else None
     return Lookup(phase, sink, mask, cross_phase=phase, **kwargs)
 
 
@@ -149,16 +167,17 @@ class CrossAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP (Shazeer, 2020), `[..., D] -> [..., D]`."""
+    """Gated MLP (Shazeer, 2020), `[..., D] -> [..., D]`; the gate's activation is SiLU unless told otherwise."""
 
     width: int
     hidden: int
+    activation: str = "silu"
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         gate = dense(self.hidden, ("embed", "mlp"), name="gate", dtype=x.dtype)(x)
         up = dense(self.hidden, ("embed", "mlp"), name="up", dtype=x.dtype)(x)
-        return dense(self.width, ("mlp", "embed"), name="down", dtype=x.dtype)(nn.silu(gate) * up)
+        return dense(self.width, ("mlp", "embed"), name="down", dtype=x.dtype)(ACTIVATIONS[self.activation](gate) * up)
 
 
 class Block(nn.Module):
@@ -175,7 +194,7 @@ class Block(nn.Module):
         x = x + attended
         if self.cross:
             x = x + CrossAttention(c, name="cross")(norm("cross_norm")(x), look, keys_values)
-        x = x + SwiGLU(c.width, c.hidden, name="mlp")(norm("mlp_norm")(x))
+        x = x + SwiGLU(c.width, c.hidden, c.activation, name="mlp")(norm("mlp_norm")(x))
         return x, buffers
 
 

@@ -20,7 +20,7 @@ from mmduplex_jax.layers import ring, rotary
 from mmduplex_jax.layers.attention import attend, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
-from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup
+from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup, phases
 from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
@@ -41,6 +41,7 @@ class DualStreamConfig:
       vocab_multiple: the embedding table is padded to a multiple of this, so that it can be sharded.
       pad_id, word_id, start_id: the marks.
       delay_max: largest delay that the model is told apart from others.
+      tied: whether the head is the embedding table; otherwise it is a table of its own.
       look_ahead: whether there is a head that names the words of the next second or two (a helper in training).
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
         "zeroed".
@@ -57,6 +58,7 @@ class DualStreamConfig:
     delay_max: int
     vocab_rows_min: int = 0
     vocab_multiple: int = 128
+    tied: bool = True
     look_ahead: bool = False
     token_control: str = "real"
 
@@ -139,6 +141,8 @@ class DualStream(nn.Module):
         normal = lambda *axes: nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
         self.embedding = self.param("embedding", normal("vocab", "embed"), (c.vocab_rows, c.text.width))
         self.delays = self.param("delays", normal(None, "embed"), (c.delay_max + 1, c.text.width))
+        if not c.tied:
+            self.head = self.param("head", normal("vocab", "embed"), (c.vocab_rows, c.text.width))
         self.text = Stack(c.text)
         dtype = jnp.dtype(c.text.dtype)
         if c.fusion == "interleave":
@@ -168,7 +172,7 @@ class DualStream(nn.Module):
         return (self.embedding[slots] + self.delays[delay][:, None]).astype(jnp.dtype(self.config.text.dtype))
 
     def _logits(self, x: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        table = self.embedding.astype(x.dtype)
+        table = (self.embedding if self.config.tied else self.head).astype(x.dtype)
         logits = jnp.einsum("bsd,vd->bsv", x, table, preferred_element_type=jnp.float32)
         return logits[..., : self.config.vocab_size]
 
@@ -178,7 +182,7 @@ class DualStream(nn.Module):
         out = self.projector(self.projector_norm(video))
         out = out.reshape(*video.shape[:2], -1, 2, c.kv_heads, c.head_width)
         out = jnp.moveaxis(out, 2, 0)
-        phase = rotary.phases(step, c.head_width, c.rope_base)
+        phase = phases(c, step)
         keys = jax.vmap(lambda k: rotary.rotate(k, phase))(out[..., 0, :, :])
         return keys, out[..., 1, :, :]
 

@@ -26,6 +26,7 @@ def model_config(
     """The model of an experiment's config (see `configs/quickstart.py`)."""
     clock = Clock(**config.clock)
     text = dict(config.text)
+    tied = text.pop("tied", True)
     if config.fusion != "cross":
         text["cross_every"] = 0  # the other fusions have no cross-attention; one knob switches them
     return DualStreamConfig(
@@ -39,6 +40,7 @@ def model_config(
         start_id=start_id,
         delay_max=config.delay.max,
         vocab_rows_min=config.vocab_rows_min,
+        tied=tied,
         look_ahead=config.loss.ahead_weight > 0,
         token_control=token_control,
     )
