@@ -47,10 +47,8 @@ def write_by_beam(
         ) from error
 
     place = directory.resolve()  # workers may be started elsewhere
-    # Beam tells each step of each worker, in which an error would be lost; `options` may ask for it again.
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    quiet = "--default_sdk_harness_log_level=WARNING"
-    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", quiet, *options]))
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)  # it tells each step of each worker
+    pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *options]))
     (
         pipeline
         | "shards" >> beam.Create([tuple(task) for task in todo])

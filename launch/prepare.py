@@ -96,18 +96,21 @@ def prepare(
     source = source_of(config)
     # A line in a log file every ten seconds, or a bar that moves where someone watches.
     with tqdm(total=len(source), unit="unit", mininterval=0.2 if sys.stderr.isatty() else 10.0, desc="prepare") as bar:
+        shown_s: float | None = None
 
         def show(progress: Progress) -> None:
-            if bar.initial == bar.n == 0:
+            nonlocal shown_s
+            now_s = time.monotonic()
+            if shown_s is None:
                 bar.initial = bar.n = progress.units  # kept shards do not count for the speed
-            speed = progress.written_s / max(time.monotonic() - begin_s, 1e-9)
-            bar.set_postfix_str(f"{speed:,.0f} h of video/h", refresh=False)
-            bar.update(progress.units - bar.n)
-            if time.monotonic() - shown_s[0] > bar.mininterval:  # a unit may take long, the video in it goes on
-                shown_s[0] = time.monotonic()
-                bar.refresh()
+            bar.set_postfix_str(f"{progress.written_s / max(now_s - begin_s, 1e-9):,.0f} h of video/h", refresh=False)
+            shown = bar.update(progress.units - bar.n)
+            if not shown and shown_s is not None and now_s - shown_s > bar.mininterval:
+                bar.refresh()  # a unit may take long, the video in it goes on
+                shown = True
+            if shown or shown_s is None:
+                shown_s = now_s
 
-        shown_s = [begin_s]
         return write_shards(
             source,
             directory,

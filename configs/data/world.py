@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.clip_s = 12.0
     config.frame_px = 64
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
-    # JPEG with chroma at full resolution, or "png" for frames without any loss at about four times the size.
+    # JPEG with chroma at full resolution; "webp" is smaller and slower, "png" and "raw" lose nothing and are larger.
     config.image = ConfigDict({"format": "jpeg", "quality": 92})
 
     # What the look would choose; None leaves it. Any other field of `Dynamics` or `Appearance` in

@@ -1,21 +1,29 @@
 """`launch.prepare`: killed at any moment and run again, it gives the same bytes; its errors say what to do."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from data_pipelines.shards import open_dataset
 from data_pipelines.sources.world import world_source
+from tests.data_pipelines.numbered_video import number_in, write_numbered
 
 SMALL = ("--config.clip_s=5.0", "--config.frame_px=32", "--config.clips=12", "--config.units_per_shard=2")
 
 
 def command(out, *arguments):
-    return [sys.executable, "-m", "launch.prepare", "--config=configs/data/world.py", f"--out={out}", *arguments]
+    """The command line; it is about the world unless `arguments` name another configuration."""
+    world = (
+        [] if any(argument.startswith("--config=") for argument in arguments) else ["--config=configs/data/world.py"]
+    )
+    return [sys.executable, "-m", "launch.prepare", *world, f"--out={out}", *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,82 @@ def test_workers_end_with_their_parent(repository, tmp_path):
         process.communicate(timeout=20)
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
+def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group):
+    out = tmp_path / "world"
+    with subprocess.Popen(
+        command(out, *SMALL, "--config.clips=2000", "--workers=2"),
+        cwd=repository,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not list(out.glob("shard-*")):
+            time.sleep(0.02)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in errors
+    assert not list(out.glob(".*.tmp"))
+    assert len(list(out.glob("shard-*"))) == len(list(out.glob("parts/shard-*"))) < 1000
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A folder of a captioned video, one without words, and a file that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_numbered(folder / "counted.mp4", count=75)
+    (folder / "counted.srt").write_text("1\n00:00:00,400 --> 00:00:01,000\ncounting bars\n")
+    write_numbered(folder / "silent.mp4", count=80)
+    (folder / "broken.mp4").write_bytes(b"no video at all" * 100)
+    (folder / "broken.srt").write_text("1\n00:00:00,400 --> 00:00:01,000\nnothing\n")
+    return folder
+
+
+FOLDER = ("--config=configs/data/folder.py", "--config.frame_px=64", "--config.motion.plane_px=32", "--workers=1")
+
+
+def test_a_folder_of_videos_with_motion(run, videos, tmp_path):
+    done = run(tmp_path / "out", *FOLDER, f"--config.root={videos}", "--config.motion.keep=True")
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset(tmp_path / "out", verify=True)
+    assert len(dataset) == 1
+    record = dataset[0]
+    assert [word.text for word in record.words] == ["counting", "bars"]
+    assert [number_in(frame) for frame in record.frames][:4] == [0, 4, 8, 12]
+    assert record.motion.shape == (19, 16, 16, 4)
+    assert record.motion.dtype == np.int8
+    assert not record.motion[0].any()
+    assert record.motion[1:].any()
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    causes = {line["key"]: line["cause"] for line in map(json.loads, lines)}
+    assert causes == {"folder/broken.mp4": "cannot decode", "folder/silent.mp4": "no words"}
+    assert "cannot decode  1" in done.stdout
+    assert "hours of video an hour" in done.stdout
+
+
+def test_a_run_that_rejects_everything_fails(run, tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_numbered(tmp_path / "videos" / "silent.mp4", count=80)
+    out = tmp_path / "out"
+    done = run(out, *FOLDER, f"--config.root={tmp_path / 'videos'}", f"--json={tmp_path / 'summary.json'}")
+    assert done.returncode == 1
+    assert "every one of 1 units was rejected" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((out / "rejected.jsonl").read_text())["cause"] == "no words"
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads((out / "summary.json").read_text())
+
+
+def test_a_runner_that_is_not_there(run, tmp_path):
+    done = run(tmp_path / "out", *SMALL, "--runner=NoSuchRunner")
+    assert done.returncode == 1
+    # With Beam it is the runner that is not there, without it Beam.
+    assert "NoSuchRunner" in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_damaged_shard_is_rewritten(run, prepared, tmp_path):
     whole = contents(prepared)
     out = tmp_path / "world"
@@ -125,6 +209,7 @@ def test_other_configuration_is_refused(run, prepared):
         ("--config.clips=0", "config.clips must be positive"),
         ("--config.source=tape", "config.source 'tape' is unknown"),
         ("--config.image.format=gif", "image format 'gif' is unknown"),
+        ("--config.units_per_shard=0", "units_per_shard and workers must be positive"),
         ("--config.no_such_value=1", "no_such_value"),
     ],
 )
