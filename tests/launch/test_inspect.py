@@ -1,0 +1,298 @@
+"""`python -m launch.inspect`: true numbers, a page that needs nothing else, and clear words about what is damaged."""
+
+import base64
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import quickstart
+from data_pipelines.manifest import ShardError
+from data_pipelines.schema import Event, Record, Word
+from data_pipelines.shards import write_shards
+from data_pipelines.sources import Item, Rejected
+from data_pipelines.sources.causes import CANNOT_DECODE, NO_WORDS
+from launch.inspect import inspect, spending_of, table_of
+from launch.inspect_page import page
+from launch.motion_field import MotionField
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.dataset_report import token_counter
+from tests import tiny
+
+EVIL = '<script>alert("x")</script> & co'
+
+
+class MixedSource:
+    """Unit 0: a clip with words, a caption and hostile text; 1 and 2: rejected; 3: a long silent clip; 4: rejected."""
+
+    clock = Clock()
+
+    def __len__(self):
+        return 5
+
+    def describe(self):
+        return {"kind": "mixed"}
+
+    def items(self, begin, end):
+        contents = {
+            0: Record(
+                f"0 {EVIL}",
+                tiny.clips(1, 25, side=64)[0],
+                self.clock,
+                (Word(EVIL, 1.0, 1.4), Word("red", 1.1), Word("dog", 2.5)),
+                events=(Event(1.5, "enters", "red dog", EVIL),),
+                caption=f"caption {EVIL}",
+                language="en",
+                license="CC0-1.0",
+                provenance={"source": "mixed", "file": EVIL},
+                words_from_s=0.8,
+                motion=np.ones((25, 8, 8, 4), np.int8),
+            ),
+            1: Rejected(NO_WORDS, "nothing beside it"),
+            2: Rejected(CANNOT_DECODE, f"said {EVIL}"),
+            3: Record("3", tiny.clips(1, 400, side=64, seed=1)[0], self.clock, timing="clip"),
+            4: Rejected(NO_WORDS, "nothing there"),
+        }
+        for unit in range(begin, end):
+            content = contents[unit]
+            yield Item(unit, content.key if isinstance(content, Record) else f"{unit} {EVIL}", content)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inspect") / "data"
+    write_shards(MixedSource(), folder, config={}, units_per_shard=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inspected(shards):
+    return inspect(shards)
+
+
+def test_numbers_are_those_of_the_data(inspected):
+    report, shown = inspected
+    assert (report["samples"], report["units"], report["shards"], report["words"]) == (2, 5, 2, 3)
+    assert report["hours"] == pytest.approx(425 * 0.16 / 3600)
+    assert report["rejected"] == {CANNOT_DECODE: 1, NO_WORDS: 2}
+    assert report["rejected_examples"] == {
+        NO_WORDS: [
+            {"key": f"1 {EVIL}", "detail": "nothing beside it"},
+            {"key": f"4 {EVIL}", "detail": "nothing there"},
+        ],
+        CANNOT_DECODE: [{"key": f"2 {EVIL}", "detail": f"said {EVIL}"}],
+    }
+    found = report["measured"]
+    assert found["clips"] == 2
+    assert (found["length_s"]["min"], found["length_s"]["max"]) == (4.0, 64.0)
+    assert found["words_per_s"]["max"] == pytest.approx(3 / 3.2)
+    assert found["without_words"] == 1
+    assert found["timing"] == {"word": 1, "clip": 1}
+    assert found["with_motion"] == 1
+    assert report["tokenizer"] == {"config": "configs/quickstart.py", "why_not": ""}
+    tokens = found["tokens"]
+    assert tokens["cap"] == 32
+    assert 0 < tokens["per_s"] <= tokens["most_in_a_second"] <= 32
+    assert tokens["per_s"] == pytest.approx(tokens["anchor_per_s"] + tokens["flow_per_s"])
+    assert [clip.facts.key for clip in shown] == [f"0 {EVIL}", "3"]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_motion_is_the_stored_one_or_computed(shards, inspected):
+    """All cells of the first clip move as one, with the camera; the second clip has no field stored."""
+    frames = tiny.clips(1, 400, side=64, seed=1)[0]
+    first, second = (clip.facts for clip in inspected[1])
+    assert (first.shifts.tolist(), first.camera_moves, first.residual) == ([24 * 64, 0, 0, 0, 0, 0], 1.0, 1.0)
+    assert second.shifts.sum() == 399 * 256
+    # JPEG changes a level here and there, so that a cell may be matched elsewhere; most are not.
+    assert second.residual == pytest.approx(MotionField()(frames)[1:, ..., 2].mean(), rel=0.1)
+
+
+def test_tokens_of_a_clip_are_the_tokenizers(shards, inspected):
+    from data_pipelines.dataset import open_dataset
+
+    record = open_dataset(shards)[0]
+    config = spending_of(None, "", 64, Clock()).config
+    np.testing.assert_array_equal(inspected[1][0].facts.tokens, token_counter(config)(record.frames))
+
+
+class Tags(HTMLParser):
+    """Collects tags, attributes and text, and whether tags are closed in order."""
+
+    VOID = {"meta", "img", "rect", "link", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_holds_all_and_needs_nothing(inspected):
+    report, shown = inspected
+    html = page(report, shown)
+    tags = Tags()
+    tags.feed(html)
+    tags.close()
+    assert not tags.open
+    names = [name for name, _ in tags.tags]
+    assert not {"script", "link", "iframe"} & set(names)
+    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?://", html)
+    assert "prefers-color-scheme: dark" in html
+    text = " ".join(tags.text)
+    assert f"caption {EVIL}" in text
+    words = [attrs for name, attrs in tags.tags if name == "span" and attrs.get("class") == "word"]
+    # 96 px a second; the second word begins while the first still stands in its lane.
+    assert [word["style"] for word in words] == ["left:96px;top:0px", "left:106px;top:24px", "left:240px;top:24px"]
+    assert [word["title"] for word in words] == ["1.00 s to 1.40 s", "1.10 s", "2.50 s"]
+    (unknown,) = [a for n, a in tags.tags if n == "div" and a.get("class") == "unknown"]
+    assert unknown["style"] == "width:77px"
+    images = [attrs for name, attrs in tags.tags if name == "img"]
+    assert [int(image["width"]) for image in images] == [4 * 96, 60 * 96]  # a minute of the longer clip
+    sheet = base64.b64decode(images[0]["src"].removeprefix("data:image/jpeg;base64,"))
+    assert cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR).shape == (144, 4 * 144, 3)
+    rects = [attrs["class"] for name, attrs in tags.tags if name == "rect"]
+    spent = np.concatenate([clip.tokens for clip in shown])
+    assert (rects.count("anchor"), rects.count("flow")) == tuple((spent > 0).sum(axis=0))
+    assert "first 60 s" in text
+    assert "nothing beside it" in text
+
+
+def test_text_says_the_same(inspected):
+    text = table_of(inspected[0])
+    assert re.search(r"samples +2 from 5 units", text)
+    assert re.search(rf"rejected, {NO_WORDS} +2", text)
+    assert re.search(r"tokens +[\d.]+ a second by configs/quickstart.py: .* \(cap 32\)", text)
+    assert re.search(r"from +mixed, licence CC0-1.0: 1", text)
+
+
+def test_the_same_clips_each_time(shards, inspected):
+    keys = [clip.facts.key for clip in inspect(shards, clips=1, shown=1)[1]]
+    assert keys == [clip.facts.key for clip in inspect(shards, clips=1, shown=1)[1]]
+    other = {inspect(shards, clips=1, seed=seed, shown=1)[1][0].facts.key for seed in range(4)}
+    assert other == {f"0 {EVIL}", "3"}
+
+
+def test_everything_rejected(tmp_path):
+    class Nothing(MixedSource):
+        def __len__(self):
+            return 2
+
+        def items(self, begin, end):
+            for unit in range(begin, end):
+                yield Item(unit, str(unit), Rejected(NO_WORDS, "none"))
+
+    write_shards(Nothing(), tmp_path / "x", config={}, units_per_shard=3)
+    report, shown = inspect(tmp_path / "x")
+    assert (report["measured"], shown) == (None, [])
+    assert "no words" in page(report, shown)
+    assert re.search(r"rejected, no words +2", table_of(report))
+
+
+def test_a_config_that_does_not_fit_is_refused_and_a_usual_one_found():
+    config = quickstart.get_config()
+    assert spending_of(config, "mine.py", 64, Clock()).config.motion.plane_px == 32
+    with pytest.raises(ValueError, match=r"--config is of 64 px and .*, the data of 256 px .*--config.frame_px=256"):
+        spending_of(config, "mine.py", 256, Clock())
+    with pytest.raises(ValueError, match="video_stride=1"):
+        spending_of(config, "mine.py", 64, Clock(12.5, 1))
+    large = spending_of(None, "", 256, Clock())
+    assert (large.name, large.config.motion.plane_px, large.config.cap) == ("configs/bflow_75m.py", 64, 64)
+    odd = spending_of(None, "", 90, Clock())
+    assert odd.config is None
+    assert "give a --config that fits frames of 90 px" in odd.why_not
+
+
+def test_without_a_tokenizer_the_rest_is_there(tmp_path):
+    class Odd(MixedSource):
+        def __len__(self):
+            return 1
+
+        def items(self, begin, end):
+            yield Item(0, "0", Record("0", tiny.clips(1, 10, side=90)[0], self.clock))
+
+    write_shards(Odd(), tmp_path / "x", config={}, units_per_shard=3)
+    report, shown = inspect(tmp_path / "x")
+    assert report["measured"]["tokens"] is None
+    assert report["measured"]["motion"]["plane_px"] == 30
+    assert "not counted: tokenizer: frame_px by anchor.patch_px" in table_of(report)
+    assert "Not counted: tokenizer: frame_px by" in page(report, shown)
+
+
+def test_damage_is_said(shards, tmp_path):
+    with pytest.raises(ShardError, match="holds no shards"):
+        inspect(tmp_path)
+    damaged = tmp_path / "data"
+    write_shards(MixedSource(), damaged, config={}, units_per_shard=3)
+    with (damaged / "rejected.jsonl").open("a") as file:
+        file.write('{"key": "half')
+    with pytest.raises(ShardError, match=r"rejected.jsonl, line 4 is damaged .*delete manifest.json"):
+        inspect(damaged)
+    (damaged / "rejected.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"rejected.jsonl"):
+        inspect(damaged)
+
+
+def run(repository, *arguments):
+    command = [sys.executable, "-m", "launch.inspect", *map(str, arguments)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command(repository, shards, tmp_path):
+    done = run(repository, shards, f"--html={tmp_path / 'a.html'}", f"--json={tmp_path / 'a.json'}", "--shown=1")
+    assert done.returncode == 0, done.stderr
+    assert "samples" in done.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["samples"] == 2
+    assert (tmp_path / "a.html").read_text().count("<article>") == 1
+
+
+def test_the_command_says_what_is_wrong(repository, shards, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    write_shards(MixedSource(), unfinished, config={}, units_per_shard=3)
+    (unfinished / "manifest.json").unlink()
+    (unfinished / "parts" / "shard-00001-of-00002.json").unlink()
+    done = run(repository, unfinished)
+    assert done.returncode == 1
+    assert done.stderr.startswith("launch.inspect: ")
+    assert "is unfinished (1 of 2 shards)" in done.stderr
+    done = run(repository, shards, f"--html={tmp_path / 'no' / 'a.html'}")
+    assert done.returncode == 1
+    assert "there is no folder" in done.stderr
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    write_shards(MixedSource(), tmp_path / "x", config={}, units_per_shard=3)
+    path = tmp_path / "x" / "shard-00000-of-00002.arrayrecord"
+    blob = bytearray(path.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(ShardError, match="shard-00000-of-00002.arrayrecord, record 0 of 1"):
+        inspect(tmp_path / "x")
+
+
+def test_page_clips_do_not_hold_their_frames(inspected):
+    """Hundreds may be shown; what is kept of one is a sheet and numbers."""
+    for clip in inspected[1]:
+        sizes = [value.nbytes for value in vars(clip).values() if isinstance(value, np.ndarray)]
+        sizes += [v.nbytes for v in dataclasses.asdict(clip.facts).values() if isinstance(v, np.ndarray)]
+        assert sum(sizes) + len(clip.sheet) < 1_000_000
