@@ -209,7 +209,8 @@ def _write_by_processes(
         while True:
             # A few ahead of the workers and no more: each wait looks at all that were handed in.
             for task in waiting:
-                running.add(pool.submit(_write_in_worker, directory, task))
+                with _workers_deaf_to_ctrl_c():
+                    running.add(pool.submit(_write_in_worker, directory, task))
                 if len(running) >= 2 * workers:
                     break
             if not running:
@@ -230,6 +231,16 @@ def _write_by_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _workers_deaf_to_ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. Those started in here never hear it; this one does, afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Stopped(Exception):
     """The parent has given up, so its workers do."""
 
@@ -242,7 +253,6 @@ _worker_stop: Any
 def _start_worker(source: Source, image: ImageFormat, motion: Motion | None, written: Any, stop: Any) -> None:
     global _worker_inputs, _worker_written, _worker_stop
     _worker_inputs, _worker_written, _worker_stop = (source, image, motion), written, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent stops its workers
     cv2.setNumThreads(1)  # the workers already use every core
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
