@@ -117,6 +117,22 @@ class TensorFiles:
         array = array.reshape(stored.shape)
         return array.astype(np.float32, copy=False) if stored.dtype in _FLOATING else array
 
+    def are_equal(self, one: str, other: str, piece_bytes: int = 1 << 24) -> bool:
+        """Whether two tensors have the same bytes, dtype and shape; compared a piece at a time."""
+        a, b = self._tensors[one], self._tensors[other]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        left = math.prod(a.shape) * np.dtype(_DTYPES[a.dtype]).itemsize
+        with a.file.open("rb") as first, b.file.open("rb") as second:
+            first.seek(a.begin)
+            second.seek(b.begin)
+            while left > 0:
+                size = min(left, piece_bytes)
+                if first.read(size) != second.read(size):
+                    return False
+                left -= size
+        return True
+
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The `config.json` of a directory.

@@ -1,0 +1,110 @@
+"""A language model by itself: an embedding, the text stack, a head.
+
+It is the text stream of `dual_stream.py` without anything to watch, under the same parameter names, so that a language
+model can be imported, checked against where it came from, and put into a model that watches.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mmduplex_jax.layers import ring
+from mmduplex_jax.layers.attention import past_mask
+from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup
+from mmduplex_jax.typing import Array, Bool, Float, Int32
+
+HEADS = ("tied", "own", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """The shape of a language model.
+
+    Attributes:
+      text: its layers; without cross-attention.
+      vocab_size: V, rows of the embedding.
+      head: where logits come from: "tied" (the embedding), "own" (a table of its own) or "none".
+    """
+
+    text: StackConfig
+    vocab_size: int
+    head: str = "tied"
+
+    def __post_init__(self):
+        if self.head not in HEADS:
+            raise ValueError(f"head is one of {', '.join(HEADS)}, not {self.head!r}")
+        if self.text.cross_every:
+            raise ValueError("a language model by itself has nothing to look at: text.cross_every must be 0")
+
+
+class Memory(NamedTuple):
+    """What a stream of tokens remembers.
+
+    Attributes:
+      ring_index: where things stand in the rings.
+      buffers: keys and values of every layer.
+      step: int32 `[B]`, the position of the next token.
+    """
+
+    ring_index: ring.RingIndex
+    buffers: Any
+    step: Int32[Array, "B"]
+
+
+class LanguageModel(nn.Module):
+    """Tokens to hidden states, over a whole text or one token at a time."""
+
+    config: LanguageConfig
+
+    def setup(self):
+        c = self.config
+        table = lambda name: self.param(
+            name,
+            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            (c.vocab_size, c.text.width),
+        )
+        self.embedding = table("embedding")
+        if c.head == "own":
+            self.head = table("head")
+        self.text = Stack(c.text)
+
+    def __call__(self, tokens: Int32[Array, "B S"], valid: Bool[Array, "B S"] | None = None) -> Float[Array, "B S D"]:
+        """Hidden states after the last norm.
+
+        Args:
+          tokens: the text; positions are counted from 0.
+          valid: which tokens are seen (those of padding are not); all where it is not given.
+        """
+        text = self.config.text
+        step = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        valid = jnp.ones_like(step, bool) if valid is None else valid
+        mask = past_mask(step, step, step, step, valid, text.window_steps, text.num_sinks)
+        return self.text(self._embed(tokens), make_lookup(text, step, mask))[0]
+
+    def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """float32 logits of hidden states; ValueError for a model without a head."""
+        c = self.config
+        if c.head == "none":
+            raise ValueError("this language model has no head: it gives hidden states only")
+        table = (self.head if c.head == "own" else self.embedding).astype(hidden.dtype)
+        return jnp.einsum("bsd,vd->bsv", hidden, table, preferred_element_type=jnp.float32)
+
+    def memory(self, batch: int, size: int) -> Memory:
+        """Empty rings of `size` entries for `batch` streams."""
+        text = self.config.text
+        zeros = jnp.zeros((batch,), jnp.int32)
+        return Memory(ring.empty_index(batch, size), empty_stack_buffers(text, batch, size), zeros)
+
+    def step(self, memory: Memory, token: Int32[Array, "B"]) -> tuple[Memory, Float[Array, "B D"]]:
+        """The hidden state of one more token of every stream."""
+        text = self.config.text
+        step = memory.step[:, None]
+        index, entry = ring.place(memory.ring_index, step, jnp.ones_like(step, bool), text.num_sinks, sinks=True)
+        mask = past_mask(step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks)
+        x, buffers = self.text(self._embed(token[:, None]), make_lookup(text, step, mask, entry=entry), memory.buffers)
+        return Memory(index, buffers, memory.step + 1), x[:, 0]
+
+    def _embed(self, tokens: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
+        return self.embedding[tokens].astype(jnp.dtype(self.config.text.dtype))
