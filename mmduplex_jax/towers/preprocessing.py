@@ -1,8 +1,9 @@
 """Pictures as a tower was trained to see them: resized, cropped, scaled and normalised as its reference does.
 
-The arithmetic is Pillow's, on which the image processors of transformers rest: 8-bit pictures are resized first across,
-then down, each with weights of 22 bits and a result of 8 bits (`ImagingResample`), so the outcome is the same to the
-bit.
+The arithmetic is Pillow's, on which the image processors of transformers rest: 8-bit pictures are resized across and
+down in two passes, each with weights of 22 bits and a result of 8 bits (`ImagingResample`), so the outcome is the same
+to the bit. Which pass comes first changes it: up to version 12 Pillow always goes across first, version 13 goes down
+first where that takes away more than twice as many rows as the other takes columns (found by experiment: 2,500 sizes).
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ class Preprocessing:
       max_patches: NaFlex: proportions nearly kept, as many patches of `patch_px` as fit in this number; or None.
       patch_px: side of a patch; for `max_patches` only.
       method: "bilinear" or "bicubic", with antialiasing.
+      across_first: always resize across first, as Pillow did before version 13; its new order otherwise.
       crop_to: height and width in px of a crop from the middle, zeros where the picture is smaller; or None.
       scale: what 8-bit values are multiplied by.
       mean, std: an RGB channel, subtracted and divided by.
@@ -46,6 +48,7 @@ class Preprocessing:
     max_patches: int | None = None
     patch_px: int = 0
     method: str = "bicubic"
+    across_first: bool = False
     crop_to: tuple[int, int] | None = None
     scale: float = 1 / 255
     mean: tuple[float, float, float] = _HALF
@@ -76,7 +79,7 @@ class Preprocessing:
             )
         size = self.size_of(*picture.shape[:2])
         if size != picture.shape[:2]:
-            picture = resize(picture, *size, self.method)
+            picture = resize(picture, *size, self.method, across_first=self.across_first)
         if self.crop_to is not None:
             picture = center_crop(picture, *self.crop_to)
         scaled = (picture.astype(np.float64) * self.scale).astype(np.float32)
@@ -126,7 +129,9 @@ class Patches(NamedTuple):
     mask: Bool[np.ndarray, "B P"]
 
 
-def resize(picture: UInt8[np.ndarray, "H W C"], height: int, width: int, method: str) -> UInt8[np.ndarray, "H W C"]:
+def resize(
+    picture: UInt8[np.ndarray, "H W C"], height: int, width: int, method: str, *, across_first: bool = False
+) -> UInt8[np.ndarray, "H W C"]:
     """Resizes an 8-bit picture as Pillow does.
 
     Args:
@@ -134,13 +139,19 @@ def resize(picture: UInt8[np.ndarray, "H W C"], height: int, width: int, method:
       height: in px.
       width: in px.
       method: "bilinear" or "bicubic".
+      across_first: as Pillow before version 13 (see the module's docstring).
     """
-    across = _pass(picture.swapaxes(0, 1), width, method).swapaxes(0, 1)
-    return _pass(across, height, method)
+    rows, columns = picture.shape[:2]
+    if not across_first and rows > height and rows - height > 2 * (columns - width):
+        return _across(_down(picture, height, method), width, method)
+    return _down(_across(picture, width, method), height, method)
 
 
-def _pass(picture: np.ndarray, size: int, method: str) -> np.ndarray:
-    """Resizes the first axis."""
+def _across(picture: np.ndarray, width: int, method: str) -> np.ndarray:
+    return _down(picture.swapaxes(0, 1), width, method).swapaxes(0, 1)
+
+
+def _down(picture: np.ndarray, size: int, method: str) -> np.ndarray:
     if picture.shape[0] == size:
         return picture
     weights = resize_matrix(picture.shape[0], size, method, True) * (1 << _WEIGHT_BITS)
