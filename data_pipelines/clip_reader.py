@@ -3,9 +3,11 @@
 A file's time counts from its first picture or its first sound, whichever comes first, as players and transcripts count.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from collections import deque
@@ -15,7 +17,7 @@ import av
 import numpy as np
 
 from data_pipelines.audio_track import AudioFormat, AudioTrack
-from data_pipelines.geometry import squarer
+from data_pipelines.frame_pixels import FrameSquarer
 from data_pipelines.pictures import CUT_TOLERANCE_S, PictureStream, Shown, Video, open_container, video_stream
 from data_pipelines.source_info import VideoError, why
 from data_pipelines.sources import Rejected
@@ -29,6 +31,7 @@ __all__ = ["AudioFormat", "Clip", "Video", "VideoLength", "probe", "read_clips"]
 _SEEK_OVER_S = 10.0
 # Sound that begins by less than this before the first picture (encoders' delays) does not put off the begin of a video.
 _BEGIN_TOLERANCE_S = 0.08
+_EPSILON_S = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,7 @@ def read_clips(
     if any(one.start_s > other.start_s for one, other in zip(windows, windows[1:])):
         raise ValueError("windows must come in the order of their starts")
     name = _name_of(video, name)
-    square = squarer(frame_px, fit)
+    square = FrameSquarer(frame_px, fit)
     try:
         pictures = PictureStream(video, name, threads=1)
     except VideoError as error:
@@ -137,7 +140,7 @@ def read_clips(
             track = AudioTrack(video, name, pictures.origin_s, audio)
             stack.callback(track.close)
         sheets = [_Sheet(window, clock, frame_px) for window in windows]
-        for sheet in _filled(pictures, sheets, lambda image: square(image, pictures.pixel_aspect), name):
+        for sheet in _filled(pictures, sheets, lambda frame: square(frame, pictures.pixel_aspect), name):
             yield sheet.clip(track)
 
 
@@ -145,10 +148,12 @@ class _Sheet:
     """A window that is being filled, tick by tick."""
 
     def __init__(self, window: Window, clock: Clock, frame_px: int):
-        self.window, self._clock = window, clock
+        self.window = window
         self._ticks = clock.ticks_in(window.duration_s)
         if self._ticks < 1:
             raise ValueError(f"no tick begins in {window}")
+        # A picture that appears up to a microsecond after a tick is seen by it, as `Clock` rounds.
+        self._until_s = [window.start_s + clock.tick_time_s(tick) + _EPSILON_S for tick in range(self._ticks)]
         self._frame_px = frame_px
         self._frames: np.ndarray | None = None
         self._times_s = np.empty(self._ticks)
@@ -157,10 +162,14 @@ class _Sheet:
 
     def due(self, until_s: float) -> int:
         """Ticks to fill that begin before `until_s`, in the file's time."""
-        if until_s >= self.window.end_s:
-            return self._ticks - self._filled
-        begun = self._clock.ticks_in(max(0.0, until_s - self.window.start_s))
-        return min(begun, self._ticks) - self._filled
+        if self._filled == self._ticks or until_s <= self._until_s[self._filled]:
+            return 0
+        return bisect.bisect_left(self._until_s, until_s) - self._filled
+
+    def looks(self, begin_s: float, end_s: float) -> bool:
+        """Whether a tick sees what is on the screen from `begin_s` to `end_s`, in the file's time."""
+        first = bisect.bisect_left(self._until_s, begin_s)
+        return first < self._ticks and self._until_s[first] < end_s + 2 * _EPSILON_S
 
     @property
     def missing(self) -> bool:
@@ -190,21 +199,28 @@ class _Sheet:
 class _OnScreen:
     """A picture on the screen from `at_s` on, in the file's time; the square is made when a tick asks for it."""
 
-    def __init__(self, shown: Shown, at_s: float, square: Callable[[np.ndarray], np.ndarray]):
-        self.at_s, self.end_s = at_s, at_s + shown.length_s
+    def __init__(self, shown: Shown, at_s: float, square: Callable[[av.VideoFrame], np.ndarray], name: str):
+        self.name, self.at_s, self.end_s = name, at_s, at_s + shown.length_s
         self.damage = "" if shown.whole else shown.damage
         self._shown, self._square = shown, square
 
     @functools.cached_property
     def frame(self) -> np.ndarray:
-        return self._shown.orientation.apply(self._square(self._shown.frame.to_ndarray(format="rgb24")))
+        return self._shown.orientation.apply(self._square(self._shown.frame))
 
 
 def _filled(
-    pictures: PictureStream, sheets: list[_Sheet], square: Callable[[np.ndarray], np.ndarray], name: str
+    pictures: PictureStream, sheets: list[_Sheet], square: Callable[[av.VideoFrame], np.ndarray], name: str
 ) -> Iterator[_Sheet]:
     """The sheets in order, each when nothing more can come to it."""
     queue = deque(sheets)
+
+    def wanted(begin_s: float, end_s: float) -> bool:
+        begin_s, end_s = begin_s - pictures.origin_s, end_s - pictures.origin_s
+        starting = itertools.takewhile(lambda sheet: sheet.window.start_s <= end_s, queue)
+        return any(sheet.looks(begin_s, end_s) for sheet in starting)
+
+    pictures.wanted = wanted
     shown = pictures.shown()
     on_screen: _OnScreen | None = None
     reached_s, sought, broken = pictures.first_s - pictures.origin_s, None, ""
@@ -221,7 +237,7 @@ def _filled(
             broken = str(error)
             break
         before, reached_s = on_screen, picture.t_s - pictures.origin_s
-        on_screen = _OnScreen(picture, reached_s, square)
+        on_screen = _OnScreen(picture, reached_s, square, name)
         if picture.damage:
             since_s = -math.inf if before is None else before.at_s
             _damage(queue, since_s, reached_s, f"{name}: broken {picture.damage}")
@@ -246,8 +262,11 @@ def _fill(sheets: Iterable[_Sheet], picture: _OnScreen, until_s: float) -> None:
         if sheet.window.start_s > until_s:
             break
         due = sheet.due(until_s)
-        if due > 0:
-            sheet.fill(due, picture.frame, picture.at_s)
+        if due > 0 and not sheet.damage:
+            try:
+                sheet.fill(due, picture.frame, picture.at_s)
+            except VideoError as error:
+                sheet.damage = f"{picture.name}: at {picture.at_s:.2f} s {error}"
 
 
 def _damage(sheets: Iterable[_Sheet], begin_s: float, end_s: float, damage: str) -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.camera import Camera, CameraError
+from data_pipelines.frame_pixels import FrameSquarer, rgb_of
 from data_pipelines.geometry import Orientation, squarer
 from data_pipelines.pictures import PictureStream
 from data_pipelines.source_info import VideoError, VideoInfo, camera_index
@@ -79,7 +80,7 @@ class VideoReader:
         """
         self._name = str(source) if isinstance(source, int) else os.fspath(source)
         self._clock = clock
-        self._square = squarer(frame_px, fit)
+        self._square, self._square_image = FrameSquarer(frame_px, fit), squarer(frame_px, fit)
         self.frame_px, self.fit, self._picture_px, self._keep_original = frame_px, fit, picture_px, keep_original
         self._stream: PictureStream | None = None
         self._camera: Camera | None = None
@@ -173,9 +174,10 @@ class VideoReader:
         self, picture: "av.VideoFrame | np.ndarray", orientation: Orientation
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The square, and the whole picture where it is to be kept."""
-        image = picture if isinstance(picture, np.ndarray) else picture.to_ndarray(format="rgb24")
-        original = orientation.apply(image) if self._keep_original else None
-        return orientation.apply(self._square(image, self._pixel_aspect)), original
+        if isinstance(picture, np.ndarray):
+            return self._square_image(picture, self._pixel_aspect), picture if self._keep_original else None
+        original = orientation.apply(rgb_of(picture)) if self._keep_original else None
+        return orientation.apply(self._square(picture, self._pixel_aspect)), original
 
     def _picture(self, picture: "av.VideoFrame | np.ndarray") -> np.ndarray:
         height_px, width_px = picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)

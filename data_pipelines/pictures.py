@@ -6,7 +6,7 @@ What is no video is an error at once, what breaks in the middle gives what it ha
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import av
@@ -14,6 +14,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 
 from data_pipelines.geometry import Orientation, orientation_of_matrix
+from data_pipelines.packets_ahead import with_ends
 from data_pipelines.source_info import LIVE_SCHEMES, VideoError, VideoInfo, scheme_of, why
 
 Video = str | os.PathLike[str] | bytes | BinaryIO
@@ -108,7 +109,11 @@ class PictureStream:
       origin_s: when the recording begins, by the container's clock: its first picture or its first sound.
       rate_hz: average pictures a second, if known.
       pixel_aspect: width of a pixel over its height.
+      wanted: whether anything looks at the screen from one time to another, by the container's clock. Set it, and
+        pictures that nothing looks at need not be decoded: they are left out where no other picture is built on them.
     """
+
+    wanted: Callable[[float, float], bool] | None = None
 
     def __init__(self, video: Video, name: str, threads: int | None = None):
         """Opens it.
@@ -221,14 +226,18 @@ class PictureStream:
     def _decoded(self, after_seek: bool = False) -> Iterator[Shown]:
         """The pictures in order of presentation; VideoError at the end if something was broken."""
         container, stream, live = self._container, self._stream, self.info.live
+        context = stream.codec_context
         first_s = None if not after_seek else self.first_s
         last_s = hole_s = key_s = None
         reached_s = file_reached_s = length_s = 0.0
         skipped, damaged, first_skip, lost, damage = 0, 0, "", "", ""
-        packets = container.demux()
+        packets: Iterator[tuple[av.Packet, tuple[float, float] | None]]
+        packets = ((packet, None) for packet in container.demux())
+        if self._can_leave_out():
+            packets = with_ends(container.demux(), stream.index)
         while True:
             try:
-                packet = next(packets)
+                packet, on_screen = next(packets)
             except StopIteration:
                 break
             except (av.error.FFmpegError, OSError) as error:
@@ -244,6 +253,8 @@ class PictureStream:
             try:
                 if packet.is_corrupt and not live:
                     raise av.error.InvalidDataError(0, "the packet is cut short")
+                leave_out = on_screen is not None and self.wanted is not None and not self.wanted(*on_screen)
+                context.skip_frame = "NONREF" if leave_out else "DEFAULT"
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 stamp = packet.dts if packet.pts is None else packet.pts
@@ -293,13 +304,22 @@ class PictureStream:
         if skips:
             self.info.note(skips)
 
+    def _can_leave_out(self) -> bool:
+        """Whether pictures that are not looked at may be left out.
+
+        In H.264 a picture says of itself that no other is built on it. A thread alone decodes a picture when it gets
+        it; and with times from an index a picture that is missing cannot be taken for an error.
+        """
+        context = self._stream.codec_context
+        return self._threads == 1 and context.name == "h264" and self.can_seek
+
     def _time_of(self, frame: av.VideoFrame, last_s: float | None) -> float:
         rate_hz = self.rate_hz or _DEFAULT_RATE_HZ
         after_s = 0.0 if last_s is None else last_s + 1 / rate_hz
         if frame.pts is None or frame.time_base is None:
             self.info.note(f"some pictures have no time stamp; {rate_hz:g} pictures a second are assumed there")
             return after_s
-        t_s = float(frame.pts * frame.time_base) + self._shift_s
+        t_s = _seconds(frame.pts, frame.time_base) + self._shift_s
         if last_s is not None and last_s - _JITTER_S <= t_s < last_s:
             return last_s  # an assumed time ran ahead, or rounding; a shift for each would add up to a drift
         if last_s is not None and t_s < last_s:
@@ -310,7 +330,7 @@ class PictureStream:
 
     def _length_of(self, frame: av.VideoFrame) -> float:
         if frame.duration and frame.time_base:
-            return min(float(frame.duration * frame.time_base), _LONGEST_STILL_S)
+            return min(_seconds(frame.duration, frame.time_base), _LONGEST_STILL_S)
         return 1 / (self.rate_hz or _DEFAULT_RATE_HZ)
 
     def _orient(self, frame: av.VideoFrame) -> None:
@@ -353,4 +373,4 @@ def _seconds(count: int, time_base: Any) -> float:
     """A count of `time_base` (a Fraction, or PyAV 19's own rational) in seconds."""
     if time_base is None:
         raise VideoError("a packet has a time stamp without a unit; write the file anew with another program")
-    return float(count * time_base)
+    return count * time_base.numerator / time_base.denominator
