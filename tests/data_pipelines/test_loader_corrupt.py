@@ -6,6 +6,7 @@ import pytest
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import CORRUPT, corrupt_records, is_corrupt
+from mmduplex_jax.evals.clips import shard_records
 
 BAD = 4
 
@@ -67,3 +68,10 @@ def test_trouble_says_where(damaged, tokenizer):
     loader = make_loader(damaged, tokenizer, batch_size=5, mark_corrupt=True)
     assert "shard-00001-of-00004.arrayrecord, record 1 of 3 (number 4 of the dataset)" in loader.trouble(BAD)
     assert "record 5 (small/000005) could not be read, but can be now" in loader.trouble(5)
+
+
+def test_an_evaluation_does_not_pass_over_it(damaged):
+    number, records = shard_records(damaged, seed=0, clips=99)
+    assert number == 10
+    with pytest.raises(ShardError, match="record 1 of 3"):
+        list(records)

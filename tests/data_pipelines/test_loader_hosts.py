@@ -85,13 +85,13 @@ def test_hosts_and_workers_may_change_in_the_middle(repository, dirs, tokenizer)
     two = Hosts(repository, dirs, process_count=2, workers=1)
     got = [two.next_batch() for _ in range(5)]
     two.kill()
-    # Four hosts without go on, are killed too, and one with two workers ends it.
-    four = Hosts(repository, dirs, process_count=4, workers=0, state=got[-1][1])
+    # Four hosts without go on, then this process.
+    four = Hosts(repository, dirs, process_count=4, workers=0, state=got[-1][1], count=3)
     got += [four.next_batch() for _ in range(3)]
-    four.kill()
-    one = Hosts(repository, dirs, process_count=1, workers=2, state=got[-1][1], count=3)
-    got += [one.next_batch() for _ in range(3)]
-    one.finish()
+    four.finish()
+    one = make_loader(dirs, tokenizer, **arguments)
+    one.set_state(got[-1][1])
+    got += [(digests(next(one)), one.get_state()) for _ in range(3)]
     assert [batch for batch, _ in got] == wanted
     assert [state["next_batch"] for _, state in got] == list(range(1, 12))
 

@@ -186,10 +186,9 @@ def test_text_says_the_same(inspected):
 
 
 def test_the_same_clips_each_time(shards, inspected):
-    keys = [clip.facts.key for clip in inspect(shards, clips=1, shown=1)[1]]
-    assert keys == [clip.facts.key for clip in inspect(shards, clips=1, shown=1)[1]]
-    other = {inspect(shards, clips=1, seed=seed, shown=1)[1][0].facts.key for seed in range(4)}
-    assert other == {f"0 {EVIL}", "3"}
+    keys = [inspect(shards, clips=1, seed=seed, shown=1)[1][0].facts.key for seed in (0, 0, 3)]
+    assert keys[0] == keys[1]
+    assert set(keys) == {f"0 {EVIL}", "3"}  # seed 3 takes the other one
 
 
 def test_everything_rejected(tmp_path):

@@ -1,5 +1,6 @@
 """Records that cannot be read in the middle of a run: named, counted, left out, and no more of them than allowed."""
 
+import dataclasses
 import json
 
 import jax
@@ -118,7 +119,14 @@ def test_a_batch_in_which_nothing_is_valid_is_worth_nothing(grad_accum):
 
 
 def test_the_models_own_loss_of_nothing_is_nothing():
-    task = DuplexTask(tiny.dual_stream(look_ahead=True), 8, 0, 4, 0.3, 0.25, ahead_weight=0.3)
+    # The tokenizer that compiles fastest; what is asked is what the loss does with slots of which none is valid.
+    shallow = tiny.dual_stream(
+        kind="per_frame",
+        look_ahead=True,
+        video=dataclasses.replace(tiny.dual_stream().video, layers=1),
+        text=dataclasses.replace(tiny.dual_stream().text, layers=1, cross_every=1),
+    )
+    task = DuplexTask(shallow, 4, 0, 4, 0.3, 0.25, ahead_weight=0.3)
     params = tiny.random_params(task.init)
     example = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in task.example_batch(2).items()}
     example["slots"] += tiny.PAD
