@@ -1,26 +1,35 @@
-"""Checkpoints of a run, by Orbax. The only file that imports it.
+"""Checkpoints of a run, and imported weights, by Orbax. The only file that imports it.
 
 A checkpoint is WORKDIR/checkpoints/STEP/ with four items: `params`, `optimizer` (its state and the step), `data` (the
 Grain iterator) and `metadata` (JSON: layout, config, tokenizer, shapes). Saving is asynchronous, and a checkpoint
 appears under its name only when it is whole; what a killed run left half-written is removed by the next.
+
+Imported weights are one Orbax checkpoint, a folder, with their metadata (JSON) in it.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.experimental import v1 as ocp_v1
 
+from mmduplex_jax.interop.portable import unflatten
 from mmduplex_jax.sharding import array_name
 from mmduplex_jax.train.state import TrainState
 from mmduplex_jax.typing import PyTree
 
 # Raised with every change after which older checkpoints cannot be read.
 LAYOUT_VERSION = 1
+
+# Imported weights go to disk in pieces of at least this size, so that an import of any size needs little memory.
+_PIECE_BYTES = 64 << 20
 
 # What may change when a run goes on: how long, how often, where, with how many hands. Everything else decides what is
 # computed. The content of the data is compared by fingerprint, so its folder may move; the loader's batches do not
@@ -191,6 +200,79 @@ def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTr
     with ocp.StandardCheckpointer() as reader:
         params = reader.restore(directory / str(step) / "params", _target(metadata["shapes"], shardings))
     return params, metadata
+
+
+def write_weights(folder: str | Path, arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, Any]) -> None:
+    """Writes imported weights, a piece at a time: of `arrays` little more than one item is in memory.
+
+    Args:
+      folder: must not exist, or be empty; it appears when everything is in it.
+      arrays: `(path, array)` of every parameter, each once, as `a/b/kernel`.
+      metadata: JSON values.
+
+    Raises:
+      FileExistsError: the folder has something in it.
+      Exception: whatever `arrays` raises; nothing is left of the folder then.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists():
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise FileExistsError(f"{folder} has something in it already: name another folder, or remove it")
+        folder.rmdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(folder)
+    try:
+        for number, piece in enumerate(_pieces(arrays)):
+            custom = dict(metadata) if number == 0 else None
+            ocp_v1.partial.save(folder, unflatten(piece), custom_metadata=custom)
+        ocp_v1.partial.finalize(folder)
+    finally:
+        _remove_unfinished(folder)
+
+
+def _pieces(arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Gathers parameters into pieces."""
+    piece: dict[str, np.ndarray] = {}
+    for name, array in arrays:
+        piece[name] = array
+        del array  # or it would stay while the next ones are read
+        if sum(held.nbytes for held in piece.values()) >= _PIECE_BYTES:
+            yield piece
+            piece = {}
+    if piece:
+        yield piece
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a killed import left beside `folder`."""
+    for left in folder.parent.glob(f"{folder.name}.partial_save*"):
+        shutil.rmtree(left)
+
+
+def is_weights(folder: str | Path) -> bool:
+    """Whether a folder holds imported weights (rather than a training, or nothing)."""
+    return bool(ocp_v1.is_orbax_checkpoint(Path(folder).absolute()))
+
+
+def read_weights_metadata(folder: str | Path) -> dict[str, Any]:
+    """The metadata that `write_weights` was given.
+
+    Raises:
+      FileNotFoundError: the folder holds no imported weights.
+    """
+    folder = Path(folder).absolute()
+    metadata = ocp_v1.metadata(folder).custom_metadata if is_weights(folder) else None
+    if not isinstance(metadata, dict) or "kind" not in metadata:
+        raise FileNotFoundError(
+            f"{folder} holds no imported weights: write them with `python -m launch.import_weights`"
+        )
+    return metadata
+
+
+def read_weights(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Imported weights as a nested dict of NumPy arrays, and their metadata; errors as of `read_weights_metadata`."""
+    metadata = read_weights_metadata(folder)
+    return ocp_v1.load(Path(folder).absolute()), metadata
 
 
 def _checkpoints_dir(workdir: Path) -> Path:

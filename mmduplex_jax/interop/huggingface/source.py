@@ -40,6 +40,7 @@ class Source:
       layout: which tensor is which parameter.
       shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
       their_config: the `config.json`.
+      their_prefixes: what names of a tower start with, as `vision_prefix` and `text_prefix`.
       tokenizer: of texts; None where there is no tokenizer.json, or nothing reads texts.
       preprocessing: of pictures; None where it is not said, or nothing looks at pictures.
     """
@@ -51,6 +52,7 @@ class Source:
     layout: Layout
     shapes: PyTree
     their_config: Mapping[str, Any]
+    their_prefixes: Mapping[str, str]
     tokenizer: TextTokenizer | None
     preprocessing: Preprocessing | None
 
@@ -62,6 +64,7 @@ class Source:
             "family": self.family,
             "architecture": dataclasses.asdict(self.config),
             "their_config": dict(self.their_config),
+            "their_prefixes": dict(self.their_prefixes),
             "their_dtypes": sorted({self.files.dtype(name) for name in self.files.names}),
             "tokenizer_json": None if self.tokenizer is None else self.tokenizer.to_json(),
             "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
@@ -85,6 +88,7 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
     if vision.reads(their_config):
         of = vision.architecture(their_config, files, only_vision=only_vision)
         kind, family, config, layout = of.kind, of.family, of.config, vision.layout(of)
+        prefixes = {"vision_prefix": of.vision_prefix, "text_prefix": of.text_prefix}
         preprocessing = vision.preprocessing(folder, their_config, of)
     else:
         kind, family, preprocessing = "text", str(their_config.get("model_type")), None
@@ -95,11 +99,12 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
             )
         language = text.architecture(their_config, files)
         text.check_tied(files, language)
-        config, layout = language, text.layout(language, text.prefix_of(files.names))
+        prefixes = {"text_prefix": text.prefix_of(files.names)}
+        config, layout = language, text.layout(language, prefixes["text_prefix"])
     shapes = nn.unbox(boxed_shapes(config))
     check_fits(files, layout, shapes)
     tokenizer = None if kind == "vision" else _tokenizer(Path(folder), config)
-    return Source(files, kind, family, config, layout, shapes, their_config, tokenizer, preprocessing)
+    return Source(files, kind, family, config, layout, shapes, their_config, prefixes, tokenizer, preprocessing)
 
 
 def _tokenizer(folder: Path, config: Any) -> TextTokenizer | None:

@@ -4,6 +4,7 @@ Both are RMSNorm, rotary positions, grouped-query attention and a gated MLP (Tou
 2025) also normalises queries and keys a head. Names and config fields are those of transformers.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -156,6 +157,33 @@ def layout(config: LanguageConfig, prefix: str = BASE_PREFIX) -> Layout:
     else:
         ignored += (LM_HEAD.replace(".", r"\."),)  # a copy of a tied embedding; the import compares it
     return Layout(tuple(entries), ignored)
+
+
+def stream_layout(config: StackConfig, tied: bool) -> Layout:
+    """Tensors of the language model inside a model that also watches: cross-attention and delays have no entry.
+
+    Args:
+      config: the text stream's stack, scanned or not, with or without cross-attention.
+      tied: whether the head is the embedding.
+    """
+    entries = [same("embedding", f"{BASE_PREFIX}embed_tokens.weight")]
+    entries += [] if tied else [same("head", LM_HEAD)]
+    return Layout(tuple(entries)) + stack_layout(config).prefixed("text/", BASE_PREFIX)
+
+
+def alone(config: StackConfig, vocab_size: int, head: str) -> LanguageConfig:
+    """The language model of such a stack by itself: unrolled, in float32, with nothing to look at."""
+    plain = dataclasses.replace(
+        config,
+        cross_every=0,
+        cross_gate=0.0,
+        num_sinks=0,
+        window_steps=StackConfig.window_steps,
+        scan=False,
+        remat=False,
+        dtype="float32",
+    )
+    return LanguageConfig(plain, vocab_size, head)
 
 
 def stack_layout(config: StackConfig) -> Layout:

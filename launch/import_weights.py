@@ -1,0 +1,124 @@
+"""Imports weights from a local Hugging Face directory: language models, vision towers, contrastive pairs.
+
+    python -m launch.import_weights --from=SmolLM2-360M --to=weights/smollm2 [--verify] [--json=report.json]
+    python -m launch.train --config=configs/duplex_300m.py --workdir=runs/mine --config.init_from.text=weights/smollm2
+
+Read are `config.json`, safetensors (one file, or shards with their index; float32, bfloat16 or float16), and where they
+are there `tokenizer.json` and `preprocessor_config.json`. Written is an Orbax checkpoint in float32 with all of that in
+its metadata. Little more than the largest tensor is in memory at a time.
+
+Language models: Llama (SmolLM2 and Llama 3 among them), Qwen3. Vision: CLIP, SigLIP, SigLIP 2, Perception Encoder.
+
+`--verify` runs the model of transformers (or timm) beside ours, as it was written, on random inputs.
+
+Exit codes:
+  0  done (and the same within --tolerance)
+  1  something is missing or does not fit: the message names all of it, and nothing was written
+  2  written, but ours does not compute what theirs does
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from launch import verify_weights
+from mmduplex_jax.interop.huggingface.layout import iterate_params
+from mmduplex_jax.interop.huggingface.source import Source, open_source
+
+EXIT_DIFFERS = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, with their help."""
+    flags = argparse.ArgumentParser(
+        prog="python -m launch.import_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("--from", required=True, dest="source", metavar="HF_DIR", help="directory to read")
+    flags.add_argument("--to", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
+    flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
+    flags.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="with --verify: the largest absolute difference that passes (default: %(default)s)",
+    )
+    flags.add_argument("--json", metavar="FILE", help="write a report")
+    flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
+    return flags
+
+
+def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
+    """Writes the weights of a directory; returns a report: kind, family, parameters, bytes read.
+
+    Raises:
+      WeightsError: a tensor could not be read; nothing is left of `to`.
+      FileExistsError: `to` has something in it.
+    """
+    # Orbax takes seconds to import, and mistakes should be told at once.
+    from mmduplex_jax.train.checkpoint import write_weights
+
+    write_weights(to, iterate_params(source.files, source.layout, source.shapes), source.metadata())
+    return {
+        "from": str(source.files.path),
+        "to": str(to),
+        "kind": source.kind,
+        "family": source.family,
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(source.shapes)),
+        "bytes_read": source.files.num_bytes,
+        "tokenizer": source.tokenizer is not None,
+        "preprocessing": source.preprocessing is not None,
+        "ignored": [name for name in source.files.names if source.layout.ignores(name)],
+    }
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """A report as lines for people."""
+    has = lambda what: f"with its {what}" if report[what] else f"no {what} found"
+    extras = {"text": ["tokenizer"], "vision": ["preprocessing"], "contrastive": ["tokenizer", "preprocessing"]}
+    lines = [
+        f"{report['to']}: {report['kind']} ({report['family']}), {report['parameters']:,} parameters, "
+        + ", ".join(map(has, extras[report["kind"]]))
+    ]
+    if report["ignored"]:
+        lines.append(f"left: {', '.join(report['ignored'])}")
+    if "verify" in report:
+        verify = report["verify"]
+        for name, difference in verify["max_abs_diff"].items():
+            lines.append(f"max_abs_diff of {name}: {difference:.2e} (of at most {verify['largest'][name]:.2e})")
+        verdict = "the same" if verify["passed"] else "NOT the same"
+        lines.append(f"{verdict} as {verify['reference']} within {verify['tolerance']:g}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
+    args = parser().parse_args(argv)
+    if args.only_check_args:
+        return 0
+    try:
+        if args.verify:
+            verify_weights.check_installed()  # before anything is written
+        source = open_source(args.source, only_vision=args.only_vision)
+        report = import_weights(source, args.to)
+        if args.verify:
+            report["verify"] = verify_weights.verify(args.source, args.to, args.tolerance)
+        if args.json:
+            Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"launch.import_weights: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(describe(report)))
+    return 0 if "verify" not in report or report["verify"]["passed"] else EXIT_DIFFERS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
