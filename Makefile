@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint types format lock clean
+.PHONY: help venv demo test test-all test-peers lint types format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,10 @@ test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some
 test-all: venv ## run all tests, those of minutes too
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" $(PYTEST_ARGS)
 
+test-peers: ## compare with Apache Beam and transformers, in an environment of their own
+	@$(PYTHON) requirements/install.py peers
+	.venv-peers/bin/python -m pytest -n $(WORKERS) --dist loadfile -m peers $(PYTEST_ARGS)
+
 lint: venv ## check style and likely bugs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -37,7 +41,8 @@ format: venv ## rewrite files in the project's style
 
 lock: ## resolve the newest versions for $(PYTHON) and write its lock file
 	$(PYTHON) requirements/write_lock.py
+	$(PYTHON) requirements/write_lock.py peers
 
 clean: ## remove .venv, caches and what the demo made
-	rm -rf .venv build dist *.egg-info demo_out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info demo_out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
