@@ -239,8 +239,8 @@ def _filled(
         before, reached_s = on_screen, picture.t_s - pictures.origin_s
         on_screen = _OnScreen(picture, reached_s, square, name)
         if picture.damage:
-            since_s = -math.inf if before is None else before.at_s
-            _damage(queue, since_s, reached_s, f"{name}: broken {picture.damage}")
+            since_s = -math.inf if before is None else before.at_s if before.damage else before.end_s
+            _damage(queue, min(since_s, reached_s), reached_s, f"{name}: broken {picture.damage}")
         _fill(queue, before or on_screen, reached_s)  # before the file's first picture is none: ticks there see it
         while queue and queue[0].window.end_s <= reached_s:
             yield queue.popleft()
