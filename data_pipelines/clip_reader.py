@@ -252,7 +252,7 @@ def _filled(
     for sheet in queue:
         if sheet.missing:
             end = f"{name}: the pictures end at {reached_s:.2f} s, the window at {sheet.window.end_s:.2f} s"
-            sheet.damage = sheet.damage or broken or end
+            sheet.damage = broken or sheet.damage or end
         yield sheet
 
 

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for a folder of videos."""
     config = ConfigDict()
     config.source = "folder"
-    config.root = ""
+    config.root = config_dict.placeholder(str)
     config.units_per_shard = 20
     config.frame_px = 256
     config.fit = "crop"  # the centre, or "pad" with black

