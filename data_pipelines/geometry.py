@@ -110,6 +110,23 @@ def square_in_picture(width_px: int, height_px: int, frame_px: int, fit: str) ->
     return (width_px - side) / 2, (height_px - side) / 2, side / frame_px
 
 
+def shrink_frames(frames: np.ndarray, frame_px: int) -> np.ndarray:
+    """uint8 [T, px, px, 3] to [T, frame_px, frame_px, 3] as a reader would have given them, areas averaged.
+
+    Raises:
+      ValueError: they are smaller; nothing would be gained by making them larger.
+    """
+    stored_px = frames.shape[1]
+    if stored_px < frame_px:
+        raise ValueError(
+            f"frames of {stored_px} px are smaller than the {frame_px} px that the model takes: prepare the data with "
+            f"--config.frame_px={frame_px} or more"
+        )
+    if stored_px == frame_px:
+        return frames
+    return np.stack([resize(frame, frame_px, frame_px) for frame in frames])
+
+
 def resize(image: np.ndarray, width_px: int, height_px: int, shrink: int = cv2.INTER_AREA) -> np.ndarray:
     """uint8 [H, W, ...] to [height_px, width_px, ...]: averages areas to shrink, and is linear to grow.
 

@@ -31,14 +31,15 @@ class JoinedSource:
       offsets: the number of the first record of each part.
     """
 
-    def __init__(self, sources: Sequence[RecordSource]):
+    def __init__(self, sources: Sequence[RecordSource], any_size: bool = False):
+        """Joins them; `any_size` where whoever reads them brings frames of different sizes to one."""
         if not sources:
             raise ValueError("a loader needs at least one directory of shards, got none")
         clocks = {source.clock for source in sources}
         if len(clocks) > 1:
             raise ValueError(f"data of different clocks cannot be mixed: {sorted(clocks, key=str)}")
         sides = {source.frame_px for source in sources if len(source)}
-        if len(sides) > 1:
+        if len(sides) > 1 and not any_size:
             raise ValueError(f"frames of different sizes cannot be mixed, these have {sorted(sides)} px")
         self.sources = tuple(sources)
         self.offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
@@ -53,7 +54,8 @@ class JoinedSource:
 
     @property
     def frame_px(self) -> int:
-        return max(source.frame_px for source in self.sources)
+        """Of the smallest frames."""
+        return min(source.frame_px for source in self.sources if len(source))
 
     def __len__(self) -> int:
         return self.offsets[-1]
@@ -174,6 +176,7 @@ def make_loader(
     repeat: int | None = None,
     num_ticks: int | None = None,
     clip_s: float | None = None,
+    frame_px: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 4,
@@ -201,6 +204,7 @@ def make_loader(
       repeat: epochs, None for ever.
       num_ticks: T; by default that of the longest record. Of a longer record a piece is taken, by (seed, k).
       clip_s: the same in seconds.
+      frame_px: H = W of a sample; larger frames are shrunk, as a video that is watched live is. By default as stored.
       process_index: which part of each batch.
       process_count: how many parts.
       prefetch: batches read ahead.
@@ -218,7 +222,7 @@ def make_loader(
       ValueError: the arguments contradict each other; says which.
       ShardError: the data cannot be read.
     """
-    source, parts = _open(data)
+    source, parts = _open(data, any_size=frame_px is not None)
     if len(source) == 0:
         raise ValueError("the data holds no records at all")
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
@@ -228,6 +232,11 @@ def make_loader(
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
+    if frame_px is not None and source.frame_px < frame_px:
+        raise ValueError(
+            f"the data has frames of {source.frame_px} px, smaller than the {frame_px} px asked for: prepare it with "
+            f"--config.frame_px={frame_px} or more"
+        )
     if num_ticks is not None and clip_s is not None:
         raise ValueError("give num_ticks or clip_s, not both")
     if clip_s is not None:
@@ -249,7 +258,9 @@ def make_loader(
             chosen = grain.MapDataset.concatenate([chosen, filling])
     if len(chosen) == 0:
         raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
-    samples = chosen.map_with_index(SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt))
+    samples = chosen.map_with_index(
+        SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt, frame_px)
+    )
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
     order = {
@@ -266,13 +277,13 @@ def make_loader(
     return LoaderIterator(source, batches, order, options, worker_processes)
 
 
-def _open(data: str | Path | Sequence[str | Path] | RecordSource) -> tuple[RecordSource, list[range]]:
+def _open(data: str | Path | Sequence[str | Path] | RecordSource, any_size: bool) -> tuple[RecordSource, list[range]]:
     """The records, and the range of each part."""
     if isinstance(data, str | Path):
         data = [data]
     if not isinstance(data, Sequence):
         return data, [range(len(data))]
-    joined = JoinedSource([open_dataset(directory) for directory in data])
+    joined = JoinedSource([open_dataset(directory) for directory in data], any_size)
     return joined, [range(begin, end) for begin, end in zip(joined.offsets, joined.offsets[1:])]
 
 

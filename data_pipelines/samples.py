@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.dataset import RecordSource
+from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.mirror import mirror_record
 from data_pipelines.packing import pack_words
@@ -41,6 +42,7 @@ class SampleMaker:
       seed: of the choices.
       with_lag: whether `max_lag_s` is in the sample.
       mark_corrupt: what to do with a record that cannot be read: a sample in which nothing is valid, or an error.
+      frame_px: H = W of a sample; larger frames are shrunk. None for frames as they are stored.
     """
 
     source: RecordSource
@@ -50,6 +52,7 @@ class SampleMaker:
     seed: int
     with_lag: bool
     mark_corrupt: bool = False
+    frame_px: int | None = None
 
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run, made of a record.
@@ -63,7 +66,7 @@ class SampleMaker:
 
         Raises:
           ShardError: the record cannot be read, unless such are marked.
-          ValueError: the record is of another clock, or a word cannot be spelled.
+          ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
         """
         if index == NO_RECORD:
             return self._nothing(NO_RECORD)
@@ -79,14 +82,15 @@ class SampleMaker:
             # Samples hold no motion fields, so theirs need no turning.
             record = mirror_record(dataclasses.replace(record, motion=None))
         ticks = self._ticks_of(position, record.num_ticks)
-        frames = record.frames[ticks.start : ticks.stop]
-        if len(ticks) < self.num_ticks:
-            frames = np.zeros((self.num_ticks, *frames.shape[1:]), np.uint8)
-            frames[: len(ticks)] = record.frames
         try:
+            frames = record.frames[ticks.start : ticks.stop]
+            if self.frame_px is not None:
+                frames = shrink_frames(frames, self.frame_px)
             slots, slot_valid, lag_steps = self._text(record, ticks)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
+        if len(ticks) < self.num_ticks:
+            frames = np.concatenate([frames, np.zeros((self.num_ticks - len(ticks), *frames.shape[1:]), np.uint8)])
         sample = {"frames": frames, "slots": slots, "slot_valid": slot_valid, "index": np.array(index, np.int64)}
         if self.with_lag:
             sample["max_lag_s"] = np.array(lag_steps * self.source.clock.step_s, np.float32)
@@ -129,7 +133,8 @@ class SampleMaker:
 
     def _nothing(self, index: int) -> Sample:
         """A sample in which nothing is seen and no slot is valid."""
-        px, num_steps = self.source.frame_px, self.source.clock.step_of_tick(self.num_ticks)
+        px = self.frame_px or self.source.frame_px
+        num_steps = self.source.clock.step_of_tick(self.num_ticks)
         sample: Sample = {
             "frames": np.zeros((self.num_ticks, px, px, 3), np.uint8),
             "slots": np.full(num_steps, self.tokenizer.pad_id, np.int32),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from data_pipelines.geometry import shrink_frames
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.free_running import Live, make_decoder
@@ -46,7 +47,7 @@ class Evaluation:
           forward: its teacher-forced pass.
           tokenizer: its words.
           clock: of the model; the clips must have the same.
-          frame_px: side of the frames that the model takes.
+          frame_px: side of the frames that the model takes; larger ones are shrunk.
           split: cuts words into phrases and reads them.
           delay_steps: steps that the text runs behind the picture.
           pad_bias: added to PAD's logit: more is quieter.
@@ -80,7 +81,7 @@ class Evaluation:
     ) -> tuple[list[ClipResult], tuple[float, int]]:
         stride = self._clock.video_stride
         ticks = -(-max(record.num_ticks for record in records) // _ROUND_TICKS) * _ROUND_TICKS
-        frames = np.stack([_lengthened(record.frames, ticks) for record in records])
+        frames = np.stack([_lengthened(shrink_frames(record.frames, self._frame_px), ticks) for record in records])
         decoded = self._decode(params, frames, self._delay_steps, self._pad_bias)
         true_slots = np.full((len(records), ticks * stride), self._tokenizer.pad_id, np.int32)
         results = []
@@ -112,10 +113,10 @@ class Evaluation:
                 f"{record.key} has {record.clock}, the model {self._clock}: evaluate on data prepared with the model's "
                 "clock"
             )
-        if record.frame_px != self._frame_px:
+        if record.frame_px < self._frame_px:
             raise ClipError(
                 f"{record.key} has frames of {record.frame_px} px, the model takes {self._frame_px}: evaluate on data "
-                "prepared with the model's frame_px"
+                "prepared with the model's frame_px or more"
             )
 
 

@@ -114,7 +114,10 @@ class DuplexTask:
         else:
             logits, tokens = self.model.apply({"params": params}, *inputs)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
-        valid = batch["slot_valid"].astype(jnp.float32)
+        # A slot counts where there is a picture, and where the slot that the delay brings here is known.
+        known = batch["slot_valid"]
+        brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
+        valid = (known & brought).astype(jnp.float32)
         is_pad, is_mark = target == c.pad_id, target == c.word_id
         weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
         total = weight.sum()

@@ -258,3 +258,13 @@ def test_different_clocks_are_not_mixed(tmp_path, shards, small_source, tokenize
     write_shards(Other(2), tmp_path / "other", config={}, units_per_shard=5)
     with pytest.raises(ValueError, match="different clocks"):
         make_loader([shards, tmp_path / "other"], tokenizer, batch_size=2)
+
+
+def test_larger_frames_are_shrunk_and_smaller_ones_refused(shards, tokenizer, tmp_path):
+    stored = open_dataset(shards)[0].frames
+    batch = next(make_loader(shards, tokenizer, batch_size=1, shuffle=False, frame_px=8))
+    assert batch["frames"].shape == (1, 6, 8, 8, 3)
+    areas = stored.reshape(6, 8, 2, 8, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(batch["frames"][0], areas, atol=1)
+    with pytest.raises(ValueError, match=r"16 px, smaller than the 32 px asked for.*--config.frame_px=32"):
+        make_loader(shards, tokenizer, batch_size=1, frame_px=32)

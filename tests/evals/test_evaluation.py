@@ -89,6 +89,14 @@ def test_a_clip_that_does_not_fit_the_model_is_named():
     other_clock = dataclasses.replace(scripted_record(3), clock=Clock(12.5, 1))
     with pytest.raises(ClipError, match=r"scripted/3 has Clock\(step_hz=12.5, video_stride=1\)"):
         list(evaluation().run(None, [other_clock]))
-    larger = dataclasses.replace(scripted_record(4), frames=np.zeros((75, 16, 16, 3), np.uint8))
-    with pytest.raises(ClipError, match="scripted/4 has frames of 16 px, the model takes 8"):
-        list(evaluation().run(None, [larger]))
+    smaller = dataclasses.replace(scripted_record(4), frames=np.zeros((75, 4, 4, 3), np.uint8))
+    with pytest.raises(ClipError, match="scripted/4 has frames of 4 px, the model takes 8"):
+        list(evaluation().run(None, [smaller]))
+
+
+def test_larger_frames_are_seen_as_a_live_video_would_be():
+    record = scripted_record(5)
+    larger = dataclasses.replace(record, frames=record.frames.repeat(2, axis=1).repeat(2, axis=2))
+    ((ours, _),) = evaluation().run(None, [record])
+    ((theirs, _),) = evaluation().run(None, [larger])
+    assert ours[0].said == theirs[0].said != []

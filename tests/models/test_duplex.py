@@ -39,6 +39,19 @@ def parameters(name, vocab):
     return built, shapes, count
 
 
+def test_what_nobody_knows_to_be_said_is_not_learned_however_late_it_is_due():
+    learner = task()
+    params = nn.unbox(learner.init(jax.random.key(0)))
+    given = batch()
+    given["slot_valid"][:, :5] = False  # an earlier window's speech: at a delay of 2 it is due up to step 6
+    weight = lambda slots: float(learner.loss(params, given | {"slots": slots}, jax.random.key(1))[1]["loss_weight"])
+    unknown, known = given["slots"].copy(), given["slots"].copy()
+    unknown[:, :5] = tiny.PAD
+    known[:, 5] = tiny.WORD
+    assert (given["slots"][:, 5] == tiny.PAD).any()
+    assert weight(unknown) == weight(given["slots"]) != weight(known)
+
+
 def test_the_quick_start_has_a_tokenizer_of_about_a_million():
     _, shapes, count = parameters("quickstart", 60)
     assert 0.8 < count(shapes["tokenizer"]) < 1.4
