@@ -1,6 +1,7 @@
 """The table of stages: what `config.stage` names."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -34,9 +35,24 @@ def build_task(config: Any, tokenizer: TextTokenizer) -> Task:
 
 
 def load_tokenizer(config: Any) -> TextTokenizer:
-    """The text tokenizer of a config: `world` (the built-in world's words, of both looks) or a tokenizer.json."""
+    """The text tokenizer of a config.
+
+    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights.
+
+    Raises:
+      FileNotFoundError: there is no such file, or no such folder with a tokenizer.
+      ValueError: the file is no tokenizer.
+    """
     if config.text_tokenizer == "world":
         from data_pipelines.world.commentator import lexicon
 
         return TextTokenizer.word_level(lexicon("rich"))
-    return TextTokenizer.from_file(config.text_tokenizer)
+    if not Path(config.text_tokenizer).is_dir():
+        return TextTokenizer.from_file(config.text_tokenizer)
+    # Orbax takes seconds to import.
+    from mmduplex_jax.train.checkpoint import read_weights_metadata
+
+    text = read_weights_metadata(config.text_tokenizer)["tokenizer_json"]
+    if text is None:
+        raise FileNotFoundError(f"{config.text_tokenizer}: these weights came without a tokenizer.json: name its path")
+    return TextTokenizer.from_json(text)

@@ -26,6 +26,7 @@ from ml_collections import config_flags
 
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
+from launch.init_from import InitFromError, make_start
 from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
@@ -53,19 +54,23 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
     if not dirs:
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     weights = weights_of(config.data.weights, len(dirs))
-    data = make_loader(
-        dirs,
-        tokenizer,
-        batch_size=config.data.batch_size,
-        seed=config.data.seed,
-        clip_s=config.data.clip_s,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        worker_processes=config.data.workers,
-        mirror=config.data.mirror,
-        weights=weights,
-        mark_corrupt=True,
-    )
+    try:
+        data = make_loader(
+            dirs,
+            tokenizer,
+            batch_size=config.data.batch_size,
+            seed=config.data.seed,
+            clip_s=config.data.clip_s,
+            frame_px=config.frame_px,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            worker_processes=config.data.workers,
+            mirror=config.data.mirror,
+            weights=weights,
+            mark_corrupt=True,
+        )
+    except ValueError as error:
+        raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error
     log(f"{len(data.source):,} clips in {', '.join(dirs)}")
     try:
         outcome = fit(
@@ -77,6 +82,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
             record_key=data.source.key,
             record_trouble=data.trouble,
             data_fingerprint=data_fingerprint(dirs),
+            start=make_start(config, task, tokenizer, log),
             log=log,
         )
     finally:
@@ -127,7 +133,7 @@ def main(argv: list[str]) -> int:
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_NON_FINITE
-    except (CheckpointMismatch, DataError, ShardError, ShardingError) as error:
+    except (CheckpointMismatch, DataError, InitFromError, ShardError, ShardingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISFIT
 

@@ -23,6 +23,7 @@ from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
 from mmduplex_jax.train.preemption import StopSignal
 from mmduplex_jax.train.program import Program, make_program
 from mmduplex_jax.train.task import TOKENS, Task
+from mmduplex_jax.typing import PyTree
 
 # Steps whose results the host has not looked at yet: enough to keep a device busy, few enough to stop soon.
 _STEPS_IN_FLIGHT = 2
@@ -71,6 +72,7 @@ def fit(
     record_key: Callable[[int], str] = str,
     record_trouble: Callable[[int], str] = str,
     data_fingerprint: str | None = None,
+    start: Callable[[PyTree], Callable[[PyTree], PyTree]] | None = None,
     log: Callable[[str], None] = print,
 ) -> Outcome:
     """Trains until `config.train.steps` (or `stop_at_step`), from WORKDIR's newest checkpoint where there is one.
@@ -85,6 +87,8 @@ def fit(
       record_key: names a record by its `index`, for messages.
       record_trouble: says what is wrong with a record that the loader marked as corrupt, and where it is.
       data_fingerprint: names the data's content; a run goes on only with the same.
+      start: what a run begins with instead of random numbers, where there is no checkpoint: called with the abstract
+        parameters, before anything is compiled, it returns what replaces the initial ones.
       log: where lines for people go.
 
     Raises:
@@ -107,12 +111,14 @@ def fit(
         checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
         # Before the compiler takes its minutes.
         metadata = checkpoints.checked_metadata(program.target)
+        replaced = start(program.target.params) if start and metadata is None else None
         began = time.perf_counter()
         compiled = program.compile()
         log(f"compiled in {time.perf_counter() - began:.1f} s for {program.mesh.size} x {jax.devices()[0].device_kind}")
 
         if metadata is None:
             state, window, start_step = program.init_state(), Window(), 0
+            state = state.replace(params=replaced(state.params)) if replaced else state
             log(f"starting in {workdir}")
         else:
             state = checkpoints.restore(program.target, data)
