@@ -96,24 +96,15 @@ class FolderSource:
             provenance["transcript"] = file.transcript
         annotation = Annotation(
             key=key,
-            words=transcript.words,
+            # A caption has no times: it is spread over the whole video, and each window has its part of it.
+            words=transcript.words or tuple(spread(transcript.caption.split(), length.begin_s, length.end_s)),
             timing=transcript.timing,
             caption=transcript.caption,
             language=file.language or transcript.language or self.language,
             provenance=provenance,
             silent=self.keep_without_words or bool(transcript.caption),
         )
-        for window_key, content in clips_of(path, length, annotation, self.settings, file.name):
-            if isinstance(content, Record) and transcript.caption:
-                content = _said_all_along(content)
-            yield window_key, content
-
-
-def _said_all_along(record: Record) -> Record:
-    """The record with its caption spread over it: each window of a long video has all of it."""
-    end_s = record.clock.tick_time_s(record.num_ticks)
-    words = spread(record.caption.split(), record.words_from_s, end_s)
-    return dataclasses.replace(record, words=tuple(words))
+        yield from clips_of(path, length, annotation, self.settings, file.name)
 
 
 def folder_source(config: Mapping[str, Any]) -> FolderSource:
