@@ -68,14 +68,14 @@ def vision_config(family: str, given: Mapping[str, Any], projection: int = 0) ->
       WeightsError: the config asks for something that our tower does not compute.
     """
     values = {**_VISION[family], **{key: value for key, value in given.items() if value is not None}}
-    patch = _square(values["patch_size"], "patch_size")
+    patch = square(values["patch_size"], "patch_size")
     if family == "siglip2":
         side = math.isqrt(values["num_patches"])
         if side * side != values["num_patches"]:
             raise WeightsError(f"num_patches {values['num_patches']} is no square: positions need a square grid")
         image = side * patch
     else:
-        image = _square(values["image_size"], "image_size")
+        image = square(values["image_size"], "image_size")
     clip = family == "clip"
     pool = "class" if clip else "attention" if values["vision_use_head"] else "none"
     return VisionConfig(
@@ -141,7 +141,12 @@ def _layers(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _square(size: Any, name: str) -> int:
+def square(size: Any, name: str) -> int:
+    """The side of what configs give as one number or as two equal ones.
+
+    Raises:
+      WeightsError: two that differ.
+    """
     sides = set(size) if isinstance(size, list | tuple) else {size}
     if len(sides) != 1:
         raise WeightsError(f"{name} is {size}: read are square ones")

@@ -8,6 +8,7 @@ writes its `config.json` itself.
 from collections.abc import Mapping
 from typing import Any
 
+from mmduplex_jax.interop.huggingface.clip_family import square
 from mmduplex_jax.interop.huggingface.encoder_entries import (
     QUERY_KEY_VALUE,
     fused_linear,
@@ -57,6 +58,8 @@ _MUST_BE = {"pool_type": "attn", "use_abs_posemb": True, "use_rope2d": True, "us
 _MUST_BE |= {"ls_init_value": None}
 _TEXT_MUST_BE = {"pool_type": "argmax", "no_causal_mask": False, "proj_bias": False, "use_ln_post": True}
 _TEXT_MUST_BE |= {"ls_init_value": None}
+_TIMM_MUST_BE = {"rope_grid_indexing": "xy", "global_pool": "map", "attn_pool_mlp_ratio": 4.0, "in_chans": 3}
+_TIMM_MUST_BE |= {"use_abs_pos_emb": True, "use_rot_pos_emb": True, "use_pre_transformer_norm": True, "qkv_bias": True}
 
 
 def family_of(config: Mapping[str, Any]) -> str | None:
@@ -110,11 +113,11 @@ def timm_vision(config: Mapping[str, Any]) -> VisionConfig:
     ours = {"patch_size": "patch_size", "embed_dim": "width", "depth": "layers", "num_heads": "heads"}
     ours |= {"mlp_ratio": "mlp_ratio", "img_size": "image_size", "class_token": "use_cls_token"}
     fields |= {ours[key]: args.pop(key) for key in list(args) if key in ours}
+    fields |= {name: square(fields[name], name) for name in ("image_size", "patch_size")}
     fields["attn_pooler_heads"] = args.pop("attn_pool_num_heads", _POOL_HEADS)
     outputs = args.pop("num_classes", config.get("num_classes", fields["output_dim"]))
     side = fields["image_size"] // fields["patch_size"]
-    known = {"rope_grid_offset": float(fields["use_cls_token"]), "rope_grid_indexing": "xy", "global_pool": "map"}
-    known |= {"attn_pool_mlp_ratio": 4.0}
+    known = {"rope_grid_offset": float(fields["use_cls_token"]), **_TIMM_MUST_BE}
     reference = args.pop("ref_feat_shape", None)
     wrong = [f"{key}={args[key]!r}" for key in args if key not in known or args[key] != known[key]]
     # timm stretches the rotary positions to the grid of its pretraining; PE's own code does not.

@@ -1,6 +1,8 @@
 """Models of other libraries with random weights, on disk as those libraries write them, and ours read from there."""
 
+import functools
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mmduplex_jax.interop.huggingface import vision
 from mmduplex_jax.interop.huggingface.layout import read_params, write_params
@@ -15,6 +18,9 @@ from mmduplex_jax.interop.huggingface.reader import TensorFiles, read_config
 from mmduplex_jax.interop.portable import flatten
 from mmduplex_jax.towers.contrastive import Contrastive
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+
+# A model is run once here: what its compilation saves in time counts, not what the code loses.
+QUICKLY_COMPILED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def randomise(model, seed: int) -> None:
@@ -33,6 +39,17 @@ def randomise(model, seed: int) -> None:
                 parameter.copy_(noise * 0.2 + (1.0 if "norm" in name or "ln_" in name else 0.0))
 
 
+def timm_or_skip():
+    """The module timm, or the test is skipped."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import timm
+    except (ImportError, RuntimeError) as error:  # a torchvision of another build than torch raises RuntimeError
+        pytest.skip(f"timm is the reference, and does not import: {error}")
+    return timm
+
+
 def save_plain(tensors: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     """Writes `model.safetensors` and `config.json` of a model that is not of transformers."""
     from safetensors.torch import save_file
@@ -45,6 +62,7 @@ def model_of(config) -> VisionTower | Contrastive:
     return VisionTower(config) if isinstance(config, VisionConfig) else Contrastive(config)
 
 
+@functools.cache
 def shapes_of(config) -> dict[str, Any]:
     """Our parameters' shapes, nothing computed."""
     tower = config if isinstance(config, VisionConfig) else config.vision
@@ -68,7 +86,7 @@ def apply(found: vision.Architecture, params, *arguments, method=None):
     ]
     run = lambda p, *a: model_of(found.config).apply({"params": p}, *a, method=method)
     static = tuple(i + 1 for i, argument in enumerate(arguments) if isinstance(argument, tuple))
-    return jax.jit(run, static_argnums=static)(params, *arguments)
+    return jax.jit(run, static_argnums=static, compiler_options=QUICKLY_COMPILED)(params, *arguments)
 
 
 def difference(ours, theirs) -> float:
