@@ -2,8 +2,7 @@
 
     python -m launch.inspect data/plain
     python -m launch.inspect data/mine --html=mine.html --json=mine.json --clips=200
-    python -m launch.inspect data/mine --config=configs/duplex_300m.py --config.frame_px=256 \
-        --config.tokenizer.motion.plane_px=64
+    python -m launch.inspect data/mine --config=configs/duplex_300m.py --clips=1000
 
 Counts, hours, bytes and rejected inputs are of the whole dataset, from its manifest, summary.json and rejected.jsonl.
 Everything else is measured on `--clips` records, chosen by --seed, hence the same each time: lengths, words a second,
@@ -11,8 +10,8 @@ how well words are timed, languages, licences, motion (as stored, else computed)
 spend, which it decides without parameters.
 
 `--html` writes one page without any network: contact sheets with the words under them where they are said, and the
-tokens of every tick. Without --config, tokens are those of configs/quickstart.py for frames up to 96 px and those of
-configs/bflow_75m.py for larger ones, their plane fitted to the frames.
+tokens of every tick. Frames are shrunk to what the config takes, as in training. Without --config, tokens are those of
+configs/bflow_75m.py for frames of 224 px and more, and those of configs/quickstart.py for smaller ones.
 """
 
 import dataclasses
@@ -29,6 +28,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from data_pipelines.dataset import ShardDataset, open_dataset
+from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.parts import REJECTED_NAME
 from data_pipelines.schema import Record
@@ -41,8 +41,8 @@ from mmduplex_jax.evals.dataset_report import ClipFacts, clip_facts, measured, t
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 
-# Frames up to this side are taken for the quick start's, whose plane is half as large; others for the large model's.
-_SMALL_PX = 96
+# Frames of at least this side are taken for the large model's.
+_LARGE_PX = 224
 _EXAMPLES_PER_CAUSE = 3
 
 
@@ -67,22 +67,18 @@ def spending_of(config: Any, name: str, frame_px: int, clock: Clock) -> Spending
     Raises:
       ValueError: the config that was given does not fit the data.
     """
-    if config is not None:
-        own = Clock(**config.clock)
-        if own != clock or config.frame_px != frame_px:
-            raise ValueError(
-                f"--config is of {config.frame_px} px and {own}, the data of {frame_px} px and {clock}: give another, "
-                f"or set --config.frame_px={frame_px} and the like, or leave --config out"
-            )
-        tokenizer = tokenizer_config.from_mapping(config.tokenizer, frame_px, clock)
-        return Spending(name, tokenizer)
-    usual, shrink = ("quickstart", 2) if frame_px <= _SMALL_PX else ("bflow_75m", 4)
-    values = importlib.import_module(f"configs.{usual}").get_config().tokenizer
-    values.motion["plane_px"] = frame_px // shrink
-    try:
-        return Spending(f"configs/{usual}.py", tokenizer_config.from_mapping(values, frame_px, clock))
-    except ValueError as error:
-        return Spending(f"configs/{usual}.py", None, f"{error}: give a --config that fits frames of {frame_px} px")
+    if config is None:
+        usual = "bflow_75m" if frame_px >= _LARGE_PX else "quickstart"
+        name, config = f"configs/{usual}.py", importlib.import_module(f"configs.{usual}").get_config()
+        if config.frame_px > frame_px or Clock(**config.clock) != clock:
+            return Spending(name, None, f"it takes frames of {config.frame_px} px at its own clock: give a --config")
+    own = Clock(**config.clock)
+    if own != clock or config.frame_px > frame_px:
+        raise ValueError(
+            f"--config is of {config.frame_px} px and {own}, the data of {frame_px} px and {clock}: give another, "
+            f"or set --config.frame_px={frame_px} and the like, or leave --config out"
+        )
+    return Spending(name, tokenizer_config.from_mapping(config.tokenizer, config.frame_px, own))
 
 
 def rejected_examples(directory: Path) -> dict[str, list[dict[str, str]]]:
@@ -157,8 +153,10 @@ def _looked_at(
     motion_of = _motion_field(dataset.frame_px, spending.config)
     number, records = shard_records(directory, seed, clips)
     for record in tqdm(records, "clips", total=number, unit="clip", disable=None):
-        motion = motion_of(record.frames) if record.motion is None else record.motion
-        yield record, motion, None if count is None else count(record.frames)
+        # Larger frames than a tokenizer takes are shrunk, as in training.
+        frames = record.frames if spending.config is None else shrink_frames(record.frames, spending.config.frame_px)
+        motion = motion_of(frames) if record.motion is None else record.motion
+        yield record, motion, None if count is None else count(frames)
 
 
 def _motion_field(frame_px: int, tokenizer: TokenizerConfig | None) -> MotionField:

@@ -210,15 +210,16 @@ def test_everything_rejected(tmp_path):
 def test_a_config_that_does_not_fit_is_refused_and_a_usual_one_found():
     config = quickstart.get_config()
     assert spending_of(config, "mine.py", 64, Clock()).config.motion.plane_px == 32
-    with pytest.raises(ValueError, match=r"--config is of 64 px and .*, the data of 256 px .*--config.frame_px=256"):
-        spending_of(config, "mine.py", 256, Clock())
+    assert spending_of(config, "mine.py", 256, Clock()).config.frame_px == 64  # frames are shrunk to it
+    with pytest.raises(ValueError, match=r"--config is of 64 px and .*, the data of 48 px .*--config.frame_px=48"):
+        spending_of(config, "mine.py", 48, Clock())
     with pytest.raises(ValueError, match="video_stride=1"):
         spending_of(config, "mine.py", 64, Clock(12.5, 1))
     large = spending_of(None, "", 256, Clock())
-    assert (large.name, large.config.motion.plane_px, large.config.cap) == ("configs/bflow_75m.py", 64, 64)
-    odd = spending_of(None, "", 90, Clock())
-    assert odd.config is None
-    assert "give a --config that fits frames of 90 px" in odd.why_not
+    assert (large.name, large.config.frame_px, large.config.cap) == ("configs/bflow_75m.py", 224, 64)
+    small = spending_of(None, "", 48, Clock())
+    assert small.config is None
+    assert "takes frames of 64 px at its own clock: give a --config" in small.why_not
 
 
 def test_without_a_tokenizer_the_rest_is_there(tmp_path):
@@ -227,14 +228,14 @@ def test_without_a_tokenizer_the_rest_is_there(tmp_path):
             return 1
 
         def items(self, begin, end):
-            yield Item(0, "0", Record("0", tiny.clips(1, 10, side=90)[0], self.clock))
+            yield Item(0, "0", Record("0", tiny.clips(1, 10, side=60)[0], self.clock))
 
     write_shards(Odd(), tmp_path / "x", config={}, units_per_shard=3)
     report, shown = inspect(tmp_path / "x")
     assert report["measured"]["tokens"] is None
-    assert report["measured"]["motion"]["plane_px"] == 30
-    assert "not counted: tokenizer: frame_px by anchor.patch_px" in table_of(report)
-    assert "Not counted: tokenizer: frame_px by" in page(report, shown)
+    assert report["measured"]["motion"]["plane_px"] == 60
+    assert "not counted: it takes frames of 64 px" in table_of(report)
+    assert "Not counted: it takes frames of 64 px" in page(report, shown)
 
 
 def test_damage_is_said(shards, tmp_path):
