@@ -53,7 +53,7 @@ class _Part:
       entries: parameters of the run (`ours`) and imported ones (`theirs`) that they are made of.
       source: how imported parameters come by the names in `entries`.
       zeroed: parameters of the run that must be zero for the imported ones to compute what they did.
-      left: imported parameters that are not taken.
+      left: imported parameters that are not taken, of `imported`.
       wrong: what does not fit, one line each.
       notes: what else to tell.
     """
@@ -64,6 +64,7 @@ class _Part:
     source: Layout
     zeroed: tuple[str, ...]
     left: tuple[str, ...]
+    imported: tuple[str, ...]
     wrong: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -154,6 +155,7 @@ def _text(folder: str, task: Task, tokenizer: TextTokenizer, shapes: Mapping[str
         source,
         ("delays",),
         tuple(_ours_of(source, name) for name in have if name not in fits),
+        tuple(_ours_of(source, name) for name in have),
         tuple(wrong),
         tuple(notes),
     )
@@ -190,6 +192,7 @@ def _vision(folder: str, task: Task, tokenizer: TextTokenizer, shapes: Mapping[s
         Layout(tuple(Entry(name, name if pair else VISION + name) for name in imported)),
         (),
         tuple(name for name in have if name not in fits),
+        tuple(have),
         tuple(wrong),
         (),
     )
@@ -221,7 +224,7 @@ def _told(parts: Collection[_Part], shapes: Mapping[str, Any]) -> list[str]:
         if part.zeroed:
             lines.append(f"{part.name}: made zero, so that it computes what it did: {', '.join(part.zeroed)}")
             taken |= set(part.zeroed)
-        lines.append(f"{part.name}: left: {_summary(part.left, part.left) if part.left else 'nothing'}")
+        lines.append(f"{part.name}: left: {_summary(part.left, part.imported) if part.left else 'nothing'}")
     made = [name for name in shapes if name not in taken]
     return [*lines, f"made anew: {_summary(made, shapes) if made else 'nothing'}"]
 
@@ -264,7 +267,7 @@ def _placed(old: jax.Array, new: np.ndarray) -> jax.Array:
 
     def block(shard: Any) -> jax.Array:
         if rows == (old.shape[0] if old.ndim else 0):
-            return jax.device_put(np.ascontiguousarray(new[shard.index], old.dtype), shard.device)
+            return jax.device_put(np.asarray(new[shard.index], old.dtype), shard.device)
         data = np.array(shard.data)
         first = shard.index[0].start or 0
         mine = new[(slice(first, first + len(data)), *shard.index[1:])]
