@@ -253,8 +253,11 @@ class PictureStream:
             try:
                 if packet.is_corrupt and not live:
                     raise av.error.InvalidDataError(0, "the packet is cut short")
-                leave_out = on_screen is not None and self.wanted is not None and not self.wanted(*on_screen)
-                context.skip_frame = "NONREF" if leave_out else "DEFAULT"
+                # (Where libav has not seen yet that pictures change places, it would learn it too late.)
+                seen = True
+                if on_screen is not None and self.wanted is not None and context.has_b_frames:
+                    seen = self.wanted(*on_screen)
+                context.skip_frame = "DEFAULT" if seen else "NONREF"
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 stamp = packet.dts if packet.pts is None else packet.pts
