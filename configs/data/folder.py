@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})  # or "pcm"
-    config.motion = ConfigDict({"keep": True, "plane_px": 64, "search_radius": 5})
+    # What moved, for `launch.inspect` and for choosing clips; training computes its own. 1 kB a frame.
+    config.motion = ConfigDict({"keep": True, "plane_px": 32, "search_radius": 3})
     config.license = ""
     config.language = ""  # of transcripts that do not say it
     config.keep_without_words = False
