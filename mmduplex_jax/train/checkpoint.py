@@ -28,6 +28,9 @@ from mmduplex_jax.typing import PyTree
 # Raised with every change after which older checkpoints cannot be read.
 LAYOUT_VERSION = 1
 
+# Where Orbax keeps the metadata of a checkpoint; the folders that it takes for one hold others' weights too.
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"
+
 # Imported weights go to disk in pieces of at least this size, so that an import of any size needs little memory.
 _PIECE_BYTES = 64 << 20
 
@@ -251,7 +254,8 @@ def _remove_unfinished(folder: Path) -> None:
 
 def is_weights(folder: str | Path) -> bool:
     """Whether a folder holds imported weights (rather than a training, or nothing)."""
-    return bool(ocp_v1.is_orbax_checkpoint(Path(folder).absolute()))
+    file = Path(folder) / _ORBAX_METADATA
+    return file.is_file() and "kind" in (json.loads(file.read_text(encoding="utf-8")).get("custom_metadata") or {})
 
 
 def read_weights_metadata(folder: str | Path) -> dict[str, Any]:
@@ -261,11 +265,11 @@ def read_weights_metadata(folder: str | Path) -> dict[str, Any]:
       FileNotFoundError: the folder holds no imported weights.
     """
     folder = Path(folder).absolute()
-    metadata = ocp_v1.metadata(folder).custom_metadata if is_weights(folder) else None
-    if not isinstance(metadata, dict) or "kind" not in metadata:
+    if not is_weights(folder):
         raise FileNotFoundError(
             f"{folder} holds no imported weights: write them with `python -m launch.import_weights`"
         )
+    metadata: dict[str, Any] = ocp_v1.metadata(folder).custom_metadata
     return metadata
 
 

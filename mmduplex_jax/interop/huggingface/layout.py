@@ -222,7 +222,7 @@ def write_params(
     """Writes `config.json` and `model.safetensors`, as transformers loads them, one entry at a time.
 
     Args:
-      params: nested dict of our parameters; those of optional entries may be absent.
+      params: nested (or flat, "a/b") dict of our parameters; those of optional entries may be absent.
       layout: of the architecture.
       out_dir: made if it is not there; must not hold weights already.
       config_json: their config.
@@ -241,7 +241,7 @@ def write_params(
     there = [name for name in (SINGLE_FILE, CONFIG_FILE) if (folder / name).exists()]
     if there:
         raise WeightsError(f"{folder} already has {there}: name another directory")
-    ours = flatten(params)
+    ours = _flat(params)
     shapes = theirs_expected(layout, ours)
     header, offset = _header(shapes, dtype)
     folder.mkdir(parents=True, exist_ok=True)
@@ -287,8 +287,11 @@ def _stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _our_shapes(expected: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    flat = dict(expected) if any("/" in name for name in expected) else flatten(expected)
-    return {name: tuple(getattr(value, "shape", value)) for name, value in flat.items()}
+    return {name: tuple(getattr(value, "shape", value)) for name, value in _flat(expected).items()}
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(tree) if any("/" in name for name in tree) else flatten(tree)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

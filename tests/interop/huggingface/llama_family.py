@@ -58,8 +58,8 @@ def libraries():
     return torch, pytest.importorskip("transformers", reason=reason)
 
 
-def random_model(head: bool = True, seed: int = 0, **config):
-    """A model in evaluation mode, of which also norms and biases are random."""
+def random_model(head: bool = True, seed: int = 0, noise: float = 0.05, **config):
+    """A model in evaluation mode; `noise` on everything: norms too are random, small models say something."""
     torch, transformers = libraries()
     torch.manual_seed(seed)
     settings = transformers.AutoConfig.for_model(**(_DEFAULTS | config))
@@ -67,7 +67,7 @@ def random_model(head: bool = True, seed: int = 0, **config):
     model = kind.from_config(settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
     return model
 
 
