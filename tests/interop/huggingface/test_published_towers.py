@@ -75,7 +75,7 @@ def test_timm(name):
     assert table(vision.Architecture("vision", "pe_timm", config)) == wanted
 
 
-# Published in the paper's table: width, layers, heads, MLP, patch, side of the picture, class token, output; of the text
+# As the paper has them: width, layers, heads, MLP, patch, side of the picture, class token, output; of the text tower
 # width, layers, MLP, tokens.
 PE = {
     "PE-Core-T16-384": (192, 12, 3, 768, 16, 384, True, 512, (512, 12, 2048, 32)),
