@@ -254,16 +254,18 @@ def test_a_difference_is_an_exit_code(tmp_path, capsys, monkeypatch):
     assert "NOT the same as transformers" in capsys.readouterr().out
 
 
+# Not `ru_maxrss`: a program inherits that of the one that started it, and here this is large.
 MEASURED = """
-import resource, sys
+import re, sys
 from launch import import_weights
 code = import_weights.main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
 sys.exit(code)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_import_needs_little_memory(dtype, tmp_path, record_property, repository):
     layers = 24 if dtype == "float32" else 48
@@ -278,5 +280,4 @@ def test_an_import_needs_little_memory(dtype, tmp_path, record_property, reposit
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.splitlines()[-1])  # everything: the interpreter, JAX and Orbax too
     record_property("peak_over_file", peak / size)
-    print(f"{dtype}: file {size:,} bytes, peak {peak:,} bytes, {peak / size:.2f}x")
     assert peak <= 1.3 * size
