@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -12,8 +13,15 @@ from configs import quickstart
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
+from launch.import_weights import import_weights
+from launch.init_from import InitFromError
+from launch.stages import build_task, load_tokenizer
 from launch.train import EXIT_MISFIT, data_fingerprint, train, weights_of
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.interop.huggingface import text
+from mmduplex_jax.interop.huggingface.layout import write_params
+from mmduplex_jax.interop.huggingface.source import boxed_shapes, open_source
+from mmduplex_jax.interop.portable import flatten
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.train.feed import DataError
@@ -119,3 +127,32 @@ def test_mistakes_are_told_without_ceremony(repository, tmp_path, flag, code, sa
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
+
+
+def test_it_begins_with_imported_weights(shards, tmp_path):
+    config = small_config(shards, stop_at_step=1)
+    config.train.learning_rate = 1e-30  # nothing is learned: what is saved is what the run began with
+    config.init_from.text = str(tmp_path / "weights")
+    tokenizer = load_tokenizer(config)
+    model = build_task(config, tokenizer).config
+    language = text.alone(model.text, tokenizer.vocab_size, "tied")
+    shapes = flatten(nn.unbox(boxed_shapes(language)))
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(leaf.shape, np.float32) for name, leaf in shapes.items()}
+    write_params(arrays, text.layout(language), tmp_path / "theirs", text.config_json(language))
+    import_weights(open_source(tmp_path / "theirs"), tmp_path / "weights")
+    told: list[str] = []
+    assert train(config, tmp_path / "run", told.append) == 0
+    assert any(line.startswith("init_from text: taken from") for line in told)
+    params = flatten(load_params(tmp_path / "run")[0])
+    np.testing.assert_array_equal(params["embedding"][: tokenizer.vocab_size], arrays["embedding"])
+    np.testing.assert_array_equal(params["delays"], 0)
+    for name, array in arrays.items():
+        if name != "embedding":
+            np.testing.assert_array_equal(params[name], array)
+    # Where the run goes on the folder is not asked for.
+    (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    config.train.stop_at_step = 2
+    assert train(config, tmp_path / "run", told.append) == 0
+    with pytest.raises(InitFromError, match="holds no imported weights"):
+        train(config, tmp_path / "another", told.append)
