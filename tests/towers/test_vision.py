@@ -23,6 +23,10 @@ NAFLEX = dataclasses.replace(VISION, positions="naflex", projection=0)
 TEXT = TextTowerConfig(vocab_size=20, length=8, width=16, layers=2, heads=2, hidden=32, projection=12)
 # Sums in another order, of values up to 10, in float32.
 ATOL = 2e-5
+# Each program runs once or twice: what compiling it quickly saves counts.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
 
 
 def pictures(*size: int) -> np.ndarray:
@@ -36,7 +40,7 @@ def randomised(model: nn.Module, *inputs):
     return jax.tree.map(lambda a: rng.normal(size=a.shape, scale=0.3).astype(np.float32), shapes)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("grid", "method"))
+@functools.partial(jit, static_argnums=0, static_argnames=("grid", "method"))
 def see(config: VisionConfig, params, *inputs, grid=None, method=None):
     """Runs a tower; `grid` is the one of all pictures."""
     inputs = inputs if grid is None else (*inputs, grid)
@@ -104,12 +108,15 @@ def test_remat_and_bfloat16():
     shallow = dataclasses.replace(PE_LIKE, layers=1)
     params = randomised(VisionTower(shallow), pictures())
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def gradients(config, p):
-        return jax.grad(lambda p: jnp.square(see(config, p, pictures()).embedding).mean())(p)
+        look = lambda p: VisionTower(config).apply({"params": p}, pictures()).embedding
+        return jax.grad(lambda p: jnp.square(look(p)).mean())(p)
 
     plain, again = gradients(shallow, params), gradients(dataclasses.replace(shallow, remat=True), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=ATOL * np.abs(a).max()), plain, again)
+    # Against the largest of all: that of a key's bias is zero but for rounding, as softmax does not notice it.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest), plain, again)
     half = see(dataclasses.replace(shallow, dtype="bfloat16"), params, pictures()).embedding
     assert half.dtype == jnp.bfloat16
     full = see(shallow, params, pictures()).embedding
@@ -130,7 +137,7 @@ def test_texts(config, reading):
     changed = ids.copy()
     changed[0, 4] = 7
     params = randomised(TextTower(config), ids)
-    read = jax.jit(lambda ids: TextTower(config).apply({"params": params}, ids).embedding)
+    read = jit(lambda ids: TextTower(config).apply({"params": params}, ids).embedding)
     same = np.abs(read(ids)[0] - read(changed)[0]).max() < ATOL
     assert same == (reading == "nothing after the end matters")
     with pytest.raises(ValueError, match="texts of 9 tokens, the tower has positions for 8"):
@@ -142,7 +149,7 @@ def test_pairs():
     model = Contrastive(config)
     ids = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.int32)
     params = randomised(model, pictures(), ids) | {"logit_scale": jnp.log(1 / 0.07), "logit_bias": jnp.float32(-10)}
-    compared = jax.jit(model.apply)({"params": params}, pictures(), ids)
+    compared = jit(model.apply)({"params": params}, pictures(), ids)
     assert compared.logits.shape == (2, 3)
     np.testing.assert_allclose(np.linalg.norm(compared.image, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(compared.scale, 1 / 0.07, rtol=1e-6)
