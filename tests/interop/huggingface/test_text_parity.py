@@ -39,22 +39,22 @@ def theirs(model, head=True):
     return found
 
 
-def compare(found, wanted, record_property=None):
+def compare(found, wanted):
+    """Returns max |Δ| by name."""
     assert found.keys() == wanted.keys()
-    for name in wanted:
-        difference = np.abs(found[name] - wanted[name]).max()
-        if record_property:
-            record_property(name, float(difference))
-        assert difference <= TOLERANCE, f"{name}: {difference}"
+    differences = {name: float(np.abs(found[name] - wanted[name]).max()) for name in wanted}
+    assert max(differences.values()) <= TOLERANCE, differences
+    return differences
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_computes_the_same_and_goes_back(shape, tmp_path, record_property):
+def test_it_computes_the_same_and_goes_back(shape, tmp_path, parity):
     model = llama_family.random_model(**SHAPES[shape])
     source = open_source(llama_family.save(model, tmp_path / "theirs"))
     params = read_params(source.files, source.layout, source.shapes)
     wanted = theirs(model)
-    compare(text_outputs(source.config, params, TOKENS), wanted, record_property)
+    for name, difference in compare(text_outputs(source.config, params, TOKENS), wanted).items():
+        parity(f"{SHAPES[shape]['model_type']}: {name}", shape, difference)
 
     back = tmp_path / "back"
     write_params(params, source.layout, back, text.config_json(source.config))
