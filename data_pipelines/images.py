@@ -40,6 +40,14 @@ class Sheets:
     format: str = "jpeg"
 
 
+def check_format(image_format: str, quality: int) -> None:
+    """ValueError where frames cannot be encoded so."""
+    if image_format not in FORMATS:
+        raise ValueError(f"image format {image_format!r} is unknown, choose one of {FORMATS}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"image quality must be 1..100, got {quality}")
+
+
 def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int = 92) -> Sheets:
     """Encodes RGB frames.
 
@@ -54,10 +62,7 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3:
         raise ValueError(f"frames must be uint8 [T, px, px, 3], got {frames.dtype} {list(frames.shape)}")
-    if image_format not in FORMATS:
-        raise ValueError(f"image format {image_format!r} is unknown, choose one of {FORMATS}")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"image quality must be 1..100, got {quality}")
+    check_format(image_format, quality)
     num_frames, px = frames.shape[:2]
     if image_format == "raw":
         return Sheets([frame.tobytes() for frame in frames], 1, 1, num_frames, px, image_format)

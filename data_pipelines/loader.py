@@ -4,6 +4,7 @@ Sample k of a run is a function of (seed, k) alone. It does not depend on the nu
 threads, and neither does the state of the iterator, which is the number of the next batch: a run may go on with others.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.manifest import ShardError
 from data_pipelines.orphans import end_with_parent
+from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, Sample, SampleMaker
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
@@ -187,12 +189,13 @@ def make_loader(
     drop_remainder: bool | None = None,
     with_lag: bool = False,
     mark_corrupt: bool = False,
+    pairs: PairFormat | None = None,
 ) -> LoaderIterator:
     """Batches of a run, or of one pass over the data.
 
     A batch is a dict of NumPy arrays: `frames` uint8 [B, T, H, W, 3]; `slots` int32 [B, S], packed at delay 0;
     `slot_valid` bool [B, S], false where the record does not know what is said (see `SampleMaker`); `index` int64 [B],
-    which record; S = T · video_stride.
+    which record; S = T · video_stride. With `pairs` it holds `frames`, `ids`, `id_valid` and `index` of `PairMaker`.
 
     Args:
       data: directories of shards (one after another, or mixed by `weights`), or any source of records.
@@ -217,6 +220,8 @@ def make_loader(
       with_lag: adds `max_lag_s` float32 [B], the most by which the text falls behind.
       mark_corrupt: what to do with a record that cannot be read. True puts in its place a sample in which nothing is
         valid, with index -2 - i for record i (see `corrupt_records`); False raises the ShardError.
+      pairs: make pairs of frames and a text, not frames with timed words; `num_ticks` is then how long a piece of a
+        record a pair is about.
 
     Raises:
       ValueError: the arguments contradict each other; says which.
@@ -237,6 +242,8 @@ def make_loader(
             f"the data has frames of {source.frame_px} px, smaller than the {frame_px} px asked for: prepare it with "
             f"--config.frame_px={frame_px} or more"
         )
+    if pairs is not None and with_lag:
+        raise ValueError("with_lag is about timed words, of which pairs have none")
     if num_ticks is not None and clip_s is not None:
         raise ValueError("give num_ticks or clip_s, not both")
     if clip_s is not None:
@@ -258,9 +265,12 @@ def make_loader(
             chosen = grain.MapDataset.concatenate([chosen, filling])
     if len(chosen) == 0:
         raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
-    samples = chosen.map_with_index(
-        SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt, frame_px)
-    )
+    maker: Callable[[int, int], Sample]
+    if pairs is None:
+        maker = SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt, frame_px)
+    else:
+        maker = PairMaker(source, tokenizer, num_ticks, mirror, seed, pairs, mark_corrupt, frame_px)
+    samples = chosen.map_with_index(maker)
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
     order = {
@@ -272,6 +282,7 @@ def make_loader(
         "num_ticks": num_ticks,
         "mirror": mirror,
         "weights": None if weights is None else [float(weight) for weight in weights],
+        "pairs": None if pairs is None else dataclasses.asdict(pairs),
     }
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
     return LoaderIterator(source, batches, order, options, worker_processes)

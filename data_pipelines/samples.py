@@ -30,6 +30,63 @@ def corrupt_records(index: np.ndarray) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Piece:
+    """What of a record a sample is made of.
+
+    Attributes:
+      record: mirrored if it is to be; None where there is none to be seen.
+      ticks: of the record, at most as many as a sample has.
+      index: the record's number; NO_RECORD or `CORRUPT - number` where there is none.
+    """
+
+    record: Record | None
+    ticks: range
+    index: int
+
+
+def take_piece(
+    source: RecordSource, position: int, index: int, num_ticks: int, mirror: bool, seed: int, *, mark_corrupt: bool
+) -> Piece:
+    """What the sample at a position k of a run is made of, a function of (seed, k) alone.
+
+    Args:
+      source: the records.
+      position: k.
+      index: the record that was chosen for it, or NO_RECORD.
+      num_ticks: of a longer record so many ticks in a row are taken, anywhere in it with equal probability.
+      mirror: whether half the samples are seen in a mirror.
+      seed: of the choices.
+      mark_corrupt: what to do with a record that cannot be read: a piece of nothing, or an error.
+
+    Raises:
+      ShardError: the record cannot be read, unless such are marked.
+      ValueError: the record is of another clock.
+    """
+
+    def ticks_of(record_ticks: int) -> range:
+        if record_ticks <= num_ticks:
+            return range(record_ticks)
+        # The 1 keeps this draw apart from the mirror's.
+        begin = int(np.random.default_rng((seed, position, 1)).integers(record_ticks - num_ticks + 1))
+        return range(begin, begin + num_ticks)
+
+    if index == NO_RECORD:
+        return Piece(None, range(0), NO_RECORD)
+    try:
+        record = source.read(index, ticks_of)
+    except ShardError:
+        if not mark_corrupt:
+            raise
+        return Piece(None, range(0), CORRUPT - index)
+    if record.clock != source.clock:
+        raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {source.clock}")
+    if mirror and np.random.default_rng((seed, position)).random() < 0.5:
+        # Samples hold no motion fields, so theirs need no turning.
+        record = mirror_record(dataclasses.replace(record, motion=None))
+    return Piece(record, ticks_of(record.num_ticks), index)
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleMaker:
     """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
 
@@ -68,20 +125,12 @@ class SampleMaker:
           ShardError: the record cannot be read, unless such are marked.
           ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
         """
-        if index == NO_RECORD:
-            return self._nothing(NO_RECORD)
-        try:
-            record = self.source.read(index, lambda ticks: self._ticks_of(position, ticks))
-        except ShardError:
-            if not self.mark_corrupt:
-                raise
-            return self._nothing(CORRUPT - index)
-        if record.clock != self.source.clock:
-            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
-        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
-            # Samples hold no motion fields, so theirs need no turning.
-            record = mirror_record(dataclasses.replace(record, motion=None))
-        ticks = self._ticks_of(position, record.num_ticks)
+        piece = take_piece(
+            self.source, position, index, self.num_ticks, self.mirror, self.seed, mark_corrupt=self.mark_corrupt
+        )
+        record, ticks = piece.record, piece.ticks
+        if record is None:
+            return self._nothing(piece.index)
         try:
             frames = record.frames[ticks.start : ticks.stop]
             if self.frame_px is not None:
@@ -95,14 +144,6 @@ class SampleMaker:
         if self.with_lag:
             sample["max_lag_s"] = np.array(lag_steps * self.source.clock.step_s, np.float32)
         return sample
-
-    def _ticks_of(self, position: int, record_ticks: int) -> range:
-        """Which ticks of a record of so many are taken."""
-        if record_ticks <= self.num_ticks:
-            return range(record_ticks)
-        # The 1 keeps this draw apart from the mirror's.
-        begin = int(np.random.default_rng((self.seed, position, 1)).integers(record_ticks - self.num_ticks + 1))
-        return range(begin, begin + self.num_ticks)
 
     def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int]:
         """The slots int32 [S], slot_valid bool [S], and the most steps by which a word of these ticks is late.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python import array_record_module
 
+from data_pipelines.images import check_format
 from data_pipelines.manifest import Shard, ShardError, sha256_of
 from data_pipelines.parts import RejectedItem, save_part, shard_name
 from data_pipelines.schema import Record, encode_record
@@ -31,10 +32,13 @@ OnWritten = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class ImageFormat:
-    """How frames are stored, see `images.encode_frames`."""
+    """How frames are stored, see `images.encode_frames`; ValueError for what is not possible."""
 
     format: str = "jpeg"
     quality: int = 92
+
+    def __post_init__(self):
+        check_format(self.format, self.quality)  # now, and not after the first video, which may be long
 
 
 class Task(NamedTuple):

@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +15,7 @@ import cv2
 
 from data_pipelines.dataset import ShardDataset, open_dataset
 from data_pipelines.manifest import MANIFEST_NAME, Manifest, Shard, ShardError
+from data_pipelines.orphans import end_with_parent
 from data_pipelines.parts import finish, resume
 from data_pipelines.shard_writer import ImageFormat, Motion, OnWritten, Task, full_disk, is_full_disk, write_one_shard
 from data_pipelines.sources import Source
@@ -254,15 +253,7 @@ def _start_worker(source: Source, image: ImageFormat, motion: Motion | None, wri
     global _worker_inputs, _worker_written, _worker_stop
     _worker_inputs, _worker_written, _worker_stop = (source, image, motion), written, stop
     cv2.setNumThreads(1)  # the workers already use every core
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _write_in_worker(directory: Path, task: Task) -> Shard:

@@ -2,11 +2,11 @@
 
 import codecs
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.json_text import parse_json
 from data_pipelines.schema import Word
 from data_pipelines.subtitles import TranscriptError, read_subtitles
 from data_pipelines.word_times import fill_in, spread
@@ -77,7 +77,7 @@ def _text(data: bytes, name: str) -> str:
 def _from_json(name: str, text: str) -> Transcript:
     """Segments with words (WhisperX, `word_timestamps` of Whisper, vosk), or with text only."""
     try:
-        content = json.loads(text)
+        content = parse_json(text.encode("utf-8"))
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise TranscriptError(f"{name}:{line}: is no JSON: {error}") from error

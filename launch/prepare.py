@@ -60,10 +60,19 @@ def source_of(config: Mapping[str, Any]) -> Source:
 
 
 def motion_of(config: Mapping[str, Any]) -> Motion | None:
-    """What computes the motion fields that `config["motion"]` asks for; None where it asks for none."""
+    """What computes the motion fields that `config["motion"]` asks for; None where it asks for none.
+
+    Raises:
+      ValueError: the fields are not possible, or not for frames of `config["frame_px"]`.
+    """
     motion = config.get("motion")
     if motion is None or not motion["keep"]:
         return None
+    if config["frame_px"] % motion["plane_px"]:
+        raise ValueError(
+            f"config.motion.plane_px must divide config.frame_px, {config['frame_px']}, without rest, got "
+            f"{motion['plane_px']}: change one of them, or set --config.motion.keep=False"
+        )
     from launch.motion_field import MotionField
 
     return MotionField(plane_px=motion["plane_px"], search_radius=motion["search_radius"])
@@ -94,6 +103,15 @@ def prepare(
     """
     begin_s = time.monotonic()
     source = source_of(config)
+    workers = workers or len(os.sched_getaffinity(0))
+    units_per_shard = config["units_per_shard"]
+    at_once = -(-len(source) // max(units_per_shard, 1))
+    if runner is None and at_once < min(workers, len(source)):
+        print(
+            f"prepare: {len(source):,} units at {units_per_shard} a shard keep {at_once} of {workers} processes busy; "
+            "with a smaller --config.units_per_shard more of them work",
+            file=sys.stderr,
+        )
     # A line in a log file every ten seconds, or a bar that moves where someone watches.
     with tqdm(total=len(source), unit="unit", mininterval=0.2 if sys.stderr.isatty() else 10.0, desc="prepare") as bar:
         shown_s: float | None = None
@@ -115,9 +133,9 @@ def prepare(
             source,
             directory,
             config=json.loads(json.dumps(config)),
-            units_per_shard=config["units_per_shard"],
+            units_per_shard=units_per_shard,
             image=ImageFormat(config["image"]["format"], config["image"]["quality"]),
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers,
             verify=verify,
             motion=motion_of(config),
             runner=runner,

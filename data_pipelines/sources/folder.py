@@ -9,7 +9,14 @@ from data_pipelines.clip_reader import probe
 from data_pipelines.schema import Record
 from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
-from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES, Listed, find_duplicates, fingerprint, list_videos
+from data_pipelines.sources.folder_listing import (
+    VIDEO_SUFFIXES,
+    Listed,
+    find_duplicates,
+    fingerprint,
+    list_videos,
+    shown,
+)
 from data_pipelines.sources.video_clips import (
     Annotation,
     ClipSettings,
@@ -65,35 +72,40 @@ class FolderSource:
                 yield Item(unit, key, content)
 
     def _items_of(self, unit: int, file: Listed) -> Iterator[tuple[str, Record | Rejected]]:
-        key, path = f"folder/{file.name}", self.root / file.name
+        name, transcript_name, path = shown(file.name), shown(file.transcript), self.root / file.name
+        key = f"folder/{name}"
         if not file.is_video:
-            yield key, Rejected(causes.MISSING_VIDEO, f"{file.name}: no video of this name beside it")
+            yield key, Rejected(causes.MISSING_VIDEO, f"{name}: no video of this name beside it")
             return
         if file.size_bytes is None:
-            yield key, Rejected(causes.MISSING_VIDEO, f"{file.name}: is a link that leads nowhere")
+            yield key, Rejected(causes.MISSING_VIDEO, f"{name}: is no file, or a link that leads nowhere")
             return
         if self.duplicates is not None and unit in self.duplicates:
-            yield key, Rejected(causes.DUPLICATE, f"{file.name}: the same bytes as {self.duplicates[unit]}")
+            yield key, Rejected(causes.DUPLICATE, f"{name}: the same bytes as {self.duplicates[unit]}")
             return
         try:
-            length = probe(path, name=file.name)
+            length = probe(path, name=name)
         except VideoError as error:
             yield key, Rejected(causes.CANNOT_DECODE, str(error))
             return
         transcript = Transcript((), "word")
         if file.transcript:
             try:
-                transcript = read_transcript(self.root / file.transcript, name=file.transcript)
+                transcript = read_transcript(self.root / file.transcript, name=transcript_name)
             except TranscriptError as error:
                 yield key, Rejected(causes.BROKEN_ANNOTATION, str(error))
                 return
+            except OSError as error:  # a link that leads nowhere, say
+                detail = f"{transcript_name}: cannot be read: {error.strerror}"
+                yield key, Rejected(causes.BROKEN_ANNOTATION, detail)
+                return
         if not transcript.words and not transcript.caption and not self.keep_without_words:
-            why = f"{file.transcript} is empty" if file.transcript else "no transcript or caption beside it"
-            yield key, Rejected(causes.NO_WORDS, f"{file.name}: {why}")
+            why = f"{transcript_name} is empty" if file.transcript else "no transcript or caption beside it"
+            yield key, Rejected(causes.NO_WORDS, f"{name}: {why}")
             return
-        provenance: dict[str, Any] = {"source": "folder", "file": file.name, "sha256": file_sha256(path)}
+        provenance: dict[str, Any] = {"source": "folder", "file": name, "sha256": file_sha256(path)}
         if file.transcript:
-            provenance["transcript"] = file.transcript
+            provenance["transcript"] = transcript_name
         annotation = Annotation(
             key=key,
             # A caption has no times: it is spread over the whole video, and each window has its part of it.
@@ -104,7 +116,7 @@ class FolderSource:
             provenance=provenance,
             silent=self.keep_without_words or bool(transcript.caption),
         )
-        yield from clips_of(path, length, annotation, self.settings, file.name)
+        yield from clips_of(path, length, annotation, self.settings, name)
 
 
 def folder_source(config: Mapping[str, Any]) -> FolderSource:

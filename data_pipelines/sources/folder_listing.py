@@ -27,9 +27,9 @@ class Listed:
 
     Attributes:
       name: path below the root, with slashes.
-      size_bytes: None for a link that leads nowhere.
-      transcript: likewise, of the transcript; "" if there is none.
-      transcript_bytes: its size.
+      size_bytes: None for what is no file: a link that leads nowhere, a pipe.
+      transcript: path of the transcript; "" if there is none.
+      transcript_bytes: its size; 0 for what is no file.
       language: as the transcript's name has it ("name.en.vtt"), else "".
       is_video: the name is a video's.
     """
@@ -45,6 +45,8 @@ class Listed:
 def list_videos(root: Path, languages: Collection[str] | None = None) -> tuple[Listed, ...]:
     """Everything below `root`, in the order of the names; names that begin with a dot are left out.
 
+    Links are followed, but for those to a folder in which they are.
+
     Of several transcripts the one in a wanted language is taken, then the one that knows the times of words best
     (`transcripts.SUFFIXES`), then the one without a language in its name.
 
@@ -56,9 +58,8 @@ def list_videos(root: Path, languages: Collection[str] | None = None) -> tuple[L
       OSError: a folder cannot be read.
     """
     found: list[Listed] = []
-    for folder, folders, names in os.walk(root, onerror=_fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += _listed(root, Path(folder), [name for name in names if not name.startswith(".")], languages)
+    for folder, names in _walk(root, ()):
+        found += _listed(root, folder, names, languages)
     return tuple(sorted(found, key=lambda one: one.name))
 
 
@@ -85,14 +86,37 @@ def find_duplicates(root: Path, listed: Sequence[Listed]) -> dict[int, str]:
         for index in sorted(indices, key=lambda index: (not listed[index].transcript, index)):
             kept = first.setdefault(file_sha256(root / listed[index].name), index)
             if kept != index:
-                duplicates[index] = listed[kept].name
+                duplicates[index] = shown(listed[kept].name)
     return duplicates
 
 
+def shown(name: str) -> str:
+    """A file's name in characters: it may be in any encoding, and of what is no UTF-8 the bytes are spelled out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, each with the names in it that are no folders; `above` are the real paths."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return  # a link back up: all below it is listed already
+    names: list[str] = []
+    folders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (folders if os.path.isdir(entry.path) else names).append(entry.name)
+    yield folder, names
+    for name in folders:
+        yield from _walk(folder / name, (*above, real))
+
+
+def _size_bytes(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
 def _listed(root: Path, folder: Path, names: Sequence[str], languages: Collection[str] | None) -> Iterator[Listed]:
-    stems: defaultdict[str, list[tuple[str, str]]] = defaultdict(
-        list
-    )  # the transcripts for a stem, with their language
+    stems: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # of each the transcripts, with their language
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in transcripts.SUFFIXES:
@@ -110,18 +134,14 @@ def _listed(root: Path, folder: Path, names: Sequence[str], languages: Collectio
     videos = [name for name in names if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES]
     for name in videos:
         path, choices = folder / name, stems[os.path.splitext(name)[0]]
-        size_bytes = path.stat().st_size if path.exists() else None
+        size_bytes = _size_bytes(path)
         if not choices:
             yield Listed((below / name).as_posix(), size_bytes)
             continue
         transcript, language = min(choices, key=rank)
-        transcript_bytes = (folder / transcript).stat().st_size
+        transcript_bytes = _size_bytes(folder / transcript) or 0
         yield Listed((below / name).as_posix(), size_bytes, (below / transcript).as_posix(), transcript_bytes, language)
     taken = {choice for name in videos for choice, _ in stems[os.path.splitext(name)[0]]}
     for name in names:
         if os.path.splitext(name)[1].lower() in _SUBTITLE_SUFFIXES and name not in taken:
-            yield Listed((below / name).as_posix(), (folder / name).stat().st_size, is_video=False)
-
-
-def _fail(error: OSError) -> None:
-    raise error
+            yield Listed((below / name).as_posix(), _size_bytes(folder / name), is_video=False)

@@ -73,7 +73,12 @@ class LiveccSource:
 
     def _items_of(self, unit: int, key: str) -> Iterator[tuple[str, Any]]:
         try:
-            sample = parse_sample(self.lines[unit])
+            content = self.lines[unit]
+        except AnnotationError as error:
+            yield key, Rejected(causes.BROKEN_ANNOTATION, str(error))
+            return
+        try:
+            sample = parse_sample(content)
         except AnnotationError as error:
             yield key, Rejected(causes.BROKEN_ANNOTATION, f"sample {unit}: {error}")
             return
@@ -88,7 +93,7 @@ class LiveccSource:
             yield key, Rejected(causes.MISSING_VIDEO, f"sample {unit}: no file {sample.video}")
             return
         try:
-            length = probe(path)
+            length = probe(path, name=sample.video)
         except VideoError as error:
             yield key, Rejected(causes.CANNOT_DECODE, f"sample {unit}: {error}")
             return

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import logging
 
+from data_pipelines.json_text import parse_json
+
 _FIRST_BLOCK_BYTES = 1 << 16
 _LARGEST_BLOCK_BYTES = 1 << 24
 # Of 5 million offsets the last line has 63 MB. A file without a line break in this much is no file of lines.
@@ -65,7 +67,9 @@ class LiveccLines:
             try:
                 self.line(number)
             except AnnotationError as error:
-                raise AnnotationError(f"{error}; the offsets belong to another file: {_SCAN_INSTEAD}") from error
+                raise AnnotationError(
+                    f"{self.path}, {error}; the offsets belong to another file: {_SCAN_INSTEAD}"
+                ) from error
 
     def __len__(self) -> int:
         return len(self._index())
@@ -74,8 +78,9 @@ class LiveccLines:
         """The bytes of a sample's line, without its line break.
 
         Raises:
-          AnnotationError: no line begins where the offset says.
+          AnnotationError: no line begins where the offset says; names the sample, but not where the file lies.
           IndexError: there is no such sample.
+          ValueError: the file was changed since it was first opened.
         """
         begin = self.begin_bytes(number)
         file = self._opened()
@@ -83,16 +88,16 @@ class LiveccLines:
         before = file.read(1) if begin else b"\n"
         line = file.readline()
         if before != b"\n" or line[:1] not in (b"[", b"{"):
-            raise AnnotationError(f"{self.path}, sample {number}: no line begins at byte {begin}")
+            raise AnnotationError(f"sample {number}: no line begins at byte {begin}")
         return line.rstrip(b"\r\n")
 
     def __getitem__(self, number: int) -> Any:
-        """A sample; AnnotationError where its line is no JSON, IndexError where there is no such sample."""
+        """A sample; AnnotationError where its line is no JSON, other errors as `line` has them."""
         line = self.line(number)
         try:
-            return json.loads(line)
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise AnnotationError(f"{self.path}, sample {number}: its line is no JSON ({error})") from error
+            return parse_json(line)
+        except ValueError as error:
+            raise AnnotationError(f"sample {number}: its line is no JSON ({error})") from error
 
     def begin_bytes(self, number: int) -> int:
         """Where a sample's line begins in the file."""
@@ -116,7 +121,8 @@ class LiveccLines:
             self._file = open_binary(self.path)
             size_bytes = self._file.seek(0, os.SEEK_END)
             if size_bytes != self.size_bytes:
-                raise AnnotationError(f"{self.path}: had {self.size_bytes} bytes, now {size_bytes}: it was changed")
+                # No AnnotationError: it says nothing about a sample, and all of them would be rejected for it.
+                raise ValueError(f"{self.path}: had {self.size_bytes} bytes, now {size_bytes}: it was changed")
         return self._file
 
     def __getstate__(self) -> dict[str, Any]:

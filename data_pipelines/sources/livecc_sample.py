@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from pathlib import PurePosixPath
 from typing import Any
 
 from data_pipelines.schema import Word
@@ -51,6 +52,8 @@ def parse_sample(sample: Any) -> LiveccSample:
     video = _field(videos[0], "video")
     if not isinstance(video, str) or not video:
         raise AnnotationError(f"video must be a path, got {video!r}")
+    if PurePosixPath(video).is_absolute() or ".." in PurePosixPath(video).parts:
+        raise AnnotationError(f"video must be a path below the folder of videos, got {video!r}")
     begin_s, end_s = (_optional_time(videos[0].get(name), name) for name in ("video_start", "video_end"))
     if begin_s is not None and begin_s < 0 or end_s is not None and end_s <= (begin_s or 0.0):
         raise AnnotationError(f"the clip is from {begin_s} to {end_s} s")

@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 
 from data_pipelines.clip_reader import probe
+from data_pipelines.json_text import parse_json
 from data_pipelines.schema import Record
 from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
@@ -234,7 +235,7 @@ def _hash_of(tar: Tar, offset: int, length: int) -> bytes:
 def _facts(member: Member) -> dict[str, Any]:
     """What the JSON file beside a video says; ValueError where it is not in the format."""
     try:
-        facts = json.loads(member.data)
+        facts = parse_json(member.data)
     except ValueError as error:
         raise ValueError(f"{member.name} is no JSON ({error})") from error
     if not isinstance(facts, dict):

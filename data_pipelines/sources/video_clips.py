@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from data_pipelines.clip_reader import AudioFormat, Clip, VideoLength, read_clips
 from data_pipelines.filters import Filters, filters_of
 from data_pipelines.geometry import squarer
+from data_pipelines.manifest import sha256_of
 from data_pipelines.schema import Record, Word
 from data_pipelines.sources import Rejected, causes
 from data_pipelines.windows import Window, cut_windows, words_of, words_outside
@@ -167,8 +167,7 @@ def file_sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _file_sha256(path: str, size_bytes: int, changed_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(Path(path))
 
 
 def _about(name: str, rejected: Rejected) -> Rejected:

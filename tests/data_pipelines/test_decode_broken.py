@@ -1,5 +1,6 @@
 """What is no video is refused at once; what is broken gives what it has, and says where and why it ended."""
 
+import os
 import re
 from pathlib import Path
 
@@ -106,13 +107,16 @@ def test_a_hole_at_the_end_is_said_after_what_decodes(tmp_path: Path, packets: i
         data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
     want = expected([i / 25 for i in range(100)], 4.0)
-    if packets == 1:  # nothing comes after it that would tell whether it goes on
+    # Of several threads of libav's the last hides what fails at the very end; alone on a core it has one, and says it.
+    hidden = packets == 1 and len(os.sched_getaffinity(0)) > 1
+    if hidden:
         with VideoReader(path, CLOCK, SIDE_PX) as reader:
             seen = [number_in(frame) for _, _, frame in reader]
         assert any("gave no picture" in note for note in reader.info.notes)
     else:
         seen, error = read_until_broken(path)
-        assert re.search(r"packets do not decode, the first near 2\.[4-9]", str(error))
+        first = r"1 packet does not decode, the first near 3\.9" if packets == 1 else r"the first near 2\.[4-9]"
+        assert re.search(first, str(error))
     assert len(seen) >= CLOCK.ticks_in((100 - packets - 1) / 25)
     assert seen == want[: len(seen)]
 

@@ -187,6 +187,7 @@ def test_whisper_without_words_is_timed_by_the_line(read):
     ("content", "message"),
     [
         ("{", r"a.json:1: is no JSON"),
+        ('[{"start": 0, "end": 1, "text": "half \\ud83d"}]', r"half a character, .ud83d without its partner"),
         ('{"segments":\n [}', r"a.json:2: is no JSON"),
         ({"title": "x"}, "a transcript has a list of segments"),
         ([7], r"segments\[0\]: is no object"),

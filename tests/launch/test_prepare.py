@@ -159,6 +159,22 @@ def test_a_folder_of_videos_with_motion(run, videos, tmp_path):
     assert "hours of video an hour" in done.stdout
 
 
+def test_motion_that_does_not_fit_the_frames_is_refused_at_once(run, videos, tmp_path):
+    done = run(tmp_path / "out", *FOLDER, f"--config.root={videos}", "--config.motion.plane_px=24")
+    assert done.returncode == 1
+    assert "config.motion.plane_px must divide config.frame_px, 64, without rest, got 24" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_without_work_are_told_of(run, videos, tmp_path):
+    arguments = (*FOLDER[:-1], f"--config.root={videos}", "--config.motion.keep=False", "--workers=2")
+    done = run(tmp_path / "one", *arguments)
+    assert "3 units at 20 a shard keep 1 of 2 processes busy" in done.stderr
+    done = run(tmp_path / "two", *arguments, "--config.units_per_shard=2")
+    assert done.returncode == 0, done.stderr
+    assert "processes busy" not in done.stderr
+
+
 def test_a_run_that_rejects_everything_fails(run, tmp_path):
     (tmp_path / "videos").mkdir()
     write_numbered(tmp_path / "videos" / "silent.mp4", count=80)
@@ -209,6 +225,7 @@ def test_other_configuration_is_refused(run, prepared):
         ("--config.clips=0", "config.clips must be positive"),
         ("--config.source=tape", "config.source 'tape' is unknown"),
         ("--config.image.format=gif", "image format 'gif' is unknown"),
+        ("--config.image.quality=0", "image quality must be 1..100"),
         ("--config.units_per_shard=0", "units_per_shard and workers must be positive"),
         ("--config.no_such_value=1", "no_such_value"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -209,6 +210,40 @@ def test_every_cause(root: Path, tmp_path: Path):
     # Where the folder lies on this machine is in no message, so that the same folder elsewhere gives the same files.
     assert not any(str(tmp_path) in content.detail for content in contents.values() if not isinstance(content, Record))
     assert causes_of(source_of(root, duplicates="keep"))["folder/twin.mp4"] == "record"
+
+
+def test_links_are_followed_and_what_is_no_file_is_said(root: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_numbered(other / "b.mp4", count=60)
+    (other / "b.txt").write_text("counting")
+    (root / "linked").symlink_to(other)
+    (other / "back").symlink_to(root)  # from root/linked back into root, and so for ever
+    (root / "self.mp4").symlink_to("self.mp4")
+    (root / "folder.mp4").mkdir()
+    (root / "a.srt").symlink_to("nowhere.srt")
+    os.mkfifo(root / "pipe.mp4")  # reading it would wait for ever
+    contents = items_of(source_of(root))
+    assert {key: getattr(content, "cause", "record") for key, content in contents.items()} == {
+        "folder/a.mp4": "broken annotation",
+        "folder/linked/b.mp4": "record",
+        "folder/pipe.mp4": "video is missing",
+        "folder/self.mp4": "video is missing",
+    }
+    assert contents["folder/a.mp4"].detail == "a.srt: cannot be read: No such file or directory"
+    assert contents["folder/pipe.mp4"].detail == "pipe.mp4: is no file, or a link that leads nowhere"
+
+
+def test_names_in_any_encoding(root: Path, tmp_path: Path):
+    latin = os.fsdecode(b"caf\xe9 \xc3\xbc")
+    (root / "a.mp4").rename(root / f"{latin}.mp4")
+    (root / f"{latin}.srt").write_text(SRT)
+    (root / os.fsdecode(b"\xff.mp4")).write_bytes(b"no video")
+    write_shards(source_of(root), tmp_path / "out", config={}, units_per_shard=2)
+    record = open_dataset(tmp_path / "out")[0]
+    assert record.key == "folder/caf\\xe9 ü.mp4"
+    assert (record.provenance["file"], record.provenance["transcript"]) == ("caf\\xe9 ü.mp4", "caf\\xe9 ü.srt")
+    assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["key"] == "folder/\\xff.mp4"
 
 
 def test_of_two_copies_the_one_with_words_is_kept(root: Path):

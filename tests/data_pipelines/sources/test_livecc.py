@@ -98,7 +98,7 @@ def test_a_line_is_a_stretch_of_its_video_with_words_that_count_from_its_begin(s
     assert "words_outside" not in facts
 
 
-def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, source):
+def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, source, videos):
     one = [(2.0, "one"), (3.0, "two")]
     samples = [
         line("youtube/a.mp4", 1.0, 5.0, one),
@@ -139,6 +139,9 @@ def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, source
         "11": causes.BROKEN_ANNOTATION,
     }
     assert "youtube/gone.mp4" in rejected[0]["detail"]
+    # Where the files lie on this machine is in no message, so that the same files elsewhere give the same bytes.
+    assert not any(str(folder) in row["detail"] for row in rejected for folder in (tmp_path, videos))
+    assert rejected[2]["detail"].startswith("sample 3: youtube/broken.mp4: cannot be opened as a video")
     assert report.manifest.num_units == 12
     data = open_dataset(tmp_path / "out")
     records = {data.key(index)[-2:]: data.read(index) for index in range(len(data))}
@@ -226,6 +229,8 @@ def test_an_item_does_not_depend_on_the_process_or_the_order(source):
         (lambda sample: "text", "the sample must be a list"),
         (lambda sample: [{"role": "user"}], "'content' is missing"),
         (lambda sample: line(None, 0, 1, []), "video must be a path"),
+        (lambda sample: line("/a.mp4", 0, 1, []), "video must be a path below the folder of videos"),
+        (lambda sample: line("b/../../a.mp4", 0, 1, []), "video must be a path below the folder of videos"),
         (lambda sample: line("a", 3, 1, []), "the clip is from 3.0 to 1.0 s"),
         (lambda sample: line("a", "0", 1, []), "video_start must be a time"),
         (lambda sample: line("a", float("nan"), 1, []), "video_start must be a time"),

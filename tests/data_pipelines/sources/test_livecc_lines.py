@@ -161,6 +161,25 @@ def test_a_line_that_is_no_json_is_named_and_the_others_stand(tmp_path):
         lines[9]
 
 
+def test_half_a_character_is_named_and_the_others_stand(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_lines(path, [["whole \U0001f600"], ["half \ud83d"], ["end"]])
+    lines = LiveccLines(path)
+    with pytest.raises(AnnotationError, match=r"sample 1: .* half a character, \\ud83d without its partner"):
+        lines[1]
+    assert (lines[0], lines[2]) == (["whole \U0001f600"], ["end"])
+
+
+def test_lines_that_end_as_on_windows(tmp_path):
+    samples = [sample(number) for number in range(5)]
+    lines = [json.dumps(one).encode() + b"\r\n" for one in samples]
+    begins = [sum(map(len, lines[:number])) for number in range(5)]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines) + json.dumps(begins).encode() + b"\r\n")
+    for build_index in (False, True):
+        found = LiveccLines(tmp_path / "a.jsonl", build_index=build_index)
+        assert [found[number] for number in range(len(found))] == samples
+
+
 def test_another_process_reads_the_offsets_itself(tmp_path):
     path = tmp_path / "a.jsonl"
     write_lines(path, [sample(number) for number in range(2000)])
@@ -169,5 +188,6 @@ def test_another_process_reads_the_offsets_itself(tmp_path):
     assert len(sent) < 1000
     assert pickle.loads(sent)[1234] == lines[1234] == sample(1234)
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(AnnotationError, match="was changed"):
+    with pytest.raises(ValueError, match="was changed") as raised:
         pickle.loads(sent)[0]
+    assert not isinstance(raised.value, AnnotationError)  # with which each sample would be rejected

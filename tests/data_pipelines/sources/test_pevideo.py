@@ -112,6 +112,8 @@ def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, number
             ("8.json", b"[]"),
             ("9.mp4", numbered),
             ("9.json", facts(model_caption=3)),
+            ("10.mp4", numbered),
+            ("10.json", facts(model_caption="half \ud83d")),
             ("readme.txt", b"about"),
         ],
     )
@@ -131,6 +133,7 @@ def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, number
         "00/7": causes.BROKEN_ANNOTATION,
         "00/8": causes.BROKEN_ANNOTATION,
         "00/9": causes.BROKEN_ANNOTATION,
+        "00/10": causes.BROKEN_ANNOTATION,
         "00/readme": causes.MISSING_VIDEO,
         "01/1": causes.CANNOT_DECODE,
         "01/a/1": causes.BROKEN_ANNOTATION,
@@ -141,7 +144,7 @@ def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, number
     assert summary["rejected"] == {
         causes.NO_WORDS: 1,
         causes.CANNOT_DECODE: 2,
-        causes.BROKEN_ANNOTATION: 5,
+        causes.BROKEN_ANNOTATION: 6,
         causes.MISSING_VIDEO: 3,
     }
     data = open_dataset(tmp_path / "out")
