@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.pairs import PairFormat, end_of_text
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.task import Task
 
@@ -20,7 +21,20 @@ def _duplex(config: Any, tokenizer: TextTokenizer) -> Task:
     )
 
 
-STAGES: dict[str, Callable[[Any, TextTokenizer], Task]] = {"duplex": _duplex}
+def _clip(config: Any, tokenizer: TextTokenizer) -> Task:
+    from mmduplex_jax.models import clip
+
+    return clip.build(config, vocab_size=tokenizer.vocab_size, end_id=end_of_text(tokenizer))
+
+
+STAGES: dict[str, Callable[[Any, TextTokenizer], Task]] = {"clip": _clip, "duplex": _duplex}
+
+
+def pair_format(config: Any) -> PairFormat | None:
+    """What a sample is where the stage compares pictures with texts; None where it is a clip with timed words."""
+    if config.stage != "clip":
+        return None
+    return PairFormat(frames=config.time.frames, length=config.text.length, text=config.data.text)
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:

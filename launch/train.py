@@ -27,7 +27,7 @@ from ml_collections import config_flags
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
 from launch.init_from import InitFromError, make_start
-from launch.stages import build_task, load_tokenizer
+from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
 from mmduplex_jax.train.feed import DataError
@@ -68,6 +68,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
             mirror=config.data.mirror,
             weights=weights,
             mark_corrupt=True,
+            pairs=pair_format(config),
         )
     except ValueError as error:
         raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from mmduplex_jax.train.optimizer import make_optimizer, make_schedule
 from mmduplex_jax.train.state import TrainState, abstract_params, abstract_state, init_state, state_shardings
 from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
-from mmduplex_jax.train.task import Task
+from mmduplex_jax.train.task import MeshTask, Task
 from mmduplex_jax.typing import PyTree
 
 
@@ -62,6 +62,8 @@ def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
       ValueError: the batch cannot be split, or the schedule makes no sense.
     """
     train, batch_size = config.train, config.data.batch_size
+    if isinstance(task, MeshTask):
+        task = task.on_mesh(mesh)
     check_batch_size(batch_size, train.grad_accum, mesh)
     boxed = abstract_params(task)
     optimizer = make_optimizer(train, boxed)

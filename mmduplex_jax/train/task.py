@@ -5,9 +5,10 @@ The trainer owns the optimiser, the mesh, checkpoints and metrics; a task owns t
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
+from jax.sharding import Mesh
 
 from mmduplex_jax.typing import Array, Float, PyTree
 
@@ -39,3 +40,11 @@ class Task(Protocol):
 
     def flops_per_step(self, batch_size: int) -> float:
         """Floating-point operations of a step, forward and backward, counted from shapes (a multiply-add is two)."""
+
+
+@runtime_checkable
+class MeshTask(Task, Protocol):
+    """A task whose loss compares the rows of a batch, and so must know how they are spread."""
+
+    def on_mesh(self, mesh: Mesh) -> Task:
+        """The same task for batches that are split over the batch axes of `mesh`."""
