@@ -105,9 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only_check_args:
         return 0
     try:
-        if args.verify:
-            verify_weights.check_installed()  # before anything is written
         source = open_source(args.source, only_vision=args.only_vision)
+        if args.verify:
+            verify_weights.check_possible(source.family, args.source)  # before anything is written
         report = import_weights(source, args.to)
         if args.verify:
             report["verify"] = verify_weights.verify(args.source, args.to, args.tolerance)

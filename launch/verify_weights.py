@@ -24,9 +24,14 @@ _CLASSES = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
 Outputs = dict[str, np.ndarray]
 
 
-def check_installed(*more: str) -> None:
-    """Raises WeightsError where what the references need is not installed."""
-    for name in ("torch", "transformers", *more):
+def check_possible(family: str, source: str | Path) -> None:
+    """Raises WeightsError where weights of a family have no reference, or what it needs is not installed."""
+    if family == "pe":
+        raise WeightsError(
+            f"{source}: no library reads Perception Encoder under these names, so there is nothing to verify with: "
+            "import it without --verify, or from timm's names"
+        )
+    for name in ("torch", "timm") if family == "pe_timm" else ("torch", "transformers"):
         _import(name)
 
 
@@ -57,6 +62,7 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
     from mmduplex_jax.train.checkpoint import read_weights
 
     params, metadata = read_weights(weights)
+    check_possible(metadata["family"], source)
     config = config_from_metadata(metadata)
     rng = np.random.default_rng(seed)
     if isinstance(config, LanguageConfig):
@@ -188,11 +194,6 @@ def _their_vision(
 ) -> tuple[Outputs, str]:
     if family == "pe_timm" and isinstance(config, VisionConfig):
         return _their_timm(source, config, inputs)
-    if family not in _CLASSES:
-        raise WeightsError(
-            f"{source}: no installed library reads weights of family {family!r} under these names, so there is nothing "
-            "to verify with: import them without --verify, or from timm's names"
-        )
     torch, transformers = _import("torch"), _import("transformers")
     name = _CLASSES[family] + ("Model" if isinstance(config, ContrastiveConfig) else "VisionModel")
     if isinstance(config, VisionConfig) and family == "clip" and config.projection:

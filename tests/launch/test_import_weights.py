@@ -182,6 +182,11 @@ def test_without_the_reference_nothing_is_written(tmp_path, capsys, monkeypatch)
     assert not (tmp_path / "ours").exists()
 
 
+def test_names_that_no_library_reads_cannot_be_verified():
+    with pytest.raises(ValueError, match="there is nothing to verify with"):
+        verify_weights.check_possible("pe", "there")
+
+
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 
 
