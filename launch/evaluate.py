@@ -1,5 +1,7 @@
 """How good is a model? It watches clips by itself and is scored on what it says, beside controls of known worth.
 
+(A model of stage `clip` says nothing: it is scored on what it finds, beside chance.)
+
     python -m launch.evaluate                                    the shipped model on 160 new clips of the plain world
     python -m launch.evaluate --look=rich --json=rich.json       the hard look; all numbers as JSON too
     python -m launch.evaluate --checkpoint=runs/quickstart       a model you trained
@@ -15,6 +17,10 @@ everything else is not.
 
 How to read the table. `oracle` is the best that can be reached at this delay. A model that sees must be far above
 `other_clip` (its own words about another clip) and `always_talking`; both should be near zero, as `oracle_late_3s` is.
+
+Models of stage `clip`: R@k is the share of clips whose text is among the k nearest of all, and the other way round;
+texts that say the same are each as right. On the world, zero-shot classification of the piece around every event: each
+answer ("red") is described by all phrases of the commentator that say it. `most frequent` is what one answer reaches.
 """
 
 import argparse
@@ -32,11 +38,13 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.commentator import split_phrases
+from launch.evaluate_clip import evaluate_clip, format_clip_table
 from launch.trained import Trained, load_trained
 from mmduplex_jax.evals.clips import shard_records, world_records
 from mmduplex_jax.evals.evaluation import Evaluation
 from mmduplex_jax.evals.report import build_report, format_table
 from mmduplex_jax.evals.teacher_forced import mean_nll
+from mmduplex_jax.models.clip import ClipTask
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS, DualStream
 from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.live import LiveModel
@@ -88,6 +96,17 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
 
 
+def check_clip(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that mean nothing to a model that does not speak."""
+    said = [
+        f"--{name}"
+        for name, unset in (("tokenizer_control", "real"), ("delay", None), ("pad_bias", 0.0))
+        if getattr(args, name) != unset
+    ]
+    if said:
+        raise ValueError(f"{', '.join(said)}: of models that commentate; this one is of stage 'clip'")
+
+
 def clips_of(args: argparse.Namespace, trained: Trained) -> tuple[int, Iterator[Record]]:
     """How many clips there are, and they themselves."""
     if args.data != "world":
@@ -103,6 +122,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the model over the clips, with progress on stderr; returns the report."""
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint)
+    if isinstance(trained.task, ClipTask):
+        check_clip(args)
+        number, records = clips_of(args, trained)
+        found = evaluate_clip(trained, records, number, args.batch)
+        return found | _origin(args, trained, started_s)
+    if not isinstance(trained.task, DuplexTask):
+        raise ValueError(
+            f"{trained.folder} is of stage {trained.config.stage!r}; `clip` and `duplex` can be evaluated here"
+        )
     delays = trained.config.delay
     delay_steps = delays.eval if args.delay is None else args.delay
     if not delays.min <= delay_steps <= delays.max:
@@ -110,8 +138,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             f"--delay={delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
         )
     number, records = clips_of(args, trained)
-    if not isinstance(trained.task, DuplexTask):
-        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
     model = dataclasses.replace(trained.task.config, token_control=args.tokenizer_control)
     module = DualStream(model)
     evaluation = Evaluation(
@@ -132,15 +158,22 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             nll.append(part)
             progress.update(len(batch))
     report = build_report(results, trained.clock, word_nll=mean_nll(nll), seed=args.seed)
-    return report | {
+    return (
+        report
+        | _origin(args, trained, started_s)
+        | {"tokenizer_control": args.tokenizer_control, "delay_steps": delay_steps, "pad_bias": args.pad_bias}
+    )
+
+
+def _origin(args: argparse.Namespace, trained: Trained, started_s: float) -> dict[str, Any]:
+    """What was evaluated on what, and how long it took so far."""
+    return {
+        "stage": trained.config.stage,
         "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
         "steps": trained.steps,
         "data": args.data,
         "seed": args.seed,
         "look": args.look if args.data == "world" else None,
-        "tokenizer_control": args.tokenizer_control,
-        "delay_steps": delay_steps,
-        "pad_bias": args.pad_bias,
         "wall_s": time.monotonic() - started_s,
     }
 
@@ -157,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ShardError) as error:
         print(f"launch.evaluate: {error}", file=sys.stderr)
         return 1
-    print(format_table(report))
+    print(format_clip_table(report) if report["stage"] == "clip" else format_table(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"\nall numbers: {args.json}")

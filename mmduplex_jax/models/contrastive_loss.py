@@ -129,9 +129,7 @@ def chunked_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[A
         return Agreement(share(each), share((mine > best).astype(jnp.float32)), count)
 
     split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    return jax.shard_map(
-        on_a_device, mesh=mesh, in_specs=(Pairs(split, split, split, split), whole, whole), out_specs=whole
-    )(pairs, scale, bias)
+    return jax.shard_map(on_a_device, mesh=mesh, in_specs=(split, whole, whole), out_specs=whole)(pairs, scale, bias)
 
 
 def _compare(ours: Pairs, theirs: Pairs, own: Array, scale: Array, bias: Array) -> tuple[Array, Array]:
