@@ -111,13 +111,19 @@ def spread_frames(record: Record, ticks: range, number: int, frame_px: int | Non
 
 
 def text_of(record: Record, ticks: range, text: str) -> list[str]:
-    """The words that belong to these ticks of a record, by `PairFormat.text`; none if there are none."""
+    """The words that belong to these ticks of a record, by `PairFormat.text`; none if there are none.
+
+    Nor are there where the record does not know all that is said in these ticks (`Record.words_from_s`): half a text
+    would be learned as if it were whole.
+    """
     if record.caption and text != "words":
         return record.caption.split()
     if text == "caption":
         return []
     clock = record.clock
     steps = range(clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop))
+    if steps.start < clock.step_at(record.words_from_s):
+        return []
     return [word.text for word in record.words if max(clock.step_at(word.start_s), 0) in steps]
 
 
