@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
     "opencv-python-headless>=4.13",
     "tokenizers>=0.22",
     "msgpack>=1.1",
+    "simplejpeg>=1.8",
     "fsspec>=2024.6",
     "safetensors>=0.6",
     "tensorboardX>=2.6.2",

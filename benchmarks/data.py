@@ -43,6 +43,8 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 
 CLOCK = Clock()
+# More than any of the loaders holds ready for each worker.
+_BATCHES_AHEAD = 4
 SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 
 
@@ -199,7 +201,11 @@ def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int,
         "ours, JPEG, processes": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, True)),
         "ours, raw, threads": ("grain", lambda: batches_of_ours(raw, batch_size, workers, epochs, False)),
         "torch DataLoader, .npy": ("torch", torch_over(reading_peers.ArrayClips, "arrays")),
-        "torch DataLoader, JPEG files": ("torch", torch_over(reading_peers.PictureClips, "pictures")),
+        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(reading_peers.PictureClips, "pictures")),
+        "torch DataLoader, JPEG files, Pillow": (
+            "torch",
+            torch_over(functools.partial(reading_peers.PictureClips, pillow=True), "pictures"),
+        ),
         "WebDataset, JPEG": (
             "webdataset",
             lambda: reading_peers.webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
@@ -210,7 +216,7 @@ def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int,
     clip_mb = dataset[0].frames.nbytes / 1e6
     for number in range(rounds):
         for name, make in there.items():
-            rates[name].append(_samples_per_s(make()))
+            rates[name].append(_samples_per_s(make(), workers))
             print(f"round {number + 1}: {name}: {rates[name][-1]:.1f} samples/s", file=sys.stderr)
     return [
         {
@@ -254,15 +260,14 @@ class CopiedRecords:
             yield Item(unit, record.key, record)
 
 
-def _samples_per_s(batches: Iterator) -> float:
-    """Measured from the second batch on: how long workers take to start is another question."""
-    first = next(batches)
+def _samples_per_s(batches: Iterator, workers: int) -> float:
+    """Measured when workers have started and what they made ahead is used up: their steady rate."""
+    for _ in range(_BATCHES_AHEAD * workers):
+        next(batches)
     samples, began_s = 0, time.perf_counter()
     for batch in batches:
         samples += len(batch)
-    rate = samples / (time.perf_counter() - began_s)
-    assert len(first)
-    return rate
+    return samples / (time.perf_counter() - began_s)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -308,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
     add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
     add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
-    add("--epochs", type=int, default=3, help="how often each clip is read in a round (default: %(default)s)")
+    add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
     add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write every number here")

@@ -49,9 +49,11 @@ def pyav(path: Path, clock: Clock, frame_px: int, threads: str = "AUTO") -> np.n
 
 def torchcodec(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
     """PyTorch's decoder, scaling inside it; one thread, as the other arms have in their workers."""
+    import torch
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import CenterCrop, Resize
 
+    torch.set_num_threads(1)
     seen = VideoDecoder(str(path), seek_mode="approximate").metadata
     width, height = _cover(seen.width, seen.height, frame_px)
     decoder = VideoDecoder(

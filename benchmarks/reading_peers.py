@@ -70,10 +70,11 @@ class ArrayClips:
 
 
 class PictureClips:
-    """A torch dataset over `write_pictures`, decoding with the decoder that we use."""
+    """A torch dataset over `write_pictures`, decoding with OpenCV or, as torchvision's datasets do, with Pillow."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, pillow: bool = False):
         self.folders = sorted(directory.iterdir())
+        self.decode = _by_pillow if pillow else _by_opencv
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -82,11 +83,18 @@ class PictureClips:
         import torch
 
         cv2.setNumThreads(1)
-        pictures = [
-            cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
-            for path in sorted(self.folders[index].iterdir())
-        ]
-        return torch.from_numpy(np.stack(pictures))
+        return torch.from_numpy(np.stack([self.decode(path) for path in sorted(self.folders[index].iterdir())]))
+
+
+def _by_opencv(path: Path) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def _by_pillow(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def torch_loader(dataset, batch_size: int, workers: int, epochs: int) -> Iterator:
@@ -100,10 +108,12 @@ def torch_loader(dataset, batch_size: int, workers: int, epochs: int) -> Iterato
         yield from loader
 
 
-def _frames_of(sample: dict) -> np.ndarray:
+def _frames_of(sample: dict) -> tuple[np.ndarray]:
+    """A tuple of one field, as WebDataset's batches want samples."""
     cv2.setNumThreads(1)
     names = sorted(name for name in sample if name.endswith("jpg"))
-    return np.stack([cv2.imdecode(np.frombuffer(sample[name], np.uint8), cv2.IMREAD_COLOR_RGB) for name in names])
+    pictures = [cv2.imdecode(np.frombuffer(sample[name], np.uint8), cv2.IMREAD_COLOR_RGB) for name in names]
+    return (np.stack(pictures),)
 
 
 def webdataset_loader(directory: Path, batch_size: int, workers: int, epochs: int, clips: int) -> Iterator:
@@ -116,4 +126,4 @@ def webdataset_loader(directory: Path, batch_size: int, workers: int, epochs: in
     loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers)
     batches = iter(loader)
     for _ in range(epochs * (clips // batch_size)):
-        yield next(batches)
+        yield next(batches)[0]

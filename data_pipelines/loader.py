@@ -15,6 +15,7 @@ import numpy as np
 
 from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.manifest import ShardError
+from data_pipelines.memory import keep_freed_blocks
 from data_pipelines.orphans import end_with_parent
 from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, Sample, SampleMaker
@@ -227,6 +228,7 @@ def make_loader(
       ValueError: the arguments contradict each other; says which.
       ShardError: the data cannot be read.
     """
+    keep_freed_blocks()
     source, parts = _open(data, any_size=frame_px is not None)
     if len(source) == 0:
         raise ValueError("the data holds no records at all")

@@ -78,7 +78,7 @@ def test_sheets_that_do_not_fit_are_refused():
         decode_frames(dataclasses.replace(encoded, num_frames=300))
     with pytest.raises(ValueError, match="need"):
         decode_frames(dataclasses.replace(encoded, num_frames=40))
-    with pytest.raises(ValueError, match="no jpeg picture"):
+    with pytest.raises(ValueError, match="is no JPEG of its frame"):
         decode_frames(Sheets([b"nothing"], 1, 1, 1, 16))
     with pytest.raises(ValueError, match="frame 0 has 7 bytes, 16×16 pixels are 768"):
         decode_frames(Sheets([b"nothing"], 1, 1, 1, 16, "raw"))
@@ -96,3 +96,13 @@ def test_sheets_that_do_not_fit_are_refused():
 def test_what_cannot_be_encoded_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         encode_frames(*arguments)
+
+
+def test_large_jpegs_have_the_pixels_that_opencv_finds_in_them():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 136, 136, 3), np.uint8)
+    encoded = encode_frames(frames, "jpeg", 90)
+    assert len(encoded.data) == 2
+    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in encoded.data]
+    np.testing.assert_array_equal(decode_frames(encoded), pictures)
+    with pytest.raises(ValueError, match="sheet 0 .* 136×136 pixels, its frame 144×144"):
+        decode_frames(dataclasses.replace(encoded, frame_px=144))

@@ -1,0 +1,35 @@
+"""Freed memory is kept: a second large array takes no new pages from the system."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from data_pipelines.memory import keep_freed_blocks
+if sys.argv[1] == "kept" and not keep_freed_blocks():
+    sys.exit(3)
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    np.full(40_000_000, 1, np.uint8)
+before = faults()
+for _ in range(20):
+    np.full(40_000_000, 1, np.uint8)
+print(faults() - before)
+"""
+
+
+def faults(how: str) -> int:
+    run = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=False)
+    if run.returncode == 3:
+        pytest.skip("this C library has no mallopt")
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout)
+
+
+def test_pages_of_freed_arrays_are_used_again():
+    kept = faults("kept")
+    assert kept < 100
+    assert kept < faults("given back")
