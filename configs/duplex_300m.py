@@ -2,7 +2,8 @@
 
 Command:  python -m launch.train --config=configs/duplex_300m.py --workdir=runs/duplex_300m --config.data.dirs=DIR
           on 8 devices: --config.mesh.fsdp=8; two steps on a CPU: --config.train.steps=2 --config.data.batch_size=1
-Hardware: one H100 (80 GB) or 8; for the two steps 2 CPU cores, 17 GB and 3.3 minutes, compiling included.
+          Prepare real videos with --config.frame_px=224, so that loading need not shrink them (docs/data.md).
+Hardware: one H100 (80 GB) or 8; for the two steps 4 CPU cores, 17 GB and 1.9 minutes, compiling included.
 Time:     not run yet; 200,000 steps of 32 clips of 12 s (21,000 hours of video) are by their FLOPs about 9 hours of an
           H100 at 40 % of its bfloat16 peak.
 Expected: not trained yet.
