@@ -34,12 +34,6 @@ class Filters:
             if least is not None and most is not None and least > most:
                 raise ValueError(f"filters.{low} is {least:g}, above filters.{high}, {most:g}: nothing would pass")
 
-    def rejects(
-        self, words: Sequence[Word], timing: str, duration_s: float, language: str, words_from_s: float = 0.0
-    ) -> Rejected | None:
-        """Why a clip is refused, or None; `words_from_s` is where its own speech begins (see `windows.Window`)."""
-        return self.rejects_video(duration_s, language) or self.rejects_speech(words, timing, duration_s - words_from_s)
-
     def rejects_video(self, duration_s: float, language: str) -> Rejected | None:
         """Why a video is refused for its length or its language, or None."""
         if self.languages is not None and language not in self.languages:

@@ -39,6 +39,7 @@ from absl import app, flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from data_pipelines.manifest import MANIFEST_NAME
 from data_pipelines.parts import REJECTED_NAME
 from data_pipelines.shard_writer import Motion
 from data_pipelines.shards import ImageFormat, Progress, ShardError, WriteReport, write_shards
@@ -106,7 +107,8 @@ def prepare(
     workers = workers or len(os.sched_getaffinity(0))
     units_per_shard = config["units_per_shard"]
     at_once = -(-len(source) // max(units_per_shard, 1))
-    if runner is None and at_once < min(workers, len(source)):
+    finished = (directory / MANIFEST_NAME).exists()
+    if runner is None and not finished and at_once < min(workers, len(source)):
         print(
             f"prepare: {len(source):,} units at {units_per_shard} a shard keep {at_once} of {workers} processes busy; "
             "with a smaller --config.units_per_shard more of them work",
@@ -174,6 +176,10 @@ def main(argv: list[str]) -> int:
     begin_s = time.monotonic()
     directory = Path(flags.FLAGS.out)
     try:
+        if flags.FLAGS.json and not Path(flags.FLAGS.json).absolute().parent.is_dir():
+            # Now, and not after hours of work.
+            folder = Path(flags.FLAGS.json).absolute().parent
+            raise ValueError(f"--json={flags.FLAGS.json}: there is no folder {folder}")
         report = prepare(
             flags.FLAGS.config.to_dict(),
             directory,

@@ -59,15 +59,16 @@ def clip_settings_of(config: Mapping[str, Any]) -> ClipSettings:
     window_s, shortest_s = clip["window_s"], clip["shortest_s"]
     if config["duplicates"] not in ("hash", "keep"):
         raise ValueError(f"config.duplicates must be 'hash' or 'keep', got {config['duplicates']!r}")
-    if shortest_s <= 0:
-        raise ValueError(f"config.clip.shortest_s must be positive, got {shortest_s}")
+    clock = Clock(config["clock"]["step_hz"], config["clock"]["video_stride"])
+    if shortest_s < clock.tick_s:
+        raise ValueError(f"config.clip.shortest_s must be at least {clock.tick_s:g} s, a tick, got {shortest_s}")
     if window_s is not None:
         cut_windows(0.0, window_s, window_s, clip["overlap_s"], shortest_s)  # says what is wrong with them
     elif clip["overlap_s"]:
         raise ValueError("config.clip.overlap_s needs windows: set config.clip.window_s too")
     squarer(config["frame_px"], config["fit"])
     return ClipSettings(
-        clock=Clock(config["clock"]["step_hz"], config["clock"]["video_stride"]),
+        clock=clock,
         frame_px=config["frame_px"],
         fit=config["fit"],
         window_s=window_s,

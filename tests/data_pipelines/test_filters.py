@@ -10,8 +10,10 @@ from data_pipelines.schema import Word
 WORDS = [Word("one", 0.0, 0.4), Word("two", 0.5), Word("three", 4.0, 4.5), Word("four", 5.0, 5.5)]
 
 
-def cause(filters, words=WORDS, timing="word", duration_s=6.0, language="en", **more):
-    rejected = filters.rejects(words, timing, duration_s, language, **more)
+def cause(filters, words=WORDS, timing="word", duration_s=6.0, language="en", words_from_s=0.0):
+    """As `video_clips.clips_of` asks: for the video, then for the words of a window in its own stretch of speech."""
+    rejected = filters.rejects_video(duration_s, language)
+    rejected = rejected or filters.rejects_speech(words, timing, duration_s - words_from_s)
     return None if rejected is None else rejected.cause
 
 
@@ -49,20 +51,20 @@ def test_a_caption_is_not_spoken():
 def test_an_unknown_language_is_named_by_an_empty_one():
     assert cause(Filters(languages=("en",)), language="") == "language not wanted"
     assert cause(Filters(languages=("en", "")), language="") is None
-    assert "is not known, wanted are 'en'" in Filters(languages=("en",)).rejects([], "word", 1.0, "").detail
+    assert "is not known, wanted are 'en'" in Filters(languages=("en",)).rejects_video(1.0, "").detail
 
 
 @given(st.lists(st.floats(0, 100), max_size=30), st.floats(0.1, 200), st.sampled_from(["word", "line", "clip"]))
 def test_no_limits_refuse_nothing(starts_s, duration_s, timing):
     words = [Word("w", start_s) for start_s in sorted(starts_s)]
-    assert Filters().rejects(words, timing, duration_s, "") is None
+    assert cause(Filters(), words, timing, duration_s, "") is None
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=60), st.floats(0, 5), st.floats(0, 5))
 def test_rates_pass_within_their_limits_and_only_there(starts_s, one, other):
     low, high = sorted((one, other))
     words = [Word("w", start_s) for start_s in sorted(starts_s)]
-    passes = Filters(words_per_s_min=low, words_per_s_max=high).rejects(words, "word", 60.0, "") is None
+    passes = cause(Filters(words_per_s_min=low, words_per_s_max=high), words, duration_s=60.0) is None
     assert passes == (low <= len(words) / 60.0 <= high)
 
 

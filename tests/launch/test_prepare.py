@@ -166,6 +166,14 @@ def test_motion_that_does_not_fit_the_frames_is_refused_at_once(run, videos, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_for_json_that_is_not_there_is_refused_at_once(run, tmp_path):
+    done = run(tmp_path / "out", *SMALL, f"--json={tmp_path / 'nowhere' / 'summary.json'}")
+    assert done.returncode == 1
+    assert f"there is no folder {tmp_path / 'nowhere'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_processes_without_work_are_told_of(run, videos, tmp_path):
     arguments = (*FOLDER[:-1], f"--config.root={videos}", "--config.motion.keep=False", "--workers=2")
     done = run(tmp_path / "one", *arguments)

@@ -257,7 +257,7 @@ def test_words_are_put_in_the_order_of_their_starts():
         ({"root": "nowhere"}, "config.root"),
         ({"duplicates": "maybe"}, "config.duplicates"),
         ({"clip": {"window_s": 1.0, "overlap_s": 2.0}}, "overlap_s"),
-        ({"clip": {"shortest_s": 0.0}}, "shortest_s"),
+        ({"clip": {"shortest_s": 0.15}}, "shortest_s must be at least 0.16 s, a tick, got 0.15"),
         ({"fit": "squeeze"}, "squeeze"),
     ],
 )

@@ -274,7 +274,7 @@ def test_tars_of_real_clips(tmp_path, media_dir):
         about = facts(video_id=number, human_caption=f"Clip {number}", video_duration_in_s=10.0)
         members += [(f"{number}.mp4", (media_dir / name).read_bytes()), (f"{number}.json", about)]
     write_tar(tmp_path / "test" / "00.tar", members)
-    got = contents(pevideo_source(config_of(tmp_path, shards=("test/*.tar",), clip={"shortest_s": 0.1})))
+    got = contents(pevideo_source(config_of(tmp_path, shards=("test/*.tar",), clip={"shortest_s": 0.2})))
     lengths = {
         clip["file"]: clip["duration"] for clip in json.loads((media_dir / "manifest.json").read_text())["clips"]
     }
