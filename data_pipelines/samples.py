@@ -155,7 +155,11 @@ class SampleMaker:
         words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
         packed = pack_words(words, clock, clock.step_of_tick(record.num_ticks), pad_id, self.tokenizer.word_id)
         known = np.ones(len(packed.slots), bool)
-        known[: clock.step_at(record.words_from_s)] = False
+        cut = clock.step_at(record.words_from_s)
+        known[:cut] = False
+        if clock.steps_in(record.words_from_s) > cut < len(known):
+            # In a step that is only partly here, silence may be the begin of an earlier window's word.
+            known[cut] = packed.slots[cut] != pad_id
         latest = 0
         for (token_ids, start_s), lag in zip(words, packed.lag_steps.tolist()):
             step = clock.step_at(start_s)

@@ -92,6 +92,12 @@ def test_what_an_earlier_window_says_is_not_valid():
     short = sample_of(record, 8, 0)
     assert short["slot_valid"].tolist() == [False] * 5 + [True] * 7 + [False] * 4
     assert not short["frames"][6:].any()
+    # Of the step from 0.40 to 0.48 s the first half is an earlier window's: silence in it is not known, a word is.
+    silent = sample_of(numbered(6, [Word("left", 0.5)], words_from_s=0.44), 6, 0)
+    assert silent["slot_valid"].tolist() == [False] * 6 + [True] * 6
+    spoken = sample_of(numbered(6, [Word("left", 0.45)], words_from_s=0.44), 6, 0)
+    assert spoken["slot_valid"].tolist() == [False] * 5 + [True] * 7
+    assert spoken["slots"].tolist() == [*[PAD] * 5, WORD, 3, *[PAD] * 5]
 
 
 @given(
@@ -140,12 +146,12 @@ class LongSource:
 
 
 def test_only_the_piece_is_decoded(tmp_path, monkeypatch):
-    import cv2
+    import simplejpeg
 
     write_shards(LongSource(), tmp_path, config={}, units_per_shard=3)
     decoded = []
-    decode = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: decoded.append(1) or decode(*arguments))
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given, **named: decoded.append(1) or decode(*given, **named))
     # Mirrored ones too, though the records have motion fields.
     loader = make_loader(tmp_path, TOKENIZER, batch_size=3, num_ticks=5, mirror=True, threads=0)
     batch = next(loader)
