@@ -1,6 +1,7 @@
 """What a training begins with instead of random numbers: `config.init_from.text` and `config.init_from.vision`.
 
-Each names a folder that `launch.import_weights` wrote. It is read where a run starts, not where it goes on. The log
+Each names a folder that `launch.import_weights` wrote; `vision` may also be the workdir of a training of stage `clip`.
+It is read where a run starts, not where it goes on. The log
 says which parameters were taken, which were made anew and which of the folder were left. Strict by default: the folder
 must be all that the model's part needs, compute the same, and speak the run's tokenizer; everything that does not fit
 is named in one error. With `config.init_from.strict=False` what fits is taken and the rest is only told.
@@ -9,23 +10,27 @@ is named in one error. With `config.init_from.strict=False` what fits is taken a
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from launch.trained import load_trained
 from mmduplex_jax.interop.huggingface import text
 from mmduplex_jax.interop.huggingface.layout import Entry, Layout, theirs_expected
 from mmduplex_jax.interop.huggingface.reader import WeightsError
 from mmduplex_jax.interop.huggingface.source import boxed_shapes, config_from_metadata
 from mmduplex_jax.interop.portable import flatten, unflatten
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.models.clip import ClipTask
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.towers.contrastive import ContrastiveConfig
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.train.checkpoint import read_weights, read_weights_metadata
+from mmduplex_jax.train.state import abstract_params
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 
@@ -167,13 +172,10 @@ def _vision(folder: str, task: Task, tokenizer: TextTokenizer, shapes: Mapping[s
     need = {name: leaf.shape for name, leaf in shapes.items() if name.startswith(VISION)}
     if not isinstance(tower, VisionConfig) or not need:
         raise InitFromError("config.init_from.vision: this stage has no vision tower")
-    metadata = read_weights_metadata(folder)
-    config = config_from_metadata(metadata)
-    if isinstance(config, LanguageConfig):
-        raise InitFromError(f"config.init_from.vision: {folder} is of kind 'text', wanted is 'vision' or 'contrastive'")
+    config, boxed = _towers(folder)
     pair = isinstance(config, ContrastiveConfig)
     found = config.vision if isinstance(config, ContrastiveConfig) else config
-    imported = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed_shapes(config))).items()}
+    imported = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed)).items()}
     have = {(name if pair else VISION + name): shape for name, shape in imported.items()}
     wrong = _differences(found, tower, _TOWER_FREE, "config.vision.")
     wrong += [f"it lacks {name}" for name in need if name not in have]
@@ -196,6 +198,35 @@ def _vision(folder: str, task: Task, tokenizer: TextTokenizer, shapes: Mapping[s
         tuple(wrong),
         (),
     )
+
+
+def _towers(folder: str) -> tuple[VisionConfig | ContrastiveConfig, PyTree]:
+    """The shape of imported towers, or of those of a training of stage `clip`; and their abstract, boxed parameters."""
+    if not _is_training(folder):
+        config = config_from_metadata(read_weights_metadata(folder))
+        if isinstance(config, LanguageConfig):
+            raise InitFromError(
+                f"config.init_from.vision: {folder} is of kind 'text', wanted is 'vision' or 'contrastive'"
+            )
+        return config, boxed_shapes(config)
+    trained = load_trained(folder)
+    if not isinstance(trained.task, ClipTask):
+        raise InitFromError(
+            f"config.init_from.vision: {folder} is a training of stage {trained.config.stage!r}, wanted is one of "
+            "stage 'clip', or imported weights"
+        )
+    return trained.task.config, abstract_params(trained.task)
+
+
+def _is_training(folder: str) -> bool:
+    return (Path(folder) / "checkpoints").is_dir()
+
+
+def _arrays(folder: str) -> PyTree:
+    """Parameters of a folder of either kind, as NumPy arrays."""
+    if _is_training(folder):
+        return jax.tree.map(np.asarray, load_trained(folder).params)
+    return read_weights(folder)[0]
 
 
 def _differences(imported: Any, model: Any, free: Collection[str], prefix: str) -> list[str]:
@@ -247,7 +278,7 @@ def _filled(params: PyTree, parts: Collection[_Part]) -> PyTree:
     """Parameters with what the parts bring, each where it lies already."""
     flat = flatten(params)
     for part in parts:
-        imported = flatten(read_weights(part.folder)[0])
+        imported = flatten(_arrays(part.folder))
         theirs: dict[str, np.ndarray] = {}
         for entry in part.source.entries:
             arrays = entry.to_theirs(*(imported.pop(name) for name in entry.our_names))

@@ -93,7 +93,9 @@ def classify(
         classes = sorted({prompt.answers[attribute] for prompt in prompts if attribute in prompt.answers})
         unknown = sorted(set(truth) - set(classes))
         if unknown:
-            raise ValueError(f"{attribute} {str(unknown[0])!r} is in the clips and in no prompt: name the look they are of")
+            raise ValueError(
+                f"{attribute} {str(unknown[0])!r} is in the clips and in no prompt: name the look they are of"
+            )
         means = [
             vectors[[prompt.answers.get(attribute) == name for prompt in prompts]].mean(axis=0) for name in classes
         ]

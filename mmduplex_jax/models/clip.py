@@ -5,6 +5,7 @@ here goes wherever imported towers go. A clip is some frames through the vision 
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -214,7 +215,7 @@ def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
     if config.text.length < 2:
         raise ValueError(f"config.text.length must be at least 2, a word and the end mark; got {config.text.length}")
     return ClipTask(
-        config=ContrastiveConfig(vision, text, np.log(config.loss.scale_init), config.loss.bias_init),
+        config=ContrastiveConfig(vision, text, math.log(config.loss.scale_init), config.loss.bias_init),
         time=TimeConfig(**config.time),
         loss_kind=config.loss.kind,
         mean=tuple(config.pixels.mean),
