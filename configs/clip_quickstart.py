@@ -5,8 +5,8 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
 Hardware: 2 CPU cores, 4 GB.
 Time:     9 minutes with other work on the machine (2.7 steps a second at the median; 6.8 alone).
 Expected: zero-shot on 752 events of 160 unseen clips: colour 0.74 (chance 0.25), kind of event 0.27 (0.14), shape 0.41
-          (0.33), side 0.26 (0.25, not learned yet); a text finds its clip among 160 within ten in 0.46 (0.07), mean rank
-          22 (77): `python -m launch.evaluate --checkpoint=runs/clip_quickstart`.
+          (0.33), side 0.26 (0.25, not learned yet). A text finds its clip among 160 within the first ten in 0.46 of
+          the cases (0.07), mean rank 22 (77): `python -m launch.evaluate --checkpoint=runs/clip_quickstart`.
 """
 
 from ml_collections import config_dict
