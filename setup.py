@@ -44,7 +44,7 @@ EXTRAS_REQUIRE = {
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP and WebSocket.
     "live": ["aiohttp>=3.11"],
-    # Others' implementations that tests compare with. Ask for torch's CPU build; the default one brings gigabytes of CUDA.
+    # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
     # Others' decoders and loaders that `benchmarks.data` measures beside ours.
     "bench": ["torch>=2.13", "torchcodec>=0.12", "decord>=0.6", "webdataset>=1.0"],

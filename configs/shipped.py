@@ -1,7 +1,8 @@
 """The checkpoint in `checkpoints/shipped`: the quick start's model, a little larger, on both looks of the world.
 
 Command:  python -m launch.prepare --config=configs/data/world.py --out data/plain --config.clips=8000
-          python -m launch.prepare --config=configs/data/world.py --out data/rich --config.look=rich --config.clips=12000
+          python -m launch.prepare --config=configs/data/world.py --out data/rich --config.clips=12000
+          --config.look=rich
           python -m launch.train --config=configs/shipped.py --workdir=runs/shipped
           python -m launch.export --checkpoint=runs/shipped --out=checkpoints/shipped
 Hardware: 2 CPU cores, 4 GB.

@@ -1,8 +1,9 @@
 """Creates `.venv` and installs this repository with the exact versions of its lock file.
 
 Run by `make`. Needs nothing but Python and a package index. When the environment already holds what the lock file says,
-it returns at once and installs nothing. `install.py peers` makes `.venv-peers`, which also has the programs of others that
-tests compare with (Apache Beam, PyTorch, transformers); they lower the versions of some packages, so they stand apart.
+it returns at once and installs nothing. `install.py peers` makes `.venv-peers`, which also has the programs of others
+that tests compare with (Apache Beam, PyTorch, transformers); they lower the versions of some packages, so they stand
+apart.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ def main() -> None:
         sys.exit(f"there is no environment {kind!r}; say nothing, or one of: {', '.join(filter(None, EXTRAS))}")
     folder, lock = environment(kind), lock_file(found, kind)
     if not lock.exists():
-        sys.exit(f"{lock.relative_to(ROOT)} is missing: write it with `{sys.executable} requirements/write_lock.py {kind}`")
+        sys.exit(f"{lock.relative_to(ROOT)} is missing; write it: {sys.executable} requirements/write_lock.py {kind}")
     stamp = stamp_file(lock, folder)
     if stamp.exists():
         return

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from install import EXTRAS, ROOT, lock_file
 
-
 # Newer builds bring gigabytes for accelerators that a comparison on the CPU has no use for.
 CONSTRAINTS = {"": (), "peers": ("torch==2.13.0",)}
 

@@ -1,4 +1,4 @@
-"""Records become pairs of some frames and a text: which frames, which words, and the same by (seed, k) however loaded."""
+"""Records become pairs of some frames and a text: which frames and words, the same by (seed, k) however loaded."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def test_a_text_ends_with_its_mark_and_is_padded(words, ids):
     assert spelled.dtype == np.int32
     assert spelled.tolist() == ids
     assert valid.tolist() == [token != PAD for token in ids]
-    assert END == TOKENIZER.vocab_size - 1  # towers that look at the largest id find it
+    assert TOKENIZER.vocab_size - 1 == END  # towers that look at the largest id find it
 
 
 def test_a_pair_is_of_one_piece():
