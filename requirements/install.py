@@ -61,7 +61,7 @@ def main() -> None:
     for what in (["-r", str(lock)], ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]):
         code = subprocess.run([*pip, *what]).returncode
         if code:
-            sys.exit(f"pip failed with code {code}; its message is above. Is a package index reachable?.")
+            sys.exit(f"pip failed with code {code}; its message is above. Is a package index reachable?")
     stamp.touch()
     print(f"Installed in {time.monotonic() - started_s:.0f} s.", flush=True)
 
