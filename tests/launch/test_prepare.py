@@ -113,6 +113,8 @@ def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Jobs in the background of a shell ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while process.poll() is None and not list(out.glob("shard-*")):
             time.sleep(0.02)
