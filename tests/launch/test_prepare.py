@@ -103,18 +103,24 @@ def test_workers_end_with_their_parent(repository, tmp_path):
         process.communicate(timeout=20)
 
 
+# Jobs in the background of a shell ignore Ctrl-C, and so would what they start.
+HEED_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
 def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group):
     out = tmp_path / "world"
     with subprocess.Popen(
-        command(out, *SMALL, "--config.clips=2000", "--workers=2"),
+        [sys.executable, "-c", HEED_CTRL_C, *command(out, *SMALL, "--config.clips=2000", "--workers=2")],
         cwd=repository,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Jobs in the background of a shell ignore Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while process.poll() is None and not list(out.glob("shard-*")):
             time.sleep(0.02)
