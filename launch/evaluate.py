@@ -28,29 +28,43 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.commentator import split_phrases
 from launch.evaluate_clip import evaluate_clip, format_clip_table
+from launch.evaluate_duplex import evaluate_duplex
 from launch.trained import Trained, load_trained
 from mmduplex_jax.evals.clips import shard_records, world_records
-from mmduplex_jax.evals.evaluation import Evaluation
-from mmduplex_jax.evals.report import build_report, format_table
-from mmduplex_jax.evals.teacher_forced import mean_nll
-from mmduplex_jax.models.clip import ClipTask
-from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS, DualStream
-from mmduplex_jax.models.duplex import DuplexTask
-from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.evals.report import format_table
+from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
 
 # No config trains on this seed, so its clips are new to every model.
 UNSEEN_SEED = 1_000_003
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How models of a stage are evaluated.
+
+    Attributes:
+      evaluate: `(trained, records, their number, flags) -> report`, JSON values; ValueError for flags that do not fit.
+      table: the report as a person reads it.
+      flags: those that not every stage knows.
+    """
+
+    evaluate: Callable[[Trained, Iterator[Record], int, argparse.Namespace], dict[str, Any]]
+    table: Callable[[dict[str, Any]], str]
+    flags: tuple[str, ...] = ()
+
+
+STAGES = {
+    "clip": Stage(evaluate_clip, format_clip_table),
+    "duplex": Stage(evaluate_duplex, format_table, ("tokenizer_control", "delay", "pad_bias")),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,15 +110,12 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
 
 
-def check_clip(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags that mean nothing to a model that does not speak."""
-    said = [
-        f"--{name}"
-        for name, unset in (("tokenizer_control", "real"), ("delay", None), ("pad_bias", 0.0))
-        if getattr(args, name) != unset
-    ]
-    if said:
-        raise ValueError(f"{', '.join(said)}: of models that commentate; this one is of stage 'clip'")
+def check_stage(args: argparse.Namespace, stage: str) -> None:
+    """Raises ValueError for flags that mean nothing to models of a stage."""
+    foreign = sorted({flag for kind in STAGES.values() for flag in kind.flags} - set(STAGES[stage].flags))
+    given = [f"--{flag}" for flag in foreign if getattr(args, flag) != parser().get_default(flag)]
+    if given:
+        raise ValueError(f"{', '.join(given)}: not of models of stage {stage!r}, which this one is")
 
 
 def clips_of(args: argparse.Namespace, trained: Trained) -> tuple[int, Iterator[Record]]:
@@ -122,47 +133,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Runs the model over the clips, with progress on stderr; returns the report."""
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint)
-    if isinstance(trained.task, ClipTask):
-        check_clip(args)
-        number, records = clips_of(args, trained)
-        found = evaluate_clip(trained, records, number, args.batch)
-        return found | _origin(args, trained, started_s)
-    if not isinstance(trained.task, DuplexTask):
-        raise ValueError(
-            f"{trained.folder} is of stage {trained.config.stage!r}; `clip` and `duplex` can be evaluated here"
-        )
-    delays = trained.config.delay
-    delay_steps = delays.eval if args.delay is None else args.delay
-    if not delays.min <= delay_steps <= delays.max:
-        raise ValueError(
-            f"--delay={delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
-        )
+    stage = trained.config.stage
+    if stage not in STAGES:
+        raise ValueError(f"{trained.folder} is of stage {stage!r}; {', '.join(sorted(STAGES))} can be evaluated here")
+    check_stage(args, stage)
     number, records = clips_of(args, trained)
-    model = dataclasses.replace(trained.task.config, token_control=args.tokenizer_control)
-    module = DualStream(model)
-    evaluation = Evaluation(
-        LiveModel(model),
-        lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0],
-        trained.tokenizer,
-        trained.clock,
-        trained.config.frame_px,
-        split_phrases,
-        delay_steps=delay_steps,
-        pad_bias=args.pad_bias,
-        batch_size=min(args.batch, number),
-    )
-    results, nll = [], []
-    with tqdm(total=number, unit="clip", desc="evaluate", disable=None) as progress:
-        for batch, part in evaluation.run(trained.params, records):
-            results += batch
-            nll.append(part)
-            progress.update(len(batch))
-    report = build_report(results, trained.clock, word_nll=mean_nll(nll), seed=args.seed)
-    return (
-        report
-        | _origin(args, trained, started_s)
-        | {"tokenizer_control": args.tokenizer_control, "delay_steps": delay_steps, "pad_bias": args.pad_bias}
-    )
+    return STAGES[stage].evaluate(trained, records, number, args) | _origin(args, trained, started_s)
 
 
 def _origin(args: argparse.Namespace, trained: Trained, started_s: float) -> dict[str, Any]:
@@ -190,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ShardError) as error:
         print(f"launch.evaluate: {error}", file=sys.stderr)
         return 1
-    print(format_clip_table(report) if report["stage"] == "clip" else format_table(report))
+    print(STAGES[report["stage"]].table(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"\nall numbers: {args.json}")

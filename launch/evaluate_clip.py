@@ -1,5 +1,6 @@
 """What `launch.evaluate` does with a model of stage `clip`: zero-shot retrieval, and classification on the world."""
 
+import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mmduplex_jax.evals.retrieval import AT, retrieval
 from mmduplex_jax.models.clip import ClipTask
 
 
-def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, batch_size: int) -> dict[str, Any]:
+def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args: argparse.Namespace) -> dict[str, Any]:
     """Runs both towers over clips, with progress on stderr.
 
     Retrieval: of every record the middle piece, as long as the pieces that were trained on, with its text. Attributes:
@@ -25,7 +26,7 @@ def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, batc
       trained: a model of stage `clip`.
       records: the clips.
       number: of them.
-      batch_size: pieces that are looked at at a time.
+      args: `batch` of `launch.evaluate`: pieces that are looked at at a time.
 
     Returns:
       `retrieval` (see `evals/retrieval.py`; None where no piece has a text) and `attributes` (see
@@ -34,7 +35,7 @@ def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, batc
     Raises:
       ValueError: a clip does not have the model's clock, its frames are too small, or a word cannot be spelled.
     """
-    towers = _Towers(trained, batch_size)
+    towers = _Towers(trained, args.batch)
     num_ticks = trained.clock.ticks_in(trained.config.data.clip_s)
     pieces: list[np.ndarray] = []
     texts: list[tuple[str, ...]] = []
