@@ -89,7 +89,7 @@ def test_it_is_evaluated_on_shards(shards, workdirs, tmp_path):
 
 def test_flags_of_models_that_speak_are_refused(workdirs, capsys):
     assert evaluate.main([f"--checkpoint={workdirs[0]}", "--delay=3", "--pad_bias=1"]) == 1
-    assert "--delay, --pad_bias: of models that commentate" in capsys.readouterr().err
+    assert "--delay, --pad_bias: not of models of stage 'clip'" in capsys.readouterr().err
 
 
 def test_a_trained_pair_is_read_with_its_config(workdirs):
