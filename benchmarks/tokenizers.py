@@ -18,12 +18,12 @@ Finished runs are kept in `--out` and not redone; the table is printed and, with
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-ARMS = {
+from benchmarks.arms import Row, by_arm, spread, train_and_score
+
+ARMS: dict[str, list[str]] = {
     "bflow": [],
     "uniform": ["--config.tokenizer.kind=uniform"],
     "uniform_blind": ["--config.tokenizer.kind=uniform", "--config.tokenizer.flow.motion_features=False"],
@@ -50,57 +50,17 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def run(*arguments: str) -> None:
-    """Runs one of the project's commands; raises CalledProcessError when it fails."""
-    subprocess.run([sys.executable, "-m", *arguments], check=True)
-
-
-def steady_step_s(workdir: Path) -> float:
-    """Seconds a step, the median of the run's log lines after the first."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    rates = [line["steps_per_s"] for line in lines if line.get("steps_per_s")]
-    return 1.0 / statistics.median(rates[1:] or rates)
-
-
-def score(arm: str, seed: int, steps: int, args: argparse.Namespace) -> dict[str, float]:
-    """Trains and scores one run, unless that was done before."""
-    workdir = Path(args.out) / f"{arm}-seed{seed}-steps{steps}"
-    scores = workdir / "scores.json"
-    if not scores.exists():
-        started_s = time.monotonic()
-        run(
-            "launch.train",
-            "--config=configs/quickstart.py",
-            f"--workdir={workdir}",
-            f"--config.data.dirs={args.data}",
-            f"--config.data.seed={seed}",
-            f"--config.train.seed={seed}",
-            f"--config.train.steps={steps}",
-            *ARMS[arm],
-        )
-        train_s = time.monotonic() - started_s
-        run("launch.evaluate", f"--checkpoint={workdir}", f"--clips={args.clips}", f"--json={scores}")
-        found = json.loads(scores.read_text())
-        scores.write_text(json.dumps(found | {"train_s": train_s, "step_s": steady_step_s(workdir)}))
-    return json.loads(scores.read_text()) | {"arm": arm, "train_seed": seed, "steps": steps}
-
-
-def table(rows: list[dict], steps: int) -> str:
+def table(rows: list[Row], steps: int) -> str:
     """A Markdown table: mean and range over seeds."""
     lines = [
         "| arm | steps | F1 | word NLL | tokens/s | s a step |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        mine = [row for row in rows if row["arm"] == arm]
-
-        def spread(key: str, mine: list[dict] = mine) -> str:
-            values = [row[key] for row in mine]
-            return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
-
+    for arm, mine in by_arm(rows).items():
+        tokens_per_s = statistics.mean(row["tokens_per_s"] for row in mine)
         lines.append(
-            f"| {arm} | {mine[0]['steps']} | {spread('f1')} | {spread('word_nll')} | "
-            f"{statistics.mean(row['tokens_per_s'] for row in mine):.1f} | {spread('step_s')} |"
+            f"| {arm} | {mine[0]['train_steps']} | {spread(mine, 'f1')} | {spread(mine, 'word_nll')} | "
+            f"{tokens_per_s:.1f} | {spread(mine, 'step_s')} |"
         )
     return "\n".join(lines) + f"\n\n{len({row['train_seed'] for row in rows})} seeds, {steps} steps of 8 clips.\n"
 
@@ -113,7 +73,7 @@ def main() -> int:
     if unknown:
         print(f"error: no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}", file=sys.stderr)
         return 2
-    rows: list[dict] = []
+    rows: list[Row] = []
     for seed in seeds:
         for arm in arms:
             steps = args.steps
@@ -123,7 +83,10 @@ def main() -> int:
                     print("error: uniform_time needs bflow and uniform among the arms before it", file=sys.stderr)
                     return 2
                 steps = round(args.steps * timed["bflow"] / timed["uniform"])
-            rows.append(score(arm, seed, steps, args))
+            row = train_and_score(
+                Path(args.out), arm, seed, "configs/quickstart.py", args.data, steps, args.clips, ARMS[arm]
+            )
+            rows.append(row)
     found = table(rows, args.steps)
     print(found)
     if args.json:
