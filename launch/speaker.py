@@ -1,13 +1,13 @@
 """Something that can commentate: a trained model from a folder, or a config with random parameters."""
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
+from launch.config_file import load_config
 from launch.stages import build_task, load_tokenizer
 from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
@@ -62,17 +62,7 @@ def random_speaker(path: str | Path, seed: int) -> Speaker:
       FileNotFoundError: there is no such file.
       ValueError: it is no config, or of a stage that does not speak.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"--random_init={path}: there is no such config file")
-    spec = importlib.util.spec_from_file_location(f"random_init_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--random_init={path}: a Python file with get_config() is expected")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--random_init={path}: has no get_config()")
-    config = module.get_config().lock()
+    config = load_config(path).lock()
     tokenizer = load_tokenizer(config)
     task = build_task(config, tokenizer)
     if not isinstance(task, DuplexTask):
@@ -80,7 +70,7 @@ def random_speaker(path: str | Path, seed: int) -> Speaker:
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
-    return Speaker(f"{path.stem} with random parameters", *_live(task.config, params), config, tokenizer)
+    return Speaker(f"{Path(path).stem} with random parameters", *_live(task.config, params), config, tokenizer)
 
 
 def _live(config: DualStreamConfig, params: PyTree) -> tuple[LiveModel, PyTree]:
