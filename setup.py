@@ -55,6 +55,8 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.130",
         "ruff>=0.14",
         "mypy>=1.18",
+        "nbclient>=0.10",  # runs the notebook in `colabs/` from top to bottom
+        "ipykernel>=6.29",
         "setuptools>=77",  # the editable install in `.venv` builds without fetching a build environment
     ],
 }

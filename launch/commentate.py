@@ -37,12 +37,12 @@ from typing import Any
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
-from data_pipelines.source_info import VideoError
+from data_pipelines.source_info import VideoError, VideoInfo
 from launch.speaker import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile, TimedWord
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime
-from mmduplex_jax.streaming.session import Session, SpentTokens
+from mmduplex_jax.streaming.session import SpentTokens
 from mmduplex_jax.streaming.statistics import Statistics
 
 _WORDS_A_LINE = 12
@@ -161,19 +161,8 @@ def commentate(args: argparse.Namespace) -> int:
         _write_report(args.json, speaker, {"source": args.source, **nothing, "notes": []}, error)
         raise
     with reader:
-        info = reader.info
-        length = f", {info.duration_s:.1f} s" if info.duration_s else ""
-        rate = f" at {info.rate_hz:.4g} Hz" if info.rate_hz else ""
-        print(f"{args.source}: {info.codec} {info.width_px}x{info.height_px}{rate}{length}; {speaker.name}", flush=True)
-        session = Session(
-            speaker.live,
-            speaker.params,
-            speaker.tokenizer,
-            speaker.clock,
-            frame_px,
-            delay_steps=delay_steps,
-            pad_bias=args.pad_bias,
-        )
+        print(f"{args.source}: {describe(reader.info)}; {speaker.name}", flush=True)
+        session = speaker.session(delay_steps, args.pad_bias)
         listeners: list[Listener] = [Terminal()]
         if args.out:
             listeners.append(Captions(args.out))
@@ -202,6 +191,13 @@ def commentate(args: argparse.Namespace) -> int:
     if runtime.error is not None:
         raise runtime.error
     return _INTERRUPTED if runtime.stopped else 0
+
+
+def describe(info: VideoInfo) -> str:
+    """A source in a few words: codec, size, rate and length as far as they are known."""
+    length = f", {info.duration_s:.1f} s" if info.duration_s else ""
+    rate = f" at {info.rate_hz:.4g} Hz" if info.rate_hz else ""
+    return f"{info.codec} {info.width_px}x{info.height_px}{rate}{length}"
 
 
 def _write_report(

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 
 from launch.config_file import load_config
 from launch.stages import build_task, load_tokenizer
-from launch.trained import load_trained
+from launch.trained import Trained, load_trained
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.streaming.session import Session
 from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.typing import PyTree
 
@@ -45,13 +46,33 @@ class Speaker:
     def tokens_per_s_max(self) -> int:
         return self.live.config.tokenizer.cap
 
+    def session(self, delay_steps: int, pad_bias: float = 0.0) -> Session:
+        """A stream over this model, compiled.
+
+        Args:
+          delay_steps: steps that the words run behind the picture; the config says which were trained.
+          pad_bias: added to silence's logit; more is quieter.
+        """
+        return Session(
+            self.live,
+            self.params,
+            self.tokenizer,
+            self.clock,
+            self.config.frame_px,
+            delay_steps=delay_steps,
+            pad_bias=pad_bias,
+        )
+
 
 def trained_speaker(folder: str | Path | None) -> Speaker:
     """From a checkpoint (see `load_trained`); ValueError where it is of a stage that does not speak."""
-    trained = load_trained(folder)
+    return speaker_of(load_trained(folder), "the shipped model" if folder is None else f"the model in {folder}")
+
+
+def speaker_of(trained: Trained, name: str) -> Speaker:
+    """From a trained model; ValueError where it is of a stage that does not speak."""
     if not isinstance(trained.task, DuplexTask):
         raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
-    name = "the shipped model" if folder is None else f"the model in {folder}"
     return Speaker(name, *_live(trained.task.config, trained.params), trained.config, trained.tokenizer)
 
 

@@ -91,8 +91,13 @@ class Session:
         self._step = step.lower(self._params, init(self._params), frame, *self._settings).compile()
         jax.block_until_ready(self._step(self._params, init(self._params), frame, *self._settings))
         self.compile_s = time.perf_counter() - started_s
-        self._state = init(self._params)
-        self._words = WordAssembler(tokenizer, delay_steps * clock.step_s)
+        self._init, self._tokenizer, self._delay_s = init, tokenizer, delay_steps * clock.step_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins another stream from nothing; what was being said is forgotten, nothing is compiled again."""
+        self._state = self._init(self._params)
+        self._words = WordAssembler(self._tokenizer, self._delay_s)
 
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
         """Runs the steps of one tick.

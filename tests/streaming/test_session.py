@@ -48,6 +48,16 @@ def test_words_and_tokens_of_a_script():
     assert stream.compile_s > 0
 
 
+def test_a_restarted_stream_is_a_new_one():
+    stream = session(script({1: "red", 3: "circle"}, 12), delay_steps=2)
+    frames = np.zeros((4, FRAME_PX, FRAME_PX, 3), np.uint8)
+    stream.tick(0.0, frames[0])
+    stream.tick(0.16, frames[1])  # its last slot is the mark of "circle", which nobody finishes
+    stream.restart()
+    assert stream.finish() == []
+    assert [w.text for k in range(4) for w in stream.tick(0.16 * k, frames[k]).words] == ["red", "circle"]
+
+
 def test_frames_of_another_shape_are_refused():
     stream = session(script({}, 4))
     with pytest.raises(ValueError, match=r"uint8 \[32, 32, 3\], got uint8 \[16, 16, 3\]"):
