@@ -18,7 +18,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.memory import keep_freed_blocks
 from data_pipelines.orphans import end_with_parent
 from data_pipelines.pairs import PairFormat, PairMaker
-from data_pipelines.samples import NO_RECORD, Sample, SampleMaker
+from data_pipelines.samples import NO_RECORD, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -267,11 +267,9 @@ def make_loader(
             chosen = grain.MapDataset.concatenate([chosen, filling])
     if len(chosen) == 0:
         raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
+    pieces = Pieces(source, num_ticks, mirror, seed, mark_corrupt, frame_px)
     maker: Callable[[int, int], Sample]
-    if pairs is None:
-        maker = SampleMaker(source, tokenizer, num_ticks, mirror, seed, with_lag, mark_corrupt, frame_px)
-    else:
-        maker = PairMaker(source, tokenizer, num_ticks, mirror, seed, pairs, mark_corrupt, frame_px)
+    maker = SampleMaker(pieces, tokenizer, with_lag) if pairs is None else PairMaker(pieces, tokenizer, pairs)
     samples = chosen.map_with_index(maker)
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]

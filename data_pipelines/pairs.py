@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from data_pipelines.dataset import RecordSource
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.samples import Sample, take_piece
+from data_pipelines.samples import Pieces, Place, Sample
 from data_pipelines.schema import Record
+from data_pipelines.utterances import piece_around, utterances_of
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.typing import Int, UInt8
 
-TEXTS = ("caption", "words", "either")
+TEXTS = ("caption", "words", "either", "utterance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,18 @@ class PairFormat:
     Attributes:
       frames: how many; 1 is a picture.
       length: of a text, in tokens, its end mark included; longer texts are cut.
-      text: "caption" (of the whole record), "words" (those that begin in the piece) or "either" (the caption where
-        there is one, the words where there is none).
+      text: "caption" (of the whole record), "words" (those that begin in the piece), "either" (the caption where
+        there is one, the words where there is none) or "utterance": words that are spoken without a pause, one of
+        those of the record by chance, and then the piece lies around its begin.
+      pause_s: the shortest silence that ends an utterance.
+      shift_s: by how much, at most, the piece of an utterance is moved to either side, by chance.
     """
 
     frames: int
     length: int
     text: str = "words"
+    pause_s: float = 0.5
+    shift_s: float = 0.0
 
     def __post_init__(self):
         if self.text not in TEXTS:
@@ -37,6 +43,8 @@ class PairFormat:
                 f"a pair needs at least 1 frame and 2 tokens (a word and the end mark), got {self.frames} frames and "
                 f"{self.length} tokens"
             )
+        if self.pause_s <= 0 or self.shift_s < 0:
+            raise ValueError(f"pause_s must be positive and shift_s not negative, got {self.pause_s}, {self.shift_s}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,24 +52,14 @@ class PairMaker:
     """Turns the k-th chosen record into a pair, as a function of (seed, k) alone.
 
     Attributes:
-      source: the records.
+      pieces: of the records, what pairs are about; one that cannot be read, where such are marked, is no pair.
       tokenizer: spells the texts.
-      num_ticks: how long a piece of a record a pair is about (see `samples.take_piece`).
-      mirror: whether half the pairs are seen in a mirror.
-      seed: of the choices.
       format: what a pair holds.
-      mark_corrupt: what to do with a record that cannot be read: a sample that is no pair, or an error.
-      frame_px: H = W of a sample; larger frames are shrunk. None for frames as they are stored.
     """
 
-    source: RecordSource
+    pieces: Pieces
     tokenizer: TextTokenizer
-    num_ticks: int
-    mirror: bool
-    seed: int
     format: PairFormat
-    mark_corrupt: bool = False
-    frame_px: int | None = None
 
     def __call__(self, position: int, index: int) -> Sample:
         """The pair at a position k of the run, made of a record.
@@ -74,21 +72,33 @@ class PairMaker:
           ShardError: the record cannot be read, unless such are marked.
           ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
         """
-        piece = take_piece(
-            self.source, position, index, self.num_ticks, self.mirror, self.seed, mark_corrupt=self.mark_corrupt
-        )
-        if piece.record is None:
-            px = self.frame_px or self.source.frame_px
-            frames = np.zeros((self.format.frames, px, px, 3), np.uint8)
-            ids, id_valid = spell((), self.tokenizer, self.format.length)
+        form = self.format
+        piece = self.pieces.take(position, index, self._around_an_utterance if form.text == "utterance" else None)
+        record, ticks = piece.record, piece.place.ticks
+        if record is None:
+            frames = self.pieces.no_frames(form.frames)
+            ids, id_valid = spell((), self.tokenizer, form.length)
         else:
             try:
-                frames = spread_frames(piece.record, piece.ticks, self.format.frames, self.frame_px)
-                words = text_of(piece.record, piece.ticks, self.format.text)
-                ids, id_valid = spell(words, self.tokenizer, self.format.length)
+                frames = self.pieces.frames(record, spread_ticks(ticks, form.frames))
+                if piece.place.words is None:
+                    words = text_of(record, ticks, form.text)
+                else:
+                    words = [record.words[word].text for word in piece.place.words]
+                ids, id_valid = spell(words, self.tokenizer, form.length)
             except ValueError as error:
-                raise ValueError(f"record {index} ({piece.record.key}): {error}") from error
+                raise ValueError(f"record {index} ({record.key}): {error}") from error
         return {"frames": frames, "ids": ids, "id_valid": id_valid, "index": np.array(piece.index, np.int64)}
+
+    def _around_an_utterance(self, record: Record, chance: np.random.Generator) -> Place:
+        """One utterance by chance; the first piece and no words where there is none."""
+        found = utterances_of(record, self.format.pause_s)
+        if not found:
+            return Place(piece_around(0, self.pieces.num_ticks, record.num_ticks), range(0))
+        words = found[int(chance.integers(len(found)))]
+        begin_s = record.words[words.start].start_s + chance.uniform(-1, 1) * self.format.shift_s
+        tick = record.clock.tick_at(max(begin_s, 0.0))
+        return Place(piece_around(tick, self.pieces.num_ticks, record.num_ticks), words)
 
 
 def end_of_text(tokenizer: TextTokenizer) -> int:
@@ -96,26 +106,42 @@ def end_of_text(tokenizer: TextTokenizer) -> int:
     return tokenizer.start_id
 
 
-def spread_frames(record: Record, ticks: range, number: int, frame_px: int | None = None) -> np.ndarray:
-    """`number` frames in the middles of as many equal parts of `ticks`: uint8 [number, H, W, 3].
+def spread_ticks(ticks: range, number: int) -> Int[np.ndarray, "T"]:
+    """`number` ticks in the middles of as many equal parts of `ticks`; where there are fewer, some several times."""
+    return ticks.start + (2 * np.arange(number) + 1) * len(ticks) // (2 * number)
+
+
+def spread_frames(
+    record: Record, ticks: range, number: int, frame_px: int | None = None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames of a record at `spread_ticks`.
 
     Args:
       record: whose.
       ticks: at least one.
-      number: of frames; where there are fewer ticks, some are given several times.
+      number: of frames.
       frame_px: H = W; larger frames are shrunk. None: as they are.
     """
-    chosen = ticks.start + (2 * np.arange(number) + 1) * len(ticks) // (2 * number)
-    frames = record.frames[chosen]
+    frames = record.frames[spread_ticks(ticks, number)]
     return frames if frame_px is None else shrink_frames(frames, frame_px)
 
 
 def text_of(record: Record, ticks: range, text: str) -> list[str]:
-    """The words that belong to these ticks of a record, by `PairFormat.text`; none if there are none.
+    """The words that belong to these ticks of a record; none if there are none.
 
     Nor are there where the record does not know all that is said in these ticks (`Record.words_from_s`): half a text
     would be learned as if it were whole.
+
+    Args:
+      record: whose.
+      ticks: of it.
+      text: "caption", "words" or "either", see `PairFormat`.
+
+    Raises:
+      ValueError: `text` is something else; what an utterance is does not depend on given ticks (`middle_of`).
     """
+    if text not in ("caption", "words", "either"):
+        raise ValueError(f"the text of given ticks is one of caption, words, either, not {text!r}")
     if record.caption and text != "words":
         return record.caption.split()
     if text == "caption":
@@ -125,6 +151,27 @@ def text_of(record: Record, ticks: range, text: str) -> list[str]:
     if steps.start < clock.step_at(record.words_from_s):
         return []
     return [word.text for word in record.words if max(clock.step_at(word.start_s), 0) in steps]
+
+
+def middle_of(record: Record, num_ticks: int, form: PairFormat) -> tuple[range, list[str]]:
+    """The piece in the middle of a record, and its text: what an evaluation looks at, without chance.
+
+    Of utterances it is the middle one; where there is none, the middle piece without a text.
+
+    Args:
+      record: whose.
+      num_ticks: of the piece; all of a shorter record.
+      form: `text` and `pause_s` of it.
+    """
+    middle = piece_around(record.num_ticks // 2, num_ticks, record.num_ticks)
+    if form.text != "utterance":
+        return middle, text_of(record, middle, form.text)
+    found = utterances_of(record, form.pause_s)
+    if not found:
+        return middle, []
+    words = [record.words[number] for number in found[len(found) // 2]]
+    tick = record.clock.tick_at(max(words[0].start_s, 0.0))
+    return piece_around(tick, num_ticks, record.num_ticks), [word.text for word in words]
 
 
 def spell(words: Iterable[str], tokenizer: TextTokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
 """Records to samples of fixed length: cut, mirrored, packed, padded; and what stands for a record that is missing."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from data_pipelines.mirror import mirror_record
 from data_pipelines.packing import pack_words
 from data_pipelines.schema import Record
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.typing import UInt8
 
 Sample = dict[str, np.ndarray]
 # The index of a sample that only fills the last batch of an evaluation.
@@ -29,61 +32,111 @@ def corrupt_records(index: np.ndarray) -> list[int]:
     return (CORRUPT - index[is_corrupt(index)]).tolist()
 
 
+class Place(NamedTuple):
+    """Where in a record a piece lies.
+
+    Attributes:
+      ticks: of the record.
+      words: which of its words the piece was chosen for; None where it was chosen for none.
+    """
+
+    ticks: range
+    words: range | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """What of a record a sample is made of.
 
     Attributes:
-      record: mirrored if it is to be; None where there is none to be seen.
-      ticks: of the record, at most as many as a sample has.
+      record: mirrored if it is to be; None where there is none to be seen. Only the frames of `place` are sure to be
+        there.
+      place: of the piece in it.
       index: the record's number; NO_RECORD or `CORRUPT - number` where there is none.
     """
 
     record: Record | None
-    ticks: range
+    place: Place
     index: int
 
 
-def take_piece(
-    source: RecordSource, position: int, index: int, num_ticks: int, mirror: bool, seed: int, *, mark_corrupt: bool
-) -> Piece:
-    """What the sample at a position k of a run is made of, a function of (seed, k) alone.
+# Given a record without its frames and a source of chance, where the piece is to lie.
+Choice = Callable[[Record, np.random.Generator], Place]
 
-    Args:
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What samples are made of: the k-th is a function of (seed, k) alone.
+
+    Attributes:
       source: the records.
-      position: k.
-      index: the record that was chosen for it, or NO_RECORD.
       num_ticks: of a longer record so many ticks in a row are taken, anywhere in it with equal probability.
-      mirror: whether half the samples are seen in a mirror.
+      mirror: whether half the pieces are seen in a mirror.
       seed: of the choices.
       mark_corrupt: what to do with a record that cannot be read: a piece of nothing, or an error.
-
-    Raises:
-      ShardError: the record cannot be read, unless such are marked.
-      ValueError: the record is of another clock.
+      frame_px: H = W of frames; larger ones are shrunk. None for frames as they are stored.
     """
 
-    def ticks_of(record_ticks: int) -> range:
-        if record_ticks <= num_ticks:
-            return range(record_ticks)
-        # The 1 keeps this draw apart from the mirror's.
-        begin = int(np.random.default_rng((seed, position, 1)).integers(record_ticks - num_ticks + 1))
-        return range(begin, begin + num_ticks)
+    source: RecordSource
+    num_ticks: int
+    mirror: bool
+    seed: int
+    mark_corrupt: bool = False
+    frame_px: int | None = None
 
-    if index == NO_RECORD:
-        return Piece(None, range(0), NO_RECORD)
-    try:
-        record = source.read(index, ticks_of)
-    except ShardError:
-        if not mark_corrupt:
-            raise
-        return Piece(None, range(0), CORRUPT - index)
-    if record.clock != source.clock:
-        raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {source.clock}")
-    if mirror and np.random.default_rng((seed, position)).random() < 0.5:
-        # Samples hold no motion fields, so theirs need no turning.
-        record = mirror_record(dataclasses.replace(record, motion=None))
-    return Piece(record, ticks_of(record.num_ticks), index)
+    def take(self, position: int, index: int, choice: Choice | None = None) -> Piece:
+        """The piece at a position k of the run.
+
+        Args:
+          position: k.
+          index: the record that was chosen for it, or NO_RECORD.
+          choice: where in the record the piece lies, if not anywhere. The record is then read twice, since it must be
+            known what is said before it is known which frames are worth decoding.
+
+        Raises:
+          ShardError: the record cannot be read, unless such are marked.
+          ValueError: the record is of another clock.
+        """
+        nowhere = Place(range(0))
+        if index == NO_RECORD:
+            return Piece(None, nowhere, NO_RECORD)
+        try:
+            if choice is None:
+                record = self.source.read(index, lambda num_ticks: self._anywhere(position, num_ticks).ticks)
+                place = self._anywhere(position, record.num_ticks)
+            else:
+                place = choice(self.source.read(index, lambda num_ticks: range(0)), self._chance(position))
+                record = self.source.read(index, lambda num_ticks: place.ticks)
+        except ShardError:
+            if not self.mark_corrupt:
+                raise
+            return Piece(None, nowhere, CORRUPT - index)
+        if record.clock != self.source.clock:
+            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
+        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
+            # Samples hold no motion fields, so theirs need no turning.
+            record = mirror_record(dataclasses.replace(record, motion=None))
+        return Piece(record, place, index)
+
+    def frames(self, record: Record, chosen: slice | np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
+        """Some frames of a record, in the size of samples; ValueError where they are too small."""
+        frames = record.frames[chosen]
+        return frames if self.frame_px is None else shrink_frames(frames, self.frame_px)
+
+    def no_frames(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
+        """Black frames, where there is no record."""
+        px = self.frame_px or self.source.frame_px
+        return np.zeros((number, px, px, 3), np.uint8)
+
+    def _anywhere(self, position: int, record_ticks: int) -> Place:
+        if record_ticks <= self.num_ticks:
+            return Place(range(record_ticks))
+        begin = int(self._chance(position).integers(record_ticks - self.num_ticks + 1))
+        return Place(range(begin, begin + self.num_ticks))
+
+    def _chance(self, position: int) -> np.random.Generator:
+        # The 1 keeps these draws apart from the mirror's.
+        return np.random.default_rng((self.seed, position, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +144,15 @@ class SampleMaker:
     """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
 
     Attributes:
-      source: the records.
+      pieces: of the records. A shorter record than a piece has ticks is filled up with black frames, whose slots are
+        not valid; of one that cannot be read, where such are marked, nothing is valid.
       tokenizer: spells the words.
-      num_ticks: T of a sample. Of a longer record some T ticks in a row are taken, anywhere in it with equal
-        probability; a shorter one is filled up with black frames whose slots are not valid.
-      mirror: whether half the samples are seen in a mirror.
-      seed: of the choices.
       with_lag: whether `max_lag_s` is in the sample.
-      mark_corrupt: what to do with a record that cannot be read: a sample in which nothing is valid, or an error.
-      frame_px: H = W of a sample; larger frames are shrunk. None for frames as they are stored.
     """
 
-    source: RecordSource
+    pieces: Pieces
     tokenizer: TextTokenizer
-    num_ticks: int
-    mirror: bool
-    seed: int
     with_lag: bool
-    mark_corrupt: bool = False
-    frame_px: int | None = None
 
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run, made of a record.
@@ -125,24 +168,20 @@ class SampleMaker:
           ShardError: the record cannot be read, unless such are marked.
           ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
         """
-        piece = take_piece(
-            self.source, position, index, self.num_ticks, self.mirror, self.seed, mark_corrupt=self.mark_corrupt
-        )
-        record, ticks = piece.record, piece.ticks
+        piece, num_ticks = self.pieces.take(position, index), self.pieces.num_ticks
+        record, ticks = piece.record, piece.place.ticks
         if record is None:
             return self._nothing(piece.index)
         try:
-            frames = record.frames[ticks.start : ticks.stop]
-            if self.frame_px is not None:
-                frames = shrink_frames(frames, self.frame_px)
+            frames = self.pieces.frames(record, slice(ticks.start, ticks.stop))
             slots, slot_valid, lag_steps = self._text(record, ticks)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
-        if len(ticks) < self.num_ticks:
-            frames = np.concatenate([frames, np.zeros((self.num_ticks - len(ticks), *frames.shape[1:]), np.uint8)])
+        if len(ticks) < num_ticks:
+            frames = np.concatenate([frames, np.zeros((num_ticks - len(ticks), *frames.shape[1:]), np.uint8)])
         sample = {"frames": frames, "slots": slots, "slot_valid": slot_valid, "index": np.array(index, np.int64)}
         if self.with_lag:
-            sample["max_lag_s"] = np.array(lag_steps * self.source.clock.step_s, np.float32)
+            sample["max_lag_s"] = np.array(lag_steps * self.pieces.source.clock.step_s, np.float32)
         return sample
 
     def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int]:
@@ -150,7 +189,7 @@ class SampleMaker:
 
         The whole record is packed and then cut, so that words lie where they would if it were seen as a whole.
         """
-        clock, pad_id = self.source.clock, self.tokenizer.pad_id
+        clock, pad_id = self.pieces.source.clock, self.tokenizer.pad_id
         first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
         words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
         packed = pack_words(words, clock, clock.step_of_tick(record.num_ticks), pad_id, self.tokenizer.word_id)
@@ -170,7 +209,7 @@ class SampleMaker:
                 known[begin : begin + 1 + len(token_ids)] = False
             elif step < end:
                 latest = max(latest, lag)
-        num_steps = clock.step_of_tick(self.num_ticks)
+        num_steps = clock.step_of_tick(self.pieces.num_ticks)
         slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
         slots[: end - first] = packed.slots[first:end]
         slot_valid[: end - first] = known[first:end]
@@ -178,10 +217,9 @@ class SampleMaker:
 
     def _nothing(self, index: int) -> Sample:
         """A sample in which nothing is seen and no slot is valid."""
-        px = self.frame_px or self.source.frame_px
-        num_steps = self.source.clock.step_of_tick(self.num_ticks)
+        num_steps = self.pieces.source.clock.step_of_tick(self.pieces.num_ticks)
         sample: Sample = {
-            "frames": np.zeros((self.num_ticks, px, px, 3), np.uint8),
+            "frames": self.pieces.no_frames(self.pieces.num_ticks),
             "slots": np.full(num_steps, self.tokenizer.pad_id, np.int32),
             "slot_valid": np.zeros(num_steps, bool),
             "index": np.array(index, np.int64),

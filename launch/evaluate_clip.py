@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.pairs import spell, spread_frames, text_of
+from data_pipelines.pairs import middle_of, spell, spread_frames
 from data_pipelines.schema import Event, Record
+from data_pipelines.utterances import piece_around
+from launch.stages import pair_format
 from launch.trained import Trained
 from mmduplex_jax.evals.attributes import classify, world_prompts
 from mmduplex_jax.evals.retrieval import AT, retrieval
@@ -19,8 +21,8 @@ from mmduplex_jax.models.clip import ClipTask
 def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args: argparse.Namespace) -> dict[str, Any]:
     """Runs both towers over clips, with progress on stderr.
 
-    Retrieval: of every record the middle piece, as long as the pieces that were trained on, with its text. Attributes:
-    of every record in which events are known, the piece around each event.
+    Retrieval: of every record the middle piece (or utterance), as long as the pieces that were trained on, with its
+    text. Attributes: of every record in which events are known, the piece around each event.
 
     Args:
       trained: a model of stage `clip`.
@@ -36,7 +38,8 @@ def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args
       ValueError: a clip does not have the model's clock, its frames are too small, or a word cannot be spelled.
     """
     towers = _Towers(trained, args.batch)
-    num_ticks = trained.clock.ticks_in(trained.config.data.clip_s)
+    num_ticks, form = trained.clock.ticks_in(trained.config.data.clip_s), pair_format(trained.config)
+    assert form is not None  # stage `clip` is about pairs
     pieces: list[np.ndarray] = []
     texts: list[tuple[str, ...]] = []
     around: list[np.ndarray] = []
@@ -45,13 +48,13 @@ def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args
     for record in tqdm(records, total=number, unit="clip", desc="evaluate", disable=None):
         if record.clock != trained.clock:
             raise ValueError(f"{record.key} has {record.clock}, the model {trained.clock}: prepare the clips with it")
-        middle = _piece(record, record.num_ticks // 2, num_ticks)
-        words = text_of(record, middle, trained.config.data.text)
+        middle, words = middle_of(record, num_ticks, form)
         if words:
             pieces.append(towers.frames(record, middle))
             texts.append(tuple(words))
         for event in record.events:
-            around.append(towers.frames(record, _piece(record, trained.clock.tick_at(event.t_s), num_ticks)))
+            piece = piece_around(trained.clock.tick_at(event.t_s), num_ticks, record.num_ticks)
+            around.append(towers.frames(record, piece))
             events.append(event)
             looks.add(record.provenance.get("look"))
     report: dict[str, Any] = {"retrieval": None, "attributes": None}
@@ -64,12 +67,6 @@ def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args
         vectors = towers.read([prompt.words for prompt in prompts])
         report["attributes"] = classify(towers.see(around), events, prompts, vectors)
     return report
-
-
-def _piece(record: Record, tick: int, num_ticks: int) -> range:
-    """`num_ticks` ticks of a record around one, or all that it has."""
-    begin = min(max(tick - num_ticks // 2, 0), max(record.num_ticks - num_ticks, 0))
-    return range(begin, min(begin + num_ticks, record.num_ticks))
 
 
 class _Towers:

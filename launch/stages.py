@@ -34,7 +34,8 @@ def pair_format(config: Any) -> PairFormat | None:
     """What a sample is where the stage compares pictures with texts; None where it is a clip with timed words."""
     if config.stage != "clip":
         return None
-    return PairFormat(frames=config.time.frames, length=config.text.length, text=config.data.text)
+    data = config.data
+    return PairFormat(config.time.frames, config.text.length, data.text, data.pause_s, data.shift_s)
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:

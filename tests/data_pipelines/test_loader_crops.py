@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.loader import make_loader
 from data_pipelines.packing import pack_words
-from data_pipelines.samples import SampleMaker
+from data_pipelines.samples import Pieces, SampleMaker
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
@@ -29,8 +29,8 @@ def numbered(ticks, words=(), **fields):
 
 
 def sample_of(record, num_ticks, position, seed=0, **fields):
-    maker = SampleMaker(Records([record]), TOKENIZER, num_ticks, mirror=False, seed=seed, with_lag=True, **fields)
-    return maker(position, 0)
+    pieces = Pieces(Records([record]), num_ticks, mirror=False, seed=seed, **fields)
+    return SampleMaker(pieces, TOKENIZER, with_lag=True)(position, 0)
 
 
 def test_every_piece_of_a_long_record_is_seen():

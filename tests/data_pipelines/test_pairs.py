@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import make_loader
-from data_pipelines.pairs import PairFormat, PairMaker, end_of_text, spell, spread_frames, text_of
-from data_pipelines.samples import CORRUPT
+from data_pipelines.pairs import PairFormat, PairMaker, end_of_text, middle_of, spell, spread_frames, text_of
+from data_pipelines.samples import CORRUPT, Pieces
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -26,9 +26,10 @@ def numbered(ticks, words=SAID, **fields):
     return Record(key="numbered", frames=frames, clock=Clock(), words=tuple(words), **fields)
 
 
-def pair_of(record, num_ticks, position=0, frames=3, length=6, mirror=False, **fields):
-    form = PairFormat(frames, length, fields.pop("text", "words"))
-    return PairMaker(Records([record]), TOKENIZER, num_ticks, mirror, 0, form, **fields)(position, 0)
+def pair_of(record, num_ticks, position=0, frames=3, length=6, mirror=False, form=None, **fields):
+    form = form or PairFormat(frames, length)
+    pieces = Pieces(Records([record]), num_ticks, mirror, 0, **fields)
+    return PairMaker(pieces, TOKENIZER, form)(position, 0)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,58 @@ def test_a_mirrored_pair_says_the_other_side():
     assert seen == {True, False}
 
 
+# In the ticks 3, 5 and 13 of 20.
+TWO_UTTERANCES = (Word("red", 0.5), Word("circle", 0.85), Word("left", 2.1, 2.3))
+UTTERED = PairFormat(frames=5, length=4, text="utterance", pause_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("shift_s", "first", "second"),
+    # Begun at 0.5 and 2.1 s; the first middle of a piece of five ticks is tick 2.
+    [(0.0, {3}, {13}), (0.4, {2, 3, 4, 5}, {10, 11, 12, 13, 14, 15})],
+)
+def test_a_pair_is_of_an_utterance_and_what_lies_around_its_begin(shift_s, first, second):
+    record = numbered(20, TWO_UTTERANCES)
+    form = dataclasses.replace(UTTERED, shift_s=shift_s)
+    seen = {("red", "circle"): set(), ("left",): set()}
+    for position in range(200):
+        pair = pair_of(record, 5, position, form=form)
+        middle = int(pair["frames"][2, 0, 0, 0])
+        assert pair["frames"][:, 0, 0, 0].tolist() == list(range(middle - 2, middle + 3))
+        (said,) = [words for words in seen if pair["ids"].tolist() == spell(words, TOKENIZER, 4)[0].tolist()]
+        seen[said].add(middle)
+    assert (seen["red", "circle"], seen["left",]) == (first, second)
+
+
+def test_a_record_without_an_utterance_is_no_pair():
+    pair = pair_of(numbered(9, []), 5, form=UTTERED)
+    assert pair["frames"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert not pair["id_valid"].any()
+
+
+def test_frames_that_no_pair_needs_are_not_decoded():
+    asked = []
+
+    class Asked(Records):
+        def read(self, index, ticks=None):
+            asked.append(ticks(self.records[index].num_ticks))
+            return super().read(index)
+
+    pieces = Pieces(Asked([numbered(20, TWO_UTTERANCES[2:])]), 5, False, 0)
+    PairMaker(pieces, TOKENIZER, UTTERED)(0, 0)
+    assert asked == [range(0), range(11, 16)]
+
+
+def test_the_middle_of_a_record_is_judged():
+    record = numbered(20, (*TWO_UTTERANCES, Word("right", 2.85)))
+    assert middle_of(record, 5, UTTERED) == (range(11, 16), ["left"])
+    assert middle_of(record, 40, UTTERED) == (range(20), ["left"])
+    assert middle_of(record, 7, PairFormat(1, 4)) == (range(7, 14), ["left"])
+    assert middle_of(numbered(20, []), 5, UTTERED) == (range(8, 13), [])
+    with pytest.raises(ValueError, match="one of caption, words, either, not 'utterance'"):
+        text_of(record, range(5), "utterance")
+
+
 def test_words_that_cannot_be_spelled_name_their_record():
     with pytest.raises(ValueError, match=r"record 0 \(numbered\): .*'purple'"):
         pair_of(numbered(6, [Word("purple", 0.1)]), 6)
@@ -124,9 +177,11 @@ def test_words_that_cannot_be_spelled_name_their_record():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"text": "title"}, "one of caption, words, either, not 'title'"),
+        ({"text": "title"}, "one of caption, words, either, utterance, not 'title'"),
         ({"frames": 0}, "at least 1 frame"),
         ({"length": 1}, "2 tokens"),
+        ({"pause_s": 0.0}, "pause_s must be positive"),
+        ({"shift_s": -0.1}, "shift_s not negative"),
     ],
 )
 def test_formats_that_hold_nothing_are_refused(fields, said):
