@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.schema import Record
 from launch.inspect_style import STYLE
+from launch.timeline import in_lanes, ruler, tick_bars
 from mmduplex_jax.evals.dataset_report import ClipFacts
 
 # A picture a second, this wide; words and tokens below it keep the same scale.
@@ -19,9 +20,6 @@ _SECOND_PX = 96
 _THUMBNAIL_PX = 144  # its own pixels: half as many again, for dense screens
 _SHOWN_S = 60  # longer clips are shown up to here
 _BAR_HEIGHT_PX = 56
-_LANE_HEIGHT_PX = 24
-_LANES = 4
-_LETTER_PX = 7.2  # of the words' font, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,14 +237,14 @@ def _card(clip: PageClip, most: int) -> str:
     tags += [tag for tag in (facts.language, facts.license, "audio" if facts.has_audio else "") if tag]
     if clip.shown_s < facts.duration_s:
         tags.append(f"first {clip.shown_s:.0f} s")
-    lanes, height = _placed(clip.words)
+    lanes, height = in_lanes([(text, start_s) for text, start_s, _ in clip.words], _SECOND_PX)
     width = round(clip.shown_s * _SECOND_PX)
     picture = base64.b64encode(clip.sheet).decode()
     pictures_px = -(-width // _SECOND_PX) * _SECOND_PX
     words = "".join(
         f'<span class="word" style="left:{left:.0f}px;top:{top}px" title="{start_s:.2f} s'
         f'{"" if end_s is None else f" to {end_s:.2f} s"}">{escape(text)}</span>'
-        for text, start_s, end_s, left, top in lanes
+        for (text, start_s, end_s), left, top in [(clip.words[place.index], *place[1:]) for place in lanes]
     )
     unknown = min(clip.words_from_s, clip.shown_s) * _SECOND_PX
     hatch = f'<div class="unknown" style="width:{unknown:.0f}px"></div>' if unknown else ""
@@ -262,57 +260,21 @@ def _card(clip: PageClip, most: int) -> str:
         f'{caption}<div class="scroll">'
         f'<div class="timeline by-{facts.timing}" style="width:{max(width, pictures_px)}px">'
         f'<img alt="Pictures of {escape(facts.key)}, one a second" width="{pictures_px}" height="{_SECOND_PX}" '
-        f'src="data:image/jpeg;base64,{picture}">{_ruler(clip.shown_s)}'
+        f'src="data:image/jpeg;base64,{picture}">{ruler(clip.shown_s, _SECOND_PX)}'
         f'<div class="events">{events}</div>'
         f'<div class="words" style="height:{height}px">{hatch}{words}</div>{_token_bars(clip, most, width)}</div></div>'
         f"<details><summary>Where it comes from</summary><pre>{escape(origin)}</pre></details></article>"
     )
 
 
-def _ruler(shown_s: float) -> str:
-    ticks = "".join(f'<span style="left:{s * _SECOND_PX}px">{s} s</span>' for s in range(int(np.ceil(shown_s))))
-    return f'<div class="ruler">{ticks}</div>'
-
-
-def _placed(
-    words: Sequence[tuple[str, float, float | None]],
-) -> tuple[list[tuple[str, float, float | None, float, int]], int]:
-    """Words with their left and top in pixels, in as few lanes as keep them apart; and the height of the lanes."""
-    free_px = [float("-inf")] * _LANES
-    placed, used = [], 1
-    for text, start_s, end_s in sorted(words, key=lambda word: word[1]):
-        left = max(start_s, 0.0) * _SECOND_PX
-        lane = next((i for i, free in enumerate(free_px) if free <= left), int(np.argmin(free_px)))
-        free_px[lane] = left + len(text) * _LETTER_PX + 14
-        used = max(used, lane + 1)
-        placed.append((text, start_s, end_s, left, lane * _LANE_HEIGHT_PX))
-    return placed, used * _LANE_HEIGHT_PX
-
-
 def _token_bars(clip: PageClip, most: int, width: int) -> str:
     if clip.tokens is None:
         return ""
-    tick_px, scale = clip.tick_s * _SECOND_PX, _BAR_HEIGHT_PX / most
-    bars = []
-    for tick, (anchor, flow) in enumerate(clip.tokens.tolist()):
-        left, wide = tick * tick_px + 1, max(tick_px - 2, 1)
-        title = f"<title>{tick * clip.tick_s:.2f} s: {anchor} of an anchor, {flow} of flow</title>"
-        parts = (("anchor", anchor, 0), ("flow", flow, anchor))
-        bars.append(
-            "<g>"
-            + title
-            + "".join(
-                f'<rect class="{kind}" x="{left:.1f}" y="{_BAR_HEIGHT_PX - scale * (below + count):.1f}" '
-                f'width="{wide:.1f}" height="{scale * count:.1f}"/>'
-                for kind, count, below in parts
-                if count
-            )
-            + "</g>"
-        )
+    bars = tick_bars(clip.tokens, clip.tick_s, _SECOND_PX, _BAR_HEIGHT_PX, most)
     spent = int(clip.tokens.sum())
     return (
         f'<svg class="tokens" width="{width}" height="{_BAR_HEIGHT_PX}" role="img" '
-        f'aria-label="{spent} tokens over {clip.shown_s:.0f} seconds">{"".join(bars)}</svg>'
+        f'aria-label="{spent} tokens over {clip.shown_s:.0f} seconds">{bars}</svg>'
     )
 
 
