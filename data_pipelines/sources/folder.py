@@ -19,39 +19,30 @@ from data_pipelines.sources.folder_listing import (
 )
 from data_pipelines.sources.video_clips import (
     Annotation,
-    ClipSettings,
+    Footage,
     clip_settings_of,
     clips_of,
     file_sha256,
 )
 from data_pipelines.transcripts import Transcript, TranscriptError, read_transcript
 from data_pipelines.word_times import spread
-from mmduplex_jax.clock import Clock
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderSource:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderSource(Footage):
     """The videos below a folder.
 
     Attributes:
       root: the folder.
       files: the units.
       keep_without_words: whether videos without a transcript, and windows in which nothing is said, are kept.
-      language: of transcripts that do not say it.
-      settings: of the clips.
-      duplicates: units with the same bytes as another, with that one's name; None where repeats are kept.
+      duplicates: units with the same bytes as another, with that one's name (`Footage` has the rest).
     """
 
     root: Path
     files: tuple[Listed, ...]
     keep_without_words: bool
-    language: str
-    settings: ClipSettings
     duplicates: Mapping[int, str] | None = None
-
-    @property
-    def clock(self) -> Clock:
-        return self.settings.clock
 
     def __len__(self) -> int:
         return len(self.files)
@@ -61,10 +52,7 @@ class FolderSource:
             "kind": "folder",
             "files": {"count": len(self.files), "names_and_sizes_sha256": fingerprint(self.files)},
             "keep_without_words": self.keep_without_words,
-            "language": self.language,
-            "duplicates": "keep" if self.duplicates is None else "hash",
-            "clips": self.settings.describe(),
-        }
+        } | self.describe_clips()
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         for unit in range(begin, end):

@@ -17,12 +17,11 @@ from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
 from data_pipelines.sources.livecc_lines import AnnotationError, LiveccLines
 from data_pipelines.sources.livecc_sample import LiveccSample, parse_sample
-from data_pipelines.sources.video_clips import Annotation, ClipSettings, clip_settings_of, clips_of, file_sha256
-from mmduplex_jax.clock import Clock
+from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
 
 
-@dataclasses.dataclass(frozen=True)
-class LiveccSource:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LiveccSource(Footage):
     """The lines of a file, and the videos beside it.
 
     Which videos are there is seen when a line is asked for; a line whose video is not is rejected and counted.
@@ -31,21 +30,13 @@ class LiveccSource:
       lines: of the file.
       root: the folder below which the lines' videos are.
       timing: how well the words are timed: "line" in Live-CC-5M, "word" in Live-WhisperX-526K.
-      language: of all lines, which do not say it.
-      settings: of the clips.
-      duplicates: units that repeat an earlier one, with the number of that; None where repeats are kept.
+      duplicates: units that repeat an earlier one, with the number of that (`Footage` has the rest).
     """
 
     lines: LiveccLines
     root: Path
     timing: str
-    language: str
-    settings: ClipSettings
     duplicates: Mapping[int, int] | None = None
-
-    @property
-    def clock(self) -> Clock:
-        return self.settings.clock
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -60,10 +51,7 @@ class LiveccSource:
                 "index_sha256": self.lines.index_sha256(),
             },
             "timing": self.timing,
-            "language": self.language,
-            "duplicates": "keep" if self.duplicates is None else "hash",
-            "clips": self.settings.describe(),
-        }
+        } | self.describe_clips()
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         for unit in range(begin, end):

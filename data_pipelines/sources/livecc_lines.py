@@ -5,10 +5,8 @@ cumulative lengths that counts each line in (it then ends where the list's own l
 """
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -133,16 +131,6 @@ class LiveccLines:
 def open_binary(path: Path) -> BinaryIO:
     """Opens a file for reading by seeks."""
     return open(path, "rb")
-
-
-def write_lines(path: str | os.PathLike[str], samples: Sequence[Any]) -> None:
-    """Writes samples (JSON values) as such a file, the line of offsets at its end."""
-    begins, position = [], 0
-    with open(path, "wb") as file:
-        for sample in samples:
-            begins.append(position)
-            position += file.write(json.dumps(sample).encode("ascii") + b"\n")
-        file.write(json.dumps(begins).encode("ascii") + b"\n")
 
 
 def _offsets(file: BinaryIO, path: Path, size_bytes: int) -> np.ndarray:

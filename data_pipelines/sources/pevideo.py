@@ -26,9 +26,8 @@ from data_pipelines.sources.tar_samples import (
     headers_of,
     samples_of,
 )
-from data_pipelines.sources.video_clips import Annotation, ClipSettings, clip_settings_of, clips_of
+from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of
 from data_pipelines.word_times import spread
-from mmduplex_jax.clock import Clock
 
 # The fields of a JSON file that hold captions, by the names that a configuration gives them.
 CAPTIONS = {"human": "human_caption", "model": "model_caption", "description": "description"}
@@ -38,30 +37,22 @@ _DURATION_TOLERANCE_S = 0.5
 _ABOUT = ("video_id", "num_frames")
 
 
-@dataclasses.dataclass(frozen=True)
-class PeVideoSource:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeVideoSource(Footage):
     """Tars of videos with their captions.
 
     Attributes:
       tars: the units.
       captions: keys of CAPTIONS; the first that a video has is taken.
       keep_without_words: whether a video without any of them is kept, silent.
-      language: of the captions.
-      settings: of the clips.
-      duplicates: (tar, sample) names of videos that repeat an earlier one, with the names of that; None where repeats
-        are kept.
+      duplicates: (tar, byte offset) of videos that repeat an earlier one, with the names of that (`Footage` has the
+        rest).
     """
 
     tars: tuple[Tar, ...]
     captions: tuple[str, ...]
     keep_without_words: bool
-    language: str
-    settings: ClipSettings
     duplicates: Mapping[tuple[str, int], str] | None = None
-
-    @property
-    def clock(self) -> Clock:
-        return self.settings.clock
 
     def __len__(self) -> int:
         return len(self.tars)
@@ -72,10 +63,7 @@ class PeVideoSource:
             "tars": fingerprint(self.tars),
             "captions": list(self.captions),
             "keep_without_words": self.keep_without_words,
-            "language": self.language,
-            "duplicates": "keep" if self.duplicates is None else "hash",
-            "clips": self.settings.describe(),
-        }
+        } | self.describe_clips()
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         for unit in range(begin, end):

@@ -1,4 +1,4 @@
-"""From one video and what is said in it to items: the part that Live-CC lines and PE-Video tars share."""
+"""From one video and what is said in it to items: the part that sources of real videos share."""
 
 import dataclasses
 import functools
@@ -78,6 +78,34 @@ def clip_settings_of(config: Mapping[str, Any]) -> ClipSettings:
         audio=AudioFormat(audio["format"], audio["rate_hz"], audio["bitrate_kbps"]) if audio["keep"] else None,
         license=config["license"],
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Footage:
+    """What sources of real videos have in common.
+
+    Attributes:
+      language: of words and captions that do not say it.
+      settings: of the clips.
+      duplicates: what repeats something earlier, and what it repeats, each as the source names it; None where repeats
+        are kept.
+    """
+
+    language: str
+    settings: ClipSettings
+    duplicates: Mapping[Any, Any] | None = None
+
+    @property
+    def clock(self) -> Clock:
+        return self.settings.clock
+
+    def describe_clips(self) -> dict[str, Any]:
+        """What of this decides which records come out, as JSON values: a part of a source's `describe`."""
+        return {
+            "language": self.language,
+            "duplicates": "keep" if self.duplicates is None else "hash",
+            "clips": self.settings.describe(),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

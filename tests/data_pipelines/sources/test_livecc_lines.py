@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.sources import livecc_lines
-from data_pipelines.sources.livecc_lines import AnnotationError, LiveccLines, write_lines
+from data_pipelines.sources.livecc_lines import AnnotationError, LiveccLines
+from tests.data_pipelines.sources.livecc_file import write_lines
 
 
 def sample(number, words=20):

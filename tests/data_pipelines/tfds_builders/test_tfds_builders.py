@@ -16,7 +16,6 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import ImageFormat, write_shards
 from data_pipelines.sources import Item, causes
-from data_pipelines.sources.livecc_lines import write_lines
 from data_pipelines.tfds_builders.source_builder import SourceBuilder, SourceConfig
 from data_pipelines.tfds_builders.tfds_records import TfdsRecords
 from data_pipelines.world import WorldConfig
@@ -24,6 +23,7 @@ from data_pipelines.world.files import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from tests.data_pipelines.small_records import SmallSource, make_record
+from tests.data_pipelines.sources.livecc_file import write_lines
 from tests.data_pipelines.sources.tars import write_tar
 
 CLIP_S = 5.0
