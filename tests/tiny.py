@@ -19,6 +19,7 @@ from mmduplex_jax.tokenizer.config import (
     StateConfig,
     TokenizerConfig,
 )
+from mmduplex_jax.towers.vision import VisionConfig
 
 VOCAB = 23
 PAD, WORD, START = 20, 21, 22
@@ -34,7 +35,9 @@ def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> Tokenize
         event=StackConfig(width=16, layers=2, heads=2, kv_heads=1, head_width=8, hidden=32, window_steps=window_steps),
         motion=MotionConfig(plane_px=16, search_radius=2),
         budget=BudgetConfig(tokens_per_s_max=16, flow_ladder=(0, 1, 2), suppress_px=5, anchor_gap_s=1.2, refresh_s=2.0),
-        anchor=AnchorConfig(tokens=2, width=16, layers=1, heads=2),
+        anchor=AnchorConfig(
+            VisionConfig(image_px=32, patch_px=16, width=16, layers=1, heads=2, hidden=64, pool="none"), tokens=2
+        ),
         flow=FlowConfig(crop_px=8, patch_px=8, width=16),
         state=StateConfig(slots=2, heads=2),
         baseline=BaselineConfig(grid_side=2, dense_tokens=3),

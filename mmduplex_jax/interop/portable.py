@@ -18,7 +18,8 @@ import numpy as np
 from mmduplex_jax.typing import PyTree
 
 # Raise it whenever parameters are renamed, reshaped or come to mean something else.
-LAYOUT_VERSION = 1
+# 2: what sees anchors is a vision tower, `tokenizer/anchors/tower`.
+LAYOUT_VERSION = 2
 PARAMS_FILE = "params.safetensors"
 METADATA_FILE = "metadata.json"
 MAX_BYTES = 10_000_000

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.models.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
+from mmduplex_jax.models.flops import vision_forward
 from mmduplex_jax.sharding import BATCH_AXES
 from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
 from mmduplex_jax.towers.text import TextTowerConfig
@@ -166,20 +167,13 @@ class ClipTask:
     def flops_per_step(self, batch_size: int) -> float:
         """Forward and backward: three times the forward's operations, recomputation not counted."""
         vision, text, frames = self.config.vision, self.config.text, self.time.frames
-        patches = vision.side**2 + vision.class_token
-        seen = _layers_forward(vision.width, vision.hidden, vision.layers, patches)
-        seen += 2.0 * vision.side**2 * 3 * vision.patch_px**2 * vision.width
-        if vision.pool == "attention":
-            hidden = vision.pool_hidden or vision.hidden
-            seen += 4.0 * patches * vision.width**2 + 4.0 * (vision.width**2 + vision.width * hidden)
-        seen += 2.0 * vision.width * vision.projection
         width = vision.embedding_width
         read = _layers_forward(text.width, text.hidden, text.layers, text.length) + 2.0 * text.width * text.projection
         over_time = 0.0
         if self.time.pool == "attention":
             over_time = _layers_forward(width, self.time.hidden, self.time.layers, frames)
             over_time += 4.0 * frames * width**2 + 4.0 * (width**2 + width * self.time.hidden)
-        return 3.0 * batch_size * (frames * seen + over_time + read + 2.0 * batch_size * width)
+        return 3.0 * batch_size * (frames * vision_forward(vision) + over_time + read + 2.0 * batch_size * width)
 
 
 def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:

@@ -3,6 +3,7 @@
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.towers.vision import VisionConfig
 
 
 def stack_forward(stack: StackConfig, positions: int, seen: int, cross_seen: int = 0) -> float:
@@ -18,6 +19,18 @@ def _encoder_forward(width: int, layers: int, positions: int, seen: int, expansi
     return 2.0 * positions * layers * (width * width * (4 + 2 * expansion) + 2 * width * seen)
 
 
+def vision_forward(tower: VisionConfig, patches: int | None = None) -> float:
+    """A picture through a vision tower, its pool and its projection; of `patches` patches, if not the usual number."""
+    patches = tower.side**2 if patches is None else patches
+    positions, width = patches + tower.class_token, tower.width
+    total = 2.0 * patches * tower.channels * tower.patch_px**2 * width
+    total += 2.0 * tower.layers * positions * (4 * width**2 + 2 * width * tower.hidden + 2 * positions * width)
+    if tower.pool == "attention":
+        hidden = tower.pool_hidden or tower.hidden
+        total += 4.0 * positions * width**2 + 4.0 * (width**2 + width * hidden)
+    return total + 2.0 * width * tower.projection
+
+
 def tokenizer_forward(config: TokenizerConfig, ticks: int) -> float:
     """The tokenizer over a clip as it is computed: every slot of its capacity counts, used or not."""
     anchor, flow = config.anchor, config.flow
@@ -25,13 +38,14 @@ def tokenizer_forward(config: TokenizerConfig, ticks: int) -> float:
     total = 0.0
     if config.anchor_tokens:
         frames = config.anchor_capacity(ticks)
-        patches = (config.frame_px // anchor.patch_px) ** 2
-        embed = 2.0 * patches * 3 * anchor.patch_px**2 * anchor.width
-        trunk = _encoder_forward(anchor.width, anchor.layers, patches, patches)
-        queries = config.anchor_tokens
-        layer = 2.0 * anchor.width**2 * (queries * (2 + 8) + 2 * patches) + 4.0 * anchor.width * queries * patches
-        out = 2.0 * queries * anchor.width * config.width
-        total += frames * (embed + trunk + anchor.readout_layers * layer + out)
+        tower, queries = anchor.used_tower, config.anchor_tokens
+        patches = (config.frame_px // tower.patch_px) ** 2
+        read, width = 0.0, tower.embedding_width
+        if anchor.readout == "queries":
+            width = tower.width
+            read = 2.0 * width**2 * (queries * (2 + 8) + 2 * patches) + 4.0 * width * queries * patches
+        out = 2.0 * queries * width * config.width
+        total += frames * (vision_forward(tower, patches) + anchor.readout_layers * read + out)
         if config.kind == "bflow":
             slots = config.state.slots
             update = _encoder_forward(config.width, config.state.layers, slots, slots)

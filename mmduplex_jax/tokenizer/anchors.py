@@ -2,11 +2,13 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, patchify
+from mmduplex_jax.layers.encoder import Attention, EncoderBlock
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.config import AnchorConfig, TokenizerConfig
+from mmduplex_jax.towers.vision import VisionTower
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
 _TABLE_INIT = nn.initializers.normal(0.02)
@@ -17,13 +19,19 @@ def table(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str 
     return module.param(name, nn.with_logical_partitioning(_TABLE_INIT, axes), shape)
 
 
-def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
-    """Maps bytes to `[-1, 1]`."""
-    return (picture.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
+def normalised(frames: UInt8[Array, "B H W 3"], anchor: AnchorConfig) -> Float[Array, "B H W 3"]:
+    """Bytes as the anchors' tower takes them: from 0 to 1, less `mean`, over `std`; float32."""
+    mean, std = np.array(anchor.mean), np.array(anchor.std)
+    # In this form mean and deviation 0.5 are `bytes / 127.5 - 1` to the last bit.
+    return frames.astype(jnp.float32) / (255.0 * std).astype(np.float32) - (mean / std).astype(np.float32)
 
 
 class AnchorEncoder(nn.Module):
-    """A ViT read out by nested queries: any prefix is a coarser code (Matryoshka, Hu et al., 2024)."""
+    """A frame through a vision tower and read out, `[B, H, W, 3] -> [B, U, D]`.
+
+    Nested queries read the tower's patches: any prefix of them is a coarser code (Matryoshka, Hu et al., 2024). Or,
+    where `anchor.readout` is "pooled", the tower's own embedding is the one token: all that CLIP says of a picture.
+    """
 
     config: TokenizerConfig
 
@@ -31,17 +39,20 @@ class AnchorEncoder(nn.Module):
     def __call__(self, frames: UInt8[Array, "B H W 3"]) -> Float[Array, "B U D"]:
         c, anchor = self.config, self.config.anchor
         dtype = jnp.dtype(c.dtype)
-        patches = patchify(pixels(frames, dtype), anchor.patch_px)
-        x = dense(anchor.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
-        x = x + table(self, "positions", (x.shape[1], anchor.width), ("position", "embed")).astype(dtype)
-        x = Encoder(anchor.layers, anchor.heads, name="trunk")(x)
-        queries = table(self, "queries", (c.anchor_tokens, anchor.width), ("slots", "embed")).astype(dtype)
-        queries = jnp.broadcast_to(queries, (len(frames), *queries.shape))
-        for i in range(anchor.readout_layers):
-            # Queries never look at each other, so that none leans on a later one that may be dropped.
-            queries = EncoderBlock(anchor.heads, self_attention=False, name=f"readout_{i}")(queries, x)
-        queries = layer_norm("readout_norm", dtype)(queries)
-        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(queries)
+        tower = anchor.used_tower
+        seen = VisionTower(tower, name="tower")(normalised(frames, anchor))
+        if anchor.readout == "pooled":
+            assert seen.embedding is not None  # AnchorConfig refuses towers without a pool
+            read = seen.embedding[:, None].astype(dtype)
+        else:
+            queries = table(self, "queries", (c.anchor_tokens, tower.width), ("slots", "embed")).astype(dtype)
+            read = jnp.broadcast_to(queries, (len(frames), *queries.shape))
+            for i in range(anchor.readout_layers):
+                # Queries never look at each other, so that none leans on a later one that may be dropped.
+                block = EncoderBlock(tower.heads, self_attention=False, name=f"readout_{i}")
+                read = block(read, seen.tokens.astype(dtype))
+        read = layer_norm("readout_norm", dtype)(read)
+        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(read)
 
 
 class SceneState(nn.Module):

@@ -5,6 +5,10 @@ import math
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.towers.vision import VisionConfig
+
+READOUTS = ("queries", "pooled")
+_HALF = (0.5, 0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +60,42 @@ class BudgetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AnchorConfig:
-    """A ViT over the frame and nested queries that read it out."""
+    """A vision tower over the frame, and what reads it out.
 
+    Attributes:
+      tower: its shape; trained here, or imported (`config.init_from.vision`).
+      tokens: what an anchor takes.
+      readout: "queries": learned, nested ones attend to the tower's patches; "pooled": the tower's embedding is the one
+        token of the anchor.
+      readout_layers: how many times queries attend.
+      mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to.
+    """
+
+    tower: VisionConfig
     tokens: int = 16
-    patch_px: int = 16
-    width: int = 96
-    layers: int = 4
-    heads: int = 4
+    readout: str = "queries"
     readout_layers: int = 1
+    mean: tuple[float, float, float] = _HALF
+    std: tuple[float, float, float] = _HALF
+
+    def __post_init__(self):
+        if self.readout not in READOUTS:
+            raise ValueError(f"tokenizer.anchor.readout is one of {', '.join(READOUTS)}, not {self.readout!r}")
+        if self.readout == "pooled" and self.tower.pool == "none":
+            raise ValueError("tokenizer.anchor.readout='pooled' needs a tokenizer.anchor.tower.pool other than 'none'")
+        if self.tower.channels != 3:
+            raise ValueError(f"tokenizer.anchor.tower.channels must be 3, got {self.tower.channels}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"tokenizer.anchor.mean and std are three numbers each, std above 0; got {self.mean} and {self.std}"
+            )
+
+    @property
+    def used_tower(self) -> VisionConfig:
+        """The part of the tower that has a use: queries read normalised patches, and need no pool and no projection."""
+        if self.readout == "pooled":
+            return self.tower
+        return dataclasses.replace(self.tower, pool="none", projection=0, last_norm="tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +149,7 @@ class TokenizerConfig:
       frame_px: side of the square frames.
       width: width of the tokens given out.
       event: the causal event transformer over the tokens.
+      anchor: frames that are tokenized whole.
       dtype: compute dtype.
     """
 
@@ -125,9 +158,9 @@ class TokenizerConfig:
     width: int
     clock: Clock
     event: StackConfig
+    anchor: AnchorConfig
     motion: MotionConfig = MotionConfig()
     budget: BudgetConfig = BudgetConfig()
-    anchor: AnchorConfig = AnchorConfig()
     flow: FlowConfig = FlowConfig()
     state: StateConfig = StateConfig()
     baseline: BaselineConfig = BaselineConfig()
@@ -138,14 +171,28 @@ class TokenizerConfig:
             raise ValueError(f"tokenizer.kind is bflow, uniform, per_frame or dense, not {self.kind!r}")
         for name, whole, part in (
             ("frame_px by motion.plane_px", self.frame_px, self.motion.plane_px),
-            ("frame_px by anchor.patch_px", self.frame_px, self.anchor.patch_px),
             ("flow.crop_px by flow.patch_px", self.flow.crop_px, self.flow.patch_px),
         ):
             if whole % part:
                 raise ValueError(f"tokenizer: {name} must divide without rest, got {whole} / {part}")
+        tower = self.anchor.tower
+        if self.frame_px < tower.patch_px or (
+            tower.positions == "fixed" and self.frame_px // tower.patch_px != tower.side
+        ):
+            raise ValueError(
+                f"tokenizer.anchor.tower has positions for {tower.side}x{tower.side} patches of {tower.patch_px} px, "
+                f"the frame ({self.frame_px} px) has {self.frame_px // tower.patch_px} along a side: set "
+                f"config.frame_px={tower.image_px}, or tokenizer.anchor.tower.positions='bicubic'"
+            )
         ladder = self.budget.flow_ladder
         if not ladder or ladder[0] != 0 or list(ladder) != sorted(set(ladder)):
             raise ValueError(f"tokenizer.budget.flow_ladder must rise from 0, got {ladder}")
+        if self.anchor.readout == "pooled" and self.anchor_tokens > 1:
+            raise ValueError(
+                f"tokenizer.anchor.readout='pooled' gives one token a frame, kind {self.kind!r} asks for "
+                f"{self.anchor_tokens}: set tokenizer.anchor.tokens=1 (bflow) or kind='per_frame', or read out by "
+                "'queries'"
+            )
         if self.kind == "bflow" and self.anchor.tokens > self.budget.tokens_per_s_max:
             raise ValueError(
                 f"an anchor's {self.anchor.tokens} tokens do not fit a cap of {self.budget.tokens_per_s_max} a second"
@@ -201,12 +248,15 @@ class TokenizerConfig:
 
 
 def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
-    """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError."""
+    """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError.
+
+    The anchors' tower is for pictures of `frame_px`, and computes in the tokenizer's dtype, where it does not say.
+    """
     values = dict(values)
+    dtype = values.get("dtype", "float32")
     parts = {
         "motion": MotionConfig,
         "budget": BudgetConfig,
-        "anchor": AnchorConfig,
         "flow": FlowConfig,
         "state": StateConfig,
         "baseline": BaselineConfig,
@@ -214,7 +264,17 @@ def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
     made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()}
     ladder = tuple(made["budget"].flow_ladder)
     made["budget"] = dataclasses.replace(made["budget"], flow_ladder=ladder)
+    anchor = dict(values.pop("anchor"))
+    if "tower" not in anchor:
+        raise ValueError(
+            "tokenizer.anchor lacks `tower`, the shape of the vision tower that sees anchors: in configs of older code "
+            "(portable layout version 1) its fields stood in tokenizer.anchor itself"
+        )
+    tower = VisionConfig(**{"image_px": frame_px, "dtype": dtype, **dict(anchor.pop("tower"))})
+    for name in {"mean", "std"} & anchor.keys():
+        anchor[name] = tuple(anchor[name])
+    made["anchor"] = AnchorConfig(tower, **anchor)
     event = dict(values.pop("event"))
     window_s = event.pop("window_s")
-    made["event"] = StackConfig(**event, window_steps=clock.steps_in(window_s), dtype=values.get("dtype", "float32"))
+    made["event"] = StackConfig(**event, window_steps=clock.steps_in(window_s), dtype=dtype)
     return TokenizerConfig(frame_px=frame_px, clock=clock, **made, **values)

@@ -10,12 +10,16 @@ import numpy as np
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Encoder, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.tokenizer.anchors import pixels
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
 _AROUND = 5  # cells along a side of the motion patch that a token is told of
 _OCTAVES = 4  # of the Fourier features of a position
+
+
+def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
+    """Maps bytes to `[-1, 1]`."""
+    return (picture.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
 
 
 def crops(

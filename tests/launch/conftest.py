@@ -16,7 +16,7 @@ def small_config():
     config = quickstart.get_config()
     config.text.update(layers=2, width=64, hidden=64, heads=2, kv_heads=1)
     config.video_stream.update(width=64, hidden=64, heads=2, kv_heads=2)
-    config.tokenizer.anchor.update(width=32, layers=1, heads=2)
+    config.tokenizer.anchor.tower.update(width=32, layers=1, heads=2, hidden=128)
     config.tokenizer.flow.update(width=32)
     config.delay.update(min=0, max=4, eval=4)
     return config

@@ -60,7 +60,8 @@ def test_the_quick_start_has_a_tokenizer_of_about_a_million():
 def test_bflow_75m_has_75_million_and_the_cost_it_was_designed_for():
     built, shapes, count = parameters("bflow_75m", 60)
     assert count(shapes["tokenizer"]) == pytest.approx(75, rel=0.05)
-    assert count(shapes["tokenizer"]["anchors"]["trunk"]) == pytest.approx(21.3, rel=0.05)  # ViT-S/16 without its stem
+    # ViT-S/16 without its stem.
+    assert count(shapes["tokenizer"]["anchors"]["tower"]["encoder"]) == pytest.approx(21.3, rel=0.05)
     clip_s = built.config.clock.tick_time_s(built.ticks)
     assert 20e9 < flops.tokenizer_forward(built.config.tokenizer, built.ticks) / clip_s < 46e9
 
