@@ -1,8 +1,9 @@
 """Rotary positions (Su et al., 2021) that stay exact for a stream that runs for days.
 
 A position is an integer count of steps. In float32 the product `position · frequency` has lost the fraction of a turn
-after some hours, so the angle is split, `position = high · 4096 + low`, and both parts' cosines and sines come from
-tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at any position.
+after some hours, so the angle is split, `position = (high · 4096 + middle) · 4096 + low`, and each part's cosines and
+sines come from tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at
+any position.
 
 Frequencies may be stretched as Llama 3 does it, for contexts longer than those of pre-training (Grattafiori et al.,
 2024; `rope_type` "llama3" in transformers).
@@ -15,8 +16,9 @@ import numpy as np
 
 from mmduplex_jax.typing import Array, Float, Int32
 
-_LOW = 4096
-MAX_STEPS = _LOW * _LOW  # 16.7 million: 15 days at 12.5 Hz
+_PART = 4096
+_HIGH = 128
+MAX_STEPS = _HIGH * _PART * _PART  # all that an int32 counts: five years at 12.5 Hz
 
 
 def stretched(frequency: np.ndarray, scaling: tuple[float, ...]) -> np.ndarray:
@@ -43,14 +45,15 @@ def stretched(frequency: np.ndarray, scaling: tuple[float, ...]) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(head_width: int, base: float, scaling: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _tables(head_width: int, base: float, scaling: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosines and sines, float32 `[2, entries, E/2]`, of the low, the middle and the high part's angles."""
     frequency = stretched(base ** (-np.arange(0, head_width, 2, dtype=np.float64) / head_width), scaling)
-    low = np.arange(_LOW, dtype=np.float64)[:, None] * frequency
-    high = low * _LOW
-    return (
-        np.stack([np.cos(low), np.sin(low)]).astype(np.float32),
-        np.stack([np.cos(high), np.sin(high)]).astype(np.float32),
-    )
+
+    def table(entries: int, unit: int) -> np.ndarray:
+        angle = (np.arange(entries, dtype=np.float64) * unit)[:, None] * frequency
+        return np.stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
+
+    return table(_PART, 1), table(_PART, _PART), table(_HIGH, _PART * _PART)
 
 
 def phases(
@@ -67,10 +70,14 @@ def phases(
     Returns:
       float32 `[2, ..., E/2]`, cosines first.
     """
-    low, high = _tables(head_width, float(base), tuple(scaling))
-    cos_a, sin_a = jnp.asarray(low)[:, steps % _LOW]
-    cos_b, sin_b = jnp.asarray(high)[:, (steps // _LOW) % _LOW]
-    return jnp.stack([cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b])
+    low, middle, high = (jnp.asarray(t) for t in _tables(head_width, float(base), tuple(scaling)))
+    coarse = _joined(high[:, steps // (_PART * _PART) % _HIGH], middle[:, steps // _PART % _PART])
+    return _joined(coarse, low[:, steps % _PART])
+
+
+def _joined(a: Float[Array, "2 ... E/2"], b: Float[Array, "2 ... E/2"]) -> Float[Array, "2 ... E/2"]:
+    """Cosines and sines of the sums of two angles."""
+    return jnp.stack([a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]])
 
 
 def rotate(x: Float[Array, "B S Q E"], phase: Float[Array, "2 B S E/2"]) -> Float[Array, "B S Q E"]:

@@ -73,6 +73,7 @@ class LiveModel:
         *,
         temperature: float = 0.0,
         forced: Int32[Array, "B"] | None = None,
+        cap: Int32[Array, "B"] | None = None,
     ) -> tuple[LiveState, StepOutput]:
         """One text step of every active row, after one tick of those whose step begins one.
 
@@ -86,12 +87,13 @@ class LiveModel:
           key: for sampling; unused at temperature 0.
           temperature: 0 takes the likeliest slot.
           forced: slots to take instead of choosing (teacher forcing).
+          cap: video tokens a second at most, where fewer than configured are wanted (a machine under load).
         """
         apply = lambda *args, method: self.module.apply({"params": params}, *args, method=method)
         tick = active & (state.step % self.config.clock.video_stride == 0)
         state, tokens = jax.lax.cond(
             tick.any(),
-            lambda s: apply(s, frame, tick, method="video_step"),
+            lambda s: apply(s, frame, tick, cap, method="video_step"),
             lambda s: (s, self._no_tokens(len(frame))),
             state,
         )
