@@ -2,20 +2,27 @@
 
     python -m launch.export_weights --weights=weights/smollm2 --to=exported
     python -m launch.export_weights --weights=runs/duplex --part=text --leave_rest --to=exported
+    python -m launch.export_weights --weights=runs/clip --part=vision --leave_rest --to=exported
 
 Weights are what `launch.import_weights` wrote (back as they came, bit for bit, in the dtype that they had with
-`--dtype`), or a training: of a `duplex` model the language model can go out (`--part=text`), without what it has for
-video, which no architecture of transformers holds.
+`--dtype`), or a training. Of a `duplex` model the language model can go out (`--part=text`), without what it has for
+video, which no architecture of transformers holds; of a `clip` or `vlm` model the vision tower (`--part=vision`), where
+transformers or timm has one that computes the same.
+
+Beside a tower for pictures lies `preprocessor_config.json`, which says how they are prepared.
 """
 
 import argparse
 import dataclasses
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.trained import load_trained
+import numpy as np
+
+from launch.trained import Trained, load_trained
 from mmduplex_jax.interop.huggingface import text, vision
 from mmduplex_jax.interop.huggingface.layout import Layout, write_params
 from mmduplex_jax.interop.huggingface.reader import WeightsError
@@ -24,7 +31,12 @@ from mmduplex_jax.interop.portable import flatten
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
+from mmduplex_jax.towers.vision import VisionConfig
 
+PROCESSOR_FILE = "preprocessor_config.json"
+# Where timm's config.json says how pictures are prepared.
+_PRETRAINED = "pretrained_cfg"
 _KEPT = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -43,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         default="float32",
         help="how numbers are stored (default: %(default)s)",
     )
-    flags.add_argument("--part", choices=("text",), help="of a training: what to write")
+    flags.add_argument("--part", choices=tuple(_PARTS), help="of a training: what to write")
     flags.add_argument("--leave_rest", action="store_true", help="leave out what has no place in that architecture")
     flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
@@ -64,51 +76,106 @@ def export_weights(weights: str | Path, to: str | Path, dtype: str, part: str | 
         if part is not None:
             raise WeightsError(f"{weights} are imported weights, which go out whole: leave out --part")
         params, metadata = read_weights(weights)
-        layout, config_json = _imported(metadata)
-        tokenizer_json = metadata["tokenizer_json"]
+        going = _imported(metadata)
     else:
         if part is None:
             raise WeightsError(
-                f"{weights} is no folder of imported weights; of a training, say what to write: --part=text"
+                f"{weights} is no folder of imported weights; of a training, say what to write: "
+                f"{' or '.join(f'--part={name}' for name in _PARTS)}"
             )
-        params, layout, config_json, tokenizer_json, left = _text_of_training(weights)
+        trained = load_trained(weights)
+        going, everything = _PARTS[part](trained), flatten(trained.params)
+        named = {going.prefix + name for entry in going.layout.entries for name in entry.our_names}
+        left = sorted(everything.keys() - named)
+        params = {name.removeprefix(going.prefix): everything[name] for name in everything if name in named}
+        params |= going.added
         if left and not leave_rest:
+            kind = going.config_json.get("model_type", going.config_json.get("architecture"))
             raise WeightsError(
-                f"{weights}: {len(left)} parameters have no place in a model of type {config_json['model_type']}: "
-                f"{', '.join(left)}. Without them it computes something else than here; --leave_rest leaves them out"
+                f"{weights}: {len(left)} parameters have no place in a model of type {kind}: {', '.join(left)}. "
+                "Without them it computes something else than here; --leave_rest leaves them out"
             )
-    size = write_params(params, layout, to, config_json, dtype=dtype)
-    lines = [f"{to}: {config_json.get('model_type', config_json.get('architecture'))}, {size:,} bytes ({dtype})"]
-    if tokenizer_json is not None:
-        TextTokenizer.from_json(tokenizer_json).save(Path(to) / TOKENIZER_FILE)
-        lines[0] += f", with {TOKENIZER_FILE}"
+    config_json, extras = going.config_json, []
+    processor = None if going.preprocessing is None else to_processor(going.preprocessing)
+    size = write_params(params, going.layout, to, config_json, dtype=dtype)
+    if going.tokenizer_json is not None:
+        TextTokenizer.from_json(going.tokenizer_json).save(Path(to) / TOKENIZER_FILE)
+        extras.append(TOKENIZER_FILE)
+    if processor is not None:
+        (Path(to) / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+        extras.append(PROCESSOR_FILE)
+    kind = config_json.get("model_type", config_json.get("architecture"))
+    lines = [f"{to}: {kind}, {size:,} bytes ({dtype})" + "".join(f", with {name}" for name in extras)]
     return lines + ([f"left: {', '.join(left)}"] if left else [])
 
 
-def _imported(metadata: Mapping[str, Any]) -> tuple[Layout, dict[str, Any]]:
-    """The way back of imported weights, and their `config.json`."""
+@dataclasses.dataclass(frozen=True)
+class Going:
+    """What goes out, but for the numbers.
+
+    Attributes:
+      layout: which parameter is which tensor.
+      config_json: the `config.json`.
+      tokenizer_json: of texts; None where there is none.
+      preprocessing: of pictures; None where it is not known, or there are none.
+      prefix: what the names of these parameters begin with among the training's.
+      added: parameters that are there on the other side only, of values with which they do nothing.
+    """
+
+    layout: Layout
+    config_json: dict[str, Any]
+    tokenizer_json: str | None = None
+    preprocessing: Preprocessing | None = None
+    prefix: str = ""
+    added: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def _imported(metadata: Mapping[str, Any]) -> Going:
+    """Imported weights on their way back."""
     config = config_from_metadata(metadata)
-    theirs, prefixes = metadata["their_config"], metadata["their_prefixes"]
+    theirs, prefixes, words = metadata["their_config"], metadata["their_prefixes"], metadata["tokenizer_json"]
     if isinstance(config, LanguageConfig):
         config_json = text.config_json(config) | {name: theirs[name] for name in _KEPT if name in theirs}
-        return text.layout(config, prefixes["text_prefix"]), config_json
+        return Going(text.layout(config, prefixes["text_prefix"]), config_json, words)
     of = dataclasses.replace(vision.exported(config, metadata["family"]), **prefixes)
-    return vision.layout(of), vision.config_json(of)
+    config_json = vision.config_json(of)
+    if _PRETRAINED in theirs:
+        config_json[_PRETRAINED] = theirs[_PRETRAINED]
+    said = metadata["preprocessing"]
+    return Going(vision.layout(of), config_json, words, None if said is None else Preprocessing.from_dict(said))
 
 
-def _text_of_training(folder: str | Path) -> tuple[dict[str, Any], Layout, dict[str, Any], str, list[str]]:
-    """Parameters, layout, config and tokenizer of a duplex model's language model, and the names of what is left."""
-    trained = load_trained(folder)
+def _text_of(trained: Trained) -> Going:
+    """A duplex model's language model."""
     if not isinstance(trained.task, DuplexTask):
-        raise WeightsError(f"{folder} is of stage {trained.config.stage!r}, which has no language model to write")
+        raise WeightsError(f"{trained.folder}: stage {trained.config.stage!r} has no language model to write")
     model = trained.task.config
-    layout = text.stream_layout(model.text, model.tied)
     config = text.alone(model.text, model.vocab_rows, "tied" if model.tied else "own")
-    named = {name for entry in layout.entries for name in entry.our_names}
-    params = flatten(trained.params)
-    left = sorted(name for name in params if name not in named)
-    kept = {name: value for name, value in params.items() if name in named}
-    return kept, layout, text.config_json(config), trained.tokenizer.to_json(), left
+    return Going(text.stream_layout(model.text, model.tied), text.config_json(config), trained.tokenizer.to_json())
+
+
+def _vision_of(trained: Trained) -> Going:
+    """The vision tower of a model that has one of its own, in the names of a library that reads them."""
+    if "vision" not in trained.params:
+        raise WeightsError(f"{trained.folder}: stage {trained.config.stage!r} has no vision tower to write")
+    side, pixels = trained.config.frame_px, trained.config.pixels
+    config = VisionConfig(image_px=side, **trained.config.vision)
+    of = vision.exported(config)
+    added = {}
+    if of.family == "pe":  # no library reads a tower alone in these names
+        if config.projection and not config.projection_bias:  # timm's always has one
+            config = dataclasses.replace(config, projection_bias=True)
+            added["projection/bias"] = np.zeros(config.projection, np.float32)
+        of = vision.exported(config, "pe_timm")
+    config_json = vision.config_json(of)
+    if _PRETRAINED in config_json:
+        config_json[_PRETRAINED] |= {"mean": list(pixels.mean), "std": list(pixels.std), "interpolation": "bilinear"}
+    # Frames are brought to size by averaging areas, which no processor does; this is the nearest.
+    prepared = Preprocessing(resize_to=(side, side), method="bilinear", mean=pixels.mean, std=pixels.std)
+    return Going(vision.layout(of), config_json, None, prepared, "vision/", added)
+
+
+_PARTS: dict[str, Callable[[Trained], Going]] = {"text": _text_of, "vision": _vision_of}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -126,7 +126,7 @@ def _stored(name: str, value: Any, dtype: str) -> np.ndarray:
     array = np.asarray(value)
     if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
         raise PortableError(f"parameter {name} is {array.dtype}: only floating-point parameters are stored")
-    array = np.ascontiguousarray(array, np.float32)
+    array = array.astype(np.float32, order="C")  # `np.ascontiguousarray` would give scalars an axis
     if not np.isfinite(array).all():
         raise PortableError(f"parameter {name} is not finite: this checkpoint's training has diverged")
     if dtype == "float16" and array.size and np.abs(array).max() > np.finfo(np.float16).max:

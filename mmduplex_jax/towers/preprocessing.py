@@ -61,6 +61,14 @@ class Preprocessing:
         if self.max_patches is not None and (self.patch_px < 1 or self.max_patches < 1):
             raise PreprocessingError(f"max_patches {self.max_patches} needs a patch_px, got {self.patch_px}")
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of `dataclasses.asdict`, as a checkpoint's metadata holds it (JSON knows no tuples)."""
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**given)
+
     def picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
         """Prepares one picture.
 
@@ -237,6 +245,42 @@ def from_processor(json: Mapping[str, Any]) -> Preprocessing:
         crop = json.get("crop_size", 224)
         given["crop_to"] = (crop, crop) if isinstance(crop, int) else (int(crop["height"]), int(crop["width"]))
     return Preprocessing(**given)
+
+
+def to_processor(preprocessing: Preprocessing) -> dict[str, Any]:
+    """A `preprocessor_config.json` from which transformers, and `from_processor`, prepare pictures in the same way.
+
+    The order of Pillow's passes (`across_first`) is the installed Pillow's and cannot be said.
+
+    Raises:
+      PreprocessingError: it is what no processor of transformers does.
+    """
+    given: dict[str, Any] = {
+        "do_resize": preprocessing.resize_to is not None or preprocessing.shortest_px is not None,
+        "resample": next(number for number, name in _PILLOW_NUMBERS.items() if name == preprocessing.method),
+        "do_rescale": preprocessing.scale != 1.0,
+        "rescale_factor": preprocessing.scale,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+        "do_convert_rgb": True,
+    }
+    sized = lambda size: {"height": size[0], "width": size[1]}
+    if preprocessing.max_patches is not None:
+        if preprocessing.crop_to is not None:
+            raise PreprocessingError("no processor of transformers cuts a crop into as many patches as fit (NaFlex)")
+        given |= {"patch_size": preprocessing.patch_px, "max_num_patches": preprocessing.max_patches}
+        return {"image_processor_type": "Siglip2ImageProcessor", **given, "do_resize": True}
+    if preprocessing.shortest_px is not None:
+        given["size"] = {"shortest_edge": preprocessing.shortest_px}
+    elif preprocessing.resize_to is not None:
+        given["size"] = sized(preprocessing.resize_to)
+    if preprocessing.crop_to is None and preprocessing.shortest_px is None:
+        return {"image_processor_type": "SiglipImageProcessor", **given}
+    given["do_center_crop"] = preprocessing.crop_to is not None
+    if preprocessing.crop_to is not None:
+        given["crop_size"] = sized(preprocessing.crop_to)
+    return {"image_processor_type": "CLIPImageProcessor", **given}
 
 
 def from_timm(json: Mapping[str, Any]) -> Preprocessing:

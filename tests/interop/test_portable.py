@@ -28,7 +28,7 @@ def assert_same(found, wanted, atol=0.0):
     found, wanted = portable.flatten(found), portable.flatten(wanted)
     assert list(found) == list(wanted)
     for name in wanted:
-        assert found[name].dtype == np.float32
+        assert (found[name].dtype, found[name].shape) == (np.float32, np.shape(wanted[name]))
         np.testing.assert_allclose(found[name], wanted[name], rtol=atol, atol=atol)
 
 

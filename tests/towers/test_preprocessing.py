@@ -3,6 +3,7 @@
 The largest difference allowed after normalising is 2e-6: one rounding of float32 at values up to 3.
 """
 
+import dataclasses
 import json
 
 import hypothesis
@@ -18,6 +19,7 @@ from mmduplex_jax.towers.preprocessing import (
     from_timm,
     naflex_size,
     resize,
+    to_processor,
 )
 
 ATOL = 2e-6
@@ -81,6 +83,64 @@ def test_processors_agree(name, size, tmp_path):
     else:
         wanted = reference(given, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
         np.testing.assert_allclose(ours.picture(given), wanted, atol=ATOL, rtol=0)
+
+
+SIDES = st.tuples(st.integers(1, 99), st.integers(1, 99))
+NUMBERS = st.floats(0.01, 2.0)
+PREPARED = st.one_of(
+    st.fixed_dictionaries({}, optional={"resize_to": SIDES, "crop_to": SIDES}),
+    st.fixed_dictionaries({"shortest_px": st.integers(1, 99)}, optional={"crop_to": SIDES}),
+    st.fixed_dictionaries({"max_patches": st.integers(1, 99), "patch_px": st.integers(1, 16)}),
+)
+
+
+@hypothesis.given(
+    PREPARED, st.sampled_from(["bilinear", "bicubic"]), NUMBERS, st.tuples(*[NUMBERS] * 3), st.tuples(*[NUMBERS] * 3)
+)
+def test_what_is_written_is_read_as_the_same(sizes, method, scale, mean, std):
+    given = Preprocessing(**sizes, method=method, scale=scale, mean=mean, std=std)
+    assert from_processor(json.loads(json.dumps(to_processor(given)))) == given
+    assert Preprocessing.from_dict(json.loads(json.dumps(dataclasses.asdict(given)))) == given
+
+
+WRITTEN = {
+    "squashed": Preprocessing(resize_to=(32, 24), method="bilinear", std=(0.3, 0.3, 0.3)),
+    "shorter side": Preprocessing(shortest_px=28, mean=(0.1, 0.2, 0.3)),
+    "shorter side, crop": Preprocessing(shortest_px=28, crop_to=(28, 28)),
+    "size, crop": Preprocessing(resize_to=(40, 36), crop_to=(32, 30)),
+    "patches": Preprocessing(max_patches=30, patch_px=4, method="bilinear"),
+    "as it is": Preprocessing(scale=1 / 128),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("size", [(40, 60), (61, 33), (28, 28)])
+def test_what_is_written_transformers_prepares_alike(name, size, tmp_path):
+    """`AutoImageProcessor` takes its fast processors where it can, whose resizing rounds in other places than Pillow's.
+
+    One step of 8 bits may be between, and no more. Which way is resized first is the library's and its version's.
+    """
+    transformers = pytest.importorskip("transformers", reason="transformers is the reference")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(to_processor(WRITTEN[name])))
+    given = picture(*size)
+    wanted = transformers.AutoImageProcessor.from_pretrained(tmp_path)(given, return_tensors="np")
+    steps = []
+    for ours in (WRITTEN[name], dataclasses.replace(WRITTEN[name], across_first=True)):
+        if name == "patches":
+            patches = ours.patches([given])
+            np.testing.assert_array_equal(patches.grid, wanted["spatial_shapes"])
+            np.testing.assert_array_equal(patches.mask, np.asarray(wanted["pixel_attention_mask"], bool))
+            got, theirs = patches.patches, np.asarray(wanted["pixel_values"])
+        else:
+            got, theirs = ours.picture(given), np.asarray(wanted["pixel_values"])[0].transpose(1, 2, 0)
+        assert got.shape == theirs.shape
+        steps.append(float((np.abs(got - theirs) * ours.std[0] / ours.scale).max()))
+    assert min(steps) < 1.01
+
+
+def test_what_no_processor_does_is_not_written():
+    with pytest.raises(PreprocessingError, match="NaFlex"):
+        to_processor(Preprocessing(max_patches=9, patch_px=4, crop_to=(8, 8)))
 
 
 def test_what_old_files_do_not_say():
