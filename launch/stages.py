@@ -27,15 +27,38 @@ def _clip(config: Any, tokenizer: TextTokenizer) -> Task:
     return clip.build(config, vocab_size=tokenizer.vocab_size, end_id=end_of_text(tokenizer))
 
 
-STAGES: dict[str, Callable[[Any, TextTokenizer], Task]] = {"clip": _clip, "duplex": _duplex}
+def _bflow(config: Any, tokenizer: TextTokenizer) -> Task:
+    from mmduplex_jax.models import bflow_stage
+
+    return bflow_stage.build(
+        config,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        word_id=tokenizer.word_id,
+        start_id=tokenizer.start_id,
+    )
+
+
+def _vlm(config: Any, tokenizer: TextTokenizer) -> Task:
+    from mmduplex_jax.models import vlm
+
+    return vlm.build(config, vocab_size=tokenizer.vocab_size)
+
+
+STAGES: dict[str, Callable[[Any, TextTokenizer], Task]] = {
+    "bflow": _bflow,
+    "clip": _clip,
+    "duplex": _duplex,
+    "vlm": _vlm,
+}
 
 
 def pair_format(config: Any) -> PairFormat | None:
-    """What a sample is where the stage compares pictures with texts; None where it is a clip with timed words."""
-    if config.stage != "clip":
+    """What a sample is where the stage has a text for a picture; None where it is a clip with timed words."""
+    if config.stage not in ("clip", "vlm"):
         return None
-    data = config.data
-    return PairFormat(config.time.frames, config.text.length, data.text, data.pause_s, data.shift_s)
+    data, length = config.data, config.text.length if config.stage == "clip" else config.caption.length
+    return PairFormat(config.time.frames, length, data.text, data.pause_s, data.shift_s)
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:
