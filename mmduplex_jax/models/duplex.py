@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models import flops, streams
+from mmduplex_jax.models.anchor_tail import draw_anchor_keep
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -101,11 +102,7 @@ class DuplexTask:
         delay_key, drop_key, keep_key = jax.random.split(rng, 3)
         rows = len(frames)
         delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
-        keep = None
-        if self.drop_anchor_tail and c.tokenizer.kind == "bflow":
-            every = c.tokenizer.anchor_tokens
-            drawn = jax.random.randint(keep_key, (rows,), 1, every + 1)
-            keep = jnp.where(jax.random.bernoulli(drop_key, self.drop_anchor_tail, (rows,)), drawn, every)
+        keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
         target = streams.delayed(slots, delay, c.pad_id)
         given = streams.shifted(target, c.start_id)
         inputs = (frames, given, delay, keep)

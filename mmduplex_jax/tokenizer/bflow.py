@@ -105,13 +105,20 @@ class BFlow(nn.Module):
             values = self.scene.read(values, states, at)
         return values + self.kinds[FLOW].astype(values.dtype)
 
-    def __call__(self, frames: UInt8[Array, "B T H W 3"], anchor_keep: Int32[Array, "B"] | None = None) -> Tokens:
+    def __call__(
+        self,
+        frames: UInt8[Array, "B T H W 3"],
+        anchor_keep: Int32[Array, "B"] | None = None,
+        motion_from: Int32[Array, "B"] | None = None,
+    ) -> Tokens:
         """Tokenizes whole clips; tick `t` stands at step `t · video_stride`.
 
         Args:
           frames: one a tick.
           anchor_keep: how many of an anchor's tokens stay, the first ones; training draws it, so that every prefix is a
             valid, coarser code. All stay where it is not given.
+          motion_from: whose motion a clip's flow tokens are told of, by row: with another than its own a clip looks as
+            it did and moves as it did not. Each its own where it is not given.
         """
         c = self.config
         batch, ticks = frames.shape[:2]
@@ -148,6 +155,8 @@ class BFlow(nn.Module):
             camera = jnp.take_along_axis(sight.camera, tick[..., None], axis=1)
             pictures = jax.vmap(functools.partial(crops, crop_px=c.flow.crop_px))(frames, tick, flow_centre)
             motion = jax.vmap(motion_patches)(sight.motion, tick, cell)
+            if motion_from is not None:
+                motion, camera = motion[motion_from], camera[motion_from]
             states, seen = None, None
             if c.kind == "bflow":
                 states, seen = self._states(read), jnp.take_along_axis(count, tick, axis=1)

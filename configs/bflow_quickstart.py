@@ -1,0 +1,67 @@
+"""The quick start's tokenizer, taught by timed words: what happened, to what, where, and in which direction of time.
+
+Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
+          python -m launch.train --config=configs/bflow_quickstart.py --workdir=runs/bflow_quickstart
+Hardware: 2 CPU cores, 4 GB.
+Time:     not trained yet.
+Expected: not trained yet.
+"""
+
+from ml_collections import config_dict
+
+from configs import clip_quickstart, quickstart
+
+# What does not depend on the stage, and the tokenizer, so that a duplex can begin with it.
+_AS_QUICKSTART = (
+    "frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "data", "tokenizer", "mesh", "train",
+)  # fmt: skip
+
+
+def get_config(variant: str = "") -> config_dict.ConfigDict:
+    """The experiment.
+
+    Args:
+      variant: "" predicts small pictures; "from_clip" (behind a colon: `configs/bflow_quickstart.py:from_clip`) predicts
+        what a tower of `configs/clip_quickstart.py` sees, and has such a tower for its anchors too: both begin with
+        `config.init_from.vision`.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    if variant not in ("", "from_clip"):
+        raise ValueError(f"configs/bflow_quickstart.py:{variant}: there is only `from_clip`")
+    base = quickstart.get_config()
+    c = config_dict.ConfigDict({name: base[name] for name in _AS_QUICKSTART})
+    c.stage = "bflow"
+
+    # Event tokens: how far apart, and how they are read out of the tokens of the last seconds.
+    c.events = config_dict.create(
+        interval_s=0.96, reader=dict(window_s=3.2, queries=4, heads=4, head_width=32, hidden=256)
+    )
+    c.words = config_dict.create(width=128, heads=4, head_width=32, hidden=256)
+    c.align = config_dict.create(
+        embedding=128,
+        lag_s=1.0,  # by which an event token stands after the middle of its bag
+        bag_s=1.0,  # words that begin so near to the middle are in the bag
+        band_s=0.4,  # between bags of one video that are compared
+        scale_init=14.3,
+    )
+    c.counterfeits = config_dict.create(backward_every=2, swapped_every=4)  # every n-th clip; 0 for none
+    c.prediction = config_dict.create(
+        places=4,
+        ahead_s=(0.0, 0.64),
+        picture_px=16,
+        reader=dict(window_s=4.48, queries=2, heads=4, head_width=32, hidden=256),
+    )
+    c.loss = config_dict.create(
+        align_weight=1.0, name_weight=1.0, predict="pixels", predict_weight=1.0, drop_anchor_tail=0.25
+    )
+
+    clip = clip_quickstart.get_config()
+    c.teacher, c.pixels = clip.vision, clip.pixels  # of no use but to loss.predict="teacher"
+    if variant == "from_clip":
+        c.loss.predict = "teacher"
+        tower = {name: clip.vision[name] for name in clip.vision if name != "projection"}
+        c.tokenizer.anchor.update(tower=tower | {"pool": "none"}, mean=clip.pixels.mean, std=clip.pixels.std)
+        c.train.groups = config_dict.create(teacher=dict(match="teacher/", start_step=-1, lr=1.0))
+    return c

@@ -1,0 +1,198 @@
+"""Event tokens: about one a second, read out of the video tokens of the last seconds by learned queries.
+
+A query knows the step it stands at and looks back only, so that an event token can be made while a video is watched:
+from whole clips and from a stream they are the same. (Learned queries as in Perceiver, Jaegle et al., 2021; times are
+rotary.)
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.layers import ring, rotary
+from mmduplex_jax.layers.attention import attend, past_mask
+from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.encoder import Mlp
+from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.tokenizer.bflow import Tokens
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.typing import Array, Bool, Float, Int, Int32
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderConfig:
+    """How video tokens are read at a moment.
+
+    Attributes:
+      width: of what is given out.
+      queries: learned ones; what they find is joined.
+      heads, head_width: of their attention.
+      hidden: width of the MLP after it.
+      window_steps: how far back they look.
+      rope_base: base of the rotary frequencies.
+      dtype: compute dtype, "float32" or "bfloat16".
+    """
+
+    width: int
+    queries: int
+    heads: int
+    head_width: int
+    hidden: int
+    window_steps: int
+    rope_base: float = 10_000.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if min(self.width, self.queries, self.heads, self.head_width, self.hidden, self.window_steps) < 1:
+            raise ValueError(f"all sizes of a reader of video tokens must be at least 1, got {self}")
+        if self.head_width % 2:
+            raise ValueError(f"head_width must be even for rotary positions, got {self.head_width}")
+
+
+class ReaderState(NamedTuple):
+    """What a stream remembers of its tokens, for `B` streams at once.
+
+    Attributes:
+      place: which entry of the rings holds which step.
+      keys, values: `[B, R, heads, head_width]`.
+    """
+
+    place: ring.RingIndex
+    keys: Float[Array, "B R Q E"]
+    values: Float[Array, "B R Q E"]
+
+
+class TokenReader(nn.Module):
+    """Learned queries that look at the video tokens of the seconds before a step, `-> [B, X, width]`."""
+
+    config: ReaderConfig
+
+    def setup(self):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        heads = c.heads * c.head_width
+        partitioned = lambda init, *axes: nn.with_logical_partitioning(init, axes)
+        unit = partitioned(nn.initializers.normal(1.0), "slots", None, None)
+        self.query = self.param("query", unit, (c.queries, c.heads, c.head_width))
+        self.null = self.param("null", partitioned(nn.initializers.zeros_init(), None), (c.heads,))
+        self.norm = layer_norm("norm", dtype)
+        self.key = dense(heads, ("feature", "heads"), name="key", dtype=dtype)
+        self.value = dense(heads, ("feature", "heads"), name="value", dtype=dtype)
+        self.out = dense(c.width, ("heads", "feature"), name="out", dtype=dtype)
+        self.mlp_norm = layer_norm("mlp_norm", dtype)
+        self.mlp = Mlp(hidden=c.hidden)
+
+    def __call__(self, tokens: Tokens, step: Int32[Array, "B X"]) -> Float[Array, "B X D"]:
+        """Reads a clip's tokens.
+
+        Args:
+          tokens: of whole clips.
+          step: where to stand; tokens of that step are seen, later ones are not.
+        """
+        keys, values = self._seen(tokens)
+        mask = past_mask(step, tokens.step, step, tokens.step, tokens.valid, self.config.window_steps)
+        return self._read(step, keys, values, mask)
+
+    def initial_state(self, batch: int, size: int) -> ReaderState:
+        """Empty rings of `size` entries for `batch` streams."""
+        c = self.config
+        keys, values = ring.empty_buffers(batch, size, c.heads, c.head_width, jnp.dtype(c.dtype))
+        return ReaderState(ring.empty_index(batch, size), keys, values)
+
+    def step(
+        self, state: ReaderState, tokens: Tokens, now: Int32[Array, "B"]
+    ) -> tuple[ReaderState, Float[Array, "B D"]]:
+        """Takes in a tick's tokens (`BFlow.step`) and reads what can be seen `now`."""
+        keys, values = self._seen(tokens)
+        index, entry = ring.place(state.place, tokens.step, tokens.valid)
+        state = ReaderState(index, ring.write(state.keys, entry, keys), ring.write(state.values, entry, values))
+        step = now[:, None]
+        mask = past_mask(step, index.step, step, index.step, index.step >= 0, self.config.window_steps)
+        return state, self._read(step, state.keys, state.values, mask)[:, 0]
+
+    def _seen(self, tokens: Tokens) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:
+        c = self.config
+        normed = self.norm(tokens.values)
+        split = lambda a: a.reshape(*a.shape[:2], c.heads, c.head_width)
+        phase = rotary.phases(tokens.step, c.head_width, c.rope_base)
+        return rotary.rotate(split(self.key(normed)), phase), split(self.value(normed))
+
+    def _read(self, step: Int32[Array, "B X"], keys: Array, values: Array, mask: Bool[Array, "B X N"]) -> Array:
+        c = self.config
+        batch, places = step.shape
+        each = lambda a: jnp.repeat(a, c.queries, axis=1)  # every query stands at every place
+        query = jnp.broadcast_to(self.query.astype(keys.dtype), (batch, places, *self.query.shape))
+        query = query.reshape(batch, places * c.queries, c.heads, c.head_width)
+        query = rotary.rotate(query, rotary.phases(each(step), c.head_width, c.rope_base))
+        found = attend(query, keys, values, each(mask), null_logit=self.null)
+        x = self.out(found.reshape(batch, places, -1))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class EventConfig:
+    """Where event tokens stand and how they are read.
+
+    Attributes:
+      interval_ticks: ticks from one to the next.
+      reader: how each is read.
+    """
+
+    interval_ticks: int
+    reader: ReaderConfig
+
+    def __post_init__(self):
+        if self.interval_ticks < 1:
+            raise ValueError(f"events.interval_s must be at least a tick, got {self.interval_ticks} ticks")
+
+    def ticks(self, ticks: int) -> Int[np.ndarray, "X"]:
+        """The ticks of a clip of `ticks` ticks that end with an event token: the last of every whole interval."""
+        return np.arange(self.interval_ticks - 1, ticks, self.interval_ticks)
+
+    def steps(self, ticks: int, clock: Clock) -> Int[np.ndarray, "X"]:
+        """The same as steps of the clock."""
+        return np.array([clock.step_of_tick(int(tick)) for tick in self.ticks(ticks)], np.int32)
+
+    def ring_size(self, tokenizer: TokenizerConfig) -> int:
+        """Entries that hold every video token of the window, by the budget."""
+        ticks = -(-self.reader.window_steps // tokenizer.clock.video_stride) + 1
+        return tokenizer.token_capacity(ticks) + tokenizer.slots
+
+
+class EventReader(nn.Module):
+    """Event tokens `[B, X, D]` of clips, or of a stream as they come."""
+
+    config: EventConfig
+
+    def setup(self):
+        self.reader = TokenReader(self.config.reader)
+
+    def __call__(self, tokens: Tokens, step: Int[np.ndarray, "X"]) -> Float[Array, "B X D"]:
+        """The event tokens of clips that stand at `step` (`EventConfig.steps`)."""
+        return self.reader(tokens, jnp.broadcast_to(jnp.asarray(step, jnp.int32), (len(tokens.step), len(step))))
+
+    def initial_state(self, batch: int, tokenizer: TokenizerConfig) -> ReaderState:
+        return self.reader.initial_state(batch, self.config.ring_size(tokenizer))
+
+    def step(
+        self, state: ReaderState, tokens: Tokens, now: Int32[Array, "B"], active: Bool[Array, "B"], clock: Clock
+    ) -> tuple[ReaderState, Float[Array, "B D"], Bool[Array, "B"]]:
+        """One tick of `B` streams.
+
+        Args:
+          state: from `initial_state` or the last call.
+          tokens: of this tick; those of streams that take no part are not valid.
+          now: each stream's step.
+          active: streams that take part.
+          clock: of steps and ticks.
+
+        Returns:
+          The new state, what is read, and for which streams it is an event token: where an interval ends.
+        """
+        state, read = self.reader.step(state, tokens, now)
+        ends = (now // clock.video_stride) % self.config.interval_ticks == self.config.interval_ticks - 1
+        return state, read, ends & active
