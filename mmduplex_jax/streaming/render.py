@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.decode import Tick
 from data_pipelines.geometry import square_in_picture
 from mmduplex_jax.streaming.captions import PAUSE_S, TimedWord
-from mmduplex_jax.streaming.session import SpentTokens
+from mmduplex_jax.streaming.rows import SpentTokens
 
 # Longer side of what the reader should hand out, and the least that overlays are readable on.
 PICTURE_PX = 640

@@ -9,7 +9,8 @@ from data_pipelines.decode import Tick
 from data_pipelines.source_info import VideoError
 from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
-from mmduplex_jax.streaming.session import Session, SpentTokens
+from mmduplex_jax.streaming.rows import SpentTokens
+from mmduplex_jax.streaming.session import Session
 from mmduplex_jax.streaming.statistics import Statistics
 
 # In real time, how far the model may fall behind before the oldest frames go.

@@ -1,48 +1,15 @@
 """One stream over a live model: a tick's frame goes in, the words that it completes come out."""
 
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.streaming.captions import TimedWord, WordAssembler
+from mmduplex_jax.streaming.rows import UNCAPPED, Live, Rows, SpentTokens, check_frame
 from mmduplex_jax.typing import PyTree
-
-
-class Live(Protocol):
-    """What a session needs of a model: `mmduplex_jax.models.live.LiveModel` has it."""
-
-    def init_state(self, params: PyTree, batch: int) -> PyTree:
-        """The state before the first step."""
-
-    def live_step(
-        self, params: PyTree, state: PyTree, frame: Any, active: Any, delay: Any, pad_bias: Any
-    ) -> tuple[PyTree, Any]:
-        """One text step: the new state and a `StepOutput`."""
-
-
-class SpentTokens(NamedTuple):
-    """What a tick's tokens were, on the host; the arrays hold the valid tokens only.
-
-    Attributes:
-      number: how many.
-      is_anchor: the frame was tokenized whole.
-      centre_px: int32 `[number, 2]`, (row, column) in the model's frame.
-      size_px: int32 `[number]`.
-      kind: int32 `[number]`.
-    """
-
-    number: int
-    is_anchor: bool
-    centre_px: np.ndarray
-    size_px: np.ndarray
-    kind: np.ndarray
-
-
-NO_TOKENS = SpentTokens(0, False, np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 class TickResult(NamedTuple):
@@ -79,24 +46,18 @@ class Session:
           pad_bias: added to silence's logit; more is quieter.
         """
         self.clock, self.frame_px = clock, frame_px
-        started_s = time.perf_counter()
-        self._params = jax.device_put(params)
-        # The delay, the bias and the mask of rows are on the device once, not sent with every step.
-        self._settings = jax.device_put(
-            (np.ones(1, bool), np.full(1, delay_steps, np.int32), np.full(1, pad_bias, np.float32))
-        )
-        init = jax.jit(lambda p: live.init_state(p, 1))
-        frame = self._on_device(np.zeros((frame_px, frame_px, 3), np.uint8))
-        step = jax.jit(live.live_step, donate_argnums=1)
-        self._step = step.lower(self._params, init(self._params), frame, *self._settings).compile()
-        jax.block_until_ready(self._step(self._params, init(self._params), frame, *self._settings))
-        self.compile_s = time.perf_counter() - started_s
-        self._init, self._tokenizer, self._delay_s = init, tokenizer, delay_steps * clock.step_s
+        self._rows = Rows(live, params, frame_px, count=1, resets=False)
+        self._rows.configure(np.array([delay_steps]), np.array([pad_bias]), np.array([UNCAPPED]))
+        self._tokenizer, self._delay_s = tokenizer, delay_steps * clock.step_s
         self.restart()
+
+    @property
+    def compile_s(self) -> float:
+        return self._rows.compile_s
 
     def restart(self) -> None:
         """Begins another stream from nothing; what was being said is forgotten, nothing is compiled again."""
-        self._state = self._init(self._params)
+        self._rows.restart()
         self._words = WordAssembler(self._tokenizer, self._delay_s)
 
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
@@ -106,40 +67,25 @@ class Session:
           t_s: the tick's time in the stream.
           frame: uint8 `[frame_px, frame_px, 3]`.
         """
-        on_device = self._on_device(frame)
+        check_frame(frame, self.frame_px)
+        done_s = time.perf_counter()
+        frames = self._rows.send(frame[None])
+        active = np.ones(1, bool)
+        # All are dispatched before the first is read; a step's time is from the one before it.
+        steps = [self._rows.step(frames, active, with_report=i == 0) for i in range(self.clock.video_stride)]
         words: list[TimedWord] = []
         step_ms: list[float] = []
-        tokens = NO_TOKENS
-        for i in range(self.clock.video_stride):
-            started_s = time.perf_counter()
-            self._state, output = self._step(self._params, self._state, on_device, *self._settings)
-            slot, report = jax.device_get((output.token, output.report if i == 0 else None))
-            step_ms.append((time.perf_counter() - started_s) * 1e3)
-            if report is not None:
-                tokens = _spent(report)
-            word = self._words.push(int(slot[0]), t_s + self.clock.step_time_s(i))
+        readings = []
+        for i, step in enumerate(steps):
+            readings.append(step.read())
+            before_s, done_s = done_s, time.perf_counter()
+            step_ms.append((done_s - before_s) * 1e3)
+            word = self._words.push(int(readings[i].slots[0]), t_s + self.clock.step_time_s(i))
             if word is not None:
                 words.append(word)
-        return TickResult(words, tokens, step_ms)
+        return TickResult(words, readings[0].tokens(0), step_ms)
 
     def finish(self) -> list[TimedWord]:
         """The word that was being said when the stream ended, if any."""
         word = self._words.flush()
         return [] if word is None else [word]
-
-    def _on_device(self, frame: np.ndarray) -> jax.Array:
-        if frame.shape != (self.frame_px, self.frame_px, 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"a frame must be uint8 [{self.frame_px}, {self.frame_px}, 3], got {frame.dtype} {list(frame.shape)}"
-            )
-        return jax.device_put(frame[None])
-
-
-def _spent(report: Any) -> SpentTokens:
-    """The first row of a `TokenReport`, without its empty slots."""
-    valid = np.asarray(report.valid[0])
-    return SpentTokens(
-        int(report.n_tokens[0]),
-        bool(report.is_anchor[0]),
-        *(np.asarray(field[0])[valid] for field in (report.centre_px, report.size_px, report.kind)),
-    )

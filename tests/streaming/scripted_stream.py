@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class ScriptedLive:
-    """Says `slots[step]`, and at each tick spends as many tokens as its frame's first pixel says, of `slots_max`."""
+    """Says `slots[step]`, and at each tick spends as many tokens as its frame's first pixel says, up to the cap."""
 
     def __init__(self, slots: np.ndarray, tokens_max: int = 8):
         self._slots, self._tokens_max = np.asarray(slots, np.int32), tokens_max
@@ -42,10 +42,13 @@ class ScriptedLive:
     def init_state(self, params, batch):
         return State(jnp.zeros((batch,), jnp.int32))
 
-    def live_step(self, params, state, frame, active, delay, pad_bias):
+    def reset_rows(self, params, state, mask):
+        return State(jnp.where(mask, 0, state.step))
+
+    def live_step(self, params, state, frame, active, delay, pad_bias, *, cap):
         tick = (state.step % CLOCK.video_stride == 0)[:, None]
         rank = jnp.arange(self._tokens_max)[None]
-        valid = tick & (rank < frame[:, 0, 0, :1].astype(jnp.int32))
+        valid = active[:, None] & tick & (rank < jnp.minimum(frame[:, 0, 0, :1].astype(jnp.int32), cap[:, None]))
         number = valid.sum(axis=1, dtype=jnp.int32)
         row = 8 + (2 * rank + state.step[:, None]) % 16
         centre = jnp.stack([row, jnp.full_like(row, 16)], axis=-1)
