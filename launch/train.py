@@ -26,7 +26,8 @@ from ml_collections import config_flags
 
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
-from launch.init_from import InitFromError, make_start
+from launch.init_from import make_start
+from launch.init_from_plan import InitFromError
 from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch

@@ -93,9 +93,14 @@ class AnchorConfig:
     @property
     def used_tower(self) -> VisionConfig:
         """The part of the tower that has a use: queries read normalised patches, and need no pool and no projection."""
-        if self.readout == "pooled":
-            return self.tower
-        return dataclasses.replace(self.tower, pool="none", projection=0, last_norm="tokens")
+        return self.tower if self.readout == "pooled" else without_pool(self.tower)
+
+
+def without_pool(tower: VisionConfig) -> VisionConfig:
+    """A tower for its patches alone: the last norm is of every token, and nothing comes after it."""
+    plain = VisionConfig(image_px=1, patch_px=1, width=1, layers=1, heads=1, hidden=1)
+    reset = {name: getattr(plain, name) for name in ("pool_heads", "pool_hidden", "projection", "projection_bias")}
+    return dataclasses.replace(tower, pool="none", last_norm="tokens", **reset)
 
 
 @dataclasses.dataclass(frozen=True)

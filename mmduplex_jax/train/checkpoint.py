@@ -51,6 +51,10 @@ FREE_TO_CHANGE = (
 )
 
 
+# Values of a config, as JSON, that ask for nothing.
+_EMPTY = ('""', "null", "[]")
+
+
 class CheckpointMismatch(ValueError):
     """A checkpoint that does not fit this run; the message lists what differs and what to do."""
 
@@ -353,8 +357,11 @@ def free_changes(metadata: Mapping[str, Any], facts: RunFacts) -> list[str]:
 
 
 def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, free: bool) -> list[str]:
-    """Fields that differ, among those that may change or among those that may not."""
-    before, after = _flat(saved), _flat(now)
+    """Fields that differ, among those that may change or among those that may not.
+
+    A field that is empty says what its absence did before there was one: older runs go on.
+    """
+    before, after = ({name: value for name, value in _flat(c).items() if value not in _EMPTY} for c in (saved, now))
     return [
         f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
         for name in sorted(before.keys() | after.keys())

@@ -154,5 +154,5 @@ def test_it_begins_with_imported_weights(shards, tmp_path):
     (tmp_path / "weights").rename(tmp_path / "elsewhere")
     config.train.stop_at_step = 2
     assert train(config, tmp_path / "run", told.append) == 0
-    with pytest.raises(InitFromError, match="holds no imported weights"):
+    with pytest.raises(InitFromError, match="holds neither imported weights"):
         train(config, tmp_path / "another", told.append)

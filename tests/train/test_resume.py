@@ -94,6 +94,16 @@ def test_another_config_says_what_differs(tmp_path, straight):
     assert "new --workdir" in str(error.value)
 
 
+def test_a_field_that_asks_for_nothing_is_none_to_older_runs(tmp_path):
+    train(tmp_path, train__stop_at_step=2)
+    config = toy_config(train__stop_at_step=3)
+    config.init_from = dict(text="", groups={})
+    assert fit(ToyTask(), make_data(), config, tmp_path, log=lambda line: None).step == 3
+    config.init_from.text = "weights"
+    with pytest.raises(CheckpointMismatch, match='config.init_from.text: saved with nothing, now "weights"'):
+        fit(ToyTask(), make_data(), config, tmp_path, log=lambda line: None)
+
+
 def test_another_tokenizer_or_other_data_say_so(tmp_path):
     fit(ToyTask(), make_data(), toy_config(train__steps=5), tmp_path, tokenizer_json="a", data_fingerprint="x")
     with pytest.raises(CheckpointMismatch, match="tokenizer is another one") as error:
