@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring
@@ -77,11 +78,24 @@ class LanguageModel(nn.Module):
           tokens: the text; positions are counted from 0.
           valid: which tokens are seen (those of padding are not); all where it is not given.
         """
+        return self.read(self.embed(tokens), valid)
+
+    def embed(self, tokens: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
+        """What stands for tokens in a sequence."""
+        return self.embedding[tokens].astype(jnp.dtype(self.config.text.dtype))
+
+    def read(self, x: Float[Array, "B S D"], valid: Bool[Array, "B S"] | None = None) -> Float[Array, "B S D"]:
+        """Hidden states of a sequence of vectors, be they of tokens (`embed`) or of something else.
+
+        Args:
+          x: the sequence; positions are counted from 0.
+          valid: which of it is seen; all where it is not given.
+        """
         text = self.config.text
-        step = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        step = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
         valid = jnp.ones_like(step, bool) if valid is None else valid
         mask = past_mask(step, step, step, step, valid, text.window_steps, text.num_sinks)
-        return self.text(self._embed(tokens), make_lookup(text, step, mask))[0]
+        return self.text(x, make_lookup(text, step, mask))[0]
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 logits of hidden states; ValueError for a model without a head."""
@@ -99,12 +113,28 @@ class LanguageModel(nn.Module):
 
     def step(self, memory: Memory, token: Int32[Array, "B"]) -> tuple[Memory, Float[Array, "B D"]]:
         """The hidden state of one more token of every stream."""
+        memory, x = self.extend(memory, self.embed(token[:, None]))
+        return memory, x[:, 0]
+
+    def extend(self, memory: Memory, x: Float[Array, "B S D"]) -> tuple[Memory, Float[Array, "B S D"]]:
+        """Hidden states of `S` more vectors of every stream at once.
+
+        More than one is only right while the rings have not wrapped: all of `S` are written before any of them looks
+        back, and what a wrap takes away, the first of them would still have seen.
+        """
         text = self.config.text
-        step = memory.step[:, None]
+        step = memory.step[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
         index, entry = ring.place(memory.ring_index, step, jnp.ones_like(step, bool), text.num_sinks, sinks=True)
         mask = past_mask(step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks)
-        x, buffers = self.text(self._embed(token[:, None]), make_lookup(text, step, mask, entry=entry), memory.buffers)
-        return Memory(index, buffers, memory.step + 1), x[:, 0]
+        x, buffers = self.text(x, make_lookup(text, step, mask, entry=entry), memory.buffers)
+        return Memory(index, buffers, memory.step + step.shape[1]), x
 
-    def _embed(self, tokens: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
-        return self.embedding[tokens].astype(jnp.dtype(self.config.text.dtype))
+
+def pick_rows(config: LanguageConfig, memory: Memory, rows: Int32[Array, "N"]) -> Memory:
+    """The memory of `N` streams, each a copy of that of a row."""
+    axis = 1 if config.text.scan else 0  # scanned layers stand before the streams
+    return Memory(
+        jax.tree.map(lambda a: a[rows], memory.ring_index),
+        jax.tree.map(lambda a: jnp.take(a, rows, axis=axis), memory.buffers),
+        memory.step[rows],
+    )

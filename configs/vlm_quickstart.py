@@ -1,0 +1,43 @@
+"""A small captioner: short clips of the built-in world, one token a frame, then what the commentator says of them.
+
+Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
+          python -m launch.train --config=configs/vlm_quickstart.py --workdir=runs/vlm_quickstart
+          with a tower that has learned to see: --config.init_from.vision=runs/clip_quickstart
+          and keeps it: --config.train.groups.vision.start_step=-1
+Hardware: 2 CPU cores, 4 GB.
+Time:     not trained yet.
+Expected: not trained yet.
+"""
+
+from ml_collections import config_dict
+
+from configs import clip_quickstart, quickstart
+
+# As the stage `clip` has it.
+_AS_CLIP = (
+    "frame_px",
+    "text_tokenizer",
+    "init_from",
+    "vocab_rows_min",
+    "clock",
+    "mesh",
+    "train",
+    "data",
+    "pixels",
+    "vision",
+)
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The experiment."""
+    clip = clip_quickstart.get_config()
+    c = config_dict.ConfigDict({name: clip[name] for name in _AS_CLIP})
+    c.stage = "vlm"
+    c.time = config_dict.create(frames=clip.time.frames)  # of a piece, spread evenly
+    c.projector = config_dict.create(tokens=1, hidden=256, activation="gelu_tanh")  # tokens of a frame
+    c.caption = config_dict.create(length=clip.text.length)  # tokens at most, the end mark included
+    # The text stream of the duplex, so that it can begin with this one.
+    c.text = quickstart.get_config().text
+    for name in ("cross_every", "cross_gate", "num_sinks", "window_s"):
+        del c.text[name]
+    return c
