@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     """The experiment.
 
     Args:
-      variant: "" predicts small pictures; "from_clip" (behind a colon: `configs/bflow_quickstart.py:from_clip`) predicts
+      variant: "" predicts small pictures; "from_clip" (behind the file's name and a colon) predicts
         what a tower of `configs/clip_quickstart.py` sees, and has such a tower for its anchors too: both begin with
         `config.init_from.vision`.
 

@@ -21,6 +21,11 @@ How to read the table. `oracle` is the best that can be reached at this delay. A
 Models of stage `clip`: R@k is the share of clips whose text is among the k nearest of all, and the other way round;
 texts that say the same are each as right. On the world, zero-shot classification of the piece around every event: each
 answer ("red") is described by all phrases of the commentator that say it. `most frequent` is what one answer reaches.
+
+Models of stage `bflow`: in-video event R@1 is the share of phrases whose best window of their video is one that they
+are about. Forward or backward: of an event whose words tell (enters, leaves, starts, stops, recolours, appears,
+vanishes), are they nearer to the clip or to the clip played backwards? Whoever pays no heed to the order of frames has
+0.5.
 """
 
 import argparse
@@ -35,6 +40,7 @@ from typing import Any
 from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
+from launch.evaluate_bflow import evaluate_bflow, format_bflow_table
 from launch.evaluate_clip import evaluate_clip, format_clip_table
 from launch.evaluate_duplex import evaluate_duplex
 from launch.trained import Trained, load_trained
@@ -62,6 +68,7 @@ class Stage:
 
 
 STAGES = {
+    "bflow": Stage(evaluate_bflow, format_bflow_table),
     "clip": Stage(evaluate_clip, format_clip_table),
     "duplex": Stage(evaluate_duplex, format_table, ("tokenizer_control", "delay", "pad_bias")),
 }

@@ -23,7 +23,6 @@ from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.contrastive import unit
 from mmduplex_jax.typing import Array, Bool, Float, Int, Int32, UInt8
 
-TOKEN_CONTROLS = ("real", "shuffled", "zeroed")
 # The most by which cosines are multiplied, as in CLIP; beyond it a batch's last percent is all that is learned.
 _SCALE_MAX = 100.0
 
@@ -160,22 +159,25 @@ class EventModel(nn.Module):
         scale = jnp.minimum(jnp.exp(self.scale), _SCALE_MAX)
         return Compared(tokens, self._matched(event), self.words(slots, member), named, predicted, seen, scale)
 
-    def see(self, frames: UInt8[Array, "B T H W 3"], token_control: str = "real") -> Float[Array, "B X F"]:
-        """Embeddings of a clip's event tokens, of length 1.
+    def see(
+        self, frames: UInt8[Array, "B T H W 3"], token_controls: tuple[str, ...] = ("real",)
+    ) -> Float[Array, "K B X F"]:
+        """Embeddings of clips' event tokens, of length 1, one set a control.
 
         Args:
           frames: one a tick.
-          token_control: "real", or a control that ruins what tokens hold: "shuffled" (each clip's tokens say what its
+          token_controls: "real", or a control that ruins what tokens hold: "shuffled" (each clip's tokens say what its
             neighbour's do) or "zeroed". When tokens were spent, and so that something moved, can still be told.
         """
         tokens = self.tokenizer(frames)
-        if token_control == "shuffled":
-            tokens = tokens._replace(values=jnp.roll(tokens.values, 1, axis=0))
-        elif token_control == "zeroed":
-            tokens = tokens._replace(values=jnp.zeros_like(tokens.values))
-        elif token_control != "real":
-            raise ValueError(f"token_control is one of {', '.join(TOKEN_CONTROLS)}, not {token_control!r}")
-        return self._matched(self.events(tokens, self.config.event_steps(frames.shape[1])))
+        contents = {
+            "real": tokens.values,
+            "shuffled": jnp.roll(tokens.values, 1, axis=0),
+            "zeroed": jnp.zeros_like(tokens.values),
+        }
+        step = self.config.event_steps(frames.shape[1])
+        event = [self.events(tokens._replace(values=contents[control]), step) for control in token_controls]
+        return self._matched(jnp.stack(event))
 
     def read(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"]) -> Float[Array, "B F"]:
         """Embeddings of phrases, each one bag, of length 1."""

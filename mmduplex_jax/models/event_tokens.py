@@ -79,6 +79,8 @@ class TokenReader(nn.Module):
         unit = partitioned(nn.initializers.normal(1.0), "slots", None, None)
         self.query = self.param("query", unit, (c.queries, c.heads, c.head_width))
         self.null = self.param("null", partitioned(nn.initializers.zeros_init(), None), (c.heads,))
+        # What is read where there is nothing to see: seconds without a token are what a budget is for.
+        self.nothing = self.param("nothing", partitioned(nn.initializers.normal(0.1), "feature"), (c.width,))
         self.norm = layer_norm("norm", dtype)
         self.key = dense(heads, ("feature", "heads"), name="key", dtype=dtype)
         self.value = dense(heads, ("feature", "heads"), name="value", dtype=dtype)
@@ -129,7 +131,7 @@ class TokenReader(nn.Module):
         query = query.reshape(batch, places * c.queries, c.heads, c.head_width)
         query = rotary.rotate(query, rotary.phases(each(step), c.head_width, c.rope_base))
         found = attend(query, keys, values, each(mask), null_logit=self.null)
-        x = self.out(found.reshape(batch, places, -1))
+        x = self.out(found.reshape(batch, places, -1)) + self.nothing.astype(keys.dtype)
         return x + self.mlp(self.mlp_norm(x))
 
 

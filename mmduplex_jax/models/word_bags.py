@@ -131,7 +131,8 @@ class BagEncoder(nn.Module):
         found = attend(query, split(self.key(words)), split(self.value(words)), member)
         x = self.join(found.reshape(*member.shape[:2], -1))
         x = x + self.mlp(self.join_norm(x))
-        return unit(self.out(self.out_norm(x)))
+        # Nothing said is no direction; a constant one, since the gradient of a length of 0 is not a number.
+        return unit(jnp.where(member.any(axis=-1, keepdims=True), self.out(self.out_norm(x)), 1.0))
 
     def named(self, x: Float[Array, "B X D"]) -> Float[Array, "B X V"]:
         """Logits of every word for vectors of the words' width."""
