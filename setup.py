@@ -37,6 +37,8 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
 ]
 
+CAPTIONS = ["nltk>=3.9.2", "rouge-score>=0.1.2"]
+
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
@@ -44,11 +46,14 @@ EXTRAS_REQUIRE = {
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP and WebSocket.
     "live": ["aiohttp>=3.11"],
+    # Scores of captions; both run without Java and fetch nothing.
+    "captions": CAPTIONS,
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
     # Others' decoders and loaders that `benchmarks.data` measures beside ours.
     "bench": ["torch>=2.13", "torchcodec>=0.12", "decord>=0.6", "webdataset>=1.0"],
     "dev": [
+        *CAPTIONS,
         "pytest>=8.4",
         "pytest-xdist>=3.8",
         "pytest-timeout>=2.4",

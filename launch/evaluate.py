@@ -26,6 +26,10 @@ Models of stage `bflow`: in-video event R@1 is the share of phrases whose best w
 are about. Forward or backward: of an event whose words tell (enters, leaves, starts, stops, recolours, appears,
 vanishes), are they nearer to the clip or to the clip played backwards? Whoever pays no heed to the order of frames has
 0.5.
+
+Models of stage `vlm` caption the middle piece of every clip, by --decode: CIDEr (0 to 10; the others 0 to 1), BLEU-4,
+ROUGE-L and METEOR against what is said in it. `real` must be far above `shuffled` (another clip's caption), `blank`
+(a grey picture's) and `most_frequent` (always the text that most clips have).
 """
 
 import argparse
@@ -40,9 +44,11 @@ from typing import Any
 from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
+from launch.captioner import DECODING_FLAGS, add_decoding_flags
 from launch.evaluate_bflow import evaluate_bflow, format_bflow_table
 from launch.evaluate_clip import evaluate_clip, format_clip_table
 from launch.evaluate_duplex import evaluate_duplex
+from launch.evaluate_vlm import evaluate_vlm, format_vlm_table
 from launch.trained import Trained, load_trained
 from mmduplex_jax.evals.clips import shard_records, world_records
 from mmduplex_jax.evals.report import format_table
@@ -71,6 +77,7 @@ STAGES = {
     "bflow": Stage(evaluate_bflow, format_bflow_table),
     "clip": Stage(evaluate_clip, format_clip_table),
     "duplex": Stage(evaluate_duplex, format_table, ("tokenizer_control", "delay", "pad_bias")),
+    "vlm": Stage(evaluate_vlm, format_vlm_table, DECODING_FLAGS),
 }
 
 
@@ -100,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
         help="steps the words run behind the picture (default: the config's delay.eval)",
     )
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
+    add_decoding_flags(flags)
     add("--json", metavar="FILE", help="write every number here")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     return flags

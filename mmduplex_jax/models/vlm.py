@@ -115,7 +115,7 @@ class VlmModel(LanguageModel):
         self.vision = VisionTower(self.vision_config)
         self.projector = Projector(self.projector_config, self.config.text.width, self.config.text.dtype)
 
-    def __call__(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
+    def tell(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
         """float32 logits of every token of the captions: the first is told by the frames alone."""
         seen = self.see(clips)
         hidden = self.read(jnp.concatenate([seen, self.embed(ids[:, :-1])], axis=1))
@@ -165,7 +165,7 @@ class VlmTask:
     def init(self, rng: Array) -> PyTree:
         """Parameters, boxed with their logical axes."""
         batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
-        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"])["params"]
+        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"], method="tell")["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         c, side = self.config, self.config.vision.image_px
@@ -187,7 +187,7 @@ class VlmTask:
         """
         del rng  # nothing is drawn
         ids, id_valid = batch["ids"], batch["id_valid"]
-        logits = self.model.apply({"params": params}, self.normalised(batch["frames"]), ids)
+        logits = self.model.apply({"params": params}, self.normalised(batch["frames"]), ids, method="tell")
         nll, told = token_loss(logits, ids)
         total = id_valid.sum().astype(jnp.float32)
         mean = lambda values: jnp.where(id_valid, values, 0.0).sum() / jnp.maximum(total, 1.0)

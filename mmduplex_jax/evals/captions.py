@@ -1,0 +1,116 @@
+"""How good are captions? CIDEr, BLEU-4, ROUGE-L and METEOR against what people said of the same pictures.
+
+BLEU and METEOR are NLTK's, ROUGE-L is Google's `rouge-score` (the extra `captions`); CIDEr is `cider.py`. All are given
+the same words: lower case, without punctuation. METEOR matches words that are equal and words of the same English stem;
+its third stage, synonyms, would need WordNet from the net, so the number is named `meteor_exact_stem` and stands a
+little under that of the Java program.
+"""
+
+import functools
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+from mmduplex_jax.evals.cider import Words, cider
+
+METRICS = ("cider", "bleu_4", "rouge_l", "meteor_exact_stem")
+# As the COCO caption server weighs recall (Chen et al., 2015).
+_ROUGE_BETA = 1.2
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+class MetricsMissing(ValueError):
+    """A package that the scores need is not installed; the message names it."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a caption as the metrics compare them (a script without spaces is one word a run of it)."""
+    return _WORD.findall(text.lower())
+
+
+def check_installed() -> None:
+    """Raises MetricsMissing where scores could not be computed; before captions are written, not after."""
+    for name in ("nltk.translate.bleu_score", "nltk.translate.meteor_score", "rouge_score.rouge_scorer"):
+        _module(name)
+
+
+def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Scores of captions, by METRICS; and `exact`, the share that says word for word what a reference says.
+
+    Args:
+      candidates: of each picture, the caption.
+      references: of each picture, what people say; at least one each.
+
+    Returns:
+      CIDEr from 0 to 10, the others from 0 to 1. BLEU-4 is of the whole corpus, the others means over pictures.
+
+    Raises:
+      MetricsMissing: a package is not installed.
+      ValueError: see `cider`.
+    """
+    said = [words_of(text) for text in candidates]
+    right = [[words_of(text) for text in texts] for texts in references]
+    each = cider(said, right)
+    mean = lambda values: float(sum(values) / len(values))
+    return {
+        "cider": mean(each),
+        "bleu_4": bleu_4(said, right),
+        "rouge_l": mean([rouge_l(words, texts) for words, texts in zip(said, right)]),
+        "meteor_exact_stem": mean([meteor(words, texts) for words, texts in zip(said, right)]),
+        "exact": mean([words in texts for words, texts in zip(said, right)]),
+    }
+
+
+def bleu_4(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
+    """BLEU of rows of up to four words, over all pictures, not smoothed (Papineni et al., 2002)."""
+    with warnings.catch_warnings():
+        # NLTK warns where no row of some length is right; the score is 0 there, as it should be.
+        warnings.simplefilter("ignore", UserWarning)
+        score = _module("nltk.translate.bleu_score").corpus_bleu(references, candidates)
+    return float(score) if score > 1e-9 else 0.0  # NLTK's smallest float stands for 0
+
+
+def rouge_l(words: Words, references: Sequence[Words]) -> float:
+    """The longest common subsequence: the best precision and the best recall of any reference (Lin, 2004)."""
+    compare = _rouge()
+    found = [compare(" ".join(other), " ".join(words)) for other in references]
+    precision, recall = max(score.precision for score in found), max(score.recall for score in found)
+    if not precision or not recall:
+        return 0.0
+    return (1 + _ROUGE_BETA**2) * precision * recall / (recall + _ROUGE_BETA**2 * precision)
+
+
+def meteor(words: Words, references: Sequence[Words]) -> float:
+    """METEOR (Lavie and Agarwal, 2007) by equal words and equal stems, of the best reference."""
+    return float(_module("nltk.translate.meteor_score").meteor_score(references, words, wordnet=_NoSynonyms()))
+
+
+class _NoSynonyms:
+    """A WordNet that knows no word."""
+
+    def synsets(self, word: str) -> list[str]:
+        return []
+
+
+class _Spaces:
+    """Words are told apart already."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+
+@functools.cache
+def _rouge() -> Callable:
+    scorer = _module("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=_Spaces())
+    return lambda target, prediction: scorer.score(target, prediction)["rougeL"]
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MetricsMissing(
+            f"caption scores need the package {error.name}: pip install 'mmduplex-jax[captions]'"
+        ) from error
