@@ -37,7 +37,7 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
 ]
 
-CAPTIONS = ["nltk>=3.9.2", "rouge-score>=0.1.2"]
+CAPTIONS = ["sacrebleu>=2.5", "rouge-score>=0.1.2", "nltk>=3.9.2"]
 
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2"],
@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP and WebSocket.
     "live": ["aiohttp>=3.11"],
-    # Scores of captions; both run without Java and fetch nothing.
+    # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
