@@ -35,10 +35,16 @@ MAY_IMPORT = {
     "mmduplex_jax.train": UPPER,
     "mmduplex_jax.streaming": UPPER,
     "mmduplex_jax.evals": UPPER,
+    "mmduplex_jax.serving": UPPER | {"mmduplex_jax.streaming", "mmduplex_jax.serving.protocol"},
+    # What clients and the server agree on: a client needs no JAX.
+    "mmduplex_jax.serving.protocol": set(),
+    "mmduplex_jax.client": {"mmduplex_jax.serving.protocol"},
     "mmduplex_jax": set(),
     "data_pipelines": {"mmduplex_jax.clock", "mmduplex_jax.typing", "mmduplex_jax.interop.text_tokenizer"},
     "configs": set(),
-    "launch": UPPER | {"mmduplex_jax", "mmduplex_jax.train", "mmduplex_jax.streaming", "mmduplex_jax.evals", "configs"},
+    "launch": UPPER
+    | {"mmduplex_jax", "mmduplex_jax.train", "mmduplex_jax.streaming", "mmduplex_jax.evals", "configs"}
+    | {"mmduplex_jax.serving", "mmduplex_jax.serving.protocol", "mmduplex_jax.client"},
 }
 ONLY_ORBAX = "mmduplex_jax/train/checkpoint.py"
 JUNK_DRAWERS = re.compile(r"(^|_)(utils?|helpers?|common|managers?|misc)(_|$)")

@@ -1,0 +1,250 @@
+"""What clients say to the server: parsed strictly, so that nothing but these values goes further. See docs/protocol.md.
+
+Nothing but the standard library is imported: clients read this module too.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import struct
+from typing import Any, Literal
+
+VERSION = 1
+SUBPROTOCOL = f"mmduplex.v{VERSION}"
+# A browser cannot send headers with a WebSocket; it offers this prefix and its token as another subprotocol.
+BEARER_SUBPROTOCOL = "mmduplex.bearer."
+
+MODES = ("live", "file")
+FITS = ("crop", "pad")
+PAD_BIAS_MAX = 20.0
+# A picture's time, in microseconds: thirty years. It fits a float64's whole numbers.
+_T_MAX_US = 10**15
+# version, codec, flags, zero; number; time in microseconds
+_FRAME = struct.Struct(">BBBBIQ")
+FRAME_HEADER_BYTES = _FRAME.size
+CODECS = {1: "jpeg", 2: "webp", 3: "h264"}
+_CODEC_NUMBERS = {name: number for number, name in CODECS.items()}
+_KEYFRAME = 1
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TEXT_MAX = 2048
+
+
+class ProtocolError(ValueError):
+    """A message that breaks the protocol.
+
+    Attributes:
+      code: a word for programs, one of those in docs/protocol.md.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """A session that a dropped connection left behind, and the last word that arrived from it (0: none)."""
+
+    session: str
+    token: str
+    last_seq: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """How a stream begins.
+
+    Attributes:
+      mode: "live" never waits and drops the oldest pictures; "file" waits for the server and drops none.
+      fit: how a wide picture becomes the model's square (data_pipelines/geometry.py).
+      delay_steps: how far words run behind the picture; None takes the model's own.
+      pad_bias: added to silence's logit: more is quieter.
+      source: a file or an address that the server itself watches; None: the client sends pictures.
+    """
+
+    mode: Literal["live", "file"] = "live"
+    fit: Literal["crop", "pad"] = "crop"
+    delay_steps: int | None = None
+    pad_bias: float = 0.0
+    source: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello:
+    """The first message: a new stream, or one to go on with."""
+
+    config: StreamConfig
+    resume: Resume | None
+    client: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Settings that change while the stream runs; None leaves one as it is."""
+
+    delay_steps: int | None
+    pad_bias: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A message without fields: stop looking, look again, forget everything, no more pictures will come."""
+
+    order: Literal["pause", "play", "reset", "end"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """An encoded picture.
+
+    Attributes:
+      number: counts pictures; the server repeats it in complaints.
+      t_s: when it was on the screen, on the client's clock, from any zero.
+      codec: one of CODECS' names.
+      keyframe: decoding can begin here (H.264; stills always).
+      data: encoded; of H.264 one access unit in Annex B form.
+    """
+
+    number: int
+    t_s: float
+    codec: str
+    keyframe: bool
+    data: bytes
+
+
+Message = Hello | Change | Order
+
+
+def parse_text(text: str) -> Message:
+    """Reads a text message; ProtocolError says what is wrong with it.
+
+    Fields that are not known are ignored, so that a newer client can speak to an older server of the same version.
+    """
+    try:
+        message = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("bad_message", f"a text message must be JSON: {_first_line(error)}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError("bad_message", "a text message must be a JSON object with a `type`")
+    kind = message.get("type")
+    match kind:
+        case "hello":
+            return _hello(message)
+        case "config":
+            return Change(_delay(message), _bias(message))
+        case "pause" | "play" | "reset" | "end":
+            return Order(kind)
+    shown = kind if isinstance(kind, str) and _NAME.fullmatch(kind) else "missing or no word"
+    raise ProtocolError("bad_message", f"`type` is {shown}; it must be hello, config, pause, play, reset or end")
+
+
+def parse_frame(data: bytes) -> Frame:
+    """Reads a binary message: a header of 16 bytes and an encoded picture; ProtocolError says what is wrong."""
+    if len(data) <= FRAME_HEADER_BYTES:
+        raise ProtocolError(
+            "bad_message", f"a binary message is a header of {FRAME_HEADER_BYTES} bytes and a picture, got {len(data)}"
+        )
+    version, codec, flags, zero, number, t_us = _FRAME.unpack_from(data)
+    if version != VERSION:
+        raise ProtocolError("bad_version", f"a picture's header has version {version}, this server speaks {VERSION}")
+    if codec not in CODECS:
+        raise ProtocolError("bad_message", f"codec {codec} is unknown, choose one of {CODECS}")
+    if flags & ~_KEYFRAME or zero:
+        raise ProtocolError("bad_message", f"a picture's header has unknown flags {flags:#x}, {zero:#x}")
+    if t_us > _T_MAX_US:
+        raise ProtocolError("bad_message", f"a picture's time is {t_us} microseconds; at most {_T_MAX_US} are allowed")
+    name = CODECS[codec]
+    keyframe = bool(flags & _KEYFRAME) or name != "h264"
+    return Frame(number, t_us / 1e6, name, keyframe, data[FRAME_HEADER_BYTES:])
+
+
+def frame_bytes(frame: Frame) -> bytes:
+    """The binary message of a picture.
+
+    Raises:
+      ValueError: a codec, a number or a time that has no place in the header.
+    """
+    t_us = round(frame.t_s * 1e6)
+    if frame.codec not in _CODEC_NUMBERS:
+        raise ValueError(f"codec {frame.codec!r} is unknown, choose one of {tuple(_CODEC_NUMBERS)}")
+    if not 0 <= t_us <= _T_MAX_US:
+        raise ValueError(f"a picture's time must be 0 to {_T_MAX_US / 1e6:g} s, got {frame.t_s}")
+    header = (VERSION, _CODEC_NUMBERS[frame.codec], int(frame.keyframe), 0, frame.number & 0xFFFFFFFF, t_us)
+    return _FRAME.pack(*header) + frame.data
+
+
+def _hello(message: dict[str, Any]) -> Hello:
+    version = message.get("version")
+    if type(version) is not int or version != VERSION:
+        shown = version if type(version) is int else "missing or no whole number"
+        raise ProtocolError("bad_version", f"`version` is {shown}; this server speaks {VERSION}")
+    return Hello(
+        config=_stream_config(_object(message, "config")),
+        resume=None if message.get("resume") is None else _resume(_object(message, "resume")),
+        client=_line(message, "client") or "",
+    )
+
+
+def _stream_config(fields: dict[str, Any]) -> StreamConfig:
+    mode, fit = fields.get("mode", "live"), fields.get("fit", "crop")
+    if mode not in MODES:
+        raise ProtocolError("bad_config", f"`mode` must be one of {MODES}")
+    if fit not in FITS:
+        raise ProtocolError("bad_config", f"`fit` must be one of {FITS}")
+    return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"))
+
+
+def _resume(fields: dict[str, Any]) -> Resume:
+    session, token = fields.get("session"), fields.get("token")
+    for name, value in (("session", session), ("token", token)):
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise ProtocolError("bad_message", f"`resume.{name}` must be what the server's hello gave")
+    assert isinstance(session, str)
+    assert isinstance(token, str)
+    return Resume(session, token, _whole(fields, "last_seq"))
+
+
+def _object(message: dict[str, Any], name: str) -> dict[str, Any]:
+    value = message.get(name, {})
+    if not isinstance(value, dict):
+        raise ProtocolError("bad_message", f"`{name}` must be an object")
+    return value
+
+
+def _line(message: dict[str, Any], name: str) -> str | None:
+    value = message.get(name)
+    if value is not None and not (isinstance(value, str) and len(value) <= _TEXT_MAX and value.isprintable()):
+        raise ProtocolError("bad_message", f"`{name}` must be one printable line of at most {_TEXT_MAX} characters")
+    return value
+
+
+def _whole(message: dict[str, Any], name: str) -> int:
+    value = message.get(name)
+    # (True is an int to Python.)
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ProtocolError("bad_message", f"`{name}` must be a whole number from 0")
+    return value
+
+
+def _delay(message: dict[str, Any]) -> int | None:
+    if message.get("delay_steps") is None:
+        return None
+    return _whole(message, "delay_steps")
+
+
+def _bias(message: dict[str, Any]) -> float | None:
+    value = message.get("pad_bias")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not abs(value) <= PAD_BIAS_MAX or not math.isfinite(value):
+        raise ProtocolError("bad_config", f"`pad_bias` must be a number from -{PAD_BIAS_MAX:g} to {PAD_BIAS_MAX:g}")
+    return float(value)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,35 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmduplex_jax.serving.word_log import WordLog, WordsGone
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 5), max_size=30))
+def test_a_reader_gets_every_word_once_or_hears_how_many_are_gone(kept: int, said: list[int]):
+    """After each number of new words a reader reads; what it got and what it missed is everything, in order."""
+    log, seq, got, missed = WordLog(kept), 0, [], 0
+    for number in said:
+        for _ in range(number):
+            log.append(f"w{log.seq + 1}", 0.0, 0.0)
+        try:
+            words = list(log.after(seq))
+        except WordsGone as gone:
+            assert gone.missed == log.missed(seq) > 0
+            missed += gone.missed
+            seq += gone.missed
+            words = list(log.after(seq))
+            assert len(words) == kept
+        got += [word.seq for word in words]
+        seq = log.seq
+    assert len(got) + missed == sum(said)
+    assert got == sorted(set(got))
+    if kept >= max(said, default=0):
+        assert got == list(range(1, sum(said) + 1))
+
+
+def test_numbers_begin_at_1_and_texts_stay():
+    log = WordLog(4)
+    assert log.seq == 0
+    assert log.append("red", 1.0, 1.5).seq == 1
+    assert [tuple(word) for word in log.after(0)] == [(1, "red", 1.0, 1.5)]
+    assert not list(log.after(1))
