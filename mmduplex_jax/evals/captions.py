@@ -1,6 +1,6 @@
 """How good are captions? CIDEr, BLEU-4, ROUGE-L and METEOR against what people said of the same pictures.
 
-CIDEr is `cider.py`; the others are of kept libraries (the extra `captions`): BLEU of sacreBLEU (NLTK's miscounts captions
+CIDEr is `cider.py`; the others are of kept libraries (extra `captions`): BLEU of sacreBLEU (NLTK's miscounts captions
 of fewer than four words), ROUGE-L of Google's `rouge-score`, METEOR of NLTK. The first three are, given the same words,
 those of the COCO caption server (Chen et al., 2015): on 50 random captions they differed by less than 1e-11. METEOR
 matches equal words and words of one English stem; its third stage, synonyms, would need WordNet from the net, so it is
