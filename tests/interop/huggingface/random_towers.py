@@ -54,6 +54,7 @@ def save_plain(tensors: dict[str, Any], config: dict[str, Any], folder: Path) ->
     """Writes `model.safetensors` and `config.json` of a model that is not of transformers."""
     from safetensors.torch import save_file
 
+    folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(folder / "model.safetensors"))
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 

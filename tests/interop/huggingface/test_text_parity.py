@@ -16,45 +16,25 @@ from mmduplex_jax.interop.huggingface.source import boxed_shapes, open_source
 from mmduplex_jax.models.language import LanguageConfig
 from tests.interop.huggingface import llama_family
 from tests.interop.huggingface.llama_family import SHAPES
+from tests.interop.huggingface.parity_cases import QUANTITIES
+from tests.interop.huggingface.text_cases import BY_SHAPE, TOKENS, differences, theirs
 
 # Sums in another order: float32 gives 1e-6 at values of a few units. The promise to users is 1e-4.
 TOLERANCE = 1e-5
-TOKENS = np.random.default_rng(0).integers(0, 99, (2, 12)).astype(np.int32)
-
-
-def theirs(model, head=True):
-    """Hidden states and logits over the whole text, and with their cache a token at a time."""
-    torch, _ = llama_family.libraries()
-    tokens, cache, outs = torch.tensor(TOKENS).long(), None, []
-    with torch.no_grad():
-        whole = [model(tokens, output_hidden_states=True)]
-        for i in range(TOKENS.shape[1]):
-            outs.append(model(tokens[:, i : i + 1], past_key_values=cache, use_cache=True, output_hidden_states=True))
-            cache = outs[-1].past_key_values
-    found = {}
-    for suffix, several in (("", whole), (" (cached)", outs)):
-        found[f"hidden{suffix}"] = np.concatenate([out.hidden_states[-1].numpy() for out in several], axis=1)
-        if head:
-            found[f"logits{suffix}"] = np.concatenate([out.logits.numpy() for out in several], axis=1)
-    return found
 
 
 def compare(found, wanted):
-    """Returns max |Δ| by name."""
-    assert found.keys() == wanted.keys()
-    differences = {name: float(np.abs(found[name] - wanted[name]).max()) for name in wanted}
-    assert max(differences.values()) <= TOLERANCE, differences
-    return differences
+    """Fails where something differs by more than TOLERANCE."""
+    worst = differences(found, wanted)
+    assert max(worst.values()) <= TOLERANCE, worst
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_computes_the_same_and_goes_back(shape, tmp_path, parity):
-    model = llama_family.random_model(**SHAPES[shape])
-    source = open_source(llama_family.save(model, tmp_path / "theirs"))
-    params = read_params(source.files, source.layout, source.shapes)
-    wanted = theirs(model)
-    for name, difference in compare(text_outputs(source.config, params, TOKENS), wanted).items():
-        parity(f"{SHAPES[shape]['model_type']}: {name}", shape, difference)
+def test_it_computes_the_same_and_goes_back(shape, tmp_path):
+    _, transformers = llama_family.libraries()
+    worst, source, params = BY_SHAPE[shape].run(tmp_path / "theirs")
+    assert max(worst.values()) <= TOLERANCE, worst
+    assert set(worst) == set(QUANTITIES) - {"pooled"}
 
     back = tmp_path / "back"
     write_params(params, source.layout, back, text.config_json(source.config))
@@ -63,12 +43,13 @@ def test_it_computes_the_same_and_goes_back(shape, tmp_path, parity):
     for name in again.names:
         assert again.read(name).tobytes() == source.files.read(name).tobytes()
     assert open_source(back).config == source.config
-    _, transformers = llama_family.libraries()
-    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
-        back, attn_implementation="eager", output_loading_info=True
+    load = lambda folder: transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
     )
+    (first, _), (loaded, info) = load(tmp_path / "theirs"), load(back)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
+    wanted = theirs(first.eval())
     for name, found in theirs(loaded.eval()).items():
         np.testing.assert_array_equal(found, wanted[name])
 
