@@ -3,7 +3,7 @@
 Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
           python -m launch.train --config=configs/vlm_quickstart.py --workdir=runs/vlm_quickstart
           with a tower that has learned to see: --config.init_from.vision=runs/clip_quickstart
-          and keeps it: --config.train.groups.vision.start_step=-1
+          and is not trained: --config.train.groups.vision.start_step=-1
 Hardware: 2 CPU cores, 4 GB.
 Time:     not trained yet.
 Expected: not trained yet.
@@ -40,4 +40,5 @@ def get_config() -> config_dict.ConfigDict:
     c.text = quickstart.get_config().text
     for name in ("cross_every", "cross_gate", "num_sinks", "window_s"):
         del c.text[name]
+    c.train.groups = config_dict.create(vision=dict(match="vision/", start_step=0, lr=1.0))
     return c

@@ -6,6 +6,7 @@ language model that already knows its words. The towers have the parameter names
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -151,11 +152,13 @@ class VlmTask:
     Attributes:
       config: the model.
       mean, std: an RGB channel, of pixels from 0 to 1.
+      tower_trained: whether the vision tower ever is (`config.train.groups`); it only counts for the operations.
     """
 
     config: VlmConfig
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    tower_trained: bool = True
 
     @property
     def model(self) -> VlmModel:
@@ -199,13 +202,14 @@ class VlmTask:
         }
 
     def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward: three times the forward's operations, recomputation not counted."""
+        """Forward and backward: three times the forward's operations (once those of a tower that is never trained)."""
         c = self.config
         positions = c.prefix + c.length - 1
         width, projector = c.language.text.width, c.projector
         project = 2.0 * projector.hidden * (c.vision.embedding_width + projector.tokens * width)
         read = stack_forward(c.language.text, positions, positions) + 2.0 * c.length * width * c.language.vocab_size
-        return 3.0 * batch_size * (c.frames * (vision_forward(c.vision) + project) + read)
+        look = (3.0 if self.tower_trained else 1.0) * c.frames * vision_forward(c.vision)
+        return batch_size * (look + 3.0 * (c.frames * project + read))
 
 
 def token_loss(
@@ -236,4 +240,6 @@ def build(config: Any, vocab_size: int) -> VlmTask:
         frames=config.time.frames,
         length=config.caption.length,
     )
-    return VlmTask(model, mean=tuple(config.pixels.mean), std=tuple(config.pixels.std))
+    groups = config.train.groups.values()
+    never = any(group.start_step == -1 and re.match(group.match, "vision/patch/kernel") for group in groups)
+    return VlmTask(model, tuple(config.pixels.mean), tuple(config.pixels.std), tower_trained=not never)
