@@ -37,12 +37,15 @@ class WordAssembler:
 
     A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD. Where a model leaves the
     mark out, a token that begins with a space begins a word, and no word is longer than any vocabulary spells.
+
+    Attributes:
+      delay_s: how far the words run behind the picture; may change between words.
     """
 
     def __init__(self, tokenizer: TextTokenizer, delay_s: float):
-        self._tokenizer, self._delay_s = tokenizer, delay_s
+        self._tokenizer, self.delay_s = tokenizer, delay_s
         self._token_ids: list[int] = []
-        self._onset_s = self._last_s = 0.0
+        self._shown_s = self._last_s = 0.0
         self._open = False
 
     def push(self, slot: int, t_s: float) -> TimedWord | None:
@@ -51,16 +54,19 @@ class WordAssembler:
         if slot not in marks:
             whole = self.flush() if self._token_ids and not self._continues(slot) else None
             if not self._open:
-                self._open, self._onset_s = True, t_s
+                self._begin(t_s)
             self._token_ids.append(slot)
             self._last_s = t_s
             return whole
         if slot == self._tokenizer.word_id:
             whole = self.flush()
-            self._open, self._onset_s = True, t_s
+            self._begin(t_s)
             return whole
         # Between its mark and its first token a word may pause; a mark alone says nothing.
         return self.flush() if self._token_ids else None
+
+    def _begin(self, t_s: float) -> None:
+        self._open, self._shown_s = True, max(0.0, t_s - self.delay_s)
 
     def _continues(self, slot: int) -> bool:
         """Whether a token goes on with the word that is open."""
@@ -71,7 +77,7 @@ class WordAssembler:
         """The word that is still open, when the stream ends."""
         token_ids, self._token_ids, self._open = self._token_ids, [], False
         text = self._tokenizer.decode_word(token_ids) if token_ids else ""
-        return TimedWord(text, max(0.0, self._onset_s - self._delay_s), self._last_s) if text else None
+        return TimedWord(text, self._shown_s, self._last_s) if text else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,7 @@ class CaptionFile:
                     f"{self._count}\n{_stamp(cue.start_s, ',')} --> {_stamp(cue.end_s, ',')}\n{cue.text}\n"
                 )
             else:
-                self._file.write(f"\n{_stamp(cue.start_s)} --> {_stamp(cue.end_s)}\n{_vtt_text(cue)}\n")
+                self._file.write(vtt_cue(cue))
             self._file.flush()
 
 
@@ -177,6 +183,11 @@ def read_captions(text: str) -> list[Cue]:
                 words += [(html.unescape(word), now_s) for word in part.split()]
         cues.append(Cue(start_s, end_s, tuple(words)))
     return cues
+
+
+def vtt_cue(cue: Cue) -> str:
+    """The caption as a WebVTT file has it, with the empty line before it."""
+    return f"\n{_stamp(cue.start_s)} --> {_stamp(cue.end_s)}\n{_vtt_text(cue)}\n"
 
 
 def _vtt_text(cue: Cue) -> str:

@@ -2,8 +2,8 @@
 
 A round (a tick of every stream that has a frame) must take less time than passes between two ticks; its share of that
 time is the load. While the load is too high the pool climbs a ladder, a rung at a time: first fewer video tokens, then
-fewer ticks, then no new sessions. While it is low, and would be low on the rung below, the pool climbs down again. Words
-are never what gives way.
+fewer ticks, then no new sessions. While it is low, and would be low on the rung below, the pool climbs down again.
+Words are never what gives way.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The rows of a batch, each a stream of its own: their state on the device, the compiled step, and how results come back.
+"""The rows of a batch, each a stream of its own: their state on the device, the compiled step, the results' way back.
 
 Nothing here waits but `Step.read`: frames are sent and steps dispatched while the device still works on those before.
 """

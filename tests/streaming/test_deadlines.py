@@ -11,6 +11,7 @@ from mmduplex_jax.streaming.deadlines import LADDER, DeadlinePolicy, Level, Load
 POLICY = DeadlinePolicy()
 TICK_S = 0.16
 TOP = len(LADDER) - 1
+BEGINNING = LoadState()
 
 rounds_s = st.lists(st.floats(0, 1.0), max_size=200)
 policies = st.builds(
@@ -23,7 +24,7 @@ policies = st.builds(
 )
 
 
-def run(policy, took_s, state=LoadState(), start_s=0.0, gap_s=TICK_S):
+def run(policy, took_s, state=BEGINNING, start_s=0.0, gap_s=TICK_S):
     """States after each round; rounds come `gap_s` apart, or back to back where they take longer."""
     states, now_s = [], start_s
     for round_s in took_s:
