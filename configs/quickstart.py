@@ -100,5 +100,6 @@ def get_config() -> config_dict.ConfigDict:
         clip_norm=1.0,
         b1=0.9,
         b2=0.98,
+        groups=dict(),  # what is trained from which step on, how fast (mmduplex_jax/train/groups.py); else all of it is
     )
     return c

@@ -32,6 +32,7 @@ from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
 from mmduplex_jax.train.feed import DataError
+from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.loop import NonFiniteError, fit
 
 EXIT_MISFIT = 2
@@ -135,7 +136,7 @@ def main(argv: list[str]) -> int:
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_NON_FINITE
-    except (CheckpointMismatch, DataError, InitFromError, ShardError, ShardingError) as error:
+    except (CheckpointMismatch, DataError, GroupsError, InitFromError, ShardError, ShardingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISFIT
 

@@ -108,6 +108,8 @@ def fit(
         log(parameters.parameter_table(program.boxed, program.mesh))
         for line in sharding.replicated_axes(program.boxed, program.mesh):
             log(line)
+        for line in program.groups.lines(program.boxed, train.steps):
+            log(line)
         checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
         # Before the compiler takes its minutes.
         metadata = checkpoints.checked_metadata(program.target)

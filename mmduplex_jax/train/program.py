@@ -12,7 +12,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from mmduplex_jax.train.optimizer import make_optimizer, make_schedule
+from mmduplex_jax.train.groups import Groups, make_groups
+from mmduplex_jax.train.optimizer import make_learning_rates, make_optimizer
 from mmduplex_jax.train.state import TrainState, abstract_params, abstract_state, init_state, state_shardings
 from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
 from mmduplex_jax.train.task import MeshTask, Task
@@ -27,6 +28,7 @@ class Program:
       task: what is trained.
       mesh: on what.
       boxed: abstract parameters with logical axis names.
+      groups: which parameters are trained, and from when.
       optimizer: of `config.train`.
       shardings: of the whole state.
       target: abstract state with its shardings, to restore into.
@@ -38,7 +40,8 @@ class Program:
     task: Task
     mesh: Mesh
     boxed: PyTree
-    optimizer: optax.GradientTransformation
+    groups: Groups
+    optimizer: optax.GradientTransformationExtraArgs
     shardings: TrainState
     target: TrainState
     example: dict[str, jax.ShapeDtypeStruct]
@@ -59,6 +62,7 @@ def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
 
     Raises:
       ShardingError: a parameter does not fit the mesh.
+      GroupsError: `config.train.groups` does not fit the parameters.
       ValueError: the batch cannot be split, or the schedule makes no sense.
     """
     train, batch_size = config.train, config.data.batch_size
@@ -66,13 +70,23 @@ def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
         task = task.on_mesh(mesh)
     check_batch_size(batch_size, train.grad_accum, mesh)
     boxed = abstract_params(task)
-    optimizer = make_optimizer(train, boxed)
+    groups = make_groups(train, boxed)
+    optimizer = make_optimizer(train, boxed, groups)
     shardings = state_shardings(boxed, optimizer, mesh)
-    step = make_step(task, optimizer, make_schedule(train), mesh=mesh, seed=train.seed, grad_accum=train.grad_accum)
+    step = make_step(
+        task,
+        groups,
+        optimizer,
+        make_learning_rates(train, groups),
+        mesh=mesh,
+        seed=train.seed,
+        grad_accum=train.grad_accum,
+    )
     return Program(
         task=task,
         mesh=mesh,
         boxed=boxed,
+        groups=groups,
         optimizer=optimizer,
         shardings=shardings,
         target=abstract_state(task, optimizer, shardings),

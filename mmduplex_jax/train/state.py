@@ -1,5 +1,7 @@
 """What a step carries to the next, and where it lies on the mesh."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,9 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from mmduplex_jax.sharding import replicated, tree_shardings
+from mmduplex_jax.sharding import array_name, replicated, tree_shardings
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 
@@ -20,7 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: int32 scalar, steps done.
       params: unboxed parameters.
-      opt_state: the optimiser's state.
+      opt_state: the optimiser's state, of the parameters that are trained at some time.
     """
 
     step: Any
@@ -40,14 +42,15 @@ def state_shardings(boxed: PyTree, optimizer: optax.GradientTransformation, mesh
       ShardingError: see `mmduplex_jax.sharding.resolve`.
     """
     params = tree_shardings(boxed, mesh)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, nn.unbox(boxed)),
-        params,
-        transform_non_params=lambda _: replicated(mesh),
-    )
-    return TrainState(replicated(mesh), params, opt_state)
+    placed = {array_name(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
+
+    def moment(path: Sequence[Any], _: Any) -> NamedSharding:
+        # A moment stands in a field of the optimiser's state under its parameter's path; nothing else has one.
+        keys = itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), reversed(path))
+        return placed.get(array_name([*keys][::-1]), replicated(mesh))
+
+    shapes = jax.eval_shape(optimizer.init, nn.unbox(boxed))
+    return TrainState(replicated(mesh), params, jax.tree_util.tree_map_with_path(moment, shapes))
 
 
 def make_init(task: Task, optimizer: optax.GradientTransformation, seed: int) -> Any:

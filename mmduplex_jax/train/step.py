@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmduplex_jax.sharding import BATCH_AXES, batch_sharding, replicated
+from mmduplex_jax.train.groups import Groups, where_started, without_later
 from mmduplex_jax.train.state import TrainState
 from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, Batch, Task
 from mmduplex_jax.typing import PyTree
@@ -19,8 +20,9 @@ RESERVED = ("loss", "grad_norm", "learning_rate", "finite")
 
 def make_step(
     task: Task,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    groups: Groups,
+    optimizer: optax.GradientTransformationExtraArgs,
+    learning_rates: Callable[[Any], dict[str, Any]],
     *,
     mesh: Mesh,
     seed: int,
@@ -33,15 +35,18 @@ def make_step(
 
     Args:
       task: the stage.
+      groups: which parameters are trained, and from when.
       optimizer: its optimiser.
-      schedule: learning rate by step, for the metrics.
+      learning_rates: by step, to report.
       mesh: where the batch is split.
       seed: of all randomness in the loss.
       grad_accum: microbatches a batch is cut into; one of them is on the devices at a time.
     """
 
     def gradients(params: PyTree, batch: Batch, rng: Any) -> tuple[PyTree, dict[str, Any]]:
-        (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(params, batch, rng)
+        trained, kept = groups.split(params)
+        loss_of = lambda trained: task.loss(groups.join(trained, kept), batch, rng)
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         taken = sorted(set(metrics) & set(RESERVED))
         if taken:
             raise ValueError(f"{type(task).__name__}.loss reports {taken}, names that the trainer uses itself")
@@ -72,20 +77,22 @@ def make_step(
             grads, metrics = gradients(state.params, batch, rng)
         else:
             grads, metrics = accumulated(state.params, batch, rng)
+        trained, kept = groups.split(state.params)
+        started = groups.started(trained, state.step)
+        grads = without_later(started, grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained, step=state.step)
         # The select fuses into the update. Poisoned values never reach the state, so none can reach a checkpoint.
-        keep = lambda new, old: jnp.where(finite, new, old)
-        params = jax.tree.map(keep, optax.apply_updates(state.params, updates), state.params)
-        opt_state = jax.tree.map(keep, opt_state, state.opt_state)
+        trained = where_started(started, finite, optax.apply_updates(trained, updates), trained)
+        opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, state.opt_state)
         metrics = {
             **metrics,
             "grad_norm": grad_norm,
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            **learning_rates(state.step),
             "finite": finite.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, groups.join(trained, kept), opt_state), metrics
 
     return step
 
