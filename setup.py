@@ -44,8 +44,8 @@ EXTRAS_REQUIRE = {
     "cuda": ["jax[cuda13]>=0.10.2"],
     # Preparing data on many machines. Beam lowers protobuf and pyarrow, so it stays out of the plain install.
     "data": ["apache-beam>=2.77"],
-    # Serving streams over HTTP and WebSocket.
-    "live": ["aiohttp>=3.11"],
+    # Serving streams over HTTP, WebSocket and WebRTC, and the client of it.
+    "live": ["aiohttp>=3.12", "aiortc>=1.16", "prometheus-client>=0.21"],
     # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
@@ -60,6 +60,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.130",
         "ruff>=0.14",
         "mypy>=1.18",
+        "playwright>=1.55",  # drives the page in a Chromium that is on the machine; it brings none
         "nbclient>=0.10",  # runs the notebook in `colabs/` from top to bottom
         "ipykernel>=6.29",
         "setuptools>=77",  # the editable install in `.venv` builds without fetching a build environment
@@ -80,7 +81,7 @@ setup(
         # Weights are data without modules; installed beside `launch`, they lie where the checkout has them.
         *find_namespace_packages(include=["checkpoints*"], exclude=["*__pycache__*"]),
     ],
-    package_data={"mmduplex_jax": ["py.typed"], "checkpoints.shipped": ["*"]},
+    package_data={"mmduplex_jax": ["py.typed", "serving/static/*"], "checkpoints.shipped": ["*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

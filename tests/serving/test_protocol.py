@@ -128,8 +128,7 @@ def test_anything_in_the_known_fields_is_a_message_or_a_protocol_error(fields, k
 def parses_or_refuses(text: str) -> None:
     try:
         message = parse_text(text)
-    except ProtocolError as error:
-        assert error.code.startswith("bad_")
+    except ProtocolError:
         return
     if isinstance(message, Hello):
         assert message.config.mode in ("live", "file")

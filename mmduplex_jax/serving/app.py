@@ -1,0 +1,264 @@
+"""The HTTP application: the stream's WebSocket, WebRTC, feeds of words, the page, health and metrics."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.connection import WireGone, converse
+from mmduplex_jax.serving.feeds import live_captions, server_sent_events
+from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.metrics import CONTENT_TYPE, Counters, PoolCollector
+from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
+from mmduplex_jax.serving.seats import ModelFacts, Pool
+from mmduplex_jax.serving.sessions import Sessions
+from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.serving.webrtc import Peers, WebRtcRefused
+from mmduplex_jax.serving.world_clips import WorldClips
+
+_log = logging.getLogger(__name__)
+SESSIONS = web.AppKey("sessions", Sessions)
+_PEERS = web.AppKey("peers", Peers)
+_WORLD = web.AppKey("world", WorldClips)
+_ACCESS = web.AppKey("access", Access)
+_POOL = web.AppKey("pool", Pool)
+
+# A client that does not answer a ping within half of this is gone.
+_HEARTBEAT_S = 20.0
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# The page needs no token: it is public, holds no secret, and asks for the token itself.
+_PUBLIC = frozenset({"page", "asset", "healthz", "readyz", "feed"})
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "camera=(self), display-capture=(self), microphone=(), geolocation=()",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(
+    pool: Pool,
+    facts: ModelFacts,
+    access: Access,
+    *,
+    limits: Limits | None = None,
+    sources: Sources | None = None,
+    counters: Counters | None = None,
+    decode_threads: int = 2,
+    ice_servers: tuple[str, ...] = (),
+) -> web.Application:
+    """The application, ready to be run.
+
+    Args:
+      pool: the model's seats.
+      facts: what clients are told of it.
+      access: who may speak to it.
+      limits: bounds for clients.
+      sources: what it may watch by itself; by default nothing.
+      counters: where it counts; by default a registry of its own.
+      decode_threads: threads that decode clients' pictures.
+      ice_servers: STUN or TURN addresses for WebRTC; by default none is asked.
+    """
+    limits, counters = limits or Limits(), counters or Counters()
+    app = web.Application(middlewares=[_guard], client_max_size=limits.text_bytes)
+    app[_ACCESS], app[_POOL] = access, pool
+
+    async def run(app: web.Application) -> AsyncIterator[None]:
+        counters.registry.register(PoolCollector(pool.statistics))
+        app[SESSIONS] = sessions = Sessions(
+            pool, facts, limits, counters, sources or Sources(), decode_threads=decode_threads
+        )
+        app[_PEERS] = peers = Peers(sessions, ice_servers)
+        app[_WORLD] = world = WorldClips()
+        yield
+        await sessions.close()
+        await peers.close()
+        world.close()
+
+    app.cleanup_ctx.append(run)
+    add = app.router.add_get
+    add("/", _page, name="page")
+    add("/static/{name}", _asset, name="asset")
+    add("/healthz", _healthz, name="healthz")
+    add("/readyz", _readyz, name="readyz")
+    add("/metrics", _metrics, name="metrics")
+    add("/v1/info", _info, name="info")
+    add("/v1/stream", _stream, name="stream")
+    add("/v1/world/{index:[0-9]{1,6}}.mp4", _world, name="world")
+    add("/v1/sessions/{session}/{kind:words|captions\\.vtt}", _feed, name="feed")
+    app.router.add_post("/v1/webrtc", _webrtc, name="webrtc")
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses whom the rules refuse; errors are JSON."""
+    route = request.match_info.route.name
+    refusal = request.app[_ACCESS].refusal(request, needs_token=route not in _PUBLIC)
+    # Whoever asks for health may use any name for this machine: nothing private is told, and probes use addresses.
+    if refusal is not None and route not in ("healthz", "readyz"):
+        status, message = refusal
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        request.app[SESSIONS].counters.refused.labels("unauthorized" if status == 401 else "forbidden").inc()
+        return web.json_response({"error": message}, status=status, headers=headers)
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return web.json_response({"error": error.text or error.reason}, status=error.status)
+
+
+class _Socket:
+    """A WebSocket as a wire."""
+
+    def __init__(self, socket: web.WebSocketResponse):
+        self._socket = socket
+
+    async def receive(self) -> str | bytes:
+        try:
+            message = await self._socket.receive()
+        except ConnectionError as error:
+            raise WireGone(str(error)) from error
+        if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return message.data
+        if message.type is WSMsgType.ERROR:
+            raise ProtocolError("bad_message", f"the WebSocket broke: {message.data}")
+        raise WireGone("the WebSocket was closed")
+
+    async def send(self, text: str) -> None:
+        if self._socket.closed:
+            raise WireGone("the WebSocket is closed")
+        try:
+            await self._socket.send_str(text)
+        except (ConnectionError, RuntimeError) as error:
+            raise WireGone(str(error)) from error
+
+    async def close(self, code: int, reason: str) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._socket.close(code=code, message=reason.encode()[:120], drain=False)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    sessions = request.app[SESSIONS]
+    socket = web.WebSocketResponse(
+        protocols=(SUBPROTOCOL,),
+        heartbeat=_HEARTBEAT_S,
+        # Pictures are compressed already, and a small message must not unpack to a large one.
+        compress=False,
+        max_msg_size=sessions.limits.message_bytes,
+        timeout=2.0,
+    )
+    await socket.prepare(request)
+    await converse(_Socket(socket), sessions)
+    return socket
+
+
+async def _webrtc(request: web.Request) -> web.StreamResponse:
+    try:
+        offer = await request.json()
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise web.HTTPBadRequest(text="the body must be JSON with an SDP offer") from None
+    try:
+        answer = await request.app[_PEERS].answer(offer)
+    except WebRtcRefused as refused:
+        return web.json_response({"error": str(refused)}, status=refused.status)
+    return web.json_response(answer)
+
+
+async def _feed(request: web.Request) -> web.StreamResponse:
+    sessions = request.app[SESSIONS]
+    session = sessions.with_feed(request.match_info["session"], request.query.get("key", ""))
+    if session is None:
+        raise web.HTTPNotFound(text="there is no such stream (any more), or the key is another's")
+    if session.readers >= sessions.limits.feeds:
+        raise web.HTTPTooManyRequests(text=f"{session.readers} readers follow this stream already")
+    answer = server_sent_events if request.match_info["kind"] == "words" else live_captions
+    session.readers += 1
+    try:
+        return await answer(request, session, sessions.limits.send_s)
+    except TimeoutError:
+        # A reader that does not read is let go; what was sent of the answer cannot be taken back.
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=408)
+    finally:
+        session.readers -= 1
+
+
+async def _info(request: web.Request) -> web.StreamResponse:
+    sessions = request.app[SESSIONS]
+    facts = sessions.facts
+    return web.json_response(
+        {
+            "version": VERSION,
+            "model": facts.name,
+            "clock": {"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
+            "frame_px": facts.frame_px,
+            "tokens_per_s_max": facts.tokens_per_s_max,
+            "delay_steps": {"default": facts.delay_steps, "min": facts.delay_min, "max": facts.delay_max},
+            "webrtc": request.app[_PEERS].available,
+        }
+    )
+
+
+async def _world(request: web.Request) -> web.StreamResponse:
+    path = await request.app[_WORLD].clip(int(request.match_info["index"]))
+    # A FileResponse answers ranges, without which browsers do not seek.
+    return web.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _page(_: web.Request) -> web.StreamResponse:
+    return await _static("index.html")
+
+
+async def _asset(request: web.Request) -> web.StreamResponse:
+    return await _static(request.match_info["name"])
+
+
+async def _static(name: str) -> web.StreamResponse:
+    folder = files("mmduplex_jax.serving") / "static"
+    # Looked up among the names that are there: nothing that a client writes becomes a path.
+    found = next((entry for entry in folder.iterdir() if entry.name == name and entry.is_file()), None)
+    kind = _TYPES.get(name[name.rfind(".") :])
+    if found is None or kind is None:
+        raise web.HTTPNotFound(text="there is no such file")
+    body = await asyncio.to_thread(found.read_bytes)
+    return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
+
+
+async def _healthz(request: web.Request) -> web.StreamResponse:
+    alive = bool(request.app[_POOL].statistics().running)
+    return web.json_response({"alive": alive}, status=200 if alive else 503)
+
+
+async def _readyz(request: web.Request) -> web.StreamResponse:
+    sessions = request.app[SESSIONS]
+    ready = bool(request.app[_POOL].statistics().running) and not sessions.draining
+    body: dict[str, Any] = {"ready": ready, "draining": sessions.draining}
+    return web.json_response(body, status=200 if ready else 503)
+
+
+async def _metrics(request: web.Request) -> web.StreamResponse:
+    body = request.app[SESSIONS].counters.text()
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})

@@ -1,0 +1,218 @@
+"""One client's connection: hello, then pictures and orders in, words out, until either side ends it."""
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any, Protocol
+
+from mmduplex_jax.serving import replies
+from mmduplex_jax.serving.limits import Bucket
+from mmduplex_jax.serving.protocol import (
+    PAD_BIAS_MAX,
+    Change,
+    Hello,
+    Message,
+    Order,
+    ProtocolError,
+    parse_frame,
+    parse_text,
+)
+from mmduplex_jax.serving.session import Session
+from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
+from mmduplex_jax.serving.word_log import WordsGone
+
+_log = logging.getLogger(__name__)
+_MESSAGES_BURST_S = 2.0
+# What a client must know of the limits to keep within them.
+_TOLD_LIMITS = ("message_bytes", "pixels", "frame_rate_hz", "idle_s", "resume_s", "replay_words")
+
+
+class WireGone(Exception):
+    """The other side cannot be reached any more."""
+
+
+class Wire(Protocol):
+    """What carries messages: a WebSocket or a data channel."""
+
+    async def receive(self) -> str | bytes:
+        """The next message; WireGone when there will be none, ProtocolError for one that is too large."""
+
+    async def send(self, text: str) -> None:
+        """Returns when the message is on its way and the next may be given; WireGone."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Ends it."""
+
+
+async def converse(wire: Wire, sessions: Sessions, *, on_session: Any = None) -> None:
+    """Speaks with a client until one side ends it; closes the wire.
+
+    Args:
+      wire: to the client.
+      sessions: where the streams are.
+      on_session: called with the session when there is one (to bring a track's pictures to it).
+    """
+    reason, message = "protocol", ""
+    try:
+        opened = await _greet(wire, sessions)
+        if on_session is not None:
+            on_session(opened.session)
+        reason, message = await _Connection(wire, sessions, opened).run()
+    except ProtocolError as error:
+        message = str(error)
+        sessions.counters.refused.labels(error.code).inc()
+        await _say_last(wire, sessions, replies.error(error.code, message, fatal=True))
+    except Refused as refusal:
+        reason, message = refusal.reason, str(refusal)
+        await _say_last(wire, sessions, replies.error(reason, message, fatal=True))
+    except (WireGone, TimeoutError):
+        return
+    finally:
+        await wire.close(replies.CLOSE_CODES.get(reason, 1000), message[:100])
+
+
+async def _greet(wire: Wire, sessions: Sessions) -> Opened:
+    try:
+        async with asyncio.timeout(sessions.limits.hello_s):
+            hello = _read(await wire.receive(), sessions)
+    except TimeoutError:
+        raise ProtocolError("hello_missing", f"no hello came within {sessions.limits.hello_s:g} s") from None
+    if not isinstance(hello, Hello):
+        raise ProtocolError("hello_missing", "the first message must be a hello")
+    return await sessions.open(hello)
+
+
+def _read(data: str | bytes, sessions: Sessions) -> Message:
+    if isinstance(data, bytes):
+        raise ProtocolError("hello_missing", "the first message must be a hello, got a picture")
+    if len(data) > sessions.limits.text_bytes:
+        raise ProtocolError("bad_message", f"a text message has at most {sessions.limits.text_bytes} characters")
+    return parse_text(data)
+
+
+async def _say_last(wire: Wire, sessions: Sessions, reply: replies.Reply) -> None:
+    try:
+        async with asyncio.timeout(sessions.limits.send_s):
+            await wire.send(replies.encode(reply))
+    except (WireGone, TimeoutError):
+        _log.debug("the client was gone before it could be told", extra={"reply": reply["type"]})
+
+
+class _Connection:
+    """A connection that has a session."""
+
+    def __init__(self, wire: Wire, sessions: Sessions, opened: Opened):
+        self._wire, self._sessions, self._limits = wire, sessions, sessions.limits
+        self._session: Session = opened.session
+        self._opened, self._seq = opened, opened.seq
+        self._messages = Bucket(self._limits.messages_hz, self._limits.messages_hz * _MESSAGES_BURST_S)
+
+    async def run(self) -> tuple[str, str]:
+        """Speaks until the end; returns why and what to say of it. The session is detached or ended by then."""
+        session = self._session
+        attachment = self._sessions.attach(session)
+        reading = asyncio.create_task(self._receive(), name=f"receive {session.id}")
+        speaking = asyncio.create_task(self._speak(attachment), name=f"speak {session.id}")
+        try:
+            await asyncio.wait([reading, speaking], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not speaking.done() and (error := reading.exception()) is not None:
+                if isinstance(error, ProtocolError):
+                    # The session ends with it, and its last words and the cause are still said.
+                    session.tell(replies.error(error.code, str(error), fatal=True))
+                    self._sessions.counters.refused.labels(error.code).inc()
+                    session.end("protocol", str(error))
+                else:
+                    raise error
+            return await speaking
+        finally:
+            for task in (reading, speaking):
+                task.cancel()
+            await asyncio.gather(reading, speaking, return_exceptions=True)
+            self._sessions.detach(attachment)
+
+    async def _receive(self) -> None:
+        session = self._session
+        while True:
+            data = await self._wire.receive()
+            if isinstance(data, bytes):
+                await session.put(parse_frame(data))
+                continue
+            if not self._messages.take():
+                raise ProtocolError("too_many_messages", f"more than {self._limits.messages_hz:g} messages a second")
+            match _read(data, self._sessions):
+                case Change() as change:
+                    session.change(change)
+                case Order(order):
+                    await session.order(order)
+                case Hello():
+                    raise ProtocolError("bad_message", "a stream begins with one hello; this is the second")
+
+    async def _speak(self, attachment: Attachment) -> tuple[str, str]:
+        session = self._session
+        superseded = asyncio.create_task(attachment.superseded.wait())
+        try:
+            await self._send(self._hello())
+            while True:
+                told = session.told
+                # Statuses first out of the session and last onto the wire: their words are said before them.
+                statuses, notices, ended = session.take_statuses(), session.take_notices(), session.ended
+                try:
+                    words = session.words.after(self._seq)
+                except WordsGone as gone:
+                    message = f"{gone.missed} words went by that this client did not read in time"
+                    await self._bye("too_slow", message)
+                    session.end("too_slow", message)
+                    return "too_slow", message
+                for word in words:
+                    await self._send(replies.word(**word._asdict()))
+                    self._seq = word.seq
+                for reply in (*notices, *statuses):
+                    await self._send(reply)
+                if ended is not None:
+                    await self._bye(*ended)
+                    self._sessions.forget(session)
+                    return ended
+                news = asyncio.create_task(session.news(told))
+                try:
+                    await asyncio.wait([news, superseded], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
+                if superseded.done():
+                    message = "another connection has taken this stream over"
+                    await self._bye("superseded", message)
+                    return "superseded", message
+        finally:
+            superseded.cancel()
+
+    async def _bye(self, reason: str, message: str) -> None:
+        await self._send(replies.bye(reason, message, seq=self._session.words.seq))
+
+    async def _send(self, reply: replies.Reply) -> None:
+        try:
+            async with asyncio.timeout(self._limits.send_s):
+                await self._wire.send(replies.encode(reply))
+        except TimeoutError:
+            self._sessions.counters.refused.labels("slow_reader").inc()
+            raise WireGone(f"the client did not read for {self._limits.send_s:g} s") from None
+
+    def _hello(self) -> replies.Reply:
+        session, facts, opened = self._session, self._sessions.facts, self._opened
+        limits = dataclasses.asdict(self._limits)
+        return replies.hello(
+            session=session.id,
+            token=session.token,
+            feed=session.feed,
+            resumed=opened.resumed,
+            missed_words=opened.missed_words,
+            seq=session.words.seq,
+            t_s=session.received_s,
+            model=facts.name,
+            clock={"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
+            frame_px=facts.frame_px,
+            tokens_per_s_max=facts.tokens_per_s_max,
+            mode=session.config.mode,
+            fit=session.config.fit,
+            delay_steps={"now": session.delay_steps, "min": facts.delay_min, "max": facts.delay_max},
+            pad_bias={"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
+            limits={name: limits[name] for name in _TOLD_LIMITS},
+        )

@@ -1,0 +1,339 @@
+"""One stream: pictures in, numbered words out. It outlives its connections."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Literal
+
+from mmduplex_jax.serving import replies
+from mmduplex_jax.serving.inbox import Inbox
+from mmduplex_jax.serving.intake import Decoded, Intake, TakenTick
+from mmduplex_jax.serving.limits import Bucket, Limits
+from mmduplex_jax.serving.metrics import Counters
+from mmduplex_jax.serving.protocol import Change, Frame, ProtocolError, StreamConfig
+from mmduplex_jax.serving.seats import ModelFacts, Seat
+from mmduplex_jax.serving.still_headers import PictureRefused
+from mmduplex_jax.serving.word_log import WordLog
+from mmduplex_jax.streaming.place import StreamOutput
+from mmduplex_jax.streaming.rows import NO_TOKENS
+from mmduplex_jax.streaming.seat import SeatEnded
+
+_log = logging.getLogger(__name__)
+# Ten seconds of ticks at the usual rate: a client that reads later than that needs none of them.
+_STATUSES_KEPT = 64
+# The last words come within a few steps, or the model is stuck.
+_LAST_WORDS_S = 10.0
+# Times this close are one.
+_SAME_S = 1e-6
+
+_MODEL_STOPPED = "the model has stopped; the server's log says why"
+
+InOrder = Literal["pause", "play", "reset", "end"]
+
+
+class Session:
+    """A stream's state on the server. Everything but `on_output`'s caller lives on the event loop.
+
+    Attributes:
+      id: public; `token` lets a client come back, `feed` lets anybody read the words. Both are secrets.
+      config: how it began.
+      words: its numbered words.
+      statuses: of the last ticks, for the client; taken by `take_statuses`.
+      notices: errors and settings that are the client's to know, oldest first; taken by `take_notices`.
+      ended: why it ended and what to say of it; None while it runs.
+      seen_s: when the client was last heard, by the monotonic clock.
+      now_s: the time of the last tick that the model has answered, on the client's clock.
+      received_s: the time of the last picture that came in, on the client's clock.
+      readers: feeds that read its words.
+      told: counts what there was to tell: words, statuses, notices, the end.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        facts: ModelFacts,
+        limits: Limits,
+        counters: Counters,
+        decoders: Executor,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self.id, self.token, self.feed = secrets.token_urlsafe(9), secrets.token_urlsafe(24), secrets.token_urlsafe(18)
+        self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
+        self._decoders, self._now = decoders, now
+        self.words = WordLog(limits.replay_words)
+        self.statuses: deque[replies.Reply] = deque(maxlen=_STATUSES_KEPT)
+        self.notices: deque[replies.Reply] = deque(maxlen=_STATUSES_KEPT)
+        self.ended: tuple[str, str] | None = None
+        self.ended_s = 0.0
+        self._ending: tuple[str, str] | None = None
+        self.seen_s = self.started_s = now()
+        self.received_s: float | None = None
+        self.now_s = 0.0
+        self.readers = self.told = 0
+        self.delay_steps = facts.delay_steps if config.delay_steps is None else config.delay_steps
+        self.pad_bias = config.pad_bias
+        self._live = config.mode == "live"
+        self._inbox: Inbox[InOrder] = Inbox(limits.inbox_frames, may_drop=self._live)
+        self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
+        self._intake = self._new_intake()
+        self._bad_in_a_row = 0
+        self._late_before = self._refused = 0
+        # Ticks that the model has not answered: their times, and what changed in them.
+        self._offered: deque[tuple[float, float]] = deque()
+        self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
+        self._second: deque[int] = deque(maxlen=facts.clock.ticks_in_a_second)
+        self._changed = asyncio.Event()
+        self._seat: Seat | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._source: asyncio.Task[None] | None = None
+        self._paused = False
+
+    # What the connection calls.
+
+    def begin(self, seat: Seat) -> None:
+        """Takes its seat and begins to look at what comes in."""
+        self._seat = seat
+        self._worker = asyncio.create_task(self._work(), name=f"session {self.id}")
+
+    def watch(self, source: asyncio.Task[None]) -> None:
+        """Takes the task that watches a source of the server's; it ends with the session."""
+        self._source = source
+
+    async def watched(self, tick: TakenTick) -> None:
+        """Takes a tick of that source."""
+        self.seen_s = self._now()
+        await self._offer(tick)
+
+    async def put(self, picture: Frame | Decoded) -> None:
+        """Takes a picture; a live stream's never waits, a file's waits until there is room.
+
+        Raises:
+          ProtocolError: the stream watches a source of the server's.
+        """
+        if self._source is not None:
+            raise ProtocolError("bad_message", "this stream watches a source of the server's; it takes no pictures")
+        self.seen_s = self._now()
+        self._counters.frames.inc()
+        if self._live and not self._rate.take():
+            self._refused += 1
+            return
+        self.received_s = picture.t_s
+        await self._inbox.put(picture)
+
+    async def order(self, order: InOrder) -> None:
+        """Takes an order; it is carried out after the pictures that came before it."""
+        self.seen_s = self._now()
+        await self._inbox.put(order)
+
+    def change(self, change: Change) -> None:
+        """Sets the delay or the bias from now on; ProtocolError for a delay that the model was not made for."""
+        self.seen_s = self._now()
+        if change.delay_steps is not None:
+            check_delay(change.delay_steps, self._facts)
+            self.delay_steps = change.delay_steps
+        if change.pad_bias is not None:
+            self.pad_bias = change.pad_bias
+        if self._seat is not None and self._ending is None:
+            try:
+                self._seat.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
+            except SeatEnded:
+                self.end("internal", _MODEL_STOPPED)
+        self.tell(replies.config(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
+
+    def take_statuses(self) -> list[replies.Reply]:
+        """The statuses since the last call, as many as are kept."""
+        taken = list(self.statuses)
+        self.statuses.clear()
+        return taken
+
+    def tell(self, notice: replies.Reply) -> None:
+        """Lets the client know of something."""
+        self.notices.append(notice)
+        self._tell()
+
+    def take_notices(self) -> list[replies.Reply]:
+        """The notices since the last call, as many as are kept."""
+        taken = list(self.notices)
+        self.notices.clear()
+        return taken
+
+    async def news(self, since: int) -> int:
+        """Waits for a word, status, notice or the end after number `since` of them; returns the newest one's number."""
+        while self.told == since:
+            await self._changed.wait()
+        return self.told
+
+    @property
+    def dropped(self) -> int:
+        """Pictures that never reached the model: too many at once, or too fast."""
+        return self._inbox.dropped + self._refused
+
+    def end(self, reason: str, message: str, *, drain: bool = False) -> None:
+        """Ends it; a second call does nothing. Words that were said stay readable for a while.
+
+        It has ended (`ended`) when the model has said what it was saying; nobody waits for that here.
+
+        Args:
+          reason: one of `replies.CLOSE_CODES`.
+          message: for people.
+          drain: let the model look at the ticks that wait.
+        """
+        if self._ending is not None:
+            return
+        self._ending = reason, message
+        for task in (self._worker, self._source):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        if self._seat is None:
+            self.on_seat_ended()
+        else:
+            asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_seat_ended)
+            self._seat.leave(drain=drain)
+
+    async def stopped(self) -> None:
+        """Waits until it has ended and nothing works for it any more; after `end`."""
+        while self.ended is None:
+            await self._changed.wait()
+        tasks = [task for task in (self._worker, self._source) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # From the model. On the event loop; the pool's thread goes through ToLoop.
+
+    def on_seat_ended(self) -> None:
+        """Takes that there will be no more outputs."""
+        if self.ended is not None:
+            return
+        # A seat that ends by itself has lost its model.
+        self.ended = self._ending = self._ending or ("internal", _MODEL_STOPPED)
+        self.ended_s = self._now()
+        self._counters.sessions_ended.labels(self.ended[0]).inc()
+        _log.info("session ended", extra={"session": self.id, "reason": self.ended[0], "words": self.words.seq})
+        self._tell()
+
+    def on_output(self, output: StreamOutput) -> None:
+        """Takes what a step gave."""
+        stride = self._facts.clock.video_stride
+        if output.step % stride == 0:
+            self.now_s, self._tick_tokens = output.t_video_s, output.tokens
+        while self._offered and self._offered[0][0] <= output.t_video_s + _SAME_S:
+            _, self._tick_change = self._offered.popleft()
+        for word in output.words:
+            self.words.append(word.text, word.t_video_s, word.t_emit_s)
+        self._counters.words.inc(len(output.words))
+        # A tick is told of after its last step, so that all words that it gave come before.
+        if output.step % stride == stride - 1:
+            self._second.append(self._tick_tokens.number)
+            self.statuses.append(self._status(output))
+        self._tell()
+
+    def _status(self, output: StreamOutput) -> replies.Reply:
+        tokens = self._tick_tokens
+        places = [
+            (int(row), int(column), int(size), int(kind))
+            for (row, column), size, kind in zip(tokens.centre_px, tokens.size_px, tokens.kind)
+        ]
+        return replies.status(
+            t_video_s=self.now_s,
+            step=output.step,
+            lag_s=output.lag_s,
+            dropped_frames=output.dropped_frames + self.dropped,
+            late_frames=self._late_before + self._intake.late,
+            tokens=tokens.number,
+            tokens_per_s=sum(self._second),
+            anchor=tokens.is_anchor,
+            places=places,
+            change=self._tick_change,
+        )
+
+    # The work on what came in.
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                item = await self._inbox.get()
+                if isinstance(item, Frame | Decoded):
+                    await self._look(item)
+                elif await self._obey(item):
+                    return
+        except SeatEnded:
+            self.end("internal", _MODEL_STOPPED)
+        except Exception:  # noqa: BLE001  one stream's fault is told to its client and spares the others
+            _log.exception("session failed", extra={"session": self.id})
+            self.end("internal", "the server failed on this stream; its log says how")
+
+    async def _look(self, picture: Frame | Decoded) -> None:
+        if self._paused:
+            return  # a paused stream takes no pictures: waiting for room would keep it from hearing "play"
+        try:
+            loop = asyncio.get_running_loop()
+            ticks = await loop.run_in_executor(self._decoders, self._intake.take, picture)
+        except PictureRefused as error:
+            self._refuse(picture, error)
+            return
+        self._bad_in_a_row = 0
+        for tick in ticks:
+            await self._offer(tick)
+
+    async def _offer(self, tick: TakenTick) -> None:
+        """Gives a tick to the model; a file's waits for the ticks before it."""
+        assert self._seat is not None
+        while not self._live and len(self._offered) >= self._limits.file_ticks and self._ending is None:
+            await self._changed.wait()
+        if self._ending is None:
+            self._offered.append((tick.t_s, tick.change))
+            self._seat.offer(tick.t_s, tick.frame)
+
+    def _refuse(self, picture: Frame | Decoded, error: PictureRefused) -> None:
+        self._counters.bad_frames.inc()
+        self._bad_in_a_row += 1
+        which = f"picture {picture.number} " if isinstance(picture, Frame) else "a picture of the track "
+        fatal = self._bad_in_a_row >= self._limits.bad_frames
+        self.tell(replies.error("bad_frame", f"{which}{error}", fatal=fatal))
+        if fatal:
+            self.end("protocol", f"{self._bad_in_a_row} pictures in a row did not decode")
+
+    async def _obey(self, order: InOrder) -> bool:
+        """Carries out an order; whether it was the last one."""
+        assert self._seat is not None
+        match order:
+            case "pause":
+                self._paused = True
+                self._intake.jump()
+                self._seat.pause()
+            case "play":
+                self._paused = False
+                self._seat.resume()
+            case "reset":
+                self._late_before += self._intake.late
+                self._intake = self._new_intake()
+                self._offered.clear()
+                self._second.clear()
+                self._seat.reset()
+            case "end":
+                self.end("end", "the stream is finished", drain=True)
+                return True
+        return False
+
+    def _new_intake(self) -> Intake:
+        c, limits = self._facts, self._limits
+        return Intake(c.clock, c.frame_px, self.config.fit, pixels_max=limits.pixels, gap_s=limits.gap_s)
+
+    def _tell(self) -> None:
+        self.told += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def check_delay(delay_steps: int, facts: ModelFacts) -> None:
+    """ProtocolError for a delay that the model was not made for."""
+    if not facts.delay_min <= delay_steps <= facts.delay_max:
+        raise ProtocolError(
+            "bad_config",
+            f"`delay_steps` is {delay_steps}; this model was made for delays of {facts.delay_min} to "
+            f"{facts.delay_max} steps",
+        )

@@ -1,0 +1,129 @@
+"""A pool that says what a test tells it to, in a thread of its own as the real one, without a model."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.serving.seats import ModelFacts
+from mmduplex_jax.streaming.captions import TimedWord
+from mmduplex_jax.streaming.place import StreamOutput
+from mmduplex_jax.streaming.pool import PoolFull
+from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
+from mmduplex_jax.streaming.seat import SeatEnded
+
+FACTS = ModelFacts("a scripted model", Clock(), 32, 64, delay_min=0, delay_max=4, delay_steps=3)
+TOKENS = SpentTokens(
+    2, False, np.array([[3, 4], [20, 21]], np.int32), np.array([16, 16], np.int32), np.zeros(2, np.int32)
+)
+
+Says = Callable[[int, np.ndarray], list[str]]
+
+
+def a_word_a_tick(tick: int, frame: np.ndarray) -> list[str]:
+    """The number of the tick."""
+    return [f"w{tick}"]
+
+
+class ScriptedSeat:
+    """Answers each frame with two steps; the words come with the second."""
+
+    def __init__(self, pool: "ScriptedPool", on_output, on_end, live: bool, delay_steps: int, pad_bias: float):
+        self._pool, self._on_output, self._on_end = pool, on_output, on_end
+        self.live, self.delay_steps, self.pad_bias = live, delay_steps, pad_bias
+        self.frames: list[tuple[float, np.ndarray]] = []
+        self.calls: list[str] = []
+        self._step = self._seq = 0
+        self._waiting = 0
+        self.most_waiting = 0
+        self.left = self.paused = False
+
+    def offer(self, t_s: float, frame: np.ndarray) -> None:
+        if self.left:
+            raise SeatEnded("this seat was left")
+        assert frame.shape == (32, 32, 3)
+        assert frame.dtype == np.uint8
+        if self.paused:
+            return
+        assert not self.frames or "reset" in self.calls or t_s > self.frames[-1][0]
+        self.frames.append((t_s, frame))
+        self._waiting += 1
+        self.most_waiting = max(self.most_waiting, self._waiting)
+        self._pool.thread.submit(self._answer, t_s, frame)
+
+    def _answer(self, t_s: float, frame: np.ndarray) -> None:
+        self._pool.may_go.wait()
+        tick = self._step // 2
+        step_s = Clock().step_s
+        self._waiting -= 1
+        self._output(t_s, [], TOKENS)
+        said = [TimedWord(text, t_s, t_s + step_s) for text in self._pool.says(tick, frame)]
+        self._output(t_s + step_s, said, NO_TOKENS)
+
+    def _output(self, t_s: float, words: list[TimedWord], tokens: SpentTokens) -> None:
+        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, 0.01, 0))
+        self._seq += 1
+        self._step += 1
+
+    def pause(self) -> None:
+        self.paused = True
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.paused = False
+        self.calls.append("resume")
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+    def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
+        self.calls.append(f"configure {delay_steps} {pad_bias}")
+
+    def leave(self, *, drain: bool = False) -> None:
+        if not self.left:
+            self.left = True
+            self.calls.append(f"leave {drain}")
+            self._pool.thread.submit(self._end)
+
+    def _end(self) -> None:
+        if self._pool.last_word:
+            word = TimedWord(self._pool.last_word, 1.0, 2.0)
+            self._on_output(StreamOutput(self._seq, 2.0, [word], NO_TOKENS, self._step, 0.0, 0))
+        self._pool.seats.remove(self)
+        self._on_end()
+
+
+class ScriptedPool:
+    """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck)."""
+
+    def __init__(self, slots: int = 8, says: Says = a_word_a_tick, last_word: str = ""):
+        self.slots, self.says, self.last_word = slots, says, last_word
+        self.seats: list[ScriptedSeat] = []
+        self.all_seats: list[ScriptedSeat] = []
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.running = True
+        self.full_reason = "full"
+
+    def join(self, *, delay_steps, pad_bias, live, on_output, on_end) -> ScriptedSeat:
+        if len(self.seats) >= self.slots:
+            raise PoolFull(self.full_reason, f"all {self.slots} seats are taken: try again later")
+        seat = ScriptedSeat(self, on_output, on_end, live, delay_steps, pad_bias)
+        self.seats.append(seat)
+        self.all_seats.append(seat)
+        return seat
+
+    def statistics(self):
+        return SimpleNamespace(
+            sessions=len(self.seats), slots=self.slots, running=self.running, rung=0, load=0.25, lag_s=0.5,
+            tokens_per_s=12.0, dropped_frames=3, recompilations=0, step_s_buckets=[("0.01", 4.0), ("+Inf", 5.0)],
+            step_s_sum=0.125,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.may_go.set()
+        self.thread.shutdown()

@@ -1,0 +1,205 @@
+"""The client against a server on loopback, with connections that are cut in the middle."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import cv2
+import numpy as np
+import pytest
+
+from mmduplex_jax import client
+from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode
+from mmduplex_jax.serving.limits import Limits
+from tests.serving.scripted_pool import ScriptedPool
+from tests.serving.served import TICK_S, run, served
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+class Cutter:
+    """A proxy that cuts each connection after some bytes of the client's; `after` says how many, for each in turn."""
+
+    def __init__(self, url: str, after: list[int]):
+        self._port = int(url.rsplit(":", 1)[1])
+        self._after = after
+        self._writers: list[asyncio.StreamWriter] = []
+        self._back: list[asyncio.Task[None]] = []
+        self.cuts = 0
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for writer in self._writers:
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = self._after.pop(0) if self._after else 10**9
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, to_writer]
+        self._back.append(asyncio.create_task(self._copy(to_reader, writer)))
+        with contextlib.suppress(ConnectionError):
+            while left > 0 and (data := await reader.read(min(left, 1000))):
+                left -= len(data)
+                to_writer.write(data)
+        if left <= 0:
+            self.cuts += 1
+        for one in (writer, to_writer):
+            one.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1000):
+                writer.write(data)
+        writer.close()
+
+
+async def show(stream: Stream, ticks: int) -> None:
+    for tick in range(ticks):
+        await stream.send(tick * TICK_S, IMAGE)
+    await stream.end()
+
+
+def test_words_statuses_and_the_end_arrive():
+    async def test():
+        async with served() as server, connect(server.url, mode="file", delay_steps=1) as stream:
+            assert stream.hello["frame_px"] == 32
+            showing = asyncio.create_task(show(stream, 30))
+            events = [event async for event in stream]
+            await showing
+            assert [event.text for event in events if isinstance(event, Word)] == [f"w{i}" for i in range(30)]
+            statuses = [event for event in events if isinstance(event, Status)]
+            assert [status.t_video_s for status in statuses] == pytest.approx([i * TICK_S for i in range(30)])
+            assert stream.bye["reason"] == "end"
+            assert (stream.last_seq, stream.reconnections) == (30, 0)
+            with pytest.raises(Refused, match="has ended"):
+                await stream.send(99.0, IMAGE)
+
+    run(test())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_file_whose_connection_is_cut_again_and_again_loses_and_doubles_nothing(seed: int):
+    dice = random.Random(seed)
+
+    async def test():
+        async with served() as server:
+            cutter = Cutter(server.url, [dice.randrange(2_000, 60_000) for _ in range(6)])
+            async with cutter.listening() as url, connect(url, mode="file") as stream:
+                showing = asyncio.create_task(show(stream, 60))
+                events = [event async for event in stream]
+                await showing
+            words = [event for event in events if isinstance(event, Word)]
+            assert [word.text for word in words] == [f"w{i}" for i in range(60)]
+            assert [word.seq for word in words] == list(range(1, 61))
+            assert stream.reconnections == cutter.cuts > 0
+            assert sum(isinstance(event, Notice) and event.code == "connection" for event in events) == cutter.cuts
+            (seat,) = server.pool.all_seats
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == list(range(60))
+
+    run(test())
+
+
+def test_settings_hold_also_over_a_cut():
+    async def test():
+        async with served() as server:
+            cutter = Cutter(server.url, [20_000])
+            async with cutter.listening() as url, connect(url, mode="file") as stream:
+                await stream.configure(pad_bias=3.0)
+                showing = asyncio.create_task(show(stream, 30))
+                async for event in stream:
+                    if isinstance(event, Notice) and event.code == "config":
+                        assert event.message == "delay 3 steps, bias 3"
+                await showing
+                assert cutter.cuts == 1
+                assert stream.hello["pad_bias"]["now"] == 3.0
+
+    run(test())
+
+
+def test_a_live_stream_does_not_wait():
+    async def test():
+        pool = ScriptedPool()
+        async with served(pool) as server, connect(server.url, mode="live") as stream:
+            pool.may_go.clear()
+            for tick in range(200):
+                await stream.send(tick * TICK_S, IMAGE)
+            pool.may_go.set()
+            async for event in stream:
+                if isinstance(event, Status):
+                    assert event.dropped_frames + stream.left_out > 100
+                    break
+
+    run(test())
+
+
+def test_refusals_are_raised_with_their_reason():
+    async def test():
+        async with served(ScriptedPool(slots=1)) as server, connect(server.url) as _:
+            with pytest.raises(Refused, match="all 1 seats") as caught:
+                async with connect(server.url):
+                    pass
+            assert caught.value.code == "full"
+        async with served(token="a-secret-of-more-than-16") as server:
+            with pytest.raises(Refused, match="another token"):
+                async with connect(server.url, token="wrong"):
+                    pass
+            async with connect(server.url, token="a-secret-of-more-than-16") as stream:
+                assert stream.hello["version"] == 1
+        async with served(limits=Limits(idle_s=0.2)) as server, connect(server.url) as stream:
+            with pytest.raises(Refused, match="nothing came") as caught:
+                await anext(aiter(stream))
+            assert caught.value.code == "idle"
+
+    run(test())
+
+
+def test_a_server_that_is_gone_is_an_error_in_bounded_time():
+    async def test():
+        with pytest.raises(StreamLost, match="cannot be reached"):
+            async with connect("http://127.0.0.1:9"):
+                pass
+        async with served(limits=Limits(resume_s=0.3)) as server, contextlib.AsyncExitStack() as stack:
+            cutter = Cutter(server.url, [])
+            async with cutter.listening() as url:
+                stream = await stack.enter_async_context(connect(url, mode="file"))
+            with pytest.raises(StreamLost, match="cannot be reached"):
+                await anext(aiter(stream))
+
+    run(test())
+
+
+def test_a_server_that_goes_down_says_so():
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            await server.sessions.drain(0.0)
+            with pytest.raises(Refused, match="going down") as caught:
+                async for event in stream:
+                    assert event == Notice("draining", "the server goes down in at most 0 s")
+            assert caught.value.code == "shutdown"
+
+    run(test())
+
+
+def test_pictures_go_without_loss_or_as_jpeg():
+    data, codec = encode(IMAGE)
+    assert codec == "webp"
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), IMAGE)
+    data, codec = encode(IMAGE, quality=90)
+    assert codec == "jpeg"
+    assert data[:2] == b"\xff\xd8"
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
+        encode(IMAGE.astype(np.float32))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ws://127.0.0.1"])
+def test_an_address_that_is_none_is_an_error(url: str):
+    async def test():
+        with pytest.raises(ValueError, match="no server's address"):
+            async with client.connect(url):
+                pass
+
+    run(test())
