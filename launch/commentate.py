@@ -31,7 +31,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def commentate(args: argparse.Namespace) -> int:
         )
     except VideoError as error:
         nothing = Statistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
-        _write_report(args.json, speaker, {"source": args.source, **nothing, "notes": []}, error)
+        _write_report(args.json, report_of(speaker, {"source": args.source, **nothing, "notes": []}, error))
         raise
     with reader:
         print(f"{args.source}: {describe(reader.info)}; {speaker.name}", flush=True)
@@ -184,7 +184,9 @@ def commentate(args: argparse.Namespace) -> int:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-    _print_report(_write_report(args.json, speaker, report, runtime.error))
+    report = report_of(speaker, report, runtime.error)
+    _write_report(args.json, report)
+    _print_report(report)
     for name in ("out", "render", "json"):
         if getattr(args, name) and Path(getattr(args, name)).exists():
             print(f"  wrote {getattr(args, name)}")
@@ -200,19 +202,19 @@ def describe(info: VideoInfo) -> str:
     return f"{info.codec} {info.width_px}x{info.height_px}{rate}{length}"
 
 
-def _write_report(
-    path: str | None, speaker: Speaker, report: dict[str, Any], error: VideoError | None
-) -> dict[str, Any]:
-    """Adds to a run's report whose it is and how it ended, writes it where a file is wanted, and returns it."""
-    report = {
+def report_of(speaker: Speaker, report: Mapping[str, Any], error: VideoError | None) -> dict[str, Any]:
+    """A run's report with whose it is and how it ended: what `--json` writes."""
+    return {
         "checkpoint": speaker.name,
         "tokens_per_s_cap": speaker.tokens_per_s_max,
         **report,
         "error": None if error is None else str(error),
     }
+
+
+def _write_report(path: str | None, report: dict[str, Any]) -> None:
     if path:
         Path(path).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return report
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -244,7 +244,7 @@ def _card(clip: PageClip, most: int) -> str:
     words = "".join(
         f'<span class="word" style="left:{left:.0f}px;top:{top}px" title="{start_s:.2f} s'
         f'{"" if end_s is None else f" to {end_s:.2f} s"}">{escape(text)}</span>'
-        for (text, start_s, end_s), left, top in [(clip.words[place.index], *place[1:]) for place in lanes]
+        for (text, start_s, end_s), left, top in [(clip.words[place.number], *place[1:]) for place in lanes]
     )
     unknown = min(clip.words_from_s, clip.shown_s) * _SECOND_PX
     hatch = f'<div class="unknown" style="width:{unknown:.0f}px"></div>' if unknown else ""

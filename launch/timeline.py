@@ -18,7 +18,7 @@ _PADDING_PX = 14  # of a text: its sides, and what keeps it from the next
 class Placed(NamedTuple):
     """Where a text stands: the number it was given in, and its left and top in pixels."""
 
-    index: int
+    number: int
     left_px: float
     top_px: int
 
@@ -41,12 +41,12 @@ def in_lanes(texts: Sequence[tuple[str, float]], second_px: int) -> tuple[list[P
     """
     free_px = [float("-inf")] * _LANES
     placed, used = [], 1
-    for index, (text, start_s) in sorted(enumerate(texts), key=lambda item: item[1][1]):
+    for number, (text, start_s) in sorted(enumerate(texts), key=lambda item: item[1][1]):
         left = max(start_s, 0.0) * second_px
         lane = next((i for i, free in enumerate(free_px) if free <= left), int(np.argmin(free_px)))
         free_px[lane] = left + len(text) * _LETTER_PX + _PADDING_PX
         used = max(used, lane + 1)
-        placed.append(Placed(index, left, lane * LANE_HEIGHT_PX))
+        placed.append(Placed(number, left, lane * LANE_HEIGHT_PX))
     return placed, used * LANE_HEIGHT_PX
 
 
