@@ -45,9 +45,10 @@ def evaluate_bflow(
       args: `batch` of `launch.evaluate`.
 
     Returns:
-      `in_video` (see `evals/event_matching.in_video`) and `reversal` (`two_way`; None where no event is known that tells
-      the direction), each by control of the tokens; `directed`, the kinds of event that do; and `left_out`, how many
-      `phrases` no window is about, and how many `events` no window sees one way or the other. JSON values.
+      `in_video` and `reversal` (see `in_video` and `two_way` of `evals/event_matching.py`; no reversal where no event is
+      known that tells the direction), each by control of the tokens; `directed`, the kinds of event that do tell; and
+      `left_out`: how many `phrases` no window is about, how many `events` no window sees in one of the directions. JSON
+      values.
 
     Raises:
       ValueError: there are fewer than two clips, a clip does not have the model's clock, its frames are too small, or a
