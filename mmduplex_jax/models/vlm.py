@@ -240,6 +240,6 @@ def build(config: Any, vocab_size: int) -> VlmTask:
         frames=config.time.frames,
         length=config.caption.length,
     )
-    groups = config.train.groups.values()
+    groups = (config.train.get("groups") or {}).values()
     never = any(group.start_step == -1 and re.match(group.match, "vision/patch/kernel") for group in groups)
     return VlmTask(model, tuple(config.pixels.mean), tuple(config.pixels.std), tower_trained=not never)
