@@ -185,7 +185,7 @@ def files_of(source: str) -> list[str]:
         if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES
     )
     if not files:
-        raise FileNotFoundError(f"--source={source}: the folder holds no pictures and no videos")
+        raise FileNotFoundError(f"the folder {source} holds no pictures and no videos")
     return files
 
 
