@@ -1,73 +1,16 @@
-"""Seats come and go, wait and begin anew; what a client does wrong is its own loss."""
+"""Seats come and go, wait and begin anew; nobody notices anybody else."""
 
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 from mmduplex_jax.streaming.rows import Step
 from mmduplex_jax.streaming.seat import SeatEnded
+from tests.streaming.scripted_pool import SAID, TICK_S, FakeClock, frame, make_pool, play, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
-
-TICK_S = CLOCK.tick_s
-SAID = {2: "red", 4: "circle", 9: "left"}
-
-
-class FakeClock:
-    """Seconds that pass when told to."""
-
-    def __init__(self):
-        self.s = 100.0
-
-    def __call__(self) -> float:
-        return self.s
-
-
-def frame(number: int = 1) -> np.ndarray:
-    return np.full((FRAME_PX, FRAME_PX, 3), number, np.uint8)
-
-
-def make_pool(slots: int = 2, said=SAID, now=None, live=None, **policy) -> StreamPool:
-    """A pool that waits for nobody and whose clock stands still."""
-    policy = dict(gather_s=0.0) | policy
-    return StreamPool(
-        live or ScriptedLive(script(said, 400)),
-        {},
-        TOKENIZER,
-        CLOCK,
-        FRAME_PX,
-        slots=slots,
-        policy=DeadlinePolicy(**policy),
-        tokens_per_s_max=8,
-        now=now or FakeClock(),
-    )
-
-
-def run(pool: StreamPool) -> None:
-    """Turns the loop until nothing is to be done."""
-    while pool.run_once():
-        pass
-
-
-def play(pool: StreamPool, clock: FakeClock, seats, ticks, number: int = 1) -> None:
-    """Offers a frame a tick to every seat, in real time."""
-    for k in ticks:
-        for seat in seats:
-            seat.offer(k * TICK_S, frame(number))
-        run(pool)
-        clock.s += TICK_S
-
-
-def taken(seat) -> list:
-    """The outputs that wait."""
-    return [seat.outputs.get() for _ in range(len(seat.outputs))]
-
-
-def words_of(outputs) -> list[str]:
-    return [word.text for output in outputs for word in output.words]
 
 
 def test_an_output_a_step_with_its_times_and_tokens():
@@ -191,96 +134,6 @@ def test_settings_change_while_it_runs():
             seat.configure(**wrong)
 
 
-def test_frames_and_times_that_cannot_be_are_refused():
-    pool = make_pool()
-    seat = pool.join(delay_steps=0)
-    with pytest.raises(ValueError, match=r"uint8 \[32, 32, 3\], got float64"):
-        seat.offer(0.0, np.zeros((32, 32, 3)))
-    seat.offer(1.0, frame())
-    for t_s in (1.0, 0.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="rise"):
-            seat.offer(t_s, frame())
-
-
-def test_of_too_many_frames_the_oldest_go_and_are_counted():
-    clock = FakeClock()
-    pool = make_pool(now=clock, lag_max_s=1.0)
-    seat = pool.join(delay_steps=0)
-    room = seat.room
-    assert room == 1 + CLOCK.ticks_in(1.0)
-    for k in range(20):
-        seat.offer(k * TICK_S, frame())
-    assert seat.room == 0
-    run(pool)
-    outputs = taken(seat)
-    assert outputs[0].t_video_s == pytest.approx((20 - room) * TICK_S)
-    assert outputs[-1].dropped_frames == 20 - room == pool.statistics().dropped_frames
-
-
-def test_a_frame_that_waited_too_long_goes_when_a_newer_one_waits():
-    clock = FakeClock()
-    pool = make_pool(now=clock, lag_max_s=1.0)
-    seat = pool.join(delay_steps=0)
-    seat.offer(0.0, frame())
-    clock.s += 1.5
-    seat.offer(1.44, frame())
-    run(pool)
-    assert [o.t_video_s for o in taken(seat)] == pytest.approx([1.44, 1.52])
-    seat.offer(1.6, frame())
-    clock.s += 5.0
-    run(pool)
-    assert [o.lag_s for o in taken(seat)] == pytest.approx([5.0, 5.0])  # there is no newer one
-    assert seat.dropped_frames == 1
-
-
-def test_a_greedy_client_gets_its_rate_and_others_theirs():
-    clock = FakeClock()
-    pool = make_pool(now=clock)
-    greedy, fair = pool.join(delay_steps=0), pool.join(delay_steps=0)
-    for i in range(1000):
-        greedy.offer(i * 0.02, frame())
-        if i % 8 == 0:
-            fair.offer(i * 0.02, frame())
-        run(pool)
-        clock.s += 0.02
-    assert fair.dropped_frames == 0
-    # A tenth over its rate of 125 in 20 s, a second saved up at the start, and what still waits.
-    assert 125 < 1000 - greedy.dropped_frames < 125 / 0.9 + 1.2 / TICK_S + CLOCK.ticks_in(1.0) + 1
-    assert {output.lag_s for output in taken(fair)} == {0.0}
-
-
-def test_a_client_that_stalled_catches_up_at_once():
-    clock = FakeClock()
-    pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0)
-    play(pool, clock, [seat], range(3))
-    taken(seat)
-    clock.s += 0.8
-    for k in range(3, 8):  # five ticks come at once
-        seat.offer(k * TICK_S, frame())
-    run(pool)
-    assert [o.step for o in taken(seat)] == list(range(6, 16))
-
-
-def test_a_seat_that_is_not_live_runs_as_fast_as_it_can_and_loses_nothing():
-    clock = FakeClock()
-    pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0, live=False)
-    offered = 0
-    for _ in range(5):
-        while seat.room:
-            seat.offer(offered * TICK_S, frame())
-            offered += 1
-        with pytest.raises(BufferError, match="room"):
-            seat.offer(offered * TICK_S, frame())
-        clock.s += 3.0  # longer than any lag
-        run(pool)
-    outputs = taken(seat)
-    assert [o.step for o in outputs] == list(range(2 * offered))
-    assert (seat.dropped_frames, words_of(outputs)) == (0, ["red", "circle", "left"])
-    assert outputs[4].words[0].t_emit_s == pytest.approx(0.24)  # by the stream's clock, not the wall's
-
-
 def test_in_real_time_a_word_is_said_when_it_comes():
     clock = FakeClock()
     pool = make_pool(now=clock)
@@ -291,45 +144,6 @@ def test_in_real_time_a_word_is_said_when_it_comes():
         run(pool)
     (word,) = [word for output in taken(seat) for word in output.words]
     assert (word.t_video_s, word.t_emit_s) == (pytest.approx(0.16), pytest.approx(0.32 + 0.5))
-
-
-def test_words_of_a_stream_that_nobody_reads_are_kept_and_the_rest_is_bounded():
-    clock = FakeClock()
-    said = {step: ("red", "left")[step % 4 // 2] for step in range(0, 780, 2)}
-    pool = make_pool(now=clock, live=ScriptedLive(script(said, 800)))
-    seat = pool.join(delay_steps=0)
-    play(pool, clock, [seat], range(395))
-    assert len(seat.outputs) == 256
-    seat.leave()
-    run(pool)
-    outputs = list(seat.outputs)
-    assert words_of(outputs) == list(said.values())
-    assert [o.seq for o in outputs] == sorted({o.seq for o in outputs})
-
-
-def test_a_listener_that_fails_ends_its_own_seat_only():
-    clock = FakeClock()
-    pool, heard, ends = make_pool(now=clock), [], []
-
-    def broken(output):
-        if output.step == 3:
-            raise OSError("connection lost")
-
-    bad = pool.join(delay_steps=0, on_output=broken, on_end=lambda: ends.append("bad"))
-    good = pool.join(delay_steps=0, on_output=heard.append)
-    for k in range(6):
-        good.offer(k * TICK_S, frame())
-        if not bad.ended:
-            bad.offer(k * TICK_S, frame())
-        run(pool)
-        clock.s += TICK_S
-    assert words_of(heard) == ["red", "circle", "left"]
-    assert (str(bad.error), bad.ended, ends) == ("connection lost", True, ["bad"])
-    with pytest.raises(SeatEnded) as ended:
-        bad.offer(9.0, frame())
-    assert ended.value.__cause__ is bad.error
-    s = pool.statistics()
-    assert (s.sessions, s.counts.failed, s.counts.left) == (1, 1, 1)
 
 
 def test_leaving_may_drain_first():

@@ -6,8 +6,8 @@ import pytest
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import PoolFull
 from mmduplex_jax.streaming.rows import Step
+from tests.streaming.scripted_pool import FakeClock, frame, make_pool, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, ScriptedLive, script
-from tests.streaming.test_pool import FakeClock, frame, make_pool, run, taken, words_of
 
 TICK_S = CLOCK.tick_s
 POLICY = DeadlinePolicy()

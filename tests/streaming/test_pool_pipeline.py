@@ -6,8 +6,8 @@ from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.pool_statistics import Histogram, Rate
 from mmduplex_jax.streaming.rows import Rows, Step
+from tests.streaming.scripted_pool import FakeClock, frame
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
-from tests.streaming.test_pool import FakeClock, frame
 
 TICK_S = CLOCK.tick_s
 
