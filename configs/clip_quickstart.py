@@ -31,7 +31,6 @@ def get_config() -> config_dict.ConfigDict:
         text="words",  # said in the piece; or "utterance", "caption" of the record, or "either"
         pause_s=0.1,  # the silence that ends an utterance
         shift_s=0.4,  # by how much the piece of an utterance is moved at most
-        drop_words=0.0,  # how many of a text's words are left out, by chance
         batch_size=32,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.samples import WORDS_CHANCE, Pieces, Place, Sample
+from data_pipelines.samples import Pieces, Place, Sample
 from data_pipelines.schema import Record
 from data_pipelines.utterances import piece_around, utterances_of
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -27,8 +27,6 @@ class PairFormat:
         those of the record by chance, and then the piece lies around its begin.
       pause_s: the shortest silence that ends an utterance.
       shift_s: by how much, at most, the piece of an utterance is moved to either side, by chance.
-      drop_words: the probability with which each word is left out of a text; one always stays. What can be told by one
-        word is then asked for by itself, and no word can hide behind a plainer one.
     """
 
     frames: int
@@ -36,7 +34,6 @@ class PairFormat:
     text: str = "words"
     pause_s: float = 0.5
     shift_s: float = 0.0
-    drop_words: float = 0.0
 
     def __post_init__(self):
         if self.text not in TEXTS:
@@ -48,8 +45,6 @@ class PairFormat:
             )
         if self.pause_s <= 0 or self.shift_s < 0:
             raise ValueError(f"pause_s must be positive and shift_s not negative, got {self.pause_s}, {self.shift_s}")
-        if not 0 <= self.drop_words < 1:
-            raise ValueError(f"drop_words is a probability below 1, got {self.drop_words}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +85,10 @@ class PairMaker:
                     words = text_of(record, ticks, form.text)
                 else:
                     words = [record.words[word].text for word in piece.place.words]
-                words = self._some_of(words, self.pieces.chance(position, WORDS_CHANCE))
                 ids, id_valid = spell(words, self.tokenizer, form.length)
             except ValueError as error:
                 raise ValueError(f"record {index} ({record.key}): {error}") from error
         return {"frames": frames, "ids": ids, "id_valid": id_valid, "index": np.array(piece.index, np.int64)}
-
-    def _some_of(self, words: list[str], chance: np.random.Generator) -> list[str]:
-        """The words without those that are dropped by chance."""
-        if not self.format.drop_words or not words:
-            return words
-        kept = chance.random(len(words)) >= self.format.drop_words
-        kept[int(chance.integers(len(words)))] |= not kept.any()
-        return [word for word, keep in zip(words, kept) if keep]
 
     def _around_an_utterance(self, record: Record, chance: np.random.Generator) -> Place:
         """One utterance by chance; the first piece and no words where there is none."""

@@ -60,9 +60,6 @@ class Piece:
     index: int
 
 
-# What is drawn by chance for a piece, besides the mirror, in an order that is kept: runs can be repeated for ever.
-PLACE_CHANCE, WORDS_CHANCE = 1, 2
-
 # Given a record without its frames and a source of chance, where the piece is to lie.
 Choice = Callable[[Record, np.random.Generator], Place]
 
@@ -108,7 +105,7 @@ class Pieces:
                 record = self.source.read(index, lambda num_ticks: self._anywhere(position, num_ticks).ticks)
                 place = self._anywhere(position, record.num_ticks)
             else:
-                place = choice(self.source.read(index, lambda num_ticks: range(0)), self.chance(position, PLACE_CHANCE))
+                place = choice(self.source.read(index, lambda num_ticks: range(0)), self._chance(position))
                 record = self.source.read(index, lambda num_ticks: place.ticks)
         except ShardError:
             if not self.mark_corrupt:
@@ -134,12 +131,12 @@ class Pieces:
     def _anywhere(self, position: int, record_ticks: int) -> Place:
         if record_ticks <= self.num_ticks:
             return Place(range(record_ticks))
-        begin = int(self.chance(position, PLACE_CHANCE).integers(record_ticks - self.num_ticks + 1))
+        begin = int(self._chance(position).integers(record_ticks - self.num_ticks + 1))
         return Place(range(begin, begin + self.num_ticks))
 
-    def chance(self, position: int, of: int) -> np.random.Generator:
-        """What is drawn for the piece at a position k of the run; each thing that is drawn has a number of its own."""
-        return np.random.default_rng((self.seed, position, of))
+    def _chance(self, position: int) -> np.random.Generator:
+        # The 1 keeps these draws apart from the mirror's.
+        return np.random.default_rng((self.seed, position, 1))
 
 
 @dataclasses.dataclass(frozen=True)

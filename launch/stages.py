@@ -58,7 +58,7 @@ def pair_format(config: Any) -> PairFormat | None:
     if config.stage not in ("clip", "vlm"):
         return None
     data, length = config.data, config.text.length if config.stage == "clip" else config.caption.length
-    return PairFormat(config.time.frames, length, data.text, data.pause_s, data.shift_s, data.drop_words)
+    return PairFormat(config.time.frames, length, data.text, data.pause_s, data.shift_s)
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:

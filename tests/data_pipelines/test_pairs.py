@@ -140,21 +140,6 @@ def test_a_pair_is_of_an_utterance_and_what_lies_around_its_begin(shift_s, first
     assert (seen["red", "circle"], seen["left",]) == (first, second)
 
 
-def test_words_are_left_out_by_chance():
-    form = PairFormat(frames=1, length=6, drop_words=0.6)
-    texts = [pair_of(numbered(7), 7, position, form=form)["ids"].tolist() for position in range(400)]
-    said = [[WORDS[token] for token in text[: text.index(END)]] for text in texts]
-    whole = [word.text for word in SAID]
-    assert all(words and words == [word for word in whole if word in words] for words in said)  # in their order
-    # One always stays: 1.6 of 4 on average and a quarter of 0.6⁴ · 4 more; the mean of 400 strays by 0.05.
-    assert abs(np.mean([len(words) for words in said]) - (1.6 + 0.6**4)) < 0.2
-    assert {words[0] for words in said if len(words) == 1} == set(whole)
-    assert said == [
-        [WORDS[token] for token in text[: text.index(END)]]
-        for text in (pair_of(numbered(7), 7, position, form=form)["ids"].tolist() for position in range(400))
-    ]
-
-
 def test_a_record_without_an_utterance_is_no_pair():
     pair = pair_of(numbered(9, []), 5, form=UTTERED)
     assert pair["frames"][:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -197,7 +182,6 @@ def test_words_that_cannot_be_spelled_name_their_record():
         ({"length": 1}, "2 tokens"),
         ({"pause_s": 0.0}, "pause_s must be positive"),
         ({"shift_s": -0.1}, "shift_s not negative"),
-        ({"drop_words": 1.0}, "probability below 1"),
     ],
 )
 def test_formats_that_hold_nothing_are_refused(fields, said):
