@@ -39,13 +39,16 @@ INSTALL_REQUIRES = [
 
 CAPTIONS = ["sacrebleu>=2.5", "rouge-score>=0.1.2", "nltk>=3.9.2"]
 
+# (aiohttp 3.14 is the first that lets go of connections that never send a request.)
+LIVE = ["aiohttp>=3.14", "aiortc>=1.16", "prometheus-client>=0.21"]
+
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     # Preparing data on many machines. Beam lowers protobuf and pyarrow, so it stays out of the plain install.
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP, WebSocket and WebRTC, and the client of it.
-    "live": ["aiohttp>=3.12", "aiortc>=1.16", "prometheus-client>=0.21"],
+    "live": LIVE,
     # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
@@ -54,6 +57,7 @@ EXTRAS_REQUIRE = {
     "bench": ["torch>=2.13", "torchcodec>=0.12", "decord>=0.6", "webdataset>=1.0"],
     "dev": [
         *CAPTIONS,
+        *LIVE,
         "pytest>=8.4",
         "pytest-xdist>=3.8",
         "pytest-timeout>=2.4",

@@ -7,6 +7,7 @@
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
     python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
+    python -m launch.commentate --server=http://127.0.0.1:8080 --source=match.mp4        the model of a launch.serve
 
 What is printed. Words as they come, a line for each phrase: first the time of the picture that it is about, at the end
 the time at which its first word was said (in the video's time; with --realtime by the clock on the wall).
@@ -38,6 +39,8 @@ from typing import Any
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
 from data_pipelines.source_info import VideoError, VideoInfo
+from launch.remote_session import RemoteSpeaker, remote_speaker
+from launch.server_token import TOKEN_VARIABLE, read_token
 from launch.speaker import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile, TimedWord
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
@@ -58,6 +61,10 @@ def parser() -> argparse.ArgumentParser:
     add("--source", metavar="FILE|URL|NUMBER", required=True, help="a video file, an address, or a camera's number")
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
+    add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
+    add(
+        "--token_file", metavar="FILE", help=f"for --server: its first line is the token; else {TOKEN_VARIABLE} is read"
+    )
     add("--realtime", action="store_true", help="watch at the video's own speed")
     add("--out", metavar="FILE.vtt|.srt", help="write the words as captions")
     add("--render", metavar="FILE.mp4", help="write the video with subtitles and the tokens' places")
@@ -78,8 +85,10 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for flags that do not go together or files that cannot be written."""
-    if args.checkpoint is not None and args.random_init is not None:
-        raise ValueError("--checkpoint and --random_init are two models: give one of them")
+    if sum(one is not None for one in (args.checkpoint, args.random_init, args.server)) > 1:
+        raise ValueError("--checkpoint, --random_init and --server are different models: give one of them")
+    if args.token_file is not None and args.server is None:
+        raise ValueError("--token_file is for --server")
     if args.max_s is not None and not args.max_s > 0:
         raise ValueError(f"--max_s must be more than 0 seconds, got {args.max_s}")
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
@@ -146,15 +155,16 @@ class Captions:
 def commentate(args: argparse.Namespace) -> int:
     """Runs the whole thing; returns the exit code."""
     check(args)
-    speaker = random_speaker(args.random_init, args.seed) if args.random_init else trained_speaker(args.checkpoint)
-    delays = speaker.config.delay
-    delay_steps = delays.eval if args.delay is None else args.delay
-    if not delays.min <= delay_steps <= delays.max:
-        raise ValueError(f"--delay={delay_steps}: this model was made for delays of {delays.min} to {delays.max} steps")
-    frame_px = speaker.config.frame_px
+    speaker = _speaker(args)
+    delays = speaker.delays
+    delay_steps = delays.usual if args.delay is None else args.delay
+    if not delays.least <= delay_steps <= delays.most:
+        raise ValueError(
+            f"--delay={delay_steps}: this model was made for delays of {delays.least} to {delays.most} steps"
+        )
     try:
         reader = VideoReader(
-            args.source, speaker.clock, frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
+            args.source, speaker.clock, speaker.frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
         )
     except VideoError as error:
         nothing = Statistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
@@ -170,7 +180,7 @@ def commentate(args: argparse.Namespace) -> int:
             listeners.append(
                 Renderer(
                     args.render,
-                    frame_px=frame_px,
+                    frame_px=speaker.frame_px,
                     fit=args.fit,
                     tokens_per_s_max=speaker.tokens_per_s_max,
                     tick_s=speaker.clock.tick_s,
@@ -195,6 +205,14 @@ def commentate(args: argparse.Namespace) -> int:
     return _INTERRUPTED if runtime.stopped else 0
 
 
+def _speaker(args: argparse.Namespace) -> Speaker | RemoteSpeaker:
+    if args.server is not None:
+        return remote_speaker(args.server, read_token(args.token_file), realtime=args.realtime)
+    if args.random_init is not None:
+        return random_speaker(args.random_init, args.seed)
+    return trained_speaker(args.checkpoint)
+
+
 def describe(info: VideoInfo) -> str:
     """A source in a few words: codec, size, rate and length as far as they are known."""
     length = f", {info.duration_s:.1f} s" if info.duration_s else ""
@@ -202,7 +220,9 @@ def describe(info: VideoInfo) -> str:
     return f"{info.codec} {info.width_px}x{info.height_px}{rate}{length}"
 
 
-def report_of(speaker: Speaker, report: Mapping[str, Any], error: VideoError | None) -> dict[str, Any]:
+def report_of(
+    speaker: Speaker | RemoteSpeaker, report: Mapping[str, Any], error: VideoError | ConnectionError | None
+) -> dict[str, Any]:
     """A run's report with whose it is and how it ended: what `--json` writes."""
     return {
         "checkpoint": speaker.name,
@@ -234,7 +254,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, runs; errors go to stderr as one line. 0 done, 1 broken source or model, 2 wrong flags, 130 Ctrl-C."""
+    """Parses, runs; errors go to stderr as one line. 0 done, 1 broken source or server, 2 wrong flags, 130 Ctrl-C."""
     flags = parser()
     args = flags.parse_args(argv)
     try:
@@ -242,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check(args)
             return 0
         return commentate(args)
-    except VideoError as error:
+    except (VideoError, ConnectionError) as error:
         print(f"commentate: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,14 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.session import Session
 from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.typing import PyTree
+
+
+class Delays(NamedTuple):
+    """How far words may run behind the picture, in steps: the least and the most that were trained, and the usual."""
+
+    least: int
+    most: int
+    usual: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +54,15 @@ class Speaker:
     @property
     def tokens_per_s_max(self) -> int:
         return self.live.config.tokenizer.cap
+
+    @property
+    def frame_px(self) -> int:
+        return self.config.frame_px
+
+    @property
+    def delays(self) -> Delays:
+        delay = self.config.delay
+        return Delays(delay.min, delay.max, delay.eval)
 
     def session(self, delay_steps: int, pad_bias: float = 0.0) -> Session:
         """A stream over this model, compiled.

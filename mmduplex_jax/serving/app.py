@@ -176,7 +176,10 @@ async def _stream(request: web.Request) -> web.StreamResponse:
 
 async def _webrtc(request: web.Request) -> web.StreamResponse:
     try:
-        offer = await request.json()
+        async with asyncio.timeout(request.app[SESSIONS].limits.hello_s):
+            offer = await request.json()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the offer did not come in time") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise web.HTTPBadRequest(text="the body must be JSON with an SDP offer") from None
     try:

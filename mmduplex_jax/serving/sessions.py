@@ -169,10 +169,12 @@ class Sessions:
             self._drop(session)
 
     async def drain(self, drain_s: float) -> None:
-        """Takes no new streams, lets those that run end by themselves for so long, then ends them."""
+        """Takes no new streams, lets those that have a client end by themselves for so long, then ends them."""
         self.draining = True
         _log.info("draining", extra={"sessions": len(self), "drain_s": drain_s})
         for session in self:
+            if session.id not in self._attached:
+                session.end("shutdown", "the server is going down", drain=True)
             session.tell(replies.error("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
         deadline_s = self._now() + drain_s
         while len(self) and self._now() < deadline_s:

@@ -5,12 +5,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from data_pipelines.decode import Tick
 from data_pipelines.source_info import VideoError
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
 from mmduplex_jax.streaming.rows import SpentTokens
-from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.streaming.session import TickResult
 from mmduplex_jax.streaming.statistics import Statistics
 
 # In real time, how far the model may fall behind before the oldest frames go.
@@ -29,20 +32,40 @@ class Listener(Protocol):
         """Once, at the end, with the last words, also when the source broke: finishes what it writes."""
 
 
+class Watching(Protocol):
+    """What is needed of a session: `streaming.session.Session` has it, and so has one on a server."""
+
+    @property
+    def clock(self) -> Clock:
+        """Of its model."""
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds that compilation took."""
+
+    def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
+        """The steps of one tick; ConnectionError where the model is elsewhere and out of reach."""
+
+    def finish(self) -> list[TimedWord]:
+        """The words that were still to come."""
+
+
 class Runtime:
     """Runs one session over one reader.
 
     Attributes:
-      error: what broke the source, after `run`; None where it was whole.
+      error: what broke the source, or the connection to the model, after `run`; None where all was whole.
       stopped: `stop()` ended the run.
     """
 
-    def __init__(self, session: Session, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False):
+    def __init__(
+        self, session: Watching, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False
+    ):
         self._session, self._reader, self._listeners = session, reader, listeners
         self._realtime = realtime or reader.info.live
         waiting = max(1, session.clock.ticks_in(_AHEAD_S))
         self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting, lag_max_s=_LAG_MAX_S)
-        self.error: VideoError | None = None
+        self.error: VideoError | ConnectionError | None = None
         self.stopped = False
 
     def stop(self) -> None:
@@ -73,7 +96,7 @@ class Runtime:
                 end_s = tick.t_s + self._session.clock.tick_s
                 for listener in self._listeners:
                     listener.on_tick(tick, words, result.tokens, statistics.tokens_in_last_second)
-        except VideoError as error:
+        except (VideoError, ConnectionError) as error:
             self.error = error
         finally:
             last_words = self._timed(self._session.finish())

@@ -1,0 +1,179 @@
+"""A stream on a server that is used as a session on this machine is: `launch.commentate --server=URL`."""
+
+import asyncio
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import numpy as np
+
+from launch.speaker import Delays
+from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.streaming.captions import TimedWord
+from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
+from mmduplex_jax.streaming.session import TickResult
+
+Result = TypeVar("Result")
+# A server that says nothing for so long is stuck.
+_ANSWER_S = 60.0
+_HELLO_S = 30.0
+# Times this close are one.
+_SAME_S = 1e-6
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteSpeaker:
+    """The model of a server, as `launch.speaker.Speaker` is one of this machine.
+
+    Attributes:
+      url: of the server.
+      token: that it asks for.
+      realtime: whether its streams are.
+      name, clock, frame_px, tokens_per_s_max, delays: of the model.
+    """
+
+    url: str
+    token: str | None
+    realtime: bool
+    name: str
+    clock: Clock
+    frame_px: int
+    tokens_per_s_max: int
+    delays: Delays
+
+    def session(self, delay_steps: int, pad_bias: float = 0.0) -> "RemoteSession":
+        """A stream on the server; ConnectionError where it does not want one."""
+        return RemoteSession(self, delay_steps, pad_bias)
+
+
+def remote_speaker(url: str, token: str | None, *, realtime: bool) -> RemoteSpeaker:
+    """Asks a server for its model.
+
+    Raises:
+      ConnectionError: there is no server, or it does not want to say.
+      ValueError: no http address.
+    """
+    facts = asyncio.run(info(url, token))
+    delay = facts["delay_steps"]
+    return RemoteSpeaker(
+        url,
+        token,
+        realtime,
+        name=f"{facts['model']} at {url}",
+        clock=Clock(facts["clock"]["step_hz"], facts["clock"]["video_stride"]),
+        frame_px=facts["frame_px"],
+        tokens_per_s_max=facts["tokens_per_s_max"],
+        delays=Delays(delay["min"], delay["max"], delay["default"]),
+    )
+
+
+class RemoteSession:
+    """`streaming.session.Session`'s methods, carried out by a server.
+
+    In real time a tick is sent and whatever has come is taken; else each tick waits for its answer. Pictures go without
+    loss, so that the words are those that a session here would say.
+
+    Attributes:
+      clock: of the server's model.
+      compile_s: 0: the server has compiled.
+    """
+
+    def __init__(self, speaker: RemoteSpeaker, delay_steps: int, pad_bias: float):
+        """Connects; ConnectionError where the server does not want the stream."""
+        self.clock, self.compile_s = speaker.clock, 0.0
+        self._realtime = speaker.realtime
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
+        self._thread.start()
+        self._stack = AsyncExitStack()
+        connecting = connect(
+            speaker.url,
+            token=speaker.token,
+            mode="live" if speaker.realtime else "file",
+            delay_steps=delay_steps,
+            pad_bias=pad_bias,
+            client="launch.commentate",
+        )
+        self._words: list[TimedWord] = []
+        self._status: Status | None = None
+        self._finished = False
+        try:
+            self._stream: Stream = self._run(self._stack.enter_async_context(connecting)).result(_HELLO_S)
+        except BaseException:
+            self._stop()
+            raise
+
+    def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
+        """Shows a tick's frame, uint8 [frame_px, frame_px, 3]; ConnectionError where the server ended the stream."""
+        started_s = time.perf_counter()
+        self._run(self._stream.send(t_s, frame)).result(_ANSWER_S)
+        wait_s = 0.0 if self._realtime else _ANSWER_S
+        status = self._run(self._until(t_s, wait_s)).result()
+        if status is None and not self._realtime:
+            raise StreamLost(f"no answer to the tick at {t_s:.2f} s came in {_ANSWER_S:g} s")
+        step_ms = (time.perf_counter() - started_s) * 1e3 / self.clock.video_stride
+        # (In real time a status may be of an earlier tick; each counts once.)
+        self._status = None
+        return TickResult(self._take_words(), _tokens(status), [step_ms] * self.clock.video_stride)
+
+    def finish(self) -> list[TimedWord]:
+        """The words that were still to come; ends the stream and the connection."""
+        if self._finished:
+            return []
+        self._finished = True
+        try:
+            self._run(self._to_the_end()).result(_ANSWER_S)
+        except ConnectionError:
+            # It broke the run already, or broke at its very end; what was said until then is kept.
+            _log.warning("the stream's end did not come")
+        finally:
+            self._stop()
+        return self._take_words()
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _until(self, t_s: float, wait_s: float) -> Status | None:
+        """Takes events up to the status of a tick, or, in real time, what is there."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while self._status is None or self._status.t_video_s < t_s - _SAME_S:
+                    self._take(await anext(self._stream))
+        except TimeoutError:
+            return self._status if self._realtime else None
+        return self._status
+
+    async def _to_the_end(self) -> None:
+        await self._stream.end()
+        async for event in self._stream:
+            self._take(event)
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Word):
+            self._words.append(TimedWord(event.text, event.t_video_s, event.t_emit_s))
+        elif isinstance(event, Status):
+            self._status = event
+
+    def _take_words(self) -> list[TimedWord]:
+        words, self._words = self._words, []
+        return words
+
+    def _stop(self) -> None:
+        self._run(self._stack.aclose()).result(_HELLO_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _tokens(status: Status | None) -> SpentTokens:
+    if status is None or not status.tokens:
+        return NO_TOKENS
+    places = np.asarray(status.places, np.int32).reshape(-1, 4)
+    return SpentTokens(status.tokens, status.anchor, places[:, :2], places[:, 2], places[:, 3])
