@@ -5,9 +5,9 @@
     python -m launch.export_weights --weights=runs/clip --part=vision --leave_rest --to=exported
 
 Weights are what `launch.import_weights` wrote (back as they came, bit for bit, in the dtype that they had with
-`--dtype`), or a training. Of a `duplex` model the language model can go out (`--part=text`), without what it has for
-video, which no architecture of transformers holds; of a `clip` or `vlm` model the vision tower (`--part=vision`), where
-transformers or timm has one that computes the same.
+`--dtype`), or a training. Of a `duplex` or `vlm` model the language model can go out (`--part=text`), without what it
+has for video, which no architecture of transformers holds; of a `clip` or `vlm` model the vision tower
+(`--part=vision`), where transformers or timm has one that computes the same.
 
 Beside a tower for pictures lies `preprocessor_config.json`, which says how they are prepared.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.init_from_text import language_of
 from launch.trained import Trained, load_trained
 from mmduplex_jax.interop.huggingface import text, vision
 from mmduplex_jax.interop.huggingface.layout import Layout, write_params
@@ -29,7 +30,6 @@ from mmduplex_jax.interop.huggingface.reader import WeightsError
 from mmduplex_jax.interop.huggingface.source import TOKENIZER_FILE, config_from_metadata
 from mmduplex_jax.interop.portable import flatten
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
-from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
 from mmduplex_jax.towers.vision import VisionConfig
@@ -146,12 +146,13 @@ def _imported(metadata: Mapping[str, Any]) -> Going:
 
 
 def _text_of(trained: Trained) -> Going:
-    """A duplex model's language model."""
-    if not isinstance(trained.task, DuplexTask):
+    """The language model of a model that sees."""
+    language = language_of(trained.task)
+    if language is None:
         raise WeightsError(f"{trained.folder}: stage {trained.config.stage!r} has no language model to write")
-    model = trained.task.config
-    config = text.alone(model.text, model.vocab_rows, "tied" if model.tied else "own")
-    return Going(text.stream_layout(model.text, model.tied), text.config_json(config), trained.tokenizer.to_json())
+    config = text.alone(language.text, len(trained.params["embedding"]), language.head)
+    layout = text.stream_layout(language.text, language.head == "tied")
+    return Going(layout, text.config_json(config), trained.tokenizer.to_json())
 
 
 def _vision_of(trained: Trained) -> Going:

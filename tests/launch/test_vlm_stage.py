@@ -11,14 +11,14 @@ from configs import clip_quickstart, vlm_quickstart
 from data_pipelines.shards import write_shards
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
-from launch import caption, evaluate
+from launch import caption, evaluate, export_weights, import_weights
 from launch.caption import pieces_of
 from launch.captioner import Captioner
 from launch.train import train
 from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.caption_decoding import Decoding
-from mmduplex_jax.train.checkpoint import load_params
+from mmduplex_jax.train.checkpoint import load_params, read_weights
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 
 quiet = lambda line: None
@@ -118,6 +118,17 @@ def test_the_tower_that_it_began_with_is_as_it_was(clip_dir, workdir):
     for one, other in zip(bits(before), bits(after), strict=True):
         np.testing.assert_array_equal(one, other)
     assert np.abs(after["projector"]["up"]["bias"]).max() > 0  # zeros at first
+
+
+def test_its_language_model_goes_out_and_comes_in(workdir, tmp_path):
+    out, back = tmp_path / "out", tmp_path / "back"
+    assert export_weights.main([f"--weights={workdir}", "--part=text", "--leave_rest", f"--to={out}"]) == 0
+    assert import_weights.main([f"--from={out}", f"--to={back}"]) == 0
+    (imported, metadata), (trained, _) = read_weights(back), load_params(workdir)
+    assert set(imported) == {"embedding", "text"}
+    for name in imported:
+        jax.tree.map(np.testing.assert_array_equal, imported[name], trained[name])
+    assert metadata["tokenizer_json"]
 
 
 @pytest.fixture(scope="module")
