@@ -209,10 +209,10 @@ def test_a_device_that_fails_ends_every_seat_and_says_so(monkeypatch):
 
     pool = make_pool(now=time.monotonic)
     monkeypatch.setattr(Step, "read", broken)
-    pool.start()
     seats = [pool.join(delay_steps=0, live=False) for _ in range(2)]
     for k in range(4):
         seats[0].offer(k * TICK_S, frame())
+    pool.start()
     assert all(seat.wait_ended(60.0) for seat in seats)
     assert not pool.running
     with pytest.raises(SeatEnded):
