@@ -176,9 +176,9 @@ def test_a_server_that_goes_down_says_so():
     async def test():
         async with served() as server, connect(server.url, mode="file") as stream:
             await server.sessions.drain(0.0)
+            assert await anext(stream) == Notice("draining", "the server goes down in at most 0 s")
             with pytest.raises(Refused, match="going down") as caught:
-                async for event in stream:
-                    assert event == Notice("draining", "the server goes down in at most 0 s")
+                await anext(stream)
             assert caught.value.code == "shutdown"
 
     run(test())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from launch import commentate, serve
-from mmduplex_jax.client import Notice, Refused, Word, connect
+from mmduplex_jax.client import Notice, Refused, Stream, Word, connect
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_commentate import moving
 
@@ -163,6 +163,10 @@ def test_metrics_show_what_happened(served: Served):
 def test_told_to_stop_it_lets_streams_finish_and_exits_cleanly(portable_dir: Path):
     with running(f"--checkpoint={portable_dir}", "--max_sessions=3", "--drain_s=1") as server:
 
+        async def hear(stream: Stream, said: list[str]) -> None:
+            async for event in stream:
+                said.append(event.code if isinstance(event, Notice) else type(event).__name__)
+
         async def watch() -> list[str]:
             said: list[str] = []
             async with connect(server.url, mode="file", pad_bias=-2.0) as stream:
@@ -170,8 +174,7 @@ def test_told_to_stop_it_lets_streams_finish_and_exits_cleanly(portable_dir: Pat
                     await stream.send(tick * 0.16, np.full((64, 64, 3), 9 * tick, np.uint8))
                 server.process.send_signal(signal.SIGTERM)
                 with pytest.raises(Refused, match="going down") as caught:
-                    async for event in stream:
-                        said.append(event.code if isinstance(event, Notice) else type(event).__name__)
+                    await hear(stream, said)
                 assert caught.value.code == "shutdown"
             return said
 
