@@ -1,0 +1,217 @@
+"""What the notebook's cells call: every video is watched from nothing, captions stand under what they are about."""
+
+import base64
+import json
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import vlm_quickstart
+from data_pipelines.schema import Event
+from data_pipelines.source_info import VideoError
+from launch import evaluate, notebook
+from launch.caption import Captioned
+from launch.notebook_captions import CaptionedVideo, captions_page
+from launch.notebook_files import Video
+from launch.stages import build_task, load_tokenizer
+from mmduplex_jax.interop import portable
+from mmduplex_jax.streaming.captions import read_captions
+from tests import tiny
+from tests.data_pipelines.numbered_video import SIDE_PX, number_in, write_numbered
+from tests.launch.test_notebook_page import EVIL, Tags
+from tests.streaming.scripted_stream import CLOCK, FRAME_PX, script, session
+
+SAID = {3: "red", 6: "circle", 20: "enters", 23: "left"}
+
+
+def grey(spend: list[int]) -> list[np.ndarray]:
+    """Pictures at 25 Hz whose first pixel says, for each tick, how many tokens it is worth."""
+    return [np.full((FRAME_PX, FRAME_PX, 3), number, np.uint8) for number in spend for _ in range(4)]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """A model of stage `duplex` whose speaker says a script."""
+    speaker = types.SimpleNamespace(
+        name="a script",
+        clock=CLOCK,
+        config=types.SimpleNamespace(delay=types.SimpleNamespace(eval=2)),
+        tokens_per_s_max=8,
+        session=lambda delay_steps, pad_bias: session(script(SAID, 60), delay_steps),
+    )
+    monkeypatch.setattr(notebook, "speaker_of", lambda trained, name: speaker)
+    return notebook.Model("a script", None, types.SimpleNamespace(task=None))
+
+
+@pytest.fixture(scope="module")
+def vlm_dir(tmp_path_factory):
+    """A small model of stage `vlm` that has learned nothing, as a portable checkpoint."""
+    config = vlm_quickstart.get_config()
+    config.vision.update(patch_px=16, width=32, layers=1, heads=2, hidden=32, projection=16)
+    config.time.frames = 2
+    config.projector.hidden = 32
+    config.caption.length = 6
+    config.text.update(width=32, layers=1, heads=2, kv_heads=1, head_width=8, hidden=32)
+    tokenizer = load_tokenizer(config)
+    metadata = {
+        "config": json.loads(config.to_json_best_effort()),
+        "tokenizer": json.loads(tokenizer.to_json()),
+        "steps": 7,
+        "data": {},
+        "scores": {},
+    }
+    folder = tmp_path_factory.mktemp("vlm") / "a" / "folder"
+    portable.save(folder, tiny.random_params(build_task(config, tokenizer).init), metadata, dtype="float32")
+    return folder
+
+
+def test_each_video_is_watched_from_nothing(scripted, tmp_path, capsys):
+    spend = [5, 0, 2, 0, 0, 1] * 3  # greys that a codec keeps
+    clip = write_numbered(tmp_path / "a.mp4", images=grey(spend))
+    events = (Event(0.2, "enters", "red circle", "left"),)
+    videos = [Video("one", str(clip), events), Video("two", str(clip))]
+    first, second = notebook.watch(scripted, videos, tmp_path / "out", max_s=2.4)
+    assert capsys.readouterr().out.count("circle") == 2
+    assert (first.name, second.name, first.events, second.events) == ("one", "two", events, None)
+    assert first.report["words"] == second.report["words"]
+    assert [word["text"] for word in first.report["words"]] == ["red", "circle", "enters", "left"]
+    # A word's picture is two steps before its mark; it is said with its token, a step after the mark.
+    assert first.report["words"][0] == {"text": "red", "t_video_s": 0.08, "t_emit_s": 0.32}
+    assert (first.report["duration_s"], first.report["tokens_per_s_cap"]) == (2.4, 8)
+    assert first.tick_s == CLOCK.tick_s
+    # The scripted model's tokens are all of kind 1, an anchor's; a second may touch 7 ticks.
+    assert [row.anchor for row in first.spent] == spend[:15]
+    assert [row.flow for row in first.spent] == [0] * 15
+    assert [row.in_last_second for row in first.spent][:7] == [5, 5, 7, 7, 7, 8, 13]
+    assert first.film == tmp_path / "out" / "one.mp4"
+    written = [text for cue in read_captions(first.captions.read_text(encoding="utf-8")) for text, _ in cue.words]
+    assert written == ["red", "circle", "enters", "left"]
+    film = cv2.VideoCapture(str(second.film))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) > 50
+    page = notebook.show([first, second])
+    assert base64.b64encode(first.film.read_bytes()).decode() in page.html
+    assert len(Tags(page.html).named("article")) == 2
+
+
+def test_a_video_that_breaks_keeps_what_was_said(scripted, tmp_path, capsys):
+    whole = write_numbered(
+        tmp_path / "a.mp4",
+        images=grey([3] * 30),
+        options={"g": "10"},
+        container_options={"movflags": "faststart"},
+    )
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
+    (one,) = notebook.watch(scripted, [Video("cut", str(cut))], tmp_path)
+    assert "of 4.80 s" in one.report["error"]
+    assert one.report["error"] in capsys.readouterr().out
+    assert [word["text"] for word in one.report["words"]][:2] == ["red", "circle"]
+    with pytest.raises(VideoError, match="no such file"):
+        notebook.watch(scripted, [Video("lost", str(tmp_path / "lost.mp4"))], tmp_path)
+
+
+def test_settings_of_another_stage_are_refused(scripted, vlm_dir, tmp_path):
+    with pytest.raises(ValueError, match="decode='beam' is of models of stage 'vlm'"):
+        notebook.watch(scripted, [], tmp_path, decode="beam")
+    model = notebook.load(str(vlm_dir))
+    with pytest.raises(ValueError, match=r"pad_bias=1\.0 is of models of stage 'duplex'"):
+        notebook.watch(model, [], tmp_path, pad_bias=1.0)
+    with pytest.raises(ValueError, match="--pad_bias: not of models of stage 'vlm'"):
+        notebook.scores(model, clips=2, pad_bias=1.0)
+    with pytest.raises(ValueError, match="'odd' is unknown"):
+        notebook.scores(model, clips=2, look="odd")
+    with pytest.raises(ValueError, match="nothing was watched"):
+        notebook.show([])
+
+
+def test_models_are_found_and_described(vlm_dir, tmp_path):
+    model = notebook.load(str(vlm_dir.parent))
+    assert (model.checkpoint, model.trained.folder) == (str(vlm_dir), vlm_dir)
+    assert str(model).startswith(f"the model in {vlm_dir}: stage vlm, 0.0 M parameters, 7 steps of training\n64 px at ")
+    shipped = notebook.load()
+    assert shipped.checkpoint is None
+    assert str(shipped).startswith("the shipped model: stage duplex, 2.6 M parameters")
+    with pytest.raises(ValueError, match="choose one"):
+        notebook.load(str(vlm_dir), upload=True)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        notebook.load(str(tmp_path))
+
+
+def test_a_model_that_says_nothing_is_refused(monkeypatch):
+    silent = types.SimpleNamespace(task=None, folder="runs/clip", config=types.SimpleNamespace(stage="clip"))
+    monkeypatch.setattr(notebook, "load_trained", lambda folder: silent)
+    with pytest.raises(ValueError, match=r"runs/clip is of stage 'clip', which says nothing .*--checkpoint=runs/clip"):
+        notebook.load()
+
+
+def test_captions_stand_under_what_they_are_about(vlm_dir, tmp_path, capsys):
+    video = write_numbered(tmp_path / "c.mp4", count=50, rate=10)
+    picture = tmp_path / "b.png"
+    cv2.imwrite(str(picture), np.full((90, 120, 3), 60, np.uint8))
+    events = (Event(1.0, "stops", "red dog"), Event(4.0, "enters", EVIL, "left"))
+    whole = write_numbered(
+        tmp_path / "w.mp4", count=80, rate=10, options={"g": "5"}, container_options={"movflags": "faststart"}
+    )
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 7 // 10])
+    model = notebook.load(str(vlm_dir))
+    videos = [Video("film", str(video), events), Video("still", str(picture)), Video("cut", str(cut))]
+    film, still, broken = notebook.watch(model, videos, tmp_path)
+    assert [(caption.start_s, caption.end_s) for caption in film.captions] == [(0.0, 2.56), (2.56, 5.12)]
+    assert [(caption.start_s, caption.end_s) for caption in still.captions] == [(0.0, 0.0)]
+    assert capsys.readouterr().out.count("c.mp4 [") == 2
+    # Two moments of each piece, in the middles of its halves of 8 ticks; the film has 10 pictures a second.
+    sheets = [cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR) for sheet in film.sheets]
+    assert [sheet.shape for sheet in sheets] == [(224, 448, 3)] * 2
+    seen = [number_in(part) for sheet in sheets for part in (sheet[:, :224], sheet[:, 224:])]
+    assert seen == [int(10 * CLOCK.tick_time_s(tick) + 1e-6) for tick in (4, 12, 20, 28)]
+    assert SIDE_PX < 224
+    assert cv2.imdecode(np.frombuffer(still.sheets[0], np.uint8), cv2.IMREAD_COLOR).shape == (224, 224, 3)
+    tags = Tags(notebook.show([film, still]).html)
+    assert [image["alt"] for image in tags.named("img")] == [
+        "film, 0.00 s to 2.56 s",
+        "film, 2.56 s to 5.12 s",
+        "still",
+    ]
+    text = " ".join(tags.text)
+    assert "What happened: 1.00 s red dog stops" in text
+    assert f"What happened: 4.00 s {EVIL} enters left" in text
+    assert text.count("What happened") == 2  # of the still picture nobody knows
+    for caption in film.captions:
+        assert (caption.text or "nothing is said") in text
+    assert len(broken.captions) == len(broken.sheets) >= 1
+    assert "of 8.00 s" in broken.error
+    assert broken.error in " ".join(Tags(notebook.show([broken]).html).text)
+
+
+def test_what_cannot_be_captioned_is_refused(vlm_dir, tmp_path):
+    model = notebook.load(str(vlm_dir))
+    with pytest.raises(VideoError, match="no such file"):
+        notebook.watch(model, [Video("lost", str(tmp_path / "lost.mp4"))], tmp_path)
+    with pytest.raises(ValueError, match="0 is a camera"):
+        notebook.watch(model, [Video("0", "0")], tmp_path)
+
+
+def test_an_empty_caption_is_told():
+    page = captions_page([CaptionedVideo("x", (Captioned("x.png", 0.0, 0.0, "", -1.0),), (b"jpeg",))])
+    assert "nothing is said" in page.html
+
+
+def test_scores_are_those_of_the_command(monkeypatch):
+    """The same flags reach the same function; what that gives is tested with it."""
+    asked = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda args: asked.append(args) or {"stage": "duplex"})
+    mine = notebook.Model("mine", "runs/mine", types.SimpleNamespace())
+    assert notebook.scores(mine, clips=3, data="shards", look="rich", pad_bias=1.5) == {"stage": "duplex"}
+    flags = ["--checkpoint=runs/mine", "--clips=3", "--data=shards", "--look=rich", "--pad_bias=1.5"]
+    assert asked == [evaluate.parser().parse_args(flags)]
+    with pytest.raises(ValueError, match="--clips and --batch must be at least 1"):
+        notebook.scores(mine, clips=0)
+
+
+def test_a_report_is_a_table():
+    row = dict(cider=1.25, bleu_4=0.5, rouge_l=0.5, meteor_exact_stem=0.5, exact=0.25)
+    report = {"stage": "vlm", "pairs": 4, "decoding": {"how": "beam"}, "captions": {"real": row}, "said": []}
+    assert notebook.table(report).splitlines()[1].split()[:2] == ["real", "1.250"]
