@@ -57,11 +57,23 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         align_weight=1.0, name_weight=1.0, predict="pixels", predict_weight=1.0, drop_anchor_tail=0.25
     )
 
-    clip = clip_quickstart.get_config()
-    c.teacher, c.pixels = clip.vision, clip.pixels  # of no use but to loss.predict="teacher"
-    if variant == "from_clip":
-        c.loss.predict = "teacher"
-        tower = {name: clip.vision[name] for name in clip.vision if name != "projection"}
-        c.tokenizer.anchor.update(tower=tower | {"pool": "none"}, mean=clip.pixels.mean, std=clip.pixels.std)
-        c.train.groups = config_dict.create(teacher=dict(match="teacher/", start_step=-1, lr=1.0))
+    see_as_clip(c, clip_quickstart.get_config(), taught=variant == "from_clip")
     return c
+
+
+def see_as_clip(c: config_dict.ConfigDict, clip: config_dict.ConfigDict, taught: bool) -> None:
+    """Describes the tower of a training of stage `clip` as the teacher; if `taught`, puts it to use.
+
+    Args:
+      c: of stage bflow, changed in place.
+      clip: of stage clip.
+      taught: whether its view is predicted; the anchors are then seen by a tower of its shape, too.
+    """
+    c.teacher, c.pixels = clip.vision, clip.pixels
+    if not taught:
+        return
+    c.loss.predict = "teacher"
+    plain = {"pool": "none", "projection": 0, "last_norm": "tokens"}
+    c.tokenizer.anchor.tower = config_dict.ConfigDict(clip.vision.to_dict() | plain)
+    c.tokenizer.anchor.update(mean=clip.pixels.mean, std=clip.pixels.std)
+    c.train.groups = config_dict.create(teacher=dict(match="teacher/", start_step=-1))

@@ -23,9 +23,8 @@ texts that say the same are each as right. On the world, zero-shot classificatio
 answer ("red") is described by all phrases of the commentator that say it. `most frequent` is what one answer reaches.
 
 Models of stage `bflow`: in-video event R@1 is the share of phrases whose best window of their video is one that they
-are about. Forward or backward: of an event whose words tell (enters, leaves, starts, stops, recolours, appears,
-vanishes), are they nearer to the clip or to the clip played backwards? Whoever pays no heed to the order of frames has
-0.5.
+are about. Forward or backward: of an event whose words tell (enters, leaves, starts, stops, appears, vanishes), are
+they nearer to the clip or to the clip played backwards? Whoever pays no heed to the order of frames has 0.5.
 
 Models of stage `vlm` caption the middle piece of every clip, by --decode: CIDEr (0 to 10; the others 0 to 1), BLEU-4,
 ROUGE-L and METEOR against what is said in it. `real` must be far above `shuffled` (another clip's caption), `blank`

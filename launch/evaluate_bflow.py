@@ -45,10 +45,10 @@ def evaluate_bflow(
       args: `batch` of `launch.evaluate`.
 
     Returns:
-      `in_video` and `reversal` (see `in_video` and `two_way` of `evals/event_matching.py`; no reversal where no event is
-      known that tells the direction), each by control of the tokens; `directed`, the kinds of event that do tell; and
-      `left_out`: how many `phrases` no window is about, how many `events` no window sees in one of the directions. JSON
-      values.
+      `in_video` and `reversal` (see `in_video` and `two_way` of `evals/event_matching.py`; no reversal where no event
+      is known that tells the direction), each by control of the tokens; `directed`, the kinds of event that do tell;
+      and `left_out`: how many `phrases` no window is about, how many `events` no window sees in one of the directions.
+      JSON values.
 
     Raises:
       ValueError: there are fewer than two clips, a clip does not have the model's clock, its frames are too small, or a
@@ -69,7 +69,7 @@ def evaluate_bflow(
         for batch, counted in _batches(records, min(args.batch, number)):
             forward, backward = heads.see([r.frames for r in batch]), heads.see([r.frames[::-1] for r in batch])
             for row, record in enumerate(batch[:counted]):
-                phrases = _phrases_of(record)
+                phrases = phrases_of(record)
                 if not phrases:
                     continue
                 steps = config.event_steps(record.num_ticks)
@@ -110,7 +110,7 @@ def _batches(records: Iterable[Record], size: int) -> Iterator[tuple[list[Record
         before = batch
 
 
-def _phrases_of(record: Record) -> list[_Phrase]:
+def phrases_of(record: Record) -> list[_Phrase]:
     """What is said in a clip: where events are known, what names one of them; otherwise what is said in one go."""
     if not record.events:
         return [

@@ -7,9 +7,10 @@ import numpy as np
 
 from mmduplex_jax.typing import Bool, Float, Int
 
-# Events whose words are wrong of the clip played backwards: what enters, leaves; what stops, starts; what turns red was
-# red before. What bounces, collides, swerves or passes behind something does so either way.
-TELL_DIRECTION = ("appears", "enters", "leaves", "recolours", "starts", "stops", "vanishes")
+# Events whose words are wrong of the clip played backwards: what enters, leaves; what stops, starts; what appears,
+# vanishes. What bounces, collides, swerves or passes behind something does so either way; and "red square turns blue"
+# and "blue square turns red" are the same words: a bag has no order.
+TELL_DIRECTION = ("appears", "enters", "leaves", "starts", "stops", "vanishes")
 
 
 def right_windows(

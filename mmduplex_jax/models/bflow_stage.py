@@ -27,7 +27,7 @@ from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.typing import Array, Float, Int32, PyTree
 
-TEACHER = "teacher/"
+TEACHER = "teacher/tower/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _prediction(config: Any, tokenizer: TokenizerConfig) -> PredictionConfig:
     teacher = None
     if target == "teacher":
         _check_frozen(config)
-        teacher = VisionConfig(image_px=config.frame_px, **config.teacher)
+        teacher = VisionConfig(**({"image_px": config.frame_px} | dict(config.teacher)))
     return PredictionConfig(
         target=target,
         places=values.places,
@@ -247,8 +247,8 @@ def _check_frozen(config: Any) -> None:
             "nothing; name imported weights or a training of stage 'clip', or set config.loss.predict=pixels"
         )
     groups = config.train.get("groups", {}) or {}
-    if not any(group.start_step == -1 and re.match(group.match, TEACHER) for group in groups.values()):
+    if not any(group.get("start_step") == -1 and re.match(group.match, TEACHER) for group in groups.values()):
         raise ValueError(
             "config.loss.predict='teacher' needs a group of config.train.groups that never trains the teacher: "
-            f"teacher=dict(match='{TEACHER}', start_step=-1, lr=1.0)"
+            f"teacher=dict(match='{TEACHER}', start_step=-1)"
         )
