@@ -1,0 +1,66 @@
+"""The streaming benchmark runs, and its numbers are of what it says it ran."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import streaming
+from benchmarks.simulated_hours import simulated_hours
+from benchmarks.step_times import percentiles, text_steps, whole_steps
+from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.models.live import LiveModel
+from tests import tiny
+from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
+
+
+def speaker(live, params, tokenizer, frame_px):
+    config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
+    return SimpleNamespace(
+        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, tokens_per_s_max=8
+    )
+
+
+def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
+    seconds, said = 50.0, dict.fromkeys(range(0, 690, 10), "red")
+    scripted = speaker(ScriptedLive(script(said, 700)), {}, TOKENIZER, FRAME_PX)
+    found = simulated_hours(scripted, seconds / 3600.0, part_s=20.0)
+    assert [part["until_s"] for part in found["parts"]] == pytest.approx([20.0, 40.0, 50.0], abs=CLOCK.tick_s)
+    words = [part["words"] for part in found["parts"]]
+    assert sum(words) == len(range(0, CLOCK.steps_in(seconds) - 2, 10))
+    assert max(words[:2]) - min(words[:2]) <= 1
+    assert found["recompilations"] == 0
+    first, last = found["parts"][0], found["parts"][-1]
+    assert found["memory_drift"] == pytest.approx(last["resident_mb"] / first["resident_mb"] - 1, abs=1e-4)
+    assert found["p99_ratio"] == pytest.approx(last["p99_ms"] / first["p99_ms"], abs=1e-3)
+    assert all(0 < part["p50_ms"] <= part["p99_ms"] for part in found["parts"])
+
+
+def test_steps_of_a_whole_model_and_of_its_text():
+    config = tiny.dual_stream()
+    tokenizer = TextTokenizer.word_level([f"w{i}" for i in range(tiny.PAD)])
+    small = speaker(LiveModel(config), tiny.init(config), tokenizer, config.tokenizer.frame_px)
+    whole, text = whole_steps(small, 2, 10), text_steps(small, 2, 10)
+    for found in (whole["all"], whole["tick"], whole["between"], text["all"]):
+        assert 0 < found["p50_ms"] <= found["p99_ms"]
+        assert found["per_stream_p50_ms"] == pytest.approx(found["p50_ms"] / 2, abs=1e-3)
+
+
+def test_percentiles_by_hand():
+    assert percentiles(np.arange(1, 102).tolist(), 4) == {
+        "p50_ms": 51_000.0, "p99_ms": 100_000.0, "per_stream_p50_ms": 12_750.0,
+    }  # fmt: skip
+
+
+def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        streaming, "trained_speaker", lambda _: speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX)
+    )
+    path = tmp_path / "report.json"
+    assert streaming.main(["--checkpoint=x", "--batches=2", "--parts=whole", "--steps=6", f"--json={path}"]) == 0
+    report = json.loads(path.read_text())
+    assert (report["model"], [row["batch"] for row in report["steps"]]) == ("scripted", [2])
+    assert report["machine"]["cores"] > 0
+    assert "batch   2" in capsys.readouterr().out
+    assert streaming.main(["--checkpoint=x", "--parts=sound"]) == 2
