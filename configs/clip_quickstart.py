@@ -36,7 +36,7 @@ def get_config() -> config_dict.ConfigDict:
 
     c.pixels = config_dict.create(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     c.vision = config_dict.create(
-        patch_px=16, width=128, layers=3, heads=4, hidden=384, activation="gelu_tanh", pool="attention", projection=128
+        patch_px=8, width=96, layers=2, heads=3, hidden=256, activation="gelu_tanh", pool="attention", projection=128
     )
     # Frames of a piece, spread evenly; pool "mean" is blind to their order.
     c.time = config_dict.create(frames=4, pool="attention", layers=2, heads=4, hidden=384)
