@@ -10,8 +10,8 @@ for never; `lr` what its learning rate is of the run's. What no group matches is
 
 "Just the projector first" (LLaVA, Liu et al., 2023) keeps what others have learned from the noise of what is new. What
 is not trained is not touched: not a bit of it changes, it has no part in the gradient's norm, and its moments are those
-of a beginning when it starts. What is never trained has no gradient and no moments at all; of what starts later the
-gradient is computed from the beginning, and thrown away.
+of a beginning when it starts. What is never trained, or would be after the run's last step, has no gradient and no
+moments at all; of what starts later the gradient is computed from the beginning, and thrown away.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Groups:
 
     Attributes:
       groups: those of the config.
-      of: the group of every parameter, by its path.
+      of: the group of every parameter, by its path; that of a group which starts after the run's end is never trained.
     """
 
     groups: tuple[Group, ...]
@@ -130,7 +130,7 @@ class Groups:
             sizes = [
                 count(leaf)
                 for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
-                if self.of[array_name(path)] is group
+                if self.of[array_name(path)].name == group.name
             ]
             when = f"from step {group.start_step} at {group.lr:g} of the learning rate"
             if group.start_step == NEVER:
@@ -176,8 +176,12 @@ def make_groups(train: Any, boxed: PyTree) -> Groups:
                 f"config.train.groups.{group.name}.match is {group.match!r}, which no parameter begins with; there are "
                 f"{', '.join(sorted({where.split('/')[0] for where in paths}))}"
             )
+    too_late = {
+        group: dataclasses.replace(group, start_step=NEVER) for group in groups if group.start_step >= train.steps
+    }
+    of = {where: too_late.get(group, group) for where, group in of.items()}
     if all(group.start_step == NEVER for group in of.values()):
-        raise GroupsError("config.train.groups leaves nothing to be trained")
+        raise GroupsError(f"config.train.groups leaves nothing to be trained in {train.steps} steps")
     return Groups(tuple(groups), of)
 
 

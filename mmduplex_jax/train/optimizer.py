@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mmduplex_jax.sharding import array_name, logical_names
-from mmduplex_jax.train.groups import NEVER, Group, Groups
+from mmduplex_jax.train.groups import REST, Group, Groups
 from mmduplex_jax.typing import Array, PyTree
 
 # Leaves that are never decayed, whatever their rank. A gated MLP's `gate/kernel` is a matrix like any other.
@@ -58,7 +58,7 @@ def group_schedule(train: Any, group: Group) -> optax.Schedule:
 def make_learning_rates(train: Any, groups: Groups) -> Callable[[Array], dict[str, Array]]:
     """A function from the run's step to what to report: `learning_rate`, and `learning_rate/NAME` of a group."""
     whole = make_schedule(train)
-    later = {group: group_schedule(train, group) for group in groups.groups if group.start_step != NEVER}
+    later = {group: group_schedule(train, group) for group in groups.learning if group is not REST}
 
     def rates(step: Array) -> dict[str, Array]:
         found = {"learning_rate": whole(step)}

@@ -75,6 +75,9 @@ def assert_same_bytes(one, other, names):
         assert np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes(), name
 
 
+LATE_STACK_AND_NEVER = LATE_STACK | dict(gates=dict(match="gate", start_step=-1))
+
+
 def moments(state, name):
     """First moments that an optimiser's state has of a parameter."""
     found = [
@@ -128,6 +131,12 @@ def test_what_is_never_trained_has_no_gradient(grad_accum):
     trained(NEVER_STACK, 1, task=OneWayTask(), train__grad_accum=grad_accum)
     with pytest.raises(AssertionError, match="was asked for"):
         trained({}, 1, task=OneWayTask(), train__grad_accum=grad_accum)
+
+
+def test_what_would_start_after_the_end_is_never_trained():
+    seen, metrics = trained(dict(layers=dict(match="stack", start_step=20)), 1, task=OneWayTask())
+    assert not moments(seen[0], "stack")
+    assert "learning_rate/layers" not in metrics[0]
 
 
 def test_moments_begin_when_the_group_does():
@@ -209,7 +218,7 @@ def test_a_group_warms_up_from_its_own_start(start_step, warmup_steps):
 
 
 def test_rates_are_reported_by_group():
-    _, metrics = trained(LATE_STACK | dict(gates=dict(match="gate", start_step=-1)), 9)
+    _, metrics = trained(LATE_STACK_AND_NEVER, 9)
     assert [found["learning_rate/layers"] > 0 for found in metrics] == [False] * 7 + [True] * 2
     assert "learning_rate/gates" not in metrics[0]
 
@@ -226,7 +235,7 @@ def test_rates_are_reported_by_group():
         (dict(a=dict(start_step=3)), r"a has the fields \['start_step'\]: needed is match"),
         (dict(a=dict(match="st", step=3)), r"\['match', 'step'\]"),
         (dict(rest=dict(match="st")), "name it otherwise"),
-        (dict(a=dict(match="", start_step=-1)), "leaves nothing to be trained"),
+        (dict(a=dict(match="", start_step=-1)), "leaves nothing to be trained in 20 steps"),
     ],
 )
 def test_groups_that_cannot_be_are_named(groups, said):
@@ -256,15 +265,14 @@ def run(workdir: Path, groups, told=None, **changes):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("straight")
-    run(workdir, LATE_STACK | dict(gates=dict(match="gate", start_step=-1)))
+    run(workdir, LATE_STACK_AND_NEVER)
     return workdir
 
 
 @pytest.mark.parametrize("stop_at_step", [4, 6, 7])
 def test_a_run_that_stops_about_a_start_ends_like_one_that_did_not(tmp_path, straight, stop_at_step):
-    groups = LATE_STACK | dict(gates=dict(match="gate", start_step=-1))
-    run(tmp_path, groups, train__stop_at_step=stop_at_step)
-    run(tmp_path, groups)
+    run(tmp_path, LATE_STACK_AND_NEVER, train__stop_at_step=stop_at_step)
+    run(tmp_path, LATE_STACK_AND_NEVER)
     assert_same_end(tmp_path, straight, 20)
 
 
@@ -275,7 +283,7 @@ def test_what_was_never_trained_is_saved_as_it_was(straight):
 
 def test_groups_are_told_and_belong_to_the_run(tmp_path):
     told: list[str] = []
-    groups = LATE_STACK | dict(gates=dict(match="gate", start_step=-1), late=dict(match="head", start_step=30))
+    groups = LATE_STACK_AND_NEVER | dict(late=dict(match="head", start_step=30))
     run(tmp_path, groups, told, train__stop_at_step=1)
     assert "group layers: 8,192 parameters in 2 arrays, from step 6 at 0.5 of the learning rate" in told
     assert "group gates: 2 parameters in 1 arrays, never trained" in told
