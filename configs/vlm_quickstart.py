@@ -13,28 +13,17 @@ from ml_collections import config_dict
 
 from configs import clip_quickstart, quickstart
 
-# As the stage `clip` has it.
-_AS_CLIP = (
-    "frame_px",
-    "text_tokenizer",
-    "init_from",
-    "vocab_rows_min",
-    "clock",
-    "mesh",
-    "train",
-    "data",
-    "pixels",
-    "vision",
-)
+# As the stage `clip` has it: what does not depend on the stage, data, pictures and the tower.
+_SHARED = "frame_px text_tokenizer init_from vocab_rows_min clock mesh train data pixels vision".split()
 
 
 def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     clip = clip_quickstart.get_config()
-    c = config_dict.ConfigDict({name: clip[name] for name in _AS_CLIP})
+    c = config_dict.ConfigDict({name: clip[name] for name in _SHARED})
     c.stage = "vlm"
-    c.data.update(text="utterance", drop_words=0.0)
-    c.time = config_dict.create(frames=clip.time.frames)  # of a piece, spread evenly
+    c.data.text = "utterance"
+    c.time = config_dict.create(frames=8)  # of a piece, spread evenly
     c.projector = config_dict.create(tokens=1, hidden=256, activation="gelu_tanh")  # tokens of a frame
     c.caption = config_dict.create(length=clip.text.length)  # tokens at most, the end mark included
     # The text stream of the duplex, so that it can begin with this one.

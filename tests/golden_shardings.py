@@ -21,7 +21,16 @@ from mmduplex_jax.train.state import abstract_params
 
 GOLDEN = Path(__file__).parent / "golden"
 # A config is added to the goldens by its line here.
-CONFIGS = ("quickstart", "bflow_75m", "duplex_300m", "duplex_clip_llm", "clip_quickstart", "clip_s16")
+CONFIGS = (
+    "quickstart",
+    "bflow_75m",
+    "duplex_300m",
+    "duplex_clip_llm",
+    "clip_quickstart",
+    "clip_s16",
+    "vlm_quickstart",
+    "vlm_single_token",
+)
 MESH = (2, 2, 2)
 
 
