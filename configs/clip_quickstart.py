@@ -28,10 +28,10 @@ def get_config() -> config_dict.ConfigDict:
     c.data = base.data
     c.data.update(
         clip_s=2.56,  # what a pair is about: a piece of a record
-        text="words",  # said in the piece; or "utterance", "caption" of the record, or "either"
+        text="utterance",  # in the piece; or "words", all of them, or the "caption" of the record, or "either"
         pause_s=0.1,  # the silence that ends an utterance
         shift_s=0.4,  # by how much the piece of an utterance is moved at most
-        batch_size=32,
+        batch_size=96,
     )
 
     c.pixels = config_dict.create(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -44,4 +44,5 @@ def get_config() -> config_dict.ConfigDict:
         length=16, width=128, layers=2, heads=4, hidden=384, activation="gelu_tanh", pool="last", projection=128
     )
 
+    c.train.steps = 1200
     return c
