@@ -57,6 +57,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         align_weight=1.0, name_weight=1.0, predict="pixels", predict_weight=1.0, drop_anchor_tail=0.25
     )
 
+    c.train.steps = 900
     see_as_clip(c, clip_quickstart.get_config(), taught=variant == "from_clip")
     return c
 
