@@ -28,14 +28,14 @@ class CaptionedVideo:
     Attributes:
       name: of the video.
       captions: one a piece.
-      sheets: JPEG, of each piece the moments that the model saw, side by side.
+      moments: JPEG, of each piece the pictures that the model saw; one of a picture, whose moments are all the same.
       events: what happened, in the order of time; None where nobody knows.
       error: what broke the source on the way; "" where it was whole.
     """
 
     name: str
     captions: tuple[Captioned, ...]
-    sheets: tuple[bytes, ...]
+    moments: tuple[tuple[bytes, ...], ...]
     events: tuple[Event, ...] | None = None
     error: str = ""
 
@@ -77,19 +77,20 @@ def caption_video(captioner: Captioner, clock: Clock, video: Video, *, fit: str,
         fit=fit,
         max_s=max_s,
     )
-    sheets = tuple(_jpeg(piece.frames) for _, piece in zip(said, pieces))
-    return CaptionedVideo(video.name, tuple(said), sheets, video.events, error)
+    moments = tuple(_jpegs(piece.frames) for _, piece in zip(said, pieces))
+    return CaptionedVideo(video.name, tuple(said), moments, video.events, error)
 
 
-def _jpeg(frames: np.ndarray) -> bytes:
-    """uint8 `[T, H, W, 3]`, side by side; of a picture, whose moments are all the same, one."""
-    if (frames == frames[0]).all():
-        frames = frames[:1]
-    bgr = cv2.cvtColor(np.concatenate(list(frames), axis=1), cv2.COLOR_RGB2BGR)
-    written, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    if not written:
-        raise ValueError(f"OpenCV could not write a JPEG of {bgr.shape[1]}×{bgr.shape[0]} pixels")
-    return jpeg.tobytes()
+def _jpegs(frames: np.ndarray) -> tuple[bytes, ...]:
+    """Of uint8 `[T, H, W, 3]`, or of the first where all are the same."""
+    jpegs = []
+    for frame in frames[:1] if (frames == frames[0]).all() else frames:
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        written, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        if not written:
+            raise ValueError(f"OpenCV could not write a JPEG of {bgr.shape[1]}×{bgr.shape[0]} pixels")
+        jpegs.append(jpeg.tobytes())
+    return tuple(jpegs)
 
 
 def captions_page(captioned: Sequence[CaptionedVideo]) -> Page:
@@ -102,21 +103,22 @@ def captions_page(captioned: Sequence[CaptionedVideo]) -> Page:
 
 def _card(number: int, one: CaptionedVideo) -> str:
     error = f'<p class="error">{escape(one.error)}</p>' if one.error else ""
-    figures = "".join(_figure(one, caption, sheet) for caption, sheet in zip(one.captions, one.sheets))
+    figures = "".join(_figure(one, caption, jpegs) for caption, jpegs in zip(one.captions, one.moments))
     return (
         f'<article aria-labelledby="video-{number}"><h2 id="video-{number}">{escape(one.name)}</h2>{error}'
         f'<div class="pieces">{figures}</div></article>'
     )
 
 
-def _figure(one: CaptionedVideo, caption: Captioned, sheet: bytes) -> str:
+def _figure(one: CaptionedVideo, caption: Captioned, jpegs: Sequence[bytes]) -> str:
     when = f"{caption.start_s:.2f} s to {caption.end_s:.2f} s" if caption.end_s else ""
     happened = [event for event in one.events or () if caption.start_s <= event.t_s < caption.end_s]
     known = "; ".join(f"{event.t_s:.2f} s {named(event)}" for event in happened) or "nothing"
     truth = "" if one.events is None else f'<br><span class="truth">What happened: {escape(known)}</span>'
-    alt = f"{one.name}, {when}" if when else one.name
+    label = f"{one.name}, {when}" if when else one.name
+    pictures = "".join(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">' for jpeg in jpegs)
     return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{base64.b64encode(sheet).decode()}">'
+        f'<figure><div class="moments" role="img" aria-label="{escape(label)}">{pictures}</div>'
         f"<figcaption><b>{escape(caption.text) or 'nothing is said'}</b>"
         f"{f'<br>{when}' if when else ''}{truth}</figcaption></figure>"
     )

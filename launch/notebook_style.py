@@ -34,7 +34,9 @@ button:focus-visible, .scroll:focus-visible, video:focus-visible, summary:focus-
 .key.cap { height: 0; vertical-align: 3px; border-top: 2px dashed var(--soft); }
 .heard { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .pieces { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
-.pieces img { display: block; max-width: 100%; max-height: 224px; border-radius: 4px; }
+.moments { display: grid; gap: 4px; grid-template-columns: repeat(4, minmax(0, 1fr)); }
+.moments img { display: block; width: 100%; border-radius: 4px; }
+.moments img:only-child { grid-column: span 2; }
 .pieces figcaption b { color: var(--ink); font-size: .95rem; font-weight: 600; }
 ul.happened { columns: 220px; margin: 6px 0; padding-left: 18px; }
 """

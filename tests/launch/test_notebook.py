@@ -19,7 +19,7 @@ from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.interop import portable
 from mmduplex_jax.streaming.captions import read_captions
 from tests import tiny
-from tests.data_pipelines.numbered_video import SIDE_PX, number_in, write_numbered
+from tests.data_pipelines.numbered_video import number_in, write_numbered
 from tests.launch.test_notebook_page import EVIL, Tags
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, script, session
 
@@ -29,6 +29,11 @@ SAID = {3: "red", 6: "circle", 20: "enters", 23: "left"}
 def grey(spend: list[int]) -> list[np.ndarray]:
     """Pictures at 25 Hz whose first pixel says, for each tick, how many tokens it is worth."""
     return [np.full((FRAME_PX, FRAME_PX, 3), number, np.uint8) for number in spend for _ in range(4)]
+
+
+def picture_in(jpeg: bytes) -> np.ndarray:
+    """uint8 `[H, W, 3]`."""
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
 
 
 @pytest.fixture
@@ -163,14 +168,15 @@ def test_captions_stand_under_what_they_are_about(vlm_dir, tmp_path, capsys):
     assert [(caption.start_s, caption.end_s) for caption in still.captions] == [(0.0, 0.0)]
     assert capsys.readouterr().out.count("c.mp4 [") == 2
     # Two moments of each piece, in the middles of its halves of 8 ticks; the film has 10 pictures a second.
-    sheets = [cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR) for sheet in film.sheets]
-    assert [sheet.shape for sheet in sheets] == [(224, 448, 3)] * 2
-    seen = [number_in(part) for sheet in sheets for part in (sheet[:, :224], sheet[:, 224:])]
-    assert seen == [int(10 * CLOCK.tick_time_s(tick) + 1e-6) for tick in (4, 12, 20, 28)]
-    assert SIDE_PX < 224
-    assert cv2.imdecode(np.frombuffer(still.sheets[0], np.uint8), cv2.IMREAD_COLOR).shape == (224, 224, 3)
+    pictures = [[picture_in(jpeg) for jpeg in piece] for piece in film.moments]
+    assert [number_in(picture) for piece in pictures for picture in piece] == [
+        int(10 * CLOCK.tick_time_s(tick) + 1e-6) for tick in (4, 12, 20, 28)
+    ]
+    assert [[picture.shape for picture in piece] for piece in pictures] == [[(224, 224, 3)] * 2] * 2
+    assert [len(piece) for piece in still.moments] == [1]  # its moments are all the same
+    assert abs(int(picture_in(still.moments[0][0]).mean()) - 60) <= 1
     tags = Tags(notebook.show([film, still]).html)
-    assert [image["alt"] for image in tags.named("img")] == [
+    assert [moments["aria-label"] for moments in tags.named("div", role="img")] == [
         "film, 0.00 s to 2.56 s",
         "film, 2.56 s to 5.12 s",
         "still",
@@ -181,7 +187,7 @@ def test_captions_stand_under_what_they_are_about(vlm_dir, tmp_path, capsys):
     assert text.count("What happened") == 2  # of the still picture nobody knows
     for caption in film.captions:
         assert (caption.text or "nothing is said") in text
-    assert len(broken.captions) == len(broken.sheets) >= 1
+    assert len(broken.captions) == len(broken.moments) >= 1
     assert "of 8.00 s" in broken.error
     assert broken.error in " ".join(Tags(notebook.show([broken]).html).text)
 
@@ -195,7 +201,7 @@ def test_what_cannot_be_captioned_is_refused(vlm_dir, tmp_path):
 
 
 def test_an_empty_caption_is_told():
-    page = captions_page([CaptionedVideo("x", (Captioned("x.png", 0.0, 0.0, "", -1.0),), (b"jpeg",))])
+    page = captions_page([CaptionedVideo("x", (Captioned("x.png", 0.0, 0.0, "", -1.0),), ((b"jpeg",),))])
     assert "nothing is said" in page.html
 
 
