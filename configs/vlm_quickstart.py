@@ -13,14 +13,15 @@ from ml_collections import config_dict
 
 from configs import clip_quickstart, quickstart
 
-# As the stage `clip` has it: what does not depend on the stage, data, pictures and the tower.
-_SHARED = "frame_px text_tokenizer init_from vocab_rows_min clock mesh train data pixels vision".split()
+# As the stage `clip` has them.
+_RUN = ("frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "train")
+_SEEN = ("data", "pixels", "vision")
 
 
 def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     clip = clip_quickstart.get_config()
-    c = config_dict.ConfigDict({name: clip[name] for name in _SHARED})
+    c = config_dict.ConfigDict({name: clip[name] for name in _RUN + _SEEN})
     c.stage = "vlm"
     c.data.text = "utterance"
     c.time = config_dict.create(frames=8)  # of a piece, spread evenly
@@ -31,5 +32,6 @@ def get_config() -> config_dict.ConfigDict:
     for name in ("cross_every", "cross_gate", "num_sinks", "window_s"):
         del c.text[name]
     c.train.steps = 800
+    c.train.steps = 1200
     c.train.groups = config_dict.create(vision=dict(match="vision/", start_step=0, lr=1.0))
     return c
