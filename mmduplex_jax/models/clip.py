@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.models.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
 from mmduplex_jax.models.flops import vision_forward
@@ -24,7 +23,7 @@ from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import AttentionPool, VisionConfig
 from mmduplex_jax.typing import Array, Float, Int32, PyTree, UInt8
 
-TIME_POOLS = ("mean", "attention", "tokens")
+TIME_POOLS = ("mean", "attention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,7 @@ class TimeConfig:
 
     Attributes:
       frames: of a clip; 1 for a picture.
-      pool: "mean" (blind to the order), "attention" (a transformer over the frames' vectors, then a learned query) or
-        "tokens" (the mean, plus what happens where: a transformer over time at each patch, then a learned query over
-        all patches of all frames).
+      pool: "mean" (blind to the order) or "attention" (a transformer over the frames, then a learned query).
       layers, heads, hidden: of that transformer and pool; of no use to "mean".
     """
 
@@ -50,8 +47,8 @@ class TimeConfig:
             raise ValueError(f"time.pool is one of {', '.join(TIME_POOLS)}, not {self.pool!r}")
         if self.frames < 1:
             raise ValueError(f"time.frames must be at least 1, got {self.frames}")
-        if self.pool != "mean" and not (self.heads and self.hidden):
-            raise ValueError(f"time.pool={self.pool!r} needs time.heads and time.hidden")
+        if self.pool == "attention" and not (self.heads and self.hidden):
+            raise ValueError("time.pool='attention' needs time.heads and time.hidden")
 
 
 class TimePool(nn.Module):
@@ -71,30 +68,6 @@ class TimePool(nn.Module):
         return AttentionPool(c.heads, c.hidden, "gelu_tanh", 1e-6, name="pool")(x)
 
 
-class TokenPool(nn.Module):
-    """Tokens of frames, in order, to what happens in their clip, `[B, T, P, D] -> [B, F]`.
-
-    Attention over time is among the tokens of one patch, as in the factorised self-attention of ViViT (Arnab et al.,
-    2021): its cost grows with the frames as that of the tower does. What moves and what it is meet in one token, where
-    a pool of each frame by itself has mixed all things that are seen.
-    """
-
-    config: TimeConfig
-    width: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T P D"]) -> Float[Array, "B F"]:
-        c = self.config
-        batch, frames, patches, width = x.shape
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
-        x = x + self.param("position", init, (c.frames, width))[:, None].astype(x.dtype)
-        x = x.swapaxes(1, 2).reshape(batch * patches, frames, width)
-        x = Encoder(c.layers, c.heads, hidden=c.hidden, name="encoder")(x)
-        x = x.reshape(batch, patches * frames, width)
-        pooled = AttentionPool(c.heads, c.hidden, "gelu_tanh", 1e-6, name="pool")(x)
-        return dense(self.width, ("embed", "feature"), name="projection", dtype=x.dtype)(pooled)
-
-
 class ClipModel(Contrastive):
     """A contrastive pair whose pictures may be clips."""
 
@@ -104,8 +77,6 @@ class ClipModel(Contrastive):
         super().setup()
         if self.time.pool == "attention":
             self.time_pool = TimePool(self.time)
-        elif self.time.pool == "tokens":
-            self.time_pool = TokenPool(self.time, self.config.vision.embedding_width)
 
     def __call__(self, clips: Float[Array, "B T H W C"], ids: Int32[Array, "B S"]) -> Compared:
         """Embeds clips and texts; their numbers may differ."""
@@ -113,16 +84,12 @@ class ClipModel(Contrastive):
 
     def encode_clip(self, clips: Float[Array, "B T H W C"]) -> Float[Array, "B F"]:
         """Embeddings of length 1, float32; of clips of one frame they are those of the pictures."""
-        batch, frames = clips.shape[:2]
-        seen = self.vision(clips.reshape(-1, *clips.shape[2:]))
-        assert seen.embedding is not None  # ContrastiveConfig refuses towers without a pool
-        vectors = seen.embedding.reshape(batch, frames, -1)
-        if self.time.pool == "attention":
-            return unit(self.time_pool(vectors))
-        mean = vectors.astype(jnp.float32).mean(axis=1)
+        seen = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
+        assert seen is not None  # ContrastiveConfig refuses towers without a pool
+        frames = seen.reshape(*clips.shape[:2], -1)
         if self.time.pool == "mean":
-            return unit(mean)
-        return unit(mean + self.time_pool(seen.tokens.reshape(batch, frames, *seen.tokens.shape[1:])))
+            return unit(frames.astype(jnp.float32).mean(axis=1))
+        return unit(self.time_pool(frames))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,19 +166,14 @@ class ClipTask:
 
     def flops_per_step(self, batch_size: int) -> float:
         """Forward and backward: three times the forward's operations, recomputation not counted."""
-        vision, text, time = self.config.vision, self.config.text, self.time
+        vision, text, frames = self.config.vision, self.config.text, self.time.frames
         width = vision.embedding_width
         read = _layers_forward(text.width, text.hidden, text.layers, text.length) + 2.0 * text.width * text.projection
         over_time = 0.0
-        if time.pool == "attention":
-            over_time = _layers_forward(width, time.hidden, time.layers, time.frames)
-            over_time += _pool_forward(width, time.hidden, time.frames)
-        elif time.pool == "tokens":
-            patches = vision.side**2 + vision.class_token
-            over_time = patches * _layers_forward(vision.width, time.hidden, time.layers, time.frames)
-            over_time += _pool_forward(vision.width, time.hidden, patches * time.frames) + 2.0 * vision.width * width
-        seen = time.frames * vision_forward(vision)
-        return 3.0 * batch_size * (seen + over_time + read + 2.0 * batch_size * width)
+        if self.time.pool == "attention":
+            over_time = _layers_forward(width, self.time.hidden, self.time.layers, frames)
+            over_time += 4.0 * frames * width**2 + 4.0 * (width**2 + width * self.time.hidden)
+        return 3.0 * batch_size * (frames * vision_forward(vision) + over_time + read + 2.0 * batch_size * width)
 
 
 def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
@@ -224,10 +186,6 @@ def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
 
 def _layers_forward(width: int, hidden: int, layers: int, positions: int) -> float:
     return 2.0 * layers * positions * (4 * width**2 + 2 * width * hidden + 2 * positions * width)
-
-
-def _pool_forward(width: int, hidden: int, positions: int) -> float:
-    return 4.0 * positions * width**2 + 4.0 * (width**2 + width * hidden)
 
 
 def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
