@@ -1,4 +1,4 @@
-"""How the page of `launch.inspect` looks: by day and by night, on a desk and on a phone."""
+"""How the page of `launch.inspect`, and under it the notebook's, looks: by day and by night, on a desk and on a phone."""
 
 STYLE = """
 :root {

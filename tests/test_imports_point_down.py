@@ -170,6 +170,7 @@ def test_file_is_about_one_thing(file: str):
 
 def test_nothing_names_a_path_of_one_machine():
     texts = [*python_files(PYTHON_FOLDERS), *(ROOT / "requirements").glob("*.txt"), *(ROOT / "docs").rglob("*.md")]
+    texts += [*(ROOT / "colabs").glob("*.ipynb")]
     texts += [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / "setup.py", ROOT / "Makefile", ROOT / ".ci" / "run"]
     found = [
         f"{path.relative_to(ROOT)}:{number}"
