@@ -1,4 +1,4 @@
-"""How the page of `launch.inspect`, and under it the notebook's, looks: by day and by night, on a desk and on a phone."""
+"""How the pages of `launch.inspect` and of the notebook look: by day and by night, on a desk and on a phone."""
 
 STYLE = """
 :root {
