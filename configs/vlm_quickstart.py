@@ -5,8 +5,12 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
           with a tower that has learned to see: --config.init_from.vision=runs/clip_quickstart
           and is not trained: --config.train.groups.vision.start_step=-1
 Hardware: 2 CPU cores, 4 GB.
-Time:     not trained yet.
-Expected: not trained yet.
+Time:     22 minutes beside three other trainings on the same cores (0.95 steps a second at the median).
+Expected: captions of 160 unseen clips, greedy: CIDEr 2.37; of another clip 0.67, of a grey picture 0.65, always the
+          most frequent text 0.83. BLEU-4 0.22, ROUGE-L 0.54, METEOR without synonyms 0.44. The first word, a colour, is
+          right in 0.83 of them and the verb in 0.57; shapes (0.39, chance 0.33) and sides are not learned: one pooled
+          vector a frame tells what is there, and hardly where. One seed:
+          `python -m launch.evaluate --checkpoint=runs/vlm_quickstart`.
 """
 
 from ml_collections import config_dict
