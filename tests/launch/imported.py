@@ -13,6 +13,8 @@ from mmduplex_jax.interop.huggingface.source import boxed_shapes, open_source
 from mmduplex_jax.interop.portable import flatten
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.towers.contrastive import ContrastiveConfig
+from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -62,13 +64,32 @@ def clip(**changes) -> VisionConfig:
     return siglip(**(values | changes))
 
 
-def import_tower(config: VisionConfig, folder: Path, preprocessing: bool = True) -> Path:
-    """Writes a vision tower as its family's directory and imports it; returns the folder of imported weights."""
-    family = "clip" if config.pool == "class" else "siglip"
+def clip_pair() -> ContrastiveConfig:
+    """`clip()` with a small text tower."""
+    text = TextTowerConfig(
+        vocab_size=40,
+        length=8,
+        width=16,
+        layers=1,
+        heads=2,
+        hidden=24,
+        activation="quick_gelu",
+        norm_epsilon=1e-5,
+        causal=True,
+        pool="largest",
+        projection=20,
+    )
+    return ContrastiveConfig(clip(), text)
+
+
+def import_tower(config: VisionConfig | ContrastiveConfig, folder: Path, preprocessing: bool = True) -> Path:
+    """Writes a tower, or a pair, as its family's directory and imports it; returns the folder of imported weights."""
+    tower = config.vision if isinstance(config, ContrastiveConfig) else config
+    family = "clip" if tower.pool == "class" else "siglip"
     found = vision.exported(config, family)
     write_params(random_arrays(config), vision.layout(found), folder / "theirs", vision.config_json(found))
     if preprocessing:
-        (folder / "theirs" / "preprocessor_config.json").write_text(json.dumps(processor(family, config.image_px)))
+        (folder / "theirs" / "preprocessor_config.json").write_text(json.dumps(processor(family, tower.image_px)))
     import_weights(open_source(folder / "theirs"), folder / "weights")
     return folder / "weights"
 

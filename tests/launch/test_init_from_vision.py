@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import flax.linen as nn
 import jax
@@ -89,6 +90,16 @@ def test_clip_s_norm_of_what_it_pools_is_every_token_s_where_queries_read(clip):
     params, told = started(config)
     np.testing.assert_array_equal(params[ANCHORS + "projection/kernel"], arrays["projection/kernel"])
     assert not any("last norm" in line for line in told)
+
+
+def test_of_an_imported_pair_the_tower_is_taken(tmp_path):
+    pair = imported.import_tower(imported.clip_pair(), tmp_path)
+    config = clip_anchors(readout="pooled", tokens=1)
+    config.init_from.vision = str(pair)
+    params, told = started(config)
+    for name, value in flatten(read_weights(pair)[0]["vision"]).items():
+        np.testing.assert_array_equal(params[ANCHORS + name], value)
+    assert any(re.search(r"vision: left: logit_scale \(1\), text \(\d+\)$", line) for line in told)
 
 
 def test_pixels_that_are_normalised_otherwise_do_not_fit(clip):
