@@ -61,7 +61,7 @@ def test_it_goes_on_as_if_it_had_never_stopped(workdirs):
 def test_other_pairs_are_another_run(shards, workdirs):
     config = small_config(shards)
     config.data.text = "caption"
-    with pytest.raises(CheckpointMismatch, match='config.data.text: saved with "words", now "caption"'):
+    with pytest.raises(CheckpointMismatch, match='config.data.text: saved with "utterance", now "caption"'):
         train(config, workdirs[0], lambda line: None)
 
 
