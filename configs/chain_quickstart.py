@@ -31,6 +31,12 @@ def _bflow() -> config_dict.ConfigDict:
     return bflow_quickstart.get_config("from_clip")
 
 
+def _vlm() -> config_dict.ConfigDict:
+    c = vlm_quickstart.get_config()
+    c.train.steps = 400  # its tower has learned to see already
+    return c
+
+
 def _duplex() -> config_dict.ConfigDict:
     c = quickstart.get_config()
     c.tokenizer = _bflow().tokenizer  # whose anchors are seen by a tower of the shape that `clip` trains
@@ -41,6 +47,6 @@ def _duplex() -> config_dict.ConfigDict:
 _STAGES = {
     "clip": clip_quickstart.get_config,
     "bflow": _bflow,
-    "vlm": vlm_quickstart.get_config,
+    "vlm": _vlm,
     "duplex": _duplex,
 }

@@ -35,7 +35,6 @@ def get_config() -> config_dict.ConfigDict:
     c.text = quickstart.get_config().text
     for name in ("cross_every", "cross_gate", "num_sinks", "window_s"):
         del c.text[name]
-    c.train.steps = 800
     c.train.steps = 1200
     c.train.groups = config_dict.create(vision=dict(match="vision/", start_step=0, lr=1.0))
     return c
