@@ -27,7 +27,7 @@ def get_config() -> config_dict.ConfigDict:
     clip = clip_quickstart.get_config()
     c = config_dict.ConfigDict({name: clip[name] for name in _RUN + _SEEN})
     c.stage = "vlm"
-    c.data.text = "utterance"
+    c.data.update(text="utterance", batch_size=32)
     c.time = config_dict.create(frames=8)  # of a piece, spread evenly
     c.projector = config_dict.create(tokens=1, hidden=256, activation="gelu_tanh")  # tokens of a frame
     c.caption = config_dict.create(length=clip.text.length)  # tokens at most, the end mark included
