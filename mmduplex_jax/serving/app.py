@@ -87,7 +87,7 @@ def build_app(
         yield
         await sessions.close()
         await peers.close()
-        world.close()
+        await world.close()
 
     app.cleanup_ctx.append(run)
     add = app.router.add_get

@@ -22,7 +22,6 @@ CLOSE_CODES = {
     "idle": 1008,
     "too_slow": 1008,
     "unknown_session": 1008,
-    "refused": 1008,
     "source": 1000,
     "full": 1013,
     "overloaded": 1013,

@@ -64,7 +64,7 @@ class ScriptedSeat:
         self._output(t_s + step_s, said, NO_TOKENS)
 
     def _output(self, t_s: float, words: list[TimedWord], tokens: SpentTokens) -> None:
-        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, 0.01, 0))
+        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, self._pool.lag_s, self._pool.dropped))
         self._seq += 1
         self._step += 1
 
@@ -108,6 +108,7 @@ class ScriptedPool:
         self.may_go.set()
         self.running = True
         self.full_reason = "full"
+        self.lag_s, self.dropped = 0.01, 0
 
     def join(self, *, delay_steps, pad_bias, live, on_output, on_end) -> ScriptedSeat:
         if len(self.seats) >= self.slots:

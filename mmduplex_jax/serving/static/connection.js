@@ -1,0 +1,272 @@
+// A stream on the server, over connections that may drop: docs/protocol.md.
+// Events: hello, word, status, config, problem ({code, message}), bye ({reason, message}), state ({state, message}).
+
+const VERSION = 1;
+const RETRY_MS = [200, 400, 800, 1500, 2500];
+const WEBRTC_MS = 8000;
+const GATHER_MS = 2000;
+// A picture is left out while so much waits to be sent.
+const BUFFERED_MAX = 512 * 1024;
+
+const CODECS = { "image/jpeg": 1, "image/webp": 2 };
+
+export class Connection extends EventTarget {
+  // token: the server's, or null. track: a camera's or a screen's, to go by WebRTC; null sends pictures by `show`.
+  constructor({ base, token, config, track, way }) {
+    super();
+    Object.assign(this, { base, token, config, track, way });
+    this.hello = null;
+    this.lastSeq = 0;
+    this.leftOut = 0;
+    this.reconnections = 0;
+    this.number = 0;
+    this.wire = null;
+    this.over = false;
+  }
+
+  // Whether pictures go by `show`: a track brings its own.
+  get showsPictures() {
+    return !(this.track && this.way === "webrtc");
+  }
+
+  async begin() {
+    if (this.track && this.way === "auto") {
+      this.way = "webrtc";
+      try {
+        await this.connect();
+        return;
+      } catch (error) {
+        if (this.over) return;
+        this.way = "websocket";
+        this.tell("problem", { code: "webrtc", message: `WebRTC did not connect (${error.message}); pictures go by WebSocket now.` });
+      }
+    }
+    if (!this.track) this.way = "websocket";
+    try {
+      await this.connect();
+    } catch (error) {
+      if (!this.over) this.finish("lost", `The server cannot be reached (${error.message}).`);
+    }
+  }
+
+  // Makes one connection; resolves with its hello, rejects where there is none.
+  connect() {
+    this.tell("state", { state: "connecting", message: "Connecting" });
+    return new Promise((resolve, reject) => {
+      const wire = this.way === "webrtc" ? new Channel(this) : new Socket(this);
+      wire.onopen = () => {
+        const resume = this.hello && { session: this.hello.session, token: this.hello.token, last_seq: this.lastSeq };
+        wire.send(JSON.stringify({ type: "hello", version: VERSION, client: "page", config: this.config, resume }));
+      };
+      wire.onmessage = (text) => {
+        const message = JSON.parse(text);
+        if (message.type === "hello") {
+          this.wire = wire;
+          resolve(message);
+        }
+        // Before its hello, an error is the answer.
+        if (message.type === "error" && message.fatal && this.wire !== wire) this.finish(message.code, message.message);
+        else this.hear(message);
+      };
+      wire.onclose = (error) => {
+        reject(error);
+        if (this.wire === wire) {
+          this.wire = null;
+          if (!this.over) this.retry();
+        }
+      };
+      wire.open();
+    });
+  }
+
+  async retry() {
+    const until = performance.now() + 1000 * this.hello.limits.resume_s;
+    this.tell("state", { state: "dropped", message: "The connection dropped. Trying again; no word is lost." });
+    for (let attempt = 0; !this.over; attempt++) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]));
+      if (this.over) return;
+      try {
+        await this.connect();
+        this.reconnections++;
+        return;
+      } catch (error) {
+        if (this.over) return;
+        if (performance.now() > until) {
+          this.finish("lost", `The connection dropped and could not be made again (${error.message}).`);
+          return;
+        }
+        this.tell("state", { state: "dropped", message: "The connection dropped. Trying again; no word is lost." });
+      }
+    }
+  }
+
+  hear(message) {
+    if (message.type === "hello") {
+      if (message.missed_words) {
+        this.lastSeq += message.missed_words;
+        this.tell("problem", { code: "missed", message: `${message.missed_words} words went by while the connection was gone.` });
+      }
+      this.hello = message;
+      this.tell("hello", message);
+      this.tell("state", { state: "open", message: "Watching" });
+    } else if (message.type === "word") {
+      if (message.seq <= this.lastSeq) return;
+      this.lastSeq = message.seq;
+      this.tell("word", message);
+    } else if (message.type === "error") {
+      this.tell("problem", message);
+    } else if (message.type === "bye") {
+      this.finish(message.reason, message.message);
+    } else if (message.type === "status" || message.type === "config") {
+      this.tell(message.type, message);
+    }
+  }
+
+  // A picture at a tick's time: a Blob of JPEG or WebP.
+  async show(tS, blob) {
+    const wire = this.wire;
+    if (!wire || !(wire instanceof Socket) || wire.buffered > BUFFERED_MAX) {
+      this.leftOut++;
+      return;
+    }
+    const header = new DataView(new ArrayBuffer(16));
+    header.setUint8(0, VERSION);
+    header.setUint8(1, CODECS[blob.type]);
+    header.setUint8(2, 1);
+    header.setUint32(4, this.number++ >>> 0);
+    header.setBigUint64(8, BigInt(Math.round(tS * 1e6)));
+    wire.send(await new Blob([header.buffer, blob]).arrayBuffer());
+  }
+
+  configure(change) {
+    Object.assign(this.config, change);
+    this.say({ type: "config", ...change });
+  }
+
+  order(type) {
+    this.say({ type });
+  }
+
+  say(message) {
+    if (this.wire) this.wire.send(JSON.stringify(message));
+  }
+
+  // The user has seen enough; the last words still come.
+  end() {
+    if (this.wire) this.order("end");
+    else this.finish("end", "Stopped.");
+  }
+
+  finish(reason, message) {
+    if (this.over) return;
+    this.over = true;
+    this.tell("bye", { reason, message });
+    const wire = this.wire;
+    this.wire = null;
+    if (wire) wire.close();
+  }
+
+  tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+class Socket {
+  constructor(connection) {
+    this.connection = connection;
+  }
+
+  open() {
+    const { base, token } = this.connection;
+    const url = new URL("v1/stream", base);
+    url.protocol = url.protocol.replace("http", "ws");
+    const protocols = ["mmduplex.v1"];
+    if (token) protocols.push(`mmduplex.bearer.${base64url(token)}`);
+    this.socket = new WebSocket(url, protocols);
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onopen = () => this.onopen();
+    this.socket.onmessage = (event) => this.onmessage(event.data);
+    this.socket.onclose = (event) => this.onclose(new Error(event.reason || `code ${event.code}`));
+  }
+
+  get buffered() {
+    return this.socket.bufferedAmount;
+  }
+
+  send(data) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(data);
+  }
+
+  close() {
+    this.socket.close();
+  }
+}
+
+class Channel {
+  constructor(connection) {
+    this.connection = connection;
+    this.closed = false;
+  }
+
+  async open() {
+    const { base, token, track } = this.connection;
+    // No STUN server is asked: this machine's own addresses are all that is told.
+    this.peer = new RTCPeerConnection({ iceServers: [] });
+    const late = setTimeout(() => this.lose("no connection in time"), WEBRTC_MS);
+    this.channel = this.peer.createDataChannel("mmduplex");
+    this.channel.onopen = () => {
+      clearTimeout(late);
+      this.onopen();
+    };
+    this.channel.onmessage = (event) => this.onmessage(event.data);
+    this.channel.onclose = () => this.lose("the channel was closed");
+    this.peer.onconnectionstatechange = () => {
+      if (["failed", "disconnected", "closed"].includes(this.peer.connectionState)) this.lose(this.peer.connectionState);
+    };
+    try {
+      this.peer.addTrack(track);
+      await this.peer.setLocalDescription();
+      await gathered(this.peer);
+      const headers = { "Content-Type": "application/json" };
+      if (token) headers.Authorization = `Bearer ${token}`;
+      const { type, sdp } = this.peer.localDescription;
+      const answer = await fetch(new URL("v1/webrtc", base), { method: "POST", headers, body: JSON.stringify({ type, sdp }) });
+      const body = await answer.json();
+      if (!answer.ok) throw new Error(body.error);
+      await this.peer.setRemoteDescription(body);
+    } catch (error) {
+      this.lose(error.message);
+    }
+  }
+
+  get buffered() {
+    return this.channel.bufferedAmount;
+  }
+
+  send(data) {
+    if (this.channel.readyState === "open") this.channel.send(data);
+  }
+
+  lose(reason) {
+    if (this.closed) return;
+    this.close();
+    this.onclose(new Error(reason));
+  }
+
+  close() {
+    this.closed = true;
+    this.peer.close();
+  }
+}
+
+function gathered(peer) {
+  return new Promise((resolve) => {
+    if (peer.iceGatheringState === "complete") resolve();
+    peer.onicegatheringstatechange = () => peer.iceGatheringState === "complete" && resolve();
+    setTimeout(resolve, GATHER_MS);
+  });
+}
+
+function base64url(text) {
+  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}

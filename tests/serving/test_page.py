@@ -1,0 +1,385 @@
+"""The page in a real browser: what is watched, what is said, and what it says when something goes wrong."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.app import SESSIONS, build_app
+from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.streaming.captions import read_captions
+from tests.data_pipelines.numbered_video import write_numbered
+from tests.serving.scripted_pool import FACTS, ScriptedPool
+
+# A browser starts in seconds and a stream runs in real time.
+pytestmark = pytest.mark.slow
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required",
+]  # fmt: skip
+ALLOWED = "--use-fake-ui-for-media-stream"
+SCREEN = "--auto-select-desktop-capture-source=Entire screen"
+TOKEN = "a-secret-of-more-than-16"
+# For what the page waits for: a model that is asked for it, a video that has to begin.
+PATIENCE_MS = 90_000
+
+
+class ThreadedServer:
+    """A server over a scripted pool, in a thread with a loop of its own."""
+
+    def __init__(self, token: str | None = None, pool: ScriptedPool | None = None, limits: Limits | None = None):
+        self.pool = pool or ScriptedPool()
+        self._token, self._limits = token, limits
+        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _serve(self) -> None:
+        app = build_app(self.pool, FACTS, Access("127.0.0.1", self._token), limits=self._limits)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.2)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        self.sessions = app[SESSIONS]
+        self._ready.set()
+        await self._stop.wait()
+        await self.runner.cleanup()
+
+    def cut(self) -> None:
+        """Cuts every connection."""
+
+        def abort() -> None:
+            for connection in self.runner.server.connections:
+                connection.transport.abort()
+
+        self.loop.call_soon_threadsafe(abort)
+
+    def begin_anew(self) -> None:
+        """Ends all streams."""
+
+        async def end() -> None:
+            for session in self.sessions:
+                session.end("shutdown", "the test is over")
+                await session.stopped()
+
+        self.pool.may_go.set()
+        self.pool.lag_s, self.pool.dropped = 0.01, 0
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(30)
+        self.pool.all_seats.clear()
+
+    def close(self) -> None:
+        self.pool.may_go.set()
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        self.pool.close()
+
+
+@pytest.fixture(scope="module")
+def browsers() -> Iterator[dict[bool, object]]:
+    """A browser that gives cameras, and one that refuses them."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; CHROMIUM names another one")
+    playwright.expect.set_options(timeout=PATIENCE_MS)
+    with playwright.sync_playwright() as driver, contextlib.ExitStack() as stack:
+        found = {}
+        for allowed in (True, False):
+            flags = [*FLAGS, ALLOWED, SCREEN] if allowed else FLAGS
+            found[allowed] = driver.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+            stack.callback(found[allowed].close)
+        yield found
+
+
+@contextlib.contextmanager
+def opened(browsers, server: ThreadedServer, *, camera: bool = True, path: str = "/", size=(1280, 860)) -> Iterator:
+    """A page of the server; at the end nothing was loaded from elsewhere and no rule of its own was broken."""
+    context = browsers[camera].new_context(
+        viewport={"width": size[0], "height": size[1]}, accept_downloads=True, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    complaints, asked = [], []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    try:
+        page.goto(server.url + path)
+        yield page
+        assert not [url for url in asked if not url.startswith((server.url, "blob:", "data:"))]
+        # What the browser says of a dropped connection, or of a token that is asked for, is no fault of the page.
+        assert not [one for one in complaints if "WebSocket" not in one and "401" not in one]
+    finally:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[ThreadedServer]:
+    """One server, so that the world is filmed once."""
+    server = ThreadedServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(shared_server: ThreadedServer) -> Iterator[ThreadedServer]:
+    """The server with no stream on it, and its model in good health."""
+    yield shared_server
+    shared_server.begin_anew()
+
+
+def watch(page, source: str) -> None:
+    page.get_by_label(source, exact=True).check(force=True)
+    page.get_by_role("button", name="Watch").click()
+
+
+def words(page) -> list[str]:
+    return page.evaluate("page.stream.words.all.map((word) => word.text)")
+
+
+def until(page, condition: str | Callable[[], bool]) -> None:
+    """Waits until something holds, in the page or here. (The page's own rules forbid what Playwright would wait by.)"""
+    deadline_s = time.monotonic() + PATIENCE_MS / 1000
+    while not (page.evaluate(condition) if isinstance(condition, str) else condition()):
+        assert time.monotonic() < deadline_s, condition
+        page.wait_for_timeout(30)
+
+
+def said(page, number: int) -> None:
+    """Waits until so many words were said."""
+    until(page, f"page.stream?.words.all.length >= {number}")
+
+
+def test_the_world_is_watched_and_what_is_said_is_shown(browsers, server: ThreadedServer, tmp_path: Path):
+    with opened(browsers, server) as page:
+        playwright.expect(page.locator("#model")).to_have_text("a scripted model")
+        watch(page, "Built-in world")
+        playwright.expect(page.get_by_role("status").first).to_have_text("Watching")
+        said(page, 12)
+        assert words(page)[:12] == [f"w{i}" for i in range(12)]
+        assert page.locator("#transcript li").first.inner_text().split()[1:3] == ["w0", "w1"]
+        assert "w1" in page.locator("#caption").inner_text()
+        # A tick of pictures is a tick of the video: what the model saw moves.
+        (seat,) = server.pool.all_seats
+        times_s = [t_s for t_s, _ in seat.frames]
+        np.testing.assert_allclose(np.diff(times_s), FACTS.clock.tick_s, atol=1e-6)
+        assert np.std([frame.mean(axis=(0, 1)) for _, frame in seat.frames], axis=0).max() > 0.05
+        until(page, "page.overlay.drawn > 0")
+        assert int(page.locator("#tokens").inner_text()) > 0
+        until(page, "document.getElementById('timeline').getAttribute('aria-label').includes('tokens a second')")
+        # The sliders work while it runs.
+        page.get_by_label("Talkativeness").fill("2")
+        page.get_by_label("Delay").fill("1")
+        until(page, "page.stream.connection.config.pad_bias === -2")
+        playwright.expect(page.locator("#delay-value")).to_have_text("0.08 s")
+        until(page, lambda: any("configure 1 -2" in call for call in seat.calls))
+        page.get_by_role("button", name="Stop").click()
+        playwright.expect(page.get_by_role("status").first).to_have_text("Not watching")
+        everything = words(page)
+        for kind in ("vtt", "srt", "json"):
+            with page.expect_download() as download:
+                page.get_by_role("button", name=kind.upper()).click()
+            download.value.save_as(tmp_path / f"words.{kind}")
+        assert [word["text"] for word in json.loads((tmp_path / "words.json").read_text())["words"]] == everything
+        for kind in ("vtt", "srt"):
+            cues = read_captions((tmp_path / f"words.{kind}").read_text())
+            assert [text for cue in cues for text, _ in cue.words] == everything
+            assert all(cue.end_s > cue.start_s for cue in cues)
+
+
+def test_a_file_is_watched_to_its_end_in_its_own_time(browsers, server: ThreadedServer, tmp_path: Path):
+    clip = write_numbered(tmp_path / "clip.mp4", count=50)
+    with opened(browsers, server) as page:
+        page.get_by_label("File", exact=True).check(force=True)
+        page.get_by_role("button", name="Watch").click()
+        playwright.expect(page.get_by_role("alert")).to_contain_text("Choose a video file first")
+        page.get_by_label("Video file").set_input_files(clip)
+        page.get_by_role("button", name="Watch").click()
+        said(page, 1)
+        playwright.expect(page.get_by_role("status").first).to_have_text("Not watching")
+        (seat,) = server.pool.all_seats
+        # How many of its pictures a busy machine gets to is not judged; each has its own time in the file.
+        ticks = [round(t_s / FACTS.clock.tick_s) for t_s, _ in seat.frames]
+        assert ticks == list(range(ticks[0], ticks[-1] + 1))
+        assert ticks[-1] <= FACTS.clock.tick_at(2.0)
+        assert seat.calls[-1] == "leave True"
+        assert words(page) == [f"w{i}" for i in range(len(ticks))]
+
+
+def test_a_file_that_is_no_video_is_said_to_be_none(browsers, server: ThreadedServer, tmp_path: Path):
+    (tmp_path / "notes.mp4").write_text("no video " * 50)
+    with opened(browsers, server) as page:
+        page.get_by_label("File", exact=True).check(force=True)
+        page.get_by_label("Video file").set_input_files(tmp_path / "notes.mp4")
+        page.get_by_role("button", name="Watch").click()
+        playwright.expect(page.get_by_role("alert")).to_contain_text("notes.mp4 cannot be played")
+        playwright.expect(page.get_by_role("button", name="Watch")).to_be_enabled()
+
+
+@pytest.mark.parametrize("way", ["websocket", "webrtc"])
+def test_a_camera_is_watched(browsers, server: ThreadedServer, way: str):
+    with opened(browsers, server) as page:
+        page.get_by_text("More").click()
+        page.get_by_label("Cameras and screens go by").select_option(way)
+        watch(page, "Camera")
+        said(page, 10)
+        assert words(page)[:10] == [f"w{i}" for i in range(10)]
+        assert page.evaluate("page.stream.connection.way") == way
+        (seat,) = server.pool.all_seats
+        ticks = [round(t_s / FACTS.clock.tick_s) for t_s, _ in seat.frames]
+        assert ticks == sorted(set(ticks))
+        # Chromium's fake camera is green, with a disc and a clock.
+        assert np.mean([frame[..., 1].mean() for _, frame in seat.frames]) > 60
+        page.get_by_role("button", name="Stop").click()
+        playwright.expect(page.get_by_role("status").first).to_have_text("Not watching")
+        # The camera's light goes out.
+        assert page.evaluate("document.getElementById('video').srcObject") is None
+
+
+def test_where_webrtc_fails_the_websocket_takes_over_and_the_page_says_so(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        page.evaluate("RTCPeerConnection.prototype.setRemoteDescription = () => Promise.reject(new Error('blocked'))")
+        watch(page, "Camera")
+        said(page, 4)
+        playwright.expect(page.get_by_role("alert")).to_contain_text("WebRTC did not connect (blocked)")
+        assert page.evaluate("page.stream.connection.way") == "websocket"
+
+
+def test_a_refused_camera_is_explained(browsers, server: ThreadedServer):
+    with opened(browsers, server, camera=False) as page:
+        watch(page, "Camera")
+        playwright.expect(page.get_by_role("alert")).to_contain_text("does not let this page see the camera")
+        playwright.expect(page.get_by_role("button", name="Watch")).to_be_enabled()
+        assert not server.pool.all_seats
+
+
+def test_a_dropped_connection_is_said_and_no_word_is_lost(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        watch(page, "Built-in world")
+        said(page, 5)
+        server.cut()
+        playwright.expect(page.get_by_role("alert")).to_contain_text("The connection dropped")
+        until(page, "page.stream.connection.reconnections === 1")
+        playwright.expect(page.get_by_role("alert")).not_to_contain_text("The connection dropped")
+        said(page, 25)
+        assert words(page)[:25] == [f"w{i}" for i in range(25)]
+        assert len(server.pool.all_seats) == 1
+
+
+def test_a_server_that_cannot_keep_up_is_said(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        watch(page, "Built-in world")
+        said(page, 3)
+        server.pool.dropped = 7
+        server.pool.lag_s = 1.4
+        alert = page.get_by_role("alert")
+        playwright.expect(alert).to_contain_text("cannot keep up: 7 pictures were left out, and words come 1.4 s after")
+        server.pool.lag_s = 0.01
+        playwright.expect(alert).not_to_contain_text("cannot keep up")
+        server.pool.may_go.clear()
+        playwright.expect(alert).to_contain_text("Nothing comes from the server")
+        server.pool.may_go.set()
+
+
+def test_two_pages_watch_at_once(browsers, server: ThreadedServer):
+    with opened(browsers, server) as one, opened(browsers, server) as other:
+        watch(one, "Built-in world")
+        watch(other, "Camera")
+        for page in (one, other):
+            said(page, 10)
+            assert words(page)[:10] == [f"w{i}" for i in range(10)]
+        assert len(server.pool.seats) == 2
+
+
+def test_a_full_server_says_so(browsers):
+    server = ThreadedServer(pool=ScriptedPool(slots=1))
+    try:
+        with opened(browsers, server) as one, opened(browsers, server) as other:
+            watch(one, "Camera")
+            said(one, 1)
+            watch(other, "Camera")
+            playwright.expect(other.get_by_role("alert")).to_contain_text("all 1 seats are taken")
+            playwright.expect(other.get_by_role("button", name="Watch")).to_be_enabled()
+    finally:
+        server.close()
+
+
+def test_a_token_is_asked_for_or_taken_from_the_address(browsers):
+    server = ThreadedServer(token=TOKEN)
+    try:
+        with opened(browsers, server, path=f"/#token={TOKEN}") as page:
+            playwright.expect(page.locator("#model")).to_have_text("a scripted model")
+            assert TOKEN not in page.url
+            watch(page, "Camera")
+            said(page, 2)
+        with opened(browsers, server) as page:
+            page.get_by_label("Token", exact=True).fill(TOKEN)
+            page.keyboard.press("Enter")
+            playwright.expect(page.locator("#model")).to_have_text("a scripted model")
+    finally:
+        server.close()
+
+
+def test_everything_is_reached_by_keyboard_and_has_a_name(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        playwright.expect(page.locator("#model")).to_have_text("a scripted model")
+        unnamed = page.evaluate(
+            """[...document.querySelectorAll('button, input, select, a[href], canvas:not([aria-hidden]), video')]
+            .filter((one) => !(one.labels?.length || one.getAttribute('aria-label') || one.textContent.trim()))
+            .map((one) => one.outerHTML)"""
+        )
+        assert unnamed == []
+        reached = []
+        for _ in range(14):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.id || document.activeElement.value || ''"))
+            assert page.evaluate(
+                "document.activeElement === document.body || document.activeElement.matches(':focus-visible')"
+            )
+        for name in ("camera", "start", "talk", "delay", "looks", "transcript"):
+            assert name in reached
+        # Arrows choose, Enter begins.
+        page.locator("input[value=camera]").focus()
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        said(page, 3)
+        assert page.evaluate("page.stream.source") == "world"
+
+
+@pytest.mark.parametrize("size", [(360, 740), (768, 1024), (1440, 900)])
+def test_nothing_is_wider_than_the_screen(browsers, server: ThreadedServer, size: tuple[int, int]):
+    with opened(browsers, server, size=size) as page:
+        watch(page, "Built-in world")
+        said(page, 6)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        # What is watched and said is on the first screen.
+        box = page.locator("#screen").bounding_box()
+        assert box["y"] + box["height"] <= size[1]
+        small = page.evaluate(
+            """[...document.querySelectorAll('button, select, #sources label')]
+            .filter((one) => one.offsetParent && one.getBoundingClientRect().height < 32).map((one) => one.outerHTML)"""
+        )
+        assert small == []
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.wait_for_timeout(6000)
+            page.screenshot(path=Path(folder) / f"page_{size[0]}.png", full_page=True)
+
+
+def test_the_page_names_no_other_place(repository: Path):
+    for path in (repository / "mmduplex_jax" / "serving" / "static").iterdir():
+        assert not re.search(r"https?://|//[a-z]+\.[a-z]", path.read_text(encoding="utf-8")), path.name
