@@ -30,6 +30,8 @@ CONFIGS = (
     "clip_s16",
     "vlm_quickstart",
     "vlm_single_token",
+    "bflow_quickstart",
+    "bflow_events_75m",
 )
 MESH = (2, 2, 2)
 
