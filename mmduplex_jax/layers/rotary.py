@@ -2,8 +2,8 @@
 
 A position is an integer count of steps. In float32 the product `position · frequency` has lost the fraction of a turn
 after some hours, so the angle is split, `position = (high · 4096 + middle) · 4096 + low`, and each part's cosines and
-sines come from tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7 at
-any position.
+sines come from tables that NumPy computed in float64; the angle-sum identity joins them with a rounding of about 1e-7
+at any position.
 
 Frequencies may be stretched as Llama 3 does it, for contexts longer than those of pre-training (Grattafiori et al.,
 2024; `rope_type` "llama3" in transformers).
