@@ -3,8 +3,13 @@
 Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
           python -m launch.train --config=configs/bflow_quickstart.py --workdir=runs/bflow_quickstart
 Hardware: 2 CPU cores, 4 GB.
-Time:     not trained yet.
-Expected: not trained yet.
+Time:     8.5 minutes (2 steps a second), measured of `from_clip`; 14.5 minutes with much other work on the machine.
+Expected: on 160 unseen clips (`python -m launch.evaluate --checkpoint=runs/bflow_quickstart`): the moment of its video
+          that a phrase is about, one of 12, is found in 0.98 of the cases (chance 0.19, with another clip's tokens
+          0.25); an event whose words tell is seen to run forwards and not backwards in 0.94 (0.50, 0.57).
+          `from_clip`: 0.97 and 0.94. A duplex learns faster from it: after 600 steps of `configs/quickstart.py` with
+          `--config.init_from.tokenizer=runs/bflow_quickstart` F1 0.88 (0.85 to 0.90), and words cost 0.09 nats a token
+          at step 500, from scratch 0.97.
 """
 
 from ml_collections import config_dict
