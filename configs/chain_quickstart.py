@@ -3,8 +3,9 @@
 Command:  python -m launch.chain --config=configs/chain_quickstart.py --workdir=runs/chain
           one stage: python -m launch.train --config=configs/chain_quickstart.py:bflow --workdir=DIR
 Hardware: 4 CPU cores, 6 GB.
-Time:     not run yet.
-Expected: not run yet.
+Time:     37 minutes with two to four other trainings on the machine, compiling and scoring included.
+Expected: the duplex, after 600 steps of its own, has F1 0.918 on 160 unseen clips (95 % of resamplings within 0.898 to
+          0.939); from scratch the same steps give 0.23: docs/stages.md, with the scores of every stage.
 """
 
 from ml_collections import config_dict
