@@ -54,9 +54,7 @@ class WorldClips:
         from data_pipelines.world.files import write_clip_files
 
         config = WorldConfig(look="plain", clip_s=_CLIP_S)
-        files = write_clip_files(
-            self._folder.name, config, _SEED, number, size_px=_SIZE_PX, fps=_FPS, codec="libx264"
-        )
+        files = write_clip_files(self._folder.name, config, _SEED, number, size_px=_SIZE_PX, fps=_FPS, codec="libx264")
         return files.video
 
 
