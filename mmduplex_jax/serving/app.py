@@ -37,7 +37,7 @@ _PUBLIC = frozenset({"page", "asset", "healthz", "readyz", "feed"})
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-        "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "worker-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Permissions-Policy": "camera=(self), display-capture=(self), microphone=(), geolocation=()",
     "X-Content-Type-Options": "nosniff",

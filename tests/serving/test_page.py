@@ -179,6 +179,8 @@ def test_the_world_is_watched_and_what_is_said_is_shown(browsers, server: Thread
         assert np.std([frame.mean(axis=(0, 1)) for _, frame in seat.frames], axis=0).max() > 0.05
         until(page, "page.overlay.drawn > 0")
         assert int(page.locator("#tokens").inner_text()) > 0
+        # It watches from the first picture on.
+        assert server.pool.all_seats[0].frames[0][0] < 1.0
         until(page, "document.getElementById('timeline').getAttribute('aria-label').includes('tokens a second')")
         # The sliders work while it runs.
         page.get_by_label("Talkativeness").fill("2")
@@ -201,7 +203,7 @@ def test_the_world_is_watched_and_what_is_said_is_shown(browsers, server: Thread
 
 
 def test_a_file_is_watched_to_its_end_in_its_own_time(browsers, server: ThreadedServer, tmp_path: Path):
-    clip = write_numbered(tmp_path / "clip.mp4", count=50)
+    clip = write_numbered(tmp_path / "clip.mp4", count=100)
     with opened(browsers, server) as page:
         page.get_by_label("File", exact=True).check(force=True)
         page.get_by_role("button", name="Watch").click()
@@ -214,7 +216,7 @@ def test_a_file_is_watched_to_its_end_in_its_own_time(browsers, server: Threaded
         # How many of its pictures a busy machine gets to is not judged; each has its own time in the file.
         ticks = [round(t_s / FACTS.clock.tick_s) for t_s, _ in seat.frames]
         assert ticks == list(range(ticks[0], ticks[-1] + 1))
-        assert ticks[-1] <= FACTS.clock.tick_at(2.0)
+        assert ticks[-1] <= FACTS.clock.tick_at(4.0)
         assert seat.calls[-1] == "leave True"
         assert words(page) == [f"w{i}" for i in range(len(ticks))]
 

@@ -15,6 +15,10 @@ const LATE_S = 0.6;
 const WARNED_MS = 5000;
 const SILENT_MS = 4000;
 const DESCRIBED_MS = 3000;
+// The timeline moves slowly; the machine has better things to do than to draw it sixty times a second.
+const DRAWN_MS = 80;
+// How long the picture that is being made may take when somebody presses Stop.
+const LAST_PICTURE_MS = 1000;
 const PHRASES_SHOWN = 200;
 
 let token = takeToken();
@@ -178,6 +182,8 @@ class Watching {
       const tickS = hello.clock.video_stride / hello.clock.step_hz;
       const onPicture = (tS, blob) => this.connection.show(tS, blob);
       this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx: hello.frame_px, onPicture });
+      // A file begins when there is somebody to watch it.
+      this.opened.play?.();
     }
   }
 
@@ -250,17 +256,18 @@ class Watching {
     return !this.opened?.track && (video.paused || video.ended || video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA);
   }
 
-  stop(message) {
+  async stop(message) {
     if (message) problem("source", message);
+    if (this.done) return;
     this.done = true;
-    this.grabber?.stop();
+    await this.grabber?.stop(LAST_PICTURE_MS);
     if (this.connection) this.connection.end();
     else this.close();
   }
 
   close() {
     this.done = true;
-    this.grabber?.stop();
+    this.grabber?.stop(0);
     this.opened?.stop();
     problem("slow", "");
     problem("silent", "");
@@ -338,11 +345,15 @@ for (const button of document.querySelectorAll("[data-download]")) {
   });
 }
 
-function draw() {
+let drawnAt = 0;
+function draw(now) {
   if (stream) {
-    timeline.draw(Math.max(stream.nowS(), stream.lastStatus?.t_video_s ?? 0));
     overlay.draw();
-    stream.refresh();
+    if (now - drawnAt > DRAWN_MS) {
+      drawnAt = now;
+      timeline.draw(Math.max(stream.nowS(), stream.lastStatus?.t_video_s ?? 0));
+      stream.refresh();
+    }
   }
   requestAnimationFrame(draw);
 }

@@ -45,11 +45,17 @@ function why(kind, error) {
   return `The ${kind} cannot be used: ${error.message}`;
 }
 
-// A file: {ended: Promise, stop()}, played in the video.
+// A file: {ended: Promise, play(), stop()}, ready in the video at its first picture.
 export async function openFile(video, file) {
   const url = URL.createObjectURL(file);
-  const { ended } = await play(video, url, `${file.name} cannot be played by this browser`);
-  return { ended, stop: () => release(video, url) };
+  const stop = () => release(video, url);
+  try {
+    const { ended } = await load(video, url, `${file.name} cannot be played by this browser`);
+    return { ended, play: () => video.play(), stop };
+  } catch (error) {
+    stop();
+    throw error;
+  }
 }
 
 // The world's clips one after another, as one stream: `timeS()` goes on from clip to clip.
@@ -65,12 +71,17 @@ export async function openWorld(video, base, headers) {
       URL.revokeObjectURL(url);
     }
     url = URL.createObjectURL(blob);
-    const { ended } = await play(video, url, "the world's clip cannot be played by this browser");
-    ended.then(() => stopped || next(index + 1).catch(() => video.dispatchEvent(new Event("error"))));
+    const { ended } = await load(video, url, "the world's clip cannot be played by this browser");
+    ended.then(async () => {
+      if (stopped) return;
+      await next(index + 1);
+      if (!stopped) await video.play();
+    });
   };
   await next(0);
   return {
     timeS: () => beforeS + video.currentTime,
+    play: () => video.play(),
     stop() {
       stopped = true;
       release(video, url);
@@ -78,19 +89,19 @@ export async function openWorld(video, base, headers) {
   };
 }
 
-// Begins to play; {ended} is a promise in an object, since an async function would wait for a bare one.
-async function play(video, url, failure) {
-  video.controls = true;
-  video.src = url;
-  try {
-    await video.play();
-  } catch (error) {
-    throw new SourceRefused(`${failure} (${error.message})`);
-  }
-  return { ended: new Promise((resolve) => video.addEventListener("ended", resolve, { once: true })) };
+// Resolves when the first picture is there; {ended} is a promise in an object, since a bare one would be waited for.
+function load(video, url, failure) {
+  return new Promise((resolve, reject) => {
+    const ended = new Promise((done) => video.addEventListener("ended", done, { once: true }));
+    video.addEventListener("loadeddata", () => resolve({ ended }), { once: true });
+    video.onerror = () => reject(new SourceRefused(`${failure} (${video.error?.message || "unknown format"}).`));
+    video.controls = true;
+    video.src = url;
+  });
 }
 
 function release(video, url) {
+  video.onerror = null;
   video.removeAttribute("src");
   video.controls = false;
   video.load();
@@ -100,34 +111,35 @@ function release(video, url) {
 // Takes a picture at every tick: `onPicture(tS, blob)`. `timeS()` is the stream's time now; it may stand still.
 export class Grabber {
   constructor({ video, timeS, tickS, framePx, onPicture }) {
-    Object.assign(this, { video, timeS, tickS, framePx, onPicture });
-    this.canvas = document.createElement("canvas");
+    Object.assign(this, { video, timeS, tickS, framePx });
     this.tick = -1;
     this.busy = false;
+    this.worker = new Worker(new URL("encoder.js", import.meta.url));
+    this.worker.onmessage = ({ data: { id, blob } }) => {
+      this.busy = false;
+      onPicture(id * this.tickS, blob);
+    };
     this.timer = setInterval(() => this.look(), POLL_MS);
   }
 
-  look() {
+  async look() {
     const tick = Math.floor(this.timeS() / this.tickS + 1e-6);
     if (tick <= this.tick || this.busy || !this.video.videoWidth || this.video.seeking) return;
     this.tick = tick;
-    this.draw();
     this.busy = true;
-    this.canvas.toBlob((blob) => {
+    // Twice as fine as the model looks; the server shrinks it the way it does in training.
+    const { videoWidth, videoHeight } = this.video;
+    const scale = Math.min(1, (2 * this.framePx) / Math.min(videoWidth, videoHeight));
+    const [width, height] = [videoWidth, videoHeight].map((side) => Math.max(1, Math.round(side * scale)));
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(this.video);
+    } catch {
+      // Between two videos there is no picture; the next tick tries again.
       this.busy = false;
-      if (blob && this.timer !== null) this.onPicture(tick * this.tickS, blob);
-    }, "image/jpeg", QUALITY);
-  }
-
-  // Twice as fine as the model looks; the server shrinks it the way it does in training.
-  draw() {
-    const { videoWidth: width, videoHeight: height } = this.video;
-    const scale = Math.min(1, (2 * this.framePx) / Math.min(width, height));
-    const [w, h] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
-    if (this.canvas.width !== w || this.canvas.height !== h) Object.assign(this.canvas, { width: w, height: h });
-    const context = this.canvas.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(this.video, 0, 0, w, h);
+      return;
+    }
+    this.worker.postMessage({ id: tick, bitmap, width, height, quality: QUALITY }, [bitmap]);
   }
 
   // Time went back: the next tick may be any.
@@ -135,8 +147,13 @@ export class Grabber {
     this.tick = -1;
   }
 
-  stop() {
+  // Takes no more; resolves when the picture that is being made was given, or `ms` have gone.
+  async stop(ms) {
     clearInterval(this.timer);
     this.timer = null;
+    for (const until = performance.now() + ms; this.busy && performance.now() < until; ) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+    this.worker.terminate();
   }
 }

@@ -1,0 +1,13 @@
+// A worker that makes JPEGs: beside the page, which draws and listens meanwhile.
+// In: {id, bitmap, width, height, quality}. Out: {id, blob}.
+
+const canvas = new OffscreenCanvas(1, 1);
+
+onmessage = async ({ data: { id, bitmap, width, height, quality } }) => {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  bitmap.close();
+  postMessage({ id, blob: await canvas.convertToBlob({ type: "image/jpeg", quality }) });
+};

@@ -1,0 +1,151 @@
+"""WebRTC from a program: a track's pictures in, words over the channel out; offers that are none."""
+
+import asyncio
+import fractions
+import json
+
+import numpy as np
+import pytest
+
+from mmduplex_jax.serving.limits import Limits
+from tests.serving.scripted_pool import FACTS
+from tests.serving.served import PATIENCE_S, Server, run, served
+
+aiortc = pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
+av = pytest.importorskip("av")
+
+
+class Pictures(aiortc.VideoStreamTrack):
+    """Grey pictures that get brighter, 25 a second."""
+
+    def __init__(self, px: int = 64):
+        super().__init__()
+        self._px, self.count = px, 0
+
+    async def recv(self):
+        await asyncio.sleep(0.04)
+        frame = av.VideoFrame.from_ndarray(
+            np.full((self._px, self._px, 3), min(255, 40 + 2 * self.count), np.uint8), format="rgb24"
+        )
+        frame.pts, frame.time_base = self.count * 3600, fractions.Fraction(1, 90_000)
+        self.count += 1
+        return frame
+
+
+class Peer:
+    """A peer as a test uses it: `heard` is what came over the channel."""
+
+    def __init__(self, server: Server, px: int = 64, resume: dict | None = None, name: str = "mmduplex"):
+        self._server, self._resume = server, resume
+        self.connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        self.connection.addTrack(Pictures(px))
+        self.channel = self.connection.createDataChannel(name)
+        self.channel.on("open", self._greet)
+        self.channel.on("message", lambda text: self.heard.append(json.loads(text)))
+        self.heard: list[dict] = []
+
+    def _greet(self) -> None:
+        self.say(type="hello", version=1, resume=self._resume)
+
+    def say(self, **message) -> None:
+        self.channel.send(json.dumps(message))
+
+    async def __aenter__(self) -> "Peer":
+        await self.connection.setLocalDescription(await self.connection.createOffer())
+        local = self.connection.localDescription
+        async with self._server.http.post(
+            f"{self._server.url}/v1/webrtc", json={"type": local.type, "sdp": local.sdp}
+        ) as answer:
+            assert answer.status == 200, await answer.text()
+            body = await answer.json()
+        await self.connection.setRemoteDescription(aiortc.RTCSessionDescription(body["sdp"], body["type"]))
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.connection.close()
+
+    def of(self, kind: str) -> list[dict]:
+        return [message for message in self.heard if message["type"] == kind]
+
+
+def test_a_track_is_watched_and_words_come_over_the_channel():
+    async def test():
+        async with served() as server, Peer(server) as peer:
+            await server.until(lambda: len(peer.of("word")) >= 8)
+            assert [word["text"] for word in peer.of("word")][:8] == [f"w{i}" for i in range(8)]
+            (seat,) = server.pool.all_seats
+            ticks = [round(t_s / FACTS.clock.tick_s) for t_s, _ in seat.frames]
+            assert ticks == list(range(ticks[0], ticks[0] + len(ticks)))
+            means = [float(frame.mean()) for _, frame in seat.frames]
+            assert means[-1] > means[0] > 30  # they get brighter
+            peer.say(type="end")
+            await server.until(lambda: peer.of("bye"))
+            assert peer.of("bye")[0]["reason"] == "end"
+            await server.until(lambda: not server.pool.seats)
+
+    run(test())
+
+
+def test_a_peer_that_comes_back_goes_on_in_its_own_time():
+    async def test():
+        async with served() as server:
+            async with Peer(server) as peer:
+                await server.until(lambda: len(peer.of("word")) >= 3)
+            hello, last = peer.of("hello")[0], peer.of("word")[-1]
+            resume = {"session": hello["session"], "token": hello["token"], "last_seq": last["seq"]}
+            async with Peer(server, resume=resume) as peer:
+                await server.until(lambda: len(peer.of("word")) >= 5)
+                assert peer.of("hello")[0]["resumed"] is True
+                assert peer.of("word")[0]["seq"] == last["seq"] + 1
+            (seat,) = server.pool.all_seats
+            assert np.all(np.diff([t_s for t_s, _ in seat.frames]) > 0)
+
+    run(test())
+
+
+def test_a_track_that_is_too_large_ends_the_stream():
+    async def test():
+        async with served(limits=Limits(pixels=50 * 50, bad_frames=3)) as server, Peer(server) as peer:
+            await server.until(lambda: peer.of("bye"))
+            assert "at most 2500 are taken" in peer.of("error")[0]["message"]
+            assert peer.of("bye")[0]["reason"] == "protocol"
+
+    run(test())
+
+
+def test_a_peer_without_the_channel_is_let_go():
+    async def test():
+        async with served(limits=Limits(hello_s=0.3)) as server, Peer(server, name="another") as peer:
+            async with asyncio.timeout(PATIENCE_S):
+                while peer.channel.readyState != "closed" and peer.connection.connectionState != "closed":
+                    await asyncio.sleep(0.05)
+            assert not server.pool.all_seats
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("not json", 400, "must be JSON"),
+        ("[" * 5000, 400, "must be JSON"),
+        ('"text"', 400, "must be an SDP offer"),
+        ('{"type": "offer", "sdp": 3}', 400, "must be an SDP offer"),
+        ('{"type": "answer", "sdp": ""}', 400, "must be an SDP offer"),
+        ('{"type": "offer", "sdp": ""}', 400, "a data channel and at most one video track"),
+        (json.dumps({"type": "offer", "sdp": "m=audio 9 x\r\nm=application 9 x\r\n"}), 400, "at most one video track"),
+        (
+            json.dumps({"type": "offer", "sdp": "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"}),
+            400,
+            "cannot be",
+        ),
+        (json.dumps({"type": "offer", "sdp": "x" * 70_000}), 413, "Maximum request body size"),
+    ],
+)
+def test_what_is_no_offer_is_refused(body: str, status: int, said: str):
+    async def test():
+        async with served() as server, server.http.post(f"{server.url}/v1/webrtc", data=body) as answer:
+            assert answer.status == status
+            assert said in (await answer.json())["error"]
+
+    run(test())
