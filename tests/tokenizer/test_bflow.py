@@ -78,6 +78,24 @@ def test_streaming_is_the_same_without_jit_and_under_vmap():
             np.testing.assert_allclose([r[3] for r in row], [r[3] for r in same], atol=bound)
 
 
+def test_of_many_streams_any_number_may_spend_an_anchor_at_once():
+    """19 rows are looked at two at a time: all of them, none, an even and an odd number."""
+    _, module, params, frames, _ = make("bflow")
+    clip = frames[0, :1].repeat(11, axis=0)
+    many = np.stack([clip] * 19)
+    for rows, tick in (((3,), 10), ((0, 7, 8, 18), 8)):  # after the gap between anchors their scene is another one
+        for row in rows:
+            many[row, tick:] = frames[1 + row % 2, 5 * tick]
+    together = stream(module, params, many)
+    anchors = [[r[0] // 2 for r in row if r[1] == ANCHOR][::2] for row in together]
+    assert [i for i, at in enumerate(anchors) if at == [0, 10]] == [3]
+    assert [i for i, at in enumerate(anchors) if at == [0, 8]] == [0, 7, 8, 18]
+    assert sum(at == [0] for at in anchors) == 14
+    for row, alone in zip((3, 8, 5), stream(module, params, many[[3, 8, 5]])):
+        assert [r[:3] for r in together[row]] == [r[:3] for r in alone]
+        np.testing.assert_allclose([r[3] for r in together[row]], [r[3] for r in alone], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_obeys_its_budget(kind):
     config, _, params, frames, clip = make(kind)
