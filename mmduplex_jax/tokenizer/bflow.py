@@ -198,7 +198,9 @@ class BFlow(nn.Module):
 
         nothing = jnp.zeros((batch, self.config.anchor_tokens, self.config.width), jnp.dtype(self.config.dtype))
         begin = jnp.zeros((), jnp.int32), nothing
-        return nn.while_loop(lambda module, carry: carry[0] < number, look, self, begin)[1]
+        # Flax's types ask for a `bool` where the loop's condition is an array.
+        more: Any = lambda module, carry: carry[0] < number
+        return nn.while_loop(more, look, self, begin)[1]
 
     def step(
         self,
