@@ -1,6 +1,7 @@
 """What `launch.evaluate` does with a model of stage `bflow`: do its event tokens find what was said about them?"""
 
 import argparse
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -138,9 +139,11 @@ class _Heads:
         assert isinstance(trained.task, BFlowTask)
         self.task = trained.task
         self._trained = trained
-        model, params = trained.task.model, {"params": trained.params}
-        self._see = jax.jit(lambda frames: model.apply(params, frames, TOKEN_CONTROLS, method="see"))
-        self._read = jax.jit(lambda ids, valid: model.apply(params, ids, valid, method="read"))
+        model = trained.task.model
+        # Parameters are arguments: as constants they would be compiled into the program.
+        see = jax.jit(lambda params, frames: model.apply({"params": params}, frames, TOKEN_CONTROLS, method="see"))
+        read = jax.jit(lambda params, ids, valid: model.apply({"params": params}, ids, valid, method="read"))
+        self._see, self._read = functools.partial(see, trained.params), functools.partial(read, trained.params)
 
     def see(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """float32 `[K, B, X, F]`, by control; the windows of a clip come first, what fills it up after them."""

@@ -65,6 +65,7 @@ def batch(built: BFlowTask, rows: int = 4, seed: int = 0) -> dict[str, np.ndarra
     }
 
 
+@functools.cache
 def jitted_loss(built: BFlowTask):
     """`(params, batch, key) -> ((loss, metrics), gradients)`, compiled."""
     return jax.jit(jax.value_and_grad(built.loss, has_aux=True))

@@ -17,8 +17,9 @@ from launch.evaluate_bflow import phrases_of
 from launch.init_from import make_start
 from launch.stages import build_task, load_tokenizer
 from launch.train import train
+from launch.trained import load_trained
 from mmduplex_jax.evals.event_matching import TELL_DIRECTION
-from mmduplex_jax.train.checkpoint import load_params
+from mmduplex_jax.interop import portable
 from mmduplex_jax.train.parameters import count
 from tests import tiny, tiny_events
 
@@ -26,31 +27,38 @@ WORLD = WorldConfig(frame_px=32)
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards(WorldSource(WORLD, 5, 6), folder, config={}, units_per_shard=3)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def workdir(shards, tmp_path_factory):
+def model_dir(tmp_path_factory):
+    """A model that has learned nothing, as `launch.export` would write it."""
     folder = tmp_path_factory.mktemp("bflow")
     config = tiny_events.config()
-    config.data.update(dirs=str(shards), batch_size=2)
-    config.train.update(steps=2, warmup_steps=1, log_every=1, checkpoint_every=2)
-    assert train(config, folder, lambda line: None) == 0
+    tokenizer = load_tokenizer(config)
+    metadata = {
+        "config": json.loads(config.to_json_best_effort()),
+        "tokenizer": json.loads(tokenizer.to_json()),
+        "steps": 2,
+        "data": {},
+        "scores": {},
+    }
+    portable.save(folder, tiny_events.plain()[1], metadata, dtype="float32")
     return folder
 
 
-def test_it_trains(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+@pytest.mark.slow
+def test_it_trains(tmp_path):
+    write_shards(WorldSource(WORLD, 5, 6), tmp_path / "shards", config={}, units_per_shard=3)
+    config = tiny_events.config()
+    config.data.update(dirs=str(tmp_path / "shards"), batch_size=2)
+    config.train.update(steps=2, warmup_steps=1, log_every=1, checkpoint_every=2)
+    assert train(config, tmp_path / "run", lambda line: None) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert {"align", "name_nll", "matched", "backward_refused", "swapped_refused", "explained"} <= set(rows[0])
+    assert load_trained(tmp_path / "run").task.ticks == 32
 
 
-def test_it_is_evaluated_beside_controls(workdir, tmp_path, capsys):
+def test_it_is_evaluated_beside_controls(model_dir, tmp_path, capsys):
     file = tmp_path / "report.json"
-    assert evaluate.main([f"--checkpoint={workdir}", "--clips=5", "--batch=3", f"--json={file}"]) == 0
+    assert evaluate.main([f"--checkpoint={model_dir}", "--clips=5", "--batch=3", f"--json={file}"]) == 0
     report = json.loads(file.read_text())
     assert (report["stage"], report["steps"]) == ("bflow", 2)
     for control in ("real", "shuffled", "zeroed"):
@@ -66,8 +74,8 @@ def test_it_is_evaluated_beside_controls(workdir, tmp_path, capsys):
     assert "forward or backward" in printed
 
 
-def test_one_clip_has_no_control(workdir, capsys):
-    assert evaluate.main([f"--checkpoint={workdir}", "--clips=1"]) == 1
+def test_one_clip_has_no_control(model_dir, capsys):
+    assert evaluate.main([f"--checkpoint={model_dir}", "--clips=1"]) == 1
     assert "give --clips of 2 or more: the control `shuffled` is another clip's tokens" in capsys.readouterr().err
 
 
@@ -85,21 +93,21 @@ def test_phrases_are_the_events_of_the_world_and_utterances_elsewhere():
     assert {phrase.kind for phrase in silent} == {None}
 
 
-def test_a_duplex_begins_with_its_tokenizer(workdir):
+def test_a_duplex_begins_with_its_tokenizer(model_dir):
     config = quickstart.get_config()
     config.tokenizer = tiny_events.config().tokenizer
     config.frame_px = 32
     config.text.update(layers=1, width=32, hidden=32, heads=2, kv_heads=1, head_width=8)
     config.video_stream.update(width=32, hidden=32, heads=2, kv_heads=2, head_width=8)
     config.data.clip_s = 5.12
-    config.init_from.tokenizer = str(workdir)
+    config.init_from.tokenizer = str(model_dir)
     tokenizer = load_tokenizer(config)
     task = build_task(config, tokenizer)
     told: list[str] = []
     start = make_start(config, task, tokenizer, told.append)
     params = jax.tree.map(jnp.asarray, tiny.random_params(task.init))
     begun = start(nn.unbox(jax.eval_shape(task.init, jax.random.key(0))))(params)
-    jax.tree.map(np.testing.assert_array_equal, begun["tokenizer"], load_params(workdir)[0]["tokenizer"])
+    jax.tree.map(np.testing.assert_array_equal, begun["tokenizer"], load_trained(model_dir).params["tokenizer"])
     jax.tree.map(np.testing.assert_array_equal, begun["text"], params["text"])
     arrays = len(jax.tree.leaves(params["tokenizer"]))
     assert any("tokenizer: taken from" in line and line.endswith(f": tokenizer ({arrays})") for line in told)

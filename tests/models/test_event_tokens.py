@@ -74,20 +74,20 @@ def test_where_nothing_is_seen_nothing_is_read():
 
 def test_a_stream_has_those_of_the_clip():
     """Over several wraps of the ring, with a stream that pauses; float32 rounding of the tokens and of the read-out."""
-    ticks, clock = 40, TOKENIZER.clock
+    ticks, clock = 36, TOKENIZER.clock
     frames = tiny.clips(2, ticks, busy=True)
     bflow, reader = BFlow(TOKENIZER), EventReader(EVENTS)
     weights = tiny.random_params(lambda key: bflow.init(key, frames[:, :4])["params"])
     tokens = jax.jit(lambda f: bflow.apply({"params": weights}, f))(frames)
-    offline = reader.apply({"params": params()}, tokens, EVENTS.steps(ticks, clock))
+    offline = jax.jit(lambda t: reader.apply({"params": params()}, t, EVENTS.steps(ticks, clock)))(tokens)
 
     @jax.jit
     def step(bflow_state, reader_state, frame, now, active):
         kept, tick = bflow.apply({"params": weights}, bflow_state, frame, now, active, method="step")
         return kept, *reader.apply({"params": params()}, reader_state, tick, now, active, clock, method="step")
 
-    states = bflow.apply({"params": weights}, 2, method="initial_state")
-    reads = reader.apply({"params": params()}, 2, TOKENIZER, method="initial_state")
+    states = jax.jit(lambda: bflow.apply({"params": weights}, 2, method="initial_state"))()
+    reads = jax.jit(lambda: reader.apply({"params": params()}, 2, TOKENIZER, method="initial_state"))()
     assert int(tokens.valid.sum(axis=1).min()) > 2 * reads.keys.shape[1]
     at = np.zeros(2, np.int32)
     live: list[list[np.ndarray]] = [[], []]
