@@ -5,9 +5,9 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
 Hardware: 2 CPU cores, 4 GB.
 Time:     9 minutes (2.8 steps a second), after a minute for the data and half a minute to compile.
 Expected: event F1 0.69 on 160 unseen clips (95 % of resamplings within 0.65 to 0.73), latency 0.35 s at the median:
-          `python -m launch.evaluate --checkpoint=runs/quickstart`. Seeds differ by about as much: before the anchors had
-          the vision tower's initial positions, another draw had 0.78. Begun with the tokenizer of
-          `configs/bflow_quickstart.py`, 600 steps reach 0.92 (docs/stages.md).
+          `python -m launch.evaluate --checkpoint=runs/quickstart`. One seed; with other initial positions of the
+          anchors one run had 0.78. Begun with the tokenizer of `configs/bflow_quickstart.py`, 600 steps reach 0.92
+          (docs/stages.md).
 """
 
 from ml_collections import config_dict
