@@ -8,7 +8,7 @@ const GATHER_MS = 2000;
 // A picture is left out while so much waits to be sent.
 const BUFFERED_MAX = 512 * 1024;
 
-const CODECS = { "image/jpeg": 1, "image/webp": 2 };
+const HEADER_BYTES = 16, JPEG = 1, KEYFRAME = 1;
 
 export class Connection extends EventTarget {
   // token: the server's, or null. track: a camera's or a screen's, to go by WebRTC; null sends pictures by `show`.
@@ -122,20 +122,22 @@ export class Connection extends EventTarget {
     }
   }
 
-  // A picture at a tick's time: a Blob of JPEG or WebP.
-  async show(tS, blob) {
+  // A picture at a tick's time: an ArrayBuffer with a JPEG.
+  show(tS, jpeg) {
     const wire = this.wire;
     if (!wire || !(wire instanceof Socket) || wire.buffered > BUFFERED_MAX) {
       this.leftOut++;
       return;
     }
-    const header = new DataView(new ArrayBuffer(16));
+    const message = new Uint8Array(HEADER_BYTES + jpeg.byteLength);
+    const header = new DataView(message.buffer);
     header.setUint8(0, VERSION);
-    header.setUint8(1, CODECS[blob.type]);
-    header.setUint8(2, 1);
+    header.setUint8(1, JPEG);
+    header.setUint8(2, KEYFRAME);
     header.setUint32(4, this.number++ >>> 0);
     header.setBigUint64(8, BigInt(Math.round(tS * 1e6)));
-    wire.send(await new Blob([header.buffer, blob]).arrayBuffer());
+    message.set(new Uint8Array(jpeg), HEADER_BYTES);
+    wire.send(message);
   }
 
   configure(change) {

@@ -1,9 +1,12 @@
 // The timeline beneath the picture, and where the tokens look, on it.
 
 const SHOWN_S = 30;
+// On a phone the words would lie on top of each other.
+const NARROW_PX = 560, SHOWN_NARROW_S = 12;
 const KIND_ANCHOR = 1;
 const LOOK_S = 0.4;
 const LAG_FULL_S = 1;
+const ROW_PX = 15;
 
 function ready(canvas) {
   const scale = window.devicePixelRatio || 1;
@@ -50,22 +53,26 @@ export class Timeline {
     const { context: c, width, height } = ready(this.canvas);
     const colour = colours();
     const left = 62, right = width - 10;
-    const x = (tS) => right - ((nowS - tS) / SHOWN_S) * (right - left);
-    const lane = (height - 26) / 4;
-    const tops = [6, 6 + lane, 6 + 2 * lane, 6 + 3 * lane];
+    const shownS = width < NARROW_PX ? SHOWN_NARROW_S : SHOWN_S;
+    const x = (tS) => right - ((nowS - tS) / shownS) * (right - left);
+    // Words have as much room as two of the others, in rows.
+    const lane = (height - 26) / 5;
+    const tops = [6, 6 + 2 * lane, 6 + 3 * lane, 6 + 4 * lane];
     c.font = "12px system-ui, sans-serif";
     c.textBaseline = "middle";
-    ["words", "tokens/s", "motion", "lag"].forEach((name, i) => {
+    c.textAlign = "left";
+    ["words", `≤ ${this.cap}/s`, "motion", "lag"].forEach((name, i) => {
+      const high = i ? lane : 2 * lane;
       c.fillStyle = colour.soft;
-      c.fillText(name, 8, tops[i] + lane / 2);
+      c.fillText(name, 8, tops[i] + high / 2);
       c.fillStyle = colour.line;
-      c.fillRect(left, tops[i] + lane - 1, right - left, 1);
+      c.fillRect(left, tops[i] + high - 1, right - left, 1);
     });
     c.save();
     c.beginPath();
     c.rect(left, 0, right - left, height);
     c.clip();
-    this.drawWords(c, colour, x, tops[0], lane);
+    this.drawWords(c, colour, x, tops[0], 2 * lane);
     const bars = (top, value, fill) => {
       c.fillStyle = fill;
       for (const [i, one] of this.statuses.entries()) {
@@ -87,27 +94,27 @@ export class Timeline {
     c.stroke();
     c.setLineDash([]);
     c.fillStyle = colour.soft;
-    c.textAlign = "right";
-    c.fillText(`cap ${this.cap}`, right, tops[1] + 13);
     c.textAlign = "center";
-    for (let tS = Math.ceil((nowS - SHOWN_S) / 5) * 5; tS <= nowS; tS += 5) {
+    for (let tS = Math.ceil((nowS - shownS) / 5) * 5; tS <= nowS; tS += 5) {
       if (tS >= 0 && x(tS) > left + 14) c.fillText(`${tS} s`, Math.min(x(tS), right - 14), height - 9);
     }
     c.textAlign = "left";
   }
 
-  drawWords(c, colour, x, top, lane) {
+  drawWords(c, colour, x, top, high) {
     c.textAlign = "left";
-    let end = -Infinity;
+    const rows = Math.max(1, Math.floor((high - 4) / ROW_PX));
+    const ends = Array(rows).fill(-Infinity);
     for (const word of this.words) {
       const at = x(word.t_emit_s);
       c.fillStyle = colour.word;
-      c.fillRect(at, top, 2, lane - 2);
+      c.fillRect(at, top, 1, high - 3);
+      // The first row in which it does not lie on another; without one it is a line only.
+      const row = ends.findIndex((end) => at > end);
+      if (row < 0) continue;
       c.fillStyle = colour.ink;
-      if (at > end) {
-        c.fillText(word.text, at + 5, top + lane / 2);
-        end = at + 9 + c.measureText(word.text).width;
-      }
+      c.fillText(word.text, at + 4, top + (row + 0.5) * ROW_PX);
+      ends[row] = at + 8 + c.measureText(word.text).width;
     }
   }
 

@@ -1,5 +1,5 @@
 // A worker that makes JPEGs: beside the page, which draws and listens meanwhile.
-// In: {id, bitmap, width, height, quality}. Out: {id, blob}.
+// In: {id, bitmap, width, height, quality}. Out: {id, jpeg: ArrayBuffer}.
 
 const canvas = new OffscreenCanvas(1, 1);
 
@@ -9,5 +9,7 @@ onmessage = async ({ data: { id, bitmap, width, height, quality } }) => {
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
-  postMessage({ id, blob: await canvas.convertToBlob({ type: "image/jpeg", quality }) });
+  const blob = await canvas.convertToBlob({ type: "image/jpeg", quality });
+  const jpeg = await blob.arrayBuffer();
+  postMessage({ id, jpeg }, [jpeg]);
 };

@@ -153,7 +153,7 @@ class Watching {
 
   async open() {
     if (this.source === "camera" || this.source === "screen") return openDevice(video, this.source);
-    if (this.source === "world") return openWorld(video, base, headers());
+    if (this.source === "world") return openWorld(video, base, headers(), () => this.connection?.order("reset"));
     const [file] = $("file").files;
     if (!file) throw new SourceRefused("Choose a video file first.");
     return openFile(video, file);
@@ -180,7 +180,7 @@ class Watching {
     $("feed-words").href = feed("words");
     if (this.connection.showsPictures && !this.grabber) {
       const tickS = hello.clock.video_stride / hello.clock.step_hz;
-      const onPicture = (tS, blob) => this.connection.show(tS, blob);
+      const onPicture = (tS, jpeg) => this.connection.show(tS, jpeg);
       this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx: hello.frame_px, onPicture });
       // A file begins when there is somebody to watch it.
       this.opened.play?.();

@@ -58,8 +58,9 @@ export async function openFile(video, file) {
   }
 }
 
-// The world's clips one after another, as one stream: `timeS()` goes on from clip to clip.
-export async function openWorld(video, base, headers) {
+// The world's clips one after another: `timeS()` goes on from clip to clip, and `onClip()` is called where one begins, since
+// each is a world of its own: nothing of the one before is still there.
+export async function openWorld(video, base, headers, onClip) {
   let stopped = false, url = null, beforeS = 0;
   const next = async (index) => {
     const answer = await fetch(new URL(`v1/world/${index}.mp4`, base), { headers });
@@ -75,7 +76,9 @@ export async function openWorld(video, base, headers) {
     ended.then(async () => {
       if (stopped) return;
       await next(index + 1);
-      if (!stopped) await video.play();
+      if (stopped) return;
+      onClip();
+      await video.play();
     });
   };
   await next(0);
@@ -108,16 +111,16 @@ function release(video, url) {
   if (url) URL.revokeObjectURL(url);
 }
 
-// Takes a picture at every tick: `onPicture(tS, blob)`. `timeS()` is the stream's time now; it may stand still.
+// Takes a picture at every tick: `onPicture(tS, jpeg)`. `timeS()` is the stream's time now; it may stand still.
 export class Grabber {
   constructor({ video, timeS, tickS, framePx, onPicture }) {
     Object.assign(this, { video, timeS, tickS, framePx });
     this.tick = -1;
     this.busy = false;
     this.worker = new Worker(new URL("encoder.js", import.meta.url));
-    this.worker.onmessage = ({ data: { id, blob } }) => {
+    this.worker.onmessage = ({ data: { id, jpeg } }) => {
       this.busy = false;
-      onPicture(id * this.tickS, blob);
+      onPicture(id * this.tickS, jpeg);
     };
     this.timer = setInterval(() => this.look(), POLL_MS);
   }
