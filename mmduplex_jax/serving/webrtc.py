@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import logging
 import re
@@ -42,6 +43,9 @@ class Peers:
         self._sessions, self._ice_servers = sessions, ice_servers
         self._peers: set[_Peer] = set()
         self.available = importlib.util.find_spec("aiortc") is not None
+        if self.available:
+            # Now, while nobody waits: loading it takes a second.
+            importlib.import_module("aiortc")
 
     async def answer(self, offer: Any) -> dict[str, str]:
         """The answer to an SDP offer with one data channel and at most one video track.
