@@ -1,5 +1,10 @@
 """The stage `bflow`: what its task promises the trainer and the stage after it."""
 
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -157,3 +162,21 @@ def test_some_anchors_lose_their_tail():
 def test_what_cannot_be_is_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         tiny_events.task(**changes)
+
+
+@pytest.mark.slow
+def test_every_mesh_computes_the_same(repository):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(repository),
+    }
+    command = [sys.executable, "-m", "tests.models.bflow_stage_on_eight"]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    one = found.pop("one")
+    assert one[0] != one[1]
+    # Sums in another order: float32 rounding.
+    assert found == {mesh: pytest.approx(one, rel=1e-5) for mesh in ("8x1x1", "2x2x2")}
