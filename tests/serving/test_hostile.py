@@ -3,7 +3,7 @@
 import json
 
 from aiohttp import ClientError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmduplex_jax.serving.limits import Limits
@@ -29,7 +29,6 @@ MESSAGES = st.one_of(
 )
 
 
-@settings(max_examples=30)
 @given(st.lists(MESSAGES, max_size=12), st.booleans(), st.sampled_from(["live", "file"]))
 def test_nothing_that_is_sent_harms_another_stream(messages: list[str | bytes], greets: bool, mode: str):
     async def test():
