@@ -10,8 +10,8 @@ _MASKED = -1e30  # finite, so that a row without any key gives zeros, not NaN
 
 def attend(
     query: Float[Array, "B S Q E"],
-    key: Float[Array, "B R G E"],
-    value: Float[Array, "B R G E"],
+    keys: Float[Array, "B G E R"],
+    values: Float[Array, "B G R E"],
     mask: Bool[Array, "B S R"],
     *,
     sink_query: Float[Array, "B S Q E"] | None = None,
@@ -22,8 +22,8 @@ def attend(
 
     Args:
       query: rotated queries.
-      key: rotated keys.
-      value: values.
+      keys: rotated keys, laid out as they are multiplied (`laid_out`).
+      values: values, the same.
       mask: which keys a query may see.
       sink_query: the queries as the first `num_sinks` keys see them (their distance is clipped, so that a sink never
         moves out of the distances that training saw; StreamingLLM, Xiao et al., 2023).
@@ -34,7 +34,7 @@ def attend(
       `[B, S, Q, E]`; zeros where a query may see no key.
     """
     batch, length, heads, width = query.shape
-    groups, keys = key.shape[2], key.shape[1]
+    groups, count = values.shape[1], values.shape[2]
     per_group = heads // groups
 
     # Plain batched matrix products over [B·G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as
@@ -43,13 +43,13 @@ def attend(
         q = (q * width**-0.5).reshape(batch, length, groups, per_group, width)
         return q.transpose(0, 2, 3, 1, 4).reshape(batch * groups, per_group * length, width)
 
-    columns = key.transpose(0, 2, 3, 1).reshape(batch * groups, width, keys)
+    columns = keys.reshape(batch * groups, width, count)
     product = lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32)
     logits = product(rows(query), columns)
     if num_sinks:
         sinks = product(rows(sink_query), columns[..., :num_sinks])
         logits = jnp.concatenate([sinks, logits[..., num_sinks:]], axis=-1)
-    logits = logits.reshape(batch, groups, per_group, length, keys)
+    logits = logits.reshape(batch, groups, per_group, length, count)
     logits = jnp.where(mask[:, None, None], logits, _MASKED)
     # Over any masked logit, so that a row that sees no key has weights of exactly zero.
     top = jnp.maximum(logits.max(axis=-1, keepdims=True), _MASKED / 10)
@@ -61,10 +61,17 @@ def attend(
     total = weights.sum(axis=-1, keepdims=True)
     if null_logit is not None:
         total = total + jnp.exp(null - top)
-    values = value.transpose(0, 2, 1, 3).reshape(batch * groups, keys, width)
-    out = product(weights.astype(value.dtype).reshape(batch * groups, per_group * length, keys), values)
+    weights = weights.astype(values.dtype).reshape(batch * groups, per_group * length, count)
+    out = product(weights, values.reshape(batch * groups, count, width))
     out = out.reshape(batch, groups, per_group, length, width) / jnp.maximum(total, 1e-30)
-    return out.astype(value.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+    return out.astype(values.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def laid_out(
+    key: Float[Array, "B R G E"], value: Float[Array, "B R G E"]
+) -> tuple[Float[Array, "B G E R"], Float[Array, "B G R E"]]:
+    """Keys and values as `attend` takes them, and as rings hold them (`ring.Buffers`)."""
+    return key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
 
 
 def past_mask(

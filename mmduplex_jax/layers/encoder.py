@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.attention import attend
+from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.typing import Array, Bool, Float
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         query, key, value = split("query", x), split("key", context), split("value", context)
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
-        out = attend(query, key, value, mask)
+        out = attend(query, *laid_out(key, value), mask)
         out = out.reshape(*x.shape)
         return dense(width, ("heads", "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
 

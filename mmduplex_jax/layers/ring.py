@@ -12,6 +12,10 @@ from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 EMPTY = -(2**30)  # a step before every window
 
+# Keys `[B, G, E, R]` and values `[B, G, R, E]`: a step multiplies them as they lie. (Turned around in every step, as
+# `[B, R, G, E]`, they cost a CPU several times the product itself.)
+Buffers = tuple[Float[Array, "B G E R"], Float[Array, "B G R E"]]
+
 
 class RingIndex(NamedTuple):
     """Where things stand in a ring.
@@ -62,7 +66,19 @@ def write(buffer: Array, entry: Int32[Array, "B M"], values: Array) -> Array:
     return buffer.at[rows, entry].set(values.astype(buffer.dtype), mode="drop")
 
 
-def empty_buffers(batch: int, size: int, kv_heads: int, head_width: int, dtype) -> tuple[Float[Array, "B R G E"], ...]:
-    """A pair of zeroed key and value buffers."""
-    shape = (batch, size, kv_heads, head_width)
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+def empty_buffers(batch: int, size: int, kv_heads: int, head_width: int, dtype) -> Buffers:
+    """Zeroed keys and values, laid out as attention multiplies them."""
+    return (
+        jnp.zeros((batch, kv_heads, head_width, size), dtype),
+        jnp.zeros((batch, kv_heads, size, head_width), dtype),
+    )
+
+
+def write_pair(
+    buffers: Buffers, entry: Int32[Array, "B M"], key: Float[Array, "B M G E"], value: Float[Array, "B M G E"]
+) -> Buffers:
+    """Writes new keys and values to a ring's buffers at `entry`; entries out of range are dropped."""
+    keys, values = buffers
+    rows = jnp.arange(keys.shape[0])[:, None]
+    keys = keys.at[rows, :, :, entry].set(key.astype(keys.dtype), mode="drop")
+    return keys, values.at[rows, :, entry].set(value.astype(values.dtype), mode="drop")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend
+from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.typing import Array, Bool, Float, Int32
@@ -138,9 +138,9 @@ class SelfAttention(nn.Module):
         if buffers is not None:
             if look.entry is None:
                 raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
-            buffers = ring.write(buffers[0], look.entry, key), ring.write(buffers[1], look.entry, value)
-            key, value = buffers
-        out = attend(query, key, value, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
+            buffers = ring.write_pair(buffers, look.entry, key, value)
+        keys_values = laid_out(key, value) if buffers is None else buffers
+        out = attend(query, *keys_values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
         out = out.reshape(*x.shape[:2], -1)
         return dense(c.width, ("heads", "embed"), name="out", dtype=x.dtype)(out), buffers
 
@@ -229,7 +229,7 @@ class Stack(nn.Module):
           x: inputs.
           look: what to see (`make_lookup`).
           buffers: None over a whole clip; when streaming, what `empty_stack_buffers` made.
-          keys_values: with cross-attention, a pair `[groups, B, N, G, E]`.
+          keys_values: with cross-attention, a pair `[groups, B, G, E, N]` and `[groups, B, G, N, E]`.
 
         Returns:
           The outputs `[B, S, D]` and the new buffers.

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, past_mask
+from mmduplex_jax.layers.attention import attend, laid_out, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup, phases
@@ -95,7 +95,8 @@ class LiveState(NamedTuple):
     Attributes:
       tokenizer: see `BFlowState`.
       video_index, video_buffers: rings of the video stream.
-      seen: projected keys and values that text looks at, `[groups, B, R, G, E]` each, placed like the video stream's.
+      seen: projected keys `[groups, B, G, E, R]` and values `[groups, B, G, R, E]` that text looks at, placed like the
+        video stream's.
       text_index, text_buffers: rings of the text stream.
       step: int32 `[B]`, the step to be done next.
       token: int32 `[B]`, the slot of the step before.
@@ -177,7 +178,7 @@ class DualStream(nn.Module):
         return logits[..., : self.config.vocab_size]
 
     def _project(self, video: Float[Array, "B N D"], step: Int32[Array, "B N"]) -> tuple[Array, Array]:
-        """Keys, rotated to their steps, and values for the text layers: two arrays `[groups, B, N, G, E]`."""
+        """Keys, rotated to their steps, and values for the text layers: `[groups, B, N, G, E]` each."""
         c = self.config.text
         out = self.projector(self.projector_norm(video))
         out = out.reshape(*video.shape[:2], -1, 2, c.kv_heads, c.head_width)
@@ -247,7 +248,7 @@ class DualStream(nn.Module):
         at = tokens.step
         mask = past_mask(at, at, at, at, tokens.valid, c.video.window_steps)
         video, _ = self.video(self.video_in(values), make_lookup(c.video, at, mask))
-        keys_values = self._project(video, at)
+        keys_values = jax.vmap(laid_out)(*self._project(video, at))
         cross_mask = past_mask(step, at, step, at, tokens.valid, c.video.window_steps)
         valid = jnp.ones_like(step, bool)
         mask = past_mask(step, step, step, step, valid, c.text.window_steps, c.text.num_sinks)
@@ -260,13 +261,12 @@ class DualStream(nn.Module):
         c = self.config
         size = 0 if c.fusion == "interleave" else c.video_ring_size(c.video.window_steps)
         layers = {"cross": c.text.groups, "sum": 1, "interleave": 0}[c.fusion]
-        shape = (layers, batch, size, c.text.kv_heads, c.text.head_width)
-        dtype = jnp.dtype(c.text.dtype)
+        seen = ring.empty_buffers(batch, size, c.text.kv_heads, c.text.head_width, jnp.dtype(c.text.dtype))
         return LiveState(
             tokenizer=self.tokenizer.initial_state(batch),
             video_index=ring.empty_index(batch, size),
             video_buffers=() if c.fusion == "interleave" else empty_stack_buffers(c.video, batch, size),
-            seen=(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)),
+            seen=jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), seen),
             text_index=ring.empty_index(batch, c.text_ring_size),
             text_buffers=empty_stack_buffers(c.text, batch, c.text_ring_size),
             step=jnp.zeros((batch,), jnp.int32),
@@ -291,7 +291,7 @@ class DualStream(nn.Module):
         look = make_lookup(c.video, at, mask, entry=entry)
         video, buffers = self.video(self.video_in(values), look, state.video_buffers)
         new = self._project(video, at)
-        seen = jax.tree.map(lambda old, add: jax.vmap(lambda o, a: ring.write(o, entry, a))(old, add), state.seen, new)
+        seen = jax.vmap(lambda old, key, value: ring.write_pair(old, entry, key, value))(state.seen, *new)
         return state._replace(video_index=index, video_buffers=buffers, seen=seen), tokens
 
     def text_step(

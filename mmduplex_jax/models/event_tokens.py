@@ -14,7 +14,7 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, past_mask
+from mmduplex_jax.layers.attention import attend, laid_out, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
@@ -58,12 +58,11 @@ class ReaderState(NamedTuple):
 
     Attributes:
       place: which entry of the rings holds which step.
-      keys, values: `[B, R, heads, head_width]`.
+      buffers: their keys and values.
     """
 
     place: ring.RingIndex
-    keys: Float[Array, "B R Q E"]
-    values: Float[Array, "B R Q E"]
+    buffers: ring.Buffers
 
 
 class TokenReader(nn.Module):
@@ -97,24 +96,23 @@ class TokenReader(nn.Module):
         """
         keys, values = self._seen(tokens)
         mask = past_mask(step, tokens.step, step, tokens.step, tokens.valid, self.config.window_steps)
-        return self._read(step, keys, values, mask)
+        return self._read(step, laid_out(keys, values), mask)
 
     def initial_state(self, batch: int, size: int) -> ReaderState:
         """Empty rings of `size` entries for `batch` streams."""
         c = self.config
-        keys, values = ring.empty_buffers(batch, size, c.heads, c.head_width, jnp.dtype(c.dtype))
-        return ReaderState(ring.empty_index(batch, size), keys, values)
+        buffers = ring.empty_buffers(batch, size, c.heads, c.head_width, jnp.dtype(c.dtype))
+        return ReaderState(ring.empty_index(batch, size), buffers)
 
     def step(
         self, state: ReaderState, tokens: Tokens, now: Int32[Array, "B"]
     ) -> tuple[ReaderState, Float[Array, "B D"]]:
         """Takes in a tick's tokens (`BFlow.step`) and reads what can be seen `now`."""
-        keys, values = self._seen(tokens)
         index, entry = ring.place(state.place, tokens.step, tokens.valid)
-        state = ReaderState(index, ring.write(state.keys, entry, keys), ring.write(state.values, entry, values))
+        state = ReaderState(index, ring.write_pair(state.buffers, entry, *self._seen(tokens)))
         step = now[:, None]
         mask = past_mask(step, index.step, step, index.step, index.step >= 0, self.config.window_steps)
-        return state, self._read(step, state.keys, state.values, mask)[:, 0]
+        return state, self._read(step, state.buffers, mask)[:, 0]
 
     def _seen(self, tokens: Tokens) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:
         c = self.config
@@ -123,15 +121,16 @@ class TokenReader(nn.Module):
         phase = rotary.phases(tokens.step, c.head_width, c.rope_base)
         return rotary.rotate(split(self.key(normed)), phase), split(self.value(normed))
 
-    def _read(self, step: Int32[Array, "B X"], keys: Array, values: Array, mask: Bool[Array, "B X N"]) -> Array:
+    def _read(self, step: Int32[Array, "B X"], buffers: ring.Buffers, mask: Bool[Array, "B X N"]) -> Array:
         c = self.config
+        dtype = buffers[1].dtype
         batch, places = step.shape
         each = lambda a: jnp.repeat(a, c.queries, axis=1)  # every query stands at every place
-        query = jnp.broadcast_to(self.query.astype(keys.dtype), (batch, places, *self.query.shape))
+        query = jnp.broadcast_to(self.query.astype(dtype), (batch, places, *self.query.shape))
         query = query.reshape(batch, places * c.queries, c.heads, c.head_width)
         query = rotary.rotate(query, rotary.phases(each(step), c.head_width, c.rope_base))
-        found = attend(query, keys, values, each(mask), null_logit=self.null)
-        x = self.out(found.reshape(batch, places, -1)) + self.nothing.astype(keys.dtype)
+        found = attend(query, *buffers, each(mask), null_logit=self.null)
+        x = self.out(found.reshape(batch, places, -1)) + self.nothing.astype(dtype)
         return x + self.mlp(self.mlp_norm(x))
 
 

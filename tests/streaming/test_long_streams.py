@@ -36,9 +36,10 @@ def later(config, state, steps):
         return RingIndex(jnp.asarray(np.where(in_ring, old + steps, old)), index.cursor)
 
     def turned(stack, keys, sinks=0):
-        """Keys `[B, R, G, E]`."""
+        """Keys `[B, G, E, R]`."""
+        keys = keys.transpose(0, 3, 1, 2)
         at = jnp.where(jnp.arange(keys.shape[1]) >= sinks, steps, 0)
-        return rotary.rotate(keys, phases(stack, jnp.broadcast_to(at, keys.shape[:2])))
+        return rotary.rotate(keys, phases(stack, jnp.broadcast_to(at, keys.shape[:2]))).transpose(0, 2, 3, 1)
 
     def rings(stack, buffers, sinks=0):
         return tuple(tuple((turned(stack, k, sinks), v) for k, v in group) for group in buffers)
