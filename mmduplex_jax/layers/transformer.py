@@ -139,8 +139,8 @@ class SelfAttention(nn.Module):
             if look.entry is None:
                 raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
             buffers = ring.write_pair(buffers, look.entry, key, value)
-        keys_values = laid_out(key, value) if buffers is None else buffers
-        out = attend(query, *keys_values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
+        keys, values = laid_out(key, value) if buffers is None else buffers
+        out = attend(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
         out = out.reshape(*x.shape[:2], -1)
         return dense(c.width, ("heads", "embed"), name="out", dtype=x.dtype)(out), buffers
 
