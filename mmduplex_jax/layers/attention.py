@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 _MASKED = -1e30  # finite, so that a row without any key gives zeros, not NaN
+_LAST_AXES = (((2,), (2,)), ((0,), (0,)))  # contracted, and batched
 
 
 def attend(
     query: Float[Array, "B S Q E"],
-    keys: Float[Array, "B G E R"],
+    keys: Float[Array, "B G R E"],
     values: Float[Array, "B G R E"],
     mask: Bool[Array, "B S R"],
     *,
@@ -43,11 +44,11 @@ def attend(
         q = (q * width**-0.5).reshape(batch, length, groups, per_group, width)
         return q.transpose(0, 2, 3, 1, 4).reshape(batch * groups, per_group * length, width)
 
-    columns = keys.reshape(batch * groups, width, count)
-    product = lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32)
-    logits = product(rows(query), columns)
+    keys = keys.reshape(batch * groups, count, width)
+    against = lambda q, k: jax.lax.dot_general(q, k, _LAST_AXES, preferred_element_type=jnp.float32)
+    logits = against(rows(query), keys)
     if num_sinks:
-        sinks = product(rows(sink_query), columns[..., :num_sinks])
+        sinks = against(rows(sink_query), keys[:, :num_sinks])
         logits = jnp.concatenate([sinks, logits[..., num_sinks:]], axis=-1)
     logits = logits.reshape(batch, groups, per_group, length, count)
     logits = jnp.where(mask[:, None, None], logits, _MASKED)
@@ -62,16 +63,17 @@ def attend(
     if null_logit is not None:
         total = total + jnp.exp(null - top)
     weights = weights.astype(values.dtype).reshape(batch * groups, per_group * length, count)
-    out = product(weights, values.reshape(batch * groups, count, width))
+    values = values.reshape(batch * groups, count, width)
+    out = jnp.matmul(weights, values, preferred_element_type=jnp.float32)
     out = out.reshape(batch, groups, per_group, length, width) / jnp.maximum(total, 1e-30)
     return out.astype(values.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def laid_out(
     key: Float[Array, "B R G E"], value: Float[Array, "B R G E"]
-) -> tuple[Float[Array, "B G E R"], Float[Array, "B G R E"]]:
+) -> tuple[Float[Array, "B G R E"], Float[Array, "B G R E"]]:
     """Keys and values as `attend` takes them, and as rings hold them (`ring.Buffers`)."""
-    return key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
+    return key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
 
 def past_mask(

@@ -12,9 +12,9 @@ from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 EMPTY = -(2**30)  # a step before every window
 
-# Keys `[B, G, E, R]` and values `[B, G, R, E]`: a step multiplies them as they lie. (Turned around in every step, as
-# `[B, R, G, E]`, they cost a CPU several times the product itself.)
-Buffers = tuple[Float[Array, "B G E R"], Float[Array, "B G R E"]]
+# Keys and values, both laid out so that a step multiplies them as they lie: turned around in every step, as
+# `[B, R, G, E]`, they cost a CPU several times the product itself.
+Buffers = tuple[Float[Array, "B G R E"], Float[Array, "B G R E"]]
 
 
 class RingIndex(NamedTuple):
@@ -67,18 +67,20 @@ def write(buffer: Array, entry: Int32[Array, "B M"], values: Array) -> Array:
 
 
 def empty_buffers(batch: int, size: int, kv_heads: int, head_width: int, dtype) -> Buffers:
-    """Zeroed keys and values, laid out as attention multiplies them."""
-    return (
-        jnp.zeros((batch, kv_heads, head_width, size), dtype),
-        jnp.zeros((batch, kv_heads, size, head_width), dtype),
-    )
+    """Zeroed keys and values."""
+    shape = (batch, kv_heads, size, head_width)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
 
 def write_pair(
     buffers: Buffers, entry: Int32[Array, "B M"], key: Float[Array, "B M G E"], value: Float[Array, "B M G E"]
 ) -> Buffers:
     """Writes new keys and values to a ring's buffers at `entry`; entries out of range are dropped."""
-    keys, values = buffers
-    rows = jnp.arange(keys.shape[0])[:, None]
-    keys = keys.at[rows, :, :, entry].set(key.astype(keys.dtype), mode="drop")
-    return keys, values.at[rows, :, entry].set(value.astype(values.dtype), mode="drop")
+    batch, heads = buffers[0].shape[:2]
+    # Indices of all leading axes: with a slice between them XLA turns the whole buffer around to scatter into it.
+    at = jnp.arange(batch)[:, None, None], jnp.arange(heads), entry[..., None]
+
+    def written(buffer: Array, new: Array) -> Array:
+        return buffer.at[at].set(new.astype(buffer.dtype), mode="drop")
+
+    return written(buffers[0], key), written(buffers[1], value)

@@ -229,7 +229,7 @@ class Stack(nn.Module):
           x: inputs.
           look: what to see (`make_lookup`).
           buffers: None over a whole clip; when streaming, what `empty_stack_buffers` made.
-          keys_values: with cross-attention, a pair `[groups, B, G, E, N]` and `[groups, B, G, N, E]`.
+          keys_values: with cross-attention, a pair `[groups, B, G, N, E]`.
 
         Returns:
           The outputs `[B, S, D]` and the new buffers.

@@ -95,8 +95,7 @@ class LiveState(NamedTuple):
     Attributes:
       tokenizer: see `BFlowState`.
       video_index, video_buffers: rings of the video stream.
-      seen: projected keys `[groups, B, G, E, R]` and values `[groups, B, G, R, E]` that text looks at, placed like the
-        video stream's.
+      seen: projected keys and values that text looks at, `[groups, B, G, R, E]` each, placed like the video stream's.
       text_index, text_buffers: rings of the text stream.
       step: int32 `[B]`, the step to be done next.
       token: int32 `[B]`, the slot of the step before.

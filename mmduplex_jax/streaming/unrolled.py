@@ -30,7 +30,9 @@ def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualS
     if event.scan:
         tokenizer = dict(params["tokenizer"])
         params["tokenizer"] = tokenizer | {"events": _unstacked(tokenizer["events"], event)}
-    tokenizer_config = dataclasses.replace(config.tokenizer, event=flat(event), dtype="float32")
+    anchor = config.tokenizer.anchor
+    anchor = dataclasses.replace(anchor, tower=dataclasses.replace(anchor.tower, remat=False, dtype="float32"))
+    tokenizer_config = dataclasses.replace(config.tokenizer, event=flat(event), anchor=anchor, dtype="float32")
     config = dataclasses.replace(config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video))
     return config, params
 

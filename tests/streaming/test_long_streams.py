@@ -36,10 +36,10 @@ def later(config, state, steps):
         return RingIndex(jnp.asarray(np.where(in_ring, old + steps, old)), index.cursor)
 
     def turned(stack, keys, sinks=0):
-        """Keys `[B, G, E, R]`."""
-        keys = keys.transpose(0, 3, 1, 2)
+        """Keys `[B, G, R, E]`."""
+        keys = keys.transpose(0, 2, 1, 3)
         at = jnp.where(jnp.arange(keys.shape[1]) >= sinks, steps, 0)
-        return rotary.rotate(keys, phases(stack, jnp.broadcast_to(at, keys.shape[:2]))).transpose(0, 2, 3, 1)
+        return rotary.rotate(keys, phases(stack, jnp.broadcast_to(at, keys.shape[:2]))).transpose(0, 2, 1, 3)
 
     def rings(stack, buffers, sinks=0):
         return tuple(tuple((turned(stack, k, sinks), v) for k, v in group) for group in buffers)

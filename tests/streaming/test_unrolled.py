@@ -54,7 +54,9 @@ def test_it_computes_in_float32_and_shares_what_it_can():
     config = tiny.dual_stream()
     params = jax.eval_shape(DualStream(config).init, jax.random.key(0), tiny.clips(1, 2), SLOTS, SLOTS[:, 0])
     params = nn.unbox(params)["params"]
-    tokenizer = dataclasses.replace(config.tokenizer, event=half(config.tokenizer.event), dtype="bfloat16")
+    tokenizer = config.tokenizer
+    anchor = dataclasses.replace(tokenizer.anchor, tower=half(tokenizer.anchor.tower))
+    tokenizer = dataclasses.replace(tokenizer, event=half(tokenizer.event), anchor=anchor, dtype="bfloat16")
     coarse = dataclasses.replace(config, tokenizer=tokenizer, text=half(config.text), video=half(config.video))
     flat, flat_params = unrolled(coarse, params)
     assert flat == config
