@@ -1,14 +1,21 @@
-"""How long a live step takes: of the text stream alone, and of the whole model between ticks and on them."""
+"""How long a live step takes: of the text stream alone, and of the whole model between ticks and on them.
+
+These are our steppers (`benchmarks.stepper`); those of others are in `benchmarks.torch_peers`.
+"""
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.stepper import Stepper, percentiles, timed
 from data_pipelines.world import WorldConfig, make_clip
 from launch.speaker import Speaker
+from mmduplex_jax.layers import ring
+from mmduplex_jax.models.dual_stream import LiveState
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.rows import UNCAPPED, Rows
 from mmduplex_jax.typing import Array, PyTree
@@ -25,63 +32,112 @@ def world_frames(speaker: Speaker, clips: int) -> np.ndarray:
     return np.stack([make_clip(config, 0, index).frames for index in range(clips)])
 
 
-def percentiles(times_s: list[float], streams: int) -> dict[str, float]:
-    """Milliseconds of a step, and of a stream's share of one."""
-    p50, p99 = (float(np.percentile(times_s, p)) * 1e3 for p in (50, 99))
-    return {"p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "per_stream_p50_ms": round(p50 / streams, 3)}
-
-
-def whole_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
-    """The model's live step, as a pool dispatches it, every row active; each step is waited for.
-
-    Returns:
-      `all`, `tick` (with a frame) and `between` (text alone), each as `percentiles` gives them, and `compile_s`.
-    """
+def whole_stepper(speaker: Speaker, batch: int) -> Stepper:
+    """The model's live step, as a pool dispatches it, every row active: `tick` (with a frame) and `between` (text)."""
     rows = Rows(speaker.live, speaker.params, speaker.config.frame_px, count=batch, resets=False)
     delay_steps = speaker.config.delay.eval
     rows.configure(np.full(batch, delay_steps), np.zeros(batch), np.full(batch, UNCAPPED))
     stride = speaker.clock.video_stride
     clips = min(batch, _CLIPS)
     frames = world_frames(speaker, clips)[np.arange(batch) % clips].swapaxes(0, 1)
-    active, times_s = np.ones(batch, bool), []
-    for step in range(steps + _WARM_STEPS):
-        started_s = time.perf_counter()
-        if step % stride == 0:
-            sent = rows.send(np.ascontiguousarray(frames[step // stride % len(frames)]))
-        rows.step(sent, active, with_report=step % stride == 0).read()
-        times_s.append(time.perf_counter() - started_s)
-    ticks = [t for step, t in enumerate(times_s) if step % stride == 0 and step >= _WARM_STEPS]
-    between = [t for step, t in enumerate(times_s) if step % stride and step >= _WARM_STEPS]
-    return {
-        "all": percentiles(times_s[_WARM_STEPS:], batch),
-        "tick": percentiles(ticks, batch),
-        "between": percentiles(between, batch) if between else None,
-        "compile_s": round(rows.compile_s, 1),
-    }
+    active = np.ones(batch, bool)
+    sent, done = rows.send(np.ascontiguousarray(frames[0])), 0
+
+    def step() -> str:
+        nonlocal sent, done
+        is_tick = done % stride == 0
+        if is_tick:
+            sent = rows.send(np.ascontiguousarray(frames[done // stride % len(frames)]))
+        rows.step(sent, active, with_report=is_tick).read()
+        done += 1
+        return "tick" if is_tick else "between"
+
+    shares = {"tick": 1 / stride, "between": 1 - 1 / stride} if stride > 1 else {"tick": 1.0}
+    return Stepper(shares, lambda: nullcontext(step), rows.compile_s)
 
 
-def text_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
-    """The text stream's step alone, its rings of video in place: what a language model of that shape costs, live."""
+def whole_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
+    """What `whole_stepper` takes.
+
+    Returns:
+      `all`, `tick` (with a frame) and `between` (text alone), each as `percentiles` gives them, and `compile_s`.
+    """
+    stepper = whole_stepper(speaker, batch)
+    times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
+    found: dict[str, Any] = {kind: percentiles(times_s[kind], batch) for kind in times_s}
+    everything = [t for kind in times_s for t in times_s[kind]]
+    return {"between": None} | found | {"all": percentiles(everything, batch), "compile_s": round(stepper.compile_s, 1)}
+
+
+def text_stepper(speaker: Speaker, batch: int, watched_s: float = 0.0) -> Stepper:
+    """The text stream's step alone, its rings of video in place: what a language model of that shape costs, live.
+
+    Args:
+      speaker: whose text stream.
+      batch: streams.
+      watched_s: how long they have been watching; their rings are filled accordingly, with noise.
+    """
     live = speaker.live
     if not isinstance(live, LiveModel):
         raise TypeError(f"a LiveModel is needed, got {type(live).__name__}")
     module = live.module
 
-    def step(params: PyTree, state: Any, delay: Array, active: Array) -> tuple[Any, Array]:
+    def take(params: PyTree, state: Any, delay: Array, active: Array) -> tuple[Any, Array]:
         state, logits = module.apply({"params": params}, state, delay, active, method="text_step")
         token = jnp.argmax(logits.at[:, live.config.start_id].set(-jnp.inf), axis=-1).astype(jnp.int32)
         return state._replace(token=token), token
 
     params = jax.device_put(speaker.params)
     state = jax.jit(lambda p: live.init_state(p, batch))(params)
+    if watched_s:
+        state = watched(live, state, watched_s)
     settings = jax.device_put((np.full(batch, speaker.config.delay.eval, np.int32), np.ones(batch, bool)))
     started_s = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=1).lower(params, state, *settings).compile()
+    compiled = jax.jit(take, donate_argnums=1).lower(params, state, *settings).compile()
     compile_s = time.perf_counter() - started_s
-    times_s = []
-    for _ in range(steps + _WARM_STEPS):
-        started_s = time.perf_counter()
+
+    def step() -> str:
+        nonlocal state
         state, token = compiled(params, state, *settings)
         np.asarray(token)
-        times_s.append(time.perf_counter() - started_s)
-    return {"all": percentiles(times_s[_WARM_STEPS:], batch), "compile_s": round(compile_s, 1)}
+        return "all"
+
+    return Stepper({"all": 1.0}, lambda: nullcontext(step), compile_s)
+
+
+def text_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
+    """What `text_stepper` takes: `all`, as `percentiles` gives it, and `compile_s`."""
+    stepper = text_stepper(speaker, batch)
+    times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
+    return {"all": percentiles(times_s["all"], batch), "compile_s": round(stepper.compile_s, 1)}
+
+
+def watched(live: LiveModel, state: LiveState, watched_s: float) -> LiveState:
+    """The state of streams that have watched for `watched_s`: full rings of what the text stream looks at, of noise.
+
+    What keys and values are changes nothing about the cost of looking at them. The tokenizer's and the video stream's
+    own rings stay as they are, since text does not read them.
+    """
+    config = live.config
+    step = config.clock.steps_in(watched_s)
+    batch = len(state.step)
+
+    def placed(index: ring.RingIndex, steps: np.ndarray, num_sinks: int) -> ring.RingIndex:
+        steps = np.broadcast_to(steps.astype(np.int32), (batch, len(steps)))
+        return ring.place(index, jnp.asarray(steps), jnp.ones(steps.shape, bool), num_sinks, sinks=num_sinks > 0)[0]
+
+    sinks = config.text.num_sinks
+    text_room, video_room = state.text_index.step.shape[1] - sinks, state.video_index.step.shape[1]
+    written = np.concatenate([np.arange(min(sinks, step)), np.arange(max(sinks, step - text_room), step)])
+    # As dense as the budget allows, newest last.
+    tokens_a_step = config.tokenizer.cap * config.clock.step_s
+    tokens = step - 1 - np.floor(np.arange(video_room)[::-1] / tokens_a_step)
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves((state.seen, state.text_buffers)))))
+    noise = lambda buffer: jax.random.normal(next(keys), buffer.shape, buffer.dtype)
+    return state._replace(
+        video_index=placed(state.video_index, tokens[tokens >= 0], 0),
+        text_index=placed(state.text_index, written, sinks),
+        seen=jax.tree.map(noise, state.seen),
+        text_buffers=jax.tree.map(noise, state.text_buffers),
+        step=jnp.full_like(state.step, step),
+    )

@@ -3,10 +3,15 @@
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
     python -m benchmarks.streaming --checkpoint=checkpoints/shipped --batches= --simulated_hours=24 --json=day.json
+    python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
 do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one seat.
+
+With `--peers` our steps take turns with those of others (`benchmarks.streaming_peers`), in another Python where these
+are installed: PyTorch, transformers, and `moshi` by `pip install --no-deps moshi sentencepiece` (its own pins are of
+older packages).
 
 Times are of this machine, which the report names; keep it quiet meanwhile.
 """
@@ -24,6 +29,7 @@ import jax
 
 from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps
+from benchmarks.streaming_peers import PEERS, compare
 from launch.speaker import Speaker, random_speaker, trained_speaker
 
 PARTS = {"text": text_steps, "whole": whole_steps}
@@ -49,6 +55,17 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=300, help="steps to time, after some to warm up (default: %(default)s)")
     add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
+    add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
+    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
+    add("--watched_s", default="0,60,300", help="seconds of video seen before (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        help="with --peers: `--steps` are shared out among these (default: %(default)s)",
+    )
+    add("--limit_s", type=float, default=15.0, help="with --peers: of an arm in a round (default: %(default)s)")
     add("--json", metavar="FILE", help="write every number here")
     return flags
 
@@ -87,25 +104,40 @@ def step_times(speaker: Speaker, batches: Sequence[int], parts: Sequence[str], s
     return rows
 
 
+def wrong(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> str:
+    """What is wrong with the flags; empty where nothing is."""
+    if set(parts) - set(PARTS) or set(peers) - set(PEERS):
+        return f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}"
+    if min([*batches, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s) <= 0:
+        return "--batches, --steps, --rounds, --part_s and --limit_s are positive"
+    if peers and args.checkpoint:
+        return "--peers compares a config's shape, with random parameters: leave --checkpoint out"
+    return ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is asked for, and returns the exit code."""
     args = parser().parse_args(argv)
-    batches = [int(batch) for batch in args.batches.split(",") if batch]
-    parts = [part for part in args.parts.split(",") if part]
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown or min([*batches, args.steps]) < 1 or args.part_s <= 0:
-        print(
-            f"streaming: --parts are some of {','.join(PARTS)}; --batches, --steps and --part_s are positive",
-            file=sys.stderr,
-        )
+    listed = lambda text: [part for part in text.split(",") if part]
+    batches, parts, peers = [int(batch) for batch in listed(args.batches)], listed(args.parts), listed(args.peers)
+    if problem := wrong(args, batches, parts, peers):
+        print(f"streaming: {problem}", file=sys.stderr)
         return 2
+    report: dict[str, Any] = {"machine": machine()}
     try:
-        speaker = trained_speaker(args.checkpoint) if args.checkpoint else random_speaker(args.config, seed=0)
+        if peers:
+            report["peers"] = compare(
+                args.config, peers, parts, batches, dtypes=listed(args.peer_dtypes),
+                watched_s=[float(s) for s in listed(args.watched_s)], rounds=args.rounds, steps=args.steps,
+                limit_s=args.limit_s, peers_python=args.peers_python,
+            )  # fmt: skip
+        if not peers or args.simulated_hours:
+            speaker = trained_speaker(args.checkpoint) if args.checkpoint else random_speaker(args.config, seed=0)
+            report["model"] = speaker.name
+            report["steps"] = [] if peers else step_times(speaker, batches, parts, args.steps)
     except (ValueError, OSError) as error:
         print(f"streaming: {error}", file=sys.stderr)
         return 2
-    report: dict[str, Any] = {"machine": machine(), "model": speaker.name}
-    report["steps"] = step_times(speaker, batches, parts, args.steps)
     if args.simulated_hours:
         report["long"] = found = simulated_hours(speaker, args.simulated_hours, args.part_s)
         print(
