@@ -108,7 +108,7 @@ class LiveClient:
           NotGreeted: the server refuses the stream at its first hello.
           TimeoutError: the server does not say goodbye.
         """
-        socket = await self._connect()
+        socket: aiohttp.ClientWebSocketResponse | None = await self._connect()
         if greeted is not None:
             await greeted(self.account)
         sending = asyncio.create_task(self._send_until(until_s))
@@ -128,6 +128,10 @@ class LiveClient:
                 await self._socket.close()
         return self.account
 
+    @property
+    def _last_seq(self) -> int:
+        return self.account.words[-1][0] if self.account.words else 0
+
     async def _again(self) -> aiohttp.ClientWebSocketResponse | None:
         try:
             return await self._connect()
@@ -145,15 +149,17 @@ class LiveClient:
             hello: dict[str, Any] = {"type": "hello", "version": VERSION, "client": account.role}
             hello["config"] = {"mode": "live", "delay_steps": self._delay_steps}
             if account.session:
-                last = account.words[-1][0] if account.words else 0
-                hello["resume"] = {"session": account.session, "token": self._token, "last_seq": last}
+                resume = {"session": account.session, "token": self._token, "last_seq": self._last_seq}
+                hello["resume"] = resume
             try:
                 await socket.send_str(json.dumps(hello))
                 message = await socket.receive()
             except BaseException:
                 await socket.close()
                 raise
-        answer = json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {"type": "closed"}
+        answer: dict[str, Any] = (
+            json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {"type": "closed"}
+        )
         if answer["type"] != "hello":
             await socket.close()
             raise NotGreeted(answer.get("code", answer["type"]))
@@ -176,7 +182,7 @@ class LiveClient:
             said = json.loads(message.data)
             match said["type"]:
                 case "word":
-                    last = account.words[-1][0] if account.words else 0
+                    last = self._last_seq
                     account.doubled += said["seq"] <= last
                     account.missing += max(0, said["seq"] - last - 1)
                     account.words.append((said["seq"], said["text"], said["t_video_s"]))

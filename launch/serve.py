@@ -33,7 +33,7 @@ from launch.server_token import TOKEN_VARIABLE, read_token
 from launch.speaker import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import build_app
-from mmduplex_jax.serving.json_logs import log_as_json
+from mmduplex_jax.serving.json_logs import configure_logs
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.listen import serve
 from mmduplex_jax.serving.seats import ModelFacts
@@ -229,10 +229,7 @@ async def _serve(args: argparse.Namespace, speaker: Speaker, pool: StreamPool) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, serves; errors go to stderr as one line. 0 stopped, 2 wrong flags, model or address."""
     args = parser().parse_args(argv)
-    if args.log == "json":
-        log_as_json()
-    else:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    configure_logs(args.log)
     try:
         if args.only_check_args:
             check(args)

@@ -66,7 +66,8 @@ class Access:
             return 403, "pages of this origin may not use this server (--allow_origins)"
         if needs_token and self.token is not None:
             shown = _bearer(request)
-            if shown is None or not hmac.compare_digest(shown.encode(), self.token.encode()):
+            # (What is no UTF-8 in a header comes as surrogates.)
+            if shown is None or not hmac.compare_digest(shown.encode(errors="surrogateescape"), self.token.encode()):
                 return 401, "a token is needed: `Authorization: Bearer TOKEN`"
         return None
 

@@ -24,6 +24,8 @@ from mmduplex_jax.serving.world_clips import WorldClips
 
 _log = logging.getLogger(__name__)
 SESSIONS = web.AppKey("sessions", Sessions)
+# Connections that have not sent the head of a request yet.
+SILENT = web.AppKey("silent", set[web.RequestHandler])
 _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
 _ACCESS = web.AppKey("access", Access)
@@ -75,7 +77,7 @@ def build_app(
     """
     limits, counters = limits or Limits(), counters or Counters()
     app = web.Application(middlewares=[_guard], client_max_size=limits.text_bytes)
-    app[_ACCESS], app[_POOL] = access, pool
+    app[_ACCESS], app[_POOL], app[SILENT] = access, pool, set()
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
@@ -113,6 +115,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 @web.middleware
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses whom the rules refuse; errors are JSON."""
+    request.app[SILENT].discard(request.protocol)
     route = request.match_info.route.name
     refusal = request.app[_ACCESS].refusal(request, needs_token=route not in _PUBLIC)
     # Whoever asks for health may use any name for this machine: nothing private is told, and probes use addresses.

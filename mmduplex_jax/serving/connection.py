@@ -23,6 +23,8 @@ from mmduplex_jax.serving.word_log import WordsGone
 
 _log = logging.getLogger(__name__)
 _MESSAGES_BURST_S = 2.0
+# So many times as many pictures are read as may be looked at.
+_FLOOD = 4
 # What a client must know of the limits to keep within them.
 _TOLD_LIMITS = ("message_bytes", "pixels", "frame_rate_hz", "idle_s", "resume_s", "replay_words")
 
@@ -135,7 +137,9 @@ class _Connection:
         while True:
             data = await self._wire.receive()
             if isinstance(data, bytes):
-                await session.put(parse_frame(data))
+                if not await session.put(parse_frame(data)):
+                    # Whoever sends too fast waits: a flood costs little more than a camera.
+                    await asyncio.sleep(1.0 / (_FLOOD * self._limits.frame_rate_hz))
                 continue
             if not self._messages.take():
                 raise ProtocolError("too_many_messages", f"more than {self._limits.messages_hz:g} messages a second")

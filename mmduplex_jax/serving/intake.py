@@ -1,6 +1,7 @@
 """One stream's pictures on their way in: decoded, sampled at the ticks, and measured."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import av
@@ -42,9 +43,12 @@ class Intake:
 
     Attributes:
       late: pictures that were left out because a later one had come before.
+      too_fast: ticks that were left out, undecoded, because `may_take` said so.
     """
 
-    def __init__(self, clock: Clock, frame_px: int, fit: str, *, pixels_max: int, gap_s: float):
+    def __init__(
+        self, clock: Clock, frame_px: int, fit: str, *, pixels_max: int, gap_s: float, may_take: Callable[[], bool]
+    ):
         """Makes it.
 
         Args:
@@ -52,11 +56,13 @@ class Intake:
           fit: how a wide picture becomes a square.
           pixels_max: of a picture.
           gap_s: how long a picture is repeated when none comes.
+          may_take: asked before every tick.
         """
         self._decoder = PictureDecoder(frame_px, fit, pixels_max)
         self._sampler: TickSampler[Shown] = TickSampler(clock, gap_s)
         self._before: np.ndarray | None = None
-        self.late = 0
+        self._may_take = may_take
+        self.late = self.too_fast = 0
 
     def take(self, picture: Frame | Decoded) -> list[TakenTick]:
         """Takes a picture and returns the ticks that are known with it.
@@ -75,6 +81,9 @@ class Intake:
                 self.late += 1
                 continue
             for t_s, at_tick in self._sampler.push(one.t_s, one):
+                if not self._may_take():
+                    self.too_fast += 1
+                    continue
                 frame = at_tick.square()
                 ticks.append(TakenTick(t_s, frame, changed_share(self._before, frame)))
                 self._before = frame

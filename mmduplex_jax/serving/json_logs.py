@@ -27,11 +27,29 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log_as_json(level: int = logging.INFO) -> None:
-    """Has all loggers write JSON lines to stderr."""
+class NoStrangersNoise(logging.Filter):
+    """Drops what aiohttp says, with a trace, of requests that are not HTTP: anybody could fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is kept."""
+        from aiohttp.http_exceptions import HttpProcessingError
+
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+def configure_logs(form: str, level: int = logging.INFO) -> None:
+    """Has all loggers write to stderr.
+
+    Args:
+      form: "json" for an object a line, "text" for people.
+      level: the least that is written.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("aiohttp.server").addFilter(NoStrangersNoise())
     # Each request is no event; sessions say what matters, and metrics count the rest.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     # It tells of every candidate and every packet that is late.

@@ -5,11 +5,14 @@ import ssl
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.web import RequestHandler
 
-from mmduplex_jax.serving.app import SESSIONS
+from mmduplex_jax.serving.app import SESSIONS, SILENT
 
 # A connection without a request is let go after this long.
 _KEEPALIVE_S = 30.0
+# Nor is one held whose first request does not come in this time; whoever sends it byte by byte is no browser.
+_FIRST_REQUEST_S = 10.0
 # Handlers that still run after the drain have this long.
 _SHUTDOWN_S = 3.0
 _BACKLOG = 512
@@ -23,6 +26,14 @@ class _Refusing(asyncio.Protocol):
         transport.abort()
 
 
+def _hang_up(protocol: RequestHandler, silent: set[RequestHandler]) -> None:
+    """Ends a connection that is still silent."""
+    if protocol in silent:
+        silent.discard(protocol)
+        if protocol.transport is not None:
+            protocol.transport.abort()
+
+
 async def serve(
     app: web.Application,
     host: str,
@@ -32,6 +43,7 @@ async def serve(
     drain_s: float,
     connections_max: int,
     tls: ssl.SSLContext | None = None,
+    first_request_s: float = _FIRST_REQUEST_S,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serves until `stop` is set. Then it takes no new streams, gives those that run `drain_s` to end, and ends them.
@@ -45,6 +57,7 @@ async def serve(
       drain_s: for the streams that run.
       connections_max: open sockets; more are hung up on.
       tls: certificate and key, for https.
+      first_request_s: from a connection to the end of its first request's head.
       on_listening: called with the port once it can be reached.
 
     Raises:
@@ -55,9 +68,20 @@ async def serve(
     try:
         http = runner.server
         assert http is not None
-        accept = lambda: http() if len(http.connections) < connections_max else _Refusing()
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_server(accept, host, port, ssl=tls, backlog=_BACKLOG)
+        loop, silent = asyncio.get_running_loop(), app[SILENT]
+
+        def accept() -> asyncio.Protocol:
+            if len(http.connections) >= connections_max:
+                return _Refusing()
+            protocol = http()
+            silent.add(protocol)
+            loop.call_later(first_request_s, _hang_up, protocol, silent)
+            return protocol
+
+        handshake_s = None if tls is None else first_request_s
+        listening = await loop.create_server(
+            accept, host, port, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
+        )
         try:
             on_listening(listening.sockets[0].getsockname()[1])
             await stop.wait()

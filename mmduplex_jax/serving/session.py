@@ -30,6 +30,9 @@ _LAST_WORDS_S = 10.0
 # Times this close are one.
 _SAME_S = 1e-6
 
+# So much faster than the clock may a live stream's ticks come for long, and so many gaps' worth of them at once.
+_TICKS_PACE, _GAPS_AT_ONCE = 1.25, 2
+
 _MODEL_STOPPED = "the model has stopped; the server's log says why"
 
 InOrder = Literal["pause", "play", "reset", "end"]
@@ -80,9 +83,12 @@ class Session:
         self._live = config.mode == "live"
         self._inbox: Inbox[InOrder] = Inbox(limits.inbox_frames, may_drop=self._live)
         self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
+        # Every tick is decoded: stamps that run faster than the clock on the wall buy no more of that.
+        gap_ticks = facts.clock.ticks_in(limits.gap_s)
+        self._ticks = Bucket(_TICKS_PACE / facts.clock.tick_s, _GAPS_AT_ONCE * gap_ticks, now)
         self._intake = self._new_intake()
         self._bad_in_a_row = 0
-        self._late_before = self._refused = 0
+        self._late_before = self._too_fast_before = self._refused = 0
         # Ticks that the model has not answered: their times, and what changed in them.
         self._offered: deque[tuple[float, float]] = deque()
         self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
@@ -109,8 +115,11 @@ class Session:
         self.seen_s = self._now()
         await self._offer(tick)
 
-    async def put(self, picture: Frame | Decoded) -> None:
+    async def put(self, picture: Frame | Decoded) -> bool:
         """Takes a picture; a live stream's never waits, a file's waits until there is room.
+
+        Returns:
+          False where it was left out since they come faster than they may.
 
         Raises:
           ProtocolError: the stream watches a source of the server's.
@@ -121,9 +130,11 @@ class Session:
         self._counters.frames.inc()
         if self._live and not self._rate.take():
             self._refused += 1
-            return
-        self.received_s = picture.t_s
+            return False
         await self._inbox.put(picture)
+        # Only now: what a connection that drops meanwhile still held is sent again.
+        self.received_s = picture.t_s
+        return True
 
     async def order(self, order: InOrder) -> None:
         """Takes an order; it is carried out after the pictures that came before it."""
@@ -171,7 +182,7 @@ class Session:
     @property
     def dropped(self) -> int:
         """Pictures that never reached the model: too many at once, or too fast."""
-        return self._inbox.dropped + self._refused
+        return self._inbox.dropped + self._refused + self._too_fast_before + self._intake.too_fast
 
     def end(self, reason: str, message: str, *, drain: bool = False) -> None:
         """Ends it; a second call does nothing. Words that were said stay readable for a while.
@@ -310,6 +321,7 @@ class Session:
                 self._seat.resume()
             case "reset":
                 self._late_before += self._intake.late
+                self._too_fast_before += self._intake.too_fast
                 self._intake = self._new_intake()
                 self._offered.clear()
                 self._second.clear()
@@ -321,7 +333,10 @@ class Session:
 
     def _new_intake(self) -> Intake:
         c, limits = self._facts, self._limits
-        return Intake(c.clock, c.frame_px, self.config.fit, pixels_max=limits.pixels, gap_s=limits.gap_s)
+        may_take = self._ticks.take if self._live else lambda: True
+        return Intake(
+            c.clock, c.frame_px, self.config.fit, pixels_max=limits.pixels, gap_s=limits.gap_s, may_take=may_take
+        )
 
     def _tell(self) -> None:
         self.told += 1

@@ -14,7 +14,7 @@ from mmduplex_jax.serving.metrics import Counters
 from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume
 from mmduplex_jax.serving.seats import ModelFacts, Pool
 from mmduplex_jax.serving.session import Session, check_delay
-from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.serving.sources import Sources, for_log
 from mmduplex_jax.serving.to_loop import ToLoop
 from mmduplex_jax.streaming.pool import PoolFull
 
@@ -104,8 +104,7 @@ class Sessions:
         config, facts = hello.config, self.facts
         if config.delay_steps is not None:
             check_delay(config.delay_steps, facts)
-        if config.source is not None:
-            self._sources.check(config.source)
+        source = None if config.source is None else self._sources.check(config.source)
         session = Session(config, facts, self.limits, self.counters, self._decoders, now=self._now)
         try:
             seat = self._pool.join(
@@ -120,13 +119,13 @@ class Sessions:
             self.counters.refused.labels(reason).inc()
             raise Refused(reason, str(full)) from full
         session.begin(seat)
-        if config.source is not None:
-            self._sources.watch(config.source, session, facts)
+        if source is not None:
+            self._sources.watch(source, session, facts)
         self._sessions[session.id] = session
         self.counters.sessions_begun.inc()
         _log.info(
             "session began",
-            extra={"session": session.id, "mode": config.mode, "source": config.source, "client": hello.client},
+            extra={"session": session.id, "mode": config.mode, "source": for_log(source), "client": hello.client},
         )
         return Opened(session, False, 0, 0)
 

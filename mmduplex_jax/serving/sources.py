@@ -50,15 +50,23 @@ class Sources:
                 self._addresses.append(address)
         self._readers: ThreadPoolExecutor | None = None
 
-    def check(self, source: str) -> None:
-        """ProtocolError for a source that is not allowed. It is not said whether there is such a file."""
+    def check(self, source: str) -> str:
+        """What to open for a source: an address as it is, a file by its whole path.
+
+        The client's own spelling of a path is not what is opened: libav takes `concat:a` and `file:a` for protocols,
+        and a number is a camera.
+
+        Raises:
+          ProtocolError: it is not allowed. It is not said whether there is such a file.
+        """
         if scheme_of(source) is None:
             path = Path(os.path.realpath(source))
-            allowed = any(path.is_relative_to(folder) for folder in self._paths)
+            allowed, opened = any(path.is_relative_to(folder) for folder in self._paths), str(path)
         else:
-            allowed = any(_begins_with(source, address) for address in self._addresses)
+            allowed, opened = any(_begins_with(source, address) for address in self._addresses), source
         if not allowed:
             raise ProtocolError("source_refused", "this server does not watch that source (--allow_sources says which)")
+        return opened
 
     def watch(self, source: str, session: Session, facts: ModelFacts) -> None:
         """Has the session watch it from now on; what breaks it ends the session with the cause."""
@@ -86,15 +94,25 @@ class Sources:
                 await session.watched(TakenTick(tick.t_s, tick.frame, changed_share(before, tick.frame)))
                 before = tick.frame
         except VideoError as error:
-            _log.info("source broke", extra={"session": session.id, "source": source, "error": str(error)})
+            cause = str(error).removeprefix(f"{source}: ")
+            _log.info("source broke", extra={"session": session.id, "source": for_log(source), "error": cause})
             # The path stays on the server; the cause is the client's to know.
-            session.end("source", "the source broke: " + str(error).removeprefix(f"{source}: "), drain=True)
+            session.end("source", f"the source broke: {cause}", drain=True)
             return
         finally:
             if feed is not None:
                 feed.stop()
                 self._readers.submit(feed.close)
         session.end("end", "the source has ended", drain=True)
+
+
+def for_log(source: str | None) -> str | None:
+    """A source without what may be secret in it: who signs in at an address, and what is asked of it."""
+    if source is None or scheme_of(source) is None:
+        return source
+    scheme, _, rest = source.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}".partition("?")[0]
 
 
 def _begins_with(source: str, allowed: SplitResult) -> bool:

@@ -1,5 +1,7 @@
 """Who is let in: tokens, origins, host names; and that the server refuses to be open to strangers."""
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -45,6 +47,19 @@ def test_a_token_is_asked_for(path: str):
             wrong = {"Authorization": "Bearer another-secret-of-16"}
             async with stranger.get(server.url + path, headers=wrong) as answer:
                 assert answer.status == 401
+
+    run(test())
+
+
+def test_a_token_that_is_no_text_is_another_token():
+    async def test():
+        async with served(token=TOKEN) as server:
+            port = int(server.url.rsplit(":", 1)[1])
+            for header in (b"Authorization: Bearer \xff\xfe", b"Sec-WebSocket-Protocol: mmduplex.bearer.\xff"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /v1/info HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+                assert (await reader.readline()).split()[1] == b"401"
+                writer.close()
 
     run(test())
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import logging
 import ssl
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from launch.serve import parser, tls_of
 from mmduplex_jax.client import connect
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
+from mmduplex_jax.serving.json_logs import NoStrangersNoise
 from mmduplex_jax.serving.listen import serve
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import run
@@ -46,6 +48,54 @@ def test_connections_over_the_limit_are_hung_up_on_and_others_are_served():
         pool.close()
 
     run(test())
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"])
+def test_who_asks_for_nothing_is_hung_up_on_and_who_asked_is_not(begun: bytes):
+    async def test():
+        stop = asyncio.Event()
+        port, serving, pool = await listening(stop, first_request_s=0.2)
+        async with connect(f"http://127.0.0.1:{port}") as stream:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read(1) == b""
+            writer.close()
+            await stream.configure(pad_bias=1.0)
+            assert (await anext(stream)).code == "config"
+        stop.set()
+        await serving
+        pool.close()
+
+    run(test())
+
+
+def test_what_is_no_http_is_answered_and_not_logged(caplog):
+    # As `configure_logs` does, without taking pytest's handlers away.
+    logger, quiet = logging.getLogger("aiohttp.server"), NoStrangersNoise()
+    logger.addFilter(quiet)
+
+    async def test():
+        stop = asyncio.Event()
+        port, serving, pool = await listening(stop)
+        for noise in (
+            b"GET /?\xff HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+            b"GET / HTTP/9.9.9\r\n\r\n",
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(noise)
+            assert (await reader.readline()).split()[1] == b"400"
+            writer.close()
+        stop.set()
+        await serving
+        pool.close()
+
+    try:
+        run(test())
+    finally:
+        logger.removeFilter(quiet)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_stop_ends_streams_and_frees_the_port():

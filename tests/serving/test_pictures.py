@@ -33,7 +33,7 @@ def frame(data: bytes, codec: str, t_s: float = 0.0, keyframe: bool = True) -> F
 
 
 def intake(pixels_max: int = 10_000, px: int = 32, fit: str = "crop") -> Intake:
-    return Intake(CLOCK, px, fit, pixels_max=pixels_max, gap_s=1.0)
+    return Intake(CLOCK, px, fit, pixels_max=pixels_max, gap_s=1.0, may_take=lambda: True)
 
 
 @given(st.lists(st.integers(1, 900_000), min_size=1, max_size=30))
@@ -199,3 +199,15 @@ def test_no_h264_does_anything_but_decode_or_be_refused(data: bytes, keep: int):
 
 
 H264 = encoded([IMAGE])[0][0]
+
+
+def test_ticks_that_come_too_fast_are_not_decoded():
+    allowed = iter([True, False, False, True])
+    fast = Intake(CLOCK, 32, "crop", pixels_max=10_000, gap_s=1.0, may_take=lambda: next(allowed))
+    broken = webp()[:40]
+    taken = [
+        fast.take(frame(data, "webp", tick * CLOCK.tick_s))
+        for tick, data in enumerate([webp(), broken, broken, webp()])
+    ]
+    assert [[round(tick.t_s / CLOCK.tick_s) for tick in ticks] for ticks in taken] == [[0], [], [], [3]]
+    assert fast.too_fast == 2

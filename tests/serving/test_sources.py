@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmduplex_jax.serving.protocol import ProtocolError
-from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.serving.sources import Sources, for_log
 
 
 @pytest.fixture
@@ -62,6 +62,29 @@ def test_what_is_not(sources: Sources, tmp_path: Path, source: str):
     with pytest.raises(ProtocolError, match="does not watch that source") as caught:
         sources.check(source.format(tmp=tmp_path))
     assert caught.value.code == "source_refused"
+
+
+@pytest.mark.parametrize("spelling", ["file:{tmp}/secret.mp4", "concat:{tmp}/secret.mp4", "0", "a.mp4"])
+def test_what_is_opened_is_a_file_and_no_protocol_or_camera(tmp_path: Path, monkeypatch, spelling: str):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.chdir(tmp_path / "videos")
+    spelling = spelling.format(tmp=tmp_path)
+    # Each names something within the folder that is allowed, to this program; to libav the first two lead out of it.
+    assert Sources(["."]).check(spelling) == str(tmp_path / "videos" / spelling)
+
+
+@pytest.mark.parametrize(
+    ("source", "logged"),
+    [
+        ("rtsp://me:secret@camera.local/a?key=secret", "rtsp://camera.local/a"),
+        ("rtsp://camera.local?key=secret", "rtsp://camera.local"),
+        ("https://a@b:c@camera.local/@a", "https://camera.local/@a"),
+        ("videos/a?.mp4", "videos/a?.mp4"),
+        (None, None),
+    ],
+)
+def test_no_secret_is_logged(source: str | None, logged: str | None):
+    assert for_log(source) == logged
 
 
 def test_nothing_is_allowed_by_default(tmp_path: Path):
