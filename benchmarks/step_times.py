@@ -3,6 +3,7 @@
 These are our steppers (`benchmarks.stepper`); those of others are in `benchmarks.torch_peers`.
 """
 
+import dataclasses
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -24,6 +25,17 @@ from mmduplex_jax.typing import Array, PyTree
 _WARM_STEPS = 20
 # Clips of the world that streams share out among them.
 _CLIPS = 8
+
+
+def with_every_row(speaker: Speaker) -> Speaker:
+    """The same with as many words as its table has rows; where they are fewer, a compiler leaves the other rows out.
+
+    A random model's tokenizer is the world's, of few words; the table is as large as that of the model it stands for.
+    """
+    live = speaker.live
+    return dataclasses.replace(
+        speaker, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.vocab_rows))
+    )
 
 
 def world_frames(speaker: Speaker, clips: int) -> np.ndarray:

@@ -7,7 +7,6 @@ on standard output, `{"shares": {kind: share}, "ms": {kind: [...]}}`. What an `a
 family's steppers. It ends with its input.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -22,15 +21,10 @@ Arms = Callable[..., Stepper]
 
 def ours(config: str) -> Arms:
     """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a config with random parameters."""
-    from benchmarks.step_times import text_stepper, whole_stepper
+    from benchmarks.step_times import text_stepper, whole_stepper, with_every_row
     from launch.speaker import random_speaker
-    from mmduplex_jax.models.live import LiveModel
 
-    speaker = random_speaker(config, seed=0)
-    model = speaker.live.config
-    # The world's tokenizer has few words; a compiler would leave the other rows of the head out.
-    model = dataclasses.replace(model, vocab_size=model.vocab_rows)
-    speaker = dataclasses.replace(speaker, live=LiveModel(model))
+    speaker = with_every_row(random_speaker(config, seed=0))
 
     def arm(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
         return whole_stepper(speaker, batch) if part == "whole" else text_stepper(speaker, batch, watched_s)

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 
 from benchmarks.simulated_hours import simulated_hours
-from benchmarks.step_times import text_steps, whole_steps
+from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
 from launch.speaker import Speaker, random_speaker, trained_speaker
 
@@ -132,7 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 limit_s=args.limit_s, peers_python=args.peers_python,
             )  # fmt: skip
         if not peers or args.simulated_hours:
-            speaker = trained_speaker(args.checkpoint) if args.checkpoint else random_speaker(args.config, seed=0)
+            if args.checkpoint:
+                speaker = trained_speaker(args.checkpoint)
+            else:
+                speaker = with_every_row(random_speaker(args.config, seed=0))
             report["model"] = speaker.name
             report["steps"] = [] if peers else step_times(speaker, batches, parts, args.steps)
     except (ValueError, OSError) as error:
