@@ -8,18 +8,22 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from jax.profiler import TraceAnnotation, annotate_function
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.compilations import compilations
 from mmduplex_jax.streaming.place import Place, Stream, WaitingFrame
 from mmduplex_jax.streaming.pool_statistics import PoolCounts
-from mmduplex_jax.streaming.rows import NO_TOKENS, Rows, SpentTokens, Step
+from mmduplex_jax.streaming.rows import NO_TOKENS, Reading, Rows, SpentTokens, Step
 
 _log = logging.getLogger(__name__)
+# What the loop's thread does, by name in a profiler's trace; without one an annotation costs nothing to speak of.
+DISPATCH, WAIT, TELL = "dispatch a round", "wait for a step", "tell a step"
 
 
 class Part(NamedTuple):
@@ -89,6 +93,7 @@ class Flight:
     def __bool__(self) -> bool:
         return bool(self._items)
 
+    @partial(annotate_function, name=DISPATCH)
     def dispatch(self, parts: Sequence[Part], cap: int, now_s: float) -> None:
         """Sends a round to the device; waits for nothing.
 
@@ -147,7 +152,13 @@ class Flight:
             return None
         step = item.steps.popleft()
         waited, behind = not step.ready, bool(item.steps) or self.rounds > 1
-        slots_and_report = step.read()
+        with TraceAnnotation(WAIT):
+            reading = step.read()
+        with TraceAnnotation(TELL):
+            return self._tell_step(item, reading, waited, behind)
+
+    def _tell_step(self, item: _Round, reading: Reading, waited: bool, behind: bool) -> float | None:
+        """Tells what the round's next step gave; what `land` returns."""
         now_s = self._now()
         offset_s = self._clock.step_time_s(item.read)
         words = spent = 0
@@ -155,11 +166,11 @@ class Flight:
         for part, lag_s in zip(item.parts, lags_s):
             row, assembler, t_s = part.place.row, part.stream.words, part.frame.t_s + offset_s
             assembler.delay_s = self._clock.step_time_s(part.delay_steps)
-            word = assembler.push(int(slots_and_report.slots[row]), t_s)
+            word = assembler.push(int(reading.slots[row]), t_s)
             if word is not None and part.place.live:
                 # In real time a word is said when it comes, if that is later than its step.
                 word = word._replace(t_emit_s=max(word.t_emit_s, part.frame.t_s + lag_s))
-            tokens = slots_and_report.tokens(row)
+            tokens = reading.tokens(row)
             words, spent = words + (word is not None), spent + tokens.number
             self._tell(part.place, [] if word is None else [word], t_s, tokens, part.first_step + item.read, lag_s)
         with self._lock:

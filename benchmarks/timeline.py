@@ -1,0 +1,251 @@
+"""The loop's timeline before and after rounds overlap, from the profiler's own events.
+
+    python -m benchmarks.timeline --checkpoint=checkpoints/shipped --out=traces
+
+The same frames run through two pools as fast as they can: one waits for every round before it dispatches the next
+(`ahead=0`), one dispatches a round while the last is on the device (`ahead=1`, as everything here runs). Rounds of
+recording alternate. Printed is, for each, the share of the time in which the device had nothing to do, the share of the
+host's own work (dispatching rounds, telling words) that was done while the device worked, and a strip of a few
+milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows both down alike.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.step_times import world_frames
+from launch.speaker import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
+from mmduplex_jax.streaming.flight import DISPATCH, TELL, WAIT
+from mmduplex_jax.streaming.pool import StreamPool
+
+AHEAD = (0, 1)
+_WARM_TICKS = 25
+_NAMES = {DISPATCH: "dispatch", WAIT: "wait", TELL: "tell"}
+# A program that XLA's CPU runtime runs: from its first operation to its last, on whichever threads.
+_CPU_PROGRAM = "ThunkExecutor::Execute"
+
+Spans = list[tuple[float, float]]
+
+
+class Timeline(NamedTuple):
+    """A recording: disjoint spans in order, in ms.
+
+    Attributes:
+      device: something ran there.
+      dispatch, wait, tell: what the loop did.
+    """
+
+    device: Spans
+    dispatch: Spans
+    wait: Spans
+    tell: Spans
+
+
+def union(spans: Iterable[tuple[float, float]]) -> Spans:
+    """The same time as disjoint spans in order."""
+    found: Spans = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+def length(spans: Spans) -> float:
+    """The time that disjoint spans take together."""
+    return sum(end - start for start, end in spans)
+
+
+def common(some: Spans, others: Spans) -> Spans:
+    """The time that is in both, each disjoint and in order."""
+    found: Spans = []
+    i = j = 0
+    while i < len(some) and j < len(others):
+        start, end = max(some[i][0], others[j][0]), min(some[i][1], others[j][1])
+        if start < end:
+            found.append((start, end))
+        if some[i][1] < others[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def read_timeline(folder: Path) -> Timeline:
+    """Reads the one trace in `folder`.
+
+    Device time is that of every event on an accelerator's planes; on a CPU that of XLA's programs on its threads.
+    """
+    (file,) = folder.glob("**/*.xplane.pb")
+    named: dict[str, Spans] = {name: [] for name in _NAMES}
+    accelerator: Spans = []
+    programs: Spans = []
+    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+        on_device = plane.name.startswith("/device:")
+        for line in plane.lines:
+            for event in line.events:
+                span = (event.start_ns / 1e6, event.end_ns / 1e6)
+                if on_device:
+                    accelerator.append(span)
+                elif event.name in named:
+                    named[event.name].append(span)
+                elif event.name.startswith(_CPU_PROGRAM):
+                    programs.append(span)
+    host = {_NAMES[name]: union(spans) for name, spans in named.items()}
+    return Timeline(union(accelerator or programs), **host)
+
+
+def shares(timeline: Timeline) -> dict[str, float]:
+    """What a timeline shows.
+
+    Returns:
+      `device_idle_share` of the time from the first dispatch to the device's last work; `host_overlap_share`, of
+      dispatching and telling, that was done while the device worked; `host_work_share` and `host_wait_share` of that
+      time; `length_ms`.
+    """
+    start, end = timeline.dispatch[0][0], timeline.device[-1][1]
+    device = common(timeline.device, [(start, end)])
+    host = union([*timeline.dispatch, *timeline.tell])
+    whole = end - start
+    return {
+        "device_idle_share": round(1 - length(device) / whole, 4),
+        "host_overlap_share": round(length(common(host, device)) / length(host), 4),
+        "host_work_share": round(length(host) / whole, 4),
+        "host_wait_share": round(length(timeline.wait) / whole, 4),
+        "length_ms": round(whole, 3),
+    }
+
+
+def strip(timeline: Timeline, start: float, end: float, columns: int = 100) -> str:
+    """Two lines of text: what host and device did from `start` to `end`, ms."""
+    edges = np.linspace(start, end, columns + 1)
+    cells = list(zip(edges[:-1], edges[1:]))
+
+    def painted(marks: Sequence[tuple[str, Spans]]) -> str:
+        """What most of each cell is, or nothing."""
+        line = ""
+        for cell in cells:
+            most, mark = max((length(common(spans, [cell])), mark) for mark, spans in marks)
+            line += mark if most > (cell[1] - cell[0]) / 2 else " "
+        return line
+
+    host = painted([("D", timeline.dispatch), (".", timeline.wait), ("t", timeline.tell)])
+    return f"host   |{host}|\ndevice |{painted([('#', timeline.device)])}|"
+
+
+class Loop:
+    """A saturated pool, turned by hand."""
+
+    def __init__(self, speaker: Speaker, streams: int, ahead: int):
+        """Compiles, and runs until rings and allocators have settled."""
+        # Nothing gives way: the work is the same.
+        policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
+        self._clock = speaker.clock
+        self.pool = StreamPool(
+            speaker.live, speaker.params, speaker.tokenizer, speaker.clock, speaker.frame_px,
+            slots=streams, policy=policy, tokens_per_s_max=speaker.tokens_per_s_max, ahead=ahead,
+        )  # fmt: skip
+        join = lambda: self.pool.join(delay_steps=speaker.delays.usual, live=False, on_output=lambda output: None)
+        self._seats = [join() for _ in range(streams)]
+        self._frames = world_frames(speaker, clips=min(4, streams))
+        self._tick = 0
+        self.run(_WARM_TICKS)
+
+    def run(self, ticks: int) -> float:
+        """Runs so many more; seconds that they took."""
+        started_s = time.perf_counter()
+        for tick in range(self._tick, self._tick + ticks):
+            for number, seat in enumerate(self._seats):
+                clip = self._frames[number % len(self._frames)]
+                seat.offer(self._clock.tick_time_s(tick), clip[tick % len(clip)])
+            while min(seat.room for seat in self._seats) == 0:
+                self.pool.run_once()
+        while self.pool.run_once():
+            pass
+        self._tick += ticks
+        return time.perf_counter() - started_s
+
+    def record(self, ticks: int, folder: Path) -> Timeline:
+        """Runs so many ticks under the profiler."""
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # it would take longer than what it looks at
+        with jax.profiler.trace(str(folder), profiler_options=options):
+            self.run(ticks)
+        return read_timeline(folder)
+
+
+def compare(speaker: Speaker, streams: int, ticks: int, rounds: int, out: Path) -> list[dict[str, Any]]:
+    """A row for each of `AHEAD`: medians over the rounds of what `shares` gives, and `round_ms`, not recorded."""
+    loops = {ahead: Loop(speaker, streams, ahead) for ahead in AHEAD}
+    found: dict[int, list[dict[str, float]]] = {ahead: [] for ahead in AHEAD}
+    shown: dict[int, str] = {}
+    for number in range(rounds):
+        for ahead, loop in loops.items():
+            plain_ms = loop.run(ticks) * 1e3 / ticks
+            timeline = loop.record(ticks, out / f"streams_{streams}_ahead_{ahead}_round_{number}")
+            found[ahead].append({"round_ms": plain_ms, **shares(timeline)})
+            # Three rounds from the middle on.
+            starts = [start for start, _ in timeline.dispatch][ticks // 2 :]
+            shown[ahead] = strip(timeline, starts[0], starts[min(3, len(starts) - 1)])
+    rows = []
+    for ahead in AHEAD:
+        medians = {name: round(float(np.median([f[name] for f in found[ahead]])), 4) for name in found[ahead][0]}
+        rows.append({"streams": streams, "ahead": ahead, **medians, "strip": shown[ahead]})
+        print(
+            f"{streams:3} streams, ahead={ahead}: a round {medians['round_ms']:.2f} ms; device idle "
+            f"{medians['device_idle_share']:.1%}; host works {medians['host_work_share']:.1%} of the time, "
+            f"{medians['host_overlap_share']:.1%} of that while the device does\n{shown[ahead]}",
+            flush=True,
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.timeline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = flags.add_argument
+    add("--config", metavar="CONFIG.py", help="a model with random parameters")
+    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
+    add("--streams", default="1,8", help="streams at once (default: %(default)s)")
+    add("--ticks", type=int, default=100, help="of a recording (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="recordings of each (default: %(default)s)")
+    add("--out", required=True, metavar="DIR", help="where the traces go")
+    add("--json", metavar="FILE", help="write every number here")
+    args = flags.parse_args(argv)
+    streams = [int(number) for number in args.streams.split(",") if number]
+    if bool(args.config) == bool(args.checkpoint):
+        flags.error("give either --config or --checkpoint")
+    if min([*streams, args.rounds], default=0) < 1 or args.ticks < 8:
+        flags.error("--streams and --rounds are positive, --ticks at least 8")
+    try:
+        speaker = random_speaker(args.config, seed=0) if args.config else trained_speaker(args.checkpoint)
+    except (ValueError, OSError) as error:
+        print(f"timeline: {error}", file=sys.stderr)
+        return 2
+    out = Path(args.out)
+    if out.exists() and any(out.iterdir()):
+        print(f"timeline: {out} is not empty", file=sys.stderr)
+        return 2
+    rows = [row for number in streams for row in compare(speaker, number, args.ticks, args.rounds, out)]
+    if args.json:
+        device = jax.devices()[0].device_kind
+        report = {"model": speaker.name, "device": device, "ticks": args.ticks, "rows": rows}
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
