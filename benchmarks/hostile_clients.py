@@ -167,6 +167,7 @@ class GarbageSender:
         async with self._greeted() as socket_:
             for number, data in enumerate((huge, scans) * 12):
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, "jpeg", True, data)))
+            await socket_.send_str('{"type":"end"}')
             while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
                 pass
 

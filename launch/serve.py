@@ -22,6 +22,7 @@ second signal ends it at once.
 import argparse
 import asyncio
 import dataclasses
+import gc
 import logging
 import re
 import signal
@@ -175,6 +176,9 @@ def run(args: argparse.Namespace) -> int:
     )
     _log.info("compiled", extra={"model": speaker.name, "compile_s": round(pool.statistics().compile_s, 2)})
     pool.start()
+    # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     try:
         asyncio.run(_serve(args, speaker, pool))
     finally:

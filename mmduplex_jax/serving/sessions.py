@@ -186,6 +186,7 @@ class Sessions:
         """Ends whatever still runs and frees the threads."""
         self.draining = True
         self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
         for session in self:
             session.end("shutdown", "the server is going down")
             await session.stopped()
