@@ -47,9 +47,38 @@ from mmduplex_jax.serving.still_headers import PictureRefused
 _ROUND = {"parser": 2000, "pictures": 300, "sessions": 100}
 _PIXELS_MAX, _FRAME_PX = 200_000, 32
 _KINDS = ("hello", "config", "pause", "play", "reset", "end", "dance", "", None, 3)
-_FIELDS = ("type", "version", "config", "resume", "mode", "fit", "delay_steps", "pad_bias", "source", "client")
+_FIELDS: tuple[str, ...] = (
+    "type",
+    "version",
+    "config",
+    "resume",
+    "mode",
+    "fit",
+    "delay_steps",
+    "pad_bias",
+    "source",
+    "client",
+)
 _FIELDS += ("session", "token", "last_seq")
-_VALUES = ("live", "file", "crop", "pad", 1, 0, -1, 2**63, 1e308, True, None, "", "x" * 64, "\ud800", "0", [], {})
+_VALUES: tuple[Any, ...] = (
+    "live",
+    "file",
+    "crop",
+    "pad",
+    1,
+    0,
+    -1,
+    2**63,
+    1e308,
+    True,
+    None,
+    "",
+    "x" * 64,
+    "\ud800",
+    "0",
+    [],
+    {},
+)
 
 Json = st.recursive(
     st.sampled_from(_VALUES) | st.integers() | st.floats() | st.text(max_size=20),
@@ -155,11 +184,12 @@ def acts(samples: Sequence[tuple[str, bytes]]) -> st.SearchStrategy[list[Act]]:
     act = st.one_of(
         st.builds(Act, client, st.just("connect"), config),
         st.builds(Act, client, st.just("resume"), config),
+        st.builds(Act, client, st.just("resume"), config),
         st.builds(Act, client, st.sampled_from(["drop", "stall", "go_on"]), st.none()),
         st.builds(Act, client, st.just("say"), said),
         st.builds(Act, client, st.just("show"), good),
-        st.builds(Act, client, st.just("show"), good),
-        st.builds(Act, client, st.just("show"), good),
+        st.builds(Act, client, st.just("watch"), st.tuples(st.integers(1, 6), st.just(samples[0][1]))),
+        st.builds(Act, client, st.just("watch"), st.tuples(st.integers(1, 6), st.just(samples[0][1]))),
         st.builds(Act, client, st.just("show"), bad | odd),
         st.builds(Act, client, st.just("wait"), st.integers(0, 60)),
     )

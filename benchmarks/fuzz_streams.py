@@ -1,7 +1,6 @@
 """Programs of what clients do, and a server's sessions that must live through any of them."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import logging
@@ -85,7 +84,8 @@ class Act(NamedTuple):
     Attributes:
       client: which one.
       kind: "connect", "resume", "drop", "stall", "go_on", "say" (`what` is sent as it is), "show" (`what` are the ticks
-        since its last picture, and the codec and data of another one) or "wait" (`what` are milliseconds).
+        since its last picture, and the codec and data of another one), "watch" (`what` are how many ticks are shown, by
+        the clock, and the JPEG) or "wait" (`what` are milliseconds).
       what: as `kind` says.
     """
 
@@ -164,6 +164,8 @@ class Program:
                 for act in acts:
                     await self._act(sessions, act)
                 for client in self._clients:
+                    if client.wire is None and client.hello is not None:
+                        await self._connect(sessions, client, Act(0, "resume", {}))
                     self._leave(client)
                     await self._settle(client)
                 await sessions.drain(0.0)
@@ -194,13 +196,21 @@ class Program:
             case "say" if client.wire is not None:
                 client.wire.put(act.what)
             case "show" if client.wire is not None:
-                ticks, codec, data = act.what
-                client.tick, client.number = max(0, client.tick + ticks), client.number + 1
-                t_s = client.tick * CLOCK.tick_s
-                client.wire.put(frame_bytes(Frame(client.number, t_s, codec, client.number % 3 == 0, data)))
+                self._show(client, *act.what)
+            case "watch" if client.wire is not None:
+                ticks, data = act.what
+                for _ in range(ticks):
+                    self._show(client, 1, "jpeg", data)
+                    await asyncio.sleep(CLOCK.tick_s)
             case "wait":
                 await asyncio.sleep(act.what / 1e3)
         await asyncio.sleep(0)
+
+    def _show(self, client: _Client, ticks: int, codec: str, data: bytes) -> None:
+        assert client.wire is not None
+        client.tick, client.number = max(0, client.tick + ticks), client.number + 1
+        t_s = client.tick * CLOCK.tick_s
+        client.wire.put(frame_bytes(Frame(client.number, t_s, codec, client.number % 3 == 0, data)))
 
     async def _connect(self, sessions: Sessions, client: _Client, act: Act) -> None:
         """A new connection; the one before is dropped, or, where the stream is taken over, superseded."""
@@ -279,5 +289,4 @@ class _Complaints(logging.Handler):
 
 def run_program(pool: StreamPool, acts: Sequence[Act]) -> None:
     """Runs a program in a loop of its own."""
-    with contextlib.closing(asyncio.new_event_loop()) as loop:
-        loop.run_until_complete(Program(pool).run(acts))
+    asyncio.run(Program(pool).run(acts))
