@@ -229,7 +229,8 @@ class Stack(nn.Module):
           x: inputs.
           look: what to see (`make_lookup`).
           buffers: None over a whole clip; when streaming, what `empty_stack_buffers` made.
-          keys_values: with cross-attention, a pair `[groups, B, G, N, E]`.
+          keys_values: with cross-attention, pairs `[B, G, N, E]`: a tuple of one a group when unrolled (out of a stack
+            a CPU would copy them), stacked over groups when scanned.
 
         Returns:
           The outputs `[B, S, D]` and the new buffers.
@@ -250,10 +251,7 @@ class Stack(nn.Module):
         else:
             new = []
             for i in range(c.groups):
-                given = (
-                    None if buffers is None else buffers[i],
-                    None if keys_values is None else jax.tree.map(lambda a, i=i: a[i], keys_values),
-                )
+                given = tuple(None if per_group is None else per_group[i] for per_group in (buffers, keys_values))
                 x, kept = group(c, name=f"group_{i}")(x, given, look)
                 new.append(kept)
             buffers = None if buffers is None else tuple(new)

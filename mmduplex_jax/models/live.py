@@ -126,18 +126,19 @@ class LiveModel:
 
             return jax.tree.map(one, new, old)
 
-        # Buffers of scanned layers, and what text sees, have the layers before the batch.
+        # What scanned layers look at has the layers before the batch.
         tokenizer = pick(fresh.tokenizer._replace(buffers=()), state.tokenizer._replace(buffers=()), 0)
         buffers = pick(fresh.tokenizer.buffers, state.tokenizer.buffers, int(c.tokenizer.event.scan))
         return LiveState(
             tokenizer=tokenizer._replace(buffers=buffers),
             video_index=pick(fresh.video_index, state.video_index, 0),
             video_buffers=pick(fresh.video_buffers, state.video_buffers, int(c.video.scan)),
-            seen=pick(fresh.seen, state.seen, 1),
+            seen=pick(fresh.seen, state.seen, int(c.text.scan)),
             text_index=pick(fresh.text_index, state.text_index, 0),
             text_buffers=pick(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
             step=pick(fresh.step, state.step, 0),
             token=pick(fresh.token, state.token, 0),
+            memory=pick(fresh.memory, state.memory, 0),
         )
 
     def _no_tokens(self, batch: int) -> Tokens:

@@ -45,14 +45,12 @@ def later(config, state, steps):
         return tuple(tuple((turned(stack, k, sinks), v) for k, v in group) for group in buffers)
 
     t, sinks = state.tokenizer, config.text.num_sinks
-    keys, values = state.seen
-    seen = jnp.stack([turned(config.text, layer) for layer in keys]) if len(keys) else keys
     video = config.fusion != "interleave"
     return state._replace(
         tokenizer=t._replace(place=moved(t.place), buffers=rings(config.tokenizer.event, t.buffers)),
         video_index=moved(state.video_index),
         video_buffers=rings(config.video, state.video_buffers) if video else (),
-        seen=(seen, values),
+        seen=rings(config.text, (state.seen,))[0],
         text_index=moved(state.text_index, sinks),
         text_buffers=rings(config.text, state.text_buffers, sinks),
         step=state.step + steps,
