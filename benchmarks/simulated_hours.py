@@ -1,4 +1,8 @@
-"""Hours of one stream at full speed: whether steps get slower, memory grows, or anything is compiled again."""
+"""Hours of one stream at full speed: whether steps get slower, memory grows, or anything is compiled again.
+
+Over hours a machine drifts by more than what is looked for. So at the end the old stream runs in turns with two fresh
+ones that see the same frames: old against fresh is what age costs, and fresh against fresh is what chance makes of it.
+"""
 
 import gc
 import os
@@ -9,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.step_times import world_frames
+from benchmarks.saturated import Saturated
 from launch.speaker import Speaker
-from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
-from mmduplex_jax.streaming.pool import StreamPool
+from mmduplex_jax.streaming.place import StreamOutput
+
+# How long a fresh stream watches before it is timed, at least; windows are shorter.
+_WARM_S = 60.0
+# Of stream time, in turns.
+_TURN_S = 10.0
 
 
 def resident_bytes() -> int:
@@ -21,67 +29,121 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def simulated_hours(speaker: Speaker, hours: float, part_s: float = 3600.0) -> dict[str, Any]:
+class Watcher:
+    """A stream that watches as fast as it can, and its steps' times.
+
+    Attributes:
+      loop: its pool.
+      times_s: of the steps since they were last cleared: from one output to the next.
+      words, tokens: said and spent since they were last cleared.
+    """
+
+    def __init__(self, speaker: Speaker):
+        self._last_s = 0.0
+        self.clear()
+        self.loop = Saturated(speaker, on_output=self._hear)
+
+    def clear(self) -> None:
+        """Forgets the counts."""
+        self.times_s, self.words, self.tokens = array("d"), 0, 0
+
+    def watch(self, ticks: int) -> None:
+        """Runs so many ticks."""
+        self._last_s = time.perf_counter()
+        self.loop.run(ticks)
+
+    def percentile_ms(self, percent: float) -> float:
+        """Of the steps' times."""
+        return float(np.percentile(self.times_s, percent)) * 1e3
+
+    def _hear(self, output: StreamOutput) -> None:
+        now_s = time.perf_counter()
+        self.times_s.append(now_s - self._last_s)
+        self._last_s = now_s
+        self.words += len(output.words)
+        self.tokens += output.tokens.number
+
+
+def simulated_hours(
+    speaker: Speaker, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0
+) -> dict[str, Any]:
     """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one seat.
 
     Args:
       speaker: who watches.
       hours: of the stream's time.
       part_s: the time of a row.
+      compared_s: then so much more in turns with fresh streams; it is timed for each of the three.
 
     Returns:
       `parts`, a row for every `part_s` (step p50 and p99, memory at its end, words, tokens a second), and what the
-      first and the last of them make: `memory_drift`, `p99_ratio`; `recompilations`; `real_time_factor`.
+      first and the last of them make: `memory_drift`, `p99_ratio`; `compared`, see `in_turns`; `recompilations`;
+      `real_time_factor`.
     """
     clock = speaker.clock
-    # Nothing gives way: this measures what steps take, not what overload does.
-    policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
-    pool = StreamPool(
-        speaker.live, speaker.params, speaker.tokenizer, clock, speaker.config.frame_px,
-        slots=1, policy=policy, tokens_per_s_max=speaker.tokens_per_s_max,
-    )  # fmt: skip
-    times_s, words, tokens = array("d"), 0, 0
-    last_s = 0.0
-
-    def heard(output: Any) -> None:
-        nonlocal last_s, words, tokens
-        now_s = time.perf_counter()
-        times_s.append(now_s - last_s)
-        last_s, words, tokens = now_s, words + len(output.words), tokens + output.tokens.number
-
-    seat = pool.join(delay_steps=speaker.config.delay.eval, live=False, on_output=heard)
-    frames = np.concatenate(world_frames(speaker, clips=4))
+    old = Watcher(speaker)
     parts: list[dict[str, float]] = []
     ticks, per_part = clock.ticks_in(hours * 3600.0), clock.ticks_in(part_s)
-    began_s = last_s = time.perf_counter()
-    for tick in range(ticks):
-        seat.offer(clock.tick_time_s(tick), frames[tick % len(frames)])
-        while not seat.room:
-            pool.run_once()
-        if (tick + 1) % per_part == 0 or tick + 1 == ticks:
-            while pool.run_once():
-                pass
-            length_s = clock.tick_time_s((tick % per_part) + 1)
-            parts.append(
-                {
-                    "until_s": round(clock.tick_time_s(tick + 1), 1),
-                    "p50_ms": round(float(np.percentile(times_s, 50)) * 1e3, 4),
-                    "p99_ms": round(float(np.percentile(times_s, 99)) * 1e3, 4),
-                    "resident_mb": round(resident_bytes() / 1e6, 2),
-                    "words": words,
-                    "tokens_per_s": round(tokens / length_s, 2),
-                }
-            )
-            print(parts[-1], flush=True)
-            times_s, words, tokens, last_s = array("d"), 0, 0, time.perf_counter()
+    began_s = time.perf_counter()
+    while old.loop.ticks < ticks:
+        number = min(per_part, ticks - old.loop.ticks)
+        old.clear()
+        old.watch(number)
+        parts.append(
+            {
+                "until_s": round(clock.tick_time_s(old.loop.ticks), 1),
+                "p50_ms": round(old.percentile_ms(50), 4),
+                "p99_ms": round(old.percentile_ms(99), 4),
+                "resident_mb": round(resident_bytes() / 1e6, 2),
+                "words": old.words,
+                "tokens_per_s": round(old.tokens / clock.tick_time_s(number), 2),
+            }
+        )
+        print(parts[-1], flush=True)
     wall_s = time.perf_counter() - began_s
-    seat.leave()
-    pool.stop()
+    compared = in_turns(speaker, old, compared_s) if compared_s else None
+    statistics = old.loop.pool.statistics()
+    old.loop.close()
     return {
         "hours": hours,
         "parts": parts,
         "memory_drift": round(parts[-1]["resident_mb"] / parts[0]["resident_mb"] - 1, 5),
         "p99_ratio": round(parts[-1]["p99_ms"] / parts[0]["p99_ms"], 4),
-        "recompilations": pool.statistics().recompilations,
+        "compared": compared,
+        "recompilations": statistics.recompilations,
         "real_time_factor": round(hours * 3600.0 / wall_s, 1),
     }
+
+
+def in_turns(speaker: Speaker, old: Watcher, compared_s: float) -> dict[str, float]:
+    """Times an old stream, a fresh one and another fresh one in turns of some seconds, in changing order.
+
+    Returns:
+      `p50_ms` and `p99_ms` of `old`, `fresh` and `again`; `old_to_fresh_p50`, `old_to_fresh_p99`, and the same of
+      `again` to `fresh`, whose distance from 1 is chance; `turns` of each.
+    """
+    clock = speaker.clock
+    watchers = {"old": old, "fresh": Watcher(speaker), "again": Watcher(speaker)}
+    for watcher in watchers.values():
+        # All stand at the same frame afterwards, the fresh ones at their own ages.
+        watcher.watch(-watcher.loop.ticks % watcher.loop.cycle)
+        watcher.watch(-(-clock.ticks_in(_WARM_S) // watcher.loop.cycle) * watcher.loop.cycle)
+        watcher.clear()
+    turns, per_turn = max(1, round(compared_s / _TURN_S)), clock.ticks_in(min(_TURN_S, compared_s))
+    names = list(watchers)
+    for turn in range(turns):
+        for k in range(len(names)):
+            watchers[names[(turn + k) % len(names)]].watch(per_turn)
+    found: dict[str, float] = {"turns": turns}
+    for percent in (50, 99):
+        ms = {name: watcher.percentile_ms(percent) for name, watcher in watchers.items()}
+        found |= {f"{name}_p{percent}_ms": round(value, 4) for name, value in ms.items()}
+        found |= {f"{name}_to_fresh_p{percent}": round(ms[name] / ms["fresh"], 4) for name in ("old", "again")}
+    for name in ("fresh", "again"):
+        watchers[name].loop.close()
+    print(
+        f"{turns} turns of {_TURN_S:g} s: p99 of the old stream {found['old_to_fresh_p99']:.3f} x a fresh one's; "
+        f"of two fresh ones {found['again_to_fresh_p99']:.3f}",
+        flush=True,
+    )
+    return found

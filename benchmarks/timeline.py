@@ -12,7 +12,6 @@ milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows
 import argparse
 import json
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.step_times import world_frames
+from benchmarks.saturated import Saturated
 from launch.speaker import Speaker, random_speaker, trained_speaker
-from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
 from mmduplex_jax.streaming.flight import DISPATCH, TELL, WAIT
-from mmduplex_jax.streaming.pool import StreamPool
 
 AHEAD = (0, 1)
+# Before a recording: rings fill, allocators settle.
 _WARM_TICKS = 25
 _NAMES = {DISPATCH: "dispatch", WAIT: "wait", TELL: "tell"}
 # A program that XLA's CPU runtime runs: from its first operation to its last, on whichever threads.
@@ -142,62 +140,33 @@ def strip(timeline: Timeline, start: float, end: float, columns: int = 100) -> s
     return f"host   |{host}|\ndevice |{painted([('#', timeline.device)])}|"
 
 
-class Loop:
-    """A saturated pool, turned by hand."""
-
-    def __init__(self, speaker: Speaker, streams: int, ahead: int):
-        """Compiles, and runs until rings and allocators have settled."""
-        # Nothing gives way: the work is the same.
-        policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
-        self._clock = speaker.clock
-        self.pool = StreamPool(
-            speaker.live, speaker.params, speaker.tokenizer, speaker.clock, speaker.frame_px,
-            slots=streams, policy=policy, tokens_per_s_max=speaker.tokens_per_s_max, ahead=ahead,
-        )  # fmt: skip
-        join = lambda: self.pool.join(delay_steps=speaker.delays.usual, live=False, on_output=lambda output: None)
-        self._seats = [join() for _ in range(streams)]
-        self._frames = world_frames(speaker, clips=min(4, streams))
-        self._tick = 0
-        self.run(_WARM_TICKS)
-
-    def run(self, ticks: int) -> float:
-        """Runs so many more; seconds that they took."""
-        started_s = time.perf_counter()
-        for tick in range(self._tick, self._tick + ticks):
-            for number, seat in enumerate(self._seats):
-                clip = self._frames[number % len(self._frames)]
-                seat.offer(self._clock.tick_time_s(tick), clip[tick % len(clip)])
-            while min(seat.room for seat in self._seats) == 0:
-                self.pool.run_once()
-        while self.pool.run_once():
-            pass
-        self._tick += ticks
-        return time.perf_counter() - started_s
-
-    def record(self, ticks: int, folder: Path) -> Timeline:
-        """Runs so many ticks under the profiler."""
-        options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # it would take longer than what it looks at
-        with jax.profiler.trace(str(folder), profiler_options=options):
-            self.run(ticks)
-        return read_timeline(folder)
+def record(loop: Saturated, ticks: int, folder: Path) -> Timeline:
+    """Runs so many ticks under the profiler, which writes to `folder`."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # it would take longer than what it looks at
+    with jax.profiler.trace(str(folder), profiler_options=options):
+        loop.run(ticks)
+    return read_timeline(folder)
 
 
 def compare(speaker: Speaker, streams: int, ticks: int, rounds: int, out: Path) -> list[dict[str, Any]]:
     """A row for each of `AHEAD`: medians over the rounds of what `shares` gives, and `round_ms`, not recorded."""
-    loops = {ahead: Loop(speaker, streams, ahead) for ahead in AHEAD}
+    loops = {ahead: Saturated(speaker, streams=streams, ahead=ahead) for ahead in AHEAD}
+    for loop in loops.values():
+        loop.run(_WARM_TICKS)
     found: dict[int, list[dict[str, float]]] = {ahead: [] for ahead in AHEAD}
     shown: dict[int, str] = {}
     for number in range(rounds):
         for ahead, loop in loops.items():
             plain_ms = loop.run(ticks) * 1e3 / ticks
-            timeline = loop.record(ticks, out / f"streams_{streams}_ahead_{ahead}_round_{number}")
+            timeline = record(loop, ticks, out / f"streams_{streams}_ahead_{ahead}_round_{number}")
             found[ahead].append({"round_ms": plain_ms, **shares(timeline)})
             # Three rounds from the middle on.
             starts = [start for start, _ in timeline.dispatch][ticks // 2 :]
             shown[ahead] = strip(timeline, starts[0], starts[min(3, len(starts) - 1)])
     rows = []
-    for ahead in AHEAD:
+    for ahead, loop in loops.items():
+        loop.close()
         medians = {name: round(float(np.median([f[name] for f in found[ahead]])), 4) for name in found[ahead][0]}
         rows.append({"streams": streams, "ahead": ahead, **medians, "strip": shown[ahead]})
         print(

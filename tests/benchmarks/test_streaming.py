@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import streaming
-from benchmarks.simulated_hours import simulated_hours
+from benchmarks.simulated_hours import Watcher, simulated_hours
 from benchmarks.step_times import percentiles, text_steps, whole_steps
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.live import LiveModel
@@ -25,7 +25,8 @@ def speaker(live, params, tokenizer, frame_px):
 def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
     seconds, said = 50.0, dict.fromkeys(range(0, 690, 10), "red")
     scripted = speaker(ScriptedLive(script(said, 700)), {}, TOKENIZER, FRAME_PX)
-    found = simulated_hours(scripted, seconds / 3600.0, part_s=20.0)
+    found = simulated_hours(scripted, seconds / 3600.0, part_s=20.0, compared_s=0.0)
+    assert found["compared"] is None
     assert [part["until_s"] for part in found["parts"]] == pytest.approx([20.0, 40.0, 50.0], abs=CLOCK.tick_s)
     words = [part["words"] for part in found["parts"]]
     assert sum(words) == len(range(0, CLOCK.steps_in(seconds) - 2, 10))
@@ -35,6 +36,31 @@ def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
     assert found["memory_drift"] == pytest.approx(last["resident_mb"] / first["resident_mb"] - 1, abs=1e-4)
     assert found["p99_ratio"] == pytest.approx(last["p99_ms"] / first["p99_ms"], abs=1e-3)
     assert all(0 < part["p50_ms"] <= part["p99_ms"] for part in found["parts"])
+
+
+def test_an_old_stream_runs_in_turns_with_two_fresh_ones(monkeypatch):
+    watched = []
+    watch = Watcher.watch
+
+    def watching(watcher, ticks):
+        watched.append((watcher, watcher.loop.ticks, ticks))
+        watch(watcher, ticks)
+
+    monkeypatch.setattr(Watcher, "watch", watching)
+    found = simulated_hours(speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX), 10 / 3600.0, compared_s=40.0)
+    compared, turns = found["compared"], watched[-12:]
+    assert compared["turns"] == 4
+    # Everybody's turn comes as often and with the same frames; who is first changes.
+    assert [ticks for *_, ticks in turns] == [CLOCK.ticks_in(10.0)] * 12
+    cycle = turns[0][0].loop.cycle
+    for begin in range(0, 12, 3):
+        assert len({watcher for watcher, *_ in turns[begin : begin + 3]}) == 3
+        assert len({at % cycle for _, at, _ in turns[begin : begin + 3]}) == 1
+    assert [turns[i][0] for i in (3, 4, 5)] == [turns[i][0] for i in (1, 2, 0)]
+    for percent in (50, 99):
+        for name in ("old", "again"):
+            ratio = compared[f"{name}_p{percent}_ms"] / compared[f"fresh_p{percent}_ms"]
+            assert compared[f"{name}_to_fresh_p{percent}"] == pytest.approx(ratio, rel=2e-2)  # of rounded times
 
 
 def test_steps_of_a_whole_model_and_of_its_text():
