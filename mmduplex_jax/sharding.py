@@ -69,18 +69,28 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
       ShardingError: when the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
+    # The default axis type is Explicit, under which Linen's Embed and plain matmuls raise.
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+
+
+def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> tuple[int, int, int]:
+    """The sizes of a mesh's axes over `num_devices` devices; see `make_mesh`.
+
+    Raises:
+      ShardingError: when the sizes do not multiply to the number of devices.
+    """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     wrong = {name: size for name, size in sizes.items() if size < 1 and (name, size) != ("data", -1)}
     if wrong:
         raise ShardingError(f"mesh sizes must be at least 1 (data may be -1: the rest), got {wrong}")
     if data == -1:
-        sizes["data"] = max(1, len(devices) // (fsdp * tensor))
-    if math.prod(sizes.values()) != len(devices):
+        sizes["data"] = max(1, num_devices // (fsdp * tensor))
+    if math.prod(sizes.values()) != num_devices:
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ShardingError(f"config.mesh asks for {asked} devices, and there are {len(devices)}: change config.mesh")
-    # The default axis type is Explicit, under which Linen's Embed and plain matmuls raise.
-    auto = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES, axis_types=auto, devices=devices)
+        raise ShardingError(f"config.mesh asks for {asked} devices, and there are {num_devices}: change config.mesh")
+    return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
 def resolve(

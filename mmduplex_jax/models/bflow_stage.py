@@ -132,37 +132,44 @@ class BFlowTask:
         return tuple(kind for kind in both if len(kind.row))
 
     def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward: three times the forward's operations; a teacher goes forward only."""
+        """Forward and backward; a teacher goes forward only. Recomputation is not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `tokenizer`, with that of the counterfeits; `events`; `words`; `prediction`; `loss`."""
         c = self.config
         fakes = choose_rows(batch_size, c.align.backward_every, c.align.swapped_every)
-        clips = batch_size + len(fakes.backward) + len(fakes.swapped)
+        counterfeits = len(fakes.backward) + len(fakes.swapped)
+        clips, width = batch_size + counterfeits, c.tokenizer.width
         tokens, moments = c.tokenizer.token_capacity(self.ticks), len(c.event_steps(self.ticks))
-        places, words, steps = c.prediction.places, c.words, c.clock.step_of_tick(self.ticks)
-        read = _reader_forward(c.events.reader, c.tokenizer.width, tokens, moments)
-        read += 2.0 * moments * c.events.reader.width * (words.embedding + words.width)
-        heads = words.heads * words.head_width
-        said = 2.0 * steps * words.width * 2 * heads + 4.0 * moments * steps * heads
-        said += 2.0 * moments * (heads * words.width + 2 * words.width * words.hidden + words.width * words.embedding)
-        said += 2.0 * moments * words.width * words.vocab_rows
-        learned = clips * (flops.tokenizer_forward(c.tokenizer, self.ticks) + read) + batch_size * said
-        learned += 2.0 * (batch_size * moments) ** 2 * words.embedding
-        shown = 0.0
-        if c.prediction.target != "none":
-            asked = places * len(c.prediction.ahead_ticks)
-            predicted = _reader_forward(c.prediction.reader, c.tokenizer.width, tokens, places)
-            learned += batch_size * (predicted + 2.0 * asked * c.prediction.reader.width * c.prediction.features)
-            if c.prediction.teacher is not None:
-                shown = batch_size * asked * flops.vision_forward(c.prediction.teacher)
-        return 3.0 * learned + shown
+        words, heads = c.words, c.words.heads * c.words.head_width
+        events = clips * flops.token_reader(c.events.reader, width, tokens, moments)
+        events += flops.product(clips * moments, c.events.reader.width, words.embedding)
+        said = flops.product(c.clock.step_of_tick(self.ticks), words.width, 2 * heads)
+        said += flops.attention(moments, c.clock.step_of_tick(self.ticks), heads)
+        said += flops.product(moments, heads, words.width)
+        said += flops.product(moments, words.width, 2 * words.hidden + words.embedding)
+        named = flops.product(moments, c.events.reader.width, words.width)
+        named += flops.product(moments, words.width, words.vocab_rows)
+        compared = flops.product(batch_size * moments, words.embedding, batch_size * moments)
+        compared += counterfeits * flops.product(moments, words.embedding, moments)
+        return {
+            "tokenizer": clips * flops.tokenizer(c.tokenizer, self.ticks),
+            "events": events,
+            "words": batch_size * said,
+            "prediction": batch_size * self._prediction_flops(tokens),
+            "loss": batch_size * named + compared,
+        }
 
-
-def _reader_forward(reader: ReaderConfig, width: int, tokens: int, places: int) -> float:
-    heads, looks = reader.heads * reader.head_width, places * reader.queries
-    return (
-        4.0 * tokens * width * heads
-        + 4.0 * looks * tokens * heads
-        + 2.0 * places * (reader.queries * heads * reader.width + 2 * reader.width * reader.hidden)
-    )
+    def _prediction_flops(self, tokens: int) -> flops.Flops:
+        """Of a clip of `tokens` tokens."""
+        c = self.config.prediction
+        if c.target == "none":
+            return flops.Flops()
+        asked = c.places * len(c.ahead_ticks)
+        read = flops.token_reader(c.reader, self.config.tokenizer.width, tokens, c.places)
+        read += flops.product(asked, c.reader.width, c.features)
+        return read if c.teacher is None else read + asked * flops.vision(c.teacher).frozen
 
 
 def _naming_error(named: Float[Array, "B X V"], slots: Int32[Array, "B S"], bags: Bags) -> Float[Array, ""]:

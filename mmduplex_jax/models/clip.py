@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mmduplex_jax.layers.encoder import Encoder
+from mmduplex_jax.models import flops
 from mmduplex_jax.models.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
-from mmduplex_jax.models.flops import vision_forward
 from mmduplex_jax.sharding import BATCH_AXES
 from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
 from mmduplex_jax.towers.text import TextTowerConfig
@@ -165,15 +165,22 @@ class ClipTask:
         }
 
     def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward: three times the forward's operations, recomputation not counted."""
-        vision, text, frames = self.config.vision, self.config.text, self.time.frames
+        """Forward and backward, recomputation not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `vision`, `text`, `loss`."""
+        vision, time = self.config.vision, self.time
         width = vision.embedding_width
-        read = _layers_forward(text.width, text.hidden, text.layers, text.length) + 2.0 * text.width * text.projection
-        over_time = 0.0
-        if self.time.pool == "attention":
-            over_time = _layers_forward(width, self.time.hidden, self.time.layers, frames)
-            over_time += 4.0 * frames * width**2 + 4.0 * (width**2 + width * self.time.hidden)
-        return 3.0 * batch_size * (frames * vision_forward(vision) + over_time + read + 2.0 * batch_size * width)
+        look = time.frames * flops.vision(vision)
+        if time.pool == "attention":
+            look += flops.encoder(width, time.layers, time.hidden, time.frames)
+            look += flops.attention_pool(width, time.hidden, time.frames)
+        return {
+            "vision": batch_size * look,
+            "text": batch_size * flops.text_tower(self.config.text),
+            "loss": flops.product(batch_size, width, batch_size),
+        }
 
 
 def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
@@ -182,10 +189,6 @@ def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
     mixed = (ids.astype(jnp.uint32) + 1) * jnp.asarray(factors)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
     return jax.lax.bitcast_convert_type((mixed ^ (mixed >> 12)).sum(axis=1, dtype=jnp.uint32), jnp.int32)
-
-
-def _layers_forward(width: int, hidden: int, layers: int, positions: int) -> float:
-    return 2.0 * layers * positions * (4 * width**2 + 2 * width * hidden + 2 * positions * width)
 
 
 def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:

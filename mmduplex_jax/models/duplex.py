@@ -139,8 +139,12 @@ class DuplexTask:
         }
 
     def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward: three times the forward's operations, recomputation not counted."""
-        return 3.0 * batch_size * sum(flops.forward(self.config, self.ticks).values())
+        """Forward and backward, recomputation not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `tokenizer`, `video`, `text`, `loss`."""
+        return {name: batch_size * part for name, part in flops.dual_stream(self.config, self.ticks).items()}
 
 
 def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:

@@ -17,7 +17,7 @@ from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import ACTIVATIONS
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
-from mmduplex_jax.models.flops import stack_forward, vision_forward
+from mmduplex_jax.models import flops
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, Memory
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -202,14 +202,22 @@ class VlmTask:
         }
 
     def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward: three times the forward's operations (once those of a tower that is never trained)."""
-        c = self.config
-        positions = c.prefix + c.length - 1
-        width, projector = c.language.text.width, c.projector
-        project = 2.0 * projector.hidden * (c.vision.embedding_width + projector.tokens * width)
-        read = stack_forward(c.language.text, positions, positions) + 2.0 * c.length * width * c.language.vocab_size
-        look = (3.0 if self.tower_trained else 1.0) * c.frames * vision_forward(c.vision)
-        return batch_size * (look + 3.0 * (c.frames * project + read))
+        """Forward and backward; only forward in a tower that is never trained. Recomputation is not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `vision`, `projector`, `text`, `loss`."""
+        c, text = self.config, self.config.language.text
+        positions, hidden = c.prefix + c.length - 1, c.projector.hidden
+        look = flops.vision(c.vision)
+        projector = flops.product(1, c.vision.embedding_width, hidden)
+        projector += flops.product(1, hidden, c.projector.tokens * text.width)
+        return {
+            "vision": batch_size * c.frames * (look if self.tower_trained else look.frozen),
+            "projector": batch_size * c.frames * projector,
+            "text": batch_size * flops.stack(text, positions, positions),
+            "loss": batch_size * flops.product(c.length, text.width, c.language.vocab_size),
+        }
 
 
 def token_loss(

@@ -141,9 +141,10 @@ def test_anchors_that_cannot_be_are_named(changes, said):
 def test_the_cost_of_a_pooled_anchor_is_counted_by_hand():
     patches, width, hidden = 16, 16, 24
     layer = patches * (4 * width**2 + 2 * width * hidden + 2 * patches * width)
-    pool = 2 * patches * width**2 + 2 * (width**2 + width * hidden)
+    pool = 2 * patches * width**2 + 2 * (width**2 + width * hidden) + 2 * patches * width
     expected = 2.0 * (patches * 3 * 64 * width + layer + pool + width * 12)
-    assert flops.vision_forward(POOLED) == expected
+    assert flops.vision(POOLED).forward == expected
     config = one_token("per_frame")
-    rest = flops.tokenizer_forward(config, 10) - 10 * (expected + 2.0 * 12 * config.width)
-    assert rest == 2.0 * 10 * 2 * config.width * config.event.width + flops.stack_forward(config.event, 10, 10)
+    total = flops.tokenizer(config, 10).forward - 10 * flops.motion(config.motion).forward
+    rest = total - 10 * (expected + 2.0 * 12 * config.width)
+    assert rest == 2.0 * 10 * 2 * config.width * config.event.width + flops.stack(config.event, 10, 10).forward
