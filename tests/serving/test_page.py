@@ -129,7 +129,8 @@ def opened(browsers, server: ThreadedServer, *, camera: bool = True, path: str =
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[ThreadedServer]:
     """One server, so that the world is filmed once."""
-    server = ThreadedServer()
+    # A browser on a busy machine may hang for seconds, and time jumps over what is longer than a gap may be.
+    server = ThreadedServer(limits=Limits(gap_s=60.0))
     yield server
     server.close()
 
