@@ -111,7 +111,13 @@ class Stream:
         await self._say({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias})
 
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
-        """Pauses, plays on, or forgets everything; after the pictures that were sent before."""
+        """Pauses, plays on, or forgets everything; after the pictures that were sent before.
+
+        An order that goes with a connection that drops may be lost; a Notice "connection" tells of that.
+        """
+        if order == "reset":
+            # What was sent before is forgotten, and need not be sent again.
+            self._unanswered.clear()
         await self._say({"type": order})
 
     async def end(self) -> None:

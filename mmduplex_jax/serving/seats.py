@@ -14,7 +14,7 @@ class Seat(Protocol):
     """One stream's place in the pool (see `streaming.seat.Seat`). Nothing here waits for the model."""
 
     def offer(self, t_s: float, frame: np.ndarray) -> None:
-        """A tick's frame."""
+        """A tick's frame; BufferError where the seat is not live and too many wait."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...

@@ -122,10 +122,13 @@ class Session:
           False where it was left out since they come faster than they may.
 
         Raises:
-          ProtocolError: the stream watches a source of the server's.
+          ProtocolError: the stream watches a source of the server's, or is a file that comes over a track.
         """
         if self._source is not None:
             raise ProtocolError("bad_message", "this stream watches a source of the server's; it takes no pictures")
+        if isinstance(picture, Decoded) and not self._live:
+            # A track cannot be told to wait: its pictures would fill the memory meanwhile.
+            raise ProtocolError("bad_config", "`mode` must be live where the pictures come over a track")
         self.seen_s = self._now()
         self._counters.frames.inc()
         if self._live and not self._rate.take():
@@ -140,6 +143,8 @@ class Session:
         """Takes an order; it is carried out after the pictures that came before it."""
         self.seen_s = self._now()
         await self._inbox.put(order)
+        if order == "reset":
+            self.received_s = None
 
     def change(self, change: Change) -> None:
         """Sets the delay or the bias from now on; ProtocolError for a delay that the model was not made for."""
@@ -265,7 +270,8 @@ class Session:
 
     async def _work(self) -> None:
         try:
-            while True:
+            # (What ends it from within this task does not cancel it.)
+            while self._ending is None:
                 item = await self._inbox.get()
                 if isinstance(item, Frame | Decoded):
                     await self._look(item)
@@ -295,9 +301,15 @@ class Session:
         assert self._seat is not None
         while not self._live and len(self._offered) >= self._limits.file_ticks and self._ending is None:
             await self._changed.wait()
-        if self._ending is None:
+        while self._ending is None:
+            try:
+                self._seat.offer(tick.t_s, tick.frame)
+            except BufferError:
+                # After a reset, answers that were on their way seem to make more room than there is.
+                await self._changed.wait()
+                continue
             self._offered.append((tick.t_s, tick.change))
-            self._seat.offer(tick.t_s, tick.frame)
+            return
 
     def _refuse(self, picture: Frame | Decoded, error: PictureRefused) -> None:
         self._counters.bad_frames.inc()

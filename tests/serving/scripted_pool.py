@@ -48,6 +48,8 @@ class ScriptedSeat:
         assert frame.dtype == np.uint8
         if self.paused:
             return
+        if not self.live and self._waiting >= self._pool.waiting_max:
+            raise BufferError(f"{self._waiting} frames wait")
         assert not self.frames or "reset" in self.calls or t_s > self.frames[-1][0]
         self.frames.append((t_s, frame))
         self._waiting += 1
@@ -109,6 +111,7 @@ class ScriptedPool:
         self.running = True
         self.full_reason = "full"
         self.lag_s, self.dropped = 0.01, 0
+        self.waiting_max = 100
 
     def join(self, *, delay_steps, pad_bias, live, on_output, on_end) -> ScriptedSeat:
         if len(self.seats) >= self.slots:

@@ -51,3 +51,54 @@ def test_a_picture_that_a_dropped_connection_still_held_is_not_taken_for_receive
                 assert stream.words() == [f"w{i}" for i in range(6)]
 
     run(test())
+
+
+def test_a_seat_with_less_room_than_was_thought_loses_nothing():
+    async def test():
+        pool = ScriptedPool()
+        pool.waiting_max = 2
+        pool.may_go.clear()
+        async with served(pool, limits=Limits(file_ticks=6)) as server, server.stream(mode="file") as stream:
+            for tick in range(30):
+                await stream.show(tick)
+            await server.until(lambda: len(pool.all_seats[0].frames) == 2)
+            pool.may_go.set()
+            await stream.say(type="end")
+            await stream.hear_all()
+            assert stream.words() == [f"w{i}" for i in range(30)]
+            assert pool.all_seats[0].most_waiting == 2
+
+    run(test())
+
+
+def test_after_a_reset_nothing_has_been_received():
+    async def test():
+        async with served() as server, server.stream(mode="file") as stream:
+            await stream.show(100)
+            await stream.hear("status")
+            (session,) = server.sessions
+            assert session.received_s == 100 * TICK_S
+            await stream.say(type="reset")
+            await server.until(lambda: "reset" in server.pool.all_seats[0].calls)
+            assert session.received_s is None
+            await stream.show(0)
+            await stream.hear("status")
+            assert session.received_s == 0.0
+
+    run(test())
+
+
+def test_a_stream_that_ends_for_its_bad_pictures_leaves_no_work_behind():
+    async def test():
+        async with served(limits=Limits(bad_frames=2)) as server:
+            async with server.stream(mode="file") as stream:
+                # The client is gone before it could be told, so that the stream is still there when the server stops.
+                (session,) = server.sessions
+                await stream.show(0, b"no picture")
+                await stream.show(1, b"no picture")
+            await server.until(lambda: session.ended is not None)
+            async with asyncio.timeout(5.0):
+                await session.stopped()
+            assert not [task for task in asyncio.all_tasks() if task.get_name() == f"session {session.id}"]
+
+    run(test())

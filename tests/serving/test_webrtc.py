@@ -35,8 +35,10 @@ class Pictures(aiortc.VideoStreamTrack):
 class Peer:
     """A peer as a test uses it: `heard` is what came over the channel."""
 
-    def __init__(self, server: Server, px: int = 64, resume: dict | None = None, name: str = "mmduplex"):
-        self._server, self._resume = server, resume
+    def __init__(
+        self, server: Server, px: int = 64, resume: dict | None = None, name: str = "mmduplex", mode: str = "live"
+    ):
+        self._server, self._resume, self._mode = server, resume, mode
         self.connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         self.connection.addTrack(Pictures(px))
         self.channel = self.connection.createDataChannel(name)
@@ -45,7 +47,7 @@ class Peer:
         self.heard: list[dict] = []
 
     def _greet(self) -> None:
-        self.say(type="hello", version=1, resume=self._resume)
+        self.say(type="hello", version=1, resume=self._resume, config={"mode": self._mode})
 
     def say(self, **message) -> None:
         self.channel.send(json.dumps(message))
@@ -109,6 +111,16 @@ def test_a_track_that_is_too_large_ends_the_stream():
             await server.until(lambda: peer.of("bye"))
             assert "at most 2500 are taken" in peer.of("error")[0]["message"]
             assert peer.of("bye")[0]["reason"] == "protocol"
+
+    run(test())
+
+
+def test_a_track_is_no_file():
+    async def test():
+        async with served() as server, Peer(server, mode="file") as peer:
+            await server.until(lambda: peer.of("bye"))
+            assert peer.of("bye")[0]["reason"] == "protocol"
+            assert "`mode` must be live" in peer.of("bye")[0]["message"]
 
     run(test())
 

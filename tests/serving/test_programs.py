@@ -1,0 +1,67 @@
+"""Whole sessions over a real pool, whatever clients do: what `benchmarks.fuzz_protocol` runs for longer."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import fuzz_protocol
+from benchmarks.fuzz_protocol import acts, fuzz_pictures, spoiled
+from benchmarks.fuzz_streams import Act, counting_pool, run_program
+from mmduplex_jax.serving.sessions import Sessions
+from mmduplex_jax.streaming.pool import StreamPool
+
+SAMPLES = fuzz_protocol.samples()
+JPEG = SAMPLES[0][1]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[StreamPool]:
+    pool = counting_pool()
+    yield pool
+    pool.stop()
+
+
+def test_a_stream_that_is_dropped_taken_over_and_stalled_tells_every_word(pool: StreamPool):
+    program = [Act(0, "connect", {"mode": "live"}), Act(1, "connect", {"mode": "file"})]
+    for client in (0, 1):
+        program += [
+            Act(client, "watch", (6, JPEG)), Act(client, "drop"), Act(client, "resume", {}),
+            Act(client, "stall"), Act(client, "watch", (6, JPEG)), Act(client, "go_on"),
+            Act(client, "watch", (3, JPEG)), Act(client, "resume", {}), Act(client, "watch", (6, JPEG)),
+        ]  # fmt: skip
+    run_program(pool, program)
+
+
+def test_it_would_notice_a_doubled_word(pool: StreamPool, monkeypatch):
+    honest = Sessions._resume
+
+    def doubling(self, resume):
+        opened = honest(self, resume)
+        return opened._replace(seq=max(0, opened.seq - 1))
+
+    monkeypatch.setattr(Sessions, "_resume", doubling)
+    program = [Act(0, "connect", {"mode": "live"}), Act(0, "watch", (12, JPEG)), Act(0, "drop")]
+    with pytest.raises(AssertionError, match="'seq'"):
+        run_program(pool, program)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_any_program_keeps_the_servers_word(pool: StreamPool, data: st.DataObject):
+    run_program(pool, data.draw(acts(SAMPLES)))
+
+
+@settings(deadline=None)
+@given(st.lists(spoiled(SAMPLES), min_size=1, max_size=4))
+def test_spoiled_pictures_are_decoded_or_refused(pictures):
+    fuzz_pictures(pictures)
+
+
+def test_the_command_writes_what_it_did(tmp_path):
+    path = tmp_path / "fuzz.json"
+    assert fuzz_protocol.main(["--minutes=0.001", "--parts=parser", f"--json={path}"]) == 0
+    assert json.loads(path.read_text())["cases"]["parser"] > 0
+    assert fuzz_protocol.main(["--parts=nothing"]) == 2
