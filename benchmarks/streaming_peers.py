@@ -33,12 +33,14 @@ class Arm(NamedTuple):
       worker: the process that runs it.
       batch: streams.
       request: the arguments of its stepper.
+      warm_steps: before those that are timed; none where a single one takes seconds.
     """
 
     name: str
     worker: str
     batch: int
     request: Mapping[str, Any]
+    warm_steps: int = 3
 
 
 class Worker:
@@ -135,14 +137,14 @@ def plan(
                 ]
         if "interleaved" in peers:
             arms += [
-                Arm(f"interleaved {dtype}, after {s:g} s", "interleaved", 1, {"dtype": dtype, "watched_s": s})
+                Arm(f"interleaved {dtype}, after {s:g} s", "interleaved", 1, {"dtype": dtype, "watched_s": s}, 0)
                 for s in watched_s
             ]
     return options, arms
 
 
 def take_turns(
-    arms: Sequence[Arm], started: Mapping[str, Worker], rounds: int, steps: int, warm_steps: int, limit_s: float
+    arms: Sequence[Arm], started: Mapping[str, Worker], rounds: int, steps: int, limit_s: float
 ) -> list[list[dict[str, Any]]]:
     """What every arm answers in every round, `[arm][round]`, after a first round that prepares them.
 
@@ -151,12 +153,11 @@ def take_turns(
       started: the processes.
       rounds: how often.
       steps: of an arm in a round.
-      warm_steps: before those.
       limit_s: of an arm in a round, once every kind of its steps has been seen.
     """
 
     def ask(arm: Arm, steps: int) -> dict[str, Any]:
-        given = {"arm": {"batch": arm.batch, **arm.request}, "steps": steps, "warm_steps": warm_steps}
+        given = {"arm": {"batch": arm.batch, **arm.request}, "steps": steps, "warm_steps": arm.warm_steps}
         return started[arm.worker].ask(given | {"limit_s": limit_s})
 
     for arm in arms:
@@ -233,7 +234,7 @@ def compare(
     """The whole comparison (see `plan` and `take_turns`): `arms`, a row each, `ratios`, and what they ran on."""
     options, arms = plan(config_path, peers, parts, batches, dtypes, watched_s)
     with workers(sys.executable, peers_python, options) as started:
-        answers = take_turns(arms, started, rounds, -(-steps // rounds), 3, limit_s)
+        answers = take_turns(arms, started, rounds, -(-steps // rounds), limit_s)
     rows = [summary(arm, given) for arm, given in zip(arms, answers)]
     for row in rows:
         print(

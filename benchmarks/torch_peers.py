@@ -161,17 +161,19 @@ def interleaved_stepper(shape: TextShape, dtype: str, batch: int, watched_s: flo
             layer.cumulative_length.fill_(length)
         visual = torch.randn((batch, VISUAL_TOKENS_PER_S, shape.width), dtype=model.dtype)
         written = model.get_input_embeddings()(torch.zeros((batch, 1), dtype=torch.long))
-        second, done = torch.cat([visual, written], dim=1), 0
+        # The first picture comes after three steps, so that even where one takes long, a few of both kinds are seen.
+        second, due = torch.cat([visual, written], dim=1), 1 - 3.5 * share
 
         def step() -> str:
-            nonlocal done
-            is_video = done * share % 1 < share  # the first step of every second
+            nonlocal due
+            due += share
+            is_video = due >= 1
+            due -= is_video
             inputs = second if is_video else written
             logits = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
             logits[:, -1].argmax(dim=-1)
             for layer in cache.layers:
                 layer.cumulative_length.fill_(length)
-            done += 1
             return "video" if is_video else "text"
 
         with torch.inference_mode():

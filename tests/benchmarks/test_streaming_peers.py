@@ -100,7 +100,7 @@ def test_arms_take_turns_there_and_back_and_ratios_are_of_rounds():
     turns: list = []
     # The machine is twice as slow in the second round: the ratio does not see it.
     started = {"ours": Scripted(turns, [99, 10, 20, 12]), "moshi": Scripted(turns, [99, 20, 40, 20])}
-    answers = take_turns(arms, started, rounds=3, steps=4, warm_steps=0, limit_s=1.0)
+    answers = take_turns(arms, started, rounds=3, steps=4, limit_s=1.0)
     assert [steps for _, steps in turns] == [1, 1] + [4] * 6
     rows = [summary(arm, given) for arm, given in zip(arms, answers)]
     assert (rows[0]["mean_ms"], rows[0]["per_stream_ms"], rows[0]["steps"]) == (12.0, 1.5, 12)
@@ -121,7 +121,7 @@ def test_the_order_turns_around():
             return {"shares": {"all": 1.0}, "ms": {"all": [1.0]}}
 
     arms = [Arm(name, name, 1, {}) for name in "abc"]
-    take_turns(arms, {name: Named(name) for name in "abc"}, rounds=2, steps=1, warm_steps=0, limit_s=1.0)
+    take_turns(arms, {name: Named(name) for name in "abc"}, rounds=2, steps=1, limit_s=1.0)
     assert "".join(order) == "abc" + "abc" + "cba"
 
 

@@ -40,5 +40,5 @@ def test_an_interleaved_step_sees_all_of_the_video_and_leaves_it_as_it_was(watch
     times_s = timed(interleaved_stepper(SHAPE, "float32", 2, watched_s), 50)
     # Four seconds of 12.5 steps.
     assert {kind: len(times) for kind, times in times_s.items()} == {"video": 4, "text": 46}
-    assert seen[:2] == [(321, watched_s * 320), (1, watched_s * 320)]
+    assert [read for read, _ in seen[:5]] == [1, 1, 1, 321, 1]
     assert {length for _, length in seen} == {watched_s * 320}
