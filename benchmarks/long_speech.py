@@ -1,0 +1,180 @@
+"""Does it fall silent, or into loops? Many streams, free-running for ten and more training windows of the world.
+
+    python -m benchmarks.long_speech --json=long.json
+    python -m benchmarks.long_speech --checkpoint=runs/quickstart --minutes=10 --streams=16
+    python -m benchmarks.long_speech --scene=cuts
+
+A stream is one scene that goes on all the time (`--scene=one`), or clips of a window's length with a cut between them
+(`--scene=cuts`: everything changes at once, at which a commentator says nothing). In every window what the model says
+is set against what the commentator says, and all windows against the first: see `evals/long_streams.py`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.schema import Event
+from data_pipelines.world import WorldConfig, make_clip, split_phrases
+from launch.speaker import Speaker, trained_speaker
+from mmduplex_jax.evals.long_streams import TimedText, count, report
+from mmduplex_jax.evals.speech import phrases_in, spoken_words
+from mmduplex_jax.streaming.rows import UNCAPPED
+from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
+
+# Clips that no training has seen have seeds of their own.
+_SEED = 7001
+# Of every stream, on the device at once.
+_PART_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What is to be seen and said in one stream: uint8 `[T, H, W, 3]`, and the commentator's words and events."""
+
+    frames: np.ndarray
+    words: tuple[TimedText, ...]
+    events: tuple[Event, ...]
+
+
+def make_stream(look: str, frame_px: int, window_s: float, windows: int, cuts: bool, index: int) -> Stream:
+    """The `index`-th stream of so many windows: one scene, or one a window."""
+    length_s, scenes = (window_s, windows) if cuts else (window_s * windows, 1)
+    config = WorldConfig(look=look, clip_s=length_s, frame_px=frame_px)
+    clips = [make_clip(config, _SEED, index * scenes + k) for k in range(scenes)]
+    shifted = [(k * window_s, clip) for k, clip in enumerate(clips)]
+    return Stream(
+        np.concatenate([clip.frames for clip in clips]),
+        tuple(TimedText(word.text, word.start_s + at_s) for at_s, clip in shifted for word in clip.words),
+        tuple(dataclasses.replace(event, t_s=event.t_s + at_s) for at_s, clip in shifted for event in clip.events),
+    )
+
+
+def free_run(
+    speaker: Speaker,
+    frames: UInt8[np.ndarray, "B T H W 3"],
+    delay_steps: int,
+    pad_bias: float,
+    part_s: float = _PART_S,
+) -> np.ndarray:
+    """int32 `[B, S]`: the slots that streams say. Frames go to the device `part_s` at a time."""
+    live, stride = speaker.live, speaker.clock.video_stride
+    batch, ticks = frames.shape[:2]
+    settings = jnp.ones(batch, bool), jnp.full(batch, delay_steps, jnp.int32), jnp.full(batch, pad_bias, jnp.float32)
+
+    uncapped = jnp.full(batch, UNCAPPED, jnp.int32)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def run(params: PyTree, state: PyTree, seen: UInt8[Array, "T B H W 3"]) -> tuple[PyTree, Int32[Array, "S B"]]:
+        def tick(state: PyTree, frame: Array) -> tuple[PyTree, Array]:
+            def step(state: PyTree, _: None) -> tuple[PyTree, Array]:
+                state, output = live.live_step(params, state, frame, *settings, cap=uncapped)
+                return state, output.token
+
+            return jax.lax.scan(step, state, None, length=stride)
+
+        state, tokens = jax.lax.scan(tick, state, seen)
+        return state, tokens.reshape(-1, batch)
+
+    state = jax.jit(lambda params: live.init_state(params, batch))(speaker.params)
+    per_part = speaker.clock.ticks_in(part_s)
+    said = []
+    for first in range(0, ticks, per_part):
+        state, tokens = run(speaker.params, state, frames[:, first : first + per_part].swapaxes(0, 1))
+        said.append(np.asarray(tokens))
+        print(f"\r{min(ticks, first + per_part) / ticks:4.0%} watched", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return np.concatenate(said).T
+
+
+def long_speech(speaker: Speaker, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
+    """Lets the model watch the streams, and counts; see `evals/long_streams.report`."""
+    clock, delay = speaker.clock, speaker.delays.usual
+    slots = free_run(speaker, np.stack([stream.frames for stream in streams]), delay, args.pad_bias)
+    windows = round(clock.tick_time_s(len(streams[0].frames)) / window_s)
+    counts = []
+    for row, stream in zip(slots, streams, strict=True):
+        said = [
+            TimedText(word.text, max(0.0, clock.step_time_s(word.onset_step - delay)))
+            for word in spoken_words(row, speaker.tokenizer)
+        ]
+        phrases = phrases_in(row, speaker.tokenizer, clock, split_phrases)
+        counts.append(count(said, stream.words, stream.events, phrases, window_s, windows))
+    return report(np.stack(counts), window_s)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints the table."""
+    print("from s   words/s said  expected   repeated said  expected     F1  silent   speech, repeats to first window")
+    for w, row in enumerate(found["windows"]):
+        first = found["to_first"][w - 1] if w else None
+        ratio = "" if first is None else "   ".join(_interval(first[name]) for name in ("speech", "repeats"))
+        print(
+            f"{row['from_s']:6.0f}   {row['said_per_s']:12.3f}  {row['expected_per_s']:8.3f}   "
+            f"{row['repeated_share']:13.4f}  {row['expected_repeated_share']:8.4f}  {row['f1'] or 0.0:5.3f}  "
+            f"{row['silent']:6d}   {ratio}"
+        )
+    later = found["later"]
+    print(f"all later windows to the first: {', '.join(f'{name} {_interval(later[name])}' for name in later)}")
+
+
+def _interval(value: dict[str, float | None]) -> str:
+    return f"{value['value']} ({value['low']} to {value['high']})"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.long_speech",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = flags.add_argument
+    add(
+        "--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped model)"
+    )
+    add("--look", default="plain", choices=("plain", "rich"), help="of the world (default: %(default)s)")
+    add("--scene", default="one", choices=("one", "cuts"), help="one scene, or a cut a window (default: %(default)s)")
+    add("--minutes", type=float, default=2.0, help="length of every stream (default: %(default)s)")
+    add("--streams", type=int, default=64, help="how many (default: %(default)s)")
+    add("--pad_bias", type=float, default=0.0, help="added to silence's logit (default: %(default)s)")
+    add("--json", metavar="FILE", help="write every number here")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is asked for, and returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        speaker = trained_speaker(args.checkpoint)
+        window_s = float(speaker.config.data.clip_s)
+        windows = round(60.0 * args.minutes / window_s)
+        if windows < 2 or args.streams < 1:
+            raise ValueError(f"at least 2 windows of {window_s} s and 1 stream are needed")
+    except (ValueError, OSError) as error:
+        print(f"long_speech: {error}", file=sys.stderr)
+        return 2
+    make = functools.partial(make_stream, args.look, speaker.frame_px, window_s, windows, args.scene == "cuts")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
+        streams = list(processes.map(make, range(args.streams)))
+    found = long_speech(speaker, streams, window_s, args)
+    show(found)
+    if args.json:
+        asked = {"model": speaker.name, "look": args.look, "scene": args.scene, "minutes": args.minutes}
+        Path(args.json).write_text(json.dumps(asked | found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

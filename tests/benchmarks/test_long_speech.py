@@ -1,0 +1,38 @@
+"""Streams are as long as they should be, and watched in parts they say what they say as a whole."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.long_speech import free_run, main, make_stream
+from tests.streaming.scripted_stream import CLOCK, FRAME_PX, ScriptedLive, script
+
+
+def test_streams_of_one_scene_and_of_cuts():
+    one, cuts = (make_stream("plain", 32, 12.0, 2, cut, 0) for cut in (False, True))
+    for stream in (one, cuts):
+        assert stream.frames.shape == (150, 32, 32, 3)
+        assert stream.words
+        assert all(0 <= word.t_s < 24.0 for word in stream.words)
+        assert {int(event.t_s // 12.0) for event in stream.events} == {0, 1}
+    # A cut shows: the frames on both sides of it differ more than any neighbours of the one scene.
+    step = lambda stream: np.abs(np.diff(stream.frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert step(cuts)[74] > step(one).max()
+    assert np.array_equal(one.frames, make_stream("plain", 32, 12.0, 2, False, 0).frames)
+
+
+def test_parts_are_one_stream(capsys):
+    slots = script({3: "red", 9: "circle", 16: "enters"}, 20)
+    speaker = SimpleNamespace(live=ScriptedLive(slots), params={}, clock=CLOCK)
+    frames = np.zeros((2, 10, FRAME_PX, FRAME_PX, 3), np.uint8)
+    found = free_run(speaker, frames, 2, 0.0, part_s=CLOCK.tick_time_s(4))
+    np.testing.assert_array_equal(found, [slots, slots])
+    assert "100% watched" in capsys.readouterr().err
+
+
+def test_one_window_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--scene=none"])
+    assert main(["--minutes=0.2"]) == 2
+    assert "at least 2 windows" in capsys.readouterr().err
