@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 speaker = with_every_row(random_speaker(args.config, seed=0))
             report["model"] = speaker.name
             report["steps"] = [] if peers else step_times(speaker, batches, parts, args.steps)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"streaming: {error}", file=sys.stderr)
         return 2
     if args.simulated_hours:

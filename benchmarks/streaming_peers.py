@@ -218,6 +218,12 @@ def ratios(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> list[dict[
     return found
 
 
+def versions(python: str, packages: Sequence[str]) -> dict[str, str]:
+    """The versions of packages in another Python; CalledProcessError where one is not installed there."""
+    asked = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    return json.loads(subprocess.run([python, "-c", asked, *packages], stdout=subprocess.PIPE, check=True).stdout)
+
+
 def compare(
     config_path: str,
     peers: Sequence[str],
@@ -231,8 +237,15 @@ def compare(
     limit_s: float,
     peers_python: str,
 ) -> dict[str, Any]:
-    """The whole comparison (see `plan` and `take_turns`): `arms`, a row each, `ratios`, and what they ran on."""
+    """The whole comparison (see `plan` and `take_turns`): `arms`, a row each, `ratios`, and what they ran on.
+
+    Raises:
+      subprocess.CalledProcessError: a peer is not installed in `peers_python`.
+      ChildProcessError: a process failed.
+    """
     options, arms = plan(config_path, peers, parts, batches, dtypes, watched_s)
+    packages = {"moshi": "moshi", "interleaved": "transformers"}
+    found_versions = versions(peers_python, ["torch", *(packages[peer] for peer in peers)])
     with workers(sys.executable, peers_python, options) as started:
         answers = take_turns(arms, started, rounds, -(-steps // rounds), limit_s)
     rows = [summary(arm, given) for arm, given in zip(arms, answers)]
@@ -245,4 +258,5 @@ def compare(
     for row in found:
         spread = f"{row['ratio']:7.3f} ({row['least']:.3f} to {row['most']:.3f})"
         print(f"{spread:28} batch {row['batch']:2}: {row['one']} / {row['other']}")
-    return {"arms": rows, "ratios": found, "rounds": rounds, "threads": len(os.sched_getaffinity(0))}
+    ran_on = {"rounds": rounds, "threads": len(os.sched_getaffinity(0)), "versions": found_versions}
+    return {"arms": rows, "ratios": found, **ran_on}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -82,6 +83,12 @@ def test_a_process_that_ends_is_an_error(capfd):
         worker.ask({"arm": {}, "steps": 1})
     worker.close()
     assert "KeyError: 'nobody'" in capfd.readouterr().err
+
+
+def test_versions_are_those_of_the_other_python():
+    assert streaming_peers.versions(sys.executable, ["numpy"]) == {"numpy": np.__version__}
+    with pytest.raises(subprocess.CalledProcessError):
+        streaming_peers.versions(sys.executable, ["no-such-package"])
 
 
 class Scripted:
