@@ -18,7 +18,10 @@ from mmduplex_jax.serving.protocol import Frame, frame_bytes
 _BUFFER_BYTES = 4096
 _CHUNK_BYTES = 2048
 _FLOOD = 2000
-_PAUSE_S = 0.02
+# What a sender does between two of its kinds. It runs on the server's machine, whose cores it takes while it does not
+# pause; a stranger's would be elsewhere.
+_PAUSE_S = 0.1
+_TOO_LARGE_BYTES = 3 << 20
 
 
 class BadLine:
@@ -93,6 +96,7 @@ class GarbageSender:
 
     def __init__(self, http: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seed: int):
         self._http, self._url, self._pictures = http, url, pictures
+        self._too_much = os.urandom(_TOO_LARGE_BYTES)
         self._random = random.Random(seed)
         host, port = url.removeprefix("http://").split(":")
         self._host, self._port = host, int(port)
@@ -173,7 +177,7 @@ class GarbageSender:
 
     async def _too_large(self) -> None:
         async with self._greeted() as socket_:
-            await socket_.send_bytes(os.urandom(3 << 20))
+            await socket_.send_bytes(self._too_much)
             await socket_.receive()
 
     async def _flood(self) -> None:

@@ -18,6 +18,7 @@ sent the picture that it is about (that of the last tick at or before its `t_vid
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ class Server:
         found = {name.removeprefix("mmduplex_"): float(value) for name, value in lines if "{" not in name}
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
         resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return found | {"resident_mb": int(resident.split()[1]) / 1e3}
+        return found | {"resident_mb": int(resident.split()[1]) / 1e3, "cpu_s": cpu_s(self._process.pid)}
 
     def stop(self) -> list[dict[str, Any]]:
         """Stops it with SIGTERM; its log. ChildProcessError where it does not end with 0."""
@@ -87,6 +88,12 @@ class Server:
         if code != 0:
             raise ChildProcessError(f"the server ended with {code}: {self._log.read_text()[-2000:]}")
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, in the kernel and out of it."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def write_pictures(folder: Path, frame_px: int) -> None:
@@ -99,7 +106,10 @@ def write_pictures(folder: Path, frame_px: int) -> None:
 
 
 def run_clients(tasks: Sequence[Task], server: Server) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
-    """Runs each task in a process of its own; what they found, and the server's metrics at the end of every phase.
+    """Runs each task in a process of its own.
+
+    Returns:
+      What they found, and the server's metrics at every phase's begin and at the end.
 
     Raises:
       ChildProcessError: one of them failed.
@@ -116,9 +126,10 @@ def run_clients(tasks: Sequence[Task], server: Server) -> tuple[list[dict[str, A
             process.stdin.close()
             processes.append((process, answer))
         phases = []
-        for number in range(len(first.phases)):
-            time.sleep(max(0.0, first.begin_s + (number + 1) * first.phase_s - time.monotonic()))
-            phases.append(server.metrics())
+        for number in range(len(first.phases) + 1):
+            time.sleep(max(0.0, first.begin_s + number * first.phase_s - time.monotonic()))
+            clients_s = sum(cpu_s(process.pid) for process, _ in processes)
+            phases.append(server.metrics() | {"clients_cpu_s": clients_s})
         found = []
         for process, answer in processes:
             if process.wait(_END_S) != 0:
@@ -191,6 +202,9 @@ def soak(server: Server, pictures: Path, clients: int, phases: int, phase_s: flo
             for at_s, lag_ms, server_ms in one["answered"]
             if begins_s <= at_s < ends_s
         ]
+        cores = {
+            name: (metrics[number + 1][name] - metrics[number][name]) / phase_s for name in ("cpu_s", "clients_cpu_s")
+        }
         due = (steady + twins) * (ends_s - begins_s) * server.info["clock"]["step_hz"]
         rows.append(
             {
@@ -198,8 +212,9 @@ def soak(server: Server, pictures: Path, clients: int, phases: int, phase_s: flo
                 "lag": percentiles([one[0] for one in times]),
                 "lag_at_server": percentiles([one[1] for one in times]),
                 "answered_share": round(len(times) / (due / server.info["clock"]["video_stride"]), 4),
-                **{name: metrics[number][name] for name in ("load", "overload_rung", "resident_mb")},
-                "dropped_frames": metrics[number]["dropped_frames_total"],
+                "cores": {"server": round(cores["cpu_s"], 2), "clients": round(cores["clients_cpu_s"], 2)},
+                **{name: round(metrics[number + 1][name], 3) for name in ("load", "overload_rung", "resident_mb")},
+                "dropped_frames": metrics[number + 1]["dropped_frames_total"] - metrics[number]["dropped_frames_total"],
             }
         )
         print(rows[-1], flush=True)

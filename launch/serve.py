@@ -43,6 +43,7 @@ from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 
 _log = logging.getLogger(__name__)
+_SWITCH_S = 0.0005
 
 
 def parser() -> argparse.ArgumentParser:
@@ -179,6 +180,8 @@ def run(args: argparse.Namespace) -> int:
     # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
     gc.collect()
     gc.freeze()
+    # A step's thread takes Python's lock many times, and may wait so long for each while strangers keep the loop busy.
+    sys.setswitchinterval(_SWITCH_S)
     try:
         asyncio.run(_serve(args, speaker, pool))
     finally:
