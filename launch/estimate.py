@@ -49,9 +49,7 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
       ValueError: the hardware is not known, or config, mesh and devices do not fit each other.
     """
     name, num_devices = parse_hardware(hardware)
-    task = build_task(config, load_tokenizer(config))
-    if not isinstance(task, cost.CountedTask):
-        raise TypeError(f"{type(task).__name__} does not say what its parts cost: it lacks flops_parts")
+    task = cost.counted(build_task(config, load_tokenizer(config)))
     found = cost.estimate(task, config, named(name), num_devices, mfu=mfu, dollars_per_hour=price)
     source = "--price"
     if price is None:

@@ -38,6 +38,17 @@ class CountedTask(Task, Protocol):
         """Operations of a step by part."""
 
 
+def counted(task: Task) -> CountedTask:
+    """The task, if it says which of its parts costs what.
+
+    Raises:
+      TypeError: it does not.
+    """
+    if not isinstance(task, CountedTask):
+        raise TypeError(f"{type(task).__name__} does not say what its parts cost: it lacks flops_parts")
+    return task
+
+
 class Memory(NamedTuple):
     """Bytes on one device.
 

@@ -21,6 +21,11 @@ from mmduplex_jax.train.stream_cost import stream_cost
 SHEET = Path("docs/cost.md")
 
 
+def task_of(config):
+    """The task of a config, which counts its parts."""
+    return cost.counted(build_task(config, load_tokenizer(config)))
+
+
 @pytest.fixture(scope="module")
 def pairs() -> dict:
     """The report of the small CLIP on a 4090."""
@@ -29,7 +34,7 @@ def pairs() -> dict:
 
 def test_time_and_money_by_hand(pairs: dict):
     c = clip_quickstart.get_config()
-    flops = build_task(c, load_tokenizer(c)).flops_per_step(c.data.batch_size)
+    flops = task_of(c).flops_per_step(c.data.batch_size)
     assert pairs["flops_per_step"] == sum(pairs["flops_by_part"].values()) == flops
     step_s = flops / (0.5 * 165.2e12 * 2)
     assert pairs["days"] == pytest.approx(c.train.steps * step_s / 86_400)
@@ -62,7 +67,7 @@ def test_data_by_hand(pairs: dict):
 
 def test_fsdp_spreads_parameters_and_moments_and_fewer_rows_need_less():
     c = clip_quickstart.get_config()
-    task = build_task(c, load_tokenizer(c))
+    task = task_of(c)
     whole = cost.footprint(task, c, 1).memory
     c.mesh.fsdp = 4
     spread = cost.footprint(task, c, 4).memory
@@ -75,12 +80,12 @@ def test_fsdp_spreads_parameters_and_moments_and_fewer_rows_need_less():
 
 def test_remat_takes_less_memory_and_repeats_what_it_forgot():
     c = clip_quickstart.get_config()
-    plain = cost.footprint(build_task(c, load_tokenizer(c)), c, 1)
+    plain = cost.footprint(task_of(c), c, 1)
     c.vision.remat = True
     c.vision.layers = 4
-    again = cost.footprint(build_task(c, load_tokenizer(c)), c, 1)
+    again = cost.footprint(task_of(c), c, 1)
     c.vision.remat = False
-    deep = cost.footprint(build_task(c, load_tokenizer(c)), c, 1)
+    deep = cost.footprint(task_of(c), c, 1)
     assert plain.recomputed == deep.recomputed == 0.0
     # A layer's forward again is a third of its cost; the stem, the pool and the text tower are not repeated.
     assert 0.1 < again.recomputed < 1 / 3
@@ -129,7 +134,7 @@ def test_the_command_prints_a_table_and_json(repository: Path):
 
 def test_a_duplex_says_what_a_stream_costs():
     c = quickstart.get_config()
-    task = build_task(c, load_tokenizer(c))
+    task = task_of(c)
     found = stream_cost(task)
     assert found is not None
     assert found.step_s_least(named("h100")) == pytest.approx(4 * count(abstract_params(task)) / 3.35e12)
