@@ -67,10 +67,11 @@ def test_steps_of_a_whole_model_and_of_its_text():
     config = tiny.dual_stream()
     tokenizer = TextTokenizer.word_level([f"w{i}" for i in range(tiny.PAD)])
     small = speaker(LiveModel(config), tiny.init(config), tokenizer, config.tokenizer.frame_px)
-    whole, text = whole_steps(small, 2, 10), text_steps(small, 2, 10)
-    for found in (whole["all"], whole["tick"], whole["between"], text["all"]):
+    # The whole step of one stream is compiled for other tests too.
+    whole, text = whole_steps(small, 1, 10), text_steps(small, 2, 10)
+    for found, streams in ((whole["all"], 1), (whole["tick"], 1), (whole["between"], 1), (text["all"], 2)):
         assert 0 < found["p50_ms"] <= found["p99_ms"]
-        assert found["per_stream_p50_ms"] == pytest.approx(found["p50_ms"] / 2, abs=1e-3)
+        assert found["per_stream_p50_ms"] == pytest.approx(found["p50_ms"] / streams, abs=1e-3)
 
 
 def test_percentiles_by_hand():

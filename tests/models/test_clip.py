@@ -11,7 +11,7 @@ from mmduplex_jax.models.clip import text_labels
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.towers.contrastive import Contrastive
 from mmduplex_jax.train.task import MeshTask
-from tests.tiny import random_params
+from tests.tiny import jit, random_params
 
 RNG = jax.random.key(0)
 
@@ -43,8 +43,8 @@ def test_a_picture_is_seen_as_the_tower_sees_it():
     clips = task.normalised(batch["frames"])
     assert float(clips.min()) >= -1
     assert float(clips.max()) <= 1
-    got = task.model.apply({"params": params}, clips, batch["ids"])
-    wanted = Contrastive(task.config).apply({"params": params}, clips[:, 0], batch["ids"])
+    got = jit(lambda p, *x: task.model.apply({"params": p}, *x))(params, clips, batch["ids"])
+    wanted = jit(lambda p, *x: Contrastive(task.config).apply({"params": p}, *x))(params, clips[:, 0], batch["ids"])
     for one, other in zip(got, wanted):
         np.testing.assert_allclose(one, other, atol=1e-6)  # float32 rounding at length 1
 

@@ -78,16 +78,16 @@ def test_a_stream_has_those_of_the_clip():
     frames = tiny.clips(2, ticks, busy=True)
     bflow, reader = BFlow(TOKENIZER), EventReader(EVENTS)
     weights = tiny.random_params(lambda key: bflow.init(key, frames[:, :4])["params"])
-    tokens = jax.jit(lambda f: bflow.apply({"params": weights}, f))(frames)
-    offline = jax.jit(lambda t: reader.apply({"params": params()}, t, EVENTS.steps(ticks, clock)))(tokens)
+    tokens = tiny.jit(lambda f: bflow.apply({"params": weights}, f))(frames)
+    offline = tiny.jit(lambda t: reader.apply({"params": params()}, t, EVENTS.steps(ticks, clock)))(tokens)
 
-    @jax.jit
+    @tiny.jit
     def step(bflow_state, reader_state, frame, now, active):
         kept, tick = bflow.apply({"params": weights}, bflow_state, frame, now, active, method="step")
         return kept, *reader.apply({"params": params()}, reader_state, tick, now, active, clock, method="step")
 
-    states = jax.jit(lambda: bflow.apply({"params": weights}, 2, method="initial_state"))()
-    reads = jax.jit(lambda: reader.apply({"params": params()}, 2, TOKENIZER, method="initial_state"))()
+    states = tiny.jit(lambda: bflow.apply({"params": weights}, 2, method="initial_state"))()
+    reads = tiny.jit(lambda: reader.apply({"params": params()}, 2, TOKENIZER, method="initial_state"))()
     assert int(tokens.valid.sum(axis=1).min()) > 2 * reads.place.step.shape[1]
     at = np.zeros(2, np.int32)
     live: list[list[np.ndarray]] = [[], []]

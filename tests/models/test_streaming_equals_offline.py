@@ -15,6 +15,7 @@ from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
+# Clips are of one shape wherever they can be: what takes long here is to compile another one.
 BATCH, TICKS, WRAPS = 4, 125, 10
 
 
@@ -92,33 +93,40 @@ def test_logits_are_equal_with_the_baselines(kind):
 def test_every_delay_is_told_apart():
     config = tiny.dual_stream()
     params = tiny.init(config)
-    frames, slots = tiny.clips(1, 10), np.full((1, 20), tiny.PAD, np.int32)
-    given = np.asarray(streams.shifted(slots, tiny.START))
-    logits = [offline(config, params, frames, given, np.array([d])) for d in range(config.delay_max + 1)]
-    for one, two in zip(logits, logits[1:], strict=False):
+    frames = np.repeat(tiny.clips(1, TICKS), BATCH, axis=0)
+    given = np.asarray(streams.shifted(np.full((BATCH, 2 * TICKS), tiny.PAD, np.int32), tiny.START))
+    delays = np.minimum(np.arange(2 * BATCH, dtype=np.int32), config.delay_max)
+    assert set(delays.tolist()) == set(range(config.delay_max + 1))
+    logits = np.concatenate([offline(config, params, frames, given, some) for some in delays.reshape(2, BATCH)])
+    for one, two in zip(logits[: config.delay_max], logits[1:], strict=False):
         assert np.abs(one - two).max() > 1e-3
 
 
 def test_the_first_step_sees_the_first_frame_and_the_start_mark():
     config = tiny.dual_stream()
     params = tiny.init(config)
-    frames, slots = tiny.clips(1, 4), np.zeros((1, 8), np.int32)
-    delay = np.zeros(1, np.int32)
-    logits = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    fresh = LiveModel(config).init_state(params, 1)
-    first = tiny.live_step(config)(params, fresh, frames[:, 0], np.ones(1, bool), delay, jnp.zeros(1))[1]
-    assert int(first.step[0]) == 0
-    assert int(first.report.n_tokens[0]) > 0
-    np.testing.assert_allclose(first.logits[0], logits[0, 0], atol=1e-5)
-    other = frames.copy()
-    other[:, 0] = 255 - other[:, 0]
-    changed = offline(config, params, other, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    assert np.abs(changed[0, 0] - logits[0, 0]).max() > 1e-3  # step 0 sees tick 0 …
-    other = frames.copy()
-    other[:, 1] = 255 - other[:, 1]
-    changed = offline(config, params, other, np.asarray(streams.shifted(slots, tiny.START)), delay)
-    np.testing.assert_array_equal(changed[0, :2], logits[0, :2])  # … and tick 1 is seen from step 2 on
-    assert np.abs(changed[0, 2] - logits[0, 2]).max() > 1e-3
+    frames, slots = tiny.clips(BATCH, TICKS), np.zeros((BATCH, 2 * TICKS), np.int32)
+    given, delay = np.asarray(streams.shifted(slots, tiny.START)), np.zeros(BATCH, np.int32)
+    logits = offline(config, params, frames, given, delay)
+    fresh = LiveModel(config).init_state(params, BATCH)
+    settings = np.ones(BATCH, bool), delay, jnp.zeros(BATCH)
+    first = tiny.live_step(config)(params, fresh, frames[:, 0], *settings, forced=slots[:, 0])[1]
+    assert first.step.tolist() == [0] * BATCH
+    assert first.report.n_tokens.min() > 0
+    np.testing.assert_allclose(first.logits, logits[:, 0], atol=1e-5)
+
+    def change(tick, step):
+        """How much each row's logits of a step change with a tick's picture `[B]`, and those of the steps before."""
+        other = frames.copy()
+        other[:, tick] = 255 - other[:, tick]
+        changed = offline(config, params, other, given, delay)
+        return np.abs(changed[:, step] - logits[:, step]).max(axis=-1), changed[:, :step]
+
+    seen, _ = change(0, 0)
+    assert seen.min() > 1e-3  # step 0 sees tick 0 …
+    seen, before = change(1, 2)
+    np.testing.assert_array_equal(before, logits[:, :2])  # … and tick 1 is seen from step 2 on
+    assert seen.min() > 1e-3
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -126,7 +134,7 @@ def test_later_words_and_frames_change_nothing_earlier(fusion):
     config = tiny.dual_stream(fusion)
     params = tiny.init(config)
     rng = np.random.default_rng(3)
-    frames, slots, delay = tiny.clips(BATCH, 20), words(rng, 40), np.full(BATCH, 2, np.int32)
+    frames, slots, delay = tiny.clips(BATCH, TICKS), words(rng, 2 * TICKS), np.full(BATCH, 2, np.int32)
     base = offline(config, params, frames, slots, delay)
     later = slots.copy()
     later[:, 21:] = (later[:, 21:] + 1) % tiny.VOCAB
@@ -145,7 +153,7 @@ def test_a_scanned_stack_equals_an_unrolled_one():
     params = tiny.init(scanned)
     flat = params | {name: unstack_layers(params[name], getattr(unrolled, name)) for name in ("text", "video")}
     rng = np.random.default_rng(4)
-    frames, slots, delay = tiny.clips(BATCH, 8), words(rng, 16), np.full(BATCH, 2, np.int32)
+    frames, slots, delay = tiny.clips(BATCH, TICKS), words(rng, 2 * TICKS), np.full(BATCH, 2, np.int32)
     np.testing.assert_allclose(
         offline(scanned, params, frames, slots, delay), offline(unrolled, flat, frames, slots, delay), atol=1e-5
     )

@@ -60,12 +60,13 @@ def test_a_pooled_anchor_is_the_tower_s_embedding_normalised_and_projected():
     frames = tiny.clips(1, 3)[0]
     params = tiny.random_params(lambda key: AnchorEncoder(config).init(key, frames)["params"])
     pictures = (frames / 255.0 - np.array(MEAN)) / np.array(STD)
-    seen = VisionTower(POOLED).apply({"params": params["tower"]}, jnp.asarray(pictures, jnp.float32)).embedding
+    see = tiny.jit(lambda p, x: VisionTower(POOLED).apply({"params": p}, x).embedding)
+    seen = see(params["tower"], jnp.asarray(pictures, jnp.float32))
     x = np.asarray(seen, np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = x * params["readout_norm"]["scale"] + params["readout_norm"]["bias"]
     x = x @ params["out"]["kernel"] + params["out"]["bias"]
-    found = AnchorEncoder(config).apply({"params": params}, frames)
+    found = tiny.jit(lambda p, f: AnchorEncoder(config).apply({"params": p}, f))(params, frames)
     assert found.shape == (3, 1, config.width)
     np.testing.assert_allclose(found[:, 0], x, atol=2e-5)
 
@@ -83,7 +84,7 @@ def test_streaming_equals_offline_with_pooled_anchors(kind):
     module = BFlow(config)
     frames = tiny.clips(2, ticks)
     params = tiny.random_params(lambda key: module.init(key, frames[:1, :2])["params"])
-    tokens = jax.jit(lambda p, f: module.apply({"params": p}, f))(params, frames)
+    tokens = tiny.jit(lambda p, f: module.apply({"params": p}, f))(params, frames)
     anchors = np.asarray(tokens.valid & (tokens.kind == ANCHOR)).sum(axis=1)
     assert (anchors == ticks).all() if kind == "per_frame" else (anchors > 0).all() and (anchors < ticks).all()
     for b, row in enumerate(stream(module, params, frames)):
