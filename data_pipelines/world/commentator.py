@@ -32,6 +32,8 @@ PATTERNS: dict[str, tuple[str, str, str]] = {
     "appears": ("{s} appears", "{s} pops up", "suddenly there is {s}"),
     "vanishes": ("{s} vanishes", "{s} is gone", "no more {s}"),
     "passes": ("{s} passes behind {o}", "{s} slips behind {o}", "{o} hides {s}"),
+    # Of words that the others have brought in, so that the lexicon, and with it every tokenizer, is what it was.
+    "returns": ("{s} is back {side}", "{s} comes back {side}", "back from {side} comes {s}"),
 }
 VARIANTS = 3
 

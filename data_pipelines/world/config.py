@@ -17,6 +17,8 @@ LOOKS = ("plain", "rich")
 
 PLAIN_KINDS = ("enters", "leaves", "stops", "starts", "bounces", "collides", "recolours")
 RICH_KINDS = (*PLAIN_KINDS, "turns", "appears", "vanishes", "passes")
+# What is told instead of "enters" where things that left come back (`Dynamics.returns`).
+RETURNS = "returns"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Dynamics:
       variants: phrasings in use of each kind of event.
       lag_s: the longest time that a phrase may wait for the one before it.
       pan_px: how far the camera pans, at most, to either side.
+      returns: share of the entries, where there is a choice, at which a thing that left comes back: it looks as it did,
+        and the commentator says that it is back. If above 0, "enters" is said only of what the clip has never shown.
+      quiet_s: for how long, once, in the middle of the clip, nothing happens; 0 for no such silence.
     """
 
     kinds: tuple[str, ...] = PLAIN_KINDS
@@ -55,6 +60,8 @@ class Dynamics:
     variants: int = 1
     lag_s: float = 0.3
     pan_px: float = 0.0
+    returns: float = 0.0
+    quiet_s: Range = (0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +167,9 @@ class WorldConfig:
         for name, of_look in (("dynamics", _DYNAMICS), ("appearance", _APPEARANCE)):
             if getattr(self, name) is _OF_THE_LOOK:
                 object.__setattr__(self, name, of_look[self.look])
-        shortest_s = self.dynamics.first_s[1] + self.dynamics.tail_s
+        if not 0 <= self.dynamics.returns <= 1:
+            raise ValueError(f"world dynamics.returns is a share from 0 to 1, got {self.dynamics.returns}")
+        shortest_s = self.dynamics.first_s[1] + self.dynamics.quiet_s[1] + self.dynamics.tail_s
         if self.clip_s < shortest_s:
             raise ValueError(f"world clip_s must be at least {shortest_s} s, or nothing can happen; got {self.clip_s}")
 

@@ -31,7 +31,12 @@ class Painter:
         # The background is larger than the frame by what the camera moves.
         self._border = math.ceil((config.dynamics.pan_px + look.shake_px[1]) * scale) + 2
         self._background = draw_background(rng, look, self._px + 2 * self._border, scale)
-        self._surfaces = [Surface.draw(rng, look, scale) for _ in scene.things]
+        drawn = [Surface.draw(rng, look, scale) for _ in scene.things]
+        of_identity: dict[int, Surface] = {}
+        self._surfaces = [
+            surface if thing.identity is None else of_identity.setdefault(thing.identity, surface)
+            for thing, surface in zip(scene.things, drawn, strict=True)
+        ]
         self._sprites: dict[tuple[int, str, bool], np.ndarray] = {}
         amplitude = rng.uniform(*look.shake_px) * scale
         self._shake = [

@@ -9,7 +9,7 @@ few slots back.
 import math
 
 from data_pipelines.world.commentator import SIDES
-from data_pipelines.world.config import WorldConfig
+from data_pipelines.world.config import RETURNS, WorldConfig
 from data_pipelines.world.dice import Dice
 from data_pipelines.world.paths import ANY_DIRECTION, STEEPNESS, DeadEndError, Paths
 from data_pipelines.world.scene import INFINITY, Motion, Scene, Thing
@@ -173,7 +173,9 @@ class _Planner(Paths):
         t_s = self.slots_s[slot]
         side = self.dice.pick(SIDES)
         (nx, ny), (px, py) = OUTWARD[side], self.pan.at(t_s)
-        index = self._add(t_s - 1.2)
+        returns = self.dynamics.returns
+        back = self._bring_back(t_s - 1.2) if returns and self.dice.unit() < returns else None
+        index = self._add(t_s - 1.2) if back is None else back
         if index is None:
             return False
         thing = self.things[index]
@@ -189,7 +191,7 @@ class _Planner(Paths):
             return False
         thing.segments = ((t_s - out_s, x - out_s * vx, y - out_s * vy, vx, vy),)
         thing.seen_from_s = t_s - out_s
-        self._tell(slot, "enters", thing.name, side)
+        self._tell(slot, "enters" if back is None else RETURNS, thing.name, side)
         return True
 
     def _sudden_starts(self, slot: int) -> bool:

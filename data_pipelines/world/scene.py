@@ -30,6 +30,7 @@ class Thing:
       seen_from_s, seen_until_s: it does not exist before and after.
       commitment: what it is bound to do next, None if nothing.
       afterwards: how it moves on when it has met another thing.
+      identity: things of one identity are one and the same, which left and came back; None: it never does.
       locked_until_s: it must not change its motion before, since another thing counts on it.
     """
 
@@ -42,6 +43,7 @@ class Thing:
     commitment: Commitment | None = None
     afterwards: Motion | None = None
     locked_until_s: float = -INFINITY
+    identity: int | None = None
 
     @property
     def colour(self) -> str:

@@ -61,20 +61,38 @@ class Stage:
         return len(self._seen(t_s))
 
     def _add(self, since_s: float) -> int | None:
-        """Adds a thing that is unlike all that have been seen since; None if there is no such thing."""
-        taken = set()
-        for thing in self.things:
-            if thing.seen_until_s > since_s:
-                taken |= {(colour, thing.shape) for from_s, colour in thing.colours if from_s > since_s}
-                taken.add((thing.colour_at(since_s), thing.shape))
+        """Adds a thing that is unlike all that have been seen since; None if there is no such thing.
+
+        Where things come back, it is unlike all that have ever been seen.
+        """
         d = self.dynamics
+        taken = self._looks_since(-INFINITY if d.returns else since_s)
         for _ in range(_TRIES):
             colour, shape = self.dice.pick(d.colours), self.dice.pick(d.shapes)
             if (colour, shape) not in taken:
                 half_px = self.dice.between(d.size_px) / 2 * self.scale
-                self.things.append(Thing(shape, half_px, ((-INFINITY, colour),)))
+                self.things.append(Thing(shape, half_px, ((-INFINITY, colour),), identity=len(self.things)))
                 return len(self.things) - 1
         return None
+
+    def _bring_back(self, since_s: float) -> int | None:
+        """Adds a thing that is one that was gone by `since_s`, as it looked last; None if there is no such thing."""
+        taken = self._looks_since(since_s)
+        gone = [t for t in self.things if t.seen_until_s <= since_s and (t.colour, t.shape) not in taken]
+        if not gone:
+            return None
+        thing = self.dice.pick(gone)
+        self.things.append(Thing(thing.shape, thing.half_px, ((-INFINITY, thing.colour),), identity=thing.identity))
+        return len(self.things) - 1
+
+    def _looks_since(self, since_s: float) -> set[tuple[str, str]]:
+        """(colour, shape) of all that can be seen at `since_s` or later."""
+        looks = set()
+        for thing in self.things:
+            if thing.seen_until_s > since_s:
+                looks |= {(colour, thing.shape) for from_s, colour in thing.colours if from_s > since_s}
+                looks.add((thing.colour_at(since_s), thing.shape))
+        return looks
 
     def _put_somewhere(self, index: int, t_s: float) -> bool:
         """Lets a new thing rest at a free place."""

@@ -21,6 +21,7 @@ from mmduplex_jax.layers.attention import attend, laid_out, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup, phases
+from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, MemoryState
 from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
@@ -43,6 +44,7 @@ class DualStreamConfig:
       delay_max: largest delay that the model is told apart from others.
       tied: whether the head is the embedding table; otherwise it is a table of its own.
       look_ahead: whether there is a head that names the words of the next second or two (a helper in training).
+      memory: what video tokens see of the last hour; None for nothing.
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
         "zeroed".
     """
@@ -60,6 +62,7 @@ class DualStreamConfig:
     vocab_multiple: int = 128
     tied: bool = True
     look_ahead: bool = False
+    memory: MemoryConfig | None = None
     token_control: str = "real"
 
     def __post_init__(self):
@@ -100,6 +103,7 @@ class LiveState(NamedTuple):
       text_index, text_buffers: rings of the text stream.
       step: int32 `[B]`, the step to be done next.
       token: int32 `[B]`, the slot of the step before.
+      memory: of events; () for a model without.
     """
 
     tokenizer: BFlowState
@@ -110,6 +114,7 @@ class LiveState(NamedTuple):
     text_buffers: Any
     step: Int32[Array, "B"]
     token: Int32[Array, "B"]
+    memory: MemoryState | tuple[()] = ()
 
 
 class VideoPool(nn.Module):
@@ -157,6 +162,8 @@ class DualStream(nn.Module):
             self.projector = dense(out, ("embed", "kv_heads"), name="projector", dtype=dtype)
         if c.fusion == "sum":
             self.pool = VideoPool(c.text)
+        if c.memory is not None:
+            self.memory = EventMemory(c.memory, c.text.width if c.fusion == "interleave" else c.video.width)
         if c.look_ahead:
             self.ahead = dense(c.text.width, ("embed", "mlp"), name="ahead", dtype=dtype)
 
@@ -242,9 +249,11 @@ class DualStream(nn.Module):
         values = self._controlled(tokens.values)
         batch, length = slots.shape
         step = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
-        x = self._embed(slots, delay)
+        x, video = self._embed(slots, delay), self.video_in(values)
+        if c.memory is not None:
+            video = video + self.memory(values, tokens.step, tokens.valid, length)
         if c.fusion == "interleave":
-            x = jnp.concatenate([x, self.video_in(values)], axis=1)
+            x = jnp.concatenate([x, video], axis=1)
             at = jnp.concatenate([step, tokens.step], axis=1)
             order = jnp.concatenate([2 * step + 1, 2 * tokens.step], axis=1)
             valid = jnp.concatenate([jnp.ones_like(step, bool), tokens.valid], axis=1)
@@ -253,7 +262,7 @@ class DualStream(nn.Module):
             return x[:, :length]
         at = tokens.step
         mask = past_mask(at, at, at, at, tokens.valid, c.video.window_steps)
-        video, _ = self.video(self.video_in(values), make_lookup(c.video, at, mask))
+        video, _ = self.video(video, make_lookup(c.video, at, mask))
         keys_values = self._by_group(jax.vmap(laid_out)(*self._project(video, at)))
         cross_mask = past_mask(step, at, step, at, tokens.valid, c.video.window_steps)
         valid = jnp.ones_like(step, bool)
@@ -278,6 +287,7 @@ class DualStream(nn.Module):
             text_buffers=empty_stack_buffers(c.text, batch, c.text_ring_size),
             step=jnp.zeros((batch,), jnp.int32),
             token=jnp.full((batch,), c.start_id, jnp.int32),
+            memory=() if c.memory is None else self.memory.initial_state(batch),
         )
 
     def video_step(
@@ -287,16 +297,20 @@ class DualStream(nn.Module):
         c = self.config
         kept, tokens = self.tokenizer.step(state.tokenizer, frame, state.step, active, cap)
         values, at = self._controlled(tokens.values), tokens.step
+        video = self.video_in(values)
         state = state._replace(tokenizer=kept)
+        if isinstance(state.memory, MemoryState):
+            memory, found = self.memory.step(state.memory, values, tokens.valid, state.step, active)
+            state, video = state._replace(memory=memory), video + found
         if c.fusion == "interleave":
             index, entry = ring.place(state.text_index, at, tokens.valid, c.text.num_sinks)
             look = make_lookup(c.text, at, self._ring_mask(at, index), entry=entry)
-            _, buffers = self.text(self.video_in(values), look, state.text_buffers)
+            _, buffers = self.text(video, look, state.text_buffers)
             return state._replace(text_index=index, text_buffers=buffers), tokens
         index, entry = ring.place(state.video_index, at, tokens.valid)
         mask = past_mask(at, index.step, at, index.step, index.step >= 0, c.video.window_steps)
         look = make_lookup(c.video, at, mask, entry=entry)
-        video, buffers = self.video(self.video_in(values), look, state.video_buffers)
+        video, buffers = self.video(video, look, state.video_buffers)
         new, write = self._project(video, at), lambda old, key, value: ring.write_pair(old, entry, key, value)
         if c.text.scan:
             seen: Any = jax.vmap(write)(state.seen, *new)

@@ -11,6 +11,7 @@ from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models import flops, streams
 from mmduplex_jax.models.anchor_tail import draw_anchor_keep
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.typing import Array, Float, PyTree
 
@@ -19,6 +20,26 @@ def stack_config(values: Any, clock: Clock) -> StackConfig:
     """A transformer's shape from a mapping, its `window_s` turned into steps."""
     values = dict(values)
     return StackConfig(window_steps=clock.steps_in(values.pop("window_s")), **values)
+
+
+def memory_config(values: Any, clock: Clock, video: StackConfig) -> MemoryConfig | None:
+    """The event memory from a mapping; None where there is none, or it reaches 0 s back.
+
+    It begins where the window of the video stream ends, unless `recent_s` says otherwise.
+    """
+    values = dict(values or {})
+    capacity_s = values.pop("capacity_s", 0.0)
+    if not capacity_s:
+        return None
+    recent_s = values.pop("recent_s", None)
+    return MemoryConfig(
+        clock=clock,
+        period_ticks=clock.ticks_in(values.pop("period_s")),
+        capacity_steps=clock.steps_in(capacity_s),
+        recent_steps=video.window_steps if recent_s is None else clock.steps_in(recent_s),
+        dtype=video.dtype,
+        **values,
+    )
 
 
 def model_config(
@@ -43,6 +64,7 @@ def model_config(
         vocab_rows_min=config.vocab_rows_min,
         tied=tied,
         look_ahead=config.loss.ahead_weight > 0,
+        memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
         token_control=token_control,
     )
 

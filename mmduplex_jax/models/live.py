@@ -138,6 +138,7 @@ class LiveModel:
             text_buffers=pick(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
             step=pick(fresh.step, state.step, 0),
             token=pick(fresh.token, state.token, 0),
+            memory=pick(fresh.memory, state.memory, 0),
         )
 
     def _no_tokens(self, batch: int) -> Tokens:

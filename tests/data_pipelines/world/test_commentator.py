@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from data_pipelines.schema import Event, Word
 from data_pipelines.world import WorldConfig, lexicon, mirror_words, parse_phrase, phrase, split_phrases
 from data_pipelines.world.commentator import PATTERNS, SIDES, VARIANTS, WORD_GAP_S, comment
-from data_pipelines.world.config import RICH_KINDS
+from data_pipelines.world.config import RETURNS, RICH_KINDS
 
 RICH = WorldConfig(look="rich").dynamics
 THINGS = [f"{colour} {shape}" for colour in RICH.colours for shape in RICH.shapes]
@@ -33,7 +33,7 @@ def test_each_kind_has_three_phrasings(kind):
 
 
 def test_every_kind_has_patterns():
-    assert set(PATTERNS) == set(RICH_KINDS)
+    assert set(PATTERNS) == {*RICH_KINDS, RETURNS}
     assert len(RICH_KINDS) >= 10
 
 
