@@ -1,6 +1,7 @@
 """The duplex stage: its sizes, its loss by value, and that it learns."""
 
 import dataclasses
+import functools
 import importlib
 
 import flax.linen as nn
@@ -39,13 +40,19 @@ def parameters(name, vocab):
     return built, shapes, count
 
 
+@functools.cache
+def loss_of(stage):
+    """The compiled loss: `(params, data, key) -> (loss, metrics)`."""
+    return tiny.jit(stage.loss)
+
+
 def test_what_nobody_knows_to_be_said_is_not_learned_however_late_it_is_due():
     learner = task()
-    params = nn.unbox(jax.jit(learner.init)(jax.random.key(0)))
+    params = tiny.init(learner.config)
     given = batch()
     given["slot_valid"][:, :5] = False  # an earlier window's speech: at a delay of 2 it is due up to step 6
-    loss = jax.jit(lambda of: learner.loss(params, of, jax.random.key(1)))
-    weight = lambda slots: float(loss(given | {"slots": slots})[1]["loss_weight"])
+    loss = functools.partial(loss_of(learner), params)
+    weight = lambda slots: float(loss(given | {"slots": slots}, jax.random.key(1))[1]["loss_weight"])
     unknown, known = given["slots"].copy(), given["slots"].copy()
     unknown[:, :5] = tiny.PAD
     known[:, 5] = tiny.WORD
@@ -81,7 +88,7 @@ def test_duplex_300m_has_smollm2_360m_as_text_and_up_to_100_million_for_video():
 def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
     stage, data = task(), batch()
     params = tiny.init(stage.config)
-    loss, metrics = jax.jit(stage.loss)(params, data, jax.random.key(0))
+    loss, metrics = loss_of(stage)(params, data, jax.random.key(0))
     target = np.full(data["slots"].shape, tiny.PAD)
     target[:, 2:] = data["slots"][:, :-2]
     given = np.asarray(streams.shifted(jnp.asarray(target, jnp.int32), tiny.START))
@@ -97,7 +104,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
 
 def test_slots_that_are_not_valid_do_not_count():
     stage, data = task(), batch()
-    params, loss = tiny.init(stage.config), jax.jit(stage.loss)
+    params, loss = tiny.init(stage.config), loss_of(stage)
     other = data | {"slots": np.where(data["slot_valid"], data["slots"], 7).astype(np.int32)}
     assert loss(params, data, jax.random.key(0))[0] == loss(params, other, jax.random.key(0))[0]
 
@@ -105,9 +112,9 @@ def test_slots_that_are_not_valid_do_not_count():
 def test_dropped_anchor_tails_are_fewer_tokens():
     stage = task(drop_anchor_tail=1.0)
     params, data = tiny.init(stage.config), batch()
-    loss = jax.jit(stage.loss)
+    loss = loss_of(stage)
     tokens = [float(loss(params, data, jax.random.key(k))[1]["video_tokens"]) for k in range(4)]
-    assert min(tokens) < float(jax.jit(task().loss)(params, data, jax.random.key(0))[1]["video_tokens"])
+    assert min(tokens) < float(loss_of(task())(params, data, jax.random.key(0))[1]["video_tokens"])
 
 
 @pytest.mark.parametrize("fusion", ["cross", "sum", "interleave"])
@@ -116,7 +123,7 @@ def test_every_fusion_learns_what_is_said_about_a_clip(fusion):
     params, data = tiny.init(stage.config), batch()
     optimizer = optax.adam(1e-2)
 
-    @jax.jit
+    @tiny.jit
     def step(params, moments):
         (loss, _), gradient = jax.value_and_grad(stage.loss, has_aux=True)(params, data, jax.random.key(0))
         updates, moments = optimizer.update(gradient, moments, params)
@@ -141,9 +148,9 @@ def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():
     config = dataclasses.replace(plain.config, look_ahead=True)
     stage = dataclasses.replace(plain, config=config, ahead_weight=0.5, ahead_steps=6)
     params, data = tiny.init(config), batch()
-    loss, metrics = jax.jit(stage.loss)(params, data, jax.random.key(0))
+    loss, metrics = loss_of(stage)(params, data, jax.random.key(0))
     without = {name: value for name, value in params.items() if name != "ahead"}
-    alone, _ = jax.jit(plain.loss)(without, data, jax.random.key(0))
+    alone, _ = loss_of(plain)(without, data, jax.random.key(0))
     asked = (np.asarray(streams.delayed(data["slots"], np.full(BATCH, 2), tiny.PAD)) != tiny.PAD) & data["slot_valid"]
     most = 0.5 * float(metrics["ahead_nll"]) * asked.sum() / float(metrics["loss_weight"])
     assert float(alone) < float(loss) <= float(alone) + most + 1e-5
