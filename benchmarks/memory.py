@@ -308,7 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = questions(trained, silence_s, args.streams, args.batch, args.seed, controls)
         for control, asked in found.items():
             if silence_s:
-                rows.append(row_of([q for q in asked if q.after], f"{silence_s:g} s", control))
+                # What comes, leaves and comes again after the silence was not away for as long as it.
+                through = [q for q in asked if q.after and (q.away_s is None or q.away_s >= silence_s)]
+                rows.append(row_of(through, f"{silence_s:g} s", control))
             else:
                 soon = lambda q: q.away_s is None or q.away_s < recent_s
                 rows.append(row_of([q for q in asked if soon(q)], f"none, away under {recent_s:g} s", control))
