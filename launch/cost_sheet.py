@@ -132,7 +132,7 @@ def _runs(stages: Sequence[Stage]) -> str:
                 f"{found.steps:,} × {found.batch_size:,}",
                 f"{found.flops_per_step / 1e12:,.1f}",
                 f"{seen.video_hours:,.0f}",
-                f"{seen.text_tokens / 1e9:.2g} G, {seen.video_tokens / 1e9:.2g} G",
+                f"{_few(seen.text_tokens / 1e9)} G, {_few(seen.video_tokens / 1e9)} G",
                 _few(found.device_hours),
                 f"{found.days:.2g}",
                 f"${_few(found.dollars or 0.0)}",
@@ -282,9 +282,9 @@ weights once; many streams share that. Both numbers of streams are bounds, not m
 
 _MEMORY = """Of the traced gradient in the order of its operations, beside parameters, moments and gradients that every
 device holds whole (`--config.mesh.fsdp=8` spreads them). It knows remat and loops, but not what a compiler fuses, so it
-is rather too much; `launch.compile_ahead` asks the compiler itself. A batch of more rows than fit goes over more
-devices, or through `--config.train.grad_accum`; not in `clip_s16` and `bflow_events_75m`, which compare all rows of a
-batch. 0: not without fsdp."""
+is rather too much: 1.2 to 1.4 times what XLA plans on a CPU for the four quick starts, not checked at full size;
+`launch.compile_ahead` asks the compiler itself. A batch of more rows than fit goes over more devices, or through
+`--config.train.grad_accum`; not in `clip_s16` and `bflow_events_75m`, which compare all rows of a batch. 0: not without fsdp."""
 
 _TAIL = f"""Preparing data: {data_cost.PREPARED_HOURS_PER_CORE_HOUR:.1f} hours of video a core-hour and \
 {data_cost.STORED_BYTES_PER_HOUR / 1e6:.0f} MB an hour at {data_cost.STORED_PX} px; reading: \
