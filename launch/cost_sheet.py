@@ -284,7 +284,8 @@ _MEMORY = """Of the traced gradient in the order of its operations, beside param
 device holds whole (`--config.mesh.fsdp=8` spreads them). It knows remat and loops, but not what a compiler fuses, so it
 is rather too much: 1.2 to 1.4 times what XLA plans on a CPU for the four quick starts, not checked at full size;
 `launch.compile_ahead` asks the compiler itself. A batch of more rows than fit goes over more devices, or through
-`--config.train.grad_accum`; not in `clip_s16` and `bflow_events_75m`, which compare all rows of a batch. 0: not without fsdp."""
+`--config.train.grad_accum`; not in `clip_s16` and `bflow_events_75m`, which compare all rows of a batch. 0: not without
+fsdp."""
 
 _TAIL = f"""Preparing data: {data_cost.PREPARED_HOURS_PER_CORE_HOUR:.1f} hours of video a core-hour and \
 {data_cost.STORED_BYTES_PER_HOUR / 1e6:.0f} MB an hour at {data_cost.STORED_PX} px; reading: \
