@@ -3,7 +3,7 @@
 Command:  python -m launch.prepare --config=configs/data/world_returns.py --out=data/returns
           python -m launch.prepare --config=configs/data/world_returns.py:crossing --out=data/crossing
 Hardware: 2 CPU cores.
-Time:     under a minute each.
+Time:     under two minutes each.
 Result:   24-second clips of the plain look. In `crossing` things only come and go, so that half of all phrases are
           about one that comes; of every five that come about two have been there before.
 """
