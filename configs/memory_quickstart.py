@@ -6,9 +6,9 @@ Command:  python -m launch.prepare --config=configs/data/world_returns.py --out=
           --config.init_from.text=runs/chain/duplex --config.init_from.tokenizer=runs/chain/duplex
           python -m benchmarks.memory --checkpoint=runs/memory
 Hardware: 2 CPU cores, 4 GB.
-Time:     11 minutes at 0.9 steps a second, after two minutes for the data (the run of the figures took 20 beside others).
-Expected: 10 minutes after a thing was last there, "is back" and "enters" are told apart with a balanced accuracy of 0.90
-          (0.50 with the memory emptied), and F1 is 0.93 on 80 clips of the plain look: docs/memory.md.
+Time:     11 minutes at 0.9 steps a second, after two minutes for the data.
+Expected: 10 minutes after a thing was last there, "is back" and "enters" are told apart with a balanced accuracy of
+          0.90 (0.50 with the memory emptied), and F1 is 0.93 on 80 clips of the plain look: docs/memory.md.
 """
 
 from ml_collections import config_dict
