@@ -56,7 +56,10 @@ class AnchorEncoder(nn.Module):
 
 
 class SceneState(nn.Module):
-    """Slots that gather what anchors have shown; each anchor updates them through a gate, nothing resets them."""
+    """Slots that gather what anchors have shown; each anchor updates them through a gate, nothing resets them.
+
+    They are bounded (`StateConfig.rms_max`): a stream of hours has slots of the size that training clips have.
+    """
 
     config: TokenizerConfig
 
@@ -78,7 +81,13 @@ class SceneState(nn.Module):
         for block in self.blocks:
             new = block(new, anchor)
         gate = nn.sigmoid(self.gate(new))
-        return slots + gate * (new - slots)
+        return self.bounded(slots + gate * (new - slots))
+
+    def bounded(self, slots: Float[Array, "B Z D"]) -> Float[Array, "B Z D"]:
+        """The slots, those made smaller whose root mean square is over the bound; the others keep every bit."""
+        mean_square = jnp.square(slots.astype(jnp.float32)).mean(axis=-1, keepdims=True)
+        excess = jnp.sqrt(jnp.maximum(mean_square / self.config.state.rms_max**2, 1.0))
+        return (slots / excess).astype(slots.dtype)
 
     def read(
         self, tokens: Float[Array, "B N D"], states: Float[Array, "B X Z D"], at: Int32[Array, "B N"]

@@ -126,11 +126,22 @@ class FlowConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StateConfig:
-    """Slots that carry what was seen across anchors."""
+    """Slots that carry what was seen across anchors.
+
+    Attributes:
+      slots, layers, heads: their number, and the shape of what updates them.
+      rms_max: no slot's root mean square is larger. What each anchor adds to a slot is about as large as what the one
+        before added, so that without a bound a stream of minutes leaves the sizes that training clips reach.
+    """
 
     slots: int = 4
     layers: int = 1
     heads: int = 4
+    rms_max: float = 1.0
+
+    def __post_init__(self):
+        if self.rms_max <= 0:
+            raise ValueError(f"tokenizer.state.rms_max must be above 0, got {self.rms_max}")
 
 
 @dataclasses.dataclass(frozen=True)
