@@ -3,10 +3,12 @@
     python -m benchmarks.long_speech --json=long.json
     python -m benchmarks.long_speech --checkpoint=runs/quickstart --minutes=10 --streams=16
     python -m benchmarks.long_speech --scene=cuts
+    python -m benchmarks.long_speech --anew
 
 A stream is one scene that goes on all the time (`--scene=one`), or clips of a window's length with a cut between them
 (`--scene=cuts`: everything changes at once, at which a commentator says nothing). In every window what the model says
-is set against what the commentator says, and all windows against the first: see `evals/long_streams.py`.
+is set against what the commentator says, and all windows against the first: see `evals/long_streams.py`. What happens
+in a long scene changes with time, too; `--anew` is the control that tells it from what age does to the model.
 """
 
 import argparse
@@ -63,16 +65,25 @@ def make_stream(look: str, frame_px: int, window_s: float, windows: int, cuts: b
 
 def free_run(
     speaker: Speaker,
-    frames: UInt8[np.ndarray, "B T H W 3"],
+    frames: Sequence[UInt8[np.ndarray, "T H W 3"]],
     delay_steps: int,
     pad_bias: float,
     part_s: float = _PART_S,
+    anew: bool = False,
 ) -> np.ndarray:
-    """int32 `[B, S]`: the slots that streams say. Frames go to the device `part_s` at a time."""
-    live, stride = speaker.live, speaker.clock.video_stride
-    batch, ticks = frames.shape[:2]
-    settings = jnp.ones(batch, bool), jnp.full(batch, delay_steps, jnp.int32), jnp.full(batch, pad_bias, jnp.float32)
+    """int32 `[B, S]`: the slots that streams say.
 
+    Args:
+      speaker: the model.
+      frames: of every stream, all equally long.
+      delay_steps: steps that words run behind the picture.
+      pad_bias: added to silence's logit.
+      part_s: so much goes to the device at once.
+      anew: begin every part as if nothing had been before it.
+    """
+    live, stride = speaker.live, speaker.clock.video_stride
+    batch, ticks = len(frames), len(frames[0])
+    settings = jnp.ones(batch, bool), jnp.full(batch, delay_steps, jnp.int32), jnp.full(batch, pad_bias, jnp.float32)
     uncapped = jnp.full(batch, UNCAPPED, jnp.int32)
 
     @functools.partial(jax.jit, donate_argnums=1)
@@ -87,11 +98,15 @@ def free_run(
         state, tokens = jax.lax.scan(tick, state, seen)
         return state, tokens.reshape(-1, batch)
 
-    state = jax.jit(lambda params: live.init_state(params, batch))(speaker.params)
+    begin = jax.jit(lambda params: live.init_state(params, batch))
+    state = begin(speaker.params)
     per_part = speaker.clock.ticks_in(part_s)
     said = []
     for first in range(0, ticks, per_part):
-        state, tokens = run(speaker.params, state, frames[:, first : first + per_part].swapaxes(0, 1))
+        part = np.stack([stream[first : first + per_part] for stream in frames], axis=1)
+        if anew and first:
+            state = begin(speaker.params)
+        state, tokens = run(speaker.params, state, part)
         said.append(np.asarray(tokens))
         print(f"\r{min(ticks, first + per_part) / ticks:4.0%} watched", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -101,7 +116,8 @@ def free_run(
 def long_speech(speaker: Speaker, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
     """Lets the model watch the streams, and counts; see `evals/long_streams.report`."""
     clock, delay = speaker.clock, speaker.delays.usual
-    slots = free_run(speaker, np.stack([stream.frames for stream in streams]), delay, args.pad_bias)
+    part_s = window_s if args.anew else _PART_S
+    slots = free_run(speaker, [stream.frames for stream in streams], delay, args.pad_bias, part_s, args.anew)
     windows = round(clock.tick_time_s(len(streams[0].frames)) / window_s)
     counts = []
     for row, stream in zip(slots, streams, strict=True):
@@ -148,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     add("--scene", default="one", choices=("one", "cuts"), help="one scene, or a cut a window (default: %(default)s)")
     add("--minutes", type=float, default=2.0, help="length of every stream (default: %(default)s)")
     add("--streams", type=int, default=64, help="how many (default: %(default)s)")
+    add("--anew", action="store_true", help="the control: the model begins anew with every window")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit (default: %(default)s)")
     add("--json", metavar="FILE", help="write every number here")
     return flags
@@ -171,7 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = long_speech(speaker, streams, window_s, args)
     show(found)
     if args.json:
-        asked = {"model": speaker.name, "look": args.look, "scene": args.scene, "minutes": args.minutes}
+        asked = {
+            "model": speaker.name,
+            "look": args.look,
+            "scene": args.scene,
+            "minutes": args.minutes,
+            "anew": args.anew,
+        }
         Path(args.json).write_text(json.dumps(asked | found, indent=1) + "\n", encoding="utf-8")
     return 0
 

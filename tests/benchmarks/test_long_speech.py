@@ -28,6 +28,8 @@ def test_parts_are_one_stream(capsys):
     frames = np.zeros((2, 10, FRAME_PX, FRAME_PX, 3), np.uint8)
     found = free_run(speaker, frames, 2, 0.0, part_s=CLOCK.tick_time_s(4))
     np.testing.assert_array_equal(found, [slots, slots])
+    begun_anew = free_run(speaker, frames, 2, 0.0, part_s=CLOCK.tick_time_s(5), anew=True)
+    np.testing.assert_array_equal(begun_anew, [[*slots[:10], *slots[:10]]] * 2)
     assert "100% watched" in capsys.readouterr().err
 
 
