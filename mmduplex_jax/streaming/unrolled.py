@@ -33,7 +33,10 @@ def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualS
     anchor = config.tokenizer.anchor
     anchor = dataclasses.replace(anchor, tower=dataclasses.replace(anchor.tower, remat=False, dtype="float32"))
     tokenizer_config = dataclasses.replace(config.tokenizer, event=flat(event), anchor=anchor, dtype="float32")
-    config = dataclasses.replace(config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video))
+    memory = None if config.memory is None else dataclasses.replace(config.memory, dtype="float32")
+    config = dataclasses.replace(
+        config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video), memory=memory
+    )
     return config, params
 
 
