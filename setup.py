@@ -53,8 +53,16 @@ EXTRAS_REQUIRE = {
     "captions": CAPTIONS,
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
-    # Others' decoders and loaders that `benchmarks.data` measures beside ours.
-    "bench": ["torch>=2.13", "torchcodec>=0.12", "decord>=0.6", "webdataset>=1.0"],
+    # What `benchmarks.data` and `benchmarks.streaming --peers` measure beside ours: decoders, loaders, models.
+    # moshi comes by itself, `pip install --no-deps moshi==0.2.13`: its bounds on torch and numpy exclude current ones.
+    "bench": [
+        "torch>=2.13",
+        "torchcodec>=0.12",
+        "decord>=0.6",
+        "webdataset>=1.0",
+        "transformers>=5.23",
+        "sentencepiece>=0.2",
+    ],
     "dev": [
         *CAPTIONS,
         *LIVE,

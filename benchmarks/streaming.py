@@ -1,13 +1,16 @@
-"""What a stream costs, and whether it stays so: step times at several batches, and hours at full speed.
+"""What a stream costs, how many a machine holds, and whether it stays so: step times, sessions, hours at full speed.
 
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
     python -m benchmarks.streaming --checkpoint=checkpoints/shipped --batches= --simulated_hours=24 --json=day.json
+    python -m benchmarks.streaming --checkpoint=checkpoints/shipped --batches= --sessions=1024 --json=sessions.json
     python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
 do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one seat.
+
+With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.sessions`).
 
 With `--peers` our steps take turns with those of others (`benchmarks.streaming_peers`), in another Python where these
 are installed: PyTorch, transformers, and `moshi` by `pip install --no-deps moshi sentencepiece` (its own pins are of
@@ -28,6 +31,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.sessions import real_time_sessions
 from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
@@ -56,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=300, help="steps to time, after some to warm up (default: %(default)s)")
     add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
+    add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
     add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
     add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
     add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
@@ -109,8 +115,8 @@ def wrong(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str]
     """What is wrong with the flags; empty where nothing is."""
     if set(parts) - set(PARTS) or set(peers) - set(PEERS):
         return f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}"
-    if min([*batches, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s) <= 0:
-        return "--batches, --steps, --rounds, --part_s and --limit_s are positive"
+    if min([*batches, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
+        return "--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive"
     if peers and args.checkpoint:
         return "--peers compares a config's shape, with random parameters: leave --checkpoint out"
     return ""
@@ -132,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 watched_s=[float(s) for s in listed(args.watched_s)], rounds=args.rounds, steps=args.steps,
                 limit_s=args.limit_s, peers_python=args.peers_python,
             )  # fmt: skip
-        if not peers or args.simulated_hours:
+        if not peers or args.simulated_hours or args.sessions:
             if args.checkpoint:
                 speaker = trained_speaker(args.checkpoint)
             else:
@@ -142,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"streaming: {error}", file=sys.stderr)
         return 2
+    if args.sessions:
+        report["sessions"] = real_time_sessions(speaker, args.session_s, args.sessions)
+        print(f"{report['sessions']['largest']} sessions in real time, of at most {args.sessions} tried")
     if args.simulated_hours:
         report["long"] = found = simulated_hours(speaker, args.simulated_hours, args.part_s)
         print(
