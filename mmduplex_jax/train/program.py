@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from mmduplex_jax.train.groups import Groups, make_groups
 from mmduplex_jax.train.optimizer import make_learning_rates, make_optimizer
 from mmduplex_jax.train.state import TrainState, abstract_params, abstract_state, init_state, state_shardings
-from mmduplex_jax.train.step import check_batch_size, compile_step, make_step
+from mmduplex_jax.train.step import check_batch_size, lower_step, make_step
 from mmduplex_jax.train.task import MeshTask, Task
 from mmduplex_jax.typing import PyTree
 
@@ -48,9 +48,13 @@ class Program:
     step: Callable
     seed: int
 
+    def lower(self) -> Any:
+        """The step as the compiler is given it; the compiled one takes the state over (donation)."""
+        return lower_step(self.step, self.target, self.shardings, self.example, self.mesh)
+
     def compile(self) -> Any:
         """The step, compiled for the mesh; it takes the state over (donation)."""
-        return compile_step(self.step, self.target, self.shardings, self.example, self.mesh)
+        return self.lower().compile()
 
     def init_state(self) -> TrainState:
         """The state at step 0, on the mesh."""

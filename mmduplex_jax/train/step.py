@@ -113,10 +113,8 @@ def check_batch_size(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
         )
 
 
-def compile_step(
-    step: Callable, state: TrainState, shardings: TrainState, example: Mapping[str, Any], mesh: Mesh
-) -> Any:
-    """Compiles `step` for a state like `state` (abstract or not) and batches like `example`; the state is donated."""
+def lower_step(step: Callable, state: TrainState, shardings: TrainState, example: Mapping[str, Any], mesh: Mesh) -> Any:
+    """Lowers `step` for a state like `state` (abstract or not) and batches like `example`; the state is donated."""
     by_batch = {name: batch_sharding(mesh) for name in example}
     jitted = jax.jit(
         step,
@@ -124,4 +122,4 @@ def compile_step(
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return jitted.lower(state, dict(example)).compile()
+    return jitted.lower(state, dict(example))
