@@ -26,6 +26,7 @@ class TextTokenizer:
       word_id: the slot before a word's tokens.
       start_id: what the text stream is fed before its first slot.
       vocab_size: ids that an embedding table needs.
+      whole_words: every token is a word: none can go on.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -43,6 +44,9 @@ class TextTokenizer:
         self.word_id = self.base_vocab_size + 1
         self.start_id = self.base_vocab_size + 2
         self.vocab_size = self.base_vocab_size + MARKS
+        # (Another splitter may cut a word before the vocabulary is asked.)
+        splits = isinstance(self._tokenizer.pre_tokenizer, WhitespaceSplit)
+        self.whole_words = splits and isinstance(self._tokenizer.model, WordLevel)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "TextTokenizer":

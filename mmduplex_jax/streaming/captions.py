@@ -35,8 +35,9 @@ class TimedWord(NamedTuple):
 class WordAssembler:
     """Turns the slots of one stream, one at a time, into words.
 
-    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD. Where a model leaves the
-    mark out, a token that begins with a space begins a word, and no word is longer than any vocabulary spells.
+    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD, or at once where every
+    token is a word. Where a model leaves the mark out, a token that begins with a space begins a word, and no word is
+    longer than any vocabulary spells.
 
     Attributes:
       delay_s: how far the words run behind the picture; may change between words.
@@ -57,7 +58,7 @@ class WordAssembler:
                 self._begin(t_s)
             self._token_ids.append(slot)
             self._last_s = t_s
-            return whole
+            return self.flush() if self._tokenizer.whole_words else whole
         if slot == self._tokenizer.word_id:
             whole = self.flush()
             self._begin(t_s)

@@ -42,9 +42,21 @@ def test_a_word_is_about_its_mark_less_the_delay_and_said_at_its_last_token():
 
 
 def test_a_word_is_known_at_the_next_pad_or_mark_and_not_before():
+    assert not TOKENIZER.whole_words
     assembler = WordAssembler(TOKENIZER, 0.0)
     pushed = [assembler.push(slot, 0.0) for slot in [WORD, RED, WORD, CIRCLE, PAD, PAD]]
     assert [word and word.text for word in pushed] == [None, None, "red", None, "circle", None]
+    assert assembler.flush() is None
+
+
+def test_a_word_is_known_at_its_token_where_no_token_can_go_on():
+    words = TextTokenizer.word_level(["red", "circle", "enters", "left"])
+    assert words.whole_words
+    assert not byte_pieces().whole_words
+    assembler = WordAssembler(words, 0.0)
+    slots = [words.word_id, RED, words.word_id, CIRCLE, words.pad_id, LEFT]
+    pushed = [assembler.push(slot, 0.0) for slot in slots]
+    assert [word and word.text for word in pushed] == [None, "red", None, "circle", None, "left"]
     assert assembler.flush() is None
 
 
