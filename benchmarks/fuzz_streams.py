@@ -52,8 +52,8 @@ class CountingLive:
     def init_state(self, params: Any, batch: int) -> _State:
         return _State(jnp.zeros((batch,), jnp.int32))
 
-    def reset_rows(self, params: Any, state: _State, mask: jax.Array) -> _State:
-        return _State(jnp.where(mask, 0, state.step))
+    def reset_row(self, params: Any, state: _State, row: Any) -> _State:
+        return _State(state.step.at[row].set(0))
 
     def live_step(
         self, params: Any, state: _State, frame: Any, active: Any, delay: Any, pad_bias: Any, *, cap: Any

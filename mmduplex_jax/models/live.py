@@ -113,32 +113,31 @@ class LiveModel:
         state = state._replace(token=jnp.where(active, token, state.token))
         return state, StepOutput(token, done, logits, self._report(tokens))
 
-    def reset_rows(self, params: PyTree, state: LiveState, mask: Bool[Array, "B"]) -> LiveState:
-        """Begins the streams of `mask` anew; nothing of what they were is left in the state."""
-        fresh = self.init_state(params, len(mask))
+    def reset_row(self, params: PyTree, state: LiveState, row: Int32[Array, ""]) -> LiveState:
+        """Begins the stream of a row anew; nothing of what it was is left in the state.
+
+        Only that row is written, so that where the state is donated, streams that come and go cost the others nothing.
+        """
+        fresh = self.init_state(params, 1)
         c = self.config
 
-        def pick(new: PyTree, old: PyTree, axis: int) -> PyTree:
-            """Takes the rows of `mask` from `new`; `axis` is where the batch is."""
-
-            def one(a: Array, b: Array) -> Array:
-                return jnp.where(jnp.expand_dims(mask, [i for i in range(a.ndim) if i != axis]), a, b)
-
-            return jax.tree.map(one, new, old)
+        def put(new: PyTree, old: PyTree, axis: int) -> PyTree:
+            """Writes the row; `axis` is where the batch is."""
+            return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(b, a, row, axis), new, old)
 
         # What scanned layers look at has the layers before the batch.
-        tokenizer = pick(fresh.tokenizer._replace(buffers=()), state.tokenizer._replace(buffers=()), 0)
-        buffers = pick(fresh.tokenizer.buffers, state.tokenizer.buffers, int(c.tokenizer.event.scan))
+        tokenizer = put(fresh.tokenizer._replace(buffers=()), state.tokenizer._replace(buffers=()), 0)
+        buffers = put(fresh.tokenizer.buffers, state.tokenizer.buffers, int(c.tokenizer.event.scan))
         return LiveState(
             tokenizer=tokenizer._replace(buffers=buffers),
-            video_index=pick(fresh.video_index, state.video_index, 0),
-            video_buffers=pick(fresh.video_buffers, state.video_buffers, int(c.video.scan)),
-            seen=pick(fresh.seen, state.seen, int(c.text.scan)),
-            text_index=pick(fresh.text_index, state.text_index, 0),
-            text_buffers=pick(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
-            step=pick(fresh.step, state.step, 0),
-            token=pick(fresh.token, state.token, 0),
-            memory=pick(fresh.memory, state.memory, 0),
+            video_index=put(fresh.video_index, state.video_index, 0),
+            video_buffers=put(fresh.video_buffers, state.video_buffers, int(c.video.scan)),
+            seen=put(fresh.seen, state.seen, int(c.text.scan)),
+            text_index=put(fresh.text_index, state.text_index, 0),
+            text_buffers=put(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
+            step=put(fresh.step, state.step, 0),
+            token=put(fresh.token, state.token, 0),
+            memory=put(fresh.memory, state.memory, 0),
         )
 
     def _no_tokens(self, batch: int) -> Tokens:

@@ -26,8 +26,8 @@ class Live(Protocol):
     ) -> tuple[PyTree, Any]:
         """One text step: the new state and a `StepOutput`."""
 
-    def reset_rows(self, params: PyTree, state: PyTree, mask: Any) -> PyTree:
-        """The state with the rows of `mask` as `init_state` makes them."""
+    def reset_row(self, params: PyTree, state: PyTree, row: Any) -> PyTree:
+        """The state with a row (int32) as `init_state` makes it."""
 
 
 class SpentTokens(NamedTuple):
@@ -135,11 +135,11 @@ class Rows:
         self._step = compiled.lower(*given, frames, self._on_device(mask), *self._settings).compile()
         self._reset = None
         if resets:
-            self._reset = jax.jit(live.reset_rows, donate_argnums=1).lower(*given, self._on_device(mask)).compile()
+            self._reset = jax.jit(live.reset_row, donate_argnums=1).lower(*given, np.int32(0)).compile()
         self.restart()
         self.step(frames, mask).read()
         if resets:
-            self.reset(mask)
+            self.reset(~mask)
         self.restart()
         jax.block_until_ready(self.state)
         self.compile_s = time.perf_counter() - started_s
@@ -181,7 +181,8 @@ class Rows:
         """Begins the rows of `mask`, bool `[B]`, anew, after the steps dispatched so far."""
         if self._reset is None:
             raise ValueError("these rows were made with resets=False")
-        self._state = self._reset(self._params, self._state, self._on_device(mask))
+        for row in np.flatnonzero(mask):
+            self._state = self._reset(self._params, self._state, np.int32(row))
 
     def _on_device(self, mask: np.ndarray) -> jax.Array:
         """A mask of rows on the device; the last few are kept, since most steps have the one of the step before."""

@@ -46,7 +46,7 @@ def test_a_stream_equals_a_clip_with_rows_that_wait_and_begin_anew(fusion):
     worst, wraps, call = 0.0, 0, 0
     while at.min() < 2 * TICKS:
         if call == 50:
-            state = live.reset_rows(params, state, jnp.arange(BATCH) == 1)
+            state = live.reset_row(params, state, 1)
             at[1] = 0
         active = (rng.random(BATCH) < 0.85) & (at < 2 * TICKS)
         now = np.minimum(at, 2 * TICKS - 1)

@@ -52,8 +52,8 @@ class ScriptedLive:
     def init_state(self, params, batch):
         return State(jnp.zeros((batch,), jnp.int32))
 
-    def reset_rows(self, params, state, mask):
-        return State(jnp.where(mask, 0, state.step))
+    def reset_row(self, params, state, row):
+        return State(state.step.at[row].set(0))
 
     def live_step(self, params, state, frame, active, delay, pad_bias, *, cap):
         tick = (state.step % CLOCK.video_stride == 0)[:, None]
