@@ -196,7 +196,7 @@ class _Reading:
             if index is None or root.opcode != "tuple":
                 return None
             kept = body.instructions[root.operands[index]]
-            handed_on = kept.opcode == "get-tuple-element" and int(_INDEX.search(kept.rest)[1]) == index
+            handed_on = kept.opcode == "get-tuple-element" and _index(kept) == index
             return first(number, index) if handed_on else None
 
         sent = self.of(body.name, in_body)
@@ -238,6 +238,14 @@ def _nothing(number: int, index: int | None) -> None:
     """Parameters of which nothing is known."""
 
 
+def _index(instruction: _Instruction) -> int:
+    """Which element a `get-tuple-element` takes; ValueError where the text does not say."""
+    found = _INDEX.search(instruction.rest)
+    if found is None:
+        raise ValueError(f"a get-tuple-element without `index=`: {instruction.rest!r}")
+    return int(found[1])
+
+
 def _integer(name: str, where: _Computation, known: _Known, index: int | None = None) -> int | None:
     """The value of an instruction, or of an element of the tuple that it is; None where it is no constant."""
     instruction = where.instructions[name]
@@ -248,7 +256,7 @@ def _integer(name: str, where: _Computation, known: _Known, index: int | None = 
     if instruction.opcode == "tuple" and index is not None:
         return _integer(instruction.operands[index], where, known)
     if instruction.opcode == "get-tuple-element" and index is None:
-        return _integer(instruction.operands[0], where, known, int(_INDEX.search(instruction.rest)[1]))
+        return _integer(instruction.operands[0], where, known, _index(instruction))
     if instruction.opcode in _SAME_VALUE:
         return _integer(instruction.operands[0], where, known, index)
     return None
