@@ -18,8 +18,8 @@ _OCTAVES = 4  # of the Fourier features of a position
 
 
 def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
-    """Maps bytes to `[-1, 1]`."""
-    return (picture.astype(jnp.float32) / 127.5 - 1.0).astype(dtype)
+    """Maps bytes to `[-1, 1]`; integers up to the one division, so that every way of compiling it rounds alike."""
+    return ((2 * picture.astype(jnp.int32) - 255).astype(jnp.float32) / 255.0).astype(dtype)
 
 
 def crops(
@@ -32,18 +32,23 @@ def crops(
     return jax.vmap(cut)(tick, centre_px)
 
 
-def silhouette(crops: Float[Array, "... h w 3"]) -> Float[Array, "... h w 1"]:
+def silhouette(crops: UInt8[Array, "... h w 3"], dtype) -> Float[Array, "... h w 1"]:
     """How far every pixel stands out from the crop's rim, from 0 to 2 where it does most.
 
     Crops are centred on a thing, so the rim shows what is behind it and this its outline, whatever their colours are:
     without it shapes have to be learned for every pair of colours anew, and are what a small model learns last.
+
+    In integers up to the one division: on a crop of one colour all contrast would be rounding, and be enlarged by it.
     """
     side = crops.shape[-2]
-    rim = np.ones((side, side, 1), np.float32)
+    rim = np.ones((side, side, 1), np.int32)
     rim[1:-1, 1:-1] = 0
-    behind = (crops * rim).sum(axis=(-3, -2), keepdims=True) / rim.sum()
-    contrast = jnp.abs(crops - behind).sum(axis=-1, keepdims=True)
-    return 2 * contrast / (contrast.max(axis=(-3, -2), keepdims=True) + 0.1)
+    count = int(rim.sum())
+    crops = crops.astype(jnp.int32)
+    behind = (crops * rim).sum(axis=(-3, -2), keepdims=True)
+    contrast = jnp.abs(count * crops - behind).sum(axis=-1, keepdims=True)  # in steps of 1 / count of a byte
+    most = contrast.max(axis=(-3, -2), keepdims=True).astype(jnp.float32)
+    return (2 * contrast.astype(jnp.float32) / (most + 0.1 * 127.5 * count)).astype(dtype)
 
 
 def motion_patches(
@@ -108,7 +113,7 @@ class FlowEncoder(nn.Module):
         told = dense(flow.width, ("patch", "embed"), name="told", dtype=dtype, use_bias=True)(told)
 
         picture = pixels(pictures, dtype)
-        patches = patchify(jnp.concatenate([picture, silhouette(picture)], axis=-1), flow.patch_px)
+        patches = patchify(jnp.concatenate([picture, silhouette(pictures, dtype)], axis=-1), flow.patch_px)
         x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
         if flow.layers:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
