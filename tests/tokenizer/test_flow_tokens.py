@@ -8,7 +8,7 @@ from mmduplex_jax.tokenizer.flow_tokens import silhouette
 
 
 def by_definition(crop):
-    """In float64, as the docstring says it: the distance from the rim's mean, 2 where most; a tenth keeps noise small."""
+    """In float64, as the docstring says it: the distance from the rim's mean, 2 where most; 0.1 keeps noise small."""
     crop = crop / 127.5 - 1
     rim = np.ones(crop.shape[:2], bool)
     rim[1:-1, 1:-1] = False
@@ -26,7 +26,7 @@ def test_a_silhouette_stands_out_from_the_rim():
 
 
 def test_a_crop_of_one_colour_has_none_however_it_is_compiled():
-    """Rounding would be enlarged tenfold by the division, by another one in every program: streams left their clips by 3e-5."""
+    """Rounding would be enlarged by the division, differently in every program: streams left their clips by 3e-5."""
     crops = np.broadcast_to(np.uint8([[77], [123], [254]])[:, None, None], (3, 32, 32, 3))
     for run in (silhouette, jax.jit(silhouette, static_argnums=1)):
         assert not np.asarray(run(jnp.asarray(crops), jnp.float32)).any()
