@@ -32,7 +32,10 @@ def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualS
         params["tokenizer"] = tokenizer | {"events": _unstacked(tokenizer["events"], event)}
     anchor = config.tokenizer.anchor
     anchor = dataclasses.replace(anchor, tower=dataclasses.replace(anchor.tower, remat=False, dtype="float32"))
-    tokenizer_config = dataclasses.replace(config.tokenizer, event=flat(event), anchor=anchor, dtype="float32")
+    flow = dataclasses.replace(config.tokenizer.flow, remat=False)
+    tokenizer_config = dataclasses.replace(
+        config.tokenizer, event=flat(event), anchor=anchor, flow=flow, dtype="float32"
+    )
     memory = None if config.memory is None else dataclasses.replace(config.memory, dtype="float32")
     config = dataclasses.replace(
         config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video), memory=memory

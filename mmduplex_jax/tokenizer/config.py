@@ -113,6 +113,7 @@ class FlowConfig:
       width, layers, heads: of the trunk over the patches.
       motion_features: whether tokens carry motion vectors, match costs and their short history.
       centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
+      remat: recompute the trunk's activations in the backward pass.
     """
 
     crop_px: int = 20
@@ -122,6 +123,7 @@ class FlowConfig:
     heads: int = 4
     motion_features: bool = True
     centre: bool = True
+    remat: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

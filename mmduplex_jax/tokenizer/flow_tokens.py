@@ -119,7 +119,8 @@ class FlowEncoder(nn.Module):
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
             x = x + self.param("positions", init, (x.shape[-2], flow.width)).astype(dtype)
             x = jnp.concatenate([told[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
-            told = Encoder(flow.layers, flow.heads, name="trunk")(x)[:, 0].reshape(batch, count, flow.width)
+            x = Encoder(flow.layers, flow.heads, remat=flow.remat, name="trunk")(x)
+            told = x[:, 0].reshape(batch, count, flow.width)
         else:
             # Normalised, or the pixels' small numbers drown in the motion's and what a thing is gets learned last.
             told = told + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
