@@ -23,6 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # A config is added to the goldens by its line here.
 CONFIGS = (
     "quickstart",
+    "memory_quickstart",
     "bflow_75m",
     "duplex_300m",
     "duplex_clip_llm",

@@ -1,6 +1,7 @@
 """The `duplex` stage: the dual-stream model learns to say what it sees, when it sees it."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -81,6 +82,7 @@ class DuplexTask:
       ahead_weight: weight of naming, while a word is said, all words of the next `ahead_steps`: what a phrase will
         need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle et al., 2024).
       drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+      tokenizer_trained: whether the tokenizer ever is (`config.train.groups`); it only counts for the operations.
     """
 
     config: DualStreamConfig
@@ -91,6 +93,7 @@ class DuplexTask:
     drop_anchor_tail: float
     ahead_weight: float = 0.0
     ahead_steps: int = 20
+    tokenizer_trained: bool = True
 
     @property
     def model(self) -> DualStream:
@@ -166,7 +169,8 @@ class DuplexTask:
 
     def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
         """The same by part: `tokenizer`, `video`, `text`, `loss`."""
-        return {name: batch_size * part for name, part in flops.dual_stream(self.config, self.ticks).items()}
+        parts = flops.dual_stream(self.config, self.ticks, self.tokenizer_trained)
+        return {name: batch_size * part for name, part in parts.items()}
 
 
 def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
@@ -174,6 +178,8 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
     model = model_config(config, vocab_size, pad_id, word_id, start_id)
     if config.delay.min > config.delay.max:
         raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
+    groups = (config.train.get("groups") or {}).values()
+    never = any(group.start_step == -1 and re.match(group.match, "tokenizer/projector/kernel") for group in groups)
     return DuplexTask(
         config=model,
         ticks=model.clock.ticks_in(config.data.clip_s),
@@ -183,4 +189,5 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         drop_anchor_tail=config.loss.drop_anchor_tail,
         ahead_weight=config.loss.ahead_weight,
         ahead_steps=model.clock.steps_in(config.loss.ahead_s),
+        tokenizer_trained=not never,
     )

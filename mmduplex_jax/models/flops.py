@@ -16,6 +16,7 @@ import dataclasses
 
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStreamConfig
+from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.event_tokens import ReaderConfig
 from mmduplex_jax.tokenizer.config import MotionConfig, TokenizerConfig
 from mmduplex_jax.towers.text import TextTowerConfig
@@ -179,29 +180,48 @@ def token_reader(reader: ReaderConfig, width: int, tokens: int, places: int) -> 
     return read + product(looks, heads, reader.width) + product(places, reader.width, 2 * reader.hidden)
 
 
-def dual_stream(config: DualStreamConfig, ticks: int) -> dict[str, Flops]:
-    """A clip of `ticks` ticks through the model, by part: `tokenizer`, `video`, `text`, `loss`."""
-    c, text, video = config, config.text, config.video
+def dual_stream(config: DualStreamConfig, ticks: int, tokenizer_trained: bool = True) -> dict[str, Flops]:
+    """A clip of `ticks` ticks through the model, by part: `tokenizer`, `video`, `text`, `loss`.
+
+    No gradient goes to the tokens of a tokenizer that is never trained.
+    """
+    c, text, video, of_data = config, config.text, config.video, not tokenizer_trained
     steps, tokens = ticks * c.clock.video_stride, c.tokenizer.token_capacity(ticks)
-    parts = {"tokenizer": tokenizer(c.tokenizer, ticks)}
+    seen = tokenizer(c.tokenizer, ticks)
+    parts = {"tokenizer": seen.frozen if of_data else seen}
     if c.fusion == "interleave":
-        parts["video"] = product(tokens, c.tokenizer.width, text.width)
+        parts["video"] = product(tokens, c.tokenizer.width, text.width, of_data=of_data)
         parts["text"] = stack(text, steps + tokens, steps + tokens)
     else:
-        parts["video"] = stack(video, tokens, tokens) + _into_text(c, tokens)
+        parts["video"] = stack(video, tokens, tokens) + _into_text(c, tokens, of_data)
         parts["text"] = stack(text, steps, steps, tokens) + _pooled(c, steps, tokens)
+    if c.memory is not None:
+        periods = -(-steps // c.memory.period_steps)
+        parts["video"] += _remembered(c, c.memory, tokens, made=periods, seen=periods)
     parts["loss"] = product(steps, text.width, c.vocab_rows)
     if c.look_ahead:
         parts["loss"] += product(steps, text.width, text.width + c.vocab_rows)
     return parts
 
 
-def _into_text(config: DualStreamConfig, tokens: float) -> Flops:
+def _into_text(config: DualStreamConfig, tokens: float, of_data: bool = False) -> Flops:
     """Tokens into the video stream, and out of it to the keys and values of the text layers."""
     text = config.text
     layers = text.groups if config.fusion == "cross" else 1
     out = layers * 2 * text.kv_heads * text.head_width
-    return product(tokens, config.tokenizer.width, config.video.width) + product(tokens, config.video.width, out)
+    inward = product(tokens, config.tokenizer.width, config.video.width, of_data=of_data)
+    return inward + product(tokens, config.video.width, out)
+
+
+def _remembered(config: DualStreamConfig, memory: MemoryConfig, tokens: float, made: float, seen: float) -> Flops:
+    """Tokens read into `made` event tokens, and what the tokens find in `seen` of them.
+
+    A gradient goes back as far as the scale of the norm before it, whether the tokenizer is trained or not.
+    """
+    c, heads = config, memory.heads * memory.head_width
+    total = product(tokens, c.tokenizer.width, 3 * heads) + attention(made, tokens, heads)
+    total += product(made, heads, 2 * memory.kv_heads * memory.head_width) + attention(tokens, seen, heads)
+    return total + product(tokens, heads, c.text.width if c.fusion == "interleave" else c.video.width)
 
 
 def _pooled(config: DualStreamConfig, steps: float, tokens: float) -> Flops:
@@ -227,6 +247,8 @@ def live_tick(config: DualStreamConfig) -> dict[str, Flops]:
         video += product(k.slots, k.width, c.text.width) + stack(c.text, k.slots, c.text_ring_size)
     else:
         video += stack(c.video, k.slots, seen) + _into_text(c, k.slots)
+    if c.memory is not None:
+        video += _remembered(c, c.memory, k.slots, made=1, seen=c.memory.ring_size)
     text = stack(c.text, 1, c.text_ring_size, seen) + _pooled(c, 1, seen)
     parts |= {"video": video, "text": text + product(1, c.text.width, c.vocab_rows)}
     return {name: part.frozen for name, part in parts.items()}

@@ -8,13 +8,18 @@ import pytest
 from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
 from launch.config_file import load_config
 from launch.stages import build_task, load_tokenizer
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.models import flops
+from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.train.groups import make_groups
 from mmduplex_jax.train.state import abstract_params
 from mmduplex_jax.train.traced import trace
 from tests import tiny
 
+MEMORY = MemoryConfig(
+    clock=Clock(), period_ticks=3, capacity_steps=50, recent_steps=8, heads=2, kv_heads=1, head_width=8
+)
 # Few layers at full width: what a layer costs does not depend on how many there are.
 _SHALLOW = {"layers": 2}
 # What is left out of the count (norms, softmax, rotary turns), as a share of XLA's; the issue's bound.
@@ -39,9 +44,9 @@ def full_width(stage: str, fusion: str = "cross"):
         c.vision.update(_SHALLOW, remat=False)
         c.text.update(_SHALLOW)
     if stage in ("duplex", "bflow"):
-        c.tokenizer.event.update(_SHALLOW)
-        c.tokenizer.flow.update(_SHALLOW)
-        c.tokenizer.anchor.tower.update(_SHALLOW)
+        c.tokenizer.event.update(_SHALLOW, remat=False)
+        c.tokenizer.flow.update(_SHALLOW, remat=False)
+        c.tokenizer.anchor.tower.update(_SHALLOW, remat=False)
     return c
 
 
@@ -88,10 +93,10 @@ def test_xla_counts_as_much_at_full_width(stage: str, fusion: str):
 def small(stage: str):
     """A quick start with few layers, whose every part is there."""
     config = load_config(f"configs/{stage}_quickstart.py" if stage != "duplex" else "configs/quickstart.py")
-    if stage in ("duplex", "bflow"):
+    if stage in ("duplex", "memory", "bflow"):
         config.data.clip_s = 2.56
         config.tokenizer.anchor.tower.layers = 1
-    if stage == "duplex":
+    if stage in ("duplex", "memory"):
         config.text.layers = 2
     return config
 
@@ -103,6 +108,8 @@ def small(stage: str):
         ("duplex", {"fusion": "sum", "loss.ahead_weight": 0.0}),
         ("duplex", {"fusion": "interleave", "text.num_sinks": 0}),
         ("duplex", {"tokenizer.kind": "uniform", "text.scan": True, "video_stream.remat": False}),
+        ("memory", {}),
+        ("memory", {"fusion": "interleave", "text.num_sinks": 0}),
         ("bflow", {"counterfeits.swapped_every": 0}),
         ("vlm", {"projector.tokens": 2}),
         ("clip", {}),
@@ -126,9 +133,11 @@ def test_what_is_computed_again_does_not_count_as_the_model_s():
     assert 0.5 * towers < again < towers
 
 
-@pytest.mark.parametrize("fusion", ["cross", "sum", "interleave"])
-def test_a_live_step_costs_what_is_counted(fusion: str):
-    config = tiny.dual_stream(fusion)
+@pytest.mark.parametrize(
+    ("fusion", "memory"), [("cross", None), ("sum", None), ("interleave", None), ("cross", MEMORY)]
+)
+def test_a_live_step_costs_what_is_counted(fusion: str, memory: MemoryConfig | None):
+    config = tiny.dual_stream(fusion, memory=memory)
     live, ones = LiveModel(config), np.ones(1, np.int32)
     shapes = nn.unbox(jax.eval_shape(lambda: tiny.init(config)))
     state = jax.eval_shape(lambda params: live.init_state(params, 1), shapes)
