@@ -3,13 +3,15 @@
     python -m launch.train --config=configs/quickstart.py --workdir=out/quickstart [--config.train.steps=100]
 
 Run the same command again to go on from the newest checkpoint in the workdir. On several machines, start it on each
-with `--distributed` (and the coordinator's address in the environment where JAX does not find it by itself).
+with `--distributed`, on a workdir that all of them see: SLURM, Open MPI and Cloud TPU say who is who, elsewhere give
+--coordinator=HOST:PORT --num_processes=N --process_id=I (docs/cluster.md). Process 0 alone speaks; the others
+tell only what it cannot know.
 
 Exit codes:
   0    done (or at `--config.train.stop_at_step`)
   2    the config, the data, the mesh or the workdir do not fit each other; the message says what to change
   3    loss or gradient was not finite; the message names the records
-  75   SIGTERM: saved, start the same command again
+  75   start the same command again: SIGTERM (saved), or another process did not come, or was lost
   130  Ctrl-C: saved
 """
 
@@ -31,6 +33,7 @@ from launch.init_from_plan import InitFromError
 from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
+from mmduplex_jax.train.distributed import Job, JoinError, take_part, voices
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.loop import NonFiniteError, fit
@@ -44,8 +47,15 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) -> int:
+def train(
+    config: Any, workdir: str | Path, log: Callable[[str], None] = say, warn: Callable[[str], None] | None = None
+) -> int:
     """Trains the stage of a resolved config; returns the exit code (0, 75 or 130).
+
+    Args:
+      config: with every field.
+      workdir: of the run.
+      log: where lines go; `warn`: where those of this process alone do, `log` if it is not given.
 
     Raises:
       Exception: see `mmduplex_jax.train.loop.fit` and `data_pipelines.loader.make_loader`.
@@ -87,6 +97,7 @@ def train(config: Any, workdir: str | Path, log: Callable[[str], None] = say) ->
             data_fingerprint=data_fingerprint(dirs),
             start=make_start(config, task, tokenizer, log),
             log=log,
+            warn=warn,
         )
     finally:
         data.close()
@@ -129,14 +140,22 @@ def main(argv: list[str]) -> int:
     # Orbax tells of every file at INFO.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    if flags.FLAGS.distributed:
-        jax.distributed.initialize()
+    f = flags.FLAGS
+    if not (f.distributed or f.coordinator):
+        return _coded(lambda: train(f.config, f.workdir))
+    job = lambda: Job(f.coordinator, f.num_processes, f.process_id, f.join_timeout_s, f.peer_timeout_s)
+    run = lambda: _coded(lambda: train(f.config, f.workdir, *voices(say)))
+    return _coded(lambda: take_part(job(), run))
+
+
+def _coded(run: Callable[[], int]) -> int:
+    """What `run` returns, or the exit code of the error that it ends with."""
     try:
-        return train(flags.FLAGS.config, flags.FLAGS.workdir)
+        return run()
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_NON_FINITE
-    except (CheckpointMismatch, DataError, GroupsError, InitFromError, ShardError, ShardingError) as error:
+    except (CheckpointMismatch, DataError, GroupsError, InitFromError, JoinError, ShardError, ShardingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISFIT
 
@@ -145,7 +164,14 @@ def define_flags() -> None:
     """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
     config_flags.DEFINE_config_file("config", None, "a file in configs/; change fields with --config.a.b=value")
     flags.DEFINE_string("workdir", None, "folder of the run: checkpoints/, metrics.jsonl, tensorboard/, config.json")
-    flags.DEFINE_bool("distributed", False, "one of several processes of a run")
+    flags.DEFINE_bool(
+        "distributed", False, "one of several processes of a run, as SLURM, Open MPI or Cloud TPU tell it"
+    )
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where nobody tells; with the next two")
+    flags.DEFINE_integer("num_processes", -1, "how many processes there are")
+    flags.DEFINE_integer("process_id", -1, "which of them this is, from 0")
+    flags.DEFINE_integer("join_timeout_s", 300, "how long to wait until all processes are there")
+    flags.DEFINE_integer("peer_timeout_s", 100, "after how long without a sign a process is taken for lost")
     flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -94,7 +94,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._orbax.close()
+        # Of several processes one that failed must not wait for the others, nor they for it.
+        if exc[0] is None or jax.process_count() == 1:
+            self._orbax.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -140,10 +142,6 @@ class Checkpoints:
         """Waits until everything is on disk; raises what a save failed with."""
         self._orbax.wait_until_finished()
         self._orbax.check_for_errors()
-
-    def reached_preemption(self, step: int) -> bool:
-        """Whether all processes were told to stop, and agree that `step` is where (several processes only)."""
-        return self._orbax.reached_preemption(step)
 
     def checked_metadata(self, target: TrainState) -> dict[str, Any] | None:
         """Metadata of the newest checkpoint; None where there is no checkpoint yet.

@@ -18,6 +18,7 @@ from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
 from mmduplex_jax.train import flops, parameters, progress
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
+from mmduplex_jax.train.distributed import any_process
 from mmduplex_jax.train.feed import DataError, Feed
 from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
 from mmduplex_jax.train.preemption import StopSignal
@@ -54,12 +55,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class _InFlight:
-    """A step whose metrics are still on the devices."""
+    """A step whose metrics are still on the devices; `stopping` is whether any of several processes was told to."""
 
     step: int
     metrics: Mapping[str, Any]
     corrupt_records: Any
     index: np.ndarray | None
+    stopping: Any = None
 
 
 def fit(
@@ -74,6 +76,7 @@ def fit(
     data_fingerprint: str | None = None,
     start: Callable[[PyTree], Callable[[PyTree], PyTree]] | None = None,
     log: Callable[[str], None] = print,
+    warn: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Trains until `config.train.steps` (or `stop_at_step`), from WORKDIR's newest checkpoint where there is one.
 
@@ -90,6 +93,7 @@ def fit(
       start: what a run begins with instead of random numbers, where there is no checkpoint: called with the abstract
         parameters, before anything is compiled, it returns what replaces the initial ones.
       log: where lines for people go.
+      warn: where what only this process knows goes, where `log` is silent; `log` if it is not given.
 
     Raises:
       NonFiniteError: loss or gradient was not finite.
@@ -129,9 +133,11 @@ def fit(
             for line in free_changes(metadata, facts):
                 log(line)
         _write_config(workdir, facts.config)
-        run = _Run(checkpoints, window, stop, end_step, config, record_key, record_trouble, log)
-        # Summed over all processes, so that all of them stop at the same step.
+        run = _Run(checkpoints, window, stop, end_step, config, record_key, record_trouble, log, warn or log)
+        # Over all processes, so that all of them stop at the same step.
         run.count = jax.jit(jnp.sum, out_shardings=sharding.replicated(program.mesh))
+        if jax.process_count() > 1:
+            run.any_process = any_process(program.mesh)
         if jax.process_index() == 0:
             run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
         run.progress = _progress(program, config, end_step, log)
@@ -151,6 +157,7 @@ class _Run:
     progress: progress.Progress
     count: Callable[[jax.Array], jax.Array]
     metrics_log: MetricsLog | None = None
+    any_process: Callable[[bool], jax.Array] | None = None
 
     def __init__(
         self,
@@ -162,17 +169,19 @@ class _Run:
         record_key: Callable[[int], str],
         record_trouble: Callable[[int], str],
         log: Callable[[str], None],
+        warn: Callable[[str], None],
     ):
         self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, config.train
         self.corrupt_max = config.data.corrupt_records_max
-        self.end_step, self.record_key, self.record_trouble, self.log = end_step, record_key, record_trouble, log
+        self.end_step, self.record_key, self.record_trouble = end_step, record_key, record_trouble
+        self.log, self.warn = log, warn
         self.in_flight: collections.deque[_InFlight] = collections.deque()
         self.preempted = False
 
     def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: str) -> int:
         """Steps until the end or a signal, saves, and returns how many steps are done."""
         saved_step = self.checkpoints.latest_step
-        while step < self.end_step and not self._should_stop(step):
+        while step < self.end_step and not self._should_stop():
             began = time.perf_counter()
             fed = next(feed)
             self.progress.add_wait(time.perf_counter() - began)
@@ -180,7 +189,8 @@ class _Run:
             with jax.transfer_guard("disallow"):
                 state, metrics = compiled(state, fed.batch)
             step, iterator_state = step + 1, fed.iterator_state
-            self.in_flight.append(_InFlight(step, metrics, self.count(fed.corrupt), fed.index))
+            stopping = self.any_process(self.stop.received is not None) if self.any_process else None
+            self.in_flight.append(_InFlight(step, metrics, self.count(fed.corrupt), fed.index, stopping))
             self._look(at_most=_STEPS_IN_FLIGHT)
             if step % self.train_config.checkpoint_every == 0 and step < self.end_step:
                 # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
@@ -191,13 +201,13 @@ class _Run:
         if saved_step != step:
             self.checkpoints.save(step, state, iterator_state, self.window.to_json())
         self.checkpoints.finish()
+        self.preempted &= step < self.end_step
         return step
 
-    def _should_stop(self, step: int) -> bool:
-        # One process of several must not stop alone: the others would wait for it in the next collective.
-        if jax.process_count() > 1:
-            self.preempted = self.checkpoints.reached_preemption(step)
-        else:
+    def _should_stop(self) -> bool:
+        # One process of several must not stop alone: the others would wait for it in the next collective. All of them
+        # look at the same steps, each of which says whether any had been told to stop.
+        if not self.any_process:
             self.preempted = self.stop.received is not None
         return self.preempted
 
@@ -209,6 +219,8 @@ class _Run:
             self.progress.add_step()
             if not is_finite(metrics):
                 raise NonFiniteError(self._describe(done, metrics))
+            if done.stopping is not None:
+                self.preempted |= bool(jax.device_get(done.stopping))
             corrupt = int(jax.device_get(done.corrupt_records))
             self.window.add({name: value for name, value in metrics.items() if name != "finite"}, corrupt)
             if corrupt:
@@ -229,7 +241,7 @@ class _Run:
         so_far = f"{self.window.corrupt_records} of at most {self.corrupt_max} so far"
         troubles = [] if done.index is None else [self.record_trouble(record) for record in corrupt_records(done.index)]
         for trouble in troubles:
-            self.log(f"step {done.step}: left out a corrupt record ({so_far}): {trouble}")
+            self.warn(f"step {done.step}: left out a corrupt record ({so_far}): {trouble}")
         if self.window.corrupt_records > self.corrupt_max:
             raise CorruptRecordsError(
                 f"step {done.step}: {self.window.corrupt_records} samples could not be read, "

@@ -33,7 +33,13 @@ def lines(workdir: Path) -> list[dict]:
 def optimizer_bytes(workdir: Path, step: int) -> list[bytes]:
     import orbax.checkpoint as ocp
 
-    tree = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "optimizer").absolute())
+    folder = (workdir / "checkpoints" / str(step) / "optimizer").absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        # As NumPy's: it may have been saved by several processes, on devices that are not here.
+        plain = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata.tree
+        )
+        tree = reader.restore(folder, restore_args=plain)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 

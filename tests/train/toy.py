@@ -1,6 +1,9 @@
 """A small task and its data, for tests of the trainer; also a program that trains it (to be killed)."""
 
+import itertools
+import os
 import sys
+import time
 from pathlib import Path
 
 import flax.linen as nn
@@ -87,9 +90,13 @@ def record(index: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_data(batch_size: int = 8, records: int = 64, seed: int = 0, make_record=record):
-    dataset = grain.MapDataset.range(records).seed(seed).shuffle().repeat().map(make_record)
-    return iter(dataset.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+def make_data(batch_size: int = 8, records: int = 64, seed: int = 0, make_record=record, share=(0, 1)):
+    """Batches of all processes, of which `share` (which, of how many) takes its rows; the state is the same in all."""
+    dataset = grain.MapDataset.range(records).seed(seed).shuffle().repeat().map(make_record).batch(batch_size)
+    process, processes = share
+    rows = slice(process * batch_size // processes, (process + 1) * batch_size // processes)
+    dataset = dataset.map(lambda batch: {name: array[rows] for name, array in batch.items()})
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
 def toy_config(**changes) -> ml_collections.ConfigDict:
@@ -121,11 +128,39 @@ def toy_config(**changes) -> ml_collections.ConfigDict:
     return config
 
 
-if __name__ == "__main__":
-    # python tests/train/toy.py WORKDIR STEPS CHECKPOINT_EVERY
+def main(arguments: list[str]) -> int:
+    """`WORKDIR STEPS CHECKPOINT_EVERY [field=value ...]`: trains, as one of several processes where TOY_JOB says so.
+
+    TOY_JOB: `COORDINATOR NUM_PROCESSES PROCESS_ID JOIN_TIMEOUT_S PEER_TIMEOUT_S`. TOY_STEP_S: seconds that the data of
+    a step take. TOY_BREAKS_IN: the process whose disk is gone after some steps.
+    """
+    from mmduplex_jax.train.distributed import Job, take_part, voices
     from mmduplex_jax.train.loop import fit
 
-    steps, checkpoint_every = int(sys.argv[2]), int(sys.argv[3])
-    config = toy_config(train__steps=steps, train__checkpoint_every=checkpoint_every)
-    outcome = fit(ToyTask(), make_data(), config, Path(sys.argv[1]), log=lambda line: print(line, flush=True))
-    sys.exit(outcome.exit_code)
+    workdir, steps, checkpoint_every, *changes = arguments
+    config = toy_config(train__steps=int(steps), train__checkpoint_every=int(checkpoint_every))
+    config.update_from_flattened_dict({name: int(value) for name, value in (c.split("=") for c in changes)})
+    step_s = float(os.environ.get("TOY_STEP_S", "0"))
+    breaks_in, reads = int(os.environ.get("TOY_BREAKS_IN", "-1")), itertools.count()
+
+    def slow_record(index: int) -> dict[str, np.ndarray]:
+        time.sleep(step_s / config.data.batch_size)
+        if jax.process_index() == breaks_in and next(reads) == 9 * config.data.batch_size:
+            raise OSError(f"record {index}: the disk is gone")
+        return record(index)
+
+    def run() -> int:
+        log, warn = voices(lambda line: print(line, flush=True))
+        data = make_data(
+            config.data.batch_size, make_record=slow_record, share=(jax.process_index(), jax.process_count())
+        )
+        return fit(ToyTask(), data, config, Path(workdir), log=log, warn=warn).exit_code
+
+    if "TOY_JOB" in os.environ:
+        coordinator, *numbers = os.environ["TOY_JOB"].split()
+        take_part(Job(coordinator, *map(int, numbers)), run)
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
