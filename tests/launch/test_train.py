@@ -156,3 +156,41 @@ def test_it_begins_with_imported_weights(shards, tmp_path):
     assert train(config, tmp_path / "run", told.append) == 0
     with pytest.raises(InitFromError, match="holds neither imported weights"):
         train(config, tmp_path / "another", told.append)
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_trains_as_one_process_does(repository, shards, tmp_path):
+    """Two tasks of a job, told of it by SLURM's variables alone, with parameters split over both."""
+    told: list[str] = []
+    assert train(small_config(shards), tmp_path / "one", told.append) == 0
+    flags = [
+        f"--config.data.dirs={shards}",
+        f"--config.data.clip_s={CLIP_S}",
+        "--config.data.batch_size=4",
+        "--config.text.layers=2",
+        "--config.tokenizer.kind=per_frame",
+        "--config.train.steps=4",
+        "--config.train.warmup_steps=1",
+        "--config.train.log_every=1",
+        "--config.train.checkpoint_every=2",
+        "--config.mesh.fsdp=2",
+    ]
+    command = [sys.executable, "-m", "launch.train", "--distributed", "--config=configs/quickstart.py", *flags]
+    running = []
+    for task in range(2):
+        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        job |= {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "SLURM_STEP_NUM_NODES": "1"}
+        environment = {**os.environ, **job, "JAX_PLATFORMS": "cpu"}
+        pipe = subprocess.PIPE
+        arguments = [*command, f"--workdir={tmp_path / 'two'}"]
+        running.append(
+            subprocess.Popen(arguments, cwd=repository, env=environment, stdout=pipe, stderr=pipe, text=True)
+        )
+    (first, trouble), (second, _) = [process.communicate(timeout=400) for process in running]
+    assert [process.returncode for process in running] == [0, 0], trouble
+    assert "done: 4 of 4 steps" in first
+    assert "step" not in second
+    rows = lambda name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows("two")] == [1, 2, 3, 4]
+    # Sums in another order, through Adam.
+    assert [row["loss"] for row in rows("two")] == pytest.approx([row["loss"] for row in rows("one")], rel=1e-4)
