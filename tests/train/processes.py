@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 class Processes:
-    """Processes 0 to `count - 1` of a run of `tests/train/toy.py`; `missing` ones are not started.
+    """Processes 0 to `count - 1` of a run of `tests/train/toy.py` (or `module`); `missing` ones are not started.
 
     Args:
       workdir: of the run; logs of the processes lie beside it.
@@ -46,6 +46,7 @@ class Processes:
         coordinator: str = "",
         within: Sequence[Sequence[str]] = (),
         missing: Sequence[int] = (),
+        module: str = "tests.train.toy",
     ):
         coordinator = coordinator or f"127.0.0.1:{free_port()}"
         self.logs = [workdir.parent / f"{workdir.name}.{i}.log" for i in range(count)]
@@ -60,7 +61,7 @@ class Processes:
                 "TOY_STEP_S": str(step_s),
                 "TOY_BREAKS_IN": str(breaks_in),
             }
-            command = [sys.executable, "-u", "-m", "tests.train.toy", str(workdir), *map(str, arguments)]
+            command = [sys.executable, "-u", "-m", module, str(workdir), *map(str, arguments)]
             with self.logs[i].open("w") as log:
                 self.running[i] = subprocess.Popen(
                     [*(within[i] if within else ()), *command], cwd=ROOT, env=environment, stdout=log, stderr=log
