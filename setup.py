@@ -45,6 +45,8 @@ LIVE = ["aiohttp>=3.14", "aiortc>=1.16", "prometheus-client>=0.21"]
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
+    # `launch.compile_ahead`: the compilers for TPUs and GPUs; neither the accelerator nor CUDA.
+    "ahead": ["jax[tpu]>=0.10.2", "jax-cuda13-plugin>=0.10.2", "jax-cuda13-pjrt>=0.10.2"],
     # Preparing data on many machines. Beam lowers protobuf and pyarrow, so it stays out of the plain install.
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP, WebSocket and WebRTC, and the client of it.
@@ -75,6 +77,7 @@ EXTRAS_REQUIRE = {
         "playwright>=1.55",  # drives the page in a Chromium that is on the machine; it brings none
         "nbclient>=0.10",  # runs the notebook in `colabs/` from top to bottom
         "ipykernel>=6.29",
+        "PyYAML>=6.0",  # reads the manifests for clusters
         "setuptools>=77",  # the editable install in `.venv` builds without fetching a build environment
     ],
 }
