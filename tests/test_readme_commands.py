@@ -1,4 +1,4 @@
-"""Every command of the README is run, or at least parsed, by a test, so that none of them rots.
+"""Every command of the README and of the guides is run, or at least parsed, by a test, so that none of them rots.
 
 Above each fenced block of commands stands a comment that GitHub does not show; it says how the block is tested:
 
@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/train_it_yourself.md", "docs/cluster.md")
 SHELLS = {"bash", "console", "sh", "shell"}
 MODES = {"run", "flags", "make-dry"}
 FENCE = re.compile(
@@ -30,17 +31,18 @@ RUN_TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Command:
-    """One command line of the README, and how it is tested."""
+    """One command line of a page, and how it is tested."""
 
+    page: str
     line: int
     text: str
     mode: str | None
     arguments: str
 
 
-def commands(readme: str) -> Iterator[Command]:
+def commands(page: str, content: str) -> Iterator[Command]:
     """Yields the commands of each fenced block in a shell's language; in `console` only lines that begin with `$`."""
-    for block in FENCE.finditer(readme):
+    for block in FENCE.finditer(content):
         if block["language"] not in SHELLS:
             continue
         body = block["body"].replace("\\\n", " ")
@@ -51,7 +53,8 @@ def commands(readme: str) -> Iterator[Command]:
                 text = text.removeprefix("$ ")
             text = re.sub(r"\s+#.*$", "", text).strip()
             if text and not text.startswith("#"):
-                yield Command(readme.count("\n", 0, block.start()) + 1, text, block["mode"], block["arguments"] or "")
+                line = content.count("\n", 0, block.start()) + 1
+                yield Command(page, line, text, block["mode"], block["arguments"] or "")
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
@@ -67,17 +70,17 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = list(commands(README))
+COMMANDS = [command for page in PAGES for command in commands(page, (ROOT / page).read_text(encoding="utf-8"))]
 
 
 def test_the_readme_shows_the_two_first_commands():
-    assert {"make demo", "make test"} <= {command.text for command in COMMANDS}
+    assert {"make demo", "make test"} <= {command.text for command in commands("README.md", README)}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"line {command.line}: {command.text[:60]}")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}:{command.line} {command.text[:60]}")
 def test_command(command: Command, tmp_path: Path):
     assert command.mode in MODES, (
-        f"README.md:{command.line} has no `<!-- test: ... -->` with one of {sorted(MODES)} above it"
+        f"{command.page}:{command.line} has no `<!-- test: ... -->` with one of {sorted(MODES)} above it"
     )
     if command.mode == "run":
         text = f"{command.text} {command.arguments.replace('{tmp}', shlex.quote(str(tmp_path)))}"
@@ -102,13 +105,20 @@ def test_blocks_and_annotations_are_read():
         "<!-- test: run --steps=2 -->\n```bash\nA=1 python x.py \\\n  --a  # why\n\n# alone\npython y.py\n```\n"
         "```python\nimport x\n```\n```console\n$ make test\nall passed\n```\n"
     )
-    assert list(commands(readme)) == [
-        Command(1, "A=1 python x.py    --a", "run", "--steps=2"),
-        Command(1, "python y.py", "run", "--steps=2"),
-        Command(12, "make test", None, ""),
+    assert list(commands("x.md", readme)) == [
+        Command("x.md", 1, "A=1 python x.py    --a", "run", "--steps=2"),
+        Command("x.md", 1, "python y.py", "run", "--steps=2"),
+        Command("x.md", 12, "make test", None, ""),
     ]
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", README))))
-def test_link_leads_somewhere(target: str):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [
+        (page, target)
+        for page in PAGES
+        for target in sorted(set(re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", (ROOT / page).read_text("utf-8"))))
+    ],
+)
+def test_link_leads_somewhere(page: str, target: str):
+    assert (ROOT / page).parent.joinpath(target).exists()
