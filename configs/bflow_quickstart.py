@@ -18,7 +18,8 @@ from configs import clip_quickstart, quickstart
 
 # What does not depend on the stage, and the tokenizer, so that a duplex can begin with it.
 _AS_QUICKSTART = (
-    "frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "data", "tokenizer", "mesh", "train",
+    "frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "data", "tokenizer", "mesh", "profile",
+    "train",
 )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ def get_config() -> config_dict.ConfigDict:
     c.fusion = "cross"
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)
     c.delay = config_dict.create(min=4, max=4, eval=4)
-    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25, ahead_weight=0.3, ahead_s=1.6)
+    # chunk: steps whose logits are held at once; 0 for all (a large vocabulary: docs/training_speed.md)
+    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25, ahead_weight=0.3, ahead_s=1.6, chunk=0)
 
     c.data = config_dict.create(
         dirs="data/plain",  # several, separated by commas, are mixed
@@ -87,6 +88,7 @@ def get_config() -> config_dict.ConfigDict:
     )
 
     c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)
+    c.profile = config_dict.create(steps="")  # "10..12": what these steps do goes to WORKDIR/tensorboard
     c.train = config_dict.create(
         steps=1500,
         stop_at_step=0,

@@ -18,7 +18,7 @@ from ml_collections import config_dict
 from configs import clip_quickstart, quickstart
 
 # As the stage `clip` has them.
-_RUN = ("frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "train")
+_RUN = ("frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "profile", "train")
 _SEEN = ("data", "pixels", "vision")
 
 
@@ -30,6 +30,7 @@ def get_config() -> config_dict.ConfigDict:
     c.data.update(text="utterance", batch_size=32)
     c.time = config_dict.create(frames=8)  # of a piece, spread evenly
     c.projector = config_dict.create(tokens=1, hidden=256, activation="gelu_tanh")  # tokens of a frame
+    c.loss = config_dict.create(chunk=0)  # tokens whose logits are held at once; 0 for all
     c.caption = config_dict.create(length=clip.text.length)  # tokens at most, the end mark included
     # The text stream of the duplex, so that it can begin with this one.
     c.text = quickstart.get_config().text

@@ -21,6 +21,7 @@ from mmduplex_jax.layers.attention import attend, laid_out, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup, phases
+from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, MemoryState
 from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
 from mmduplex_jax.tokenizer.config import TokenizerConfig
@@ -180,9 +181,11 @@ class DualStream(nn.Module):
         return (self.embedding[slots] + self.delays[delay][:, None]).astype(jnp.dtype(self.config.text.dtype))
 
     def _logits(self, x: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        table = (self.embedding if self.config.tied else self.head).astype(x.dtype)
-        logits = jnp.einsum("bsd,vd->bsv", x, table, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bsd,vd->bsv", x, self._table().astype(x.dtype), preferred_element_type=jnp.float32)
         return logits[..., : self.config.vocab_size]
+
+    def _table(self) -> Float[Array, "V D"]:
+        return self.embedding if self.config.tied else self.head
 
     def _project(self, video: Float[Array, "B N D"], step: Int32[Array, "B N"]) -> tuple[Array, Array]:
         """Keys, rotated to their steps, and values for the text layers: `[groups, B, N, G, E]` each."""
@@ -231,17 +234,27 @@ class DualStream(nn.Module):
             self.ahead(x)
         return self._logits(x), tokens
 
-    def with_ahead(
+    def told(
         self,
         frames: UInt8[Array, "B T H W 3"],
         slots: Int32[Array, "B S"],
         delay: Int32[Array, "B"],
-        anchor_keep: Int32[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B S V"], Float[Array, "B S V"], Tokens]:
-        """As `__call__`; between logits and tokens stand the logits `[B, S, V]` of the words that come soon."""
+        anchor_keep: Int32[Array, "B"] | None,
+        target: Int32[Array, "B S"],
+        chunk: int = 0,
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B S V"] | None, Tokens]:
+        """How surprising `target` is at every step, in nats, teacher-forced; other arguments as of `__call__`.
+
+        Args:
+          chunk: steps whose logits are held at once (`layers/vocabulary.py`); 0 for all.
+
+        Returns:
+          The surprise, the logits of the words that come soon (of a model that looks ahead; these are whole), tokens.
+        """
         tokens = self.tokenizer(frames, anchor_keep)
         x = self.hidden(tokens, slots, delay)
-        return self._logits(x), self._logits(self.ahead(x)), tokens
+        nll, _ = token_loss_of(x, self._table(), target, chunk, self.config.vocab_size)
+        return nll, self._logits(self.ahead(x)) if self.config.look_ahead else None, tokens
 
     def hidden(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
         """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept)."""

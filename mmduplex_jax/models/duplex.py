@@ -83,6 +83,7 @@ class DuplexTask:
         need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle et al., 2024).
       drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
       tokenizer_trained: whether the tokenizer ever is (`config.train.groups`); it only counts for the operations.
+      loss_chunk: steps whose logits are held at once, 0 for all; those of `ahead_weight` are always whole.
     """
 
     config: DualStreamConfig
@@ -94,6 +95,7 @@ class DuplexTask:
     ahead_weight: float = 0.0
     ahead_steps: int = 20
     tokenizer_trained: bool = True
+    loss_chunk: int = 0
 
     @property
     def model(self) -> DualStream:
@@ -130,12 +132,8 @@ class DuplexTask:
         keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
         target = streams.delayed(slots, delay, c.pad_id)
         given = streams.shifted(target, c.start_id)
-        inputs = (frames, given, delay, keep)
-        if c.look_ahead:
-            logits, ahead, tokens = self.model.apply({"params": params}, *inputs, method="with_ahead")
-        else:
-            logits, tokens = self.model.apply({"params": params}, *inputs)
-        nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], axis=-1)[..., 0]
+        inputs = (frames, given, delay, keep, target, self.loss_chunk)
+        nll, ahead, tokens = self.model.apply({"params": params}, *inputs, method="told")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
         brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
@@ -190,4 +188,5 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         ahead_weight=config.loss.ahead_weight,
         ahead_steps=model.clock.steps_in(config.loss.ahead_s),
         tokenizer_trained=not never,
+        loss_chunk=config.loss.get("chunk", 0),
     )

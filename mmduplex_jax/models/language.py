@@ -99,11 +99,13 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 logits of hidden states; ValueError for a model without a head."""
-        c = self.config
-        if c.head == "none":
+        return jnp.einsum("bsd,vd->bsv", hidden, self.table().astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+    def table(self) -> Float[Array, "V D"]:
+        """The rows that logits are products with; ValueError for a model without a head."""
+        if self.config.head == "none":
             raise ValueError("this language model has no head: it gives hidden states only")
-        table = (self.head if c.head == "own" else self.embedding).astype(hidden.dtype)
-        return jnp.einsum("bsd,vd->bsv", hidden, table, preferred_element_type=jnp.float32)
+        return self.head if self.config.head == "own" else self.embedding
 
     def memory(self, batch: int, size: int) -> Memory:
         """Empty rings of `size` entries for `batch` streams."""

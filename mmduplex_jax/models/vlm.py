@@ -17,6 +17,7 @@ from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import ACTIVATIONS
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models import flops
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, Memory
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
@@ -118,9 +119,19 @@ class VlmModel(LanguageModel):
 
     def tell(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
         """float32 logits of every token of the captions: the first is told by the frames alone."""
+        return self.logits(self._before(clips, ids))
+
+    def told(
+        self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"], chunk: int = 0
+    ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
+        """Each token's surprise in nats and whether it was the likeliest, `chunk` of them at a time (0: all)."""
+        return token_loss_of(self._before(clips, ids), self.table(), ids, chunk)
+
+    def _before(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
+        """The hidden state that each token is told by."""
         seen = self.see(clips)
         hidden = self.read(jnp.concatenate([seen, self.embed(ids[:, :-1])], axis=1))
-        return self.logits(hidden[:, seen.shape[1] - 1 :])
+        return hidden[:, seen.shape[1] - 1 :]
 
     def see(self, clips: Float[Array, "B T H W 3"]) -> Float[Array, "B K D"]:
         """The tokens of the frames, in their order."""
@@ -153,12 +164,14 @@ class VlmTask:
       config: the model.
       mean, std: an RGB channel, of pixels from 0 to 1.
       tower_trained: whether the vision tower ever is (`config.train.groups`); it only counts for the operations.
+      loss_chunk: tokens of a caption whose logits are held at once; 0 for all.
     """
 
     config: VlmConfig
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     tower_trained: bool = True
+    loss_chunk: int = 0
 
     @property
     def model(self) -> VlmModel:
@@ -190,8 +203,8 @@ class VlmTask:
         """
         del rng  # nothing is drawn
         ids, id_valid = batch["ids"], batch["id_valid"]
-        logits = self.model.apply({"params": params}, self.normalised(batch["frames"]), ids, method="tell")
-        nll, told = token_loss(logits, ids)
+        inputs = (self.normalised(batch["frames"]), ids, self.loss_chunk)
+        nll, told = self.model.apply({"params": params}, *inputs, method="told")
         total = id_valid.sum().astype(jnp.float32)
         mean = lambda values: jnp.where(id_valid, values, 0.0).sum() / jnp.maximum(total, 1.0)
         return mean(nll), {
@@ -220,14 +233,6 @@ class VlmTask:
         }
 
 
-def token_loss(
-    logits: Float[Array, "B S V"], ids: Int32[Array, "B S"]
-) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
-    """Each token's negative log-likelihood, in nats, and whether it was the likeliest."""
-    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], axis=-1)[..., 0]
-    return nll, logits.argmax(axis=-1) == ids
-
-
 def build(config: Any, vocab_size: int) -> VlmTask:
     """The task of an experiment's config (see `configs/vlm_quickstart.py`).
 
@@ -250,4 +255,10 @@ def build(config: Any, vocab_size: int) -> VlmTask:
     )
     groups = (config.train.get("groups") or {}).values()
     never = any(group.start_step == -1 and re.match(group.match, "vision/patch/kernel") for group in groups)
-    return VlmTask(model, tuple(config.pixels.mean), tuple(config.pixels.std), tower_trained=not never)
+    return VlmTask(
+        model,
+        tuple(config.pixels.mean),
+        tuple(config.pixels.std),
+        tower_trained=not never,
+        loss_chunk=(config.get("loss") or {}).get("chunk", 0),
+    )

@@ -102,6 +102,21 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
     assert float(metrics["loss_weight"]) == pytest.approx(weight.sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 8])
+def test_the_loss_in_chunks_is_the_loss(chunk):
+    data, key = batch(), jax.random.key(0)
+    stages = [task(), task(loss_chunk=chunk)]
+    params = tiny.init(stages[0].config)
+    (whole, metrics), gradient = tiny.jit(jax.value_and_grad(stages[0].loss, has_aux=True))(params, data, key)
+    (cut, others), cut_gradient = tiny.jit(jax.value_and_grad(stages[1].loss, has_aux=True))(params, data, key)
+    # Sums in another order, in float32.
+    assert float(cut) == pytest.approx(float(whole), rel=1e-6)
+    assert {name: float(value) for name, value in others.items()} == pytest.approx(
+        {name: float(value) for name, value in metrics.items()}, rel=1e-6
+    )
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-6), cut_gradient, gradient)
+
+
 def test_slots_that_are_not_valid_do_not_count():
     stage, data = task(), batch()
     params, loss = tiny.init(stage.config), loss_of(stage)

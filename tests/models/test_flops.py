@@ -123,6 +123,15 @@ def test_every_product_of_the_gradient_is_counted(stage: str, changes: dict):
     assert task.flops_per_step(4) == pytest.approx(traced.flops, rel=1e-12)
 
 
+def test_a_loss_in_chunks_computes_its_logits_again_and_that_is_not_the_model_s():
+    config = small("duplex")
+    config.loss.update(ahead_weight=0.0, chunk=8)  # of 32 steps
+    task, gradient, shapes = gradient_of(config)
+    traced = trace(gradient, *shapes, task.example_batch(4), jax.random.key(0)).flops
+    again = flops.product(4 * task.steps, config.text.width, task.config.vocab_rows).forward
+    assert traced - task.flops_per_step(4) == pytest.approx(again, rel=1e-9)
+
+
 def test_what_is_computed_again_does_not_count_as_the_model_s():
     config = small("clip")
     config.vision.remat = True

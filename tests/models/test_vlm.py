@@ -72,6 +72,17 @@ def test_its_text_is_that_of_a_language_model(small):
     assert set(params) == {"vision", "projector", "embedding", "text"}
 
 
+def test_the_loss_in_chunks_is_the_loss(small):
+    task, params, batch, _ = small
+    step = lambda task: jax.jit(jax.value_and_grad(lambda p: task.loss(p, batch, RNG), has_aux=True))(params)
+    (whole, metrics), gradient = step(task)
+    (cut, others), cut_gradient = step(dataclasses.replace(task, loss_chunk=4))  # of 6: the last is filled up
+    # Sums in another order, in float32.
+    np.testing.assert_allclose(cut, whole, rtol=1e-6)
+    assert others["told"] == metrics["told"]
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-6), cut_gradient, gradient)
+
+
 def test_its_tower_is_that_of_the_stage_clip():
     config = clip_quickstart.get_config()
     clip = abstract_params(build_task(config, load_tokenizer(config)))["vision"]
