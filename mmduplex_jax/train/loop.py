@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -20,8 +21,10 @@ from mmduplex_jax.train import flops, parameters, progress
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
 from mmduplex_jax.train.distributed import any_process
 from mmduplex_jax.train.feed import DataError, Feed
+from mmduplex_jax.train.goodput import Goodput, note_start
 from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
 from mmduplex_jax.train.preemption import StopSignal
+from mmduplex_jax.train.profile import Profile, steps_of
 from mmduplex_jax.train.program import Program, make_program
 from mmduplex_jax.train.task import TOKENS, Task
 from mmduplex_jax.typing import PyTree
@@ -85,7 +88,7 @@ def fit(
       data: checkpointable iterator of this process's batches (dicts of NumPy arrays); its state is JSON and the same
         in every process.
       config: resolved config with `train`, `mesh` and `data.{batch_size, clip_s, corrupt_records_max}`.
-      workdir: gets `config.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
+      workdir: gets `config.json`, `started.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
       tokenizer_json: goes into every checkpoint, so that it can be used without anything else.
       record_key: names a record by its `index`, for messages.
       record_trouble: says what is wrong with a record that the loader marked as corrupt, and where it is.
@@ -104,6 +107,7 @@ def fit(
     workdir = Path(workdir)
     train = config.train
     end_step = min(train.steps, train.stop_at_step) if train.stop_at_step else train.steps
+    profiled = steps_of((config.get("profile") or {}).get("steps", ""))
     facts = RunFacts(json.loads(config.to_json()), tokenizer_json, data_fingerprint)
 
     with contextlib.ExitStack() as stack:
@@ -117,6 +121,8 @@ def fit(
         checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
         # Before the compiler takes its minutes.
         metadata = checkpoints.checked_metadata(program.target)
+        if jax.process_index() == 0:
+            note_start(workdir)
         replaced = start(program.target.params) if start and metadata is None else None
         began = time.perf_counter()
         compiled = program.compile()
@@ -140,8 +146,12 @@ def fit(
             run.any_process = any_process(program.mesh)
         if jax.process_index() == 0:
             run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
+            run.goodput = Goodput(workdir)
         run.progress = _progress(program, config, end_step, log)
         iterator_state = json.dumps(data.get_state())
+        # Other processes do the same; one recording is enough.
+        profiled = profiled if jax.process_index() == 0 else range(0)
+        run.profile = stack.enter_context(Profile(workdir / "tensorboard", profiled, log))
         feed = stack.enter_context(Feed(data, program.example, sharding.batch_sharding(program.mesh)))
         step = run.train(state, compiled, feed, start_step, iterator_state)
     if run.preempted:
@@ -155,8 +165,10 @@ class _Run:
     """The loop's own state: what is in flight, what was measured, whether to stop."""
 
     progress: progress.Progress
+    profile: Profile
     count: Callable[[jax.Array], jax.Array]
     metrics_log: MetricsLog | None = None
+    goodput: Goodput | None = None
     any_process: Callable[[bool], jax.Array] | None = None
 
     def __init__(
@@ -185,17 +197,22 @@ class _Run:
             began = time.perf_counter()
             fed = next(feed)
             self.progress.add_wait(time.perf_counter() - began)
+            settle = functools.partial(self._look, at_most=0)
+            self.profile.before(step + 1, settle)
             # The batch is on the devices; anything else that would be copied there is a mistake.
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), self.profile.annotation(step + 1):
                 state, metrics = compiled(state, fed.batch)
             step, iterator_state = step + 1, fed.iterator_state
             stopping = self.any_process(self.stop.received is not None) if self.any_process else None
             self.in_flight.append(_InFlight(step, metrics, self.count(fed.corrupt), fed.index, stopping))
+            self.profile.after(step, settle)
             self._look(at_most=_STEPS_IN_FLIGHT)
             if step % self.train_config.checkpoint_every == 0 and step < self.end_step:
                 # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
                 self._look(at_most=0)
+                began = time.perf_counter()
                 self.checkpoints.save(step, state, iterator_state, self.window.to_json())
+                self.progress.add_save(time.perf_counter() - began)
                 saved_step = step
         self._look(at_most=0)
         if saved_step != step:
@@ -231,8 +248,9 @@ class _Run:
 
     def _write_line(self, step: int) -> None:
         means = self.window.pop()
-        speeds = self.progress.pop(step, means.get(TOKENS))
-        if self.metrics_log:
+        speeds, steps_s = self.progress.pop(step, means.get(TOKENS))
+        if self.metrics_log and self.goodput:
+            speeds |= self.goodput.add(steps_s)
             self.metrics_log.write(step, {**means, **speeds})
             self.log(progress.progress_line(step, self.train_config.steps, means, speeds))
 

@@ -23,17 +23,22 @@ class Progress:
         self._end_step, self._video_s = end_step, video_s_per_step
         self._flops, self._peak, self._num_devices = flops_per_step, peak, num_devices
         self._since, self._steps, self._wait_s = time.perf_counter(), 0, 0.0
+        self._save_s = 0.0
 
     def add_wait(self, wait_s: float) -> None:
         """Counts time in which the loop had no batch to go on with."""
         self._wait_s += wait_s
 
+    def add_save(self, save_s: float) -> None:
+        """Counts time in which the loop stood still for a checkpoint."""
+        self._save_s += save_s
+
     def add_step(self) -> None:
         """Counts a step that the devices have finished."""
         self._steps += 1
 
-    def pop(self, step: int, tokens_per_step: float | None) -> dict[str, float | None]:
-        """The speeds since the last call, at `step`."""
+    def pop(self, step: int, tokens_per_step: float | None) -> tuple[dict[str, float | None], float]:
+        """The speeds since the last call, at `step`, and the seconds since then that went into steps."""
         now = time.perf_counter()
         wall_s = max(now - self._since, 1e-9)
         steps_per_s = self._steps / wall_s
@@ -45,8 +50,9 @@ class Progress:
             "data_wait": self._wait_s / wall_s,
             "eta_s": (self._end_step - step) / steps_per_s if self._steps else None,
         }
-        self._since, self._steps, self._wait_s = now, 0, 0.0
-        return speeds
+        steps_s = max(wall_s - self._wait_s - self._save_s, 0.0)
+        self._since, self._steps, self._wait_s, self._save_s = now, 0, 0.0, 0.0
+        return speeds, steps_s
 
 
 def progress_line(step: int, end_step: int, means: Mapping[str, float], speeds: Mapping[str, float | None]) -> str:
@@ -62,6 +68,7 @@ def progress_line(step: int, end_step: int, means: Mapping[str, float], speeds: 
         f"{speeds['video_s_per_s']:.1f} s video/s",
         "mfu n/a" if share is None else f"mfu {share:.1%}",
         f"data wait {speeds['data_wait']:.1%}",
+        f"goodput {speeds['goodput']:.1%}",
         "eta n/a" if eta_s is None else f"eta {_duration(eta_s)}",
     ]
     return " | ".join(parts)

@@ -16,7 +16,7 @@ from launch.train import train
 from launch.trained import load_trained
 from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 
-SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s"}
+SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
 
 
 @pytest.fixture(scope="module")

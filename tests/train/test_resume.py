@@ -18,7 +18,7 @@ from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.preemption import EXIT_PREEMPTED
 from tests.train.toy import ToyTask, make_data, toy_config
 
-SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s"}
+SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
 
 
 def train(workdir: Path, data=None, **changes):
