@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mmduplex_jax.typing import PyTree
+from mmduplex_jax.typing import Array, PyTree
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -203,3 +203,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def rows_in_place(x: Array) -> Array:
+    """`x [B, ...]` with its rows on the devices that have the batch's; `x` itself where no mesh is in use.
+
+    `fsdp` splits the batch and the width of parameters. Left alone, the partitioner may choose to gather activations of
+    the whole batch instead of a layer's parameters, which are far smaller.
+    """
+    ways = _batch_ways()
+    if ways == 1 or x.shape[0] % ways:
+        return x
+    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *rest))
+
+
+def whole_rows(table: Array) -> Array:
+    """`table [V, D]` with all of a row on each device, for a product whose other side is far larger than the table."""
+    if _batch_ways() == 1:
+        return table
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+
+
+def _batch_ways() -> int:
+    """How many ways the mesh in use splits the batch; 1 where there is none, or a `shard_map` has split it already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types))
+    if mesh.empty or any(types.get(axis) != AxisType.Auto for axis in BATCH_AXES):
+        return 1
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

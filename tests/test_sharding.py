@@ -73,14 +73,14 @@ def test_shardings_are_the_golden_ones(name):
     assert shardings_of(name) == golden, "meant? rewrite with `python -m tests.golden_shardings`"
 
 
-def on_eight_devices(repository, *arguments: str) -> dict:
+def on_eight_devices(repository, *arguments: str, module: str = "tests.eight_devices") -> dict:
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(repository),
     }
-    command = [sys.executable, "-m", "tests.eight_devices", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -94,6 +94,16 @@ def test_every_mesh_computes_the_same(repository):
     assert found["replicated"] == []
     stayed, moved = found["restored"]
     assert moved == pytest.approx(stayed, rel=1e-5)
+
+
+def test_rows_stay_where_they_are_and_parameters_travel(repository):
+    """Parameters are gathered going forward and again going back (remat), and their gradient is summed: thrice theirs.
+
+    Left to itself the partitioner sends activations of the whole batch, many times as much; larger models more so.
+    """
+    found = on_eight_devices(repository, module="tests.placed_rows")
+    assert 2 * found["parameters"] < sum(found["placed"].values()) < 4 * found["parameters"]
+    assert sum(found["left"].values()) > 10 * sum(found["placed"].values())
 
 
 # Small enough to compile in a minute; the axes are those of the real one.

@@ -9,6 +9,7 @@ from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.sharding import rows_in_place
 from mmduplex_jax.typing import Array, Bool, Float
 
 # By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
@@ -127,7 +128,7 @@ class Encoder(nn.Module):
                 norm_epsilon=self.norm_epsilon,
                 name=f"block_{i}",
             )
-            x = layer(x, None, mask, phase)
+            x = layer(rows_in_place(x), None, mask, phase)
         return layer_norm("norm", x.dtype, self.norm_epsilon)(x) if self.final_norm else x
 
 

@@ -17,6 +17,7 @@ from mmduplex_jax.layers import ring, rotary
 from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
+from mmduplex_jax.sharding import rows_in_place
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -209,7 +210,7 @@ class Group(nn.Module):
         new = []
         for i in range(self.config.group_size):
             block = Block(self.config, cross=bool(self.config.cross_every) and i == 0, name=f"block_{i}")
-            x, kept = block(x, look, None if buffers is None else buffers[i], keys_values)
+            x, kept = block(rows_in_place(x), look, None if buffers is None else buffers[i], keys_values)
             new.append(kept)
         return x, None if buffers is None else tuple(new)
 
@@ -255,7 +256,7 @@ class Stack(nn.Module):
                 x, kept = group(c, name=f"group_{i}")(x, given, look)
                 new.append(kept)
             buffers = None if buffers is None else tuple(new)
-        return RMSNorm(c.norm_epsilon, x.dtype, name="norm")(x), buffers
+        return RMSNorm(c.norm_epsilon, x.dtype, name="norm")(rows_in_place(x)), buffers
 
 
 def empty_stack_buffers(config: StackConfig, batch: int, size: int) -> Any:

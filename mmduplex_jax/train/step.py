@@ -73,10 +73,12 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        if grad_accum == 1:
-            grads, metrics = gradients(state.params, batch, rng)
-        else:
-            grads, metrics = accumulated(state.params, batch, rng)
+        # Where layers put their rows (`sharding.rows_in_place`).
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            if grad_accum == 1:
+                grads, metrics = gradients(state.params, batch, rng)
+            else:
+                grads, metrics = accumulated(state.params, batch, rng)
         trained, kept = groups.split(state.params)
         started = groups.started(trained, state.step)
         grads = without_later(started, grads)
