@@ -218,13 +218,6 @@ def rows_in_place(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *rest))
 
 
-def whole_rows(table: Array) -> Array:
-    """`table [V, D]` with all of a row on each device, for a product whose other side is far larger than the table."""
-    if _batch_ways() == 1:
-        return table
-    return jax.lax.with_sharding_constraint(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
-
-
 def _batch_ways() -> int:
     """How many ways the mesh in use splits the batch; 1 where there is none, or a `shard_map` has split it already."""
     mesh = jax.sharding.get_abstract_mesh()

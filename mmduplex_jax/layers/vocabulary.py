@@ -7,7 +7,7 @@ read once a chunk. (Cut Cross-Entropy, Wijmans et al., 2024, goes further and ne
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.sharding import rows_in_place, whole_rows
+from mmduplex_jax.sharding import rows_in_place
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 
@@ -43,8 +43,7 @@ def token_loss_of(
 
     def part(x: Float[Array, "B S D"], right: Int32[Array, "B S"]) -> tuple[Array, Array]:
         # Cast here and not before: the table's gradient is then added up over chunks in the table's own dtype.
-        rows = whole_rows(table.astype(x.dtype))
-        logits = jnp.einsum("bsd,vd->bsv", x, rows, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bsd,vd->bsv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
         return token_loss(rows_in_place(logits)[..., :vocab_size], right)
 
     batch, length, width = hidden.shape
