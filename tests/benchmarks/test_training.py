@@ -1,0 +1,82 @@
+"""Our training steps and their twins in PyTorch compute the same; small ones, with what the full-size ones have."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import training, training_tasks
+
+
+def small_streams(tmp_path):
+    """The streams of the quick start, whose text sees a whole clip."""
+    return training_tasks.streams(written(tmp_path, text_window_s=13.0), "float32", 2)
+
+
+def written(tmp_path, text_window_s: float):
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from configs import quickstart\n\n\ndef get_config():\n    c = quickstart.get_config()\n"
+        f"    c.text.update(layers=2, cross_every=2, window_s={text_window_s})\n    c.data.clip_s = 4.0\n    return c\n"
+    )
+    return file
+
+
+def test_a_twin_needs_all_of_the_clip(tmp_path):
+    with pytest.raises(ValueError, match="the twin sees all 50 steps"):
+        training_tasks.streams(written(tmp_path, text_window_s=2.0), "float32", 2)
+
+
+def losses(task, config, torch_training):
+    """The first three losses, ours and the twin's, with the same learning rate."""
+    config.train.update(warmup_steps=0, learning_rate=1e-3, weight_decay=0.0, end_lr_ratio=1.0)
+    ours, params = training.our_arm(task, config)
+    twin = task.twin(params)
+    config.train.learning_rate = 1.0  # the twin takes a thousandth of it
+    theirs = torch_training.make_step(
+        twin, task.twin_batch(), config.train, dtype="float32", compiled=False, device="cpu"
+    )
+    return [ours.step() for _ in range(3)], [theirs() for _ in range(3)]
+
+
+@pytest.mark.parametrize("part", ["streams", "events", "anchors", "pictures"])
+def test_the_twin_trains_as_ours(part, tmp_path):
+    torch_training = pytest.importorskip("benchmarks.torch_training", reason="needs PyTorch", exc_type=ImportError)
+    if part == "streams":
+        task, config = small_streams(tmp_path)
+    elif part == "pictures":
+        task, config = training_tasks.pictures("configs/clip_s16.py", "float32", 1)
+        tower = dataclasses.replace(task.tower, layers=2, width=96, hidden=128)
+        task = dataclasses.replace(task, tower=tower, side=5)
+    else:
+        task, config = getattr(training_tasks, part)("configs/quickstart.py", "float32", 2)
+    mine, theirs = losses(task, config, torch_training)
+    # Sums in another order; AdamW divides by the gradient's size, so small differences of small gradients are seen.
+    np.testing.assert_allclose(mine, theirs, rtol=2e-4)
+    assert mine[2] < mine[0]
+
+
+def test_the_measures_are_of_one_loss(tmp_path):
+    made = training.variants(str(written(tmp_path, text_window_s=13.0)), 2)
+    params = None
+    found = {}
+    for name, (task, config) in made.items():
+        program = training.program_of(task, config)
+        params = program.init_state().params if params is None else params
+        found[name] = float(jax.jit(task.loss)(params, task.batch(), None)[0])
+    first = found["float32, all kept"]
+    assert found["loss in chunks"] == pytest.approx(first, rel=1e-6)
+    assert found["remat"] == pytest.approx(first, rel=1e-6)
+    assert found["bfloat16"] == pytest.approx(first, rel=2e-2)  # 8 bits
+    assert found["bfloat16"] != first
+    text = made["remat, bfloat16, chunks"][0].config.text
+    assert (text.remat, text.dtype, text.scan) == (True, "bfloat16", True)
+
+
+def test_turns_go_there_and_back():
+    order = []
+    arms = [training.Arm(name, lambda name=name: order.append(name) or 0.0) for name in "ab"]
+    training.take_turns(arms, rounds=2, steps=1)
+    assert order == ["a", "a", "b", "b", "b", "b", "a", "a"]
+    assert all(len(arm.rounds_s) == 2 for arm in arms)
