@@ -1,7 +1,8 @@
 """The mesh, and which of its axes each array axis is split over.
 
 Parameters name their axes (`nn.with_logical_partitioning(init, ("embed", "mlp"))`); `RULES` says which mesh axes a name
-is split over; `resolve` applies the rules and raises where Flax would replicate in silence.
+is split over; `resolve` applies the rules and raises where Flax would replicate in silence. A name may say how many
+neighbours belong together (`in_units`): `heads/64` are columns of heads of 64, and no mesh axis cuts through a head.
 
 Mesh axes: `data` splits the batch only; `fsdp` splits the batch and the width of every parameter; `tensor` splits
 heads, hidden widths and the vocabulary.
@@ -93,6 +94,15 @@ def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> tuple[int
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
+def in_units(name: str, size: int) -> str:
+    """The logical name of an axis of which every `size` neighbours stay together, e.g. `kv_heads/64`.
+
+    A kernel's columns may divide where its heads do not: 320 columns by 4, 5 heads not. Cut through its heads, an
+    attention is put together again by sending activations, and that costs more than it saves.
+    """
+    return f"{name}/{size}"
+
+
 def resolve(
     names: Sequence[str | None],
     shape: Sequence[int],
@@ -104,7 +114,7 @@ def resolve(
     """The partition of one array, from the logical names of its axes.
 
     Args:
-      names: one name an axis; None is replicated.
+      names: one name an axis, with or without a unit (`in_units`); None is replicated.
       shape: the array's shape.
       mesh: a mesh with the axes that the rules name.
       where: the array's name, for messages.
@@ -134,11 +144,12 @@ def resolve(
 def _mesh_axes(name: str | None, size: int, mesh: Mesh, where: str, rules: Mapping[str, Rule]) -> tuple[str, ...]:
     if name is None:
         return ()
+    name, unit = _name_and_unit(name)
     if name not in rules:
         raise ShardingError(f"{where}: unknown logical axis {name!r}; the rules know {sorted(rules)}")
     # A mesh axis of size 1 splits nothing; leaving it in keeps one partition for every mesh.
     ways = math.prod(mesh.shape[axis] for axis in rules[name].mesh_axes)
-    if size % ways == 0:
+    if size % (unit * ways) == 0:
         return rules[name].mesh_axes
     if rules[name].must_divide:
         sizes = {axis: mesh.shape[axis] for axis in rules[name].mesh_axes}
@@ -147,6 +158,11 @@ def _mesh_axes(name: str | None, size: int, mesh: Mesh, where: str, rules: Mappi
             f"choose a mesh (config.mesh) that divides it"
         )
     return ()
+
+
+def _name_and_unit(name: str | None) -> tuple[str, int]:
+    base, _, unit = str(name).partition("/")
+    return base, int(unit or 1)
 
 
 def array_name(path: Sequence[Any]) -> str:
@@ -188,10 +204,12 @@ def replicated_axes(boxed: PyTree, mesh: Mesh, rules: Mapping[str, Rule] = RULES
     names, lines = logical_names(boxed), []
     for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)):
         where = array_name(path)
-        for axis, (name, size) in enumerate(zip(names[where], leaf.shape)):
-            ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in rules[name].mesh_axes) if name else 1
-            if size % ways:
-                lines.append(f"{where}: axis {axis} ({name}, size {size}) is not split {ways} ways: replicated")
+        for axis, (named, size) in enumerate(zip(names[where], leaf.shape)):
+            name, unit = _name_and_unit(named)
+            ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in rules[name].mesh_axes) if named else 1
+            if size % (unit * ways):
+                number = f"size {size}" if unit == 1 else f"{size // unit} times {unit}"
+                lines.append(f"{where}: axis {axis} ({name}, {number}) is not split {ways} ways: replicated")
     return lines
 
 

@@ -24,6 +24,9 @@ MESH = AbstractMesh((2, 2, 2), MESH_AXES)
         (("layers", "heads", "embed"), (3, 4, 8), PartitionSpec(None, "tensor", "fsdp")),
         (("batch", None), (4, 7), PartitionSpec(("data", "fsdp"), None)),
         (("kv_heads",), (5,), PartitionSpec(None)),
+        (("embed", "kv_heads/64"), (8, 4 * 64), PartitionSpec("fsdp", "tensor")),
+        # 320 columns divide by two, five heads do not.
+        (("embed", "kv_heads/64"), (8, 5 * 64), PartitionSpec("fsdp", None)),
         ((), (), PartitionSpec()),
     ],
 )
@@ -37,6 +40,7 @@ def test_names_become_a_partition(names, shape, spec):
         (("embed", "width"), (8, 8), r"text/kernel: unknown logical axis 'width'; the rules know \['batch'"),
         (("mlp", "heads"), (8, 8), "axes 'mlp' and 'heads' of shape .* both split over mesh axis 'tensor'"),
         (("embed", "embed"), (8, 8), "both split over mesh axis 'fsdp'"),
+        (("heads/8", "mlp"), (8 * 2, 8), "axes 'heads/8' and 'mlp' of shape .* both split over mesh axis 'tensor'"),
         (("embed",), (7,), r"axis 'embed' of size 7 cannot be split over mesh axes \{'fsdp': 2\}"),
         (("batch",), (6,), r"size 6 cannot be split over mesh axes \{'data': 2, 'fsdp': 2\}"),
         (("embed",), (8, 8), r"1 logical names .* for shape \(8, 8\)"),
@@ -49,8 +53,10 @@ def test_what_cannot_be_placed_is_an_error_that_names_it(names, shape, said):
 
 def test_a_replicated_axis_is_told():
     box = nn.LogicallyPartitioned(jnp.zeros((8, 5)), ("embed", "kv_heads"))
-    assert replicated_axes({"key": {"kernel": box}}, MESH) == [
-        "key/kernel: axis 1 (kv_heads, size 5) is not split 2 ways: replicated"
+    heads = nn.LogicallyPartitioned(jnp.zeros((8, 320)), ("embed", "kv_heads/64"))
+    assert replicated_axes({"key": {"kernel": box}, "value": {"kernel": heads}}, MESH) == [
+        "key/kernel: axis 1 (kv_heads, size 5) is not split 2 ways: replicated",
+        "value/kernel: axis 1 (kv_heads, 5 times 64) is not split 2 ways: replicated",
     ]
 
 
@@ -104,6 +110,19 @@ def test_rows_stay_where_they_are_and_parameters_travel(repository):
     found = on_eight_devices(repository, module="tests.placed_rows")
     assert 2 * found["parameters"] < sum(found["placed"].values()) < 4 * found["parameters"]
     assert sum(found["left"].values()) > 10 * sum(found["placed"].values())
+
+
+@pytest.mark.parametrize("shared", ["4", "2"])
+def test_attention_is_computed_where_its_heads_are(repository, shared):
+    """Of `shared` key-value heads over four devices: they divide, and each device has its own, or stay whole on each.
+
+    Then two sums of activations a layer and pass are sent, and parameters by `fsdp`. Cut through the heads, or with
+    rows and heads as one axis, seven times as much was.
+    """
+    found = on_eight_devices(repository, shared, module="tests.placed_heads")
+    # Attention and MLP of two layers: forward, recomputed (remat) and backward.
+    sums = 2 * 2 * 3 * found["activations"]
+    assert sum(found["sent"].values()) < 1.5 * (sums + 3 * found["parameters"])
 
 
 # Small enough to compile in a minute; the axes are those of the real one.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 _MASKED = -1e30  # finite, so that a row without any key gives zeros, not NaN
-_LAST_AXES = (((2,), (2,)), ((0,), (0,)))  # contracted, and batched
+_LAST_AXES = (((3,), (3,)), ((0, 1), (0, 1)))  # contracted, and batched
 
 
 def attend(
@@ -38,17 +38,16 @@ def attend(
     groups, count = values.shape[1], values.shape[2]
     per_group = heads // groups
 
-    # Plain batched matrix products over [B·G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as
-    # long.
+    # Plain batched matrix products over [B, G, Q/G·S, E]: on a CPU the gradient of the same einsum takes three times as
+    # long. B and G stay apart: a mesh splits them over different axes, which no split of B·G can say.
     def rows(q):
         q = (q * width**-0.5).reshape(batch, length, groups, per_group, width)
-        return q.transpose(0, 2, 3, 1, 4).reshape(batch * groups, per_group * length, width)
+        return q.transpose(0, 2, 3, 1, 4).reshape(batch, groups, per_group * length, width)
 
-    keys = keys.reshape(batch * groups, count, width)
     against = lambda q, k: jax.lax.dot_general(q, k, _LAST_AXES, preferred_element_type=jnp.float32)
     logits = against(rows(query), keys)
     if num_sinks:
-        sinks = against(rows(sink_query), keys[:, :num_sinks])
+        sinks = against(rows(sink_query), keys[:, :, :num_sinks])
         logits = jnp.concatenate([sinks, logits[..., num_sinks:]], axis=-1)
     logits = logits.reshape(batch, groups, per_group, length, count)
     logits = jnp.where(mask[:, None, None], logits, _MASKED)
@@ -62,8 +61,7 @@ def attend(
     total = weights.sum(axis=-1, keepdims=True)
     if null_logit is not None:
         total = total + jnp.exp(null - top)
-    weights = weights.astype(values.dtype).reshape(batch * groups, per_group * length, count)
-    values = values.reshape(batch * groups, count, width)
+    weights = weights.astype(values.dtype).reshape(batch, groups, per_group * length, count)
     out = jnp.matmul(weights, values, preferred_element_type=jnp.float32)
     out = out.reshape(batch, groups, per_group, length, width) / jnp.maximum(total, 1e-30)
     return out.astype(values.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)

@@ -9,7 +9,7 @@ from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.sharding import rows_in_place
+from mmduplex_jax.sharding import in_units, rows_in_place
 from mmduplex_jax.typing import Array, Bool, Float
 
 # By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
@@ -61,7 +61,8 @@ class Attention(nn.Module):
             raise ValueError("rotary phases are of `x` alone: they cannot turn the keys of another `context`")
         context = x if context is None else context
         width = x.shape[-1]
-        split = lambda name, a: dense(width, ("embed", "heads"), name=name, dtype=x.dtype, use_bias=True)(a).reshape(
+        heads = in_units("heads", width // self.heads)
+        split = lambda name, a: dense(width, ("embed", heads), name=name, dtype=x.dtype, use_bias=True)(a).reshape(
             *a.shape[:2], self.heads, width // self.heads
         )
         if mask is None:
@@ -71,7 +72,7 @@ class Attention(nn.Module):
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
         out = attend(query, *laid_out(key, value), mask)
         out = out.reshape(*x.shape)
-        return dense(width, ("heads", "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
+        return dense(width, (heads, "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
 
 
 class EncoderBlock(nn.Module):

@@ -17,7 +17,7 @@ from mmduplex_jax.layers import ring, rotary
 from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
-from mmduplex_jax.sharding import rows_in_place
+from mmduplex_jax.sharding import in_units, rows_in_place
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -77,6 +77,16 @@ class StackConfig:
             raise ValueError(f"layers ({self.layers}) must be a multiple of cross_every ({self.cross_every})")
 
     @property
+    def heads_axis(self) -> str:
+        """Logical name of the query heads' columns: heads that share keys stay together, wherever these are."""
+        return in_units("heads", self.heads // self.kv_heads * self.head_width)
+
+    @property
+    def kv_heads_axis(self) -> str:
+        """Logical name of the columns of keys, and of values."""
+        return in_units("kv_heads", self.head_width)
+
+    @property
     def group_size(self) -> int:
         """Layers that repeat together: one with cross-attention, the rest without."""
         return self.cross_every or 1
@@ -129,8 +139,8 @@ class SelfAttention(nn.Module):
         heads = lambda name, count, axis: dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(
             x
         ).reshape(*x.shape[:2], count, c.head_width)
-        query, key = heads("query", c.heads, "heads"), heads("key", c.kv_heads, "kv_heads")
-        value = heads("value", c.kv_heads, "kv_heads")
+        query, key = heads("query", c.heads, c.heads_axis), heads("key", c.kv_heads, c.kv_heads_axis)
+        value = heads("value", c.kv_heads, c.kv_heads_axis)
         if c.qk_norm:
             query = RMSNorm(c.norm_epsilon, x.dtype, name="query_norm")(query)
             key = RMSNorm(c.norm_epsilon, x.dtype, name="key_norm")(key)
@@ -143,7 +153,7 @@ class SelfAttention(nn.Module):
         keys, values = laid_out(key, value) if buffers is None else buffers
         out = attend(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
         out = out.reshape(*x.shape[:2], -1)
-        return dense(c.width, ("heads", "embed"), name="out", dtype=x.dtype)(out), buffers
+        return dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out), buffers
 
 
 class CrossAttention(nn.Module):
@@ -156,12 +166,12 @@ class CrossAttention(nn.Module):
         c = self.config
         if look.cross_phase is None or look.cross_mask is None:
             raise ValueError("a stack with cross-attention needs a lookup with `cross_mask`")
-        query = dense(c.heads * c.head_width, ("embed", "heads"), name="query", dtype=x.dtype)(x)
+        query = dense(c.heads * c.head_width, ("embed", c.heads_axis), name="query", dtype=x.dtype)(x)
         query = rotary.rotate(query.reshape(*x.shape[:2], c.heads, c.head_width), look.cross_phase)
         zeros = nn.initializers.zeros_init()
         null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
         out = attend(query, *keys_values, look.cross_mask, null_logit=null).reshape(*x.shape[:2], -1)
-        out = dense(c.width, ("heads", "embed"), name="out", dtype=x.dtype)(out)
+        out = dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out)
         gate_init = nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,))
         gate = self.param("gate", gate_init, (1,))
         return out * jnp.tanh(gate).astype(x.dtype)

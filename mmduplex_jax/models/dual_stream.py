@@ -134,7 +134,7 @@ class VideoPool(nn.Module):
         null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
         out = attend(query, *keys_values, mask, null_logit=null).reshape(*mask.shape[:2], -1)
         gate = self.param("gate", nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,)), (1,))
-        return dense(c.width, ("heads", "embed"), name="out", dtype=dtype)(out) * jnp.tanh(gate).astype(dtype)
+        return dense(c.width, (c.heads_axis, "embed"), name="out", dtype=dtype)(out) * jnp.tanh(gate).astype(dtype)
 
 
 class DualStream(nn.Module):

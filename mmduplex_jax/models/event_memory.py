@@ -20,6 +20,7 @@ from mmduplex_jax.layers import ring
 from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
+from mmduplex_jax.sharding import in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 _UNSEEN = -1e30  # finite, so that differences of it are numbers
@@ -115,18 +116,20 @@ class EventMemory(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.dtype)
         partitioned = lambda init, *axes: nn.with_logical_partitioning(init, axes)
-        into = lambda name, count: dense(count * c.head_width, ("feature", "heads"), name=name, dtype=dtype)
+        columns, shared = in_units("heads", c.head_width), in_units("heads", c.heads // c.kv_heads * c.head_width)
+        into = lambda name, axis: dense(c.heads * c.head_width, ("feature", axis), name=name, dtype=dtype)
         self.norm = RMSNorm(dtype=dtype)
         self.reader = self.param(
             "reader", partitioned(nn.initializers.normal(1.0), "heads", None), (c.heads, c.head_width)
         )
-        self.part_key, self.part_value = into("part_key", c.heads), into("part_value", c.heads)
+        self.part_key, self.part_value = into("part_key", columns), into("part_value", columns)
         self.event_norm = RMSNorm(dtype=dtype)
-        kept = lambda name: dense(c.kv_heads * c.head_width, ("feature", "kv_heads"), name=name, dtype=dtype)
+        stored = in_units("kv_heads", c.head_width)
+        kept = lambda name: dense(c.kv_heads * c.head_width, ("feature", stored), name=name, dtype=dtype)
         self.key, self.value = kept("key"), kept("value")
-        self.query = into("query", c.heads)
+        self.query = into("query", shared)
         self.null = self.param("null", partitioned(nn.initializers.zeros_init(), None), (c.heads,))
-        self.out = dense(self.width, ("heads", "embed"), name="out", dtype=dtype)
+        self.out = dense(self.width, (shared, "embed"), name="out", dtype=dtype)
         self.gate = self.param("gate", partitioned(nn.initializers.constant(c.gate), None), (1,))
 
     def __call__(

@@ -18,6 +18,7 @@ from mmduplex_jax.layers.attention import attend, laid_out, past_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.sharding import in_units
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.typing import Array, Bool, Float, Int, Int32
@@ -81,9 +82,10 @@ class TokenReader(nn.Module):
         # What is read where there is nothing to see: seconds without a token are what a budget is for.
         self.nothing = self.param("nothing", partitioned(nn.initializers.normal(0.1), "feature"), (c.width,))
         self.norm = layer_norm("norm", dtype)
-        self.key = dense(heads, ("feature", "heads"), name="key", dtype=dtype)
-        self.value = dense(heads, ("feature", "heads"), name="value", dtype=dtype)
-        self.out = dense(c.width, ("heads", "feature"), name="out", dtype=dtype)
+        axis = in_units("heads", c.head_width)
+        self.key = dense(heads, ("feature", axis), name="key", dtype=dtype)
+        self.value = dense(heads, ("feature", axis), name="value", dtype=dtype)
+        self.out = dense(c.width, (axis, "feature"), name="out", dtype=dtype)
         self.mlp_norm = layer_norm("mlp_norm", dtype)
         self.mlp = Mlp(hidden=c.hidden)
 

@@ -17,6 +17,7 @@ from mmduplex_jax.layers.attention import attend, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.sharding import in_units
 from mmduplex_jax.towers.contrastive import unit
 from mmduplex_jax.typing import Array, Bool, Float, Int, Int32
 
@@ -109,9 +110,10 @@ class BagEncoder(nn.Module):
         self.query = self.param("query", partitioned(nn.initializers.normal(1.0), None, None), (c.heads, c.head_width))
         heads = c.heads * c.head_width
         self.word_norm = layer_norm("word_norm")
-        self.key = dense(heads, ("embed", "heads"), name="key")
-        self.value = dense(heads, ("embed", "heads"), name="value")
-        self.join = dense(c.width, ("heads", "embed"), name="join")
+        axis = in_units("heads", c.head_width)
+        self.key = dense(heads, ("embed", axis), name="key")
+        self.value = dense(heads, ("embed", axis), name="value")
+        self.join = dense(c.width, (axis, "embed"), name="join")
         self.join_norm = layer_norm("join_norm")
         self.mlp = Mlp(hidden=c.hidden)
         self.out_norm = layer_norm("out_norm")
