@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmduplex_jax.typing import Array, PyTree
@@ -73,7 +74,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
     sizes = mesh_sizes(data, fsdp, tensor, len(devices))
     # The default axis type is Explicit, under which Linen's Embed and plain matmuls raise.
     auto = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+    # Of a torus of chips, such as 8x8 for axes of 4 and 16, a physical axis may have to be split.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, MESH_AXES, axis_types=auto)
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> tuple[int, int, int]:

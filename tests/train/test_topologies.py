@@ -1,7 +1,8 @@
-"""Topologies by name, and what a compiler's message says of memory; no compiler is needed."""
+"""Topologies by name, and what a compiler's message says of memory; all but one test need no compiler."""
 
 import pytest
 
+from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.train import topologies
 from mmduplex_jax.train.topologies import TopologyError, get_topology, memory_in_message
 
@@ -38,3 +39,11 @@ def test_a_compiler_that_is_missing_is_named(name, said, monkeypatch):
     monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TopologyError, match=rf"{said}: pip install 'mmduplex-jax\[ahead\]'"):
         get_topology(name)
+
+
+def test_axes_of_a_mesh_may_split_those_of_a_torus():
+    """A slice of 8 x 8 chips for axes of 4 and 16: neither is a product of its sides."""
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install 'mmduplex-jax[ahead]'")
+    mesh = make_mesh(4, 16, 1, devices=get_topology("v6e:8x8").devices)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 16, "tensor": 1}
+    assert len({device.id for device in mesh.devices.flat}) == 64
