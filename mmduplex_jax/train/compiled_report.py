@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,9 @@ from mmduplex_jax.train.collectives import Collectives, collectives
 from mmduplex_jax.train.program import Program
 from mmduplex_jax.train.topologies import Topology, memory_in_message
 from mmduplex_jax.typing import PyTree
+
+# Stages whose loss compares every row with every other: their batch cannot be gone through in parts.
+_COMPARING_STAGES = ("clip", "bflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,14 +191,20 @@ def advice(found: CompiledReport, config: Any, mesh: Mapping[str, int], streams:
         )
     elif state > found.limit_bytes / 3:
         lines.append(f"more devices for --mesh.fsdp: parameters and optimiser take {gib(state)} of each")
-    stacks = [name for name in ("text", "video_stream") if name in config and "remat" in config[name]]
-    off = [name for name in stacks if not config[name].remat]
+    off = [name for name, value in sorted(_fields(config)) if name.rpartition(".")[2] == "remat" and not value]
     if off:
-        lines.append(" ".join(f"--config.{name}.remat=True" for name in off) + ": compute activations again")
+        lines.append(" ".join(f"--config.{name}=True" for name in off) + ": compute activations again")
     rows = config.data.batch_size // (config.train.grad_accum * ways)
     wanted = math.ceil(found.temporaries_bytes / room) if room > 0 else rows
     parts = next((parts for parts in range(1, rows + 1) if rows % parts == 0 and parts >= wanted), rows)
-    if rows > 1 and parts > 1:
+    if config.stage in _COMPARING_STAGES:
+        per_row = (found.temporaries_bytes + found.kinds_bytes.get("batch", 0)) / rows
+        fit = max(1, int((found.limit_bytes - state) / per_row)) * ways
+        lines.append(
+            f"--config.data.batch_size={fit}, or {math.ceil(config.data.batch_size / fit)} times the devices: every "
+            "row is compared with the whole batch, which therefore cannot be cut"
+        )
+    elif rows > 1 and parts > 1:
         lines.append(
             f"--config.train.grad_accum={config.train.grad_accum * parts}: {rows // parts} rows of a batch at a time "
             f"on a device, not {rows}; temporaries take {gib(found.temporaries_bytes)} and {gib(max(room, 0))} is left"
@@ -203,6 +212,15 @@ def advice(found: CompiledReport, config: Any, mesh: Mapping[str, int], streams:
     elif rows == 1:
         lines.append(f"a shorter clip (--config.data.clip_s, now {config.data.clip_s}): one row of a batch is too much")
     return lines
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of all fields of a config."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def gib(size: int) -> str:

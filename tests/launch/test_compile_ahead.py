@@ -82,10 +82,12 @@ def too_large(**kinds: int) -> CompiledReport:
 def duplex_config(**changes):
     config = ml_collections.ConfigDict(
         {
+            "stage": "duplex",
             "data": {"batch_size": 64, "clip_s": 12.0},
             "train": {"grad_accum": 1},
             "text": {"remat": False},
             "video_stream": {"remat": True},
+            "tokenizer": {"anchor": {"remat": True}},
         }
     )
     config.update_from_flattened_dict(changes)
@@ -99,6 +101,9 @@ def duplex_config(**changes):
         (too_large(parameters=3 * GIB, optimiser=6 * GIB), (1, 4, 1), {}, ["more devices for --mesh.fsdp"]),
         (too_large(parameters=GIB), (4, 1, 1), {}, ["--config.text.remat=True", "--config.train.grad_accum=2: 8 rows"]),
         (too_large(parameters=GIB), (4, 1, 1), {"train.grad_accum": 4}, ["--config.text.remat=True", "grad_accum=8"]),
+        (too_large(parameters=GIB), (4, 1, 1), {"tokenizer.anchor.remat": False}, ["tokenizer.anchor.remat=True"]),
+        # 15 GiB for rows of 1.25 GiB: 12 on each of 4 devices, of 64 in all.
+        (too_large(parameters=GIB), (4, 1, 1), {"stage": "clip"}, ["batch_size=48, or 2 times the devices"]),
         (too_large(parameters=GIB), (64, 1, 1), {"text.remat": True}, ["a shorter clip"]),
     ],
 )
