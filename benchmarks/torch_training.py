@@ -244,10 +244,10 @@ def make_step(
     def step() -> float:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = forward(data)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     return step

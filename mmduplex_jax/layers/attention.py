@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
+IMPLEMENTATIONS = ("einsum", "fused")
+
 _MASKED = -1e30  # finite, so that a row without any key gives zeros, not NaN
 _LAST_AXES = (((3,), (3,)), ((0, 1), (0, 1)))  # contracted, and batched
 
@@ -65,6 +67,54 @@ def attend(
     out = jnp.matmul(weights, values, preferred_element_type=jnp.float32)
     out = out.reshape(batch, groups, per_group, length, width) / jnp.maximum(total, 1e-30)
     return out.astype(values.dtype).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def attend_fused(
+    query: Float[Array, "B S Q E"],
+    keys: Float[Array, "B G R E"],
+    values: Float[Array, "B G R E"],
+    mask: Bool[Array, "B S R"] | None,
+    *,
+    sink_query: Float[Array, "B S Q E"] | None = None,
+    num_sinks: int = 0,
+    null_logit: Float[Array, "Q"] | None = None,
+) -> Float[Array, "B S Q E"]:
+    """`attend` through `jax.nn.dot_product_attention`, of which cuDNN has a kernel that never holds the logits.
+
+    A kernel knows one product of queries and keys, so sinks and the null become features of it: queries are wider by
+    the sinks' queries and by the null's logit, which meet zeros in all keys but theirs. With a mask of None everything
+    is seen. cuDNN is taken on NVIDIA in 16 bits, XLA's own form elsewhere. The null's logit is rounded to `query`'s
+    dtype.
+    """
+    dtype, (batch, length, heads, width) = query.dtype, query.shape
+    groups, count = values.shape[1], values.shape[2]
+    features, keys, values = [query], keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
+    if num_sinks and sink_query is not None:
+        sink = (jnp.arange(count) < num_sinks)[None, :, None, None]
+        features.append(sink_query)
+        keys = jnp.concatenate([jnp.where(sink, 0, keys), jnp.where(sink, keys, 0)], axis=-1)
+    if null_logit is not None:
+        logit = (null_logit.astype(jnp.float32) * width**0.5).astype(dtype)  # the kernel scales all of the product
+        features.append(jnp.broadcast_to(logit[:, None], (batch, length, heads, 1)))
+        null = jnp.zeros((batch, 1, groups, keys.shape[-1] + 1), dtype).at[..., -1].set(1)
+        keys = jnp.concatenate([jnp.pad(keys, ((0, 0), (0, 0), (0, 0), (0, 1))), null], axis=1)
+        values = jnp.pad(values, ((0, 0), (0, 1), (0, 0), (0, 0)))
+        mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
+    query = jnp.concatenate(features, axis=-1)
+    wide = -(-query.shape[-1] // 8) * 8  # what the kernel takes; values must be as wide
+    padded = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, wide - a.shape[-1])))
+    on_cudnn = jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
+    out = jax.nn.dot_product_attention(
+        padded(query),
+        padded(keys.astype(dtype)),
+        padded(values.astype(dtype)),
+        mask=None if mask is None else mask[:, None],
+        scale=width**-0.5,
+        implementation="cudnn" if on_cudnn else "xla",
+    )[..., :width]
+    if mask is None or null_logit is not None:
+        return out
+    return jnp.where(mask.any(axis=-1)[..., None, None], out, 0)
 
 
 def laid_out(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.attention import attend, laid_out
+from mmduplex_jax.layers.attention import attend, attend_fused, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.sharding import in_units, rows_in_place
@@ -40,6 +40,7 @@ class Attention(nn.Module):
     """Attention of `x` to `context` (to itself where none is given), to all of it where no mask is given."""
 
     heads: int
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -65,12 +66,13 @@ class Attention(nn.Module):
         split = lambda name, a: dense(width, ("embed", heads), name=name, dtype=x.dtype, use_bias=True)(a).reshape(
             *a.shape[:2], self.heads, width // self.heads
         )
-        if mask is None:
+        if mask is None and not self.fused:
             mask = jnp.ones((x.shape[0], x.shape[1], context.shape[1]), bool)
         query, key, value = split("query", x), split("key", context), split("value", context)
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
-        out = attend(query, *laid_out(key, value), mask)
+        found = laid_out(key, value)
+        out = attend_fused(query, *found, mask) if mask is None or self.fused else attend(query, *found, mask)
         out = out.reshape(*x.shape)
         return dense(width, (heads, "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
 
@@ -84,6 +86,7 @@ class EncoderBlock(nn.Module):
     hidden: int | None = None
     activation: str = "gelu_tanh"
     norm_epsilon: float = 1e-6
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -96,9 +99,11 @@ class EncoderBlock(nn.Module):
         """Runs the layer; `mask` and `phase` are of the attention among `x` (see `Attention`)."""
         norm = lambda name: layer_norm(name, x.dtype, self.norm_epsilon)
         if self.self_attention:
-            x = x + Attention(self.heads, name="attention")(norm("attention_norm")(x), mask=mask, phase=phase)
+            x = x + Attention(self.heads, self.fused, name="attention")(
+                norm("attention_norm")(x), mask=mask, phase=phase
+            )
         if context is not None:
-            x = x + Attention(self.heads, name="cross")(norm("cross_norm")(x), context)
+            x = x + Attention(self.heads, self.fused, name="cross")(norm("cross_norm")(x), context)
         return x + Mlp(self.expansion, self.hidden, self.activation, name="mlp")(norm("mlp_norm")(x))
 
 
@@ -112,6 +117,7 @@ class Encoder(nn.Module):
     norm_epsilon: float = 1e-6
     final_norm: bool = True
     remat: bool = False
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -127,6 +133,7 @@ class Encoder(nn.Module):
                 hidden=self.hidden,
                 activation=self.activation,
                 norm_epsilon=self.norm_epsilon,
+                fused=self.fused,
                 name=f"block_{i}",
             )
             x = layer(rows_in_place(x), None, mask, phase)

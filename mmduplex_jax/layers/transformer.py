@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, laid_out
+from mmduplex_jax.layers.attention import IMPLEMENTATIONS, attend, attend_fused, laid_out
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import in_units, rows_in_place
@@ -47,6 +47,7 @@ class StackConfig:
       scan: one compiled layer run in a loop (accelerators), or all layers unrolled (CPU, streaming).
       remat: recompute activations in the backward pass.
       dtype: compute dtype, "float32" or "bfloat16".
+      attention: over whole clips, "einsum" or "fused" (`attention.attend_fused`); rings are always read plainly.
     """
 
     width: int
@@ -67,8 +68,11 @@ class StackConfig:
     scan: bool = False
     remat: bool = False
     dtype: str = "float32"
+    attention: str = "einsum"
 
     def __post_init__(self):
+        if self.attention not in IMPLEMENTATIONS:
+            raise ValueError(f"attention is one of {', '.join(IMPLEMENTATIONS)}, not {self.attention!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
         if self.heads % self.kv_heads:
@@ -151,7 +155,8 @@ class SelfAttention(nn.Module):
                 raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
             buffers = ring.write_pair(buffers, look.entry, key, value)
         keys, values = laid_out(key, value) if buffers is None else buffers
-        out = attend(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
+        attention = attend_fused if buffers is None and c.attention == "fused" else attend
+        out = attention(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
         out = out.reshape(*x.shape[:2], -1)
         return dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out), buffers
 
@@ -170,7 +175,9 @@ class CrossAttention(nn.Module):
         query = rotary.rotate(query.reshape(*x.shape[:2], c.heads, c.head_width), look.cross_phase)
         zeros = nn.initializers.zeros_init()
         null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
-        out = attend(query, *keys_values, look.cross_mask, null_logit=null).reshape(*x.shape[:2], -1)
+        # Without rings: over a whole clip.
+        attention = attend_fused if look.entry is None and c.attention == "fused" else attend
+        out = attention(query, *keys_values, look.cross_mask, null_logit=null).reshape(*x.shape[:2], -1)
         out = dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out)
         gate_init = nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,))
         gate = self.param("gate", gate_init, (1,))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mmduplex_jax.layers.attention import IMPLEMENTATIONS
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import ACTIVATIONS, Attention, Encoder, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
@@ -48,6 +49,7 @@ class VisionConfig:
       projection_bias: whether the projection has one.
       remat: recompute activations in the backward pass.
       dtype: compute dtype, "float32" or "bfloat16".
+      attention: among the tokens, "einsum" or "fused" (`layers/attention.attend_fused`).
     """
 
     image_px: int
@@ -73,9 +75,15 @@ class VisionConfig:
     projection_bias: bool = False
     remat: bool = False
     dtype: str = "float32"
+    attention: str = "einsum"
 
     def __post_init__(self):
-        for name, known in (("pool", POOLS), ("last_norm", NORMS), ("positions", POSITIONS)):
+        for name, known in (
+            ("attention", IMPLEMENTATIONS),
+            ("pool", POOLS),
+            ("last_norm", NORMS),
+            ("positions", POSITIONS),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.activation not in ACTIVATIONS:
@@ -207,6 +215,7 @@ class VisionTower(nn.Module):
             norm_epsilon=c.norm_epsilon,
             final_norm=False,
             remat=c.remat,
+            fused=c.attention == "fused",
             name="encoder",
         )(x, among, phase)
         return self._pooled(x, mask)
