@@ -163,7 +163,7 @@ def test_every_parameter_has_a_place_on_the_mesh():
     boxed = jax.eval_shape(model.init, jax.random.key(0), pictures(), np.zeros((1, 4), np.int32))["params"]
     names = logical_names(boxed)
     assert names["vision/position"] == ("position", "embed")
-    assert names["vision/pool/attention/query/kernel"] == ("embed", "heads")
+    assert names["vision/pool/attention/query/kernel"] == ("embed", "heads/6")  # columns in units of a head
     assert names["logit_scale"] == ()
     tree_shardings(boxed, make_mesh(devices=jax.devices()[:1]))
 
