@@ -189,11 +189,13 @@ class _Run:
         self.log, self.warn = log, warn
         self.in_flight: collections.deque[_InFlight] = collections.deque()
         self.preempted = False
+        # The first step that was begun when a process of several had been told to stop.
+        self.told_at: int | None = None
 
     def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: str) -> int:
         """Steps until the end or a signal, saves, and returns how many steps are done."""
         saved_step = self.checkpoints.latest_step
-        while step < self.end_step and not self._should_stop():
+        while step < self.end_step and not self._should_stop(step):
             began = time.perf_counter()
             fed = next(feed)
             self.progress.add_wait(time.perf_counter() - began)
@@ -218,13 +220,15 @@ class _Run:
         if saved_step != step:
             self.checkpoints.save(step, state, iterator_state, self.window.to_json())
         self.checkpoints.finish()
-        self.preempted &= step < self.end_step
         return step
 
-    def _should_stop(self) -> bool:
-        # One process of several must not stop alone: the others would wait for it in the next collective. All of them
-        # look at the same steps, each of which says whether any had been told to stop.
-        if not self.any_process:
+    def _should_stop(self, step: int) -> bool:
+        # One process of several must not stop alone: the others would wait for it in the next collective. Each step
+        # says whether any had been told to stop, and by now all have looked at the steps that are not in flight; what
+        # one has looked at sooner (for a profile, say) does not count yet.
+        if self.any_process:
+            self.preempted = self.told_at is not None and self.told_at <= step - _STEPS_IN_FLIGHT
+        else:
             self.preempted = self.stop.received is not None
         return self.preempted
 
@@ -236,8 +240,8 @@ class _Run:
             self.progress.add_step()
             if not is_finite(metrics):
                 raise NonFiniteError(self._describe(done, metrics))
-            if done.stopping is not None:
-                self.preempted |= bool(jax.device_get(done.stopping))
+            if done.stopping is not None and self.told_at is None and bool(jax.device_get(done.stopping)):
+                self.told_at = done.step
             corrupt = int(jax.device_get(done.corrupt_records))
             self.window.add({name: value for name, value in metrics.items() if name != "finite"}, corrupt)
             if corrupt:
