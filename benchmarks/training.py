@@ -139,6 +139,7 @@ def variants(path: str, rows: int) -> dict[str, tuple[StreamsTask, Any]]:
     changes: dict[str, dict[str, Any]] = {
         "float32, all kept": {},
         "loss in chunks": {"loss.chunk": 30},
+        "fused attention": {"text.attention": "fused", "video_stream.attention": "fused"},
         "remat": {"text.remat": True, "video_stream.remat": True},
         "bfloat16": {"text.dtype": "bfloat16", "video_stream.dtype": "bfloat16"},
         "remat, bfloat16, chunks": {
@@ -153,7 +154,7 @@ def variants(path: str, rows: int) -> dict[str, tuple[StreamsTask, Any]]:
         config.update_from_flattened_dict(scanned | {k: v for k, v in change.items() if k != "loss.chunk"})
         stacks = {
             name: dataclasses.replace(
-                getattr(task.config, name), **{k: config[field][k] for k in ("scan", "remat", "dtype")}
+                getattr(task.config, name), **{k: config[field][k] for k in ("scan", "remat", "dtype", "attention")}
             )
             for name, field in (("text", "text"), ("video", "video_stream"))
         }

@@ -51,6 +51,16 @@ def get_config() -> config_dict.ConfigDict:
         flow=dict(crop_px=64, patch_px=16, width=384, layers=8, heads=6, motion_features=True, centre=True, remat=True),
         state=dict(slots=8, layers=1, heads=8),
         baseline=dict(grid_side=4, interval_ticks=2, dense_tokens=64, dense_hz=5),
-        event=dict(layers=8, width=512, heads=8, kv_heads=8, head_width=64, hidden=1408, window_s=4.0, remat=True),
+        event=dict(
+            layers=8,
+            width=512,
+            heads=8,
+            kv_heads=8,
+            head_width=64,
+            hidden=1408,
+            window_s=4.0,
+            remat=True,
+            attention="einsum",  # or "fused": docs/training_speed.md
+        ),
     )
     return c

@@ -45,6 +45,7 @@ def get_config() -> config_dict.ConfigDict:
         projection=512,
         remat=True,
         dtype="bfloat16",
+        attention="einsum",  # or "fused": docs/training_speed.md
     )
     c.time = config_dict.create(frames=8, pool="attention", layers=2, heads=8, hidden=2048)
     c.text = config_dict.create(

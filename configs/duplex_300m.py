@@ -31,6 +31,7 @@ def get_config() -> config_dict.ConfigDict:
         scan=True,
         remat=True,
         dtype="bfloat16",
+        attention="einsum",  # or "fused": docs/training_speed.md
     )
     # SmolLM2-360M (HuggingFaceTB/SmolLM2-360M, config.json); its tokenizer's vocabulary has 49152 entries.
     c.text = config_dict.create(
@@ -49,6 +50,7 @@ def get_config() -> config_dict.ConfigDict:
         scan=True,
         remat=True,
         dtype="bfloat16",
+        attention="einsum",  # or "fused": docs/training_speed.md
     )
     c.vocab_rows_min = 49152 + 3  # room for that vocabulary and our marks, whatever tokenizer is used
     c.train.steps = 200_000

@@ -22,7 +22,16 @@ from ml_collections import config_dict
 
 from configs import duplex_300m, vlm_quickstart
 
-_BASE = dict(patch_px=16, width=768, layers=12, heads=12, hidden=3072, positions="bicubic", dtype="bfloat16")
+_BASE = dict(
+    patch_px=16,
+    width=768,
+    layers=12,
+    heads=12,
+    hidden=3072,
+    positions="bicubic",
+    dtype="bfloat16",
+    attention="einsum",  # or "fused": docs/training_speed.md
+)
 # google/siglip-base-patch16-224 and openai/clip-vit-base-patch16: towers, and how their pictures are normalised.
 _TOWERS = {
     "siglip": dict(

@@ -17,7 +17,7 @@ from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.train.task import Task
 
 # How a stack runs, not what it computes; and cross-attention, which a language model by itself has not.
-_FREE = ("cross_every", "cross_gate", "num_sinks", "window_steps", "scan", "remat", "dtype")
+_FREE = ("cross_every", "cross_gate", "num_sinks", "window_steps", "scan", "remat", "dtype", "attention")
 _TABLES = ("embedding", "head")  # may have more rows, or fewer, than there are ids
 
 

@@ -10,7 +10,7 @@ from mmduplex_jax.train.task import Task
 
 TOKENIZER = "tokenizer/"
 # How the parts run, not what they compute.
-_FREE = ("remat", "dtype")
+_FREE = ("remat", "dtype", "attention")
 
 
 def tokenizer_of(task: Task) -> TokenizerConfig | None:

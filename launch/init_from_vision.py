@@ -25,7 +25,7 @@ ANCHORS = "tokenizer/anchors/tower/"
 VISION = "vision/"
 TEACHER = "teacher/tower/"
 # How a tower runs, and how its positions are fitted to other pictures.
-_FREE = ("positions", "remat", "dtype")
+_FREE = ("positions", "remat", "dtype", "attention")
 _POOL = ("pool/", "projection/")
 
 
