@@ -247,7 +247,8 @@ def _plain(config: Any, dtype: str) -> Any:
     """Unrolled and nothing computed again, as PyTorch does it; gates are open, so that cross-attention is seen."""
     for stack in (config.get("video_stream"), config.get("text")):
         if stack is not None and "hidden" in stack and "window_s" in stack:
-            stack.update(scan=False, remat=False, dtype=dtype)
+            with stack.unlocked():  # small configs leave some of these as they are by default
+                stack.update(scan=False, remat=False, dtype=dtype, attention="einsum")
     if "text" in config and "cross_gate" in config.text:
         config.text.cross_gate = 0.5
     return config

@@ -67,6 +67,8 @@ def test_the_measures_are_of_one_loss(tmp_path):
         found[name] = float(jax.jit(task.loss)(params, task.batch(), None)[0])
     first = found["float32, all kept"]
     assert found["loss in chunks"] == pytest.approx(first, rel=1e-6)
+    assert found["fused attention"] == pytest.approx(first, rel=1e-6)
+    assert made["fused attention"][0].config.video.attention == "fused"
     assert found["remat"] == pytest.approx(first, rel=1e-6)
     assert found["bfloat16"] == pytest.approx(first, rel=2e-2)  # 8 bits
     assert found["bfloat16"] != first
