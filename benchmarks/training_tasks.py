@@ -3,6 +3,7 @@
 Each is a `Task`, so that a step is the trainer's own, and knows its twin in PyTorch and what that is given.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,14 +32,14 @@ def _noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-class Trained:
-    """What is the same for all: the batch, and the loss of what has no words."""
+class Trained(abc.ABC):
+    """What is the same for all: the batch's shapes."""
 
     rows: int
 
+    @abc.abstractmethod
     def batch(self) -> dict[str, np.ndarray]:
         """A batch of noise."""
-        raise NotImplementedError
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of `batch`, of which there is one size."""

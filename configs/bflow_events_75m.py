@@ -5,7 +5,7 @@ Command:  python -m launch.train --config=configs/bflow_events_75m.py --workdir=
           then the duplex: --config=configs/duplex_300m.py --config.init_from.tokenizer=runs/bflow_events_75m
           with a teacher, a training of configs/clip_s16.py: --config=configs/bflow_events_75m.py:from_clip \
               --config.init_from.vision=DIR (the anchors then have its tower; so must the duplex's)
-Hardware: 8 GPUs of 80 GB for the batch of 128 clips of 12 s.
+Hardware: 8 GPUs of 24 GB or more for the batch of 128 clips of 12 s, as `launch.estimate` counts it.
 Time:     not trained yet.
 Expected: not trained yet.
 """

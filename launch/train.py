@@ -33,12 +33,11 @@ from launch.init_from_plan import InitFromError
 from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
-from mmduplex_jax.train.distributed import Job, JoinError, take_part, voices
+from mmduplex_jax.train.distributed import EXIT_MISFIT, Job, JoinError, take_part, voices
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.loop import NonFiniteError, fit
 
-EXIT_MISFIT = 2
 EXIT_NON_FINITE = 3
 
 
@@ -141,7 +140,7 @@ def main(argv: list[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     f = flags.FLAGS
-    if not (f.distributed or f.coordinator):
+    if not (f.distributed or f.coordinator or f.num_processes != -1 or f.process_id != -1):
         return _coded(lambda: train(f.config, f.workdir))
     job = lambda: Job(f.coordinator, f.num_processes, f.process_id, f.join_timeout_s, f.peer_timeout_s)
     run = lambda: _coded(lambda: train(f.config, f.workdir, *voices(say)))

@@ -1,7 +1,6 @@
 """The `duplex` stage: the dual-stream model learns to say what it sees, when it sees it."""
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -176,8 +175,6 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
     model = model_config(config, vocab_size, pad_id, word_id, start_id)
     if config.delay.min > config.delay.max:
         raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
-    groups = (config.train.get("groups") or {}).values()
-    never = any(group.start_step == -1 and re.match(group.match, "tokenizer/projector/kernel") for group in groups)
     return DuplexTask(
         config=model,
         ticks=model.clock.ticks_in(config.data.clip_s),
@@ -187,6 +184,6 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         drop_anchor_tail=config.loss.drop_anchor_tail,
         ahead_weight=config.loss.ahead_weight,
         ahead_steps=model.clock.steps_in(config.loss.ahead_s),
-        tokenizer_trained=not never,
+        tokenizer_trained=not flops.never_trained(config.train, "tokenizer/projector/kernel"),
         loss_chunk=config.loss.get("chunk", 0),
     )

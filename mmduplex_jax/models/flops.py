@@ -13,6 +13,8 @@ motion need no gradient, so the first layer that sees them costs once; motion no
 from __future__ import annotations
 
 import dataclasses
+import re
+from typing import Any
 
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStreamConfig
@@ -56,6 +58,12 @@ class Flops:
     def frozen(self) -> Flops:
         """The same where nothing is learned, and nothing before it."""
         return Flops(self.forward, 0.0)
+
+
+def never_trained(train: Any, path: str) -> bool:
+    """Whether `config.train.groups` keep the parameter at `path` as it is through the whole run."""
+    groups = (train.get("groups") or {}).values()
+    return any(group.start_step == -1 and re.match(group.match, path) for group in groups)
 
 
 def product(rows: float, inner: float, columns: float, *, of_data: bool = False) -> Flops:

@@ -6,7 +6,6 @@ language model that already knows its words. The towers have the parameter names
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import flax.linen as nn
@@ -253,8 +252,7 @@ def build(config: Any, vocab_size: int) -> VlmTask:
         frames=config.time.frames,
         length=config.caption.length,
     )
-    groups = (config.train.get("groups") or {}).values()
-    never = any(group.start_step == -1 and re.match(group.match, "vision/patch/kernel") for group in groups)
+    never = flops.never_trained(config.train, "vision/patch/kernel")
     return VlmTask(
         model,
         tuple(config.pixels.mean),

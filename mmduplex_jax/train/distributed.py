@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mmduplex_jax.sharding import replicated
 from mmduplex_jax.train.preemption import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_MISFIT = 1, 2
+# How much longer than ours JAX's own time for joining is, after which it aborts without a message for people.
 _LATER_S = 60
 
 # How errors of collectives and of the coordination service speak of a peer or a network that is gone. All other errors
@@ -152,7 +153,7 @@ def take_part(job: Job, run: Callable[[], int]) -> NoReturn:
         together = code in (0, EXIT_PREEMPTED, EXIT_INTERRUPTED)
     except JoinError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = EXIT_USAGE
+        code = EXIT_MISFIT
     except PeerError as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_PREEMPTED

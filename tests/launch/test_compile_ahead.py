@@ -1,7 +1,6 @@
 """Compiling ahead: the report on what is here, and, where the compilers are installed, on what is not."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from mmduplex_jax.train.compiled_report import CompiledReport, activations_bytes
 from mmduplex_jax.train.program import make_program
 from mmduplex_jax.train.topologies import Topology
 from tests import tiny
+from tests.launch.compilers import needs
 from tests.train.toy import ToyTask, toy_config
 
 HERE = Topology("cpu:1", jax.devices()[:1], 2**30, "XLA of this JAX")
@@ -119,12 +119,6 @@ def test_too_many_streams_are_told_how_many_fit():
     (line,) = advice(too_large(parameters=GIB, streams=2 * GIB), duplex_config(), {}, streams=64)
     streams = int(line.removeprefix("--streams=").split(":")[0])
     assert 1 <= streams < 64
-
-
-def needs(module: str) -> None:
-    folder, _, _ = module.partition(".")
-    if importlib.util.find_spec(folder) is None or importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install 'mmduplex-jax[ahead]'")
 
 
 def ahead(repository, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,6 +1,5 @@
 """The page of topologies, and its figures as goldens."""
 
-import importlib.util
 import json
 
 import jax
@@ -8,6 +7,7 @@ import pytest
 
 from launch import topology_sheet
 from mmduplex_jax.train.topologies import get_topology
+from tests.launch.compilers import needs
 
 
 def test_the_page_is_what_the_command_makes_of_its_file():
@@ -16,22 +16,13 @@ def test_the_page_is_what_the_command_makes_of_its_file():
     assert written == topology_sheet.page(reports), "rewrite it with `python -m launch.topology_sheet --render`"
 
 
-def needs(module: str) -> None:
-    folder, _, _ = module.partition(".")
-    if importlib.util.find_spec(folder) is None or importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install 'mmduplex-jax[ahead]'")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("case", topology_sheet.CASES, ids=lambda case: case.topology)
 def test_duplex_300m_is_sharded_as_it_was(case):
     """Collectives and memory of the golden file; other versions of the compilers may choose otherwise."""
     needs("jax_plugins.xla_cuda13" if case.topology.startswith("h100") else "libtpu")
-    kept = json.loads((topology_sheet.DOCS / "topologies.json").read_text(encoding="utf-8"))
-    if case.topology not in kept:
-        pytest.skip(f"{case.topology} was not compiled yet: python -m launch.topology_sheet")
-    golden = kept[case.topology]
+    golden = json.loads((topology_sheet.DOCS / "topologies.json").read_text(encoding="utf-8"))[case.topology]
     topology = get_topology(case.topology)
     if (topology.compiler, jax.__version__) != (golden["compiler"], golden["jax"]):
         pytest.skip(f"the golden file is of {golden['compiler']} and jax {golden['jax']}")

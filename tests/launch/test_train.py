@@ -119,6 +119,7 @@ def test_weights_that_make_no_mixture_are_refused(text):
     [
         ("--config.data.dirs=nowhere", EXIT_MISFIT, "error: nowhere"),
         ("--config.train.stepz=3", 1, "stepz"),
+        ("--process_id=1", EXIT_MISFIT, "belong together"),
     ],
 )
 def test_mistakes_are_told_without_ceremony(repository, tmp_path, flag, code, said):
