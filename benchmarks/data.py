@@ -246,7 +246,7 @@ class CopiedRecords:
     """A dataset as a source, to store it in another format."""
 
     def __init__(self, dataset: Any):
-        self.dataset, self.clock = dataset, dataset.clock
+        self.dataset, self.clock, self.flip_safe = dataset, dataset.clock, dataset.manifest.flip_safe
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -23,6 +23,7 @@ def get_config() -> config_dict.ConfigDict:
     c.frame_px = 224
     c.data.dirs = "data/rich_224"
     c.data.batch_size = 32
+    c.data.workers = 8
     c.tokenizer = config_dict.create(
         kind="bflow",
         width=512,

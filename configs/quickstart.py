@@ -34,7 +34,9 @@ def get_config() -> config_dict.ConfigDict:
         clip_s=12.0,
         batch_size=8,
         seed=0,
-        mirror=True,
+        # Left-right flips of half the samples: None where a data set's manifest says that its words allow it (the
+        # world's do), False nowhere; True is an error where one does not allow it.
+        flip=config_dict.placeholder(bool),
         workers=0,  # processes that load; 0 loads in threads
         corrupt_records_max=10,  # samples that may be left out because their record cannot be read
     )

@@ -76,7 +76,6 @@ def get_config(tower: str = "siglip") -> config_dict.ConfigDict:
         text="either",  # the caption of a record, or what is said in the piece
         batch_size=256,
         workers=8,
-        mirror=False,  # it swaps "left" and "right" in the text, also where "he left"
     )
     c.train.update(
         steps=20_000,

@@ -45,6 +45,9 @@ class RecordSource(Protocol):
     def key(self, index: int) -> str:
         """A record's key."""
 
+    def flip_safe(self, index: int) -> bool:
+        """Whether a record may be flipped left to right: in its words "left" and "right" are sides of the picture."""
+
 
 class ShardDataset:
     """The records of one directory.
@@ -113,6 +116,10 @@ class ShardDataset:
             return key_of(data)
         except RecordError as error:
             raise ShardError(f"{place}: {error}; {_REMEDY}") from error
+
+    def flip_safe(self, index: int) -> bool:
+        """Whether a record may be flipped: its data set's manifest says so."""
+        return self.manifest.flip_safe
 
     def _read(self, index: int) -> tuple[bytes, str]:
         """A record's bytes, and its place in words."""

@@ -1,4 +1,4 @@
-"""Records to batches: shuffled by seed, sliced by process, mirrored, packed, and resumable at any batch.
+"""Records to batches: shuffled by seed, sliced by process, flipped, packed, and resumable at any batch.
 
 Sample k of a run is a function of (seed, k) alone. It does not depend on the number of processes, worker processes or
 threads, and neither does the state of the iterator, which is the number of the next batch: a run may go on with others.
@@ -70,6 +70,10 @@ class JoinedSource:
     def key(self, index: int) -> str:
         part, position = self._place(index)
         return self.sources[part].key(position)
+
+    def flip_safe(self, index: int) -> bool:
+        part, position = self._place(index)
+        return self.sources[part].flip_safe(position)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -185,7 +189,7 @@ def make_loader(
     prefetch: int = 4,
     threads: int = 2,
     worker_processes: int = 0,
-    mirror: bool = False,
+    flip: bool | None = False,
     weights: Sequence[float] | None = None,
     drop_remainder: bool | None = None,
     with_lag: bool = False,
@@ -203,7 +207,7 @@ def make_loader(
       tokenizer: spells the words.
       batch_size: of the whole run; each process gets `batch_size / process_count` samples of every batch, and the
         processes' parts put together in order are the same batch whatever their number.
-      seed: of the shuffle and the mirror.
+      seed: of the shuffle and the flip.
       shuffle: anew in every epoch; otherwise in the order of the records.
       repeat: epochs, None for ever.
       num_ticks: T; by default that of the longest record. Of a longer record a piece is taken, by (seed, k).
@@ -214,7 +218,8 @@ def make_loader(
       prefetch: batches read ahead.
       threads: that read them; decoding leaves the interpreter free. 0 reads in the caller's thread.
       worker_processes: instead of threads in this process, for large frames; the order stays the same.
-      mirror: see half the samples in a mirror, "left" and "right" swapped in the words; see `mirror` for when not to.
+      flip: flip half the samples left to right, "left" and "right" swapped in the words. None flips those of data sets
+        whose manifest says that their words allow it, True is an error where one of them does not.
       weights: how often each directory is drawn from; needs `repeat=None`.
       drop_remainder: what to do with samples that fill no last batch. True leaves them out, False fills the batch up
         with samples that are not valid and have index -1. Must be said where it matters.
@@ -267,7 +272,9 @@ def make_loader(
             chosen = grain.MapDataset.concatenate([chosen, filling])
     if len(chosen) == 0:
         raise ValueError(f"{len(source)} records make no batch of {batch_size}, and drop_remainder leaves them all out")
-    pieces = Pieces(source, num_ticks, mirror, seed, mark_corrupt, frame_px)
+    if flip:
+        _check_flip_safe(data, source, parts)
+    pieces = Pieces(source, num_ticks, flip is not False, seed, mark_corrupt, frame_px)
     maker: Callable[[int, int], Sample]
     maker = SampleMaker(pieces, tokenizer, with_lag) if pairs is None else PairMaker(pieces, tokenizer, pairs)
     samples = chosen.map_with_index(maker)
@@ -280,7 +287,7 @@ def make_loader(
         "shuffle": shuffle,
         "repeat": repeat,
         "num_ticks": num_ticks,
-        "mirror": mirror,
+        "flip": flip is not False,
         "weights": None if weights is None else [float(weight) for weight in weights],
         "pairs": None if pairs is None else dataclasses.asdict(pairs),
     }
@@ -296,6 +303,18 @@ def _open(data: str | Path | Sequence[str | Path] | RecordSource, any_size: bool
         return data, [range(len(data))]
     joined = JoinedSource([open_dataset(directory) for directory in data], any_size)
     return joined, [range(begin, end) for begin, end in zip(joined.offsets, joined.offsets[1:])]
+
+
+def _check_flip_safe(data: Any, source: RecordSource, parts: Sequence[range]) -> None:
+    """ValueError where records are to be flipped that may not be; names their data set."""
+    names = [str(directory) for directory in data] if isinstance(data, list | tuple) else [str(data)]
+    unsafe = [name for name, part in zip(names, parts) if len(part) and not source.flip_safe(part.start)]
+    if unsafe:
+        raise ValueError(
+            f"{', '.join(unsafe)} must not be flipped: it is not known that every 'left' and 'right' in the words is a "
+            "side of the picture ('he left' would become 'he right'), and its manifest does not say flip_safe. Leave "
+            "flip unset: then only data sets that allow it are flipped"
+        )
 
 
 def _choose(

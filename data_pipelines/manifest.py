@@ -77,6 +77,7 @@ class Manifest:
       num_units: how many units the source has.
       num_shards: into how many files they are divided.
       shards: the files, in order; none in a plan of what is to be written.
+      flip_safe: whether records may be flipped left to right, see `sources.Source.flip_safe`.
       schema_version: of the records.
     """
 
@@ -86,6 +87,7 @@ class Manifest:
     num_units: int
     num_shards: int
     shards: tuple[Shard, ...] = ()
+    flip_safe: bool = False
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
@@ -160,6 +162,7 @@ class Manifest:
                 num_units=fields["num_units"],
                 num_shards=fields["num_shards"],
                 shards=tuple(Shard(**shard) for shard in fields["shards"]),
+                flip_safe=fields.get("flip_safe", _is_of_the_world(fields["source"])),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(
@@ -184,6 +187,7 @@ class Manifest:
             "source": self.source,
             "num_units": self.num_units,
             "num_shards": self.num_shards,
+            "flip_safe": self.flip_safe,
         }
         return json.loads(json.dumps(fields))
 
@@ -212,6 +216,11 @@ def sha256_of(path: Path) -> str:
     """The hash of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_of_the_world(source: dict[str, Any]) -> bool:
+    """Whether a manifest from before it had `flip_safe` may be flipped: of the sources of that time the world alone."""
+    return source.get("kind") == "world"
 
 
 def _shown(values: dict[str, Any], name: str) -> str:

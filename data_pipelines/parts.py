@@ -117,6 +117,7 @@ def finish(directory: Path, plan: Manifest, finished: dict[str, Shard]) -> Manif
         num_units=plan.num_units,
         num_shards=plan.num_shards,
         shards=tuple(finished[name] for name in names),
+        flip_safe=plan.flip_safe,
     )
     sizes_px = {shard.frame_px for shard in manifest.shards if shard.records}
     if len(sizes_px) > 1:

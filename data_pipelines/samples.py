@@ -1,4 +1,4 @@
-"""Records to samples of fixed length: cut, mirrored, packed, padded; and what stands for a record that is missing."""
+"""Records to samples of fixed length: cut, flipped, packed, padded; and what stands for a record that is missing."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.dataset import RecordSource
+from data_pipelines.flip import flip_record
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
-from data_pipelines.mirror import mirror_record
 from data_pipelines.packing import pack_words
 from data_pipelines.schema import Record
 from mmduplex_jax.interop.text_tokenizer import TextTokenizer
@@ -49,7 +49,7 @@ class Piece:
     """What of a record a sample is made of.
 
     Attributes:
-      record: mirrored if it is to be; None where there is none to be seen. Only the frames of `place` are sure to be
+      record: flipped if it is to be; None where there is none to be seen. Only the frames of `place` are sure to be
         there.
       place: of the piece in it.
       index: the record's number; NO_RECORD or `CORRUPT - number` where there is none.
@@ -71,7 +71,7 @@ class Pieces:
     Attributes:
       source: the records.
       num_ticks: of a longer record so many ticks in a row are taken, anywhere in it with equal probability.
-      mirror: whether half the pieces are seen in a mirror.
+      flip: whether half the pieces of records that are safe to flip (`RecordSource.flip_safe`) are flipped.
       seed: of the choices.
       mark_corrupt: what to do with a record that cannot be read: a piece of nothing, or an error.
       frame_px: H = W of frames; larger ones are shrunk. None for frames as they are stored.
@@ -79,7 +79,7 @@ class Pieces:
 
     source: RecordSource
     num_ticks: int
-    mirror: bool
+    flip: bool
     seed: int
     mark_corrupt: bool = False
     frame_px: int | None = None
@@ -113,9 +113,9 @@ class Pieces:
             return Piece(None, nowhere, CORRUPT - index)
         if record.clock != self.source.clock:
             raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
-        if self.mirror and np.random.default_rng((self.seed, position)).random() < 0.5:
+        if self.flip and self.source.flip_safe(index) and np.random.default_rng((self.seed, position)).random() < 0.5:
             # Samples hold no motion fields, so theirs need no turning.
-            record = mirror_record(dataclasses.replace(record, motion=None))
+            record = flip_record(dataclasses.replace(record, motion=None))
         return Piece(record, place, index)
 
     def frames(self, record: Record, chosen: slice | np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
@@ -135,7 +135,7 @@ class Pieces:
         return Place(range(begin, begin + self.num_ticks))
 
     def _chance(self, position: int) -> np.random.Generator:
-        # The 1 keeps these draws apart from the mirror's.
+        # The 1 keeps these draws apart from the flip's.
         return np.random.default_rng((self.seed, position, 1))
 
 

@@ -112,7 +112,7 @@ def write_shards(
     if num_units < 1:
         raise ValueError("the source has no units, there is nothing to write")
     num_shards = -(-num_units // units_per_shard)
-    plan = Manifest(config, source.describe(), source.clock, num_units, num_shards)
+    plan = Manifest(config, source.describe(), source.clock, num_units, num_shards, flip_safe=source.flip_safe)
     tasks = [
         Task(number, num_shards, number * units_per_shard, min((number + 1) * units_per_shard, num_units))
         for number in range(num_shards)

@@ -76,7 +76,7 @@ def train(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             worker_processes=config.data.workers,
-            mirror=config.data.mirror,
+            flip=config.data.flip,
             weights=weights,
             mark_corrupt=True,
             pairs=pair_format(config),

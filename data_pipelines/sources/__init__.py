@@ -51,6 +51,13 @@ class Source(Protocol):
     def clock(self) -> Clock:
         """The clock of every record."""
 
+    @property
+    def flip_safe(self) -> bool:
+        """Whether records may be flipped left to right with "left" and "right" swapped in their words.
+
+        Only where these words are always sides of the picture: of real speech nobody knows ("he left", "right away").
+        """
+
     def __len__(self) -> int:
         """The number of units."""
 

@@ -99,6 +99,10 @@ class Footage:
     def clock(self) -> Clock:
         return self.settings.clock
 
+    @property
+    def flip_safe(self) -> bool:
+        return False
+
     def describe_clips(self) -> dict[str, Any]:
         """What of this decides which records come out, as JSON values: a part of a source's `describe`."""
         return {

@@ -29,6 +29,10 @@ class WorldSource:
     def clock(self) -> Clock:
         return self.world.clock
 
+    @property
+    def flip_safe(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return self.clips
 

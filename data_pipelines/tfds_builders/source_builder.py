@@ -85,6 +85,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
             {
                 "source": json.loads(json.dumps(source.describe())),
                 "clock": dataclasses.asdict(source.clock),
+                "flip_safe": source.flip_safe,
                 "longest_ticks": max(ticks, default=0),
                 "rejected": dict(sorted(rejected.items())),
             }

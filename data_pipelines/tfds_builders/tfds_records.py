@@ -52,6 +52,7 @@ class TfdsRecords:
         self.clock = Clock(**metadata["clock"])
         self.longest_ticks = int(metadata["longest_ticks"])
         self.rejected: dict[str, int] = dict(metadata["rejected"])
+        self._flip_safe = bool(metadata.get("flip_safe", False))
         image = builder.info.features["frames"].feature
         self.frame_px = int(image.shape[0])
         self._features = features_of(self.frame_px, image.encoding_format, pictures=False)
@@ -80,6 +81,10 @@ class TfdsRecords:
     def key(self, index: int) -> str:
         """A record's key, its frames left as they are; errors as `read` has them."""
         return self._example(index, self._key)["key"].decode("utf-8")
+
+    def flip_safe(self, index: int) -> bool:
+        """Whether a record may be flipped: its source said so."""
+        return self._flip_safe
 
     def _example(self, index: int, features: tfds.features.FeaturesDict) -> dict[str, Any]:
         if not 0 <= index < len(self):

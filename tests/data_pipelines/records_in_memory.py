@@ -19,5 +19,8 @@ class Records:
     def read(self, index, ticks=None):
         return self.records[index]
 
+    def flip_safe(self, index):
+        return True
+
     def key(self, index):
         return self.records[index].key

@@ -28,6 +28,7 @@ class SmallSource:
     """Units 0..count-1; `rejects` are refused, and unit `fails_at` raises as a bug or a full disk would."""
 
     clock = Clock()
+    flip_safe = True
 
     def __init__(self, count=10, rejects=(), fails_at=None):
         self.count, self.rejects, self.fails_at, self.asked = count, rejects, fails_at, []

@@ -1,19 +1,22 @@
 """Sample k is a function of (seed, k), whatever the processes, threads and workers; and its position is saved."""
 
 import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import grain
 import numpy as np
 import pytest
 
+from data_pipelines.flip import flip_record
 from data_pipelines.loader import JoinedSource, make_loader
-from data_pipelines.mirror import mirror_record
 from data_pipelines.schema import Word
 from data_pipelines.shards import open_dataset, write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
 from tests.data_pipelines.records_in_memory import Records
+from tests.data_pipelines.small_records import SmallSource
 
 
 def take(loader, count):
@@ -57,7 +60,7 @@ def test_every_epoch_has_every_record_once_in_another_order(shards, tokenizer):
 
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_make_the_same_batches_together(shards, tokenizer, process_count):
-    arguments = {"batch_size": 4, "seed": 1, "mirror": True}
+    arguments = {"batch_size": 4, "seed": 1, "flip": True}
     alone = take(make_loader(shards, tokenizer, **arguments), 8)
     parts = [
         take(make_loader(shards, tokenizer, process_index=index, process_count=process_count, **arguments), 8)
@@ -68,7 +71,7 @@ def test_processes_make_the_same_batches_together(shards, tokenizer, process_cou
 
 
 def test_threads_do_not_matter(shards, tokenizer):
-    arguments = {"batch_size": 4, "seed": 1, "mirror": True}
+    arguments = {"batch_size": 4, "seed": 1, "flip": True}
     alone = take(make_loader(shards, tokenizer, threads=0, **arguments), 10)
     assert_same(alone, take(make_loader(shards, tokenizer, threads=8, prefetch=8, **arguments), 10))
 
@@ -77,7 +80,7 @@ def test_worker_processes_do_not_matter(shards, tokenizer):
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()  # what absl.app.run does in a program
-    arguments = {"batch_size": 4, "seed": 1, "mirror": True}
+    arguments = {"batch_size": 4, "seed": 1, "flip": True}
     alone = take(make_loader(shards, tokenizer, **arguments), 6)
     workers = make_loader(shards, tokenizer, worker_processes=2, **arguments)
     try:
@@ -94,7 +97,7 @@ def test_worker_processes_do_not_matter(shards, tokenizer):
 
 def test_goes_on_where_it_was(shards, tokenizer):
     def make():
-        return make_loader(shards, tokenizer, batch_size=4, seed=1, mirror=True)
+        return make_loader(shards, tokenizer, batch_size=4, seed=1, flip=True)
 
     loader = make()
     take(loader, 5)
@@ -146,23 +149,86 @@ def test_position_of_another_order_is_refused(shards, tokenizer):
         make_loader(shards, tokenizer, batch_size=5, seed=2).set_state(state)
 
 
-def test_mirror_is_a_function_of_seed_and_position(shards, tokenizer):
+def test_flip_is_a_function_of_seed_and_position(shards, tokenizer):
     plain = take(make_loader(shards, tokenizer, batch_size=5, seed=9), 8)
-    mixed = take(make_loader(shards, tokenizer, batch_size=5, seed=9, mirror=True), 8)
+    mixed = take(make_loader(shards, tokenizer, batch_size=5, seed=9, flip=True), 8)
     dataset = open_dataset(shards)
-    mirrored = 0
+    flipped = 0
     for one, other in zip(plain, mixed):
         np.testing.assert_array_equal(one["index"], other["index"])
         for row, index in enumerate(one["index"].tolist()):
-            seen = mirror_record(dataset[index]).frames
+            seen = flip_record(dataset[index]).frames
             if np.array_equal(other["frames"][row], seen):
-                mirrored += 1
+                flipped += 1
                 swapped = np.where(one["slots"][row] == 3, 4, one["slots"][row])  # left is 3, right is 4
                 np.testing.assert_array_equal(other["slots"][row], swapped)
             else:
                 np.testing.assert_array_equal(other["frames"][row], one["frames"][row])
                 np.testing.assert_array_equal(other["slots"][row], one["slots"][row])
-    assert 10 <= mirrored <= 30  # of 40
+    assert 10 <= flipped <= 30  # of 40
+
+
+class RealSpeech(SmallSource):
+    """Words of people, of which nobody knows what their "left" means."""
+
+    flip_safe = False
+
+
+def flipped_rows(batches, dataset):
+    return sum(
+        np.array_equal(frames, flip_record(dataset[index]).frames)
+        for batch in batches
+        for frames, index in zip(batch["frames"], batch["index"].tolist())
+    )
+
+
+def test_only_data_whose_manifest_says_so_is_flipped(shards, tokenizer, tmp_path):
+    write_shards(RealSpeech(), tmp_path / "real", config={}, units_per_shard=5)
+    real = take(make_loader(tmp_path / "real", tokenizer, batch_size=5, seed=9, flip=None), 8)
+    plain = take(make_loader(tmp_path / "real", tokenizer, batch_size=5, seed=9, flip=False), 8)
+    for one, other in zip(real, plain):
+        assert_same([one], [other])
+    with pytest.raises(ValueError, match="real must not be flipped.*he left.*manifest does not say flip_safe"):
+        make_loader(tmp_path / "real", tokenizer, batch_size=5, flip=True)
+    safe = take(make_loader(shards, tokenizer, batch_size=5, seed=9, flip=None), 8)
+    assert 10 <= flipped_rows(safe, open_dataset(shards)) <= 30  # of 40
+
+
+def test_mixed_data_is_flipped_where_it_may_be(shards, tokenizer, tmp_path):
+    write_shards(RealSpeech(), tmp_path / "real", config={}, units_per_shard=5)
+    both = [shards, tmp_path / "real"]
+    with pytest.raises(ValueError, match="real must not be flipped"):
+        make_loader(both, tokenizer, batch_size=5, flip=True)
+    mixed = [take(make_loader(both, tokenizer, batch_size=5, seed=9, flip=flip), 8) for flip in (None, False)]
+    changed = [
+        index
+        for one, other in zip(*mixed)
+        for row, index in enumerate(one["index"].tolist())
+        if not np.array_equal(one["frames"][row], other["frames"][row])
+    ]
+    assert changed
+    assert max(changed) < 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "flip_safe"), [("world", True), ("folder", False), ("livecc", False), ("small", False)]
+)
+def test_of_manifests_from_before_only_the_worlds_are_flipped(shards, kind, flip_safe):
+    for path in (shards / "manifest.json", shards / "parts" / "plan.json"):
+        fields = json.loads(path.read_text())
+        del fields["flip_safe"]
+        path.write_text(json.dumps(fields | {"source": {"kind": kind}}))
+    assert open_dataset(shards).flip_safe(0) is flip_safe
+
+
+def test_no_config_flips_by_itself_and_full_size_configs_load_in_processes():
+    for path in sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py")):
+        if path.stem in ("__init__", "chain_quickstart"):
+            continue
+        data = importlib.import_module(f"configs.{path.stem}").get_config().data
+        assert data.flip is None, path
+        if "quickstart" not in path.stem and path.stem != "shipped":
+            assert data.workers >= 4, path
 
 
 def test_one_pass_leaves_out_nothing_unasked(shards, tokenizer):

@@ -29,7 +29,7 @@ def test_it_is_an_error_unless_it_is_to_be_marked(damaged, tokenizer):
 
 def test_a_marked_one_says_nothing_and_replaces_nothing(shards, damaged, tokenizer):
     loader = make_loader(
-        damaged, tokenizer, batch_size=5, shuffle=False, repeat=1, mark_corrupt=True, with_lag=True, mirror=True
+        damaged, tokenizer, batch_size=5, shuffle=False, repeat=1, mark_corrupt=True, with_lag=True, flip=True
     )
     first, second = list(loader)
     assert first["index"].tolist() == [0, 1, 2, 3, CORRUPT - BAD]

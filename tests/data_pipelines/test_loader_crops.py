@@ -29,7 +29,7 @@ def numbered(ticks, words=(), **fields):
 
 
 def sample_of(record, num_ticks, position, seed=0, **fields):
-    pieces = Pieces(Records([record]), num_ticks, mirror=False, seed=seed, **fields)
+    pieces = Pieces(Records([record]), num_ticks, flip=False, seed=seed, **fields)
     return SampleMaker(pieces, TOKENIZER, with_lag=True)(position, 0)
 
 
@@ -129,6 +129,7 @@ class LongSource:
     """Three records of 20 numbered ticks with motion, of frames too large to share a sheet."""
 
     clock = Clock()
+    flip_safe = True
 
     def __len__(self):
         return 3
@@ -153,7 +154,7 @@ def test_only_the_piece_is_decoded(tmp_path, monkeypatch):
     decode = simplejpeg.decode_jpeg
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given, **named: decoded.append(1) or decode(*given, **named))
     # Mirrored ones too, though the records have motion fields.
-    loader = make_loader(tmp_path, TOKENIZER, batch_size=3, num_ticks=5, mirror=True, threads=0)
+    loader = make_loader(tmp_path, TOKENIZER, batch_size=3, num_ticks=5, flip=True, threads=0)
     batch = next(loader)
     assert len(decoded) == 15
     assert batch["frames"].shape == (3, 5, 144, 144, 3)

@@ -33,8 +33,8 @@ def dirs(tmp_path_factory):
 
 
 def arguments_of(folders, **changes):
-    # Every draw is in play: the shuffles, the mixture, the mirror and where long records are cut.
-    given = {"dirs": folders, "batch_size": BATCH_SIZE, "seed": 5, "mirror": True, "weights": [1, 2], "num_ticks": 8}
+    # Every draw is in play: the shuffles, the mixture, the flip and where long records are cut.
+    given = {"dirs": folders, "batch_size": BATCH_SIZE, "seed": 5, "flip": True, "weights": [1, 2], "num_ticks": 8}
     return given | changes
 
 

@@ -26,9 +26,9 @@ def numbered(ticks, words=SAID, **fields):
     return Record(key="numbered", frames=frames, clock=Clock(), words=tuple(words), **fields)
 
 
-def pair_of(record, num_ticks, position=0, frames=3, length=6, mirror=False, form=None, **fields):
+def pair_of(record, num_ticks, position=0, frames=3, length=6, flip=False, form=None, **fields):
     form = form or PairFormat(frames, length)
-    pieces = Pieces(Records([record]), num_ticks, mirror, 0, **fields)
+    pieces = Pieces(Records([record]), num_ticks, flip, 0, **fields)
     return PairMaker(pieces, TOKENIZER, form)(position, 0)
 
 
@@ -105,15 +105,15 @@ def test_a_pair_is_of_one_piece():
     assert begins == set(range(7))
 
 
-def test_a_mirrored_pair_says_the_other_side():
+def test_a_flipped_pair_says_the_other_side():
     columns = np.arange(16, dtype=np.uint8)[:, None]
     record = dataclasses.replace(numbered(6), frames=np.broadcast_to(columns, (6, 16, 16, 3)))
     seen = set()
     for position in range(20):
-        pair = pair_of(record, 6, position, mirror=True)
-        mirrored = bool(pair["frames"][0, 0, 0, 0])
-        assert pair["ids"][3] == WORDS.index("right" if mirrored else "left")
-        seen.add(mirrored)
+        pair = pair_of(record, 6, position, flip=True)
+        flipped = bool(pair["frames"][0, 0, 0, 0])
+        assert pair["ids"][3] == WORDS.index("right" if flipped else "left")
+        seen.add(flipped)
     assert seen == {True, False}
 
 
@@ -194,7 +194,7 @@ FORM = PairFormat(frames=2, length=5)
 
 def test_the_loader_gives_them_whatever_the_number_of_processes(shards, tokenizer):
     load = lambda **given: make_loader(shards, tokenizer, batch_size=4, seed=3, num_ticks=4, pairs=FORM, **given)
-    loader = load(mirror=True)
+    loader = load(flip=True)
     whole = [next(loader) for _ in range(4)]
     assert {name: (array.shape, str(array.dtype)) for name, array in whole[0].items()} == {
         "frames": ((4, 2, 16, 16, 3), "uint8"),
@@ -202,7 +202,7 @@ def test_the_loader_gives_them_whatever_the_number_of_processes(shards, tokenize
         "id_valid": ((4, 5), "bool"),
         "index": ((4,), "int64"),
     }
-    parts = [load(mirror=True, process_index=process, process_count=2) for process in range(2)]
+    parts = [load(flip=True, process_index=process, process_count=2) for process in range(2)]
     for batch in whole:
         halves = [next(part) for part in parts]
         for name in batch:
@@ -231,7 +231,7 @@ def test_a_record_that_cannot_be_read_is_no_pair(shards, tokenizer):
     blob[blob.index(b"small/000004") + 60] ^= 1
     path.write_bytes(blob)
     loader = make_loader(
-        shards, tokenizer, batch_size=5, shuffle=False, repeat=1, mark_corrupt=True, mirror=True, pairs=FORM
+        shards, tokenizer, batch_size=5, shuffle=False, repeat=1, mark_corrupt=True, flip=True, pairs=FORM
     )
     batch = next(loader)
     assert batch["index"].tolist() == [0, 1, 2, 3, CORRUPT - 4]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipelines.flip import flip_record, flip_text
 from data_pipelines.images import FORMATS
-from data_pipelines.mirror import mirror_record, mirror_text
 from data_pipelines.schema import Event, Record, RecordError, Word, decode_record, encode_record, key_of
 from mmduplex_jax.clock import Clock
 
@@ -112,25 +112,25 @@ def test_another_version_says_what_to_do():
         decode_record(msgpack.packb({"schema": 99, "crc32": zlib.crc32(body), "body": body}))
 
 
-def test_mirror(record):
-    seen = mirror_record(dataclasses.replace(record(2), caption="Left,  then\nright."))
+def test_flip(record):
+    seen = flip_record(dataclasses.replace(record(2), caption="Left,  then\nright."))
     assert seen.caption == "Right,  then\nleft."
     np.testing.assert_array_equal(seen.frames, record(2).frames[:, :, ::-1])
     assert [word.text for word in seen.words] == ["red", "circle", "right"]
     assert seen.events == (Event(0.0, "enters", "red circle", "right"),)
-    twice = dataclasses.replace(mirror_record(seen), caption="")
+    twice = dataclasses.replace(flip_record(seen), caption="")
     same_but_frames(twice, record(2))
     np.testing.assert_array_equal(twice.frames, record(2).frames)
 
 
-def test_mirror_refuses_stored_motion(record):
+def test_flip_refuses_stored_motion(record):
     with pytest.raises(ValueError, match="motion"):
-        mirror_record(dataclasses.replace(record(2), motion=np.zeros((6, 2), np.int8)))
+        flip_record(dataclasses.replace(record(2), motion=np.zeros((6, 2), np.int8)))
 
 
 @pytest.mark.parametrize(
-    ("text", "mirrored"),
+    ("text", "flipped"),
     [("left", "right"), ("Left,", "Right,"), ("RIGHT!", "LEFT!"), ("leftover", "leftover"), ("circle", "circle")],
 )
-def test_mirrored_words(text, mirrored):
-    assert mirror_text(text) == mirrored
+def test_flipped_words(text, flipped):
+    assert flip_text(text) == flipped

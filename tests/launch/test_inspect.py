@@ -33,6 +33,7 @@ class MixedSource:
     """Unit 0: a clip with words, a caption and hostile text; 1 and 2: rejected; 3: a long silent clip; 4: rejected."""
 
     clock = Clock()
+    flip_safe = True
 
     def __len__(self):
         return 5

@@ -33,6 +33,7 @@ class NoisySource:
     """Eight clips of noise that move a little, with two words each."""
 
     clock = Clock()
+    flip_safe = True
 
     def __len__(self):
         return 8

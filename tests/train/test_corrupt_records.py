@@ -140,6 +140,7 @@ class Clips:
     """64 clips of the toy's shape."""
 
     clock = Clock(12.5, 1)
+    flip_safe = True
 
     def __len__(self):
         return 64

@@ -80,6 +80,7 @@ class Records:
     """Given records as a source."""
 
     clock = Clock()
+    flip_safe = True
 
     def __init__(self, records):
         self.records = records

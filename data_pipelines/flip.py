@@ -1,6 +1,7 @@
-"""A record seen in a mirror: pixels flipped, and whatever names a side swapped.
+"""Horizontal flip of a record: pixels flipped, and whatever names a side swapped.
 
-For speech in which "left" and "right" are sides, as the world's commentator has it ("he left" would become "he right").
+Only for data sets whose manifest says `flip_safe`: in their words "left" and "right" are always sides of the picture,
+as the world's commentator has it. In real speech "he left" would become "he right".
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from data_pipelines.schema import Event, Record, Word
 from data_pipelines.world.commentator import MIRROR
 
 
-def mirror_text(text: str) -> str:
+def flip_text(text: str) -> str:
     """A word with its side swapped, case and punctuation kept ("Left," becomes "Right,"); others as they are."""
     core = text.strip(".,;:!?\"'()")
     swapped = MIRROR.get(core.lower())
@@ -23,18 +24,18 @@ def mirror_text(text: str) -> str:
     return text.replace(core, swapped, 1)
 
 
-def mirror_record(record: Record) -> Record:
+def flip_record(record: Record) -> Record:
     """The record flipped left to right, with "left" and "right" swapped in its words, caption and events.
 
     Raises:
       ValueError: the record carries motion fields, which hold directions that this does not turn.
     """
     if record.motion is not None:
-        raise ValueError(f"{record.key}: a record with stored motion cannot be mirrored")
+        raise ValueError(f"{record.key}: a record with stored motion cannot be flipped")
     return dataclasses.replace(
         record,
         frames=record.frames[:, :, ::-1],
-        words=tuple(Word(mirror_text(word.text), word.start_s, word.end_s) for word in record.words),
-        caption=re.sub(r"\S+", lambda word: mirror_text(word[0]), record.caption),
-        events=tuple(Event(event.t_s, event.kind, event.subject, mirror_text(event.detail)) for event in record.events),
+        words=tuple(Word(flip_text(word.text), word.start_s, word.end_s) for word in record.words),
+        caption=re.sub(r"\S+", lambda word: flip_text(word[0]), record.caption),
+        events=tuple(Event(event.t_s, event.kind, event.subject, flip_text(event.detail)) for event in record.events),
     )
