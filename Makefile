@@ -6,7 +6,7 @@ WORKERS ?= auto
 PYTEST_ARGS ?=
 RUN := .venv/bin/python
 # Tests that skip where a program of others is absent that they compare with.
-PEER_TESTS := tests/interop tests/towers tests/launch/test_import_weights.py tests/launch/test_init_from_text.py \
+PEER_TESTS := tests/weights tests/towers tests/launch/test_import_weights.py tests/launch/test_init_from_text.py \
 	tests/data_pipelines/test_beam.py tests/data_pipelines/sources/test_tar_samples.py \
 	tests/benchmarks/test_torch_peers.py
 

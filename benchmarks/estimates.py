@@ -21,10 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from launch.config_file import load_config
-from launch.stages import build_task, load_tokenizer
+from mmduplex_jax.planning import cost
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train import cost
+from mmduplex_jax.stages.config_file import load_config
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.program import make_program
 
 # The first of a family is measured, the others are foretold.

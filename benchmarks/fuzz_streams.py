@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.limits import Limits
@@ -23,6 +22,7 @@ from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 # Fast, so that a program takes a fraction of a second.
 CLOCK = Clock(step_hz=250.0, video_stride=2)

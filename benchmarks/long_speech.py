@@ -29,7 +29,7 @@ import numpy as np
 
 from data_pipelines.schema import Event
 from data_pipelines.world import WorldConfig, make_clip, split_phrases
-from launch.speaker import Speaker, trained_speaker
+from mmduplex_jax.commentator import Speaker, trained_speaker
 from mmduplex_jax.evals.long_streams import TimedText, count, report
 from mmduplex_jax.evals.speech import phrases_in, spoken_words
 from mmduplex_jax.streaming.rows import UNCAPPED

@@ -31,11 +31,11 @@ from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import phrase
 from data_pipelines.world.config import RETURNS, WorldConfig
 from data_pipelines.world.looks import Painter
-from launch.trained import Trained, load_trained
-from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.models.streams import delayed
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.weights.trained import Trained, load_trained
 
 # What is lively of a stream; the silence comes on top.
 _LIVELY_S = 40.0

@@ -3,7 +3,7 @@
     python -m benchmarks.parity --json=parity.json --markdown=docs/parity.md
 
 Every row is a random model that the other library saved, read by us, and the same inputs through both, in float32 on
-the CPU: the cases of `tests/interop/huggingface/parity_cases.py`, which the tests go through too. 35 seconds on two
+the CPU: the cases of `tests/weights/huggingface/parity_cases.py`, which the tests go through too. 35 seconds on two
 cores. Needs PyTorch, transformers (the extra `parity`) and timm.
 
 Exit codes: 0 all rows within the limit; 1 a reference cannot be imported, nothing is written; 2 a row is above it.
@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tests.interop.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
+from tests.weights.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
 
 LIBRARIES = ("torch", "transformers", "timm")
 EXIT_DIFFERS = 2

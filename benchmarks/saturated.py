@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.step_times import world_frames
-from launch.speaker import Speaker
+from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
 from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import StreamPool

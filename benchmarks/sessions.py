@@ -20,8 +20,8 @@ import numpy as np
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.files import write_clip_files
-from launch.speaker import Speaker
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import StreamPool

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.saturated import Saturated
-from launch.speaker import Speaker
+from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.place import StreamOutput
 
 # How long a fresh stream watches before it is timed, at least; windows are shorter.

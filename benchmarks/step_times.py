@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.stepper import Stepper, percentiles, timed
 from data_pipelines.world import WorldConfig, make_clip
-from launch.speaker import Speaker
+from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.layers import ring
 from mmduplex_jax.models.dual_stream import LiveState
 from mmduplex_jax.models.live import LiveModel

@@ -22,7 +22,7 @@ Arms = Callable[..., Stepper]
 def ours(config: str) -> Arms:
     """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a config with random parameters."""
     from benchmarks.step_times import text_stepper, whole_stepper, with_every_row
-    from launch.speaker import random_speaker
+    from mmduplex_jax.commentator import random_speaker
 
     speaker = with_every_row(random_speaker(config, seed=0))
 

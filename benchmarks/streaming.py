@@ -35,7 +35,7 @@ from benchmarks.sessions import real_time_sessions
 from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
-from launch.speaker import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 
 PARTS = {"text": text_steps, "whole": whole_steps}
 

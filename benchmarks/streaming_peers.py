@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.stepper import step_cost_ms, step_percentile_ms
-from launch.config_file import load_config
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.duplex import DuplexTask
+from mmduplex_jax.stages.config_file import load_config
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("moshi", "interleaved")

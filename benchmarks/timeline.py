@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks.saturated import Saturated
-from launch.speaker import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.flight import DISPATCH, TELL, WAIT
 
 AHEAD = (0, 1)

@@ -32,8 +32,8 @@ import jax
 import numpy as np
 
 from benchmarks.training_tasks import DTYPES, WORK, StreamsTask, streams
+from mmduplex_jax.planning import devices
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train import flops
 from mmduplex_jax.train.program import Program, make_program
 
 # How far the first losses may be apart, relatively: sums in another order through tens of layers; bfloat16 has 8 bits,
@@ -119,13 +119,13 @@ def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int
         if abs(loss - losses[0]) > LOSS_TOLERANCE[dtype] * abs(losses[0]):
             raise LossMismatch(f"our first loss is {losses[0]}, PyTorch's {loss}: the twins are not the same")
     take_turns(arms, rounds, steps)
-    operations, peak = task.flops_per_step(task.rows), flops.device_peak(jax.devices()[0])
+    operations, peak = task.flops_per_step(task.rows), devices.device_peak(jax.devices()[0])
     return [
         {
             "arm": arm.name,
             "step_s": arm.step_s,
             "gflop": operations / 1e9,
-            "mfu": flops.mfu(operations, 1 / arm.step_s, peak, 1),
+            "mfu": devices.mfu(operations, 1 / arm.step_s, peak, 1),
             "first_loss": loss,
             "times_ours": [theirs / mine for theirs, mine in zip(arm.rounds_s, ours.rounds_s)],
             "rounds_s": arm.rounds_s,
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE")
     args = flags_.parse_args(argv)
     device = jax.devices()[0].device_kind
-    peak = flops.device_peak(jax.devices()[0])
+    peak = devices.device_peak(jax.devices()[0])
     found: dict[str, Any] = {
         "device": device, "peak": None if peak is None else peak.source, "threads": len(os.sched_getaffinity(0)),
         "jax": jax.__version__, "numpy": np.__version__, "dtype": args.dtype,

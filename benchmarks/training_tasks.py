@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.config_file import load_config
-from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.layers.attention import past_mask
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.rotary_2d import phases_2d
 from mmduplex_jax.layers.transformer import Stack, StackConfig, make_lookup, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
-from mmduplex_jax.models import flops
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.stages import flops
+from mmduplex_jax.stages.config_file import load_config
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.typing import PyTree

@@ -19,7 +19,8 @@ def get_config() -> config_dict.ConfigDict:
     c.stage = "duplex"
     c.frame_px = 64
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
-    # What to begin with (launch/init_from.py): folders of imported weights or of trainings; strict: all of it must fit.
+    # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
+    # strict: all of it must fit.
     c.init_from = config_dict.create(text="", vision="", tokenizer="", strict=True)
     c.vocab_rows_min = 0  # embedding rows to make at least
     c.fusion = "cross"

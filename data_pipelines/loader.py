@@ -21,7 +21,7 @@ from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 Batch = Sample  # the same arrays, with B before their axes
 

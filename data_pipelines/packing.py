@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

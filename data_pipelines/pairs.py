@@ -9,7 +9,7 @@ from data_pipelines.geometry import shrink_frames
 from data_pipelines.samples import Pieces, Place, Sample
 from data_pipelines.schema import Record
 from data_pipelines.utterances import piece_around, utterances_of
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import Int, UInt8
 
 TEXTS = ("caption", "words", "either", "utterance")

@@ -12,7 +12,7 @@ from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.packing import pack_words
 from data_pipelines.schema import Record
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import UInt8
 
 Sample = dict[str, np.ndarray]

@@ -31,9 +31,9 @@ from data_pipelines.geometry import FITS
 from data_pipelines.pairs import spread_ticks
 from data_pipelines.source_info import VideoError
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
-from launch.captioner import Captioner, add_decoding_flags, decoding_of
-from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.stages.vlm.captioner import Captioner, add_decoding_flags, decoding_of
+from mmduplex_jax.weights.trained import load_trained
 
 _INTERRUPTED = 130
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))

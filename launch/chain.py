@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.config_file import load_config
+from mmduplex_jax.stages.config_file import load_config
 
 SCORES = "scores.json"
 

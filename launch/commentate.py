@@ -41,7 +41,7 @@ from data_pipelines.geometry import FITS
 from data_pipelines.source_info import VideoError, VideoInfo
 from launch.remote_session import RemoteSpeaker, remote_speaker
 from launch.server_token import TOKEN_VARIABLE, read_token
-from launch.speaker import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile, TimedWord
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime

@@ -29,15 +29,15 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.duplex import DuplexTask
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.planning.compiled_report import CompiledReport, advice, gib, report, shard_bytes, train_report
+from mmduplex_jax.planning.topologies import Topology, TopologyError, get_topology
 from mmduplex_jax.sharding import MESH_AXES, ShardingError, make_mesh, replicated, replicated_axes
-from mmduplex_jax.train.compiled_report import CompiledReport, advice, gib, report, shard_bytes, train_report
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.program import make_program
 from mmduplex_jax.train.state import abstract_params
-from mmduplex_jax.train.topologies import Topology, TopologyError, get_topology
 
 EXIT_TOO_LARGE = 1
 EXIT_MISFIT = 2

@@ -6,7 +6,7 @@ r"""What a training costs, before it is run: operations, memory, device-hours, d
 
 Nothing is compiled and no accelerator is needed. --mfu is the share of the device's peak that the model's operations
 take: 0.4 is an assumption; put in what a training logs as `mfu`. --price is of one device and hour, in dollars; without
-it a price found once is used (`mmduplex_jax/train/flops.py` says where and when).
+it a price found once is used (`mmduplex_jax/planning/devices.py` says where and when).
 
 --json prints `flops_per_step, mfu, device_hours, days, cost, memory_bytes_per_device` and what they are made of.
 
@@ -20,12 +20,12 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from launch.cost_sheet import cost_sheet
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.train import cost
-from mmduplex_jax.train.data_cost import data_cost
-from mmduplex_jax.train.flops import named
-from mmduplex_jax.train.stream_cost import stream_cost
+from mmduplex_jax.planning import cost
+from mmduplex_jax.planning.cost_sheet import cost_sheet
+from mmduplex_jax.planning.data_cost import data_cost
+from mmduplex_jax.planning.devices import named
+from mmduplex_jax.planning.stream_cost import stream_cost
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 
 EXIT_MISFIT = 2
 

@@ -43,15 +43,15 @@ from typing import Any
 from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
-from launch.captioner import DECODING_FLAGS, add_decoding_flags
-from launch.evaluate_bflow import evaluate_bflow, format_bflow_table
-from launch.evaluate_clip import evaluate_clip, format_clip_table
-from launch.evaluate_duplex import evaluate_duplex
-from launch.evaluate_vlm import evaluate_vlm, format_vlm_table
-from launch.trained import Trained, load_trained
 from mmduplex_jax.evals.clips import shard_records, world_records
 from mmduplex_jax.evals.report import format_table
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
+from mmduplex_jax.stages.bflow.evaluator import evaluate_bflow, format_bflow_table
+from mmduplex_jax.stages.clip.evaluator import evaluate_clip, format_clip_table
+from mmduplex_jax.stages.duplex.evaluator import evaluate_duplex
+from mmduplex_jax.stages.vlm.captioner import DECODING_FLAGS, add_decoding_flags
+from mmduplex_jax.stages.vlm.evaluator import evaluate_vlm, format_vlm_table
+from mmduplex_jax.weights.trained import Trained, load_trained
 
 # No config trains on this seed, so its clips are new to every model.
 UNSEEN_SEED = 1_000_003

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.trained import load_trained
-from mmduplex_jax.interop import portable
+from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.trained import load_trained
 
 
 def parser() -> argparse.ArgumentParser:

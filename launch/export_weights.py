@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from launch.init_from_text import language_of
-from launch.trained import Trained, load_trained
-from mmduplex_jax.interop.huggingface import text, vision
-from mmduplex_jax.interop.huggingface.layout import Layout, write_params
-from mmduplex_jax.interop.huggingface.reader import WeightsError
-from mmduplex_jax.interop.huggingface.source import TOKENIZER_FILE, config_from_metadata
-from mmduplex_jax.interop.portable import flatten
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
 from mmduplex_jax.towers.vision import VisionConfig
+from mmduplex_jax.weights.huggingface import text, vision
+from mmduplex_jax.weights.huggingface.layout import Layout, write_params
+from mmduplex_jax.weights.huggingface.reader import WeightsError
+from mmduplex_jax.weights.huggingface.source import TOKENIZER_FILE, config_from_metadata
+from mmduplex_jax.weights.init_from_text import language_of
+from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import Trained, load_trained
 
 PROCESSOR_FILE = "preprocessor_config.json"
 # Where timm's config.json says how pictures are prepared.

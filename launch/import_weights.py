@@ -27,9 +27,9 @@ from typing import Any
 
 import jax
 
-from launch import verify_weights
-from mmduplex_jax.interop.huggingface.layout import iterate_params
-from mmduplex_jax.interop.huggingface.source import Source, open_source
+from mmduplex_jax.weights import verify
+from mmduplex_jax.weights.huggingface.layout import iterate_params
+from mmduplex_jax.weights.huggingface.source import Source, open_source
 
 EXIT_DIFFERS = 2
 
@@ -107,10 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         source = open_source(args.source, only_vision=args.only_vision)
         if args.verify:
-            verify_weights.check_possible(source.family, args.source)  # before anything is written
+            verify.check_possible(source.family, args.source)  # before anything is written
         report = import_weights(source, args.to)
         if args.verify:
-            report["verify"] = verify_weights.verify(args.source, args.to, args.tolerance)
+            report["verify"] = verify.verify(args.source, args.to, args.tolerance)
         if args.json:
             Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:

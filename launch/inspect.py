@@ -33,13 +33,13 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.parts import REJECTED_NAME
 from data_pipelines.schema import Record
 from data_pipelines.summary import summary_of
-from launch.inspect_page import PageClip, page, page_clip
-from launch.motion_field import MotionField
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.clips import shard_records
 from mmduplex_jax.evals.dataset_report import ClipFacts, clip_facts, measured, token_counter
+from mmduplex_jax.pages.inspect_page import PageClip, page, page_clip
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.motion_field import MotionField
 
 # Frames of at least this side are taken for the large model's.
 _LARGE_PX = 224

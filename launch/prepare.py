@@ -74,7 +74,7 @@ def motion_of(config: Mapping[str, Any]) -> Motion | None:
             f"config.motion.plane_px must divide config.frame_px, {config['frame_px']}, without rest, got "
             f"{motion['plane_px']}: change one of them, or set --config.motion.keep=False"
         )
-    from launch.motion_field import MotionField
+    from mmduplex_jax.tokenizer.motion_field import MotionField
 
     return MotionField(plane_px=motion["plane_px"], search_radius=motion["search_radius"])
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from launch.speaker import Delays
 from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
 from mmduplex_jax.streaming.session import TickResult
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RemoteSpeaker:
-    """The model of a server, as `launch.speaker.Speaker` is one of this machine.
+    """The model of a server, as `mmduplex_jax.commentator.Speaker` is one of this machine.
 
     Attributes:
       url: of the server.

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Sequence
 
 from launch.server_token import TOKEN_VARIABLE, read_token
-from launch.speaker import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import build_app
 from mmduplex_jax.serving.json_logs import configure_logs

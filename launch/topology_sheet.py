@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmduplex_jax.train.compiled_report import gib
+from mmduplex_jax.planning.compiled_report import gib
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CONFIG = "configs/duplex_300m.py"

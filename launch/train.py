@@ -28,15 +28,15 @@ from ml_collections import config_flags
 
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
-from launch.init_from import make_start
-from launch.init_from_plan import InitFromError
-from launch.stages import build_task, load_tokenizer, pair_format
 from mmduplex_jax.sharding import ShardingError
+from mmduplex_jax.stages.registry import build_task, load_tokenizer, pair_format
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
 from mmduplex_jax.train.distributed import EXIT_MISFIT, Job, JoinError, take_part, voices
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.loop import NonFiniteError, fit
+from mmduplex_jax.weights.init_from import make_start
+from mmduplex_jax.weights.init_from_plan import InitFromError
 
 EXIT_NON_FINITE = 3
 

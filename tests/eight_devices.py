@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.sharding import ShardingError, batch_sharding, make_mesh, replicated_axes
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.program import make_program
 from tests.train.toy import ToyTask, make_data, toy_config

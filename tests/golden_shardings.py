@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import AbstractMesh
 
-from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.sharding import MESH_AXES, array_name, logical_names, tree_shardings
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.state import abstract_params
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from mmduplex_jax.layers.attention import past_mask
 from mmduplex_jax.layers.transformer import Stack, make_lookup
+from mmduplex_jax.planning.collectives import collectives
 from mmduplex_jax.sharding import batch_sharding, make_mesh, tree_shardings
-from mmduplex_jax.train.collectives import collectives
 from tests import placed_rows
 
 ROWS, LENGTH, WIDTH, HEADS = 16, 64, placed_rows.WIDTH, 8

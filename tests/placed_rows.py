@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from mmduplex_jax.layers.attention import past_mask
 from mmduplex_jax.layers.transformer import Stack, StackConfig, make_lookup
 from mmduplex_jax.layers.vocabulary import token_loss_of
+from mmduplex_jax.planning.collectives import collectives
 from mmduplex_jax.sharding import batch_sharding, make_mesh, tree_shardings
-from mmduplex_jax.train.collectives import collectives
 
 ROWS, LENGTH, WIDTH, VOCAB = 16, 64, 32, 256
 CONFIG = StackConfig(

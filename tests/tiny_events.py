@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from configs import bflow_quickstart
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.bflow_stage import BFlowTask
+from mmduplex_jax.stages.bflow.task import BFlowTask
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from tests import tiny
 
 

@@ -60,7 +60,7 @@ def clip_facts(record: Record, motion: np.ndarray, tokens: np.ndarray | None) ->
 
     Args:
       record: the clip.
-      motion: its field, int8 `[T, Y, X, 4]` as `launch.motion_field.MotionField` gives it.
+      motion: its field, int8 `[T, Y, X, 4]` as `mmduplex_jax.tokenizer.motion_field.MotionField` gives it.
       tokens: see `ClipFacts.tokens`.
     """
     duration_s = record.clock.tick_time_s(record.num_ticks)

@@ -13,7 +13,7 @@ from mmduplex_jax.evals.report import ClipResult
 from mmduplex_jax.evals.speech import Splitter, delayed_slots, phrases_in
 from mmduplex_jax.evals.spending import motion_by_tick
 from mmduplex_jax.evals.teacher_forced import Forward, make_word_nll
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 
 # Clips of many lengths are padded to whole multiples of this, so that few shapes are compiled.

@@ -9,7 +9,7 @@ from data_pipelines.packing import pack_words, unpack_slots
 from data_pipelines.schema import Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import Phrase
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.streaming.captions import TimedWord, WordAssembler
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool_statistics import PoolCounts
 from mmduplex_jax.streaming.rows import SpentTokens
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 # A stream may run this much faster than its clock, so that a camera whose clock is a little fast never falls behind.
 _PACE = 0.9

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, LoadState, Measured, decide, load_of
 from mmduplex_jax.streaming.flight import Flight, Part
@@ -26,6 +25,7 @@ from mmduplex_jax.streaming.place import Place, Stream, StreamOutput
 from mmduplex_jax.streaming.pool_statistics import PoolCounts, PoolStatistics
 from mmduplex_jax.streaming.rows import Live, Rows
 from mmduplex_jax.streaming.seat import Outputs, Seat, check_settings
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 
 _log = logging.getLogger(__name__)

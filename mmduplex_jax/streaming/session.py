@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.streaming.captions import TimedWord, WordAssembler
 from mmduplex_jax.streaming.rows import UNCAPPED, Live, Rows, SpentTokens, check_frame
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
-from mmduplex_jax.interop.portable import unflatten
 from mmduplex_jax.sharding import array_name
 from mmduplex_jax.train.state import TrainState
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.portable import unflatten
 
 # Raised with every change after which older checkpoints cannot be read.
 LAYOUT_VERSION = 1

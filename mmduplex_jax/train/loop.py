@@ -17,7 +17,8 @@ import numpy as np
 
 from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
-from mmduplex_jax.train import flops, parameters, progress
+from mmduplex_jax.planning import devices
+from mmduplex_jax.train import parameters, progress
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
 from mmduplex_jax.train.distributed import any_process
 from mmduplex_jax.train.feed import DataError, Feed
@@ -288,7 +289,7 @@ class _Run:
 
 
 def _progress(program: Program, config: Any, end_step: int, log: Callable[[str], None]) -> progress.Progress:
-    peak = flops.device_peak(jax.local_devices()[0])
+    peak = devices.device_peak(jax.local_devices()[0])
     log(f"mfu is of {peak.source}" if peak else f"mfu n/a: no peak known for {jax.devices()[0].device_kind}")
     return progress.Progress(
         end_step=end_step,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from mmduplex_jax.train.flops import Peak, mfu
+from mmduplex_jax.planning.devices import Peak, mfu
 
 
 class Progress:

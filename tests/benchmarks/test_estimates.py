@@ -1,7 +1,7 @@
 """What a measured step foretells of others."""
 
 from benchmarks.estimates import FAMILIES, Run, compared, measure
-from launch.config_file import load_config
+from mmduplex_jax.stages.config_file import load_config
 
 
 def run(name: str, flops: float, times_s: list[float]) -> Run:

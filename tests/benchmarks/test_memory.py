@@ -9,7 +9,7 @@ from benchmarks import memory
 from benchmarks.memory import Question, accuracy, ask, row_of, table, world_of
 from configs import memory_quickstart
 from data_pipelines.world.commentator import lexicon
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 SILENCE_S = 20.0
 

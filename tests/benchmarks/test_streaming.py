@@ -9,8 +9,8 @@ import pytest
 from benchmarks import streaming
 from benchmarks.simulated_hours import Watcher, simulated_hours
 from benchmarks.step_times import percentiles, text_steps, whole_steps
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 

@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipelines.shards import write_shards
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.small_records import SmallSource, make_record
 
 WORDS = ["red", "circle", "enters", "left", "right"]

@@ -11,7 +11,7 @@ import sys
 from absl import flags
 
 from data_pipelines.loader import make_loader
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.conftest import WORDS
 
 

@@ -14,7 +14,7 @@ from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.conftest import WORDS
 from tests.data_pipelines.records_in_memory import Records
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.packing import PendingWord, pack_words, unpack_slots
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.word_level([f"w{number}" for number in range(50)])
 PAD, WORD = TOKENIZER.pad_id, TOKENIZER.word_id

@@ -10,7 +10,7 @@ from data_pipelines.pairs import PairFormat, PairMaker, end_of_text, middle_of, 
 from data_pipelines.samples import CORRUPT, Pieces
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.conftest import WORDS
 from tests.data_pipelines.records_in_memory import Records
 

@@ -11,7 +11,7 @@ from mmduplex_jax.evals.clips import world_records
 from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.report import ClipResult, build_report, format_table
 from mmduplex_jax.evals.speech import delayed_slots, phrases_in
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
 CLIP_S = 12.0
 CLOCK = Clock()

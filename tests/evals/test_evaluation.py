@@ -11,7 +11,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluation import ClipError, Evaluation
 from mmduplex_jax.evals.report import build_report
 from mmduplex_jax.evals.speech import delayed_slots
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.evals.scripted_model import ScriptedLive, scripted_frames
 
 CLOCK = Clock()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.interop import portable
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.weights import portable
 
 
 def small_config():

@@ -11,10 +11,10 @@ from data_pipelines.shards import write_shards
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import evaluate
-from launch.init_from import InitFromError
 from launch.train import train
-from launch.trained import load_trained
 from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
+from mmduplex_jax.weights.init_from import InitFromError
+from mmduplex_jax.weights.trained import load_trained
 
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
 

@@ -11,11 +11,11 @@ import ml_collections
 import pytest
 
 from launch import compile_ahead
-from mmduplex_jax.models.duplex import DuplexTask
+from mmduplex_jax.planning.compiled_report import CompiledReport, activations_bytes, advice, train_report
+from mmduplex_jax.planning.topologies import Topology
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train.compiled_report import CompiledReport, activations_bytes, advice, train_report
+from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.train.program import make_program
-from mmduplex_jax.train.topologies import Topology
 from tests import tiny
 from tests.launch.compilers import needs
 from tests.train.toy import ToyTask, toy_config

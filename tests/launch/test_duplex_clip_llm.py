@@ -10,22 +10,22 @@ import pytest
 
 from configs import duplex_300m, duplex_clip_llm, quickstart
 from launch.import_weights import import_weights
-from launch.init_from_plan import InitFromError
-from launch.stages import build_task, load_tokenizer
 from launch.train import train
-from mmduplex_jax.interop.huggingface.source import open_source
-from mmduplex_jax.interop.portable import flatten, unflatten
 from mmduplex_jax.models.language import LanguageModel
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.towers.vision import VisionTower
 from mmduplex_jax.train.checkpoint import load_params, read_weights
 from mmduplex_jax.train.groups import make_groups
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.huggingface.source import open_source
+from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.portable import flatten, unflatten
 from tests import tiny
-from tests.interop.huggingface import llama_family
 from tests.launch import imported
 from tests.launch.test_init_from import started
 from tests.launch.test_init_from_text import no_tokens
 from tests.launch.test_train import CLIP_S, shards  # noqa: F401  (a fixture)
+from tests.weights.huggingface import llama_family
 
 TOWER, TEXT = "tokenizer/anchors/tower/", re.compile(r"text/(?!.*/cross)")
 LANGUAGE = dict(width=32, layers=4, heads=2, kv_heads=1, head_width=16, hidden=48, rope_base=100_000.0)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from configs import clip_quickstart, quickstart
-from launch import cost_sheet, estimate
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.flops import live_tick
-from mmduplex_jax.train import cost, data_cost
-from mmduplex_jax.train.flops import DEVICES, named
+from launch import estimate
+from mmduplex_jax.planning import cost, cost_sheet, data_cost
+from mmduplex_jax.planning.devices import DEVICES, named
+from mmduplex_jax.planning.stream_cost import stream_cost
+from mmduplex_jax.stages.flops import live_tick
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.state import abstract_params
-from mmduplex_jax.train.stream_cost import stream_cost
 
 SHEET = Path("docs/cost.md")
 

@@ -116,7 +116,7 @@ def test_it_holds_no_logic():
                 for node in ast.walk(python_of(cell.source))
                 if not isinstance(node, (*allowed, *context))
             ]
-            assert not odd, f"cell {cell.id}: {odd} belong into launch/notebook.py, where they are tested"
+            assert not odd, f"cell {cell.id}: {odd} belong into mmduplex_jax/pages/notebook.py, where they are tested"
 
 
 def test_settings_are_a_form_and_each_is_used():

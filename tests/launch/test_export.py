@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from launch import export
-from launch.trained import load_trained
-from mmduplex_jax.interop import portable
 from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts
 from mmduplex_jax.train.state import TrainState
+from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.trained import load_trained
 
 
 @pytest.fixture(scope="module")

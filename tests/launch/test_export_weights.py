@@ -10,19 +10,19 @@ from safetensors.numpy import load_file
 
 from configs import clip_quickstart
 from launch import export_weights
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.interop import portable
-from mmduplex_jax.interop.huggingface import vision
-from mmduplex_jax.interop.huggingface.layout import read_params, write_params
-from mmduplex_jax.interop.huggingface.reader import SINGLE_FILE as FILE
-from mmduplex_jax.interop.huggingface.source import open_source
-from mmduplex_jax.interop.portable import flatten
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.train.checkpoint import write_weights
-from tests.interop.huggingface import llama_family
-from tests.interop.huggingface.random_towers import shapes_of, timm_or_skip
+from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.huggingface import vision
+from mmduplex_jax.weights.huggingface.layout import read_params, write_params
+from mmduplex_jax.weights.huggingface.reader import SINGLE_FILE as FILE
+from mmduplex_jax.weights.huggingface.source import open_source
+from mmduplex_jax.weights.portable import flatten
 from tests.tiny import random_params
+from tests.weights.huggingface import llama_family
+from tests.weights.huggingface.random_towers import shapes_of, timm_or_skip
 
 PE = dict(class_token=True, patch_bias=False, pre_norm=True, rotary=True, pool_heads=8, pool_hidden=256)
 PE |= dict(activation="gelu", norm_epsilon=1e-5)

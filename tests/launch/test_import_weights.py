@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from launch import export_weights, import_weights, verify_weights
-from mmduplex_jax.interop.huggingface import text
-from mmduplex_jax.interop.huggingface.layout import write_params
-from mmduplex_jax.interop.huggingface.reader import SINGLE_FILE
-from mmduplex_jax.interop.huggingface.source import boxed_shapes, config_from_metadata, open_source
-from mmduplex_jax.interop.portable import flatten
+from launch import export_weights, import_weights
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.train.checkpoint import is_weights, read_weights, read_weights_metadata, write_weights
-from tests.interop.huggingface import llama_family
+from mmduplex_jax.weights import verify
+from mmduplex_jax.weights.huggingface import text
+from mmduplex_jax.weights.huggingface.layout import write_params
+from mmduplex_jax.weights.huggingface.reader import SINGLE_FILE
+from mmduplex_jax.weights.huggingface.source import boxed_shapes, config_from_metadata, open_source
+from mmduplex_jax.weights.portable import flatten
+from tests.weights.huggingface import llama_family
 
 SMALL = LanguageConfig(
     StackConfig(width=32, layers=2, heads=4, kv_heads=2, head_width=8, hidden=48, qk_norm=True), vocab_size=60
@@ -184,7 +185,7 @@ def test_without_the_reference_nothing_is_written(tmp_path, capsys, monkeypatch)
 
 def test_names_that_no_library_reads_cannot_be_verified():
     with pytest.raises(ValueError, match="there is nothing to verify with"):
-        verify_weights.check_possible("pe", "there")
+        verify.check_possible("pe", "there")
 
 
 TOWER = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
@@ -248,9 +249,9 @@ def test_verified_beside_transformers_and_loaded_back_by_it(name, tmp_path, caps
 def test_a_difference_is_an_exit_code(tmp_path, capsys, monkeypatch):
     llama_family.libraries()
     theirs = directory(tmp_path / "theirs")
-    original = verify_weights.text_outputs
+    original = verify.text_outputs
     monkeypatch.setattr(
-        verify_weights,
+        verify,
         "text_outputs",
         lambda *args: {name: value + 1e-3 for name, value in original(*args).items()},
     )

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from launch.init_from_plan import InitFromError
-from launch.trained import SHIPPED, load_trained
-from mmduplex_jax.interop.portable import flatten
+from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import SHIPPED, load_trained
 from tests.launch import imported
 from tests.launch.conftest import small_config
 from tests.launch.test_init_from import started

@@ -20,10 +20,10 @@ from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item, Rejected
 from data_pipelines.sources.causes import CANNOT_DECODE, NO_WORDS
 from launch.inspect import inspect, spending_of, table_of
-from launch.inspect_page import page
-from launch.motion_field import MotionField
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.dataset_report import token_counter
+from mmduplex_jax.pages.inspect_page import page
+from mmduplex_jax.tokenizer.motion_field import MotionField
 from tests import tiny
 
 EVIL = '<script>alert("x")</script> & co'

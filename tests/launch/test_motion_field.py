@@ -11,9 +11,9 @@ import pytest
 
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
-from launch.motion_field import MotionField, shrink
 from mmduplex_jax.tokenizer import motion
 from mmduplex_jax.tokenizer.config import MotionConfig
+from mmduplex_jax.tokenizer.motion_field import MotionField, shrink
 from tests import tiny
 
 

@@ -11,13 +11,14 @@ import pytest
 from configs import vlm_quickstart
 from data_pipelines.schema import Event
 from data_pipelines.source_info import VideoError
-from launch import evaluate, notebook
+from launch import evaluate
 from launch.caption import Captioned
-from launch.notebook_captions import CaptionedVideo, captions_page
-from launch.notebook_files import Video
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.interop import portable
+from mmduplex_jax.pages import notebook
+from mmduplex_jax.pages.notebook_captions import CaptionedVideo, captions_page
+from mmduplex_jax.pages.notebook_files import Video
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.streaming.captions import read_captions
+from mmduplex_jax.weights import portable
 from tests import tiny
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 from tests.launch.test_notebook_page import EVIL, Tags

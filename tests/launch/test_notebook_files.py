@@ -12,8 +12,8 @@ from data_pipelines.decode import VideoReader
 from data_pipelines.schema import Event
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
-from launch.notebook_files import Video, collect_videos, find_checkpoint, upload_into
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.pages.notebook_files import Video, collect_videos, find_checkpoint, upload_into
 
 
 @pytest.fixture

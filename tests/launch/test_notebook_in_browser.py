@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.notebook_page import Page, commentary_page
+from mmduplex_jax.pages.notebook_page import Page, commentary_page
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_notebook_page import commentary, words
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.schema import Event
-from launch.notebook_page import Commentary, Page, Spent, commentary_page
+from mmduplex_jax.pages.notebook_page import Commentary, Page, Spent, commentary_page
 from mmduplex_jax.streaming.captions import TimedWord
 
 EVIL = '"<script>alert(1)</script> & co'

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from launch.trained import SHIPPED
+from mmduplex_jax.weights.trained import SHIPPED
 
 
 def test_it_is_small_and_says_what_it_is():

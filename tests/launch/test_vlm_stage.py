@@ -13,12 +13,12 @@ from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import caption, evaluate, export_weights, import_weights
 from launch.caption import pieces_of
-from launch.captioner import Captioner
 from launch.train import train
-from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models.caption_decoding import Decoding
+from mmduplex_jax.stages.vlm.caption_decoding import Decoding
+from mmduplex_jax.stages.vlm.captioner import Captioner
 from mmduplex_jax.train.checkpoint import load_params, read_weights
+from mmduplex_jax.weights.trained import load_trained
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 
 quiet = lambda line: None

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart
-from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.layers import transformer
 from mmduplex_jax.layers.attention import attend, attend_fused, past_mask
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.tokenizer.bflow import Tokens
 from tests import tiny
 

@@ -7,9 +7,9 @@ import json
 
 import jax
 
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.bflow_stage import BFlowTask
 from mmduplex_jax.sharding import make_mesh
+from mmduplex_jax.stages.bflow.task import BFlowTask
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from tests import tiny_events
 from tests.eight_devices import losses
 

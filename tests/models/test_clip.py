@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart
-from launch.stages import build_task, load_tokenizer
-from mmduplex_jax.models.clip import text_labels
 from mmduplex_jax.sharding import make_mesh
+from mmduplex_jax.stages.clip.task import text_labels
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.towers.contrastive import Contrastive
 from mmduplex_jax.train.task import MeshTask
 from tests.tiny import jit, random_params

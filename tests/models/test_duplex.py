@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from mmduplex_jax.models import duplex, flops, streams
-from mmduplex_jax.models.duplex import DuplexTask
+from mmduplex_jax.models import streams
+from mmduplex_jax.stages import flops
+from mmduplex_jax.stages.duplex import task as stage
+from mmduplex_jax.stages.duplex.task import DuplexTask
 from tests import tiny
 
 TICKS, BATCH = 8, 2
@@ -34,7 +36,7 @@ def batch(seed=0):
 
 def parameters(name, vocab):
     config = importlib.import_module(f"configs.{name}").get_config()
-    built = duplex.build(config, vocab, vocab - 3, vocab - 2, vocab - 1)
+    built = stage.build(config, vocab, vocab - 3, vocab - 2, vocab - 1)
     shapes = nn.unbox(jax.eval_shape(built.init, jax.random.key(0)))
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     return built, shapes, count
@@ -155,7 +157,7 @@ def test_delays_that_contradict_are_named():
     config = importlib.import_module("configs.quickstart").get_config()
     config.delay.min = 5
     with pytest.raises(ValueError, match=r"config\.delay\.min \(5\)"):
-        duplex.build(config, 60, 57, 58, 59)
+        stage.build(config, 60, 57, 58, 59)
 
 
 def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():

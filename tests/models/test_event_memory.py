@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from configs import memory_quickstart, quickstart
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models import duplex, streams
+from mmduplex_jax.models import streams
 from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, emptied
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.stages.duplex import task
 from tests import tiny
 
 # Three ticks a period, seven periods kept: a ring that wraps every four seconds.
@@ -126,7 +127,7 @@ def test_periods_without_tokens_take_no_place():
 
 def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     with_memory = memory_quickstart.get_config()
-    config = duplex.model_config(with_memory, 40, 0, 1, 2)
+    config = task.model_config(with_memory, 40, 0, 1, 2)
     memory = config.memory
     assert memory.ring_size * memory.period_steps >= config.clock.steps_in(3600.0)
     state = jax.eval_shape(lambda: alone(memory)[0].apply({"params": alone(memory)[1]}, 1, method="initial_state"))
@@ -134,8 +135,8 @@ def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     assert kept == memory.bytes_a_stream
     assert memory.recent_steps == config.video.window_steps
     with_memory.memory.capacity_s = 0.0
-    assert duplex.model_config(with_memory, 40, 0, 1, 2).memory is None
-    assert duplex.model_config(ConfigDict(quickstart.get_config()), 40, 0, 1, 2).memory is None
+    assert task.model_config(with_memory, 40, 0, 1, 2).memory is None
+    assert task.model_config(ConfigDict(quickstart.get_config()), 40, 0, 1, 2).memory is None
 
 
 @pytest.mark.parametrize(

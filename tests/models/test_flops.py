@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
-from launch.config_file import load_config
-from launch.stages import build_task, load_tokenizer
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models import flops
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.planning.traced import trace
+from mmduplex_jax.stages import flops
+from mmduplex_jax.stages.config_file import load_config
+from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.train.groups import make_groups
 from mmduplex_jax.train.state import abstract_params
-from mmduplex_jax.train.traced import trace
 from tests import tiny
 
 MEMORY = MemoryConfig(

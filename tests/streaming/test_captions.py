@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from data_pipelines.packing import pack_words, unpack_slots
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.streaming.captions import CaptionFile, TimedWord, WordAssembler, read_captions
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.streaming.scripted_stream import TOKENIZER
 
 CLOCK = Clock()

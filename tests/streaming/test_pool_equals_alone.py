@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.compilations import compilations
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.rows import UNCAPPED, Rows
 from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
 from tests.streaming.scripted_pool import FakeClock, taken
 

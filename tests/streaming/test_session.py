@@ -5,10 +5,10 @@ import pytest
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.free_running import make_decoder
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.captions import WordAssembler
 from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
 from tests.streaming.scripted_stream import FRAME_PX, script, session
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from launch.trained import load_trained
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models import flops
+from mmduplex_jax.stages import flops
 from mmduplex_jax.tokenizer.anchors import AnchorEncoder, normalised
 from mmduplex_jax.tokenizer.bflow import ANCHOR, BFlow
 from mmduplex_jax.tokenizer.config import AnchorConfig, from_mapping
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.weights.trained import load_trained
 from tests import tiny
 from tests.tokenizer.test_bflow import stream
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmduplex_jax.train.collectives import Collectives, Traffic, collectives
+from mmduplex_jax.planning.collectives import Collectives, Traffic, collectives
 
 # A scan of six as libtpu writes it: the limit comes in with the loop's state, the comparison is a fusion's.
 TPU_LOOP = """
@@ -157,7 +157,7 @@ PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train.collectives import collectives
+from mmduplex_jax.planning.collectives import collectives
 mesh = make_mesh(1, 8, 1)
 whole = NamedSharding(mesh, P())
 def layer(h, w):

@@ -14,8 +14,8 @@ from data_pipelines.schema import Record
 from data_pipelines.shards import ImageFormat, write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
-from mmduplex_jax.models.duplex import DuplexTask
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.checkpoint import load_params
 from mmduplex_jax.train.loop import CorruptRecordsError, NonFiniteError, fit
 from tests import tiny

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from mmduplex_jax.planning import devices
 from mmduplex_jax.sharding import array_name, batch_sharding, make_mesh
-from mmduplex_jax.train import flops
 from mmduplex_jax.train.optimizer import decay_mask, make_schedule
 from mmduplex_jax.train.parameters import count, parameter_table
 from mmduplex_jax.train.program import make_program
@@ -127,8 +127,8 @@ def test_mfu_is_flops_over_peak():
     class Unknown:
         device_kind, platform = "Abacus 3000", "gpu"
 
-    peak = flops.device_peak(Device())
+    peak = devices.device_peak(Device())
     assert peak.flops_per_s == 989e12
-    assert flops.mfu(989e12, steps_per_s=2.0, peak=peak, num_devices=4) == 0.5
-    assert flops.device_peak(Unknown()) is None
-    assert flops.mfu(1e12, 1.0, None, 1) is None
+    assert devices.mfu(989e12, steps_per_s=2.0, peak=peak, num_devices=4) == 0.5
+    assert devices.device_peak(Unknown()) is None
+    assert devices.mfu(1e12, 1.0, None, 1) is None

@@ -2,9 +2,9 @@
 
 import pytest
 
+from mmduplex_jax.planning import topologies
+from mmduplex_jax.planning.topologies import TopologyError, get_topology, memory_in_message
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train import topologies
-from mmduplex_jax.train.topologies import TopologyError, get_topology, memory_in_message
 
 GIB = 2**30
 

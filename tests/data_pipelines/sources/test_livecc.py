@@ -17,7 +17,7 @@ from data_pipelines.sources.livecc import livecc_source
 from data_pipelines.sources.livecc_lines import AnnotationError
 from data_pipelines.sources.livecc_sample import parse_sample
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.numbered_video import SIDE_PX, number_in, write_numbered
 from tests.data_pipelines.sources.livecc_file import write_lines
 

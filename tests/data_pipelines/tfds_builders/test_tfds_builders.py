@@ -21,7 +21,7 @@ from data_pipelines.tfds_builders.tfds_records import TfdsRecords
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.files import write_clip_files
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.interop.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.small_records import SmallSource, make_record
 from tests.data_pipelines.sources.livecc_file import write_lines
 from tests.data_pipelines.sources.tars import write_tar

@@ -1,0 +1,1 @@
+"""Pages of HTML that commands and the notebook show."""

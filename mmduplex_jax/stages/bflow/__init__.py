@@ -1,0 +1,1 @@
+"""Stage `bflow`: the video tokenizer, by prediction and timed text."""

@@ -1,0 +1,261 @@
+"""The `bflow` stage: the tokenizer learns what happens from words that are timed to a second.
+
+Event tokens must find the words that are said around them and refuse counterfeits of their clip
+(`event_alignment.py`); they also name these words. Tokens must hold what will be seen (`prediction.py`). A duplex may
+begin with what the tokenizer has learned (`config.init_from.tokenizer`).
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.models.anchor_tail import draw_anchor_keep
+from mmduplex_jax.stages import flops
+from mmduplex_jax.stages.bflow.event_alignment import Counterfeits, align
+from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
+from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
+from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_rows, known_end, mirrored_moments
+from mmduplex_jax.stages.bflow.prediction import PredictionConfig, draw_moments, prediction_error
+from mmduplex_jax.stages.bflow.word_bags import BagConfig, Bags, Marks, gather_bags
+from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.towers.vision import VisionConfig
+from mmduplex_jax.typing import Array, Float, Int32, PyTree
+
+TEACHER = "teacher/tower/"
+
+
+@dataclasses.dataclass(frozen=True)
+class BFlowTask:
+    """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
+
+    Attributes:
+      config: the model.
+      ticks: T, ticks of a clip.
+      align_weight: of the contrastive loss.
+      name_weight: of naming the words of a moment's bag, given its event token: what a small batch cannot teach by
+        comparing.
+      predict_weight: of the prediction.
+      drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+    """
+
+    config: EventModelConfig
+    ticks: int
+    align_weight: float
+    name_weight: float
+    predict_weight: float
+    drop_anchor_tail: float
+
+    @property
+    def model(self) -> EventModel:
+        return EventModel(self.config)
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, boxed with their logical axes."""
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        member = jnp.zeros((1, len(self.config.event_steps(self.ticks)), batch["slots"].shape[1]), bool)
+        moments = draw_moments(rng, self.config.prediction, 1, self.ticks, self.config.clock.video_stride)
+        return self.model.init(rng, batch["frames"], None, None, batch["slots"], member, moments)["params"]
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        side, steps = self.config.tokenizer.frame_px, self.config.clock.step_of_tick(self.ticks)
+        return {
+            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, side, side, 3), jnp.uint8),
+            "slots": jax.ShapeDtypeStruct((batch_size, steps), jnp.int32),
+            "slot_valid": jax.ShapeDtypeStruct((batch_size, steps), jnp.bool_),
+        }
+
+    def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The weighted sum of alignment, naming and prediction.
+
+        Metrics: `align`, `name_nll` (nats a word) and `predict`, the losses; `moments`, at which something is said;
+          `matched` and `in_video_matched`, shares of bags that find their event token among all and among those of
+          their video; `in_video`, how many of these there are; `backward_refused` and `swapped_refused`, shares of bags
+          that prefer it to the counterfeits'; `explained`, the share of the targets' variance that is predicted;
+          `video_tokens` a clip.
+        """
+        c = self.config
+        frames, slots, slot_valid = batch["frames"], batch["slots"], batch["slot_valid"]
+        rows, stride = len(frames), c.clock.video_stride
+        centres = c.bag_centres(self.ticks)
+        bags = gather_bags(slots, slot_valid, centres, c.align.reach_steps, c.marks)
+        end_tick = known_end(slot_valid, stride)
+        drop_key, keep_key, moment_key = jax.random.split(rng, 3)
+        moments = draw_moments(moment_key, c.prediction, rows, self.ticks, stride)
+        fakes = choose_rows(rows, c.align.backward_every, c.align.swapped_every)
+        shown = [frames, backwards(frames[fakes.backward], end_tick[fakes.backward]), frames[fakes.swapped]]
+        keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
+        if keep is not None:
+            keep = keep[np.concatenate([np.arange(rows), *fakes])]
+        moving = np.arange(rows + len(fakes.backward))  # a clip played backwards moves backwards
+        motion_from = np.concatenate([moving, (fakes.swapped + 1) % rows])
+        found = self.model.apply(
+            {"params": params}, jnp.concatenate(shown), motion_from, keep, slots, bags.member, moments
+        )
+        counterfeits = self._counterfeits(found.event[rows:], fakes, end_tick)
+        aligned = align(found.event[:rows], found.bag, bags, centres, c.align.apart_steps, counterfeits, found.scale)
+        name_nll = _naming_error(found.named, slots, bags)
+        loss = self.align_weight * aligned.loss + self.name_weight * name_nll
+        metrics = {"align": aligned.loss, "name_nll": name_nll}
+        if found.predicted is not None and found.seen is not None:
+            looked = prediction_error(found.predicted, found.seen, moments.tick < end_tick[:, None, None])
+            loss += self.predict_weight * looked.loss
+            metrics |= {"predict": looked.loss, "explained": looked.explained}
+        names = [f"{kind}_refused" for kind, chosen in zip(Rows._fields, fakes) if len(chosen)]
+        video_tokens = found.tokens.valid[:rows].sum().astype(jnp.float32)
+        return loss, metrics | dict(zip(names, aligned.refused, strict=True)) | {
+            "loss_weight": aligned.moments,
+            "moments": aligned.moments,
+            "matched": aligned.matched,
+            "in_video": aligned.in_video,
+            "in_video_matched": aligned.in_video_matched,
+            "scale": found.scale,
+            "video_tokens": video_tokens / rows,
+            "tokens": video_tokens + bags.member.any(axis=1).sum().astype(jnp.float32),
+        }
+
+    def _counterfeits(
+        self, event: Float[Array, "C X F"], fakes: Rows, end_tick: Int32[Array, "B"]
+    ) -> tuple[Counterfeits, ...]:
+        c = self.config
+        steps, centres = c.event_steps(self.ticks), c.bag_centres(self.ticks)
+        backward, swapped = event[: len(fakes.backward)], event[len(fakes.backward) :]
+        last_step = (end_tick[fakes.backward] - 1) * c.clock.video_stride
+        seen = mirrored_moments(centres, steps, last_step, c.events.reader.window_steps)
+        same = jnp.broadcast_to(jnp.eye(len(steps), dtype=bool), (len(fakes.swapped), len(steps), len(steps)))
+        both = (Counterfeits(backward, fakes.backward, seen), Counterfeits(swapped, fakes.swapped, same))
+        return tuple(kind for kind in both if len(kind.row))
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Forward and backward; a teacher goes forward only. Recomputation is not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `tokenizer`, with that of the counterfeits; `events`; `words`; `prediction`; `loss`."""
+        c = self.config
+        fakes = choose_rows(batch_size, c.align.backward_every, c.align.swapped_every)
+        counterfeits = len(fakes.backward) + len(fakes.swapped)
+        clips, width = batch_size + counterfeits, c.tokenizer.width
+        tokens, moments = c.tokenizer.token_capacity(self.ticks), len(c.event_steps(self.ticks))
+        words, heads = c.words, c.words.heads * c.words.head_width
+        events = clips * flops.token_reader(c.events.reader, width, tokens, moments)
+        events += flops.product(clips * moments, c.events.reader.width, words.embedding)
+        said = flops.product(c.clock.step_of_tick(self.ticks), words.width, 2 * heads)
+        said += flops.attention(moments, c.clock.step_of_tick(self.ticks), heads)
+        said += flops.product(moments, heads, words.width)
+        said += flops.product(moments, words.width, 2 * words.hidden + words.embedding)
+        named = flops.product(moments, c.events.reader.width, words.width)
+        named += flops.product(moments, words.width, words.vocab_rows)
+        compared = flops.product(batch_size * moments, words.embedding, batch_size * moments)
+        compared += counterfeits * flops.product(moments, words.embedding, moments)
+        return {
+            "tokenizer": clips * flops.tokenizer(c.tokenizer, self.ticks),
+            "events": events,
+            "words": batch_size * said,
+            "prediction": batch_size * self._prediction_flops(tokens),
+            "loss": batch_size * named + compared,
+        }
+
+    def _prediction_flops(self, tokens: int) -> flops.Flops:
+        """Of a clip of `tokens` tokens."""
+        c = self.config.prediction
+        if c.target == "none":
+            return flops.Flops()
+        asked = c.places * len(c.ahead_ticks)
+        read = flops.token_reader(c.reader, self.config.tokenizer.width, tokens, c.places)
+        read += flops.product(asked, c.reader.width, c.features)
+        return read if c.teacher is None else read + asked * flops.vision(c.teacher).frozen
+
+
+def _naming_error(named: Float[Array, "B X V"], slots: Int32[Array, "B S"], bags: Bags) -> Float[Array, ""]:
+    """How surprising a word of a bag is, in nats: the mean over bags of the mean over their words."""
+    surprise = -jax.nn.log_softmax(named)
+    chosen = jnp.take_along_axis(surprise, slots[:, None], axis=-1)  # [B, X, S]: of every slot's id, at every moment
+    counted = (bags.member & bags.said[..., None]).astype(jnp.float32)
+    of_bag = (chosen * counted).sum(axis=-1) / jnp.maximum(counted.sum(axis=-1), 1.0)
+    return of_bag.sum() / jnp.maximum(bags.said.sum(), 1)
+
+
+def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> BFlowTask:
+    """The task of an experiment's config (see `configs/bflow_quickstart.py`).
+
+    Raises:
+      ValueError: the config contradicts itself, or cuts the batch whose moments are to be compared.
+    """
+    if config.train.grad_accum != 1:
+        raise ValueError(
+            f"config.train.grad_accum is {config.train.grad_accum}: every moment is compared with the whole batch, "
+            "which therefore cannot be cut; set it to 1 and use more devices"
+        )
+    clock = Clock(**config.clock)
+    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock)
+    align, fakes = config.align, config.counterfeits
+    reach = clock.steps_in(align.bag_s)
+    model = EventModelConfig(
+        tokenizer=tokenizer,
+        events=EventConfig(clock.ticks_in(config.events.interval_s), _reader(config.events.reader, tokenizer)),
+        words=BagConfig(vocab_rows=max(vocab_size, config.vocab_rows_min), embedding=align.embedding, **config.words),
+        align=AlignConfig(
+            lag_steps=clock.steps_in(align.lag_s),
+            reach_steps=reach,
+            apart_steps=2 * reach + clock.steps_in(align.band_s),
+            scale_init=align.scale_init,
+            backward_every=fakes.backward_every,
+            swapped_every=fakes.swapped_every,
+        ),
+        marks=Marks(pad_id, word_id, start_id),
+        prediction=_prediction(config, tokenizer),
+    )
+    ticks = clock.ticks_in(config.data.clip_s)
+    if not len(model.event_steps(ticks)):
+        raise ValueError(
+            f"config.events.interval_s ({config.events.interval_s}) is longer than config.data.clip_s "
+            f"({config.data.clip_s})"
+        )
+    loss = config.loss
+    return BFlowTask(model, ticks, loss.align_weight, loss.name_weight, loss.predict_weight, loss.drop_anchor_tail)
+
+
+def _reader(values: Any, tokenizer: TokenizerConfig) -> ReaderConfig:
+    values = dict(values)
+    window_steps = tokenizer.clock.steps_in(values.pop("window_s"))
+    return ReaderConfig(width=tokenizer.width, window_steps=window_steps, dtype=tokenizer.dtype, **values)
+
+
+def _prediction(config: Any, tokenizer: TokenizerConfig) -> PredictionConfig:
+    values, target = config.prediction, config.loss.predict
+    teacher = None
+    if target == "teacher":
+        _check_frozen(config)
+        teacher = VisionConfig(**({"image_px": config.frame_px} | dict(config.teacher)))
+    return PredictionConfig(
+        target=target,
+        places=values.places,
+        ahead_ticks=tuple(tokenizer.clock.ticks_in(time_s) for time_s in values.ahead_s),
+        reader=_reader(values.reader, tokenizer),
+        frame_px=config.frame_px,
+        picture_px=values.picture_px,
+        teacher=teacher,
+        mean=tuple(config.pixels.mean),
+        std=tuple(config.pixels.std),
+    )
+
+
+def _check_frozen(config: Any) -> None:
+    """A teacher is somebody else's and stays as it is."""
+    if not config.init_from.vision:
+        raise ValueError(
+            "config.loss.predict='teacher' without config.init_from.vision: a teacher that knows nothing teaches "
+            "nothing; name imported weights or a training of stage 'clip', or set config.loss.predict=pixels"
+        )
+    groups = config.train.get("groups", {}) or {}
+    if not any(group.get("start_step") == -1 and re.match(group.match, TEACHER) for group in groups.values()):
+        raise ValueError(
+            "config.loss.predict='teacher' needs a group of config.train.groups that never trains the teacher: "
+            f"teacher=dict(match='{TEACHER}', start_step=-1)"
+        )

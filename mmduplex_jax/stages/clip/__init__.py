@@ -1,0 +1,1 @@
+"""Stage `clip`: pictures or clips against captions."""

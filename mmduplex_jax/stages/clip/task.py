@@ -1,0 +1,220 @@
+"""The `clip` stage: pictures, or short clips, and texts learn to find each other (CLIP, SigLIP).
+
+The two towers are those of `mmduplex_jax/towers/contrastive.py` under the same parameter names, so that what is learned
+here goes wherever imported towers go. A clip is some frames through the vision tower and a pool over time after it.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mmduplex_jax.layers.encoder import Encoder
+from mmduplex_jax.sharding import BATCH_AXES
+from mmduplex_jax.stages import flops
+from mmduplex_jax.stages.clip.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
+from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
+from mmduplex_jax.towers.text import TextTowerConfig
+from mmduplex_jax.towers.vision import AttentionPool, VisionConfig
+from mmduplex_jax.typing import Array, Float, Int32, PyTree, UInt8
+
+TIME_POOLS = ("mean", "attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeConfig:
+    """How the frames of a clip become one vector.
+
+    Attributes:
+      frames: of a clip; 1 for a picture.
+      pool: "mean" (blind to the order) or "attention" (a transformer over the frames, then a learned query).
+      layers, heads, hidden: of that transformer and pool; of no use to "mean".
+    """
+
+    frames: int = 1
+    pool: str = "mean"
+    layers: int = 0
+    heads: int = 1
+    hidden: int = 0
+
+    def __post_init__(self):
+        if self.pool not in TIME_POOLS:
+            raise ValueError(f"time.pool is one of {', '.join(TIME_POOLS)}, not {self.pool!r}")
+        if self.frames < 1:
+            raise ValueError(f"time.frames must be at least 1, got {self.frames}")
+        if self.pool == "attention" and not (self.heads and self.hidden):
+            raise ValueError("time.pool='attention' needs time.heads and time.hidden")
+
+
+class TimePool(nn.Module):
+    """Vectors of frames, in order, to the vector of their clip, `[B, T, F] -> [B, F]`."""
+
+    config: TimeConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T F"]) -> Float[Array, "B F"]:
+        c = self.config
+        if c.pool == "mean":
+            return x.mean(axis=1)
+        width = x.shape[-1]
+        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", None))
+        x = x + self.param("position", init, (c.frames, width)).astype(x.dtype)
+        x = Encoder(c.layers, c.heads, hidden=c.hidden, name="encoder")(x)
+        return AttentionPool(c.heads, c.hidden, "gelu_tanh", 1e-6, name="pool")(x)
+
+
+class ClipModel(Contrastive):
+    """A contrastive pair whose pictures may be clips."""
+
+    time: TimeConfig = TimeConfig()
+
+    def setup(self):
+        super().setup()
+        if self.time.pool == "attention":
+            self.time_pool = TimePool(self.time)
+
+    def __call__(self, clips: Float[Array, "B T H W C"], ids: Int32[Array, "B S"]) -> Compared:
+        """Embeds clips and texts; their numbers may differ."""
+        return self.compare(self.encode_clip(clips), self.encode_text(ids))
+
+    def encode_clip(self, clips: Float[Array, "B T H W C"]) -> Float[Array, "B F"]:
+        """Embeddings of length 1, float32; of clips of one frame they are those of the pictures."""
+        seen = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
+        assert seen is not None  # ContrastiveConfig refuses towers without a pool
+        frames = seen.reshape(*clips.shape[:2], -1)
+        if self.time.pool == "mean":
+            return unit(frames.astype(jnp.float32).mean(axis=1))
+        return unit(self.time_pool(frames))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTask:
+    """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
+
+    Attributes:
+      config: the towers.
+      time: what makes a clip of frames.
+      loss_kind: "sigmoid" or "softmax".
+      mean, std: an RGB channel, of pixels from 0 to 1.
+      mesh: where batches are split; None computes the whole matrix of logits in one place.
+    """
+
+    config: ContrastiveConfig
+    time: TimeConfig
+    loss_kind: str
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mesh: Mesh | None = None
+
+    def __post_init__(self):
+        if self.loss_kind not in KINDS:
+            raise ValueError(f"config.loss.kind is one of {', '.join(KINDS)}, not {self.loss_kind!r}")
+
+    @property
+    def model(self) -> ClipModel:
+        return ClipModel(self.config, time=self.time)
+
+    def on_mesh(self, mesh: Mesh) -> "ClipTask":
+        """The task with its loss in chunks over the devices that split the batch, where there are several."""
+        ways = mesh.shape[BATCH_AXES[0]] * mesh.shape[BATCH_AXES[1]]
+        return dataclasses.replace(self, mesh=mesh if ways > 1 else None)
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, boxed with their logical axes."""
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"])["params"]
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        side, length = self.config.vision.image_px, self.config.text.length
+        return {
+            "frames": jax.ShapeDtypeStruct((batch_size, self.time.frames, side, side, 3), jnp.uint8),
+            "ids": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
+            "id_valid": jax.ShapeDtypeStruct((batch_size, length), jnp.bool_),
+        }
+
+    def normalised(self, frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
+        """Pixels as the vision tower takes them."""
+        return (frames.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The contrastive loss over all rows that have a text.
+
+        Metrics: `matched`, the share of clips whose text is the nearest in the batch; `pairs`, rows with a text;
+          `scale`, the factor of the cosines.
+        """
+        del rng  # nothing is drawn
+        ids, id_valid = batch["ids"], batch["id_valid"]
+        compared = self.model.apply({"params": params}, self.normalised(batch["frames"]), ids)
+        pairs = Pairs(compared.image, compared.text, id_valid.any(axis=1), text_labels(ids))
+        if self.mesh is None:
+            found = plain_loss(self.loss_kind, pairs, compared.scale, compared.bias)
+        else:
+            found = chunked_loss(self.loss_kind, pairs, compared.scale, compared.bias, self.mesh)
+        patches = self.config.vision.side**2 * self.time.frames * len(ids)
+        return found.loss, {
+            "loss_weight": found.pairs,
+            "matched": found.matched,
+            "pairs": found.pairs,
+            "scale": compared.scale,
+            "tokens": patches + id_valid.sum().astype(jnp.float32),
+        }
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Forward and backward, recomputation not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `vision`, `text`, `loss`."""
+        vision, time = self.config.vision, self.time
+        width = vision.embedding_width
+        look = time.frames * flops.vision(vision)
+        if time.pool == "attention":
+            look += flops.encoder(width, time.layers, time.hidden, time.frames)
+            look += flops.attention_pool(width, time.hidden, time.frames)
+        return {
+            "vision": batch_size * look,
+            "text": batch_size * flops.text_tower(self.config.text),
+            "loss": flops.product(batch_size, width, batch_size),
+        }
+
+
+def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
+    """A number for every text, the same for the same ids (others agree by chance once in 4 · 10⁹)."""
+    factors = np.random.default_rng(0).integers(0, 2**32, ids.shape[1], np.uint32) | 1
+    mixed = (ids.astype(jnp.uint32) + 1) * jnp.asarray(factors)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
+    return jax.lax.bitcast_convert_type((mixed ^ (mixed >> 12)).sum(axis=1, dtype=jnp.uint32), jnp.int32)
+
+
+def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
+    """The task of an experiment's config (see `configs/clip_quickstart.py`).
+
+    Args:
+      config: of the experiment.
+      vocab_size: of the text tokenizer.
+      end_id: the id that ends a text.
+
+    Raises:
+      ValueError: the config contradicts itself, or cuts the batch whose rows are to be compared.
+    """
+    if config.train.grad_accum != 1:
+        raise ValueError(
+            f"config.train.grad_accum is {config.train.grad_accum}: every pair is compared with the whole batch, "
+            "which therefore cannot be cut; set it to 1 and use more devices, or config.vision.remat"
+        )
+    vision = VisionConfig(image_px=config.frame_px, **config.vision)
+    text = TextTowerConfig(vocab_size=max(vocab_size, config.vocab_rows_min), end_id=end_id, **config.text)
+    if config.text.length < 2:
+        raise ValueError(f"config.text.length must be at least 2, a word and the end mark; got {config.text.length}")
+    return ClipTask(
+        config=ContrastiveConfig(vision, text, math.log(config.loss.scale_init), config.loss.bias_init),
+        time=TimeConfig(**config.time),
+        loss_kind=config.loss.kind,
+        mean=tuple(config.pixels.mean),
+        std=tuple(config.pixels.std),
+    )

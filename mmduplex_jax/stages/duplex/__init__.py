@@ -1,0 +1,1 @@
+"""Stage `duplex`: the dual-stream model."""

@@ -1,0 +1,190 @@
+"""The `duplex` stage: the dual-stream model learns to say what it sees, when it sees it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models import streams
+from mmduplex_jax.models.anchor_tail import draw_anchor_keep
+from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.models.event_memory import MemoryConfig
+from mmduplex_jax.stages import flops
+from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.typing import Array, Float, PyTree
+
+
+def stack_config(values: Any, clock: Clock) -> StackConfig:
+    """A transformer's shape from a mapping, its `window_s` turned into steps."""
+    values = dict(values)
+    return StackConfig(window_steps=clock.steps_in(values.pop("window_s")), **values)
+
+
+def memory_config(values: Any, clock: Clock, video: StackConfig) -> MemoryConfig | None:
+    """The event memory from a mapping; None where there is none, or it reaches 0 s back.
+
+    It begins where the window of the video stream ends, unless `recent_s` says otherwise.
+    """
+    values = dict(values or {})
+    capacity_s = values.pop("capacity_s", 0.0)
+    if not capacity_s:
+        return None
+    recent_s = values.pop("recent_s", None)
+    return MemoryConfig(
+        clock=clock,
+        period_ticks=clock.ticks_in(values.pop("period_s")),
+        capacity_steps=clock.steps_in(capacity_s),
+        recent_steps=video.window_steps if recent_s is None else clock.steps_in(recent_s),
+        dtype=video.dtype,
+        **values,
+    )
+
+
+def model_config(
+    config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int, token_control: str = "real"
+) -> DualStreamConfig:
+    """The model of an experiment's config (see `configs/quickstart.py`)."""
+    clock = Clock(**config.clock)
+    text = dict(config.text)
+    tied = text.pop("tied", True)
+    if config.fusion != "cross":
+        text["cross_every"] = 0  # the other fusions have no cross-attention; one knob switches them
+    return DualStreamConfig(
+        tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock),
+        video=stack_config(config.video_stream, clock),
+        text=stack_config(text, clock),
+        fusion=config.fusion,
+        vocab_size=vocab_size,
+        pad_id=pad_id,
+        word_id=word_id,
+        start_id=start_id,
+        delay_max=config.delay.max,
+        vocab_rows_min=config.vocab_rows_min,
+        tied=tied,
+        look_ahead=config.loss.ahead_weight > 0,
+        memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
+        token_control=token_control,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplexTask:
+    """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
+
+    Attributes:
+      config: the model.
+      ticks: T, ticks of a clip.
+      delay_min, delay_max: the range of delays, in steps, that training draws from.
+      pad_weight: weight of a PAD in the loss; a word's is 1.
+      ahead_weight: weight of naming, while a word is said, all words of the next `ahead_steps`: what a phrase will
+        need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle et al., 2024).
+      drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+      tokenizer_trained: whether the tokenizer ever is (`config.train.groups`); it only counts for the operations.
+      loss_chunk: steps whose logits are held at once, 0 for all; those of `ahead_weight` are always whole.
+    """
+
+    config: DualStreamConfig
+    ticks: int
+    delay_min: int
+    delay_max: int
+    pad_weight: float
+    drop_anchor_tail: float
+    ahead_weight: float = 0.0
+    ahead_steps: int = 20
+    tokenizer_trained: bool = True
+    loss_chunk: int = 0
+
+    @property
+    def model(self) -> DualStream:
+        return DualStream(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.ticks * self.config.clock.video_stride
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, boxed with their logical axes."""
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        return self.model.init(rng, batch["frames"], batch["slots"], jnp.zeros((1,), jnp.int32))["params"]
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        side = self.config.tokenizer.frame_px
+        return {
+            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, side, side, 3), jnp.uint8),
+            "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
+            "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
+        }
+
+    def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Weighted cross-entropy of every slot, at a delay drawn for every clip.
+
+        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts) and `pad_nll`, in nats a slot; `video_tokens` a
+          clip.
+        """
+        c = self.config
+        frames, slots = batch["frames"], batch["slots"]
+        delay_key, drop_key, keep_key = jax.random.split(rng, 3)
+        rows = len(frames)
+        delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
+        keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
+        target = streams.delayed(slots, delay, c.pad_id)
+        given = streams.shifted(target, c.start_id)
+        inputs = (frames, given, delay, keep, target, self.loss_chunk)
+        nll, ahead, tokens = self.model.apply({"params": params}, *inputs, method="told")
+        # A slot counts where there is a picture, and where the slot that the delay brings here is known.
+        known = batch["slot_valid"]
+        brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
+        valid = (known & brought).astype(jnp.float32)
+        is_pad, is_mark = target == c.pad_id, target == c.word_id
+        weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
+        total = weight.sum()
+        mean = lambda where: (nll * valid * where).sum() / jnp.maximum((valid * where).sum(), 1.0)
+        video_tokens = tokens.valid.sum().astype(jnp.float32)
+        loss, metrics = (nll * weight).sum(), {}
+        if c.look_ahead:
+            spoken = ~is_pad & ~is_mark & (valid > 0)
+            soon = streams.soon_said(target, spoken, self.ahead_steps, c.vocab_size)
+            count = soon.sum(axis=-1)
+            named = -(soon * jax.nn.log_softmax(ahead)).sum(axis=-1) / jnp.maximum(count, 1.0)
+            asked = valid * ~is_pad * (count > 0)
+            loss += self.ahead_weight * (named * asked).sum()
+            metrics["ahead_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
+        return loss / jnp.maximum(total, 1.0), metrics | {
+            "loss_weight": total,
+            "word_nll": mean(~is_pad & ~is_mark),
+            "mark_nll": mean(is_mark),
+            "pad_nll": mean(is_pad),
+            "video_tokens": video_tokens / rows,
+            "tokens": video_tokens + valid.sum(),
+        }
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Forward and backward, recomputation not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `tokenizer`, `video`, `text`, `loss`."""
+        parts = flops.dual_stream(self.config, self.ticks, self.tokenizer_trained)
+        return {name: batch_size * part for name, part in parts.items()}
+
+
+def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
+    """The task of an experiment's config."""
+    model = model_config(config, vocab_size, pad_id, word_id, start_id)
+    if config.delay.min > config.delay.max:
+        raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
+    return DuplexTask(
+        config=model,
+        ticks=model.clock.ticks_in(config.data.clip_s),
+        delay_min=config.delay.min,
+        delay_max=config.delay.max,
+        pad_weight=config.loss.pad_weight,
+        drop_anchor_tail=config.loss.drop_anchor_tail,
+        ahead_weight=config.loss.ahead_weight,
+        ahead_steps=model.clock.steps_in(config.loss.ahead_s),
+        tokenizer_trained=not flops.never_trained(config.train, "tokenizer/projector/kernel"),
+        loss_chunk=config.loss.get("chunk", 0),
+    )

@@ -1,0 +1,1 @@
+"""Stage `vlm`: captions from one token a picture."""

@@ -1,0 +1,262 @@
+"""The stage `vlm`: a picture, or a short clip, is a few tokens before its caption in one language model.
+
+The classic way to let a language model see (LLaVA, Liu et al., 2023), at its cheapest: the pooled head of a CLIP-like
+tower is *one* token a frame. It is the baseline that watching while talking must beat, and what gives the duplex a
+language model that already knows its words. The towers have the parameter names of the stages `clip` and `duplex`.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.encoder import ACTIVATIONS
+from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.layers.vocabulary import token_loss_of
+from mmduplex_jax.models.language import LanguageConfig, LanguageModel, Memory
+from mmduplex_jax.stages import flops
+from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
+
+# The embedding table is padded to a multiple of this, as the duplex's is, so that it can be sharded.
+_ROWS_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectorConfig:
+    """What makes tokens of the vector of a frame.
+
+    Attributes:
+      tokens: of a frame.
+      hidden: F, of its MLP.
+      activation: of the MLP: "gelu", "gelu_tanh" or "quick_gelu".
+    """
+
+    tokens: int
+    hidden: int
+    activation: str = "gelu_tanh"
+
+    def __post_init__(self):
+        if self.tokens < 1 or self.hidden < 1:
+            raise ValueError(f"projector.tokens and hidden must be at least 1, got {self.tokens} and {self.hidden}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"projector.activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VlmConfig:
+    """The shape of the model.
+
+    Attributes:
+      vision: the tower; with a pool.
+      projector: between the two.
+      language: the language model.
+      frames: T, of a clip; 1 for a picture.
+      length: S, the most tokens of a caption, its end mark included.
+    """
+
+    vision: VisionConfig
+    projector: ProjectorConfig
+    language: LanguageConfig
+    frames: int
+    length: int
+
+    def __post_init__(self):
+        if self.vision.pool == "none":
+            raise ValueError("vision.pool is 'none': the pooled vector is what becomes a token")
+        if self.language.head == "none":
+            raise ValueError("a language model without a head writes no captions")
+        if self.frames < 1 or self.length < 2:
+            raise ValueError(
+                f"time.frames must be at least 1 and caption.length 2 (a word and the end mark), got {self.frames} and "
+                f"{self.length}"
+            )
+        text = self.language.text
+        if self.prefix + self.length - 1 > text.window_steps:
+            raise ValueError(
+                f"{self.prefix} tokens of frames and {self.length} of text do not fit a window of {text.window_steps}"
+            )
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the caption."""
+        return self.frames * self.projector.tokens
+
+
+class Projector(nn.Module):
+    """Vectors of frames to vectors of tokens, `[B, T, F] -> [B, T · tokens, D]`, frame by frame."""
+
+    config: ProjectorConfig
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T F"]) -> Float[Array, "B K D"]:
+        c, dtype = self.config, jnp.dtype(self.dtype)
+        # How long a tower's vectors are differs by orders of magnitude between towers.
+        x = layer_norm("norm", dtype)(x)
+        x = dense(c.hidden, ("embed", "mlp"), name="up", dtype=dtype, use_bias=True)(x)
+        x = ACTIVATIONS[c.activation](x)
+        x = dense(c.tokens * self.width, ("mlp", "embed"), name="down", dtype=dtype, use_bias=True)(x)
+        return x.reshape(x.shape[0], -1, self.width)
+
+
+class VlmModel(LanguageModel):
+    """A language model (`config`) that reads what a vision tower saw before it writes."""
+
+    vision_config: VisionConfig
+    projector_config: ProjectorConfig
+
+    def setup(self):
+        super().setup()
+        self.vision = VisionTower(self.vision_config)
+        self.projector = Projector(self.projector_config, self.config.text.width, self.config.text.dtype)
+
+    def tell(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
+        """float32 logits of every token of the captions: the first is told by the frames alone."""
+        return self.logits(self._before(clips, ids))
+
+    def told(
+        self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"], chunk: int = 0
+    ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
+        """Each token's surprise in nats and whether it was the likeliest, `chunk` of them at a time (0: all)."""
+        return token_loss_of(self._before(clips, ids), self.table(), ids, chunk)
+
+    def _before(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
+        """The hidden state that each token is told by."""
+        seen = self.see(clips)
+        hidden = self.read(jnp.concatenate([seen, self.embed(ids[:, :-1])], axis=1))
+        return hidden[:, seen.shape[1] - 1 :]
+
+    def see(self, clips: Float[Array, "B T H W 3"]) -> Float[Array, "B K D"]:
+        """The tokens of the frames, in their order."""
+        embedding = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
+        assert embedding is not None  # VlmConfig refuses towers without a pool
+        return self.projector(embedding.reshape(*clips.shape[:2], -1))
+
+    def begin(self, clips: Float[Array, "B T H W 3"], length: int) -> tuple[Memory, Float[Array, "B V"]]:
+        """Looks at clips and is ready to write at most `length` tokens about each.
+
+        Returns:
+          A memory with room for them, and float32 logits of the first.
+        """
+        seen = self.see(clips)
+        # The last token is never read.
+        memory, hidden = self.extend(self.memory(len(seen), seen.shape[1] + length - 1), seen)
+        return memory, self.logits(hidden[:, -1:])[:, 0]
+
+    def write(self, memory: Memory, token: Int32[Array, "B"]) -> tuple[Memory, Float[Array, "B V"]]:
+        """Reads one more token of every caption; float32 logits of the next."""
+        memory, hidden = self.step(memory, token)
+        return memory, self.logits(hidden[:, None])[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class VlmTask:
+    """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
+
+    Attributes:
+      config: the model.
+      mean, std: an RGB channel, of pixels from 0 to 1.
+      tower_trained: whether the vision tower ever is (`config.train.groups`); it only counts for the operations.
+      loss_chunk: tokens of a caption whose logits are held at once; 0 for all.
+    """
+
+    config: VlmConfig
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    tower_trained: bool = True
+    loss_chunk: int = 0
+
+    @property
+    def model(self) -> VlmModel:
+        c = self.config
+        return VlmModel(c.language, c.vision, c.projector)
+
+    def init(self, rng: Array) -> PyTree:
+        """Parameters, boxed with their logical axes."""
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"], method="tell")["params"]
+
+    def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        c, side = self.config, self.config.vision.image_px
+        return {
+            "frames": jax.ShapeDtypeStruct((batch_size, c.frames, side, side, 3), jnp.uint8),
+            "ids": jax.ShapeDtypeStruct((batch_size, c.length), jnp.int32),
+            "id_valid": jax.ShapeDtypeStruct((batch_size, c.length), jnp.bool_),
+        }
+
+    def normalised(self, frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
+        """Pixels as the vision tower takes them."""
+        return (frames.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Cross-entropy of the captions' tokens and end marks, in nats a token; a row without a text weighs nothing.
+
+        Metrics: `told`, the share of tokens that are the likeliest after those before them; `captions`, rows with a
+          text.
+        """
+        del rng  # nothing is drawn
+        ids, id_valid = batch["ids"], batch["id_valid"]
+        inputs = (self.normalised(batch["frames"]), ids, self.loss_chunk)
+        nll, told = self.model.apply({"params": params}, *inputs, method="told")
+        total = id_valid.sum().astype(jnp.float32)
+        mean = lambda values: jnp.where(id_valid, values, 0.0).sum() / jnp.maximum(total, 1.0)
+        return mean(nll), {
+            "loss_weight": total,
+            "told": mean(told),
+            "captions": id_valid.any(axis=1).sum().astype(jnp.float32),
+            "tokens": self.config.prefix * len(ids) + total,
+        }
+
+    def flops_per_step(self, batch_size: int) -> float:
+        """Forward and backward; only forward in a tower that is never trained. Recomputation is not counted."""
+        return sum(part.total for part in self.flops_parts(batch_size).values())
+
+    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
+        """The same by part: `vision`, `projector`, `text`, `loss`."""
+        c, text = self.config, self.config.language.text
+        positions, hidden = c.prefix + c.length - 1, c.projector.hidden
+        look = flops.vision(c.vision)
+        projector = flops.product(1, c.vision.embedding_width, hidden)
+        projector += flops.product(1, hidden, c.projector.tokens * text.width)
+        return {
+            "vision": batch_size * c.frames * (look if self.tower_trained else look.frozen),
+            "projector": batch_size * c.frames * projector,
+            "text": batch_size * flops.stack(text, positions, positions),
+            "loss": batch_size * flops.product(c.length, text.width, c.language.vocab_size),
+        }
+
+
+def build(config: Any, vocab_size: int) -> VlmTask:
+    """The task of an experiment's config (see `configs/vlm_quickstart.py`).
+
+    Args:
+      config: of the experiment.
+      vocab_size: of the text tokenizer, its marks included.
+
+    Raises:
+      ValueError: the config contradicts itself.
+    """
+    text = dict(config.text)
+    head = "tied" if text.pop("tied", True) else "own"
+    rows = -(-max(vocab_size, config.vocab_rows_min) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+    model = VlmConfig(
+        vision=VisionConfig(image_px=config.frame_px, **config.vision),
+        projector=ProjectorConfig(**config.projector),
+        language=LanguageConfig(StackConfig(**text), rows, head),
+        frames=config.time.frames,
+        length=config.caption.length,
+    )
+    never = flops.never_trained(config.train, "vision/patch/kernel")
+    return VlmTask(
+        model,
+        tuple(config.pixels.mean),
+        tuple(config.pixels.std),
+        tower_trained=not never,
+        loss_chunk=(config.get("loss") or {}).get("chunk", 0),
+    )

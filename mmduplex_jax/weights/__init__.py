@@ -1,0 +1,1 @@
+"""Trained weights: loading, starting from them, other people's formats."""

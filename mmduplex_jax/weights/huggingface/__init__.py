@@ -1,0 +1,1 @@
+"""Weights in the layouts of Hugging Face's libraries, in and out."""

@@ -1,0 +1,169 @@
+"""What a Hugging Face directory holds: which model of ours it is, and all that goes with its weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models.language import LanguageConfig, LanguageModel
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
+from mmduplex_jax.towers.preprocessing import Preprocessing
+from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.huggingface import text, vision
+from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
+from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError, read_config
+
+# Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
+LAYOUT_VERSION = 1
+KINDS = ("text", "vision", "contrastive")
+TOKENIZER_FILE = "tokenizer.json"
+
+Config = LanguageConfig | VisionConfig | ContrastiveConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A directory that can be imported: its file fits its config.
+
+    Attributes:
+      files: the tensors.
+      kind: one of `KINDS`.
+      family: in whose names and arithmetic, e.g. "llama", "siglip".
+      config: our shape.
+      layout: which tensor is which parameter.
+      shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
+      their_config: the `config.json`.
+      their_prefixes: what names of a tower start with, as `vision_prefix` and `text_prefix`.
+      tokenizer: of texts; None where there is no tokenizer.json, or nothing reads texts.
+      preprocessing: of pictures; None where it is not said, or nothing looks at pictures.
+    """
+
+    files: TensorFiles
+    kind: str
+    family: str
+    config: Config
+    layout: Layout
+    shapes: PyTree
+    their_config: Mapping[str, Any]
+    their_prefixes: Mapping[str, str]
+    tokenizer: TextTokenizer | None
+    preprocessing: Preprocessing | None
+
+    def metadata(self) -> dict[str, Any]:
+        """JSON for a checkpoint: all but the numbers."""
+        return {
+            "layout_version": LAYOUT_VERSION,
+            "kind": self.kind,
+            "family": self.family,
+            "architecture": dataclasses.asdict(self.config),
+            "their_config": dict(self.their_config),
+            "their_prefixes": dict(self.their_prefixes),
+            "their_dtypes": sorted({self.files.dtype(name) for name in self.files.names}),
+            "tokenizer_json": None if self.tokenizer is None else self.tokenizer.to_json(),
+            "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
+        }
+
+
+def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
+    """Reads everything of a directory but the numbers, and checks that it fits.
+
+    Args:
+      folder: `config.json`, safetensors, and what else is there.
+      only_vision: take the vision tower alone of a contrastive pair.
+
+    Raises:
+      WeightsError: it is no architecture that is read, or its tensors do not fit (all of them are named).
+      ValueError: its tokenizer or its preprocessing cannot be used.
+    """
+    their_config = read_config(folder)
+    files = TensorFiles(folder)
+    config: Config
+    if vision.reads(their_config):
+        of = vision.architecture(their_config, files, only_vision=only_vision)
+        kind, family, config, layout = of.kind, of.family, of.config, vision.layout(of)
+        prefixes = {"vision_prefix": of.vision_prefix, "text_prefix": of.text_prefix}
+        preprocessing = vision.preprocessing(folder, their_config, of)
+    else:
+        kind, family, preprocessing = "text", str(their_config.get("model_type")), None
+        if family not in text.MODEL_TYPES or only_vision:
+            raise WeightsError(
+                f"{folder}: model_type is {family!r}; language models read are {', '.join(text.MODEL_TYPES)}, vision "
+                f"towers {', '.join(vision.FAMILIES)}"
+            )
+        language = text.architecture(their_config, files)
+        text.check_tied(files, language)
+        prefixes = {"text_prefix": text.prefix_of(files.names)}
+        config, layout = language, text.layout(language, prefixes["text_prefix"])
+    shapes = nn.unbox(boxed_shapes(config))
+    check_fits(files, layout, shapes)
+    tokenizer = None if kind == "vision" else _tokenizer(Path(folder), config)
+    return Source(files, kind, family, config, layout, shapes, their_config, prefixes, tokenizer, preprocessing)
+
+
+def _tokenizer(folder: Path, config: Any) -> TextTokenizer | None:
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return None
+    tokenizer = TextTokenizer.from_file(file)
+    rows = config.vocab_size if isinstance(config, LanguageConfig) else config.text.vocab_size
+    if tokenizer.base_vocab_size > rows:
+        raise WeightsError(
+            f"{file} has ids up to {tokenizer.base_vocab_size - 1}, the model's embedding {rows} rows: it is another "
+            "model's tokenizer"
+        )
+    return tokenizer
+
+
+def config_from_metadata(metadata: Mapping[str, Any]) -> Config:
+    """Our shape, of the metadata of imported weights.
+
+    Raises:
+      WeightsError: they have another layout, or are of a kind that this code does not know.
+    """
+    version, kind = metadata.get("layout_version"), metadata.get("kind")
+    if version != LAYOUT_VERSION or kind not in KINDS:
+        raise WeightsError(
+            f"these are weights of kind {kind!r} in layout version {version}; this code reads "
+            f"{', '.join(KINDS)} in version {LAYOUT_VERSION}: import them again with `python -m launch.import_weights`"
+        )
+    values = _with_tuples(metadata["architecture"])
+    if kind == "vision":
+        return VisionConfig(**values)
+    if kind == "contrastive":
+        return ContrastiveConfig.from_dict(values)
+    return LanguageConfig(**{**values, "text": StackConfig(**values["text"])})
+
+
+def module_of(config: Config) -> nn.Module:
+    """The model of a shape."""
+    if isinstance(config, LanguageConfig):
+        return LanguageModel(config)
+    return VisionTower(config) if isinstance(config, VisionConfig) else Contrastive(config)
+
+
+def boxed_shapes(config: Config) -> PyTree:
+    """Boxed `ShapeDtypeStruct`s of a model's parameters; computes nothing."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    pictures = lambda tower: jnp.zeros((1, tower.image_px, tower.image_px, tower.channels))
+    inputs: tuple[Any, ...]
+    if isinstance(config, LanguageConfig):
+        inputs = (tokens,)
+    elif isinstance(config, VisionConfig):
+        inputs = (pictures(config),)
+    else:
+        inputs = (pictures(config.vision), tokens)
+    return jax.eval_shape(module_of(config).init, jax.random.key(0), *inputs)["params"]
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON knows lists only; shapes hold tuples, which can be hashed."""
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -1,0 +1,99 @@
+"""A trained model from a folder, whichever of the two kinds of checkpoint it holds."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.train.task import Task
+from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights import portable
+
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "shipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model that has learned something.
+
+    Attributes:
+      folder: where it was read from.
+      params: float32, unboxed.
+      config: of its training, locked.
+      tokenizer: its words.
+      task: the stage, built from `config`.
+      steps: of training.
+      metadata: whatever else the checkpoint says.
+    """
+
+    folder: Path
+    params: PyTree
+    config: ConfigDict
+    tokenizer: TextTokenizer
+    task: Task
+    steps: int
+    metadata: Mapping[str, Any]
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.config.clock.step_hz, self.config.clock.video_stride)
+
+
+def load_trained(folder: str | Path | None) -> Trained:
+    """Reads a portable checkpoint or the newest one of a training's workdir.
+
+    Args:
+      folder: of either kind; None: the shipped one.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint in the folder.
+      ValueError: it is another layout's, damaged, or does not fit the model of its config; says what differs.
+    """
+    folder = Path(folder) if folder is not None else SHIPPED
+    if portable.is_portable(folder):
+        params, metadata = portable.load(folder)
+        config, tokenizer_json, steps = metadata["config"], json.dumps(metadata["tokenizer"]), metadata["steps"]
+    else:
+        params, metadata = load_workdir(folder)
+        config, tokenizer_json, steps = metadata["config"], metadata["tokenizer_json"], metadata["step"]
+    tokenizer = TextTokenizer.from_json(tokenizer_json)
+    resolved = ConfigDict(_with_tuples(config)).lock()
+    try:
+        task = build_task(resolved, tokenizer)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: its config describes no model of this code ({error}): use the code that trained it, or "
+            "train again"
+        ) from error
+    expected = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    portable.check(params, expected, f"{folder} against the model that its config describes")
+    return Trained(folder, params, resolved, tokenizer, task, int(steps), metadata)
+
+
+def load_workdir(folder: Path) -> tuple[PyTree, dict[str, Any]]:
+    """Parameters and metadata of a training's workdir, with an error that also names the other kind."""
+    # Orbax takes seconds to import and a portable checkpoint does not need it.
+    from mmduplex_jax.train.checkpoint import load_params
+
+    try:
+        return load_params(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no checkpoint in {folder}: neither a portable one ({portable.METADATA_FILE}, {portable.PARAMS_FILE}) nor "
+            "a workdir of `python -m launch.train` (checkpoints/STEP)"
+        ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON knows lists only; configs hold tuples, which can be hashed."""
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
