@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.layers.attention import past_mask
+from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.rotary_2d import phases_2d
-from mmduplex_jax.layers.transformer import Stack, StackConfig, make_lookup, phases
+from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.stages import flops
@@ -151,8 +151,8 @@ class StackTask(Trained):
 
     def _run(self, x: Any) -> tuple[Any, Any]:
         at = jnp.broadcast_to(jnp.asarray(self.at, jnp.int32), x.shape[:2])
-        mask = past_mask(at, at, at, at, jnp.ones(at.shape, bool), self.config.window_steps)
-        return x.astype(self.config.dtype), make_lookup(self.config, at, mask)
+        mask = causal_window_mask(at, at, at, at, jnp.ones(at.shape, bool), self.config.window_steps)
+        return x.astype(self.config.dtype), attention_context(self.config, at, mask)
 
     def init(self, rng: Any) -> PyTree:
         return Stack(self.config).init(rng, *self._run(self.batch()["x"]))["params"]
@@ -258,7 +258,7 @@ def _plain(config: Any, dtype: str) -> Any:
 def streams(path: str, dtype: str, rows: int) -> tuple[StreamsTask, Any]:
     """The streams of a duplex, and its config."""
     config = _plain(load_config(path), dtype)
-    config.loss.ahead_weight = 0.0
+    config.loss.future_word_weight = 0.0
     task: Any = build_task(config, load_tokenizer(config))
     return StreamsTask(task.config, rows, task.ticks), config
 

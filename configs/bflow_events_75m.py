@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     c.events.reader.update(queries=8, heads=8, head_width=64, hidden=1536)
     c.words.update(width=512, heads=8, head_width=64, hidden=1536)
     c.align.embedding = 512
-    c.prediction.update(places=8, ahead_s=(0.0, 0.64, 1.28), picture_px=32)
+    c.prediction.update(places=8, horizon_s=(0.0, 0.64, 1.28), picture_px=32)
     c.prediction.reader.update(queries=4, heads=8, head_width=64, hidden=1536)
     c.train.update(
         steps=100_000, checkpoint_every=2000, learning_rate=5e-4, warmup_steps=2000, b2=0.95, end_lr_ratio=0.01

@@ -55,12 +55,12 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     c.counterfeits = config_dict.create(backward_every=2, swapped_every=4)  # every n-th clip; 0 for none
     c.prediction = config_dict.create(
         places=4,
-        ahead_s=(0.0, 0.64),
+        horizon_s=(0.0, 0.64),
         picture_px=16,
         reader=dict(window_s=4.48, queries=2, heads=4, head_width=32, hidden=256),
     )
     c.loss = config_dict.create(
-        align_weight=1.0, name_weight=1.0, predict="pixels", predict_weight=1.0, drop_anchor_tail=0.25
+        align_weight=1.0, name_weight=1.0, predict="pixels", predict_weight=1.0, nested_dropout=0.25
     )
 
     c.train.steps = 900

@@ -17,7 +17,7 @@ from configs import bflow_75m
 def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     c = bflow_75m.get_config()
-    c.loss.ahead_weight = 0.0
+    c.loss.future_word_weight = 0.0
     c.delay = config_dict.create(min=2, max=8, eval=4)
     c.tokenizer.dtype = "bfloat16"
     c.video_stream = config_dict.create(

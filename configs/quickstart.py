@@ -27,7 +27,9 @@ def get_config() -> config_dict.ConfigDict:
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)
     c.delay = config_dict.create(min=4, max=4, eval=4)
     # chunk: steps whose logits are held at once; 0 for all (a large vocabulary: docs/training_speed.md)
-    c.loss = config_dict.create(pad_weight=0.3, drop_anchor_tail=0.25, ahead_weight=0.3, ahead_s=1.6, chunk=0)
+    c.loss = config_dict.create(
+        pad_weight=0.3, nested_dropout=0.25, future_word_weight=0.3, future_word_horizon_s=1.6, chunk=0
+    )
 
     c.data = config_dict.create(
         dirs="data/plain",  # several, separated by commas, are mixed
@@ -46,16 +48,16 @@ def get_config() -> config_dict.ConfigDict:
         kind="bflow",
         width=128,
         dtype="float32",
-        motion=dict(plane_px=32, search_radius=3, smoothness=12, uncovered_cost=20),
+        motion=dict(plane_px=32, search_radius=3, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=32,
-            flow_ladder=(0, 1, 2, 4),
+            flow_token_levels=(0, 1, 2, 4),
             flow_threshold=300,
-            suppress_px=9,
-            anchor_gap_s=2.0,
-            refresh_s=4.0,
-            uncovered_share=0.35,
-            afterglow=12,
+            nms_radius_px=9,
+            anchor_interval_min_s=2.0,
+            anchor_interval_max_s=4.0,
+            disocclusion_threshold=0.35,
+            saliency_decay=12,
         ),
         anchor=dict(
             tokens=4,

@@ -25,7 +25,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.tokenizer import config as tokenizer_config
-from mmduplex_jax.tokenizer.sight import observe_clip, peak_levels
+from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
 
 QUANTILES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -49,7 +49,7 @@ def choices(frames: list[np.ndarray], config: tokenizer_config.TokenizerConfig) 
         threshold = int(np.quantile(measured, quantile))
         budget = dataclasses.replace(config.budget, flow_threshold=threshold)
         tried = dataclasses.replace(config, budget=budget)
-        spent = jax.jit(lambda clip, tried=tried: observe_clip(clip, tried).flow.sum())
+        spent = jax.jit(lambda clip, tried=tried: plan_clip(clip, tried).flow.sum())
         found.append(Choice(quantile, threshold, sum(int(spent(clip)) for clip in frames) / duration_s))
     return found
 

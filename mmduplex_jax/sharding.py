@@ -226,7 +226,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows_in_place(x: Array) -> Array:
+def constrain_batch_sharding(x: Array) -> Array:
     """`x [B, ...]` with its rows on the devices that have the batch's; `x` itself where no mesh is in use.
 
     `fsdp` splits the batch and the width of parameters. Left alone, the partitioner may choose to gather activations of

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.layers.attention import past_mask
-from mmduplex_jax.layers.transformer import Stack, make_lookup
+from mmduplex_jax.layers.attention import causal_window_mask
+from mmduplex_jax.layers.transformer import Stack, attention_context
 from mmduplex_jax.planning.collectives import collectives
 from mmduplex_jax.sharding import batch_sharding, make_mesh, tree_shardings
 from tests import placed_rows
@@ -30,7 +30,9 @@ def main() -> None:
 
     def look(rows):
         step = jnp.broadcast_to(jnp.arange(LENGTH), (rows, LENGTH))
-        return make_lookup(config, step, past_mask(step, step, step, step, jnp.ones(step.shape, bool), LENGTH))
+        return attention_context(
+            config, step, causal_window_mask(step, step, step, step, jnp.ones(step.shape, bool), LENGTH)
+        )
 
     x = jax.ShapeDtypeStruct((ROWS, LENGTH, WIDTH), jnp.float32, sharding=batch_sharding(mesh))
     begin = lambda key: model.init(key, jnp.zeros((1, LENGTH, WIDTH)), look(1))

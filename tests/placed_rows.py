@@ -2,7 +2,7 @@
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.placed_rows
 
-Prints, as JSON, bytes by kind of collective, with the mesh in use (`sharding.rows_in_place`) and without.
+Prints, as JSON, bytes by kind of collective, with the mesh in use (`sharding.constrain_batch_sharding`) and without.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.layers.attention import past_mask
-from mmduplex_jax.layers.transformer import Stack, StackConfig, make_lookup
+from mmduplex_jax.layers.attention import causal_window_mask
+from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.planning.collectives import collectives
 from mmduplex_jax.sharding import batch_sharding, make_mesh, tree_shardings
@@ -32,8 +32,8 @@ class Model(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(), ("vocab", "embed"))
         table = self.param("table", init, (VOCAB, WIDTH))
         step = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
-        seen = past_mask(step, step, step, step, jnp.ones(ids.shape, bool), LENGTH)
-        x, _ = Stack(CONFIG, name="stack")(table[ids], make_lookup(CONFIG, step, seen))
+        seen = causal_window_mask(step, step, step, step, jnp.ones(ids.shape, bool), LENGTH)
+        x, _ = Stack(CONFIG, name="stack")(table[ids], attention_context(CONFIG, step, seen))
         return token_loss_of(x, table, ids)[0].mean()
 
 

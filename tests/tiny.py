@@ -37,7 +37,13 @@ def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> Tokenize
         clock=Clock(),
         event=StackConfig(width=16, layers=2, heads=2, kv_heads=1, head_width=8, hidden=32, window_steps=window_steps),
         motion=MotionConfig(plane_px=16, search_radius=2),
-        budget=BudgetConfig(tokens_per_s_max=16, flow_ladder=(0, 1, 2), suppress_px=5, anchor_gap_s=1.2, refresh_s=2.0),
+        budget=BudgetConfig(
+            tokens_per_s_max=16,
+            flow_token_levels=(0, 1, 2),
+            nms_radius_px=5,
+            anchor_interval_min_s=1.2,
+            anchor_interval_max_s=2.0,
+        ),
         anchor=AnchorConfig(
             VisionConfig(image_px=32, patch_px=16, width=16, layers=1, heads=2, hidden=64, pool="none"), tokens=2
         ),

@@ -19,7 +19,13 @@ def config(variant: str = ""):
     t = c.tokenizer
     t.width = 32
     t.motion.update(plane_px=16, search_radius=2)
-    t.budget.update(tokens_per_s_max=16, flow_ladder=(0, 1, 2), suppress_px=5, anchor_gap_s=1.2, refresh_s=2.0)
+    t.budget.update(
+        tokens_per_s_max=16,
+        flow_token_levels=(0, 1, 2),
+        nms_radius_px=5,
+        anchor_interval_min_s=1.2,
+        anchor_interval_max_s=2.0,
+    )
     t.anchor.update(tokens=2)
     t.anchor.tower.update(patch_px=16, width=16, layers=1, heads=2, hidden=32)
     t.flow.update(crop_px=8, patch_px=8, width=16)

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.tokenizer.config import TokenizerConfig
-from mmduplex_jax.tokenizer.sight import observe_clip
+from mmduplex_jax.tokenizer.token_plan import plan_clip
 
 # Clips are filled up to whole multiples of this, so that few lengths are compiled.
 _ROUND_TICKS = 25
@@ -103,8 +103,8 @@ def token_counter(config: TokenizerConfig) -> Callable[[np.ndarray], np.ndarray]
 
     @jax.jit
     def count(frames):
-        sight = observe_clip(frames, config)
-        return sight.anchor * config.anchor_tokens, sight.flow.sum(axis=-1)
+        plan = plan_clip(frames, config)
+        return plan.anchor * config.anchor_tokens, plan.flow.sum(axis=-1)
 
     def tokens(frames: np.ndarray) -> np.ndarray:
         ticks = -(-len(frames) // _ROUND_TICKS) * _ROUND_TICKS

@@ -25,7 +25,7 @@ def attend(
 
     Args:
       query: rotated queries.
-      keys: rotated keys, laid out as they are multiplied (`laid_out`).
+      keys: rotated keys, laid out as they are multiplied (`heads_first`).
       values: values, the same.
       mask: which keys a query may see.
       sink_query: the queries as the first `num_sinks` keys see them (their distance is clipped, so that a sink never
@@ -117,14 +117,14 @@ def attend_fused(
     return jnp.where(mask.any(axis=-1)[..., None, None], out, 0)
 
 
-def laid_out(
+def heads_first(
     key: Float[Array, "B R G E"], value: Float[Array, "B R G E"]
 ) -> tuple[Float[Array, "B G R E"], Float[Array, "B G R E"]]:
     """Keys and values as `attend` takes them, and as rings hold them (`ring.Buffers`)."""
     return key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
 
-def past_mask(
+def causal_window_mask(
     query_order: Int32[Array, "B S"],
     key_order: Int32[Array, "B R"],
     query_step: Int32[Array, "B S"],

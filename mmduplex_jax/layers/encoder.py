@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.attention import attend, attend_fused, laid_out
+from mmduplex_jax.layers.attention import attend, attend_fused, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.sharding import in_units, rows_in_place
+from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float
 
 # By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         query, key, value = split("query", x), split("key", context), split("value", context)
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
-        found = laid_out(key, value)
+        found = heads_first(key, value)
         out = attend_fused(query, *found, mask) if mask is None or self.fused else attend(query, *found, mask)
         out = out.reshape(*x.shape)
         return dense(width, (heads, "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
                 fused=self.fused,
                 name=f"block_{i}",
             )
-            x = layer(rows_in_place(x), None, mask, phase)
+            x = layer(constrain_batch_sharding(x), None, mask, phase)
         return layer_norm("norm", x.dtype, self.norm_epsilon)(x) if self.final_norm else x
 
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import IMPLEMENTATIONS, attend, attend_fused, laid_out
+from mmduplex_jax.layers.attention import IMPLEMENTATIONS, attend, attend_fused, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
-from mmduplex_jax.sharding import in_units, rows_in_place
+from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -100,7 +100,7 @@ class StackConfig:
         return self.layers // self.group_size
 
 
-class Lookup(NamedTuple):
+class AttentionContext(NamedTuple):
     """What every layer needs to know to look around; made once a call.
 
     Attributes:
@@ -125,11 +125,13 @@ def phases(config: StackConfig, step: Int32[Array, "..."]) -> Float[Array, "2 ..
     return rotary.phases(step, config.head_width, config.rope_base, config.rope_scaling)
 
 
-def make_lookup(config: StackConfig, step: Int32[Array, "B S"], mask: Bool[Array, "B S R"], **kwargs) -> Lookup:
+def attention_context(
+    config: StackConfig, step: Int32[Array, "B S"], mask: Bool[Array, "B S R"], **kwargs
+) -> AttentionContext:
     """Computes the phases of a call's positions, once for all layers."""
     phase = phases(config, step)
     sink = phases(config, jnp.minimum(step, config.window_steps)) if config.num_sinks else None
-    return Lookup(phase, sink, mask, cross_phase=phase, **kwargs)
+    return AttentionContext(phase, sink, mask, cross_phase=phase, **kwargs)
 
 
 class SelfAttention(nn.Module):
@@ -138,7 +140,7 @@ class SelfAttention(nn.Module):
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], look: Lookup, buffers: Any = None) -> tuple[Array, Any]:
+    def __call__(self, x: Float[Array, "B S D"], look: AttentionContext, buffers: Any = None) -> tuple[Array, Any]:
         c = self.config
         heads = lambda name, count, axis: dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(
             x
@@ -154,7 +156,7 @@ class SelfAttention(nn.Module):
             if look.entry is None:
                 raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
             buffers = ring.write_pair(buffers, look.entry, key, value)
-        keys, values = laid_out(key, value) if buffers is None else buffers
+        keys, values = heads_first(key, value) if buffers is None else buffers
         attention = attend_fused if buffers is None and c.attention == "fused" else attend
         out = attention(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
         out = out.reshape(*x.shape[:2], -1)
@@ -167,7 +169,7 @@ class CrossAttention(nn.Module):
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], look: Lookup, keys_values: tuple[Array, Array]) -> Array:
+    def __call__(self, x: Float[Array, "B S D"], look: AttentionContext, keys_values: tuple[Array, Array]) -> Array:
         c = self.config
         if look.cross_phase is None or look.cross_mask is None:
             raise ValueError("a stack with cross-attention needs a lookup with `cross_mask`")
@@ -205,7 +207,7 @@ class Block(nn.Module):
     cross: bool
 
     @nn.compact
-    def __call__(self, x, look: Lookup, buffers, keys_values):
+    def __call__(self, x, look: AttentionContext, buffers, keys_values):
         c = self.config
         norm = lambda name: RMSNorm(c.norm_epsilon, x.dtype, name=name)
         attended, buffers = SelfAttention(c, name="attention")(norm("attention_norm")(x), look, buffers)
@@ -222,12 +224,12 @@ class Group(nn.Module):
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x, per_group, look: Lookup):
+    def __call__(self, x, per_group, look: AttentionContext):
         buffers, keys_values = per_group
         new = []
         for i in range(self.config.group_size):
             block = Block(self.config, cross=bool(self.config.cross_every) and i == 0, name=f"block_{i}")
-            x, kept = block(rows_in_place(x), look, None if buffers is None else buffers[i], keys_values)
+            x, kept = block(constrain_batch_sharding(x), look, None if buffers is None else buffers[i], keys_values)
             new.append(kept)
         return x, None if buffers is None else tuple(new)
 
@@ -239,13 +241,13 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], look: Lookup, buffers: Any = None, keys_values: Any = None
+        self, x: Float[Array, "B S D"], look: AttentionContext, buffers: Any = None, keys_values: Any = None
     ) -> tuple[Float[Array, "B S D"], Any]:
         """Runs all layers.
 
         Args:
           x: inputs.
-          look: what to see (`make_lookup`).
+          look: what to see (`attention_context`).
           buffers: None over a whole clip; when streaming, what `empty_stack_buffers` made.
           keys_values: with cross-attention, pairs `[B, G, N, E]`: a tuple of one a group when unrolled (out of a stack
             a CPU would copy them), stacked over groups when scanned.
@@ -273,7 +275,7 @@ class Stack(nn.Module):
                 x, kept = group(c, name=f"group_{i}")(x, given, look)
                 new.append(kept)
             buffers = None if buffers is None else tuple(new)
-        return RMSNorm(c.norm_epsilon, x.dtype, name="norm")(rows_in_place(x)), buffers
+        return RMSNorm(c.norm_epsilon, x.dtype, name="norm")(constrain_batch_sharding(x)), buffers
 
 
 def empty_stack_buffers(config: StackConfig, batch: int, size: int) -> Any:

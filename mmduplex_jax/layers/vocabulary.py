@@ -7,7 +7,7 @@ read once a chunk. (Cut Cross-Entropy, Wijmans et al., 2024, goes further and ne
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.sharding import rows_in_place
+from mmduplex_jax.sharding import constrain_batch_sharding
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 
@@ -44,7 +44,7 @@ def token_loss_of(
     def part(x: Float[Array, "B S D"], right: Int32[Array, "B S"]) -> tuple[Array, Array]:
         # Cast here and not before: the table's gradient is then added up over chunks in the table's own dtype.
         logits = jnp.einsum("bsd,vd->bsv", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
-        return token_loss(rows_in_place(logits)[..., :vocab_size], right)
+        return token_loss(constrain_batch_sharding(logits)[..., :vocab_size], right)
 
     batch, length, width = hidden.shape
     if not chunk or chunk >= length:
@@ -55,6 +55,6 @@ def token_loss_of(
     right = jnp.pad(ids, ((0, 0), (0, fill))).reshape(batch, number, chunk).swapaxes(0, 1)
     # Without the checkpoint every chunk's softmax would be kept for the way back, and nothing were saved.
     again = jax.checkpoint(lambda pair: part(*pair))
-    nll, told = jax.lax.map(again, (x, right))
+    nll, correct = jax.lax.map(again, (x, right))
     joined = lambda a: a.swapaxes(0, 1).reshape(batch, number * chunk)[:, :length]
-    return joined(nll), joined(told)
+    return joined(nll), joined(correct)

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, laid_out, past_mask
+from mmduplex_jax.layers.attention import attend, causal_window_mask, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
-from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup, phases
+from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, empty_stack_buffers, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, MemoryState
 from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
@@ -44,7 +44,7 @@ class DualStreamConfig:
       pad_id, word_id, start_id: the marks.
       delay_max: largest delay that the model is told apart from others.
       tied: whether the head is the embedding table; otherwise it is a table of its own.
-      look_ahead: whether there is a head that names the words of the next second or two (a helper in training).
+      future_word_head: whether there is a head that names the words of the next second or two (a helper in training).
       memory: what video tokens see of the last hour; None for nothing.
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
         "zeroed".
@@ -62,7 +62,7 @@ class DualStreamConfig:
     vocab_rows_min: int = 0
     vocab_multiple: int = 128
     tied: bool = True
-    look_ahead: bool = False
+    future_word_head: bool = False
     memory: MemoryConfig | None = None
     token_control: str = "real"
 
@@ -165,8 +165,8 @@ class DualStream(nn.Module):
             self.pool = VideoPool(c.text)
         if c.memory is not None:
             self.memory = EventMemory(c.memory, c.text.width if c.fusion == "interleave" else c.video.width)
-        if c.look_ahead:
-            self.ahead = dense(c.text.width, ("embed", "mlp"), name="ahead", dtype=dtype)
+        if c.future_word_head:
+            self.future_word_head = dense(c.text.width, ("embed", "mlp"), name="future_word_head", dtype=dtype)
 
     # What both forms share.
 
@@ -230,11 +230,11 @@ class DualStream(nn.Module):
         """
         tokens = self.tokenizer(frames, anchor_keep)
         x = self.hidden(tokens, slots, delay)
-        if self.is_initializing() and self.config.look_ahead:
-            self.ahead(x)
+        if self.is_initializing() and self.config.future_word_head:
+            self.future_word_head(x)
         return self._logits(x), tokens
 
-    def told(
+    def token_nll(
         self,
         frames: UInt8[Array, "B T H W 3"],
         slots: Int32[Array, "B S"],
@@ -243,18 +243,18 @@ class DualStream(nn.Module):
         target: Int32[Array, "B S"],
         chunk: int = 0,
     ) -> tuple[Float[Array, "B S"], Float[Array, "B S V"] | None, Tokens]:
-        """How surprising `target` is at every step, in nats, teacher-forced; other arguments as of `__call__`.
+        """Negative log-likelihood of `target` at every step, in nats, teacher-forced; other arguments as of `__call__`.
 
         Args:
           chunk: steps whose logits are held at once (`layers/vocabulary.py`); 0 for all.
 
         Returns:
-          The surprise, the logits of the words that come soon (of a model that looks ahead; these are whole), tokens.
+          Each target's negative log-likelihood; the future-word head's logits, of all steps (None without one); tokens.
         """
         tokens = self.tokenizer(frames, anchor_keep)
         x = self.hidden(tokens, slots, delay)
         nll, _ = token_loss_of(x, self._table(), target, chunk, self.config.vocab_size)
-        return nll, self._logits(self.ahead(x)) if self.config.look_ahead else None, tokens
+        return nll, self._logits(self.future_word_head(x)) if self.config.future_word_head else None, tokens
 
     def hidden(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
         """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept)."""
@@ -270,17 +270,17 @@ class DualStream(nn.Module):
             at = jnp.concatenate([step, tokens.step], axis=1)
             order = jnp.concatenate([2 * step + 1, 2 * tokens.step], axis=1)
             valid = jnp.concatenate([jnp.ones_like(step, bool), tokens.valid], axis=1)
-            mask = past_mask(order, order, at, at, valid, c.text.window_steps, c.text.num_sinks)
-            x, _ = self.text(x, make_lookup(c.text, at, mask))
+            mask = causal_window_mask(order, order, at, at, valid, c.text.window_steps, c.text.num_sinks)
+            x, _ = self.text(x, attention_context(c.text, at, mask))
             return x[:, :length]
         at = tokens.step
-        mask = past_mask(at, at, at, at, tokens.valid, c.video.window_steps)
-        video, _ = self.video(video, make_lookup(c.video, at, mask))
-        keys_values = self._by_group(jax.vmap(laid_out)(*self._project(video, at)))
-        cross_mask = past_mask(step, at, step, at, tokens.valid, c.video.window_steps)
+        mask = causal_window_mask(at, at, at, at, tokens.valid, c.video.window_steps)
+        video, _ = self.video(video, attention_context(c.video, at, mask))
+        keys_values = self._by_group(jax.vmap(heads_first)(*self._project(video, at)))
+        cross_mask = causal_window_mask(step, at, step, at, tokens.valid, c.video.window_steps)
         valid = jnp.ones_like(step, bool)
-        mask = past_mask(step, step, step, step, valid, c.text.window_steps, c.text.num_sinks)
-        x, _ = self._text(x, make_lookup(c.text, step, mask, cross_mask=cross_mask), None, keys_values)
+        mask = causal_window_mask(step, step, step, step, valid, c.text.window_steps, c.text.num_sinks)
+        x, _ = self._text(x, attention_context(c.text, step, mask, cross_mask=cross_mask), None, keys_values)
         return x
 
     # Streams.
@@ -317,12 +317,12 @@ class DualStream(nn.Module):
             state, video = state._replace(memory=memory), video + found
         if c.fusion == "interleave":
             index, entry = ring.place(state.text_index, at, tokens.valid, c.text.num_sinks)
-            look = make_lookup(c.text, at, self._ring_mask(at, index), entry=entry)
+            look = attention_context(c.text, at, self._ring_mask(at, index), entry=entry)
             _, buffers = self.text(video, look, state.text_buffers)
             return state._replace(text_index=index, text_buffers=buffers), tokens
         index, entry = ring.place(state.video_index, at, tokens.valid)
-        mask = past_mask(at, index.step, at, index.step, index.step >= 0, c.video.window_steps)
-        look = make_lookup(c.video, at, mask, entry=entry)
+        mask = causal_window_mask(at, index.step, at, index.step, index.step >= 0, c.video.window_steps)
+        look = attention_context(c.video, at, mask, entry=entry)
         video, buffers = self.video(video, look, state.video_buffers)
         new, write = self._project(video, at), lambda old, key, value: ring.write_pair(old, entry, key, value)
         if c.text.scan:
@@ -347,8 +347,8 @@ class DualStream(nn.Module):
         cross_mask = None
         if c.fusion != "interleave":
             at = state.video_index.step
-            cross_mask = past_mask(step, at, step, at, at >= 0, c.video.window_steps)
-        look = make_lookup(c.text, step, mask, entry=entry, cross_mask=cross_mask)
+            cross_mask = causal_window_mask(step, at, step, at, at >= 0, c.video.window_steps)
+        look = attention_context(c.text, step, mask, entry=entry, cross_mask=cross_mask)
         if c.fusion == "interleave":
             x, buffers = self.text(x, look, state.text_buffers)
         else:
@@ -358,4 +358,6 @@ class DualStream(nn.Module):
 
     def _ring_mask(self, step: Int32[Array, "B S"], index: ring.RingIndex) -> Bool[Array, "B S R"]:
         text = self.config.text
-        return past_mask(step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks)
+        return causal_window_mask(
+            step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks
+        )

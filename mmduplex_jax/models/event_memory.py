@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers import ring
-from mmduplex_jax.layers.attention import attend, laid_out
+from mmduplex_jax.layers.attention import attend, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import in_units
@@ -148,9 +148,9 @@ class EventMemory(nn.Module):
         number = jnp.arange(periods, dtype=jnp.int32)
         member = valid[:, None] & (step[:, None] // c.period_steps == number[:, None])  # [B, P, N]
         normed = self.norm(values)
-        keys, parts = laid_out(*self._parts(normed))
+        keys, parts = heads_first(*self._parts(normed))
         reader = jnp.broadcast_to(self.reader.astype(keys.dtype), (len(step), periods, *self.reader.shape))
-        kept = laid_out(*self._kept(attend(reader, keys, parts, member)))
+        kept = heads_first(*self._kept(attend(reader, keys, parts, member)))
         ended = jnp.broadcast_to(self._last_step(number), (len(step), periods))
         return self._look(normed, step, ended, member.any(axis=-1), kept)
 

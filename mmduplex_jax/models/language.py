@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring
-from mmduplex_jax.layers.attention import past_mask
-from mmduplex_jax.layers.transformer import Stack, StackConfig, empty_stack_buffers, make_lookup
+from mmduplex_jax.layers.attention import causal_window_mask
+from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, empty_stack_buffers
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 HEADS = ("tied", "own", "none")
@@ -40,7 +40,7 @@ class LanguageConfig:
             raise ValueError("a language model by itself has nothing to look at: text.cross_every must be 0")
 
 
-class Memory(NamedTuple):
+class KVCache(NamedTuple):
     """What a stream of tokens remembers.
 
     Attributes:
@@ -94,8 +94,8 @@ class LanguageModel(nn.Module):
         text = self.config.text
         step = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
         valid = jnp.ones_like(step, bool) if valid is None else valid
-        mask = past_mask(step, step, step, step, valid, text.window_steps, text.num_sinks)
-        return self.text(x, make_lookup(text, step, mask))[0]
+        mask = causal_window_mask(step, step, step, step, valid, text.window_steps, text.num_sinks)
+        return self.text(x, attention_context(text, step, mask))[0]
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 logits of hidden states; ValueError for a model without a head."""
@@ -107,18 +107,18 @@ class LanguageModel(nn.Module):
             raise ValueError("this language model has no head: it gives hidden states only")
         return self.head if self.config.head == "own" else self.embedding
 
-    def memory(self, batch: int, size: int) -> Memory:
+    def memory(self, batch: int, size: int) -> KVCache:
         """Empty rings of `size` entries for `batch` streams."""
         text = self.config.text
         zeros = jnp.zeros((batch,), jnp.int32)
-        return Memory(ring.empty_index(batch, size), empty_stack_buffers(text, batch, size), zeros)
+        return KVCache(ring.empty_index(batch, size), empty_stack_buffers(text, batch, size), zeros)
 
-    def step(self, memory: Memory, token: Int32[Array, "B"]) -> tuple[Memory, Float[Array, "B D"]]:
+    def step(self, memory: KVCache, token: Int32[Array, "B"]) -> tuple[KVCache, Float[Array, "B D"]]:
         """The hidden state of one more token of every stream."""
         memory, x = self.extend(memory, self.embed(token[:, None]))
         return memory, x[:, 0]
 
-    def extend(self, memory: Memory, x: Float[Array, "B S D"]) -> tuple[Memory, Float[Array, "B S D"]]:
+    def extend(self, memory: KVCache, x: Float[Array, "B S D"]) -> tuple[KVCache, Float[Array, "B S D"]]:
         """Hidden states of `S` more vectors of every stream at once.
 
         More than one is only right while the rings have not wrapped: all of `S` are written before any of them looks
@@ -127,15 +127,17 @@ class LanguageModel(nn.Module):
         text = self.config.text
         step = memory.step[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
         index, entry = ring.place(memory.ring_index, step, jnp.ones_like(step, bool), text.num_sinks, sinks=True)
-        mask = past_mask(step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks)
-        x, buffers = self.text(x, make_lookup(text, step, mask, entry=entry), memory.buffers)
-        return Memory(index, buffers, memory.step + step.shape[1]), x
+        mask = causal_window_mask(
+            step, index.step, step, index.step, index.step >= 0, text.window_steps, text.num_sinks
+        )
+        x, buffers = self.text(x, attention_context(text, step, mask, entry=entry), memory.buffers)
+        return KVCache(index, buffers, memory.step + step.shape[1]), x
 
 
-def pick_rows(config: LanguageConfig, memory: Memory, rows: Int32[Array, "N"]) -> Memory:
+def gather_cache(config: LanguageConfig, memory: KVCache, rows: Int32[Array, "N"]) -> KVCache:
     """The memory of `N` streams, each a copy of that of a row."""
     axis = 1 if config.text.scan else 0  # scanned layers stand before the streams
-    return Memory(
+    return KVCache(
         jax.tree.map(lambda a: a[rows], memory.ring_index),
         jax.tree.map(lambda a: jnp.take(a, rows, axis=axis), memory.buffers),
         memory.step[rows],

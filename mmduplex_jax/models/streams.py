@@ -27,7 +27,7 @@ def shifted(slots: Int32[Array, "B S"], start_id: int) -> Int32[Array, "B S"]:
     return jnp.concatenate([jnp.full_like(slots[:, :1], start_id), slots[:, :-1]], axis=1)
 
 
-def soon_said(
+def future_word_counts(
     slots: Int32[Array, "B S"], spoken: Bool[Array, "B S"], horizon_steps: int, vocab_size: int
 ) -> Float[Array, "B S V"]:
     """How often each id is said in the `horizon_steps` slots from each step on, of those slots that are `spoken`."""

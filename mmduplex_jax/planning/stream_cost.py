@@ -43,7 +43,7 @@ def stream_cost(task: Task) -> StreamCost | None:
     state = jax.eval_shape(lambda params: LiveModel(c).init_state(params, 1), params)
     parts = flops.live_tick(c)
     ticks_per_s = c.clock.step_hz / c.clock.video_stride
-    anchors_per_s = ticks_per_s / k.anchor_gap_ticks if k.kind == "bflow" else ticks_per_s
+    anchors_per_s = ticks_per_s / k.anchor_interval_min_ticks if k.kind == "bflow" else ticks_per_s
     rates = {"anchor": anchors_per_s, "video": ticks_per_s, "text": c.clock.step_hz}
     return StreamCost(
         flops_per_s=sum(rates[name] * part.total for name, part in parts.items()),

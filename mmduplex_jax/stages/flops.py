@@ -24,8 +24,8 @@ from mmduplex_jax.tokenizer.config import MotionConfig, TokenizerConfig
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 
-# What a flow token is told of: its place, offset and Fourier features, and with motion 5x5 cells of 10 numbers and the
-# camera's shift (`tokenizer/flow_tokens.py`).
+# What a flow token is features of: its place, offset and Fourier features, and with motion 5x5 cells of 10 numbers and
+# the camera's shift (`tokenizer/flow_tokens.py`).
 _PLACE_FEATURES, _MOTION_FEATURES = 20, 252
 _FLOW_CHANNELS = 4  # colours and the silhouette
 
@@ -154,8 +154,8 @@ def flow_tokens(config: TokenizerConfig, tokens: float, states: int) -> Flops:
     """Crops to tokens, each of which may look at the slots of `states` states of the scene."""
     c, flow = config, config.flow
     patches, width = (flow.crop_px // flow.patch_px) ** 2, flow.width
-    told = _PLACE_FEATURES + (_MOTION_FEATURES if flow.motion_features else 0)
-    token = product(1, told, width, of_data=True)
+    features = _PLACE_FEATURES + (_MOTION_FEATURES if flow.motion_features else 0)
+    token = product(1, features, width, of_data=True)
     token += product(patches, _FLOW_CHANNELS * flow.patch_px**2, width, of_data=True)
     token += encoder(width, flow.layers, 4 * width, patches + 1) + product(1, width, 4 * width + c.width)
     total = tokens * token
@@ -207,7 +207,7 @@ def dual_stream(config: DualStreamConfig, ticks: int, tokenizer_trained: bool = 
         periods = -(-steps // c.memory.period_steps)
         parts["video"] += _remembered(c, c.memory, tokens, made=periods, seen=periods)
     parts["loss"] = product(steps, text.width, c.vocab_rows)
-    if c.look_ahead:
+    if c.future_word_head:
         parts["loss"] += product(steps, text.width, text.width + c.vocab_rows)
     return parts
 

@@ -1,6 +1,7 @@
 """Anchors: frames tokenized whole (the project's user says b-frames), and the state that they carry on."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,3 +98,27 @@ class SceneState(nn.Module):
         mask = jnp.repeat(at[..., None] == jnp.arange(count), slots, axis=-1)
         context = states.reshape(batch, count * slots, width)
         return tokens + self.reader(self.reader_norm(tokens), context, mask)
+
+
+def draw_anchor_keep(
+    drop_key: Array, keep_key: Array, batch: int, share: float, tokenizer: TokenizerConfig
+) -> Int32[Array, "B"] | None:
+    """Nested dropout (Rippel et al., 2014): how many of its anchors' tokens each clip keeps, the first ones.
+
+    It makes every prefix of an anchor a valid, coarser code.
+
+    Args:
+      drop_key: says which clips lose some.
+      keep_key: says how many stay, from 1 on.
+      batch: B.
+      share: of clips that lose some; their number is drawn.
+      tokenizer: only kind "bflow" has nested tokens that can be dropped.
+
+    Returns:
+      int32 `[B]`, for `BFlow.__call__`; None where all clips keep all.
+    """
+    if not share or tokenizer.kind != "bflow":
+        return None
+    every = tokenizer.anchor_tokens
+    drawn = jax.random.randint(keep_key, (batch,), 1, every + 1)
+    return jnp.where(jax.random.bernoulli(drop_key, share, (batch,)), drawn, every)

@@ -1,6 +1,6 @@
 """The tokenizer: `step` for a stream, `__call__` for a clip, equal in values and masks.
 
-frame ─ sight (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
+frame ─ plan (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
 └─ crops + motion ─ flow tokens ──┘
 """
 
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers import ring
-from mmduplex_jax.layers.attention import past_mask
+from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.transformer import Stack, empty_stack_buffers, make_lookup
-from mmduplex_jax.tokenizer import sight as sights
+from mmduplex_jax.layers.transformer import Stack, attention_context, empty_stack_buffers
+from mmduplex_jax.tokenizer import token_plan
 from mmduplex_jax.tokenizer.anchors import AnchorEncoder, SceneState, table
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.flow_tokens import FlowEncoder, crops, motion_patches
@@ -46,13 +46,13 @@ class BFlowState(NamedTuple):
     """A stream's state, for `B` streams at once.
 
     Attributes:
-      sight: motion's and budget's memory.
+      plan: what motion and budget keep of the ticks before.
       slots: `[B, Z, D]`, the scene's state.
       place: which entry of the event transformer's rings holds which step.
       buffers: its keys and values.
     """
 
-    sight: sights.SightState
+    plan: token_plan.TokenPlanState
     slots: Float[Array, "B Z D"]
     place: ring.RingIndex
     buffers: Any
@@ -83,7 +83,7 @@ class BFlow(nn.Module):
 
     def initial_state(self, batch: int) -> BFlowState:
         c = self.config
-        single = sights.initial(c)
+        single = token_plan.initial(c)
         slots = self.scene.initial(batch) if c.kind == "bflow" else jnp.zeros((batch, 0, c.width), jnp.dtype(c.dtype))
         return BFlowState(
             jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), single),
@@ -122,8 +122,8 @@ class BFlow(nn.Module):
         """
         c = self.config
         batch, ticks = frames.shape[:2]
-        sight = jax.vmap(lambda f: sights.observe_clip(f, c))(frames)
-        spent = jnp.concatenate([jnp.repeat(sight.anchor[..., None], c.anchor_tokens, axis=-1), sight.flow], axis=-1)
+        plan = jax.vmap(lambda f: token_plan.plan_clip(f, c))(frames)
+        spent = jnp.concatenate([jnp.repeat(plan.anchor[..., None], c.anchor_tokens, axis=-1), plan.flow], axis=-1)
         capacity = c.token_capacity(ticks)
         source = _packed_positions(spent.reshape(batch, -1), capacity)  # [B, N], flat (tick, slot)
         valid = source < ticks * c.slots
@@ -137,10 +137,10 @@ class BFlow(nn.Module):
 
         if c.anchor_tokens:
             room = c.anchor_capacity(ticks)
-            which = jnp.minimum(_packed_positions(sight.anchor, room), ticks - 1)  # [B, A]
+            which = jnp.minimum(_packed_positions(plan.anchor, room), ticks - 1)  # [B, A]
             chosen = jnp.take_along_axis(frames, which[..., None, None, None], axis=1)
             read = self.anchors(chosen.reshape(-1, *frames.shape[2:])).reshape(batch, room, c.anchor_tokens, c.width)
-            count = jnp.cumsum(sight.anchor, axis=1)  # anchors up to and including each tick
+            count = jnp.cumsum(plan.anchor, axis=1)  # anchors up to and including each tick
             at = jnp.take_along_axis(count, tick, axis=1) - 1
             at = jnp.clip(at, 0, room - 1) * c.anchor_tokens + jnp.minimum(slot, c.anchor_tokens - 1)
             from_anchor = jnp.take_along_axis(read.reshape(batch, -1, c.width), at[..., None], axis=1)
@@ -151,10 +151,10 @@ class BFlow(nn.Module):
                 (tick * c.flow_slots + jnp.maximum(slot - c.anchor_tokens, 0))[..., None],
                 axis=1,
             )
-            cell, flow_centre = pick(sight.cell), pick(sight.centre_px)
-            camera = jnp.take_along_axis(sight.camera, tick[..., None], axis=1)
+            cell, flow_centre = pick(plan.cell), pick(plan.centre_px)
+            camera = jnp.take_along_axis(plan.camera, tick[..., None], axis=1)
             pictures = jax.vmap(functools.partial(crops, crop_px=c.flow.crop_px))(frames, tick, flow_centre)
-            motion = jax.vmap(motion_patches)(sight.motion, tick, cell)
+            motion = jax.vmap(motion_patches)(plan.motion, tick, cell)
             if motion_from is not None:
                 motion, camera = motion[motion_from], camera[motion_from]
             states, seen = None, None
@@ -166,8 +166,8 @@ class BFlow(nn.Module):
 
         values = jnp.where(valid[..., None], values, 0)
         step = tick * c.clock.video_stride
-        mask = past_mask(step, step, step, step, valid, c.event.window_steps)
-        values, _ = self._contextualise(values, make_lookup(c.event, step, mask))
+        mask = causal_window_mask(step, step, step, step, valid, c.event.window_steps)
+        values, _ = self._contextualise(values, attention_context(c.event, step, mask))
         values = jnp.where(valid[..., None], values, 0)
         return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre)
 
@@ -226,9 +226,9 @@ class BFlow(nn.Module):
         batch = len(frame)
         if cap is None:
             cap = jnp.full((batch,), c.cap, jnp.int32)
-        new_sight, sight = jax.vmap(lambda s, f, m: sights.observe(s, f, c, m))(state.sight, frame, cap)
-        anchor = sight.anchor & active
-        flow = sight.flow & active[:, None]
+        new_plan_state, plan = jax.vmap(lambda s, f, m: token_plan.plan_tick(s, f, c, m))(state.plan, frame, cap)
+        anchor = plan.anchor & active
+        flow = plan.flow & active[:, None]
         parts, centres, slots = [], [], state.slots
         if c.anchor_tokens:
             read = self.anchors(frame) if self.is_initializing() else self._read_anchors(frame, anchor)
@@ -238,26 +238,26 @@ class BFlow(nn.Module):
             centres.append(jnp.full((batch, c.anchor_tokens, 2), c.frame_px // 2, jnp.int32))
         if c.flow_slots:
             tick = jnp.zeros((c.flow_slots,), jnp.int32)
-            pictures = jax.vmap(lambda f, at: crops(f[None], tick, at, c.flow.crop_px))(frame, sight.centre_px)
-            motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(sight.motion, sight.cell)
-            camera = jnp.broadcast_to(sight.camera[:, None], (batch, c.flow_slots, 2))
+            pictures = jax.vmap(lambda f, at: crops(f[None], tick, at, c.flow.crop_px))(frame, plan.centre_px)
+            motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(plan.motion, plan.cell)
+            camera = jnp.broadcast_to(plan.camera[:, None], (batch, c.flow_slots, 2))
             first = jnp.zeros((batch, c.flow_slots), jnp.int32)
-            places = (sight.cell, sight.centre_px, camera)
+            places = (plan.cell, plan.centre_px, camera)
             parts.append(self._flow_values(pictures, motion, places, slots[:, None], first))
-            centres.append(sight.centre_px)
+            centres.append(plan.centre_px)
         valid = jnp.concatenate([jnp.repeat(anchor[:, None], c.anchor_tokens, axis=1), flow], axis=1)
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
         index, entry = ring.place(state.place, steps, valid)
-        mask = past_mask(steps, index.step, steps, index.step, index.step >= 0, c.event.window_steps)
-        look = make_lookup(c.event, steps, mask, entry=entry)
+        mask = causal_window_mask(steps, index.step, steps, index.step, index.step >= 0, c.event.window_steps)
+        look = attention_context(c.event, steps, mask, entry=entry)
         values, buffers = self._contextualise(values, look, state.buffers)
         values = jnp.where(valid[..., None], values, 0)
         kind = jnp.where(jnp.arange(c.slots) < c.anchor_tokens, ANCHOR, FLOW)
         keep = lambda new, old: jax.tree.map(
             lambda a, b: jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
         )
-        state = BFlowState(keep(new_sight, state.sight), slots, index, buffers)
+        state = BFlowState(keep(new_plan_state, state.plan), slots, index, buffers)
         tokens = Tokens(values, valid, steps, jnp.broadcast_to(kind, valid.shape), jnp.concatenate(centres, axis=1))
         return state, tokens
 

@@ -37,20 +37,20 @@ def initial(config: TokenizerConfig) -> BudgetState:
 
 def spend(
     state: BudgetState,
-    uncovered: Int32[Array, ""],
+    disoccluded: Int32[Array, ""],
     moving: Int32[Array, ""],
     config: TokenizerConfig,
     cap: Int32[Array, ""] | int | None = None,
 ) -> tuple[BudgetState, Spending]:
     """One tick of the controller.
 
-    An anchor is spent when the scene is new, uncovered or long unseen, if the last one is long enough ago and the
+    An anchor is spent when the scene is new, disoccluded or long unseen, if the last one is long enough ago and the
     window has room for it. Flow tokens follow what moves, down the ladder as far as the room goes. While no anchor is
     in the window its tokens stay reserved, so that a busy scene cannot starve it.
 
     Args:
       state: from the last tick.
-      uncovered: cells that nothing in the last tick matches.
+      disoccluded: cells that nothing in the last tick matches.
       moving: peaks over the threshold.
       config: the cap, the ladder and the gaps.
       cap: a smaller cap than the configuration's (a live stream under load).
@@ -62,14 +62,14 @@ def spend(
     cells = config.motion.grid**2
     wanted = (
         (state.since_anchor >= _NEVER)
-        | (uncovered >= int(budget.uncovered_share * cells))
-        | (state.since_anchor >= config.clock.ticks_in(budget.refresh_s))
+        | (disoccluded >= int(budget.disocclusion_threshold * cells))
+        | (state.since_anchor >= config.clock.ticks_in(budget.anchor_interval_max_s))
     )
-    anchor = wanted & (state.since_anchor >= config.anchor_gap_ticks) & (used + size <= cap)
+    anchor = wanted & (state.since_anchor >= config.anchor_interval_min_ticks) & (used + size <= cap)
     since = jnp.where(anchor, 1, jnp.minimum(state.since_anchor + 1, _NEVER))
     reserved = jnp.where(since > config.window_ticks, size, 0)
     room = cap - used - jnp.where(anchor, size, reserved)
-    ladder = jnp.array(budget.flow_ladder, jnp.int32)
+    ladder = jnp.array(budget.flow_token_levels, jnp.int32)
     asked = ladder[jnp.searchsorted(ladder, jnp.minimum(moving, ladder[-1]))]
     flow = jnp.where(ladder <= jnp.minimum(asked, room), ladder, 0).max()
     total = flow + jnp.where(anchor, size, 0)
@@ -78,11 +78,11 @@ def spend(
 
 
 def spend_clip(
-    uncovered: Int32[Array, "T"], moving: Int32[Array, "T"], config: TokenizerConfig, state: BudgetState | None = None
+    disoccluded: Int32[Array, "T"], moving: Int32[Array, "T"], config: TokenizerConfig, state: BudgetState | None = None
 ) -> Spending:
     """The controller over a clip: `lax.scan` of `spend`. Returns arrays `[T]`."""
 
     def step(carry, tick):
         return spend(carry, tick[0], tick[1], config)
 
-    return jax.lax.scan(step, initial(config) if state is None else state, (uncovered, moving))[1]
+    return jax.lax.scan(step, initial(config) if state is None else state, (disoccluded, moving))[1]

@@ -19,13 +19,13 @@ class MotionConfig:
       plane_px: side of the plane; divides the frame's side.
       search_radius: furthest shift looked for, in plane pixels a tick.
       smoothness: cost, in grey levels a window, of every squared plane pixel of shift: ties go to the smaller one.
-      uncovered_cost: mean absolute error in grey levels over which a cell counts as uncovered.
+      disocclusion_cost: mean absolute error in grey levels over which a cell counts as disoccluded.
     """
 
     plane_px: int = 32
     search_radius: int = 3
     smoothness: int = 12
-    uncovered_cost: int = 20
+    disocclusion_cost: int = 20
 
     @property
     def grid(self) -> int:
@@ -39,23 +39,24 @@ class BudgetConfig:
 
     Attributes:
       tokens_per_s_max: the cap of every half-open second.
-      flow_ladder: the numbers of flow tokens a tick may have, rising from 0.
+      flow_token_levels: the numbers of flow tokens a tick may have, rising from 0.
       flow_threshold: saliency over which a peak counts as moving; a quantile of data (see `launch/calibrate.py`).
-      suppress_px: peaks nearer than this to a better one are the same thing, in frame pixels.
-      anchor_gap_s: shortest time between anchors.
-      refresh_s: longest time without an anchor.
-      uncovered_share: share of uncovered cells that asks for an anchor.
-      afterglow: sixteenths of the last tick's saliency that still count, so that what stops or leaves is looked at.
+      nms_radius_px: peaks nearer than this to a better one are the same thing, in frame pixels.
+      anchor_interval_min_s: shortest time between anchors.
+      anchor_interval_max_s: longest time without an anchor.
+      disocclusion_threshold: share of disoccluded cells that asks for an anchor.
+      saliency_decay: sixteenths of the last tick's saliency that still count, so that what stops or leaves is
+        tokenized too.
     """
 
     tokens_per_s_max: int = 64
-    flow_ladder: tuple[int, ...] = (0, 1, 2, 4, 8)
+    flow_token_levels: tuple[int, ...] = (0, 1, 2, 4, 8)
     flow_threshold: int = 600
-    suppress_px: int = 9
-    anchor_gap_s: float = 2.0
-    refresh_s: float = 4.0
-    uncovered_share: float = 0.35
-    afterglow: int = 12
+    nms_radius_px: int = 9
+    anchor_interval_min_s: float = 2.0
+    anchor_interval_max_s: float = 4.0
+    disocclusion_threshold: float = 0.35
+    saliency_decay: int = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,9 +203,9 @@ class TokenizerConfig:
                 f"the frame ({self.frame_px} px) has {self.frame_px // tower.patch_px} along a side: set "
                 f"config.frame_px={tower.image_px}, or tokenizer.anchor.tower.positions='bicubic'"
             )
-        ladder = self.budget.flow_ladder
+        ladder = self.budget.flow_token_levels
         if not ladder or ladder[0] != 0 or list(ladder) != sorted(set(ladder)):
-            raise ValueError(f"tokenizer.budget.flow_ladder must rise from 0, got {ladder}")
+            raise ValueError(f"tokenizer.budget.flow_token_levels must rise from 0, got {ladder}")
         if self.anchor.readout == "pooled" and self.anchor_tokens > 1:
             raise ValueError(
                 f"tokenizer.anchor.readout='pooled' gives one token a frame, kind {self.kind!r} asks for "
@@ -231,7 +232,7 @@ class TokenizerConfig:
     @property
     def flow_slots(self) -> int:
         """K: flow tokens that a tick has room for."""
-        return {"bflow": self.budget.flow_ladder[-1], "uniform": self.baseline.grid_side**2}.get(self.kind, 0)
+        return {"bflow": self.budget.flow_token_levels[-1], "uniform": self.baseline.grid_side**2}.get(self.kind, 0)
 
     @property
     def slots(self) -> int:
@@ -251,13 +252,13 @@ class TokenizerConfig:
         return self.baseline.dense_tokens * min(window, self.baseline.dense_hz)
 
     @property
-    def anchor_gap_ticks(self) -> int:
-        return max(1, self.clock.ticks_in(self.budget.anchor_gap_s))
+    def anchor_interval_min_ticks(self) -> int:
+        return max(1, self.clock.ticks_in(self.budget.anchor_interval_min_s))
 
     def anchor_capacity(self, ticks: int) -> int:
         """A: the most anchors that `ticks` ticks can hold."""
         if self.kind == "bflow":
-            return 1 + (ticks - 1) // self.anchor_gap_ticks
+            return 1 + (ticks - 1) // self.anchor_interval_min_ticks
         return 0 if self.kind == "uniform" else ticks
 
     def token_capacity(self, ticks: int) -> int:
@@ -280,8 +281,8 @@ def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
         "baseline": BaselineConfig,
     }
     made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()}
-    ladder = tuple(made["budget"].flow_ladder)
-    made["budget"] = dataclasses.replace(made["budget"], flow_ladder=ladder)
+    ladder = tuple(made["budget"].flow_token_levels)
+    made["budget"] = dataclasses.replace(made["budget"], flow_token_levels=ladder)
     anchor = dict(values.pop("anchor"))
     if "tower" not in anchor:
         raise ValueError(

@@ -106,11 +106,11 @@ class FlowEncoder(nn.Module):
         cell_px = c.frame_px / c.motion.grid
         place = centre_px.astype(jnp.float32) / c.frame_px * 2.0 - 1.0
         offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
-        features = [place, offset, _fourier(centre_px, c.frame_px)]
+        parts = [place, offset, _fourier(centre_px, c.frame_px)]
         if flow.motion_features:
-            features += [_scaled(motion).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
-        told = jnp.concatenate(features, axis=-1).astype(dtype)
-        told = dense(flow.width, ("patch", "embed"), name="told", dtype=dtype, use_bias=True)(told)
+            parts += [_scaled(motion).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
+        features = jnp.concatenate(parts, axis=-1).astype(dtype)
+        token = dense(flow.width, ("patch", "embed"), name="features", dtype=dtype, use_bias=True)(features)
 
         picture = pixels(pictures, dtype)
         patches = patchify(jnp.concatenate([picture, silhouette(pictures, dtype)], axis=-1), flow.patch_px)
@@ -118,12 +118,12 @@ class FlowEncoder(nn.Module):
         if flow.layers:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
             x = x + self.param("positions", init, (x.shape[-2], flow.width)).astype(dtype)
-            x = jnp.concatenate([told[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
+            x = jnp.concatenate([token[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
             x = Encoder(flow.layers, flow.heads, remat=flow.remat, name="trunk")(x)
-            told = x[:, 0].reshape(batch, count, flow.width)
+            token = x[:, 0].reshape(batch, count, flow.width)
         else:
             # Normalised, or the pixels' small numbers drown in the motion's and what a thing is gets learned last.
-            told = told + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
-        told = told + Mlp(2, name="mlp")(layer_norm("mlp_norm", dtype)(told))
-        told = layer_norm("norm", dtype)(told)
-        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(told)
+            token = token + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
+        token = token + Mlp(2, name="mlp")(layer_norm("mlp_norm", dtype)(token))
+        token = layer_norm("norm", dtype)(token)
+        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(token)

@@ -23,14 +23,14 @@ class Motion(NamedTuple):
       saliency: int32 `[Y, X]`, what the camera's motion does not explain (three colours, summed over the window, over
         what is usual in this picture).
       camera: int32 `[2]`, the shift of the picture as a whole: the median over cells.
-      uncovered: int32, cells that nothing in the last tick matches.
+      disoccluded: int32, cells that nothing in the last tick matches.
     """
 
     vector: Int32[Array, "Y X 2"]
     residual: Int32[Array, "Y X"]
     saliency: Int32[Array, "Y X"]
     camera: Int32[Array, "2"]
-    uncovered: Int32[Array, ""]
+    disoccluded: Int32[Array, ""]
 
 
 def plane(frame: UInt8[Array, "H W 3"], config: MotionConfig) -> Int32[Array, "h w 3"]:
@@ -114,5 +114,5 @@ def match(before: Int32[Array, "h w 3"], now: Int32[Array, "h w 3"], config: Mot
         residual=residual,
         saliency=jnp.maximum(unexplained - usual, 0),
         camera=camera,
-        uncovered=(residual > config.uncovered_cost * 36).sum(dtype=jnp.int32),
+        disoccluded=(residual > config.disocclusion_cost * 36).sum(dtype=jnp.int32),
     )

@@ -25,13 +25,13 @@ class MotionField:
     Attributes:
       plane_px: side of the plane that is matched; divides the frames' side.
       search_radius: furthest shift looked for, in plane pixels a tick.
-      smoothness, uncovered_cost: see `mmduplex_jax.tokenizer.config.MotionConfig`.
+      smoothness, disocclusion_cost: see `mmduplex_jax.tokenizer.config.MotionConfig`.
     """
 
     plane_px: int = 32
     search_radius: int = 3
     smoothness: int = 12
-    uncovered_cost: int = 20
+    disocclusion_cost: int = 20
 
     def __post_init__(self):
         if self.plane_px < 2 or self.plane_px % 2 or not 1 <= self.search_radius <= 63:
@@ -110,7 +110,7 @@ def _compiled(of: MotionField) -> Callable[[np.ndarray], np.ndarray]:
     from mmduplex_jax.tokenizer import motion
     from mmduplex_jax.tokenizer.config import MotionConfig
 
-    config = MotionConfig(of.plane_px, of.search_radius, of.smoothness, of.uncovered_cost)
+    config = MotionConfig(of.plane_px, of.search_radius, of.smoothness, of.disocclusion_cost)
 
     def field(before, now):
         found = motion.match(before, now, config)

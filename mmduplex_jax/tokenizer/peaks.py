@@ -59,12 +59,12 @@ def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int3
 
 
 def find(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig) -> Peaks:
-    """Finds `K` peaks one after the other; each hides what is nearer than `suppress_px` to it or to its centre."""
+    """Finds `K` peaks one after the other; each hides what is nearer than `nms_radius_px` to it or to its centre."""
     scale = config.frame_px // config.motion.plane_px
     grid = saliency.shape[0]
     cell_px = 2 * scale
     where = cell_px * jnp.arange(grid) + cell_px // 2
-    reach = config.budget.suppress_px
+    reach = config.budget.nms_radius_px
 
     def centred(peak_px):
         start = peak_px * _SUBPIXEL // scale

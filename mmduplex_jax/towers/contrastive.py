@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.towers.text import TextTower, TextTowerConfig
-from mmduplex_jax.towers.vision import Seen, VisionConfig, VisionTower
+from mmduplex_jax.towers.vision import VisionConfig, VisionOutput, VisionTower
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 
@@ -101,7 +101,7 @@ class Contrastive(nn.Module):
         return Compared(image, text, jnp.exp(self.logit_scale), bias)
 
 
-def _embedding(seen: Seen) -> Float[Array, "B F"]:
+def _embedding(seen: VisionOutput) -> Float[Array, "B F"]:
     if seen.embedding is None:
         raise ValueError("a vision tower without a pool has no embedding to compare")
     return unit(seen.embedding)

@@ -64,7 +64,7 @@ class TextTowerConfig:
         return self.projection or self.width
 
 
-class Read(NamedTuple):
+class TextOutput(NamedTuple):
     """What a text tower gives.
 
     Attributes:
@@ -84,7 +84,7 @@ class TextTower(nn.Module):
     config: TextTowerConfig
 
     @nn.compact
-    def __call__(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"] | None = None) -> Read:
+    def __call__(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"] | None = None) -> TextOutput:
         """Reads texts.
 
         Args:
@@ -131,6 +131,6 @@ class TextTower(nn.Module):
             at = jnp.argmax(ids == c.end_id if c.pool == "end" else ids, axis=1)
             pooled = jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
         if not c.projection:
-            return Read(x, pooled, pooled)
+            return TextOutput(x, pooled, pooled)
         project = dense(c.projection, ("embed", "feature"), name="projection", dtype=dtype, use_bias=c.projection_bias)
-        return Read(x, pooled, project(pooled))
+        return TextOutput(x, pooled, project(pooled))

@@ -111,7 +111,7 @@ class VisionConfig:
         return self.projection or self.width
 
 
-class Seen(NamedTuple):
+class VisionOutput(NamedTuple):
     """What a vision tower gives.
 
     Attributes:
@@ -148,7 +148,7 @@ class VisionTower(nn.Module):
 
     config: VisionConfig
 
-    def __call__(self, pictures: Float[Array, "B H W C"]) -> Seen:
+    def __call__(self, pictures: Float[Array, "B H W C"]) -> VisionOutput:
         """Looks at pictures of one size.
 
         Args:
@@ -168,7 +168,7 @@ class VisionTower(nn.Module):
         patches: Float[Array, "B P patch"],
         grid: tuple[int, int] | Int32[Array, "B 2"],
         mask: Bool[Array, "B P"] | None = None,
-    ) -> Seen:
+    ) -> VisionOutput:
         """Looks at patches, row by row (`layers/encoder.patchify`).
 
         Args:
@@ -220,13 +220,13 @@ class VisionTower(nn.Module):
         )(x, among, phase)
         return self._pooled(x, mask)
 
-    def _pooled(self, x: Float[Array, "B P D"], mask: Bool[Array, "B P"] | None) -> Seen:
+    def _pooled(self, x: Float[Array, "B P D"], mask: Bool[Array, "B P"] | None) -> VisionOutput:
         c = self.config
         norm = layer_norm("norm", x.dtype, c.norm_epsilon)
         if c.last_norm == "tokens":
             x = norm(x)
         if c.pool == "none":
-            return Seen(x, None, None)
+            return VisionOutput(x, None, None)
         if c.pool == "class":
             pooled = x[:, 0]
         elif c.pool == "mean":
@@ -238,11 +238,11 @@ class VisionTower(nn.Module):
         if c.last_norm == "pooled":
             pooled = norm(pooled)
         if not c.projection:
-            return Seen(x, pooled, pooled)
+            return VisionOutput(x, pooled, pooled)
         project = dense(
             c.projection, ("embed", "feature"), name="projection", dtype=x.dtype, use_bias=c.projection_bias
         )
-        return Seen(x, pooled, project(pooled))
+        return VisionOutput(x, pooled, project(pooled))
 
 
 def _fit(places: Float[Array, "Y X D"], grid: tuple[int, int], how: str) -> Float[Array, "1 P D"]:

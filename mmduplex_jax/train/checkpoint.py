@@ -23,10 +23,11 @@ from orbax.checkpoint.experimental import v1 as ocp_v1
 from mmduplex_jax.sharding import array_name
 from mmduplex_jax.train.state import TrainState
 from mmduplex_jax.typing import PyTree
-from mmduplex_jax.weights.portable import unflatten
+from mmduplex_jax.weights.portable import converted_config, converted_parameter, flatten, unflatten
 
-# Raised with every change after which older checkpoints cannot be read.
-LAYOUT_VERSION = 1
+# Raised with every change after which a run cannot go on from older checkpoints.
+# 2: the names of portable layout 3. Parameters of layout 1 can still be used, not trained further (`load_params`).
+LAYOUT_VERSION = 2
 
 # Where Orbax keeps the metadata of a checkpoint; the folders that it takes for one hold others' weights too.
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"
@@ -193,19 +194,23 @@ def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTr
       shardings: where each parameter goes, as a tree like the parameters; None: whole, on the first device.
 
     Returns:
-      A nested dict of arrays, and the metadata that `Checkpoints.save` wrote.
+      A nested dict of arrays, and the metadata that `Checkpoints.save` wrote; names of an older layout are converted.
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
-      CheckpointMismatch: when it has another layout.
+      CheckpointMismatch: when its layout is newer than this code.
     """
     directory, step = _find(Path(path))
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         metadata = reader.restore(directory / str(step) / "metadata")
-    if metadata["layout_version"] != LAYOUT_VERSION:
+    if metadata["layout_version"] > LAYOUT_VERSION:
         raise CheckpointMismatch(f"{directory}/{step}: {_layout_difference(metadata['layout_version'])}")
     with ocp.StandardCheckpointer() as reader:
         params = reader.restore(directory / str(step) / "params", _target(metadata["shapes"], shardings))
+    if metadata["layout_version"] < LAYOUT_VERSION:
+        params = unflatten({converted_parameter(name): value for name, value in flatten(params).items()})
+        metadata["shapes"] = {converted_parameter(name): shape for name, shape in metadata["shapes"].items()}
+        metadata["config"] = converted_config(metadata["config"])
     return params, metadata
 
 
@@ -309,20 +314,17 @@ def _shapes(params: PyTree) -> dict[str, list[Any]]:
 def _target(shapes: Mapping[str, Any], shardings: PyTree | None) -> PyTree:
     """Abstract parameters from the metadata's `shapes`."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tree: dict[str, Any] = {}
-    for name, (shape, dtype) in shapes.items():
-        *modules, leaf = name.split("/")
-        node, sharding = tree, shardings
-        for module in modules:
-            node = node.setdefault(module, {})
-            sharding = sharding and sharding[module]
-        node[leaf] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding[leaf] if sharding else device)
-    return tree
+    placed = {} if shardings is None else flatten(shardings)  # under the names of today, whatever layout was saved
+    leaf = lambda name, shape, dtype: jax.ShapeDtypeStruct(
+        shape, dtype, sharding=placed[converted_parameter(name)] if placed else device
+    )
+    return unflatten({name: leaf(name, *saved) for name, saved in shapes.items()})
 
 
 def _layout_difference(found: int) -> str:
-    what = "convert it with the code that wrote it" if found < LAYOUT_VERSION else "use newer code"
-    return f"layout version {found}, this code reads {LAYOUT_VERSION}: {what}"
+    older = "go on with the code that wrote it, or begin a new run with its weights (config.init_from)"
+    what = older if found < LAYOUT_VERSION else "use newer code"
+    return f"layout version {found}, this code's is {LAYOUT_VERSION}: {what}"
 
 
 def _differences(metadata: Mapping[str, Any], facts: RunFacts, params: PyTree) -> list[str]:

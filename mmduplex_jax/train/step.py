@@ -73,7 +73,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        # Where layers put their rows (`sharding.rows_in_place`).
+        # Where layers put their rows (`sharding.constrain_batch_sharding`).
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             if grad_accum == 1:
                 grads, metrics = gradients(state.params, batch, rng)

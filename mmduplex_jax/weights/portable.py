@@ -17,14 +17,33 @@ import numpy as np
 
 from mmduplex_jax.typing import PyTree
 
-# Raise it whenever parameters are renamed, reshaped or come to mean something else.
+# Raise it whenever parameters or fields of the config are renamed, reshaped or come to mean something else.
 # 2: what sees anchors is a vision tower, `tokenizer/anchors/tower`.
-LAYOUT_VERSION = 2
+# 3: names are the field's (`_RENAMED_PARAMETERS`, `_RENAMED_FIELDS`); checkpoints of layout 2 are converted as they are
+#    read.
+LAYOUT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 PARAMS_FILE = "params.safetensors"
 METADATA_FILE = "metadata.json"
 MAX_BYTES = 10_000_000
 REQUIRED = ("config", "tokenizer", "steps", "data", "scores")
 _WRITTEN_HERE = ("layout_version", "dtype", "params_sha256", "tensors")
+
+# Beginnings of parameters' paths, and fields of configs, in layout 2 and what they are called since.
+_RENAMED_PARAMETERS = {"ahead/": "future_word_head/", "tokenizer/flows/told/": "tokenizer/flows/features/"}
+_RENAMED_FIELDS = {
+    "loss.ahead_s": "loss.future_word_horizon_s",
+    "loss.ahead_weight": "loss.future_word_weight",
+    "loss.drop_anchor_tail": "loss.nested_dropout",
+    "prediction.ahead_s": "prediction.horizon_s",
+    "tokenizer.budget.afterglow": "tokenizer.budget.saliency_decay",
+    "tokenizer.budget.anchor_gap_s": "tokenizer.budget.anchor_interval_min_s",
+    "tokenizer.budget.flow_ladder": "tokenizer.budget.flow_token_levels",
+    "tokenizer.budget.refresh_s": "tokenizer.budget.anchor_interval_max_s",
+    "tokenizer.budget.suppress_px": "tokenizer.budget.nms_radius_px",
+    "tokenizer.budget.uncovered_share": "tokenizer.budget.disocclusion_threshold",
+    "tokenizer.motion.uncovered_cost": "tokenizer.motion.disocclusion_cost",
+}
 
 
 class PortableError(ValueError):
@@ -61,6 +80,23 @@ def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(part, {})
         node[last] = value
     return params
+
+
+def converted_parameter(name: str) -> str:
+    """What a parameter of layout 2 is called now."""
+    for old, new in _RENAMED_PARAMETERS.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def converted_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A training's config of layout 2 with the fields' names of today; one of today comes back as it is."""
+    new = {}
+    for name, value in config.items():
+        path = _RENAMED_FIELDS.get(prefix + name, prefix + name)
+        new[path.rpartition(".")[2]] = converted_config(value, f"{path}.") if isinstance(value, Mapping) else value
+    return new
 
 
 def save(
@@ -144,7 +180,7 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a portable checkpoint.
 
     Returns:
-      The parameters as a nested dict of float32 NumPy arrays, and the metadata.
+      The parameters as a nested dict of float32 NumPy arrays, and the metadata; both with the names of today.
 
     Raises:
       PortableError: a file is missing or damaged, the two do not belong together, or the layout is another version's.
@@ -163,10 +199,11 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(metadata, dict):
         raise PortableError(f"{folder / METADATA_FILE} holds no JSON object: fetch or export it again")
     version = metadata.get("layout_version")
-    if version != LAYOUT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise PortableError(
-            f"{folder} has layout version {version}, this code reads version {LAYOUT_VERSION}: use the code of its "
-            "time (see `git log` of the folder), or train and export it again with `python -m launch.export`"
+            f"{folder} has layout version {version}, this code reads {' and '.join(map(str, READABLE_VERSIONS))}: use "
+            "the code of its time (see `git log` of the folder), or train and export it again with "
+            "`python -m launch.export`"
         )
     absent = [key for key in (*REQUIRED, *_WRITTEN_HERE) if key not in metadata]
     if absent:
@@ -181,9 +218,13 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors = from_bytes(blob)
     except SafetensorError as error:
         raise PortableError(f"{folder / PARAMS_FILE} is not a safetensors file: {error}") from error
-    params = unflatten({name: value.astype(np.float32) for name, value in sorted(tensors.items())})
-    check(params, metadata["tensors"], f"{folder}: {PARAMS_FILE} against {METADATA_FILE}")
-    return params, metadata
+    check(unflatten(tensors), metadata["tensors"], f"{folder}: {PARAMS_FILE} against {METADATA_FILE}")
+    if version < LAYOUT_VERSION:
+        tensors = {converted_parameter(name): value for name, value in tensors.items()}
+        metadata["tensors"] = {converted_parameter(name): shape for name, shape in metadata["tensors"].items()}
+        metadata["config"] = converted_config(metadata["config"])
+        metadata["layout_version"] = LAYOUT_VERSION
+    return unflatten({name: value.astype(np.float32) for name, value in sorted(tensors.items())}), metadata
 
 
 def check(params: PyTree, expected: Mapping[str, Any], what: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.dataset_report import clip_facts, distribution, measured, most_in_a_second, token_counter
-from mmduplex_jax.tokenizer.sight import observe_clip
+from mmduplex_jax.tokenizer.token_plan import plan_clip
 from tests import tiny
 
 
@@ -61,10 +61,10 @@ def test_tokens_are_those_that_the_tokenizer_spends(ticks):
     config = tiny.tokenizer()
     frames = tiny.clips(1, ticks)[0]
     tokens = token_counter(config)(frames)
-    sight = observe_clip(frames, config)
+    plan = plan_clip(frames, config)
     assert tokens.shape == (ticks, 2)
-    np.testing.assert_array_equal(tokens[:, 0], 2 * np.asarray(sight.anchor))  # an anchor is 2 tokens here
-    np.testing.assert_array_equal(tokens[:, 1], np.asarray(sight.flow).sum(axis=1))
+    np.testing.assert_array_equal(tokens[:, 0], 2 * np.asarray(plan.anchor))  # an anchor is 2 tokens here
+    np.testing.assert_array_equal(tokens[:, 1], np.asarray(plan.flow).sum(axis=1))
     assert tokens.sum() > 0
     assert most_in_a_second(tokens.sum(axis=1), Clock()) <= config.cap
 

@@ -62,7 +62,7 @@ def test_activations_grow_with_the_batch_and_hold_no_parameters():
 
 
 def test_the_real_streaming_step_is_compiled():
-    task = DuplexTask(tiny.dual_stream(), ticks=4, delay_min=1, delay_max=2, pad_weight=0.3, drop_anchor_tail=0.0)
+    task = DuplexTask(tiny.dual_stream(), ticks=4, delay_min=1, delay_max=2, pad_weight=0.3, nested_dropout=0.0)
     small, large = (compile_ahead.stream_report(task, HERE, streams) for streams in (1, 3))
     assert small.fits
     assert large.kinds_bytes["streams"] == 3 * small.kinds_bytes["streams"]

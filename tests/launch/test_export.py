@@ -41,7 +41,7 @@ def test_a_workdir_becomes_portable(untrained, workdir, tmp_path, capsys, dtype,
     trained = load_trained(tmp_path / "out")
     same(trained.params, params, tolerance)
     assert trained.config == load_trained(workdir).config
-    assert trained.config.tokenizer.budget.flow_ladder == config.tokenizer.budget.flow_ladder
+    assert trained.config.tokenizer.budget.flow_token_levels == config.tokenizer.budget.flow_token_levels
     assert trained.tokenizer == tokenizer
     assert trained.steps == 3
     assert trained.metadata["scores"] == {"plain": {"f1": 0.5}}

@@ -36,7 +36,7 @@ def test_the_shipped_tokenizer_is_one(tmp_path):
 def test_everything_that_differs_is_named(portable_dir):
     config = small_config()
     config.clock.video_stride = 1
-    config.tokenizer.budget.update(tokens_per_s_max=48, flow_ladder=(0, 2, 4))
+    config.tokenizer.budget.update(tokens_per_s_max=48, flow_token_levels=(0, 2, 4))
     config.tokenizer.motion.search_radius = 2
     config.tokenizer.anchor.mean = (0.4, 0.4, 0.4)
     config.tokenizer.anchor.tower.activation = "gelu"
@@ -50,7 +50,8 @@ def test_everything_that_differs_is_named(portable_dir):
     for line in (
         "video_stride is 2, the model's is 1: set config.clock.video_stride=2",
         "tokens_per_s_max is 32, the model's is 48: set config.tokenizer.budget.tokens_per_s_max=32",
-        "flow_ladder is (0, 1, 2, 4), the model's is (0, 2, 4): set config.tokenizer.budget.flow_ladder=(0, 1, 2, 4)",
+        "flow_token_levels is (0, 1, 2, 4), the model's is (0, 2, 4): "
+        "set config.tokenizer.budget.flow_token_levels=(0, 1, 2, 4)",
         "search_radius is 3, the model's is 2: set config.tokenizer.motion.search_radius=3",
         "mean is (0.5, 0.5, 0.5), the model's is (0.4, 0.4, 0.4): set config.tokenizer.anchor.mean=(0.5, 0.5, 0.5)",
         "activation is gelu_tanh, the model's is gelu: set config.tokenizer.anchor.tower.activation=gelu_tanh",

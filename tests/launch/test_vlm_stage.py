@@ -72,7 +72,7 @@ def test_it_learns_and_says_so(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["loss"] < rows[0]["loss"]
-    assert {"told", "captions", "tokens"} <= set(rows[0])
+    assert {"accuracy", "captions", "tokens"} <= set(rows[0])
 
 
 def test_it_is_evaluated_beside_its_controls(workdir, tmp_path, capsys):

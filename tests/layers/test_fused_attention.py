@@ -9,7 +9,7 @@ import pytest
 
 from configs import clip_quickstart
 from mmduplex_jax.layers import transformer
-from mmduplex_jax.layers.attention import attend, attend_fused, past_mask
+from mmduplex_jax.layers.attention import attend, attend_fused, causal_window_mask
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream
 from mmduplex_jax.models.live import LiveModel
@@ -34,7 +34,7 @@ def inputs(count=LENGTH):
     key_step = jnp.broadcast_to(jnp.arange(count), (BATCH, count))
     valid = jnp.asarray(np.random.default_rng(3).random((BATCH, count)) < 0.8).at[:, 0].set(False)
     # The first query sees nothing, unless the first key is a sink.
-    return arrays, past_mask(step, key_step, step, key_step, valid, 4)
+    return arrays, causal_window_mask(step, key_step, step, key_step, valid, 4)
 
 
 @pytest.mark.parametrize("case", ["plain", "sinks", "null", "sinks and null", "another stream"])

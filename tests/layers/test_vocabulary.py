@@ -18,9 +18,9 @@ def inputs():
 
 
 def test_by_hand():
-    nll, told = token_loss(jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])), jnp.array([[0, 1]]))
+    nll, correct = token_loss(jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])), jnp.array([[0, 1]]))
     np.testing.assert_allclose(nll, [[np.log(2), np.log(5)]], rtol=1e-6)
-    assert told.tolist() == [[True, False]]
+    assert correct.tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 5, 22, 23, 100])
@@ -29,16 +29,16 @@ def test_chunks_change_nothing(chunk):
     weight = jnp.asarray(np.random.default_rng(1).random((BATCH, LENGTH)), jnp.float32)
 
     def loss(hidden, table, chunk):
-        nll, told = token_loss_of(hidden, table, ids, chunk)
-        return (nll * weight).sum(), told
+        nll, correct = token_loss_of(hidden, table, ids, chunk)
+        return (nll * weight).sum(), correct
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
-    (found, told), gradient = run(hidden, table, chunk)
+    (found, correct), gradient = run(hidden, table, chunk)
     logits = np.asarray(hidden, np.float64) @ np.asarray(table, np.float64).T
     right = np.take_along_axis(logits, np.asarray(ids)[..., None], -1)[..., 0]
     expected = ((np.log(np.exp(logits).sum(-1)) - right) * weight).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    np.testing.assert_array_equal(told, logits.argmax(-1) == ids)
+    np.testing.assert_array_equal(correct, logits.argmax(-1) == ids)
     (_, _), whole = run(hidden, table, 0)
     # 1e-5: the table's gradient is added up over chunks in another order.
     for ours, theirs in zip(gradient, whole):

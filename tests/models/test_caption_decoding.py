@@ -28,7 +28,7 @@ def run():
         table, before, last = memory
         return (table, last, token), table[jnp.arange(len(token)), last, token]
 
-    def pick_rows(memory, rows):
+    def gather_cache(memory, rows):
         return jax.tree.map(lambda a: a[rows], memory)
 
     def go(decoding, tables, allowed, keys):
@@ -37,7 +37,7 @@ def run():
         return decode(
             decoding,
             write,
-            pick_rows,
+            gather_cache,
             memory,
             tables[:, VOCAB, VOCAB],
             allowed=allowed,

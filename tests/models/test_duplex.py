@@ -21,7 +21,7 @@ TICKS, BATCH = 8, 2
 
 
 def task(**changes):
-    values = {"ticks": TICKS, "delay_min": 2, "delay_max": 2, "pad_weight": 0.3, "drop_anchor_tail": 0.0}
+    values = {"ticks": TICKS, "delay_min": 2, "delay_max": 2, "pad_weight": 0.3, "nested_dropout": 0.0}
     return DuplexTask(config=tiny.dual_stream(), **(values | changes))
 
 
@@ -126,8 +126,8 @@ def test_slots_that_are_not_valid_do_not_count():
     assert loss(params, data, jax.random.key(0))[0] == loss(params, other, jax.random.key(0))[0]
 
 
-def test_dropped_anchor_tails_are_fewer_tokens():
-    stage = task(drop_anchor_tail=1.0)
+def test_nested_dropout_leaves_fewer_tokens():
+    stage = task(nested_dropout=1.0)
     params, data = tiny.init(stage.config), batch()
     loss = loss_of(stage)
     tokens = [float(loss(params, data, jax.random.key(k))[1]["video_tokens"]) for k in range(4)]
@@ -162,12 +162,12 @@ def test_delays_that_contradict_are_named():
 
 def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():
     plain = task()
-    config = dataclasses.replace(plain.config, look_ahead=True)
-    stage = dataclasses.replace(plain, config=config, ahead_weight=0.5, ahead_steps=6)
+    config = dataclasses.replace(plain.config, future_word_head=True)
+    stage = dataclasses.replace(plain, config=config, future_word_weight=0.5, future_word_horizon_steps=6)
     params, data = tiny.init(config), batch()
     loss, metrics = loss_of(stage)(params, data, jax.random.key(0))
-    without = {name: value for name, value in params.items() if name != "ahead"}
+    without = {name: value for name, value in params.items() if name != "future_word_head"}
     alone, _ = loss_of(plain)(without, data, jax.random.key(0))
     asked = (np.asarray(streams.delayed(data["slots"], np.full(BATCH, 2), tiny.PAD)) != tiny.PAD) & data["slot_valid"]
-    most = 0.5 * float(metrics["ahead_nll"]) * asked.sum() / float(metrics["loss_weight"])
+    most = 0.5 * float(metrics["future_word_nll"]) * asked.sum() / float(metrics["loss_weight"])
     assert float(alone) < float(loss) <= float(alone) + most + 1e-5

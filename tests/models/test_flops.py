@@ -105,7 +105,7 @@ def small(stage: str):
     ("stage", "changes"),
     [
         ("duplex", {}),
-        ("duplex", {"fusion": "sum", "loss.ahead_weight": 0.0}),
+        ("duplex", {"fusion": "sum", "loss.future_word_weight": 0.0}),
         ("duplex", {"fusion": "interleave", "text.num_sinks": 0}),
         ("duplex", {"tokenizer.kind": "uniform", "text.scan": True, "video_stream.remat": False}),
         ("memory", {}),
@@ -125,7 +125,7 @@ def test_every_product_of_the_gradient_is_counted(stage: str, changes: dict):
 
 def test_a_loss_in_chunks_computes_its_logits_again_and_that_is_not_the_model_s():
     config = small("duplex")
-    config.loss.update(ahead_weight=0.0, chunk=8)  # of 32 steps
+    config.loss.update(future_word_weight=0.0, chunk=8)  # of 32 steps
     task, gradient, shapes = gradient_of(config)
     traced = trace(gradient, *shapes, task.example_batch(4), jax.random.key(0)).flops
     again = flops.product(4 * task.steps, config.text.width, task.config.vocab_rows).forward

@@ -15,7 +15,7 @@ TOWER = VisionConfig(image_px=16, patch_px=8, width=16, layers=1, heads=2, hidde
 
 
 def config(**changes) -> PredictionConfig:
-    values = dict(target="pixels", places=50, ahead_ticks=(0, 3), reader=READER, frame_px=8, picture_px=2)
+    values = dict(target="pixels", places=50, horizon_ticks=(0, 3), reader=READER, frame_px=8, picture_px=2)
     return PredictionConfig(**(values | changes))
 
 
@@ -71,7 +71,7 @@ def test_the_teacher_is_its_tower_at_unit_variance_and_frozen():
     ("changes", "said"),
     [
         ({"target": "depth"}, "config.loss.predict is one of teacher, pixels, none, not 'depth'"),
-        ({"ahead_ticks": ()}, "at least one place and ahead_s from 0 on"),
+        ({"horizon_ticks": ()}, "at least one place and horizon_s from 0 on"),
         ({"picture_px": 3}, r"picture_px \(3\) must divide config.frame_px \(8\)"),
         ({"target": "teacher"}, "needs a config.teacher with a pool"),
     ],

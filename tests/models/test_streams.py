@@ -23,7 +23,7 @@ def test_delays_are_drawn_from_the_whole_range():
     assert sorted(set(drawn.tolist())) == [2, 3, 4, 5]
 
 
-def test_soon_said_counts_the_words_from_each_step_on():
+def test_future_word_counts_are_of_the_words_from_each_step_on():
     slots = np.array([[1, 2, 0, 3, 1]])
-    soon = np.asarray(streams.soon_said(slots, slots > 0, 3, 4))[0]
+    soon = np.asarray(streams.future_word_counts(slots, slots > 0, 3, 4))[0]
     assert soon.tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 0]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart, vlm_quickstart, vlm_single_token
-from mmduplex_jax.models.language import LanguageModel, pick_rows
+from mmduplex_jax.models.language import LanguageModel, gather_cache
 from mmduplex_jax.stages.registry import build_task, load_tokenizer
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
@@ -79,7 +79,7 @@ def test_the_loss_in_chunks_is_the_loss(small):
     (cut, others), cut_gradient = step(dataclasses.replace(task, loss_chunk=4))  # of 6: the last is filled up
     # Sums in another order, in float32.
     np.testing.assert_allclose(cut, whole, rtol=1e-6)
-    assert others["told"] == metrics["told"]
+    assert others["accuracy"] == metrics["accuracy"]
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=2e-6), cut_gradient, gradient)
 
 
@@ -130,7 +130,7 @@ def test_loss_and_metrics_by_value(small):
     loss, metrics = jax.jit(task.loss)(params, batch, RNG)
     assert float(loss) == pytest.approx(nll[batch["id_valid"]].mean(), rel=1e-5)
     right = logits.argmax(axis=-1) == batch["ids"]
-    assert float(metrics["told"]) == pytest.approx(right[batch["id_valid"]].mean())
+    assert float(metrics["accuracy"]) == pytest.approx(right[batch["id_valid"]].mean())
     assert (float(metrics["loss_weight"]), float(metrics["captions"])) == (12, 3)
     assert float(metrics["tokens"]) == ROWS * 6 + 12
 
@@ -162,7 +162,7 @@ def test_captions_are_as_likely_as_the_whole_says(small, decoding):
     language = task.config.language
     written = jax.jit(
         lambda memory, logits, keys: decode(
-            decoding, write, lambda m, rows: pick_rows(language, m, rows), memory, logits,
+            decoding, write, lambda m, rows: gather_cache(language, m, rows), memory, logits,
             allowed=jnp.ones(vocab, bool), end_id=end, length=6, keys=keys,
         )
     )(memory, logits, jax.random.split(RNG, ROWS))  # fmt: skip

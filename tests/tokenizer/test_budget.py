@@ -22,7 +22,9 @@ def controller(cap=64, anchor_tokens=16, ladder=(0, 1, 2, 4, 8), gap_s=2.0, stri
     return dataclasses.replace(
         base,
         clock=Clock(video_stride=stride),
-        budget=BudgetConfig(tokens_per_s_max=cap, flow_ladder=ladder, anchor_gap_s=gap_s, refresh_s=4.0),
+        budget=BudgetConfig(
+            tokens_per_s_max=cap, flow_token_levels=ladder, anchor_interval_min_s=gap_s, anchor_interval_max_s=4.0
+        ),
         anchor=dataclasses.replace(base.anchor, tokens=anchor_tokens),
     )
 
@@ -48,11 +50,11 @@ def spent(config, spending):
 
 
 @pytest.mark.parametrize("which", range(len(CONFIGS)))
-@given(moving=amounts, uncovered=scenes)
+@given(moving=amounts, disoccluded=scenes)
 @settings(max_examples=150, deadline=None)
-def test_no_sliding_second_holds_more_than_the_cap(which, moving, uncovered):
+def test_no_sliding_second_holds_more_than_the_cap(which, moving, disoccluded):
     config = CONFIGS[which]
-    total = spent(config, RUNS[which](jnp.array(uncovered), jnp.array(moving)))
+    total = spent(config, RUNS[which](jnp.array(disoccluded), jnp.array(moving)))
     window = config.window_ticks
     sums = np.convolve(total, np.ones(window, int), mode="full")
     assert sums.max() <= config.cap
@@ -60,12 +62,12 @@ def test_no_sliding_second_holds_more_than_the_cap(which, moving, uncovered):
 
 
 @pytest.mark.parametrize("which", range(len(CONFIGS)))
-@given(moving=amounts, uncovered=scenes, at=st.integers(1, TICKS - 1), other=st.integers(0, 40))
+@given(moving=amounts, disoccluded=scenes, at=st.integers(1, TICKS - 1), other=st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
-def test_a_later_frame_changes_no_earlier_token(which, moving, uncovered, at, other):
-    before = RUNS[which](jnp.array(uncovered), jnp.array(moving))
+def test_a_later_frame_changes_no_earlier_token(which, moving, disoccluded, at, other):
+    before = RUNS[which](jnp.array(disoccluded), jnp.array(moving))
     after = RUNS[which](
-        jnp.array(uncovered[:at] + [64] * (TICKS - at)), jnp.array(moving[:at] + [other] * (TICKS - at))
+        jnp.array(disoccluded[:at] + [64] * (TICKS - at)), jnp.array(moving[:at] + [other] * (TICKS - at))
     )
     np.testing.assert_array_equal(before.anchor[:at], after.anchor[:at])
     np.testing.assert_array_equal(before.flow[:at], after.flow[:at])
@@ -83,7 +85,7 @@ def test_a_quiet_scene_only_refreshes():
     assert np.asarray(spending.flow).sum() == 0
     anchors = np.flatnonzero(spending.anchor)
     assert anchors[0] == 0
-    assert set(np.diff(anchors)) == {config.clock.ticks_in(config.budget.refresh_s)}
+    assert set(np.diff(anchors)) == {config.clock.ticks_in(config.budget.anchor_interval_max_s)}
 
 
 def test_a_smaller_cap_holds_from_the_tick_it_is_given():

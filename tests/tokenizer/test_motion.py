@@ -1,4 +1,4 @@
-"""Motion: known shifts are found, the camera's is taken off, what nothing explains is uncovered."""
+"""Motion: known shifts are found, the camera's is taken off, what nothing explains is disoccluded."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,5 +52,5 @@ def test_a_change_of_colour_without_a_change_of_light_stands_out():
 
 
 def test_a_new_scene_is_uncovered():
-    assert int(find(texture(0), texture(0)).uncovered) == 0
-    assert int(find(texture(0), texture(5)).uncovered) > 0.5 * 16 * 16
+    assert int(find(texture(0), texture(0)).disoccluded) == 0
+    assert int(find(texture(0), texture(5)).disoccluded) > 0.5 * 16 * 16

@@ -122,11 +122,11 @@ def test_the_models_own_loss_of_nothing_is_nothing():
     # The tokenizer that compiles fastest; what is asked is what the loss does with slots of which none is valid.
     shallow = tiny.dual_stream(
         kind="per_frame",
-        look_ahead=True,
+        future_word_head=True,
         video=dataclasses.replace(tiny.dual_stream().video, layers=1),
         text=dataclasses.replace(tiny.dual_stream().text, layers=1, cross_every=1),
     )
-    task = DuplexTask(shallow, 4, 0, 4, 0.3, 0.25, ahead_weight=0.3)
+    task = DuplexTask(shallow, 4, 0, 4, 0.3, 0.25, future_word_weight=0.3)
     params = tiny.random_params(task.init)
     example = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in task.example_batch(2).items()}
     example["slots"] += tiny.PAD

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from mmduplex_jax.train import checkpoint
 from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.preemption import EXIT_PREEMPTED
@@ -119,11 +120,28 @@ def test_another_tokenizer_or_other_data_say_so(tmp_path):
 
 def test_another_layout_says_so(tmp_path, monkeypatch):
     train(tmp_path, train__steps=5)
-    monkeypatch.setattr("mmduplex_jax.train.checkpoint.LAYOUT_VERSION", 2)
-    with pytest.raises(CheckpointMismatch, match="layout version 1, this code reads 2"):
-        train(tmp_path, train__steps=5)
-    with pytest.raises(CheckpointMismatch, match="layout version 1, this code reads 2"):
+    version = checkpoint.LAYOUT_VERSION
+    monkeypatch.setattr(checkpoint, "LAYOUT_VERSION", version - 1)
+    with pytest.raises(CheckpointMismatch, match=f"layout version {version}, .* is {version - 1}: use newer code"):
         load_params(tmp_path)
+    monkeypatch.setattr(checkpoint, "LAYOUT_VERSION", version + 1)
+    with pytest.raises(CheckpointMismatch, match=f"layout version {version}, .* is {version + 1}: .*config.init_from"):
+        train(tmp_path, train__steps=5)
+
+
+def test_parameters_of_an_older_layout_are_used_under_their_new_names(tmp_path, monkeypatch):
+    train(tmp_path, train__steps=5)
+    params, _ = load_params(tmp_path)
+    monkeypatch.setattr(checkpoint, "LAYOUT_VERSION", checkpoint.LAYOUT_VERSION + 1)
+    monkeypatch.setattr(checkpoint, "converted_parameter", lambda name: f"new/{name}")
+    monkeypatch.setattr(checkpoint, "converted_config", lambda config: {"converted": config})
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = {"new": jax.tree.map(lambda _: device, params)}
+    for given in (None, shardings):
+        again, metadata = load_params(tmp_path, given)
+        jax.tree.map(np.testing.assert_array_equal, again, {"new": params})
+        assert "converted" in metadata["config"]
+        assert all(name.startswith("new/") for name in metadata["shapes"])
 
 
 def test_what_may_change_is_told(tmp_path):

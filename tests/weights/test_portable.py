@@ -1,9 +1,13 @@
 import json
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.trained import load_trained
+from tests import tiny
 
 METADATA = {
     "config": {"frame_px": 64},
@@ -91,7 +95,7 @@ def change_metadata(folder, **changes):
 def test_another_layout_is_refused(tmp_path, params):
     portable.save(tmp_path, params, METADATA)
     change_metadata(tmp_path, layout_version=99)
-    with pytest.raises(portable.PortableError, match=r"layout version 99, this code reads version \d+.*launch.export"):
+    with pytest.raises(portable.PortableError, match=r"layout version 99, this code reads 2 and 3.*launch.export"):
         portable.load(tmp_path)
 
 
@@ -131,3 +135,41 @@ def test_a_tensor_list_that_differs_is_named(tmp_path, params):
     change_metadata(tmp_path, tensors={**listed, "layer_9/w": [3]})
     with pytest.raises(portable.PortableError, match=r"missing: layer_9/w \(3,\)\n  unexpected: gate"):
         portable.load(tmp_path)
+
+
+LAYOUT_2 = Path(__file__).parent / "layout_2"
+
+
+def test_a_checkpoint_of_the_layout_before_scores_the_same():
+    """Made by the code before layout 3, with what its loss was then (`expected.json`)."""
+    trained = load_trained(LAYOUT_2)
+    expected = json.loads((LAYOUT_2 / "expected.json").read_text())
+    frames, rng = tiny.clips(2, 25), np.random.default_rng(1)
+    slots = rng.integers(0, trained.task.config.vocab_size, (2, 50)).astype(np.int32)
+    batch = {"frames": frames, "slots": slots, "slot_valid": np.ones_like(slots, bool)}
+    loss, metrics = tiny.jit(trained.task.loss)(trained.params, batch, jax.random.key(0))
+    metrics["ahead_nll"] = metrics.pop("future_word_nll")
+    assert metrics["video_tokens"] == expected["metrics"]["video_tokens"]
+    # float32, in another order of sums.
+    assert float(loss) == pytest.approx(expected["loss"], rel=1e-5)
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected["metrics"], rel=1e-5)
+
+
+def test_names_of_layout_2_are_converted_and_those_of_today_kept():
+    old = {
+        "loss": {"ahead_weight": 0.3, "ahead_s": 1.6, "drop_anchor_tail": 0.25, "pad_weight": 1.0},
+        "prediction": {"ahead_s": [0.0, 0.64]},
+        "tokenizer": {"budget": {"flow_ladder": [0, 1], "refresh_s": 4.0}, "motion": {"uncovered_cost": 20}},
+    }
+    new = {
+        "loss": {"future_word_weight": 0.3, "future_word_horizon_s": 1.6, "nested_dropout": 0.25, "pad_weight": 1.0},
+        "prediction": {"horizon_s": [0.0, 0.64]},
+        "tokenizer": {
+            "budget": {"flow_token_levels": [0, 1], "anchor_interval_max_s": 4.0},
+            "motion": {"disocclusion_cost": 20},
+        },
+    }
+    assert portable.converted_config(old) == portable.converted_config(new) == new
+    assert portable.converted_parameter("ahead/kernel") == "future_word_head/kernel"
+    assert portable.converted_parameter("tokenizer/flows/told/bias") == "tokenizer/flows/features/bias"
+    assert portable.converted_parameter("text/ahead/kernel") == "text/ahead/kernel"

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, laid_out, past_mask
+from mmduplex_jax.layers.attention import attend, causal_window_mask, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
@@ -97,8 +97,8 @@ class TokenReader(nn.Module):
           step: where to stand; tokens of that step are seen, later ones are not.
         """
         keys, values = self._seen(tokens)
-        mask = past_mask(step, tokens.step, step, tokens.step, tokens.valid, self.config.window_steps)
-        return self._read(step, laid_out(keys, values), mask)
+        mask = causal_window_mask(step, tokens.step, step, tokens.step, tokens.valid, self.config.window_steps)
+        return self._read(step, heads_first(keys, values), mask)
 
     def initial_state(self, batch: int, size: int) -> ReaderState:
         """Empty rings of `size` entries for `batch` streams."""
@@ -113,7 +113,7 @@ class TokenReader(nn.Module):
         index, entry = ring.place(state.place, tokens.step, tokens.valid)
         state = ReaderState(index, ring.write_pair(state.buffers, entry, *self._seen(tokens)))
         step = now[:, None]
-        mask = past_mask(step, index.step, step, index.step, index.step >= 0, self.config.window_steps)
+        mask = causal_window_mask(step, index.step, step, index.step, index.step >= 0, self.config.window_steps)
         return state, self._read(step, state.buffers, mask)[:, 0]
 
     def _seen(self, tokens: Tokens) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:

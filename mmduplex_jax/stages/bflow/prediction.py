@@ -32,7 +32,7 @@ class PredictionConfig:
     Attributes:
       target: one of TARGETS.
       places: moments of a clip, drawn at random.
-      ahead_ticks: how long after a moment the frames are that are predicted from it.
+      horizon_ticks: how long after a moment the frames are that are predicted from it.
       reader: how tokens are read.
       picture_px: side of the small picture; divides the frame's side.
       teacher: the frozen tower; None without one.
@@ -41,7 +41,7 @@ class PredictionConfig:
 
     target: str
     places: int
-    ahead_ticks: tuple[int, ...]
+    horizon_ticks: tuple[int, ...]
     reader: ReaderConfig
     frame_px: int
     picture_px: int = 16
@@ -52,10 +52,10 @@ class PredictionConfig:
     def __post_init__(self):
         if self.target not in TARGETS:
             raise ValueError(f"config.loss.predict is one of {', '.join(TARGETS)}, not {self.target!r}")
-        if self.places < 1 or not self.ahead_ticks or min(self.ahead_ticks) < 0:
+        if self.places < 1 or not self.horizon_ticks or min(self.horizon_ticks) < 0:
             raise ValueError(
-                f"config.prediction needs at least one place and ahead_s from 0 on, got {self.places} and "
-                f"{self.ahead_ticks} ticks"
+                f"config.prediction needs at least one place and horizon_s from 0 on, got {self.places} and "
+                f"{self.horizon_ticks} ticks"
             )
         if self.target == "pixels" and (self.picture_px < 1 or self.frame_px % self.picture_px):
             raise ValueError(
@@ -88,14 +88,14 @@ def draw_moments(key: Array, config: PredictionConfig, batch: int, ticks: int, v
     Raises:
       ValueError: the clip is shorter than what is asked for.
     """
-    room = ticks - max(config.ahead_ticks)
+    room = ticks - max(config.horizon_ticks)
     if room < 1:
         raise ValueError(
-            f"config.prediction.ahead_s reaches {max(config.ahead_ticks)} ticks ahead, a clip has {ticks}: shorten it "
-            "or lengthen config.data.clip_s"
+            f"config.prediction.horizon_s reaches {max(config.horizon_ticks)} ticks ahead, a clip has {ticks}: shorten "
+            "it or lengthen config.data.clip_s"
         )
     tick = jax.random.randint(key, (batch, config.places), 0, room, jnp.int32)
-    return Moments(tick * video_stride, tick[..., None] + jnp.array(config.ahead_ticks, jnp.int32))
+    return Moments(tick * video_stride, tick[..., None] + jnp.array(config.horizon_ticks, jnp.int32))
 
 
 def shrunk(frames: UInt8[Array, "... H W 3"], side: int) -> Float[Array, "... F"]:
@@ -130,8 +130,8 @@ class Predictor(nn.Module):
         c = self.config
         read = layer_norm("norm")(TokenReader(c.reader, name="reader")(tokens, step)).astype(jnp.float32)
         small = nn.initializers.normal(0.02)  # the first guess is the mean of all, not noise
-        out = dense(len(c.ahead_ticks) * c.features, ("feature", None), name="out", use_bias=True, init=small)(read)
-        return out.reshape(*step.shape, len(c.ahead_ticks), c.features)
+        out = dense(len(c.horizon_ticks) * c.features, ("feature", None), name="out", use_bias=True, init=small)(read)
+        return out.reshape(*step.shape, len(c.horizon_ticks), c.features)
 
 
 class Predicted(NamedTuple):

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models.anchor_tail import draw_anchor_keep
 from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.bflow.event_alignment import Counterfeits, align
 from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
@@ -23,6 +22,7 @@ from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_row
 from mmduplex_jax.stages.bflow.prediction import PredictionConfig, draw_moments, prediction_error
 from mmduplex_jax.stages.bflow.word_bags import BagConfig, Bags, Marks, gather_bags
 from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.tokenizer.anchors import draw_anchor_keep
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.typing import Array, Float, Int32, PyTree
@@ -41,7 +41,7 @@ class BFlowTask:
       name_weight: of naming the words of a moment's bag, given its event token: what a small batch cannot teach by
         comparing.
       predict_weight: of the prediction.
-      drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+      nested_dropout: share of clips whose anchors lose a random tail of their tokens.
     """
 
     config: EventModelConfig
@@ -49,7 +49,7 @@ class BFlowTask:
     align_weight: float
     name_weight: float
     predict_weight: float
-    drop_anchor_tail: float
+    nested_dropout: float
 
     @property
     def model(self) -> EventModel:
@@ -89,7 +89,7 @@ class BFlowTask:
         moments = draw_moments(moment_key, c.prediction, rows, self.ticks, stride)
         fakes = choose_rows(rows, c.align.backward_every, c.align.swapped_every)
         shown = [frames, backwards(frames[fakes.backward], end_tick[fakes.backward]), frames[fakes.swapped]]
-        keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
+        keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
         if keep is not None:
             keep = keep[np.concatenate([np.arange(rows), *fakes])]
         moving = np.arange(rows + len(fakes.backward))  # a clip played backwards moves backwards
@@ -166,7 +166,7 @@ class BFlowTask:
         c = self.config.prediction
         if c.target == "none":
             return flops.Flops()
-        asked = c.places * len(c.ahead_ticks)
+        asked = c.places * len(c.horizon_ticks)
         read = flops.token_reader(c.reader, self.config.tokenizer.width, tokens, c.places)
         read += flops.product(asked, c.reader.width, c.features)
         return read if c.teacher is None else read + asked * flops.vision(c.teacher).frozen
@@ -218,7 +218,7 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
             f"({config.data.clip_s})"
         )
     loss = config.loss
-    return BFlowTask(model, ticks, loss.align_weight, loss.name_weight, loss.predict_weight, loss.drop_anchor_tail)
+    return BFlowTask(model, ticks, loss.align_weight, loss.name_weight, loss.predict_weight, loss.nested_dropout)
 
 
 def _reader(values: Any, tokenizer: TokenizerConfig) -> ReaderConfig:
@@ -236,7 +236,7 @@ def _prediction(config: Any, tokenizer: TokenizerConfig) -> PredictionConfig:
     return PredictionConfig(
         target=target,
         places=values.places,
-        ahead_ticks=tuple(tokenizer.clock.ticks_in(time_s) for time_s in values.ahead_s),
+        horizon_ticks=tuple(tokenizer.clock.ticks_in(time_s) for time_s in values.horizon_s),
         reader=_reader(values.reader, tokenizer),
         frame_px=config.frame_px,
         picture_px=values.picture_px,

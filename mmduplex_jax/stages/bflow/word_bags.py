@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.layers.attention import attend, laid_out
+from mmduplex_jax.layers.attention import attend, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
@@ -130,7 +130,7 @@ class BagEncoder(nn.Module):
         words = self.word_norm(self.embedding[ids])
         split = lambda a: a.reshape(*a.shape[:2], c.heads, c.head_width)
         query = jnp.broadcast_to(self.query, (*member.shape[:2], *self.query.shape))
-        found = attend(query, *laid_out(split(self.key(words)), split(self.value(words))), member)
+        found = attend(query, *heads_first(split(self.key(words)), split(self.value(words))), member)
         x = self.join(found.reshape(*member.shape[:2], -1))
         x = x + self.mlp(self.join_norm(x))
         # Nothing said is no direction; a constant one, since the gradient of a length of 0 is not a number.

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models import streams
-from mmduplex_jax.models.anchor_tail import draw_anchor_keep
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.stages import flops
 from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.tokenizer.anchors import draw_anchor_keep
 from mmduplex_jax.typing import Array, Float, PyTree
 
 
@@ -64,7 +64,7 @@ def model_config(
         delay_max=config.delay.max,
         vocab_rows_min=config.vocab_rows_min,
         tied=tied,
-        look_ahead=config.loss.ahead_weight > 0,
+        future_word_head=config.loss.future_word_weight > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
         token_control=token_control,
     )
@@ -79,11 +79,12 @@ class DuplexTask:
       ticks: T, ticks of a clip.
       delay_min, delay_max: the range of delays, in steps, that training draws from.
       pad_weight: weight of a PAD in the loss; a word's is 1.
-      ahead_weight: weight of naming, while a word is said, all words of the next `ahead_steps`: what a phrase will
-        need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle et al., 2024).
-      drop_anchor_tail: share of clips whose anchors lose a random tail of their tokens.
+      future_word_weight: weight of naming, while a word is said, all words of the next `future_word_horizon_steps`:
+        what a phrase will need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle
+        et al., 2024).
+      nested_dropout: share of clips whose anchors lose a random tail of their tokens.
       tokenizer_trained: whether the tokenizer ever is (`config.train.groups`); it only counts for the operations.
-      loss_chunk: steps whose logits are held at once, 0 for all; those of `ahead_weight` are always whole.
+      loss_chunk: steps whose logits are held at once, 0 for all; those of `future_word_weight` are always whole.
     """
 
     config: DualStreamConfig
@@ -91,9 +92,9 @@ class DuplexTask:
     delay_min: int
     delay_max: int
     pad_weight: float
-    drop_anchor_tail: float
-    ahead_weight: float = 0.0
-    ahead_steps: int = 20
+    nested_dropout: float
+    future_word_weight: float = 0.0
+    future_word_horizon_steps: int = 20
     tokenizer_trained: bool = True
     loss_chunk: int = 0
 
@@ -129,11 +130,11 @@ class DuplexTask:
         delay_key, drop_key, keep_key = jax.random.split(rng, 3)
         rows = len(frames)
         delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
-        keep = draw_anchor_keep(drop_key, keep_key, rows, self.drop_anchor_tail, c.tokenizer)
+        keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
         target = streams.delayed(slots, delay, c.pad_id)
         given = streams.shifted(target, c.start_id)
         inputs = (frames, given, delay, keep, target, self.loss_chunk)
-        nll, ahead, tokens = self.model.apply({"params": params}, *inputs, method="told")
+        nll, future_logits, tokens = self.model.apply({"params": params}, *inputs, method="token_nll")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
         brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
@@ -144,14 +145,14 @@ class DuplexTask:
         mean = lambda where: (nll * valid * where).sum() / jnp.maximum((valid * where).sum(), 1.0)
         video_tokens = tokens.valid.sum().astype(jnp.float32)
         loss, metrics = (nll * weight).sum(), {}
-        if c.look_ahead:
+        if c.future_word_head:
             spoken = ~is_pad & ~is_mark & (valid > 0)
-            soon = streams.soon_said(target, spoken, self.ahead_steps, c.vocab_size)
+            soon = streams.future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
             count = soon.sum(axis=-1)
-            named = -(soon * jax.nn.log_softmax(ahead)).sum(axis=-1) / jnp.maximum(count, 1.0)
+            named = -(soon * jax.nn.log_softmax(future_logits)).sum(axis=-1) / jnp.maximum(count, 1.0)
             asked = valid * ~is_pad * (count > 0)
-            loss += self.ahead_weight * (named * asked).sum()
-            metrics["ahead_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
+            loss += self.future_word_weight * (named * asked).sum()
+            metrics["future_word_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
         return loss / jnp.maximum(total, 1.0), metrics | {
             "loss_weight": total,
             "word_nll": mean(~is_pad & ~is_mark),
@@ -182,9 +183,9 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         delay_min=config.delay.min,
         delay_max=config.delay.max,
         pad_weight=config.loss.pad_weight,
-        drop_anchor_tail=config.loss.drop_anchor_tail,
-        ahead_weight=config.loss.ahead_weight,
-        ahead_steps=model.clock.steps_in(config.loss.ahead_s),
+        nested_dropout=config.loss.nested_dropout,
+        future_word_weight=config.loss.future_word_weight,
+        future_word_horizon_steps=model.clock.steps_in(config.loss.future_word_horizon_s),
         tokenizer_trained=not flops.never_trained(config.train, "tokenizer/projector/kernel"),
         loss_chunk=config.loss.get("chunk", 0),
     )

@@ -16,7 +16,7 @@ from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree
 
 HOW = ("greedy", "sample", "beam")
 Write = Callable[[PyTree, Array], tuple[PyTree, Array]]
-PickRows = Callable[[PyTree, Array], PyTree]
+GatherCache = Callable[[PyTree, Array], PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Written(NamedTuple):
 def decode(
     decoding: Decoding,
     write: Write,
-    pick_rows: PickRows,
+    gather_cache: GatherCache,
     memory: PyTree,
     logits: Float[Array, "B V"],
     *,
@@ -83,7 +83,7 @@ def decode(
     Args:
       decoding: how.
       write: reads a token of every row and gives the logits of the next.
-      pick_rows: `(memory, rows int32 [N]) -> memory` of these rows, which may repeat; for "beam".
+      gather_cache: `(memory, rows int32 [N]) -> memory` of these rows, which may repeat; for "beam".
       memory: what `write` goes on from.
       logits: of the first token.
       allowed: ids that a caption may hold; the end mark may always come.
@@ -94,7 +94,7 @@ def decode(
     may = jnp.asarray(allowed).at[end_id].set(True)
     log_probs = lambda raw: jax.nn.log_softmax(jnp.where(may, raw.astype(jnp.float32), -jnp.inf))
     if decoding.how == "beam":
-        return _beam(decoding, write, pick_rows, memory, logits, log_probs, end_id, length)
+        return _beam(decoding, write, gather_cache, memory, logits, log_probs, end_id, length)
     if decoding.how == "greedy":
         choose = lambda scores, step: scores.argmax(axis=-1)
     else:
@@ -163,7 +163,7 @@ def _one_by_one(
 def _beam(
     decoding: Decoding,
     write: Write,
-    pick_rows: PickRows,
+    gather_cache: GatherCache,
     memory: PyTree,
     logits: Array,
     log_probs: Callable,
@@ -199,14 +199,14 @@ def _beam(
 
     def go_on(carry: tuple[_Row, Array]) -> tuple[_Row, Array]:
         row, parents = carry
-        memory, logits = write(pick_rows(row.memory, parents), row.ids[:, :, row.step - 1].reshape(-1))
+        memory, logits = write(gather_cache(row.memory, parents), row.ids[:, :, row.step - 1].reshape(-1))
         return add(row._replace(memory=memory), log_probs(logits))
 
     each = jnp.repeat(jnp.arange(batch), width)
     first = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)  # all are the same: one of them counts
     start = _Row(
         jnp.zeros((), jnp.int32),
-        pick_rows(memory, each),
+        gather_cache(memory, each),
         jnp.full((batch, width, length), end_id, jnp.int32),
         jnp.zeros((batch, width), jnp.int32),
         jnp.broadcast_to(first, (batch, width)).astype(jnp.float32),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.pairs import end_of_text
-from mmduplex_jax.models.language import pick_rows
+from mmduplex_jax.models.language import gather_cache
 from mmduplex_jax.stages.vlm.caption_decoding import HOW, Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.weights.trained import Trained
@@ -105,7 +105,7 @@ class Captioner:
             return decode(
                 decoding,
                 lambda memory, token: model.apply({"params": params}, memory, token, method="write"),
-                lambda memory, rows: pick_rows(task.config.language, memory, rows),
+                lambda memory, rows: gather_cache(task.config.language, memory, rows),
                 memory,
                 logits,
                 allowed=allowed,

@@ -17,7 +17,7 @@ from mmduplex_jax.layers.encoder import ACTIVATIONS
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.layers.vocabulary import token_loss_of
-from mmduplex_jax.models.language import LanguageConfig, LanguageModel, Memory
+from mmduplex_jax.models.language import KVCache, LanguageConfig, LanguageModel
 from mmduplex_jax.stages import flops
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -120,7 +120,7 @@ class VlmModel(LanguageModel):
         """float32 logits of every token of the captions: the first is told by the frames alone."""
         return self.logits(self._before(clips, ids))
 
-    def told(
+    def token_nll(
         self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"], chunk: int = 0
     ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
         """Each token's surprise in nats and whether it was the likeliest, `chunk` of them at a time (0: all)."""
@@ -138,7 +138,7 @@ class VlmModel(LanguageModel):
         assert embedding is not None  # VlmConfig refuses towers without a pool
         return self.projector(embedding.reshape(*clips.shape[:2], -1))
 
-    def begin(self, clips: Float[Array, "B T H W 3"], length: int) -> tuple[Memory, Float[Array, "B V"]]:
+    def begin(self, clips: Float[Array, "B T H W 3"], length: int) -> tuple[KVCache, Float[Array, "B V"]]:
         """Looks at clips and is ready to write at most `length` tokens about each.
 
         Returns:
@@ -149,7 +149,7 @@ class VlmModel(LanguageModel):
         memory, hidden = self.extend(self.memory(len(seen), seen.shape[1] + length - 1), seen)
         return memory, self.logits(hidden[:, -1:])[:, 0]
 
-    def write(self, memory: Memory, token: Int32[Array, "B"]) -> tuple[Memory, Float[Array, "B V"]]:
+    def write(self, memory: KVCache, token: Int32[Array, "B"]) -> tuple[KVCache, Float[Array, "B V"]]:
         """Reads one more token of every caption; float32 logits of the next."""
         memory, hidden = self.step(memory, token)
         return memory, self.logits(hidden[:, None])[:, 0]
@@ -203,12 +203,12 @@ class VlmTask:
         del rng  # nothing is drawn
         ids, id_valid = batch["ids"], batch["id_valid"]
         inputs = (self.normalised(batch["frames"]), ids, self.loss_chunk)
-        nll, told = self.model.apply({"params": params}, *inputs, method="told")
+        nll, correct = self.model.apply({"params": params}, *inputs, method="token_nll")
         total = id_valid.sum().astype(jnp.float32)
         mean = lambda values: jnp.where(id_valid, values, 0.0).sum() / jnp.maximum(total, 1.0)
         return mean(nll), {
             "loss_weight": total,
-            "told": mean(told),
+            "accuracy": mean(correct),
             "captions": id_valid.any(axis=1).sum().astype(jnp.float32),
             "tokens": self.config.prefix * len(ids) + total,
         }

@@ -1,7 +1,7 @@
 """What the tokenizer decides to look at: motion, peaks and budget joined, a tick at a time or over a clip.
 
 Nothing here is learned and everything is an integer, so that both forms agree exactly. The baselines' fixed schedules
-give the same `Sight`, hence share everything after it.
+give the same `TokenPlan`, hence share everything after it.
 """
 
 import functools
@@ -18,7 +18,7 @@ HISTORY = 3  # ticks of motion that a flow token is told of
 _CHANNELS = 3  # saliency, and the vector's two components
 
 
-class Sight(NamedTuple):
+class TokenPlan(NamedTuple):
     """A tick's decisions and the motion they rest on.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sight(NamedTuple):
     camera: Int32[Array, "2"]
 
 
-class SightState(NamedTuple):
+class TokenPlanState(NamedTuple):
     """What a stream remembers of the ticks before.
 
     Attributes:
@@ -54,10 +54,10 @@ class SightState(NamedTuple):
     tick: Int32[Array, ""]
 
 
-def initial(config: TokenizerConfig) -> SightState:
+def initial(config: TokenizerConfig) -> TokenPlanState:
     """A stream's memory before its first frame."""
     side, grid = config.motion.plane_px, config.motion.grid
-    return SightState(
+    return TokenPlanState(
         jnp.zeros((side, side, 3), jnp.int32),
         jnp.zeros((HISTORY - 1, grid, grid, _CHANNELS), jnp.int32),
         budget.initial(config),
@@ -72,7 +72,7 @@ def _map(found: motion.Motion) -> Int32[Array, "Y X 3"]:
 def _look(found: motion.Motion, plane, maps, config: TokenizerConfig):
     """Peaks of a tick, given the maps of this tick and those before (`maps [HISTORY, Y, X, 3]`, newest first)."""
     if config.kind == "bflow":
-        glow = peaks.spread(maps[1, ..., 0]) * config.budget.afterglow // 16
+        glow = peaks.spread(maps[1, ..., 0]) * config.budget.saliency_decay // 16
         best = peaks.find(jnp.maximum(found.saliency, glow), plane, config)
         moving = (best.level >= config.budget.flow_threshold).sum(dtype=jnp.int32)
         cell, centre = best.cell, best.centre_px
@@ -83,31 +83,31 @@ def _look(found: motion.Motion, plane, maps, config: TokenizerConfig):
     return moving, cell, centre, history
 
 
-def _decide(state: budget.BudgetState, tick, uncovered, moving, config: TokenizerConfig, cap=None):
+def _decide(state: budget.BudgetState, tick, disoccluded, moving, config: TokenizerConfig, cap=None):
     if config.kind == "bflow":
-        return budget.spend(state, uncovered, moving, config, cap)
+        return budget.spend(state, disoccluded, moving, config, cap)
     return state, baselines.schedule(tick, config)
 
 
-def observe(
-    state: SightState, frame: UInt8[Array, "H W 3"], config: TokenizerConfig, cap: Int32[Array, ""] | None = None
-) -> tuple[SightState, Sight]:
+def plan_tick(
+    state: TokenPlanState, frame: UInt8[Array, "H W 3"], config: TokenizerConfig, cap: Int32[Array, ""] | None = None
+) -> tuple[TokenPlanState, TokenPlan]:
     """One tick of one stream."""
     plane = motion.plane(frame, config.motion)
     before = jnp.where(state.tick == 0, plane, state.plane)  # nothing has moved in a stream's first frame
     found = motion.match(before, plane, config.motion)
     maps = jnp.concatenate([_map(found)[None], state.maps])
     moving, cell, centre, history = _look(found, plane, maps, config)
-    spent, spending = _decide(state.budget, state.tick, found.uncovered, moving, config, cap)
+    spent, spending = _decide(state.budget, state.tick, found.disoccluded, moving, config, cap)
     flow = jnp.arange(config.flow_slots) < spending.flow
-    sight = Sight(spending.anchor, flow, cell, centre, history, found.camera)
+    plan = TokenPlan(spending.anchor, flow, cell, centre, history, found.camera)
     # Saturates instead of wrapping: schedules count modulo small numbers, so it restarts at a multiple of them all.
     tick = jnp.where(state.tick >= baselines.PERIOD, state.tick + 1 - baselines.PERIOD, state.tick + 1)
-    return SightState(plane, maps[: HISTORY - 1], spent, tick), sight
+    return TokenPlanState(plane, maps[: HISTORY - 1], spent, tick), plan
 
 
-def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Sight:
-    """All ticks of a clip; equal to the scan of `observe`, with everything but the budget computed in parallel."""
+def plan_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> TokenPlan:
+    """All ticks of a clip; equal to the scan of `plan_tick`, with everything but the budget computed in parallel."""
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
     before = jnp.concatenate([planes[:1], planes[:-1]])
     found = jax.vmap(lambda a, b: motion.match(a, b, config.motion))(before, planes)
@@ -117,13 +117,13 @@ def observe_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Si
     moving, cell, centre, history = jax.vmap(functools.partial(_look, config=config))(found, planes, histories)
 
     def scan(state, seen):
-        tick, uncovered, moving = seen
-        return _decide(state, tick, uncovered, moving, config)
+        tick, disoccluded, moving = seen
+        return _decide(state, tick, disoccluded, moving, config)
 
     ticks = jnp.arange(len(frames), dtype=jnp.int32)
-    spending = jax.lax.scan(scan, budget.initial(config), (ticks, found.uncovered, moving))[1]
+    spending = jax.lax.scan(scan, budget.initial(config), (ticks, found.disoccluded, moving))[1]
     flow = jnp.arange(config.flow_slots) < spending.flow[:, None]
-    return Sight(spending.anchor, flow, cell, centre, history, found.camera)
+    return TokenPlan(spending.anchor, flow, cell, centre, history, found.camera)
 
 
 def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:
