@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
+from absl import flags
 
 from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.manifest import ShardError
@@ -115,6 +116,8 @@ class LoaderIterator(grain.DatasetIterator):
                 raise StopIteration
             rest = self._batches[self.next_batch :].to_iter_dataset(self._read_options)
             if self._worker_processes:
+                if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags
+                    flags.FLAGS.mark_as_parsed()
                 options = grain.MultiprocessingOptions(num_workers=self._worker_processes)
                 rest = rest.mp_prefetch(options, worker_init_fn=_start_worker)
             self._running = iter(rest)

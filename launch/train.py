@@ -15,6 +15,7 @@ Exit codes:
   130  Ctrl-C: saved
 """
 
+import argparse
 import hashlib
 import math
 import sys
@@ -23,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import logging
 
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
 from mmduplex_jax.sharding import ShardingError
+from mmduplex_jax.stages.config_file import add_config_flag, parse_args
 from mmduplex_jax.stages.registry import build_task, load_tokenizer, pair_format
 from mmduplex_jax.train.checkpoint import CheckpointMismatch
 from mmduplex_jax.train.distributed import EXIT_MISFIT, Job, JoinError, take_part, voices
@@ -132,18 +133,36 @@ def data_fingerprint(dirs: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def main(argv: list[str]) -> int:
-    """Reads the flags, trains, and turns what was foreseen into an exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; configs are changed with --config.a.b=value")
-    # Orbax tells of every file at INFO.
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    f = flags.FLAGS
-    if not (f.distributed or f.coordinator or f.num_processes != -1 or f.process_id != -1):
-        return _coded(lambda: train(f.config, f.workdir))
-    job = lambda: Job(f.coordinator, f.num_processes, f.process_id, f.join_timeout_s, f.peer_timeout_s)
-    run = lambda: _coded(lambda: train(f.config, f.workdir, *voices(say)))
+def parser() -> argparse.ArgumentParser:
+    """The flags, with a help that teaches."""
+    flags = argparse.ArgumentParser(
+        prog="python -m launch.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_flag(flags)
+    add = flags.add_argument
+    add(
+        "--workdir",
+        metavar="DIR",
+        required=True,
+        help="of the run: checkpoints/, metrics.jsonl, tensorboard/, config.json",
+    )
+    add("--distributed", action="store_true", help="one of several processes, as SLURM, Open MPI or Cloud TPU name it")
+    add("--coordinator", metavar="HOST:PORT", default="", help="of process 0, where nobody names it; with the next two")
+    add("--num_processes", type=int, default=-1, metavar="N", help="how many processes there are")
+    add("--process_id", type=int, default=-1, metavar="I", help="which of them this is, from 0")
+    add("--join_timeout_s", type=int, default=300, help="how long to wait for all of them (default: %(default)s)")
+    add("--peer_timeout_s", type=int, default=100, help="a process silent for so long is lost (default: %(default)s)")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the flags, trains, and turns expected errors into an exit code."""
+    args = parse_args(parser(), argv)
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every file at INFO
+    if not (args.distributed or args.coordinator or args.num_processes != -1 or args.process_id != -1):
+        return _coded(lambda: train(args.config, args.workdir))
+    job = lambda: Job(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s, args.peer_timeout_s)
+    run = lambda: _coded(lambda: train(args.config, args.workdir, *voices(say)))
     return _coded(lambda: take_part(job(), run))
 
 
@@ -159,21 +178,5 @@ def _coded(run: Callable[[], int]) -> int:
         return EXIT_MISFIT
 
 
-def define_flags() -> None:
-    """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
-    config_flags.DEFINE_config_file("config", None, "a file in configs/; change fields with --config.a.b=value")
-    flags.DEFINE_string("workdir", None, "folder of the run: checkpoints/, metrics.jsonl, tensorboard/, config.json")
-    flags.DEFINE_bool(
-        "distributed", False, "one of several processes of a run, as SLURM, Open MPI or Cloud TPU tell it"
-    )
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where nobody tells; with the next two")
-    flags.DEFINE_integer("num_processes", -1, "how many processes there are")
-    flags.DEFINE_integer("process_id", -1, "which of them this is, from 0")
-    flags.DEFINE_integer("join_timeout_s", 300, "how long to wait until all processes are there")
-    flags.DEFINE_integer("peer_timeout_s", 100, "after how long without a sign a process is taken for lost")
-    flags.mark_flags_as_required(["config", "workdir"])
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    sys.exit(main())

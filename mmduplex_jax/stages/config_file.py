@@ -1,9 +1,32 @@
-"""A config from its file, for commands that take it otherwise than by `ml_collections`' flags."""
+"""Configs on the command line of every command: `--config=FILE.py` and `--config.a.b=VALUE`, beside argparse's flags.
 
+    flags = argparse.ArgumentParser(prog="python -m launch.NAME", description=__doc__, ...)
+    add_config_flag(flags)                     # or required=False
+    add_json_flag(flags)
+    args = parse_args(flags, argv)             # args.config: resolved and locked; args.config_file: as typed
+    ...
+    write_json(args.json, report)
+
+Whatever does not fit ends the command with exit code 2 and one line that names what would.
+"""
+
+import argparse
+import ast
+import difflib
+import functools
 import importlib.util
+import json
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
+
+CONFIG_HELP = "a file in configs/ (or elsewhere); change its fields with --config.a.b=VALUE"
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def load_config(name: str | Path) -> ConfigDict:
@@ -11,17 +34,178 @@ def load_config(name: str | Path) -> ConfigDict:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no config.
+      ValueError: it is no config, or it raises an error: named with its line.
     """
     file, colon, argument = str(name).partition(":")
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no such config file")
+        raise FileNotFoundError(f"{name}: there is no such config file{_similar_files(path)}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{name}: a Python file with get_config() is expected")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{name}: has no get_config()")
-    return module.get_config(argument) if colon else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"{name}: has no get_config()")
+        return module.get_config(argument) if colon else module.get_config()
+    except ValueError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        hint = ": run the command from the checkout's root" if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(f"{where}: {type(error).__name__}: {error}{hint}") from error
+
+
+def _similar_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = sorted(other.name for other in folder.glob("*.py") if other.stem != "__init__")
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {folder / close[0]}?"
+    return f"; {folder} has {', '.join(names)}" if names else ""
+
+
+def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True, help: str = CONFIG_HELP) -> None:
+    """Adds `--config=FILE.py`; `parse_args` reads it, with the `--config.a.b=VALUE` behind it."""
+    parser.add_argument("--config", metavar="FILE.py", required=required, help=help)
+
+
+def add_json_flag(parser: argparse.ArgumentParser, help: str = "write every number here as JSON") -> None:
+    """Adds `--json=FILE`, `-` for standard output; `parse_args` checks it and `write_json` writes it."""
+    parser.add_argument("--json", metavar="FILE", help=f"{help}; - for standard output, instead of lines to read")
+
+
+def write_json(target: str | None, report: Any) -> None:
+    """Writes a report where `--json` asks for it, if it does."""
+    if target is None:
+        return
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, short: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """Parses a command line, the fields of its config among it. What does not fit exits with code 2 and one line.
+
+    Args:
+      parser: with `add_config_flag` where the command takes a config, `add_json_flag` where it writes JSON.
+      argv: without the program's name; `sys.argv` where it is not given.
+      short: further beginnings of fields: `{"mesh": "mesh"}` reads `--mesh.fsdp=8` as `--config.mesh.fsdp=8`.
+
+    Returns:
+      The flags; `config` is a locked ConfigDict (None where it is not given), `config_file` what was typed for it.
+    """
+    rest = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(rest):
+        parser.parse_args(["--help"])
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config")
+    file = before.parse_known_args(rest)[0].config
+    prefixes = {"config": ""} | {name: f"{field}." for name, field in (short or {}).items()}
+    override_flag = re.compile(rf"--?(no)?({'|'.join(prefixes)})\.([^=]+)(?:=(.*))?", re.DOTALL)
+    config, flags = None, []
+    try:
+        config = load_config(file) if file else None
+        while rest:
+            argument = rest.pop(0)
+            match = override_flag.fullmatch(argument)
+            if not match:
+                flags.append(argument)
+                continue
+            if config is None:
+                raise ValueError(f"{argument} changes a field of a config: pass --config=FILE.py too")
+            negated, head, name, text = match.groups()
+            field = prefixes[head] + name
+            if text is None and _type_of(config, field) is bool:
+                text = "false" if negated else "true"
+            elif text is None:
+                if not rest:
+                    raise ValueError(f"{argument} needs a value: {argument}=VALUE")
+                text = rest.pop(0)
+            override(config, field, text)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    args = parser.parse_args(flags)
+    args.config_file = file or ""
+    if config is not None:
+        args.config = config.lock()
+    if getattr(args, "json", None) not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
+        parser.error(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
+    return args
+
+
+def override(config: ConfigDict, field: str, text: str) -> None:
+    """Sets a field, `a.b`, from its text on a command line, by the type of the value that it has.
+
+    Raises:
+      ValueError: there is no such field (the nearest is named), or the text is no value of its type.
+    """
+    kind = _type_of(config, field)
+    *parents, leaf = field.split(".")
+    parent = functools.reduce(lambda node, name: node[name], parents, config)
+    try:
+        parent[leaf] = _value(text, kind)
+    except (SyntaxError, TypeError, ValueError) as error:
+        now = parent[leaf].to_dict() if isinstance(parent[leaf], ConfigDict) else parent[leaf]
+        expected = _KINDS.get(kind, kind.__name__)
+        raise ValueError(f"--config.{field}={text}: {expected} is expected, such as {now!r}") from error
+
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple", ConfigDict: "a dict"}
+
+
+def _value(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError(text)
+        return text.lower() in _TRUE
+    if kind in (int, float, str):
+        return kind(text)
+    if kind is tuple:
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    value = ast.literal_eval(text)
+    if not issubclass(kind, ConfigDict):
+        return value
+    if not isinstance(value, dict):
+        raise TypeError(text)
+    return ConfigDict(value)
+
+
+def _type_of(config: ConfigDict, field: str) -> type:
+    node: Any = config
+    *parents, leaf = field.split(".")
+    for name in parents:
+        node = node[name] if isinstance(node, ConfigDict) and name in node else None
+    if not isinstance(node, ConfigDict) or leaf not in node:
+        raise ValueError(f"--config.{field}: there is no such field{_similar_fields(config, field)}")
+    return node.get_type(leaf)
+
+
+def _similar_fields(config: ConfigDict, field: str) -> str:
+    names = list(_fields(config))
+    leaf = field.rpartition(".")[2]
+    same = [name for name in names if name.rpartition(".")[2] == leaf]
+    close = same[:3] or difflib.get_close_matches(field, names, n=1, cutoff=0.6)
+    close = close or [name for name in names if difflib.get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.7)]
+    if close:
+        return "; did you mean " + " or ".join(f"--config.{name}" for name in close[:3]) + "?"
+    return f"; at the top there are {', '.join(sorted(config))}"
+
+
+def _fields(node: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name in node:
+        value = node[name]
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from _fields(value, f"{prefix}{name}.")

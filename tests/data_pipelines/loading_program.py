@@ -8,8 +8,6 @@ import itertools
 import json
 import sys
 
-from absl import flags
-
 from data_pipelines.loader import make_loader
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.conftest import WORDS
@@ -25,7 +23,6 @@ def digests(batch) -> list[str]:
 
 
 def main() -> None:
-    flags.FLAGS.mark_as_parsed()  # what absl.app.run does in a program
     arguments = json.loads(sys.argv[1])
     count = arguments.pop("count", None)
     loader = make_loader(arguments.pop("dirs"), TextTokenizer.word_level(WORDS), **arguments)

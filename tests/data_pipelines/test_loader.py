@@ -77,9 +77,6 @@ def test_threads_do_not_matter(shards, tokenizer):
 
 
 def test_worker_processes_do_not_matter(shards, tokenizer):
-    from absl import flags
-
-    flags.FLAGS.mark_as_parsed()  # what absl.app.run does in a program
     arguments = {"batch_size": 4, "seed": 1, "flip": True}
     alone = take(make_loader(shards, tokenizer, **arguments), 6)
     workers = make_loader(shards, tokenizer, worker_processes=2, **arguments)

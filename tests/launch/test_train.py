@@ -119,7 +119,7 @@ def test_weights_that_make_no_mixture_are_refused(text):
     ("flag", "code", "said"),
     [
         ("--config.data.dirs=nowhere", EXIT_MISFIT, "error: nowhere"),
-        ("--config.train.stepz=3", 1, "stepz"),
+        ("--config.train.stepz=3", EXIT_MISFIT, "did you mean --config.train.steps?"),
         ("--process_id=1", EXIT_MISFIT, "belong together"),
     ],
 )

@@ -157,9 +157,6 @@ class Clips:
 @pytest.mark.parametrize("worker_processes", [0, 2])
 def test_a_damaged_shard(tmp_path, worker_processes):
     """All the way: bytes on disk change, the loader marks the record, the run names it and goes on."""
-    from absl import flags
-
-    flags.FLAGS.mark_as_parsed()  # what absl.app.run does in a program
     shards = tmp_path / "shards"
     write_shards(Clips(), shards, config={}, units_per_shard=20, image=ImageFormat("png"))
     bad = shards / "shard-00000-of-00004.arrayrecord"
