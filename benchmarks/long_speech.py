@@ -31,9 +31,10 @@ from data_pipelines.schema import Event
 from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Speaker, trained_speaker
 from mmduplex_jax.evals.long_streams import TimedText, count, report
-from mmduplex_jax.evals.speech import phrases_in, spoken_words
+from mmduplex_jax.evals.speech import phrases_in
 from mmduplex_jax.streaming.rows import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
+from mmduplex_jax.word_decoder import decode_words
 
 # Clips that no training has seen have seeds of their own.
 _SEED = 7001
@@ -121,10 +122,7 @@ def long_speech(speaker: Speaker, streams: Sequence[Stream], window_s: float, ar
     windows = round(clock.tick_time_s(len(streams[0].frames)) / window_s)
     counts = []
     for row, stream in zip(slots, streams, strict=True):
-        said = [
-            TimedText(word.text, max(0.0, clock.step_time_s(word.onset_step - delay)))
-            for word in spoken_words(row, speaker.tokenizer)
-        ]
+        said = [TimedText(word.text, word.t_video_s) for word in decode_words(row, speaker.tokenizer, clock, delay)]
         phrases = phrases_in(row, speaker.tokenizer, clock, split_phrases)
         counts.append(count(said, stream.words, stream.events, phrases, window_s, windows))
     return report(np.stack(counts), window_s)

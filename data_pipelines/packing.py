@@ -1,4 +1,4 @@
-"""Timed words to text slots and back, losslessly.
+"""Timed words to text slots, losslessly: `mmduplex_jax.word_decoder` is the way back.
 
 A word takes one slot for the WORD mark and one for each of its tokens, in a row, from the step of its start or from the
 first free step, whichever is later: words that come faster than the clock queue, and the lag of each is reported.
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.text_tokenizer import TextTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +39,6 @@ class PackedText:
     slots: np.ndarray
     lag_steps: np.ndarray
     pending: list[PendingWord]
-
-
-@dataclasses.dataclass(frozen=True)
-class PlacedWord:
-    """A word found in slots.
-
-    Attributes:
-      token_ids: its tokens (empty if the slots end after its mark, or if a model marked a word and said none).
-      step: the step of its WORD mark, or of its first token here if the mark lies before these slots.
-      text: the tokens as text.
-      continued: whether its WORD mark lies before these slots.
-    """
-
-    token_ids: tuple[int, ...]
-    step: int
-    text: str
-    continued: bool = False
 
 
 def pack_words(
@@ -119,35 +101,3 @@ def pack_words(
         step = clock.step_at(float(start_s))
         lag_steps[number] = place((word_id, *(int(token) for token in token_ids)), step) - step
     return PackedText(slots, lag_steps, pending)
-
-
-def unpack_slots(
-    slots: Sequence[int] | np.ndarray, tokenizer: TextTokenizer, *, first_step: int = 0
-) -> list[PlacedWord]:
-    """The words in slots, the inverse of `pack_words`; also of what a model said.
-
-    Tokens up to the next WORD mark belong to a word. PAD and START say nothing; within a word, as only a model puts
-    them, they do not end it.
-
-    Args:
-      slots: ids, one a step.
-      tokenizer: knows the marks and spells the tokens.
-      first_step: the step of `slots[0]`.
-
-    Raises:
-      ValueError: an id lies outside the vocabulary.
-    """
-    found: list[tuple[list[int], int, bool]] = []
-    for step, token in enumerate(np.asarray(slots).tolist(), first_step):
-        if not 0 <= token < tokenizer.vocab_size:
-            raise ValueError(f"id {token} at step {step} lies outside the vocabulary of {tokenizer.vocab_size}")
-        if token == tokenizer.word_id:
-            found.append(([], step, False))
-        elif token not in (tokenizer.pad_id, tokenizer.start_id):
-            if not found:
-                found.append(([], step, True))
-            found[-1][0].append(token)
-    return [
-        PlacedWord(tuple(token_ids), step, tokenizer.decode_word(token_ids), continued)
-        for token_ids, step, continued in found
-    ]

@@ -42,11 +42,12 @@ from data_pipelines.source_info import VideoError, VideoInfo
 from launch.remote_session import RemoteSpeaker, remote_speaker
 from launch.server_token import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
-from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile, TimedWord
+from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime
 from mmduplex_jax.streaming.session import SpentTokens
 from mmduplex_jax.streaming.statistics import Statistics
+from mmduplex_jax.word_decoder import TimedWord
 
 _WORDS_A_LINE = 12
 _INTERRUPTED = 130

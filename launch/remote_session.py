@@ -15,9 +15,9 @@ import numpy as np
 from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
-from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
 from mmduplex_jax.streaming.session import TickResult
+from mmduplex_jax.word_decoder import TimedWord
 
 Result = TypeVar("Result")
 # A server that says nothing for so long is stuck.

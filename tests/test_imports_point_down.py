@@ -19,6 +19,7 @@ MAX_LINES = 700
 # Each part may import itself and what is named here. A part that is not named here may not exist: an architecture has
 # a place for everything, so a new one is added to this table and to docs/design.md together.
 BASE = {"mmduplex_jax.typing", "mmduplex_jax.clock", "mmduplex_jax.sharding", "mmduplex_jax.text_tokenizer"}
+BASE |= {"mmduplex_jax.word_decoder"}
 DATA = {"data_pipelines"}
 MODEL = BASE | {"mmduplex_jax.layers", "mmduplex_jax.tokenizer", "mmduplex_jax.towers", "mmduplex_jax.models"}
 # What the machine can do and what a program costs, read off its trace: nothing of ours below it.
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "mmduplex_jax.typing": set(),
     "mmduplex_jax.clock": set(),
     "mmduplex_jax.text_tokenizer": set(),
+    "mmduplex_jax.word_decoder": {"mmduplex_jax.clock", "mmduplex_jax.text_tokenizer"},
     "mmduplex_jax.sharding": {"mmduplex_jax.typing"},
     "mmduplex_jax.layers": BASE,
     "mmduplex_jax.towers": BASE | {"mmduplex_jax.layers"},

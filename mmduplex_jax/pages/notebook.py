@@ -29,13 +29,13 @@ from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding
 from mmduplex_jax.stages.vlm.captioner import Captioner
 from mmduplex_jax.stages.vlm.task import VlmTask
-from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.rows import SpentTokens
 from mmduplex_jax.streaming.runtime import Runtime
 from mmduplex_jax.streaming.session import Session
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.weights.trained import Trained, load_trained
+from mmduplex_jax.word_decoder import TimedWord
 
 __all__ = ["Model", "collect_videos", "load", "scores", "show", "table", "watch"]
 

@@ -18,7 +18,8 @@ from mmduplex_jax.pages.inspect_style import STYLE
 from mmduplex_jax.pages.notebook_style import SCRIPT
 from mmduplex_jax.pages.notebook_style import STYLE as MORE_STYLE
 from mmduplex_jax.pages.timeline import in_lanes, ruler, tick_bars
-from mmduplex_jax.streaming.captions import PAUSE_S, TimedWord
+from mmduplex_jax.streaming.captions import PAUSE_S
+from mmduplex_jax.word_decoder import TimedWord
 
 _SECOND_PX = 64
 _TOKENS_PX = 72

@@ -9,7 +9,8 @@ from aiohttp import web
 from mmduplex_jax.serving import replies
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.word_log import NumberedWord, WordsGone
-from mmduplex_jax.streaming.captions import PAUSE_S, CueGrouper, TimedWord, vtt_cue
+from mmduplex_jax.streaming.captions import PAUSE_S, CueGrouper, vtt_cue
+from mmduplex_jax.word_decoder import TimedWord
 
 # A reader hears something at least so often, so that what lies between keeps the connection.
 _KEEP_ALIVE_S = 15.0

@@ -1,84 +1,19 @@
-"""From slots to timed words, and from timed words to captions (WebVTT, SRT) and back."""
+"""From timed words to captions (WebVTT, SRT) and back."""
 
 import dataclasses
 import html
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.word_decoder import TimedWord
 
 # A silence this long ends a phrase: a new line on the terminal, a new caption.
 PAUSE_S = 1.0
 _LINE_CHARACTERS_MAX = 42
-# Of a word: a bound for models that never stop it. Byte by byte, a long word takes this many.
-_TOKENS_MAX = 32
 _TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
 _WORD_TIME = re.compile(r"<((?:\d+:)?\d{2}:\d{2}\.\d{3})>")
-
-
-class TimedWord(NamedTuple):
-    """A word that was said.
-
-    Attributes:
-      text: as written.
-      t_video_s: the time of the picture that it is about: its first slot's, less the delay.
-      t_emit_s: when it was said: the time of its last slot, or of the wall clock where that ran later.
-    """
-
-    text: str
-    t_video_s: float
-    t_emit_s: float
-
-
-class WordAssembler:
-    """Turns the slots of one stream, one at a time, into words.
-
-    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD, or at once where every
-    token is a word. Where a model leaves the mark out, a token that begins with a space begins a word, and no word is
-    longer than any vocabulary spells.
-
-    Attributes:
-      delay_s: how far the words run behind the picture; may change between words.
-    """
-
-    def __init__(self, tokenizer: TextTokenizer, delay_s: float):
-        self._tokenizer, self.delay_s = tokenizer, delay_s
-        self._token_ids: list[int] = []
-        self._shown_s = self._last_s = 0.0
-        self._open = False
-
-    def push(self, slot: int, t_s: float) -> TimedWord | None:
-        """Takes the slot of the step at `t_s`; returns the word that it shows to be whole, if any."""
-        marks = (self._tokenizer.pad_id, self._tokenizer.word_id, self._tokenizer.start_id)
-        if slot not in marks:
-            whole = self.flush() if self._token_ids and not self._continues(slot) else None
-            if not self._open:
-                self._begin(t_s)
-            self._token_ids.append(slot)
-            self._last_s = t_s
-            return self.flush() if self._tokenizer.whole_words else whole
-        if slot == self._tokenizer.word_id:
-            whole = self.flush()
-            self._begin(t_s)
-            return whole
-        # Between its mark and its first token a word may pause; a mark alone says nothing.
-        return self.flush() if self._token_ids else None
-
-    def _begin(self, t_s: float) -> None:
-        self._open, self._shown_s = True, max(0.0, t_s - self.delay_s)
-
-    def _continues(self, slot: int) -> bool:
-        """Whether a token goes on with the word that is open."""
-        token_ids = [*self._token_ids, slot]
-        return len(token_ids) <= _TOKENS_MAX and len(self._tokenizer.decode_word(token_ids).split()) <= 1
-
-    def flush(self) -> TimedWord | None:
-        """The word that is still open, when the stream ends."""
-        token_ids, self._token_ids, self._open = self._token_ids, [], False
-        text = self._tokenizer.decode_word(token_ids) if token_ids else ""
-        return TimedWord(text, self._shown_s, self._last_s) if text else None
 
 
 @dataclasses.dataclass(frozen=True)

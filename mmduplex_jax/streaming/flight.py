@@ -15,11 +15,11 @@ import numpy as np
 from jax.profiler import TraceAnnotation, annotate_function
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.compilations import compilations
 from mmduplex_jax.streaming.place import Place, Stream, WaitingFrame
 from mmduplex_jax.streaming.pool_statistics import PoolCounts
 from mmduplex_jax.streaming.rows import NO_TOKENS, Reading, Rows, SpentTokens, Step
+from mmduplex_jax.word_decoder import TimedWord
 
 _log = logging.getLogger(__name__)
 # What the loop's thread does, by name in a profiler's trace; without one an annotation costs nothing to speak of.

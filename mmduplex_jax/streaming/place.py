@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord, WordAssembler
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool_statistics import PoolCounts
 from mmduplex_jax.streaming.rows import SpentTokens
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 
 # A stream may run this much faster than its clock, so that a camera whose clock is a little fast never falls behind.
 _PACE = 0.9
@@ -61,7 +61,7 @@ class Stream:
     """
 
     def __init__(self, tokenizer: TextTokenizer):
-        self.words, self.steps = WordAssembler(tokenizer, 0.0), 0
+        self.words, self.steps = WordDecoder(tokenizer, 0.0), 0
 
 
 class Place:

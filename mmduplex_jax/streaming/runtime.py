@@ -10,11 +10,11 @@ import numpy as np
 from data_pipelines.decode import Tick
 from data_pipelines.source_info import VideoError
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
 from mmduplex_jax.streaming.rows import SpentTokens
 from mmduplex_jax.streaming.session import TickResult
 from mmduplex_jax.streaming.statistics import Statistics
+from mmduplex_jax.word_decoder import TimedWord
 
 # In real time, how far the model may fall behind before the oldest frames go.
 _LAG_MAX_S = 1.0

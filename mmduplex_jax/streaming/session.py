@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord, WordAssembler
 from mmduplex_jax.streaming.rows import UNCAPPED, Live, Rows, SpentTokens, check_frame
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 
 
 class TickResult(NamedTuple):
@@ -58,7 +58,7 @@ class Session:
     def restart(self) -> None:
         """Begins another stream from nothing; what was being said is forgotten, nothing is compiled again."""
         self._rows.restart()
-        self._words = WordAssembler(self._tokenizer, self._delay_s)
+        self._words = WordDecoder(self._tokenizer, self._delay_s)
 
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
         """Runs the steps of one tick.

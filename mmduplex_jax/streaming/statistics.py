@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord
+from mmduplex_jax.word_decoder import TimedWord
 
 
 class Statistics:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_pipelines.packing import PendingWord, pack_words, unpack_slots
+from data_pipelines.packing import PendingWord, pack_words
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
@@ -63,21 +63,6 @@ def test_the_next_window_goes_on():
     assert second.lag_steps.tolist() == [1]
 
 
-def test_unpack_by_value():
-    words = unpack_slots([5, PAD, WORD, 7, WORD, 8, PAD, 9, WORD], TOKENIZER, first_step=10)
-    assert [(word.token_ids, word.step, word.text, word.continued) for word in words] == [
-        ((5,), 10, "w5", True),
-        ((7,), 12, "w7", False),
-        ((8, 9), 14, "w8 w9", False),
-        ((), 18, "", False),
-    ]
-
-
-def test_unpack_refuses_what_is_no_id():
-    with pytest.raises(ValueError, match="id 53 at step 1"):
-        unpack_slots([0, TOKENIZER.vocab_size], TOKENIZER)
-
-
 @given(speech())
 @example((CLOCKS[0], 0, [([1], 0.0)]))
 def test_nothing_is_dropped_doubled_or_reordered(case):
@@ -120,16 +105,16 @@ def test_later_words_give_later_slots(case, shift):
 
 
 @given(speech())
-def test_unpack_is_the_inverse(case):
+def test_marks_tell_the_words_apart(case):
     clock, num_steps, words = case
     room = num_steps + len(everything(words)) + 1
     packed = pack(words, room, clock)
     assert packed.pending == []
-    found = unpack_slots(packed.slots, TOKENIZER)
-    assert [list(word.token_ids) for word in found] == [token_ids for token_ids, _ in words]
+    marks = np.flatnonzero(packed.slots == WORD)
+    said = [[slot for slot in part.tolist() if slot != PAD] for part in np.split(packed.slots, marks)]
+    assert said == [[], *([WORD, *token_ids] for token_ids, _ in words)]
     begins = [clock.step_at(start_s) + lag for (_, start_s), lag in zip(words, packed.lag_steps)]
-    assert [word.step for word in found] == begins
-    assert not any(word.continued for word in found)
+    assert marks.tolist() == begins
 
 
 @given(speech(), st.lists(st.integers(1, 40), min_size=1, max_size=10))

@@ -14,7 +14,8 @@ import pytest
 
 from launch.commentate import Terminal, main
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import TimedWord, read_captions
+from mmduplex_jax.streaming.captions import read_captions
+from mmduplex_jax.word_decoder import TimedWord
 from tests.data_pipelines.numbered_video import write_numbered, write_tone
 
 KEYS = {

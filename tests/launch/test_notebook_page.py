@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.schema import Event
 from mmduplex_jax.pages.notebook_page import Commentary, Page, Spent, commentary_page
-from mmduplex_jax.streaming.captions import TimedWord
+from mmduplex_jax.word_decoder import TimedWord
 
 EVIL = '"<script>alert(1)</script> & co'
 VOID = {"meta", "img", "rect", "line", "polyline", "br", "track", "link", "input"}

@@ -9,11 +9,11 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.serving.seats import ModelFacts
-from mmduplex_jax.streaming.captions import TimedWord
 from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import PoolFull
 from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
 from mmduplex_jax.streaming.seat import SeatEnded
+from mmduplex_jax.word_decoder import TimedWord
 
 FACTS = ModelFacts("a scripted model", Clock(), 32, 64, delay_min=0, delay_max=4, delay_steps=3)
 TOKENS = SpentTokens(

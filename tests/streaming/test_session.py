@@ -6,9 +6,9 @@ import pytest
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.free_running import make_decoder
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.captions import WordAssembler
 from mmduplex_jax.streaming.session import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.word_decoder import WordDecoder
 from tests import tiny
 from tests.streaming.scripted_stream import FRAME_PX, script, session
 
@@ -24,7 +24,7 @@ def test_ticks_one_by_one_equal_the_clip_at_once():
     stream = Session(live, params, tokenizer, Clock(), frames.shape[2], delay_steps=3, pad_bias=-1.0)
     results = [stream.tick(Clock().tick_time_s(k), frame) for k, frame in enumerate(frames[0])]
 
-    assembler = WordAssembler(tokenizer, 3 * Clock().step_s)
+    assembler = WordDecoder(tokenizer, 3 * Clock().step_s)
     pushed = [assembler.push(int(slot), Clock().step_time_s(step)) for step, slot in enumerate(whole.slots[0])]
     said, want = [w for r in results for w in r.words], [w for w in pushed if w is not None]
     said += stream.finish()

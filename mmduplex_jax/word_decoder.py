@@ -1,0 +1,94 @@
+"""From text slots to timed words: the one decoder of what a model says, for viewers and for scores alike."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.text_tokenizer import TextTokenizer
+
+# Of a word: a bound for models that never stop it. Byte by byte, a long word takes this many.
+_TOKENS_MAX = 32
+
+
+class TimedWord(NamedTuple):
+    """A word that was said.
+
+    Attributes:
+      text: as written.
+      t_video_s: the time of the picture that it is about: its first slot's, less the delay.
+      t_emit_s: when it was said: the time of its last slot, or of the wall clock where that ran later.
+    """
+
+    text: str
+    t_video_s: float
+    t_emit_s: float
+
+
+class WordDecoder:
+    """Turns the slots of one stream, one at a time, into words.
+
+    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD, or at once where every
+    token is a word. Where a model leaves the mark out, a token that begins with a space begins a word, and no word is
+    longer than any vocabulary spells. Marks without a token, as an untrained model utters them, say nothing.
+
+    Attributes:
+      delay_s: how far the words run behind the picture; may change between words.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, delay_s: float):
+        self._tokenizer, self.delay_s = tokenizer, delay_s
+        self._token_ids: list[int] = []
+        self._video_s = self._last_s = 0.0
+        self._open = False
+
+    def push(self, slot: int, t_s: float) -> TimedWord | None:
+        """Takes the slot of the step at `t_s`; returns the word that it shows to be whole, if any.
+
+        Raises:
+          ValueError: the slot lies outside the vocabulary.
+        """
+        marks = (self._tokenizer.pad_id, self._tokenizer.word_id, self._tokenizer.start_id)
+        if slot not in marks:
+            whole = self.flush() if self._token_ids and not self._continues(slot) else None
+            if not self._open:
+                self._begin(t_s)
+            self._token_ids.append(slot)
+            self._last_s = t_s
+            return self.flush() if self._tokenizer.whole_words else whole
+        if slot == self._tokenizer.word_id:
+            whole = self.flush()
+            self._begin(t_s)
+            return whole
+        # Between its mark and its first token a word may pause; a mark alone says nothing.
+        return self.flush() if self._token_ids else None
+
+    def flush(self) -> TimedWord | None:
+        """The word that is still open, when the stream ends."""
+        token_ids, self._token_ids, self._open = self._token_ids, [], False
+        text = self._tokenizer.decode_word(token_ids) if token_ids else ""
+        return TimedWord(text, self._video_s, self._last_s) if text else None
+
+    def _begin(self, t_s: float) -> None:
+        self._open, self._video_s = True, max(0.0, t_s - self.delay_s)
+
+    def _continues(self, slot: int) -> bool:
+        """Whether a token goes on with the word that is open."""
+        token_ids = [*self._token_ids, slot]
+        return len(token_ids) <= _TOKENS_MAX and len(self._tokenizer.decode_word(token_ids).split()) <= 1
+
+
+def decode_words(slots: Iterable[int], tokenizer: TextTokenizer, clock: Clock, delay_steps: int = 0) -> list[TimedWord]:
+    """The words of a whole clip, as a stream that says these slots shows them one by one.
+
+    Args:
+      slots: ids, one a step, from the clip's first step on, on the stream's clock (the delay is in them).
+      tokenizer: of the slots.
+      clock: what a step is in seconds.
+      delay_steps: how far the words run behind the picture.
+
+    Raises:
+      ValueError: a slot lies outside the vocabulary.
+    """
+    decoder = WordDecoder(tokenizer, clock.step_time_s(delay_steps))
+    words = [decoder.push(int(slot), clock.step_time_s(step)) for step, slot in enumerate(slots)]
+    return [word for word in (*words, decoder.flush()) if word is not None]
