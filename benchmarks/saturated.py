@@ -8,8 +8,8 @@ import numpy as np
 from benchmarks.step_times import world_frames
 from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
-from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import StreamPool
+from mmduplex_jax.streaming.slot import StreamOutput
 
 # Different clips of the world; a stream goes through all of them, over and over, each from another one on.
 _CLIPS = 4

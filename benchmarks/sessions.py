@@ -23,9 +23,8 @@ from data_pipelines.world.files import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
-from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import StreamPool
-from mmduplex_jax.streaming.seat import Seat
+from mmduplex_jax.streaming.slot import StreamHandle, StreamOutput
 
 # Different files; streams share them out.
 _FILES = 8
@@ -38,8 +37,8 @@ _FIRST, _RESOLUTION = 8, 0.1
 class _Player:
     """One stream: a file, over and over, in real time."""
 
-    def __init__(self, seat: Seat, file: Path, clock: Clock, frame_px: int, began_s: float):
-        self.seat, self.began_s = seat, began_s
+    def __init__(self, handle: StreamHandle, file: Path, clock: Clock, frame_px: int, began_s: float):
+        self._handle, self.began_s = handle, began_s
         self._file, self._clock, self._frame_px = file, clock, frame_px
         self._ticks = self._open()
         self._number = 0
@@ -55,7 +54,7 @@ class _Player:
         if tick is None:
             self._ticks = self._open()
             tick = next(self._ticks)
-        self.seat.offer(self._clock.tick_time_s(self._number), tick.frame)
+        self._handle.offer(self._clock.tick_time_s(self._number), tick.frame)
         self._number += 1
 
     def _open(self) -> Iterator[Tick]:
@@ -100,8 +99,8 @@ def held(
             if output.step % clock.video_stride == 0 and counts_from_s <= now_s < until_s:
                 lags_s.append(now_s - player_began_s - output.t_video_s)
 
-        seat = pool.join(delay_steps=speaker.delays.usual, on_output=heard)
-        return _Player(seat, files[number % len(files)], clock, speaker.frame_px, player_began_s)
+        handle = pool.join(delay_steps=speaker.delays.usual, on_output=heard)
+        return _Player(handle, files[number % len(files)], clock, speaker.frame_px, player_began_s)
 
     players = [join(number) for number in range(sessions)]
     pool.start()

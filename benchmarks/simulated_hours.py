@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.saturated import Saturated
 from mmduplex_jax.commentator import Speaker
-from mmduplex_jax.streaming.place import StreamOutput
+from mmduplex_jax.streaming.slot import StreamOutput
 
 # How long a fresh stream watches before it is timed, at least; windows are shorter.
 _WARM_S = 60.0

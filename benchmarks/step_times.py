@@ -18,7 +18,7 @@ from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.layers import ring
 from mmduplex_jax.models.dual_stream import LiveState
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.rows import UNCAPPED, Rows
+from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
 
 # Before anything is timed: rings fill, allocators settle.
@@ -46,7 +46,7 @@ def world_frames(speaker: Speaker, clips: int) -> np.ndarray:
 
 def whole_stepper(speaker: Speaker, batch: int) -> Stepper:
     """The model's live step, as a pool dispatches it, every row active: `tick` (with a frame) and `between` (text)."""
-    rows = Rows(speaker.live, speaker.params, speaker.config.frame_px, count=batch, resets=False)
+    rows = StreamBatch(speaker.live, speaker.params, speaker.config.frame_px, count=batch)
     delay_steps = speaker.config.delay.eval
     rows.configure(np.full(batch, delay_steps), np.zeros(batch), np.full(batch, UNCAPPED))
     stride = speaker.clock.video_stride

@@ -5,7 +5,7 @@
 The same frames run through two pools as fast as they can: one waits for every round before it dispatches the next
 (`ahead=0`), one dispatches a round while the last is on the device (`ahead=1`, as everything here runs). Rounds of
 recording alternate. Printed is, for each, the share of the time in which the device had nothing to do, the share of the
-host's own work (dispatching rounds, telling words) that was done while the device worked, and a strip of a few
+host's own work (dispatching rounds, delivering words) that was done while the device worked, and a strip of a few
 milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows both down alike.
 """
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from benchmarks.saturated import Saturated
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
-from mmduplex_jax.streaming.flight import DISPATCH, TELL, WAIT
+from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
 # Before a recording: rings fill, allocators settle.
 _WARM_TICKS = 25
-_NAMES = {DISPATCH: "dispatch", WAIT: "wait", TELL: "tell"}
+_NAMES = {DISPATCH: "dispatch", WAIT: "wait", DELIVER: "deliver"}
 # A program that XLA's CPU runtime runs: from its first operation to its last, on whichever threads.
 _CPU_PROGRAM = "ThunkExecutor::Execute"
 
@@ -38,13 +38,13 @@ class Timeline(NamedTuple):
 
     Attributes:
       device: something ran there.
-      dispatch, wait, tell: what the loop did.
+      dispatch, wait, deliver: what the loop did.
     """
 
     device: Spans
     dispatch: Spans
     wait: Spans
-    tell: Spans
+    deliver: Spans
 
 
 def union(spans: Iterable[tuple[float, float]]) -> Spans:
@@ -107,12 +107,12 @@ def shares(timeline: Timeline) -> dict[str, float]:
 
     Returns:
       `device_idle_share` of the time from the first dispatch to the device's last work; `host_overlap_share`, of
-      dispatching and telling, that was done while the device worked; `host_work_share` and `host_wait_share` of that
+      dispatching and delivering, that was done while the device worked; `host_work_share` and `host_wait_share` of that
       time; `length_ms`.
     """
     start, end = timeline.dispatch[0][0], timeline.device[-1][1]
     device = common(timeline.device, [(start, end)])
-    host = union([*timeline.dispatch, *timeline.tell])
+    host = union([*timeline.dispatch, *timeline.deliver])
     whole = end - start
     return {
         "device_idle_share": round(1 - length(device) / whole, 4),
@@ -136,7 +136,7 @@ def strip(timeline: Timeline, start: float, end: float, columns: int = 100) -> s
             line += mark if most > (cell[1] - cell[0]) / 2 else " "
         return line
 
-    host = painted([("D", timeline.dispatch), (".", timeline.wait), ("t", timeline.tell)])
+    host = painted([("D", timeline.dispatch), (".", timeline.wait), ("t", timeline.deliver)])
     return f"host   |{host}|\ndevice |{painted([('#', timeline.device)])}|"
 
 

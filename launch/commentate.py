@@ -43,10 +43,10 @@ from launch.remote_session import RemoteSpeaker, remote_speaker
 from launch.server_token import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile
+from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime
-from mmduplex_jax.streaming.session import SpentTokens
-from mmduplex_jax.streaming.statistics import Statistics
+from mmduplex_jax.streaming.statistics import RunStatistics
 from mmduplex_jax.word_decoder import TimedWord
 
 _WORDS_A_LINE = 12
@@ -168,7 +168,7 @@ def commentate(args: argparse.Namespace) -> int:
             args.source, speaker.clock, speaker.frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
         )
     except VideoError as error:
-        nothing = Statistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
+        nothing = RunStatistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
         _write_report(args.json, report_of(speaker, {"source": args.source, **nothing, "notes": []}, error))
         raise
     with reader:

@@ -15,8 +15,8 @@ import numpy as np
 from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
-from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
-from mmduplex_jax.streaming.session import TickResult
+from mmduplex_jax.streaming.pool import TickResult
+from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def remote_speaker(url: str, token: str | None, *, realtime: bool) -> RemoteSpea
 
 
 class RemoteSession:
-    """`streaming.session.Session`'s methods, carried out by a server.
+    """`streaming.pool.Session`'s methods, carried out by a server.
 
     In real time a tick is sent and whatever has come is taken; else each tick waits for its answer. Pictures go without
     loss, so that the words are those that a session here would say.

@@ -29,10 +29,10 @@ from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding
 from mmduplex_jax.stages.vlm.captioner import Captioner
 from mmduplex_jax.stages.vlm.task import VlmTask
+from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
-from mmduplex_jax.streaming.rows import SpentTokens
 from mmduplex_jax.streaming.runtime import Runtime
-from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.weights.trained import Trained, load_trained
 from mmduplex_jax.word_decoder import TimedWord
@@ -191,7 +191,6 @@ class _Counter:
 
 def _watch_one(speaker: Speaker, session: Session, video: Video, folder: Path, max_s: float, fit: str) -> Commentary:
     film, captions = folder / f"{video.name}.mp4", folder / f"{video.name}.vtt"
-    session.restart()
     with VideoReader(video.source, speaker.clock, session.frame_px, fit, picture_px=PICTURE_PX) as reader:
         print(f"{video.name}: {describe(reader.info)}", flush=True)
         renderer = Renderer(

@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.place import StreamOutput
+from mmduplex_jax.streaming.slot import StreamOutput
 
 
 class Seat(Protocol):
-    """One stream's place in the pool (see `streaming.seat.Seat`). Nothing here waits for the model."""
+    """One stream's place in the pool (see `streaming.slot.StreamHandle`). Nothing here waits for the model."""
 
     def offer(self, t_s: float, frame: np.ndarray) -> None:
         """A tick's frame; BufferError where the seat is not live and too many wait."""
@@ -24,7 +24,7 @@ class Seat(Protocol):
 
 
 class Statistics(Protocol):
-    """The numbers of a pool (see `streaming.pool_statistics.PoolStatistics`)."""
+    """The numbers of a pool (see `streaming.statistics.PoolStatistics`)."""
 
     @property
     def sessions(self) -> int: ...

@@ -18,9 +18,7 @@ from mmduplex_jax.serving.protocol import Change, Frame, ProtocolError, StreamCo
 from mmduplex_jax.serving.seats import ModelFacts, Seat
 from mmduplex_jax.serving.still_headers import PictureRefused
 from mmduplex_jax.serving.word_log import WordLog
-from mmduplex_jax.streaming.place import StreamOutput
-from mmduplex_jax.streaming.rows import NO_TOKENS
-from mmduplex_jax.streaming.seat import SeatEnded
+from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamOutput
 
 _log = logging.getLogger(__name__)
 # Ten seconds of ticks at the usual rate: a client that reads later than that needs none of them.
@@ -157,7 +155,7 @@ class Session:
         if self._seat is not None and self._ending is None:
             try:
                 self._seat.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
-            except SeatEnded:
+            except StreamEnded:
                 self.end("internal", _MODEL_STOPPED)
         self.tell(replies.config(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
 
@@ -277,7 +275,7 @@ class Session:
                     await self._look(item)
                 elif await self._obey(item):
                     return
-        except SeatEnded:
+        except StreamEnded:
             self.end("internal", _MODEL_STOPPED)
         except Exception:  # noqa: BLE001  one stream's fault is told to its client and spares the others
             _log.exception("session failed", extra={"session": self.id})

@@ -16,17 +16,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.streaming.deadlines import DeadlinePolicy, LoadState, Measured, decide, load_of
-from mmduplex_jax.streaming.flight import Flight, Part
-from mmduplex_jax.streaming.place import Place, Stream, StreamOutput
-from mmduplex_jax.streaming.pool_statistics import PoolCounts, PoolStatistics
-from mmduplex_jax.streaming.rows import Live, Rows
-from mmduplex_jax.streaming.seat import Outputs, Seat, check_settings
+from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
+from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
+from mmduplex_jax.streaming.slot import Segment, Slot, SpentTokens, StreamHandle, StreamOutput, check_settings
+from mmduplex_jax.streaming.statistics import PoolCounts, PoolStatistics
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.word_decoder import TimedWord
 
 _log = logging.getLogger(__name__)
 # A loop with nothing to do looks up this often, to come down from a rung that nobody needs any more.
@@ -36,7 +38,7 @@ _LAST_ROUNDS_S = 30.0
 
 
 class PoolFull(RuntimeError):
-    """No seat is given.
+    """No slot is given.
 
     Attributes:
       reason: "full" (every slot is taken), "overloaded" (the policy admits nobody now) or "stopping".
@@ -48,7 +50,7 @@ class PoolFull(RuntimeError):
 
 
 class StreamPool:
-    """Seats for streams over one model.
+    """Slots for streams over one model.
 
     Attributes:
       error: what ended the loop, if it failed.
@@ -88,11 +90,11 @@ class StreamPool:
             raise ValueError(f"ahead must not be negative, got {ahead}")
         self._tokenizer, self._clock, self._policy, self._now = tokenizer, clock, policy, now
         self._tokens_per_s_max, self._ahead = tokens_per_s_max, ahead
-        self._rows = Rows(live, params, frame_px, count=slots)
+        self._batch = StreamBatch(live, params, frame_px, count=slots)
         self._changed = threading.Condition()
         self._counts = PoolCounts()
-        self._flight = Flight(self._rows, clock, self._counts, self._changed, now, policy.deadline_s)
-        self._places: dict[int, Place] = {}
+        self._in_flight = InFlight(self._batch, clock, self._counts, self._changed, now, policy.deadline_s)
+        self._slots: dict[int, Slot] = {}
         self._free = deque(range(slots))
         self._load = LoadState()
         self._decided_s = now()
@@ -107,35 +109,28 @@ class StreamPool:
         *,
         delay_steps: int,
         pad_bias: float = 0.0,
+        on_output: Callable[[StreamOutput], None],
         live: bool = True,
-        on_output: Callable[[StreamOutput], None] | None = None,
-        on_end: Callable[[], None] | None = None,
-    ) -> Seat:
-        """A seat for a stream that begins.
+        on_end: Callable[[], None] = lambda: None,
+    ) -> StreamHandle:
+        """Gives a slot to a stream that begins.
 
         Args:
           delay_steps: how far the words run behind the picture.
           pad_bias: added to silence's logit; more is quieter.
-          live: its frames come in real time (see `Seat.offer`); a seat that is not live runs as fast as the pool can
-            and loses no frame.
           on_output: takes every output, in order, in the pool's thread: it must hand it over and return. What it raises
-            ends this seat and no other. Without it outputs wait in `Seat.outputs`.
+            ends this stream and no other.
+          live: its frames come in real time (see `StreamHandle.offer`); a stream that is not live runs as fast as the
+            pool can and loses no frame.
           on_end: called there, once, after the last output.
 
         Raises:
-          PoolFull: there is no seat now; its `reason` says why.
+          PoolFull: there is no slot now; its `reason` says why.
         """
         check_settings(delay_steps, pad_bias)
-        outputs = Outputs()
-
-        def end() -> None:
-            outputs.end()
-            if on_end is not None:
-                on_end()
-
         with self._changed:
             self._admit()
-            place = Place(
+            slot = Slot(
                 self._free.popleft(),
                 self._clock,
                 self._tokenizer,
@@ -144,12 +139,12 @@ class StreamPool:
                 live=live,
                 delay_steps=delay_steps,
                 pad_bias=pad_bias,
-                deliver=outputs.put if on_output is None else on_output,
-                on_end=end,
+                deliver=on_output,
+                on_end=on_end,
             )
-            self._places[place.row] = place
+            self._slots[slot.row] = slot
             self._counts.joined += 1
-        return Seat(place, outputs, self._rows.frame_px, self._changed, self._now)
+        return StreamHandle(slot, self._batch.frame_px, self._changed, self._now)
 
     def start(self) -> None:
         """Starts the loop; RuntimeError where it was started or stopped before."""
@@ -160,7 +155,7 @@ class StreamPool:
         self._thread.start()
 
     def stop(self, drain_s: float = 0.0) -> None:
-        """Ends every seat and the loop: no session and no frame is taken any more, and what waits is looked at.
+        """Ends every stream and the loop: no session and no frame is taken any more, and what waits is looked at.
 
         Args:
           drain_s: how long that may take; frames that wait after it are dropped. Words that were said are given.
@@ -171,8 +166,8 @@ class StreamPool:
         """
         with self._changed:
             self._stopping = True
-            for place in self._places.values():
-                place.leaving = True
+            for slot in self._slots.values():
+                slot.leaving = True
             self._changed.notify()
             thread = self._thread
         if thread is None:
@@ -200,14 +195,14 @@ class StreamPool:
         """The pool's numbers now."""
         with self._changed:
             return PoolStatistics(
-                sessions=len(self._places),
-                slots=self._rows.count,
+                sessions=len(self._slots),
+                slots=self._batch.count,
                 running=self.running,
                 rung=self._load.rung,
                 load=load_of(self._policy, self._load, self._clock.tick_s),
-                lag_s=self._flight.lag_s if self._places else 0.0,
+                lag_s=self._in_flight.lag_s if self._slots else 0.0,
                 tokens_per_s=self._counts.token_rate.per_s(self._now()),
-                compile_s=self._rows.compile_s,
+                compile_s=self._batch.compile_s,
                 counts=copy.deepcopy(self._counts),
             )
 
@@ -219,29 +214,29 @@ class StreamPool:
         Returns:
           Whether there was anything to do.
         """
-        parts: list[Part] = []
-        if self._flight.rounds <= self._ahead:
+        participants: list[Participant] = []
+        if self._in_flight.rounds <= self._ahead:
             with self._changed:
                 now_s = self._now()
                 endings = self._settle()
                 if now_s >= self._round_s():
-                    parts = self._choose(now_s)
+                    participants = self._choose(now_s)
             if endings:
-                self._flight.end(endings)
-            if parts:
+                self._in_flight.end(endings)
+            if participants:
                 share = self._policy.ladder[self._load.rung].cap_share
-                self._flight.dispatch(parts, max(1, round(share * self._tokens_per_s_max)), now_s)
+                self._in_flight.dispatch(participants, max(1, round(share * self._tokens_per_s_max)), now_s)
         # With one more round on the device than may be ahead, or with nothing to send, results are what to wait for.
-        if self._flight and (self._flight.rounds > self._ahead or not parts):
-            busy_s = self._flight.land()
+        if self._in_flight and (self._in_flight.rounds > self._ahead or not participants):
+            busy_s = self._in_flight.collect()
             if busy_s is not None:
                 self._decide(busy_s)
             return True
-        if not parts:
+        if not participants:
             tick_every = self._policy.ladder[self._load.rung].tick_every
             if self._now() - self._decided_s > 2 * tick_every * self._clock.tick_s:
                 self._decide(0.0)
-        return bool(parts)
+        return bool(participants)
 
     def _loop(self) -> None:
         try:
@@ -255,7 +250,7 @@ class StreamPool:
     def _wait(self) -> None:
         """Until something is ready; the lock is held from the look to the wait, so that nothing is missed."""
         with self._changed:
-            if any(place.wants_end for place in self._places.values()) or (self._stopping and not self._places):
+            if any(slot.wants_end for slot in self._slots.values()) or (self._stopping and not self._slots):
                 return
             due_s = self._round_s() - self._now()
             if due_s > 0:
@@ -263,39 +258,39 @@ class StreamPool:
 
     def _round_s(self) -> float:
         """When the next round may begin: with everybody's frames, or some time after the first."""
-        ready_s = [place.ready_s() for place in self._places.values() if place.waiting or not place.paused]
+        ready_s = [slot.ready_s() for slot in self._slots.values() if slot.waiting or not slot.paused]
         if not ready_s:
             return math.inf
         gather_s = 0.0 if self._stopping else self._policy.gather_s
         return min(max(ready_s), min(ready_s) + gather_s)
 
-    def _settle(self) -> list[tuple[Place, Stream, bool]]:
-        """The streams that end now: the seat is left, or another one begins on it."""
+    def _settle(self) -> list[tuple[Slot, Segment, bool]]:
+        """The streams that end now: the slot is left, or another one begins in it."""
         endings = []
-        for place in list(self._places.values()):
+        for slot in list(self._slots.values()):
             # The counter of steps ends after years; what was said until then is forgotten.
-            worn_out = place.stream.steps + self._clock.video_stride > rotary.MAX_STEPS
-            if not (place.wants_end or worn_out):
+            worn_out = slot.segment.steps + self._clock.video_stride > rotary.MAX_STEPS
+            if not (slot.wants_end or worn_out):
                 continue
-            last = place.leaving and not place.waiting
-            endings.append((place, place.begin_anew(), last))
+            last = slot.leaving and not slot.waiting
+            endings.append((slot, slot.begin_anew(), last))
             if last:
-                del self._places[place.row]
-                self._free.append(place.row)
+                del self._slots[slot.row]
+                self._free.append(slot.row)
                 self._counts.left += 1
         return endings
 
-    def _choose(self, now_s: float) -> list[Part]:
+    def _choose(self, now_s: float) -> list[Participant]:
         """Takes the frames of a round that begins now."""
-        parts = []
+        participants = []
         self._counts.rungs[self._load.rung] += 1
-        for place in self._places.values():
-            if place.ready_s() <= now_s:
-                frame = place.take(now_s, self._policy.ladder[self._load.rung].tick_every)
-                stream = place.stream
-                parts.append(Part(place, stream, frame, stream.steps, place.delay_steps, place.pad_bias))
-                stream.steps += self._clock.video_stride
-        return parts
+        for slot in self._slots.values():
+            if slot.ready_s() <= now_s:
+                frame = slot.take(now_s, self._policy.ladder[self._load.rung].tick_every)
+                segment = slot.segment
+                participants.append(Participant(slot, segment, frame, segment.steps, slot.delay_steps, slot.pad_bias))
+                segment.steps += self._clock.video_stride
+        return participants
 
     def _decide(self, busy_s: float) -> None:
         """Lets the policy see a round, or that there was none."""
@@ -316,26 +311,101 @@ class StreamPool:
         elif not self._policy.ladder[self._load.rung].admits:
             reason, said = "overloaded", "the machine is too slow for more streams now: try again later"
         elif not self._free:
-            reason, said = "full", f"all {self._rows.count} seats are taken: try again later"
+            reason, said = "full", f"all {self._batch.count} slots are taken: try again later"
         if reason is not None:
             self._counts.refused[reason] += 1
             raise PoolFull(reason, said)
 
     def _busy(self) -> bool:
-        return bool(self._places) or bool(self._flight)
+        return bool(self._slots) or bool(self._in_flight)
 
     def _drop_waiting(self) -> None:
         """Lets the frames go that still wait after a drain."""
         with self._changed:
-            for place in self._places.values():
-                place.drop_all()
+            for slot in self._slots.values():
+                slot.drop_all()
             self._changed.notify()
 
     def _fail(self, error: BaseException) -> None:
-        """Ends every seat of a loop that failed; what they were is lost with the device's state."""
+        """Ends every stream of a loop that failed; what they were is lost with the device's state."""
         with self._changed:
             self.error = error
-            places, self._places = list(self._places.values()), {}
-            for place in places:
-                place.leaving = True
-        self._flight.abandon(places)
+            slots, self._slots = list(self._slots.values()), {}
+            for slot in slots:
+                slot.leaving = True
+        self._in_flight.abandon(slots)
+
+
+class TickResult(NamedTuple):
+    """What a tick gave: words completed in its steps, its tokens, and the milliseconds of each step."""
+
+    words: list[TimedWord]
+    tokens: SpentTokens
+    step_ms: list[float]
+
+
+class Session:
+    """One stream at a time in a pool of its own, in the caller's thread: a tick's frame goes in, its words come out."""
+
+    def __init__(
+        self,
+        live: Live,
+        params: PyTree,
+        tokenizer: TextTokenizer,
+        clock: Clock,
+        frame_px: int,
+        *,
+        delay_steps: int,
+        pad_bias: float = 0.0,
+    ):
+        """Compiles the step.
+
+        Args:
+          live: the model.
+          params: its parameters.
+          tokenizer: its words.
+          clock: its clock.
+          frame_px: side of its frames.
+          delay_steps: how far the words run behind the picture.
+          pad_bias: added to silence's logit; more is quieter.
+        """
+        self.clock, self.frame_px = clock, frame_px
+        policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
+        self._pool = StreamPool(
+            live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED
+        )
+        self._outputs: list[tuple[float, StreamOutput]] = []
+        collect = lambda output: self._outputs.append((time.perf_counter(), output))
+        self._handle = self._pool.join(delay_steps=delay_steps, pad_bias=pad_bias, on_output=collect, live=False)
+
+    @property
+    def compile_s(self) -> float:
+        return self._pool.statistics().compile_s
+
+    def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
+        """Runs the steps of one tick.
+
+        Args:
+          t_s: the tick's time in the stream; later than the last one's.
+          frame: uint8 `[frame_px, frame_px, 3]`; it must not be written to afterwards.
+
+        Raises:
+          ValueError: for another shape, or a time that is not later.
+        """
+        began_s = time.perf_counter()
+        self._handle.offer(t_s, frame)
+        done_s, outputs = zip(*self._run())
+        # All steps are dispatched before the first is read; a step's time is from the one before it.
+        step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s), done_s)]
+        return TickResult([word for output in outputs for word in output.words], outputs[0].tokens, step_ms)
+
+    def finish(self) -> list[TimedWord]:
+        """The word that was being said when the stream ended, if any; the next tick begins another stream."""
+        self._handle.reset()
+        return [word for _, output in self._run() for word in output.words]
+
+    def _run(self) -> list[tuple[float, StreamOutput]]:
+        while self._pool.run_once():
+            pass
+        outputs, self._outputs[:] = list(self._outputs), []
+        return outputs

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.decode import Tick
 from data_pipelines.geometry import square_in_picture
 from mmduplex_jax.streaming.captions import PAUSE_S
-from mmduplex_jax.streaming.rows import SpentTokens
+from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
 
 # Longer side of what the reader should hand out, and the least that overlays are readable on.

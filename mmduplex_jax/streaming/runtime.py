@@ -11,9 +11,9 @@ from data_pipelines.decode import Tick
 from data_pipelines.source_info import VideoError
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
-from mmduplex_jax.streaming.rows import SpentTokens
-from mmduplex_jax.streaming.session import TickResult
-from mmduplex_jax.streaming.statistics import Statistics
+from mmduplex_jax.streaming.pool import TickResult
+from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.statistics import RunStatistics
 from mmduplex_jax.word_decoder import TimedWord
 
 # In real time, how far the model may fall behind before the oldest frames go.
@@ -33,7 +33,7 @@ class Listener(Protocol):
 
 
 class Watching(Protocol):
-    """What is needed of a session: `streaming.session.Session` has it, and so has one on a server."""
+    """What is needed of a session: `streaming.pool.Session` has it, and so has one on a server."""
 
     @property
     def clock(self) -> Clock:
@@ -80,9 +80,9 @@ class Runtime:
           stop_after_s: end after so much video.
 
         Returns:
-          The report (see `Statistics.report`), with `source` and `notes`.
+          The report (see `RunStatistics.report`), with `source` and `notes`.
         """
-        statistics = Statistics(self._session.clock)
+        statistics = RunStatistics(self._session.clock)
         started_s = time.perf_counter()
         end_s = 0.0
         try:

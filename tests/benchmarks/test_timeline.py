@@ -15,7 +15,7 @@ def test_spans_by_hand():
     assert union([]) == common(joined, []) == []
 
 
-# Two rounds of 4 ms: the host sends for 1, waits for 2, tells for 1; the device works while it waits, and starts late.
+# Two rounds of 4 ms: the host sends for 1, waits for 2, delivers for 1; the device works while it waits, a little late.
 WAITING = Timeline(
     device=[(1.0, 3.0), (5.0, 8.0)],
     dispatch=[(0.0, 1.0), (4.0, 5.0)],
@@ -46,7 +46,7 @@ def test_a_recording_holds_every_round(tmp_path):
         play(pool, clock, seats, range(ticks))
     timeline = read_timeline(tmp_path)
     assert len(timeline.dispatch) == ticks
-    assert len(timeline.wait) == len(timeline.tell) == 2 * ticks  # two steps a tick
+    assert len(timeline.wait) == len(timeline.deliver) == 2 * ticks  # two steps a tick
     assert 0 <= shares(timeline)["device_idle_share"] < 1  # the device's programs were found
     for spans in timeline:
         assert all(end > start for start, end in spans)

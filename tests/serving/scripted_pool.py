@@ -9,10 +9,8 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.serving.seats import ModelFacts
-from mmduplex_jax.streaming.place import StreamOutput
 from mmduplex_jax.streaming.pool import PoolFull
-from mmduplex_jax.streaming.rows import NO_TOKENS, SpentTokens
-from mmduplex_jax.streaming.seat import SeatEnded
+from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, StreamEnded, StreamOutput
 from mmduplex_jax.word_decoder import TimedWord
 
 FACTS = ModelFacts("a scripted model", Clock(), 32, 64, delay_min=0, delay_max=4, delay_steps=3)
@@ -43,7 +41,7 @@ class ScriptedSeat:
 
     def offer(self, t_s: float, frame: np.ndarray) -> None:
         if self.left:
-            raise SeatEnded("this seat was left")
+            raise StreamEnded("this seat was left")
         assert frame.shape == (32, 32, 3)
         assert frame.dtype == np.uint8
         if self.paused:

@@ -4,6 +4,7 @@ import numpy as np
 
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
+from mmduplex_jax.streaming.slot import StreamHandle, StreamOutput
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 
 TICK_S = CLOCK.tick_s
@@ -40,6 +41,14 @@ def make_pool(slots: int = 2, said=SAID, now=None, live=None, **policy) -> Strea
     )
 
 
+def join(pool: StreamPool, **settings) -> StreamHandle:
+    """A stream whose outputs are kept, in order, in its `outputs`."""
+    outputs: list[StreamOutput] = []
+    handle = pool.join(on_output=outputs.append, **settings)
+    handle.outputs = outputs
+    return handle
+
+
 def run(pool: StreamPool) -> None:
     """Turns the loop until nothing is to be done."""
     while pool.run_once():
@@ -57,7 +66,8 @@ def play(pool: StreamPool, clock: FakeClock, seats, ticks, number: int = 1) -> N
 
 def taken(seat) -> list:
     """The outputs that wait."""
-    return [seat.outputs.get() for _ in range(len(seat.outputs))]
+    outputs, seat.outputs[:] = list(seat.outputs), []
+    return outputs
 
 
 def words_of(outputs) -> list[str]:

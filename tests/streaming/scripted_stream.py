@@ -13,7 +13,7 @@ from data_pipelines.decode import Picture, Tick
 from data_pipelines.source_info import VideoError, VideoInfo
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.live import StepOutput, TokenReport
-from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
 CLOCK = Clock()

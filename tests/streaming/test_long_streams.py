@@ -15,8 +15,9 @@ from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.ring import RingIndex
 from mmduplex_jax.layers.transformer import phases
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.pool_statistics import PoolCounts
+from mmduplex_jax.streaming.statistics import PoolCounts
 from tests import tiny
+from tests.streaming.scripted_pool import join, taken
 from tests.streaming.test_pool_equals_alone import CLOCK, shared_pool, videos
 
 BEFORE, AFTER = 36, 60
@@ -120,7 +121,7 @@ def test_memory_does_not_grow():
     for k in range(20_000):
         who = k % 3
         if k % 50 == who and len(seats) < 3:
-            seats[k] = pool.join(delay_steps=2, live=False)
+            seats[k] = join(pool, delay_steps=2, live=False)
             times[k] = 0
         for name, seat in list(seats.items()):
             seat.offer(CLOCK.tick_time_s(times[name]), videos()[name % 4][times[name] % 24])
@@ -133,8 +134,7 @@ def test_memory_does_not_grow():
         while pool.run_once():
             pass
         for seat in seats.values():
-            while len(seat.outputs):
-                seat.outputs.get()
+            taken(seat)
         if k in (5_000, 19_999):
             resident.append(resident_bytes())
     for seat in seats.values():

@@ -5,18 +5,18 @@ import time
 
 import pytest
 
+from mmduplex_jax.streaming.batch import DispatchedStep
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
-from mmduplex_jax.streaming.rows import Step
-from mmduplex_jax.streaming.seat import SeatEnded
-from tests.streaming.scripted_pool import SAID, TICK_S, FakeClock, frame, make_pool, play, run, taken, words_of
+from mmduplex_jax.streaming.slot import StreamEnded
+from tests.streaming.scripted_pool import SAID, TICK_S, FakeClock, frame, join, make_pool, play, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 
 
 def test_an_output_a_step_with_its_times_and_tokens():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=2)
+    seat = join(pool, delay_steps=2)
     play(pool, clock, [seat], range(6), number=3)
     outputs = taken(seat)
     assert [o.seq for o in outputs] == [o.step for o in outputs] == list(range(12))
@@ -29,21 +29,21 @@ def test_an_output_a_step_with_its_times_and_tokens():
     assert {o.lag_s for o in outputs} == {0.0}
     seat.leave()
     run(pool)
-    assert (seat.ended, seat.outputs.get()) == (True, None)
+    assert (seat.ended, seat.outputs) == (True, [])
 
 
 def test_full_and_free_again():
     pool = make_pool(slots=2)
-    seats = [pool.join(delay_steps=0) for _ in range(2)]
-    with pytest.raises(PoolFull, match="all 2 seats") as refused:
-        pool.join(delay_steps=0)
+    seats = [join(pool, delay_steps=0) for _ in range(2)]
+    with pytest.raises(PoolFull, match="all 2 slots") as refused:
+        join(pool, delay_steps=0)
     assert refused.value.reason == "full"
     seats[0].leave()
     seats[0].leave()
     run(pool)
-    again = pool.join(delay_steps=0)
+    again = join(pool, delay_steps=0)
     assert pool.statistics().sessions == 2
-    with pytest.raises(SeatEnded):
+    with pytest.raises(StreamEnded):
         seats[0].offer(0.0, frame())
     again.offer(0.0, frame())
     assert pool.statistics().counts.refused == {"full": 1}
@@ -53,11 +53,11 @@ def test_full_and_free_again():
 def test_a_place_that_is_taken_again_begins_at_nothing():
     clock = FakeClock()
     pool = make_pool(slots=1, now=clock)
-    first = pool.join(delay_steps=0)
+    first = join(pool, delay_steps=0)
     play(pool, clock, [first], range(2))
     first.leave()
     run(pool)
-    second = pool.join(delay_steps=0)
+    second = join(pool, delay_steps=0)
     play(pool, clock, [second], range(4))
     assert words_of(taken(first)) == ["red"]  # it was being said
     outputs = taken(second)
@@ -67,7 +67,7 @@ def test_a_place_that_is_taken_again_begins_at_nothing():
 def test_a_reset_says_what_was_open_and_begins_anew():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    one, other = pool.join(delay_steps=0), pool.join(delay_steps=0)
+    one, other = join(pool, delay_steps=0), join(pool, delay_steps=0)
     play(pool, clock, [one, other], range(2))
     one.offer(2 * TICK_S, frame())
     other.offer(2 * TICK_S, frame())
@@ -91,7 +91,7 @@ def test_a_reset_says_what_was_open_and_begins_anew():
 def test_a_reset_lets_frames_go_that_wait():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0)
+    seat = join(pool, delay_steps=0)
     seat.offer(0.0, frame(5))
     seat.offer(0.16, frame(5))
     seat.reset()
@@ -105,7 +105,7 @@ def test_a_reset_lets_frames_go_that_wait():
 def test_a_pause_stands_still_and_goes_on():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    one, other = pool.join(delay_steps=0), pool.join(delay_steps=0)
+    one, other = join(pool, delay_steps=0), join(pool, delay_steps=0)
     play(pool, clock, [one, other], range(2))
     one.pause()
     play(pool, clock, [one, other], range(2, 10))
@@ -123,7 +123,7 @@ def test_a_pause_stands_still_and_goes_on():
 def test_settings_change_while_it_runs():
     clock = FakeClock()
     pool = make_pool(now=clock, said={2: "red", 8: "left"})
-    seat = pool.join(delay_steps=0)
+    seat = join(pool, delay_steps=0)
     play(pool, clock, [seat], range(3))
     seat.configure(delay_steps=4, pad_bias=-1.0)
     play(pool, clock, [seat], range(3, 6))
@@ -137,7 +137,7 @@ def test_settings_change_while_it_runs():
 def test_in_real_time_a_word_is_said_when_it_comes():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0)
+    seat = join(pool, delay_steps=0)
     for k in range(3):
         seat.offer(k * TICK_S, frame())
         clock.s += 0.5
@@ -148,7 +148,7 @@ def test_in_real_time_a_word_is_said_when_it_comes():
 
 def test_leaving_may_drain_first():
     pool = make_pool()
-    seats = [pool.join(delay_steps=0) for _ in range(2)]
+    seats = [join(pool, delay_steps=0) for _ in range(2)]
     for seat in seats:
         for k in range(4):
             seat.offer(k * TICK_S, frame())
@@ -170,17 +170,17 @@ def test_the_loop_in_its_thread_from_start_to_a_drained_stop():
     with pytest.raises(RuntimeError, match="once"):
         pool.start()
     ended = threading.Event()
-    seats = [pool.join(delay_steps=0, live=False, on_end=ended.set) for _ in range(3)]
+    seats = [join(pool, delay_steps=0, live=False, on_end=ended.set) for _ in range(3)]
     for k in range(6):
         for seat in seats:
             seat.offer(k * TICK_S, frame())
     pool.stop(drain_s=60.0)
     assert [words_of(seat.outputs) for seat in seats] == [["red", "circle", "left"]] * 3
     assert ended.is_set()
-    assert all(seat.wait_ended(0) for seat in seats)
+    assert all(seat.ended for seat in seats)
     assert not pool.running
     with pytest.raises(PoolFull) as refused:
-        pool.join(delay_steps=0)
+        join(pool, delay_steps=0)
     assert refused.value.reason == "stopping"
     assert pool.statistics().recompilations == 0
 
@@ -188,7 +188,7 @@ def test_the_loop_in_its_thread_from_start_to_a_drained_stop():
 def test_a_stop_without_time_drops_what_waits_and_says_what_was_said():
     clock = FakeClock()
     pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0)
+    seat = join(pool, delay_steps=0)
     play(pool, clock, [seat], range(2))
     seat.offer(2 * TICK_S, frame())
     pool.run_once()
@@ -199,7 +199,7 @@ def test_a_stop_without_time_drops_what_waits_and_says_what_was_said():
 
 
 def test_a_device_that_fails_ends_every_seat_and_says_so(monkeypatch):
-    read, reads = Step.read, []
+    read, reads = DispatchedStep.read, []
 
     def broken(step):
         reads.append(step)
@@ -208,17 +208,18 @@ def test_a_device_that_fails_ends_every_seat_and_says_so(monkeypatch):
         return read(step)
 
     pool = make_pool(now=time.monotonic)
-    monkeypatch.setattr(Step, "read", broken)
-    seats = [pool.join(delay_steps=0, live=False) for _ in range(2)]
+    monkeypatch.setattr(DispatchedStep, "read", broken)
+    ends = [threading.Event() for _ in range(2)]
+    seats = [join(pool, delay_steps=0, live=False, on_end=end.set) for end in ends]
     for k in range(4):
         seats[0].offer(k * TICK_S, frame())
     pool.start()
-    assert all(seat.wait_ended(60.0) for seat in seats)
+    assert all(end.wait(60.0) for end in ends)
     assert not pool.running
-    with pytest.raises(SeatEnded):
+    with pytest.raises(StreamEnded):
         seats[1].offer(0.0, frame())
     with pytest.raises(PoolFull):
-        pool.join(delay_steps=0)
+        join(pool, delay_steps=0)
     with pytest.raises(RuntimeError, match="loop had failed") as failed:
         pool.stop()
     assert str(failed.value.__cause__) == "the device broke"
@@ -229,7 +230,7 @@ def test_the_counter_of_steps_may_end(monkeypatch):
     monkeypatch.setattr("mmduplex_jax.layers.rotary.MAX_STEPS", 7)
     clock = FakeClock()
     pool = make_pool(now=clock)
-    seat = pool.join(delay_steps=0)
+    seat = join(pool, delay_steps=0)
     play(pool, clock, [seat], range(6))
     outputs = taken(seat)
     assert [(o.step, o.t_video_s) for o in outputs if not o.words] == [

@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.compilations import compilations
+from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
-from mmduplex_jax.streaming.pool import StreamPool
-from mmduplex_jax.streaming.rows import UNCAPPED, Rows
-from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.streaming.pool import Session, StreamPool
+from mmduplex_jax.streaming.statistics import compilations
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
-from tests.streaming.scripted_pool import FakeClock, taken
+from tests.streaming.scripted_pool import FakeClock, join, taken
 
 
 class Restless(LiveModel):
@@ -73,7 +72,7 @@ class Viewer:
     def __init__(self, pool, video):
         self.video, self.at, self.paused, self.said = video, 0, False, []
         delay_steps, pad_bias = SETTINGS[video]
-        self.seat = pool.join(delay_steps=delay_steps, pad_bias=pad_bias, live=False)
+        self.seat = join(pool, delay_steps=delay_steps, pad_bias=pad_bias, live=False)
 
     def offer(self):
         if not self.paused and self.at < TICKS:
@@ -186,7 +185,7 @@ def test_the_streams_alone_are_worth_comparing():
 
 @functools.cache
 def rows(count=SLOTS):
-    return Rows(MODEL, params(), CONFIG.tokenizer.frame_px, count=count)
+    return StreamBatch(MODEL, params(), CONFIG.tokenizer.frame_px, count=count)
 
 
 def bytes_of(state, row, of=SLOTS):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from mmduplex_jax.streaming.batch import DispatchedStep
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import PoolFull
-from mmduplex_jax.streaming.rows import Step
-from tests.streaming.scripted_pool import FakeClock, frame, make_pool, run, taken, words_of
+from tests.streaming.scripted_pool import FakeClock, frame, join, make_pool, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, ScriptedLive, script
 
 TICK_S = CLOCK.tick_s
@@ -20,13 +20,13 @@ class Machine:
         self.clock, self.step_s = FakeClock(), 0.0
         said = dict.fromkeys(range(0, 4000, 8), "red")
         self.pool = make_pool(slots, now=self.clock, live=ScriptedLive(script(said, 4002)), gather_s=POLICY.gather_s)
-        read = Step.read
+        read = DispatchedStep.read
 
         def slow(step):
             self.clock.s += self.step_s
             return read(step)
 
-        monkeypatch.setattr(Step, "read", slow)
+        monkeypatch.setattr(DispatchedStep, "read", slow)
         self.began_s, self._next = self.clock.s, 0
 
     def live(self, seats, seconds):
@@ -51,7 +51,7 @@ class Machine:
 
 def test_first_tokens_then_ticks_then_new_sessions_and_all_comes_back(monkeypatch):
     machine = Machine(monkeypatch)
-    seats = [machine.pool.join(delay_steps=0) for _ in range(3)]
+    seats = [join(machine.pool, delay_steps=0) for _ in range(3)]
     machine.step_s = 0.03
     calm = machine.live(seats, 4.0)
     assert machine.rung == 0
@@ -65,7 +65,7 @@ def test_first_tokens_then_ticks_then_new_sessions_and_all_comes_back(monkeypatc
     rungs = machine.pool.statistics().counts.rungs
     assert set(rungs) == set(range(len(POLICY.ladder)))
     with pytest.raises(PoolFull, match="too slow") as refused:
-        machine.pool.join(delay_steps=0)
+        join(machine.pool, delay_steps=0)
     assert refused.value.reason == "overloaded"
     # Lag is bounded by the policy and what two rounds take, also after 20 s.
     assert max(output.lag_s for outputs in hard for output in outputs) < POLICY.lag_max_s + 2 * 0.4 + 0.1
@@ -76,7 +76,7 @@ def test_first_tokens_then_ticks_then_new_sessions_and_all_comes_back(monkeypatc
     machine.step_s = 0.02
     back = machine.live(seats, 60.0)
     assert machine.rung == 0
-    machine.pool.join(delay_steps=0).leave()
+    join(machine.pool, delay_steps=0).leave()
     assert back[0][-2].tokens.number + back[0][-1].tokens.number == 8
     dropped = machine.pool.statistics().dropped_frames
     machine.live(seats, 5.0)
@@ -92,7 +92,7 @@ def test_first_tokens_then_ticks_then_new_sessions_and_all_comes_back(monkeypatc
 def test_a_machine_that_is_left_alone_admits_again(monkeypatch):
     """Nobody is there to show that the load is gone."""
     machine = Machine(monkeypatch)
-    seat = machine.pool.join(delay_steps=0)
+    seat = join(machine.pool, delay_steps=0)
     machine.step_s = 0.5
     machine.live([seat], 30.0)
     assert not POLICY.ladder[machine.rung].admits
@@ -102,12 +102,12 @@ def test_a_machine_that_is_left_alone_admits_again(monkeypatch):
         machine.clock.s += 0.1
         machine.pool.run_once()
     assert machine.rung == 0
-    machine.pool.join(delay_steps=0)
+    join(machine.pool, delay_steps=0)
 
 
 def test_fewer_ticks_take_the_newest_frame(monkeypatch):
     machine = Machine(monkeypatch, slots=1)
-    seat = machine.pool.join(delay_steps=0)
+    seat = join(machine.pool, delay_steps=0)
     machine.step_s = 0.10  # a load of 1.25: 0.63 at every second tick
     machine.live([seat], 6.0)
     assert POLICY.ladder[machine.rung].tick_every == 2
@@ -124,7 +124,7 @@ def test_a_client_cannot_make_the_pool_look_slow(monkeypatch):
     """Lag of its own making is not load: what a round takes is."""
     machine = Machine(monkeypatch)
     machine.step_s = 0.01
-    flood, fair = machine.pool.join(delay_steps=0), machine.pool.join(delay_steps=0)
+    flood, fair = join(machine.pool, delay_steps=0), join(machine.pool, delay_steps=0)
     for i in range(2000):
         flood.offer(i * 0.001, frame(8))
         if i % 16 == 0:

@@ -2,11 +2,11 @@
 
 import pytest
 
+from mmduplex_jax.streaming.batch import DispatchedStep, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
-from mmduplex_jax.streaming.pool_statistics import Histogram, Rate
-from mmduplex_jax.streaming.rows import Rows, Step
-from tests.streaming.scripted_pool import FakeClock, frame
+from mmduplex_jax.streaming.statistics import Histogram, Rate
+from tests.streaming.scripted_pool import FakeClock, frame, join
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 
 TICK_S = CLOCK.tick_s
@@ -17,7 +17,7 @@ class Diary:
 
     def __init__(self, monkeypatch):
         self.events = []
-        send, step, read = Rows.send, Rows.step, Step.read
+        send, step, read = StreamBatch.send, StreamBatch.step, DispatchedStep.read
         names = {}
 
         def sending(rows, frames):
@@ -34,11 +34,11 @@ class Diary:
             self.events.append(f"read {names[id(dispatched)][0]}")
             return read(dispatched)
 
-        monkeypatch.setattr(Rows, "send", sending)
-        monkeypatch.setattr(Rows, "step", stepping)
-        monkeypatch.setattr(Step, "read", reading)
+        monkeypatch.setattr(StreamBatch, "send", sending)
+        monkeypatch.setattr(StreamBatch, "step", stepping)
+        monkeypatch.setattr(DispatchedStep, "read", reading)
         # As on a device that is slower than the host: every read waits.
-        monkeypatch.setattr(Step, "ready", property(lambda step: False))
+        monkeypatch.setattr(DispatchedStep, "ready", property(lambda step: False))
 
 
 def saturated(monkeypatch, ahead, ticks=12):
@@ -47,7 +47,7 @@ def saturated(monkeypatch, ahead, ticks=12):
         policy=DeadlinePolicy(lag_max_s=10.0, gather_s=0.0), tokens_per_s_max=8, ahead=ahead, now=FakeClock(),
     )  # fmt: skip
     diary = Diary(monkeypatch)
-    seats = [pool.join(delay_steps=0, live=False) for _ in range(2)]
+    seats = [join(pool, delay_steps=0, live=False) for _ in range(2)]
     for k in range(ticks):
         for seat in seats:
             seat.offer(k * TICK_S, frame())

@@ -8,7 +8,7 @@ import pytest
 
 from mmduplex_jax.streaming.frame_feed import FrameFeed
 from mmduplex_jax.streaming.runtime import Runtime
-from mmduplex_jax.streaming.statistics import Statistics
+from mmduplex_jax.streaming.statistics import RunStatistics
 from tests.streaming.scripted_stream import CLOCK, ScriptedReader, script, session
 
 KEYS = {
@@ -150,7 +150,7 @@ def test_the_readers_other_errors_are_not_hidden():
 
 def test_the_most_tokens_of_any_second_by_brute_force():
     spent = np.random.default_rng(0).integers(0, 30, 500)
-    statistics = Statistics(CLOCK)
+    statistics = RunStatistics(CLOCK)
     for number in spent.tolist():
         statistics.add([], number, [1.0, 2.0], 0.0)
     times_s = np.array([CLOCK.tick_time_s(k) for k in range(len(spent))])

@@ -6,7 +6,7 @@ import pytest
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.free_running import make_decoder
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.session import Session
+from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.word_decoder import WordDecoder
 from tests import tiny
@@ -48,12 +48,11 @@ def test_words_and_tokens_of_a_script():
     assert stream.compile_s > 0
 
 
-def test_a_restarted_stream_is_a_new_one():
+def test_a_stream_that_follows_is_a_new_one():
     stream = session(script({1: "red", 3: "circle"}, 12), delay_steps=2)
     frames = np.zeros((4, FRAME_PX, FRAME_PX, 3), np.uint8)
     stream.tick(0.0, frames[0])
     stream.tick(0.16, frames[1])  # its last slot is the mark of "circle", which nobody finishes
-    stream.restart()
     assert stream.finish() == []
     assert [w.text for k in range(4) for w in stream.tick(0.16 * k, frames[k]).words] == ["red", "circle"]
 

@@ -1,0 +1,308 @@
+"""A slot of a pool: the stream in it, as the pool sees it, and the handle that its owner holds.
+
+A stream's frames are offered through its `StreamHandle` and wait in its `Slot` until the pool takes them; what was said
+goes to the listener that was given to `StreamPool.join`. Nothing of a `Slot` is locked or waits: the pool's lock is
+held around it.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.streaming.statistics import PoolCounts
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.word_decoder import TimedWord, WordDecoder
+
+# A stream may run this much faster than its clock, so that a camera whose clock is a little fast never falls behind.
+_PACE = 0.9
+
+
+class StreamEnded(RuntimeError):
+    """The stream was ended, its listener failed, or its pool has stopped."""
+
+
+class SpentTokens(NamedTuple):
+    """What a tick's tokens were, on the host; the arrays hold the valid tokens only.
+
+    Attributes:
+      number: how many.
+      is_anchor: the frame was tokenized whole.
+      centre_px: int32 `[number, 2]`, (row, column) in the model's frame.
+      size_px: int32 `[number]`.
+      kind: int32 `[number]`.
+    """
+
+    number: int
+    is_anchor: bool
+    centre_px: np.ndarray
+    size_px: np.ndarray
+    kind: np.ndarray
+
+
+NO_TOKENS = SpentTokens(0, False, np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+class StreamOutput(NamedTuple):
+    """What one step of a stream gave.
+
+    Attributes:
+      seq: its number, from 0.
+      t_video_s: the step's time in the stream.
+      words: that the step showed to be whole.
+      tokens: what the tick spent; none at steps between ticks.
+      step: the model's step, from 0 at the last reset.
+      lag_s: from the arrival of the tick's frame to this output.
+      dropped_frames: of this stream, so far.
+    """
+
+    seq: int
+    t_video_s: float
+    words: list[TimedWord]
+    tokens: SpentTokens
+    step: int
+    lag_s: float
+    dropped_frames: int
+
+
+class WaitingFrame(NamedTuple):
+    """A frame, the time in the stream that it is of, and the pool's time when it came."""
+
+    t_s: float
+    frame: np.ndarray
+    arrived_s: float
+
+
+class Segment:
+    """What is said in a slot from one reset to the next.
+
+    Attributes:
+      decoder: makes words of text tokens; its delay is set with every step.
+      steps: that were dispatched.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer):
+        self.decoder, self.steps = WordDecoder(tokenizer, 0.0), 0
+
+
+class Slot:
+    """A row of the batch, the stream in it and what its owner asked for.
+
+    Attributes:
+      row: in the batch.
+      live: whether the clock paces it and late frames are dropped.
+      delay_steps, pad_bias: the model's settings from the next tick on.
+      paused: frames are ignored.
+      leaving: no frame is taken any more; it ends when none waits.
+      reset_wanted: another stream begins before the next tick.
+      waiting: frames, oldest first.
+      waiting_max: how many may wait.
+      dropped: frames that were dropped.
+      last_t_s: time of the last frame that was offered.
+      segment: what is being said.
+      error: what the listener raised, if that ended it.
+      ended: the last output was given.
+    """
+
+    def __init__(
+        self,
+        row: int,
+        clock: Clock,
+        tokenizer: TextTokenizer,
+        policy: DeadlinePolicy,
+        counts: PoolCounts,
+        *,
+        live: bool,
+        delay_steps: int,
+        pad_bias: float,
+        deliver: Callable[[StreamOutput], None],
+        on_end: Callable[[], None],
+    ):
+        self.row, self.live, self.delay_steps, self.pad_bias = row, live, delay_steps, pad_bias
+        self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
+        self._deliver, self._on_end = deliver, on_end
+        self.paused = self.leaving = self.reset_wanted = False
+        self.waiting: deque[WaitingFrame] = deque()
+        self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
+        self.dropped = 0
+        self.last_t_s = self._due_s = -math.inf
+        self.segment = Segment(tokenizer)
+        self.error: Exception | None = None
+        self.ended = False
+        self._seq = 0
+
+    def add(self, frame: WaitingFrame) -> None:
+        """Lets a frame wait; where too many do, the oldest is dropped."""
+        self.last_t_s = frame.t_s
+        self.waiting.append(frame)
+        if len(self.waiting) > self.waiting_max:
+            self._drop_oldest()
+
+    def ready_s(self) -> float:
+        """When its next tick may begin, by the pool's clock; infinite without a frame."""
+        if not self.waiting:
+            return math.inf
+        arrived_s = self.waiting[0].arrived_s
+        return arrived_s if self.leaving else max(self._due_s, arrived_s)
+
+    @property
+    def wants_end(self) -> bool:
+        """Whether its stream is to end before the next tick: another one begins, or the slot is given back."""
+        return self.reset_wanted or (self.leaving and not self.waiting)
+
+    def take(self, now_s: float, tick_every: int) -> WaitingFrame:
+        """The frame of the tick that begins now; drops what is too old or, with fewer ticks, all but the newest."""
+        lag_max_s = self._policy.lag_max_s
+        old = lambda: tick_every > 1 or now_s - self.waiting[0].arrived_s > lag_max_s
+        while self.live and len(self.waiting) > 1 and old():
+            self._drop_oldest()
+        if self.live or tick_every > 1:
+            # Who stalled has saved up time to catch up in, but not while ticks are scarce.
+            saved_s, pace = (lag_max_s, _PACE) if tick_every == 1 else (0.0, 1.0)
+            self._due_s = max(self._due_s, now_s - saved_s) + pace * tick_every * self._clock.tick_s
+        return self.waiting.popleft()
+
+    def begin_anew(self) -> Segment:
+        """Begins another stream; returns the one before."""
+        before, self.segment, self.reset_wanted = self.segment, Segment(self._tokenizer), False
+        return before
+
+    def give(self, words: list[TimedWord], t_video_s: float, tokens: SpentTokens, step: int, lag_s: float) -> None:
+        """Hands an output to the listener; raises what that raises."""
+        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped)
+        self._seq += 1
+        self._deliver(output)
+
+    def end(self) -> None:
+        """After the last output: tells who waits for it; raises what the listener raises."""
+        if not self.ended:
+            self.ended = True
+            self._on_end()
+
+    def drop_all(self) -> None:
+        """Drops every frame that waits."""
+        while self.waiting:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self.waiting.popleft()
+        self.dropped += 1
+        self._counts.dropped_frames += 1
+
+
+class StreamHandle:
+    """One stream in a pool. Everything may be called from any thread, and nothing waits for the model."""
+
+    def __init__(self, slot: Slot, frame_px: int, changed: threading.Condition, now: Callable[[], float]):
+        self._slot, self._frame_px, self._changed, self._now = slot, frame_px, changed, now
+
+    def offer(self, t_s: float, frame: np.ndarray) -> None:
+        """A tick's frame. Never blocks; the frame is not copied and must not be written to afterwards.
+
+        A paused stream ignores it. On a live one the oldest waiting frame is dropped where more wait than the policy's
+        lag allows.
+
+        Args:
+          t_s: the tick's time in the stream; later than the last one's.
+          frame: uint8 `[frame_px, frame_px, 3]`.
+
+        Raises:
+          ValueError: for another shape, or a time that is not later than the last one's.
+          StreamEnded: it was left, or the pool has stopped.
+          BufferError: as many frames wait as may, and the stream is not live (see `room`).
+        """
+        check_frame(frame, self._frame_px)
+        with self._changed:
+            slot = self._running()
+            if slot.paused:
+                return
+            if not (math.isfinite(t_s) and t_s > slot.last_t_s):
+                raise ValueError(f"times must be finite and rise: {t_s} s came after {slot.last_t_s} s")
+            if not slot.live and len(slot.waiting) >= slot.waiting_max:
+                raise BufferError(f"{len(slot.waiting)} frames wait: offer more when there is `room`")
+            slot.add(WaitingFrame(t_s, frame, self._now()))
+            self._changed.notify()
+
+    @property
+    def room(self) -> int:
+        """How many frames may be offered before one is dropped or, on a stream that is not live, refused."""
+        with self._changed:
+            return self._slot.waiting_max - len(self._slot.waiting)
+
+    def pause(self) -> None:
+        """From now on frames are ignored and the stream stands still; those that wait are still looked at."""
+        with self._changed:
+            self._running().paused = True
+            self._changed.notify()
+
+    def resume(self) -> None:
+        """Ends a pause; the stream goes on where it stood."""
+        with self._changed:
+            self._running().paused = False
+            self._changed.notify()
+
+    def reset(self) -> None:
+        """Begins another stream: frames that wait are let go, the open word is said, nothing else stays."""
+        with self._changed:
+            slot = self._running()
+            slot.waiting.clear()
+            slot.last_t_s, slot.reset_wanted = -math.inf, True
+            self._changed.notify()
+
+    def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
+        """Sets the delay or the bias from the next tick on; ValueError for what cannot be."""
+        check_settings(delay_steps, pad_bias)
+        with self._changed:
+            slot = self._running()
+            slot.delay_steps = slot.delay_steps if delay_steps is None else delay_steps
+            slot.pad_bias = slot.pad_bias if pad_bias is None else pad_bias
+
+    def leave(self, *, drain: bool = False) -> None:
+        """Gives the slot back; the open word is said as the last output. A second call does nothing.
+
+        Args:
+          drain: look first at the frames that wait.
+        """
+        with self._changed:
+            self._slot.leaving = True
+            if not drain:
+                self._slot.waiting.clear()
+            self._changed.notify()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last output was given."""
+        return self._slot.ended
+
+    @property
+    def dropped_frames(self) -> int:
+        return self._slot.dropped
+
+    @property
+    def error(self) -> Exception | None:
+        """What the listener raised, if that ended the stream."""
+        return self._slot.error
+
+    def _running(self) -> Slot:
+        if self._slot.leaving or self.ended:
+            raise StreamEnded("this stream has left, or its pool has stopped: join again") from self._slot.error
+        return self._slot
+
+
+def check_settings(delay_steps: int | None, pad_bias: float | None) -> None:
+    """Raises ValueError for a delay or a bias that cannot be."""
+    if delay_steps is not None and delay_steps < 0:
+        raise ValueError(f"delay_steps must not be negative, got {delay_steps}")
+    if pad_bias is not None and not math.isfinite(pad_bias):
+        raise ValueError(f"pad_bias must be finite, got {pad_bias}")
+
+
+def check_frame(frame: np.ndarray, frame_px: int) -> None:
+    """Raises ValueError for a frame that is not uint8 `[frame_px, frame_px, 3]`."""
+    if frame.shape != (frame_px, frame_px, 3) or frame.dtype != np.uint8:
+        raise ValueError(f"a frame must be uint8 [{frame_px}, {frame_px}, 3], got {frame.dtype} {list(frame.shape)}")
