@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from benchmarks.timeline import Timeline, common, length, read_timeline, shares, strip, union
-from tests.streaming.scripted_pool import FakeClock, make_pool, play
+from tests.streaming.scripted_pool import FakeClock, join, make_pool, play
 
 
 def test_spans_by_hand():
@@ -20,7 +20,7 @@ WAITING = Timeline(
     device=[(1.0, 3.0), (5.0, 8.0)],
     dispatch=[(0.0, 1.0), (4.0, 5.0)],
     wait=[(1.0, 3.0), (5.0, 7.0)],
-    tell=[(3.0, 4.0), (7.0, 8.0)],
+    deliver=[(3.0, 4.0), (7.0, 8.0)],
 )
 
 
@@ -41,7 +41,7 @@ def test_a_strip_by_hand():
 def test_a_recording_holds_every_round(tmp_path):
     ticks, clock = 6, FakeClock()
     pool = make_pool(slots=1, now=clock)
-    seats = [pool.join(delay_steps=0, live=False)]
+    seats = [join(pool, delay_steps=0, live=False)]
     with jax.profiler.trace(str(tmp_path)):
         play(pool, clock, seats, range(ticks))
     timeline = read_timeline(tmp_path)
