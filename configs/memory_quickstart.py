@@ -1,9 +1,10 @@
-"""The quick start's model with an event memory: it says "is back" of a thing that was there before, up to an hour ago.
+r"""The quick start's model with an event memory: it says "is back" of a thing that was there before, up to an hour ago.
 
 Command:  python -m launch.prepare --config=configs/data/world_returns.py --out=data/returns
           python -m launch.prepare --config=configs/data/world_returns.py:crossing --out=data/crossing
-          python -m launch.train --config=configs/memory_quickstart.py --workdir=runs/memory
-          --config.init_from.text=runs/chain/duplex --config.init_from.tokenizer=runs/chain/duplex
+          python -m launch.train --config=configs/memory_quickstart.py --workdir=runs/memory \
+              --config.init_from.text=runs/chain/duplex \
+              --config.init_from.tokenizer=runs/chain/duplex
           python -m benchmarks.memory --checkpoint=runs/memory
 Hardware: 2 CPU cores, 4 GB.
 Time:     11 minutes at 0.9 steps a second, after two minutes for the data.

@@ -1,14 +1,14 @@
-"""The checkpoint in `checkpoints/shipped`: the quick start's model, a little larger, on both looks of the world.
+r"""The checkpoint in `checkpoints/shipped`: the quick start's model, a little larger, on both looks of the world.
 
 Its tokenizer learns from timed words first (`:bflow`), then the commentator begins with it. It is made for all delays
 from one step to six.
 
-Command:  python -m launch.prepare --config=configs/data/world.py --out data/plain --config.clips=8000
-          python -m launch.prepare --config=configs/data/world.py --out data/rich --config.clips=12000
-          --config.look=rich
+Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
+          python -m launch.prepare --config=configs/data/world.py --out=data/rich --config.clips=12000 \
+              --config.look=rich
           python -m launch.train --config=configs/shipped.py:bflow --workdir=runs/shipped_bflow
-          python -m launch.train --config=configs/shipped.py --workdir=runs/shipped
-          --config.init_from.tokenizer=runs/shipped_bflow
+          python -m launch.train --config=configs/shipped.py --workdir=runs/shipped \
+              --config.init_from.tokenizer=runs/shipped_bflow
           python -m launch.export --checkpoint=runs/shipped --out=checkpoints/shipped
 Hardware: 4 CPU cores, 4 GB.
 Time:     15 and 43 minutes with much other work on the machine (3.9 and 3.1 steps a second with less), after 5 minutes

@@ -20,7 +20,7 @@ Expected: not trained yet.
 
 from ml_collections import config_dict
 
-from configs import duplex_300m, vlm_quickstart
+from configs import shared
 
 _BASE = dict(
     patch_px=16,
@@ -35,11 +35,11 @@ _BASE = dict(
 # google/siglip-base-patch16-224 and openai/clip-vit-base-patch16: towers, and how their pictures are normalised.
 _TOWERS = {
     "siglip": dict(
-        vision=dict(activation="gelu_tanh", pool="attention", **_BASE),
+        tower=dict(activation="gelu_tanh", pool="attention", **_BASE),
         pixels=dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     ),
     "clip": dict(
-        vision=dict(
+        tower=dict(
             activation="quick_gelu",
             norm_epsilon=1e-5,
             class_token=True,
@@ -56,40 +56,87 @@ _TOWERS = {
 
 
 def get_config(tower: str = "siglip") -> config_dict.ConfigDict:
-    """The experiment, with one of the towers above."""
-    c = vlm_quickstart.get_config()
-    c.frame_px = 224
-    c.time.frames = 1
-    c.caption.length = 64
-    c.vision = config_dict.ConfigDict(_TOWERS[tower]["vision"])
-    c.pixels = config_dict.ConfigDict(_TOWERS[tower]["pixels"])
-    c.projector = config_dict.create(tokens=1, hidden=2048, activation="gelu_tanh")
-    # SmolLM2-360M, as the duplex has it.
-    duplex = duplex_300m.get_config()
-    c.text = duplex.text
-    for name in ("cross_every", "cross_gate", "num_sinks", "window_s"):
-        del c.text[name]
-    c.vocab_rows_min = duplex.vocab_rows_min
+    """The experiment.
 
-    c.data.update(
-        dirs="data/captioned_224",
-        text="either",  # the caption of a record, or what is said in the piece
-        batch_size=256,
-        workers=8,
+    Args:
+      tower: what sees the pictures, one of `_TOWERS`.
+
+    Raises:
+      ValueError: there is no such tower.
+    """
+    if tower not in _TOWERS:
+        raise ValueError(f"configs/vlm_single_token.py:{tower}: the towers are {', '.join(_TOWERS)}")
+    c = config_dict.ConfigDict()
+    c.stage = "vlm"
+    c.frame_px = 224
+    c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
+    # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
+    # strict: all of it must fit.
+    c.init_from = config_dict.create(text="", vision="", tokenizer="", strict=True)
+    c.vocab_rows_min = 49_155  # room for SmolLM2's vocabulary and our marks, whatever tokenizer is used
+    c.clock = config_dict.create(step_hz=12.5, video_stride=2)
+    c.loss = config_dict.create(
+        chunk=0,  # steps whose logits are held at once; 0 for all (docs/training_speed.md)
     )
-    c.train.update(
+    c.data = shared.data(
+        dirs="data/captioned_224",
+        clip_s=2.56,  # a piece of a record
+        text="either",  # the caption of a record, or what is said in the piece
+        pause_s=0.1,
+        shift_s=0.4,
+        batch_size=256,
+    )
+    c.vision = config_dict.ConfigDict(_TOWERS[tower]["tower"])
+    c.pixels = config_dict.ConfigDict(_TOWERS[tower]["pixels"])
+    c.time = config_dict.create(
+        frames=1,  # of a piece, spread evenly
+    )
+    c.projector = config_dict.create(
+        tokens=1,  # of a frame
+        hidden=2048,
+        activation="gelu_tanh",
+    )
+    c.caption = config_dict.create(
+        length=64,  # tokens at most, the end mark included
+    )
+    # SmolLM2-360M (HuggingFaceTB/SmolLM2-360M, config.json); its tokenizer's vocabulary has 49152 entries.
+    c.text = config_dict.create(
+        width=960,
+        layers=32,
+        heads=15,
+        kv_heads=5,
+        head_width=64,
+        hidden=2560,
+        rope_base=100_000.0,
+        norm_epsilon=1e-5,
+        attention="einsum",  # or "fused": docs/training_speed.md
+        dtype="bfloat16",
+        remat=True,
+        scan=True,
+    )
+    c.mesh = shared.mesh()
+    c.profile = shared.profile()
+    c.train = config_dict.create(
         steps=20_000,
+        stop_at_step=0,  # ends the run here, as a signal would; 0: not before `steps`
+        seed=0,
         log_every=50,
         checkpoint_every=1000,
-        learning_rate=1e-3,
-        warmup_steps=500,
+        keep=2,
+        grad_accum=1,
+        learning_rate=0.001,
         end_lr_ratio=0.01,
+        warmup_steps=500,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        b1=0.9,
         b2=0.95,
-    )
-    c.train.groups = config_dict.create(
-        vision=dict(match="vision/", start_step=-1, lr=0.02),
-        # What it knows is kept from the noise of a new projector; but the mark that ends a caption is new to it.
-        text=dict(match="text/", start_step=2000, lr=0.05),
-        embedding=dict(match="embedding|head", start_step=0, lr=0.05),
+        # What is trained from which step on, how fast (docs/train_it_yourself.md); all else from the first.
+        groups=dict(
+            vision=dict(match="vision/", start_step=-1, lr=0.02),
+            # What it knows is kept from the noise of a new projector; but the mark that ends a caption is new to it.
+            text=dict(match="text/", start_step=2000, lr=0.05),
+            embedding=dict(match="embedding|head", start_step=0, lr=0.05),
+        ),
     )
     return c

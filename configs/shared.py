@@ -1,0 +1,33 @@
+"""Blocks that the full-size experiments share: how data is read, how devices are meshed, what is profiled.
+
+Everything else stands in the experiment's own file, so that a change to one of them changes no other.
+"""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+
+def data(**values: Any) -> config_dict.ConfigDict:
+    """Where samples come from; `values` are the experiment's own: `dirs`, `clip_s`, `batch_size` and the like."""
+    c = config_dict.create(
+        weights="",  # how often each of `dirs` is drawn from, e.g. "3,1"; empty: by their sizes
+        seed=0,
+        # Left-right flips of half the samples: None where a data set's manifest says that its words allow it (the
+        # world's do), False nowhere; True is an error where one does not allow it.
+        flip=config_dict.placeholder(bool),
+        workers=8,  # processes that load; 0 loads in threads
+        corrupt_records_max=10,  # samples that may be left out because their record cannot be read
+    )
+    c.update(values)
+    return c
+
+
+def mesh() -> config_dict.ConfigDict:
+    """How many devices split the batch (-1: all that are left), the parameters, and the heads."""
+    return config_dict.create(data=-1, fsdp=1, tensor=1)
+
+
+def profile() -> config_dict.ConfigDict:
+    """Steps to profile, as in "10..12", into WORKDIR/tensorboard; empty for none."""
+    return config_dict.create(steps="")
