@@ -3,12 +3,10 @@
 Everything else stands in the experiment's own file, so that a change to one of them changes no other.
 """
 
-from typing import Any
-
 from ml_collections import config_dict
 
 
-def data(**values: Any) -> config_dict.ConfigDict:
+def data(**values: object) -> config_dict.ConfigDict:
     """Where samples come from; `values` are the experiment's own: `dirs`, `clip_s`, `batch_size` and the like."""
     c = config_dict.create(
         weights="",  # how often each of `dirs` is drawn from, e.g. "3,1"; empty: by their sizes
