@@ -128,7 +128,7 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool) -> str:
         lines += [
             "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer \\",
             f"      --config.data.dirs={OUT / 'world'} --config.train.steps=9600    four times as long",
-            "  README.md: the layout, the design in one page, and the larger configs",
+            "  docs/train_it_yourself.md: the larger configs; docs/design.md: how it works",
         ]
     else:
         lines += ["  make demo    the same, and then a training of ten minutes"]

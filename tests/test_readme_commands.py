@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/train_it_yourself.md", "docs/cluster.md")
+PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 SHELLS = {"bash", "console", "sh", "shell"}
 MODES = {"run", "flags", "make-dry"}
 FENCE = re.compile(
