@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "absl-py>=2.1",
     "numpy>=2.0",
     "einops>=0.8.2",
+    "jinja2>=3.1.6",
     "jaxtyping>=0.3.4",
     "av>=18.1",
     "opencv-python-headless>=4.13",
@@ -96,7 +97,7 @@ setup(
         # Weights are data without modules; installed beside `launch`, they lie where the checkout has them.
         *find_namespace_packages(include=["checkpoints*"], exclude=["*__pycache__*"]),
     ],
-    package_data={"mmduplex_jax": ["py.typed", "serving/static/*"], "checkpoints.shipped": ["*"]},
+    package_data={"mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*"], "checkpoints.shipped": ["*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

@@ -1,16 +1,28 @@
-"""What is in a dataset, in numbers: lengths, words, motion, tokens that would be spent, and where it all comes from."""
+"""What is in a data set, in numbers: lengths, words, motion, tokens that would be spent, and its origin."""
 
 import dataclasses
+import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
+from data_pipelines.dataset import open_dataset
+from data_pipelines.geometry import shrink_frames
+from data_pipelines.manifest import ShardError
+from data_pipelines.parts import REJECTED_NAME
 from data_pipelines.schema import Record
+from data_pipelines.summary import summary_of
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.clips import shard_records
+from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.motion_field import MotionField
 from mmduplex_jax.tokenizer.token_plan import plan_clip
 
 # Clips are filled up to whole multiples of this, so that few lengths are compiled.
@@ -18,6 +30,9 @@ _ROUND_TICKS = 25
 _PERCENTILES = (5, 25, 50, 75, 95)
 # Shifts of this many plane pixels a tick, and more, are counted together.
 _FASTEST = 5
+_EXAMPLES_PER_CAUSE = 3
+# Between updates of the progress bar where it goes to a file.
+_LOG_INTERVAL_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +150,11 @@ def distribution(values: Sequence[float], bins: int = 12) -> dict[str, Any]:
 
 
 def measured(facts: Sequence[ClipFacts], clock: Clock, plane_px: int, cap: int | None) -> dict[str, Any]:
-    """The numbers of the clips that were looked at, as JSON values.
+    """The numbers of the clips that were measured, as JSON values.
 
     Args:
       facts: of each; at least one.
-      clock: of the dataset.
+      clock: of the data set.
       plane_px: side of the plane in which motion was matched.
       cap: tokens that the tokenizer may spend in a second; None where they were not counted.
 
@@ -157,12 +172,12 @@ def measured(facts: Sequence[ClipFacts], clock: Clock, plane_px: int, cap: int |
         "words_per_s": distribution([clip.words_per_s for clip in facts]),
         "without_words": sum(clip.words == 0 for clip in facts),
         "timing": _counted(clip.timing for clip in facts),
-        "language": _counted(clip.language or "not said" for clip in facts),
+        "language": _counted(clip.language or "unknown" for clip in facts),
         "with_caption": sum(clip.has_caption for clip in facts),
         "with_audio": sum(clip.has_audio for clip in facts),
         "with_motion": sum(clip.has_motion for clip in facts),
         "origin": [
-            {"source": source or "not said", "license": license_ or "not said", "clips": count}
+            {"source": source or "unknown", "license": license_ or "unknown", "clips": count}
             for (source, license_), count in Counter((clip.source, clip.license) for clip in facts).most_common()
         ],
         "motion": {
@@ -193,3 +208,170 @@ def _spending(facts: Sequence[ClipFacts], clock: Clock, cap: int | None) -> dict
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
+
+
+def tokenizer_of(config: Any, name: str, frame_px: int, clock: Clock) -> TokenizerConfig:
+    """The tokenizer of an experiment's config, for data of `frame_px` and `clock`; larger frames are shrunk to it.
+
+    Raises:
+      ValueError: it does not take the data's frames, or spends no video tokens; named by `name`.
+    """
+    if "tokenizer" not in config:
+        raise ValueError(f"{name} is of stage {config.stage!r}, which spends no video tokens: give another --config")
+    own = Clock(**config.clock)
+    if own != clock or config.frame_px > frame_px:
+        raise ValueError(
+            f"{name} takes frames of {config.frame_px} px by {own}, the data has {frame_px} px and {clock}: give "
+            f"another --config, or change this one with --config.frame_px={frame_px} and the like"
+        )
+    return tokenizer_config.from_mapping(config.tokenizer, config.frame_px, own)
+
+
+def inspect(
+    directory: Path,
+    config: Any,
+    config_name: str,
+    *,
+    must_fit: bool = True,
+    clips: int = 64,
+    seed: int = 0,
+    on_clip: Callable[[Record, ClipFacts], None] = lambda record, facts: None,
+) -> dict[str, Any]:
+    """The report of a data set as JSON values; its progress goes to stderr.
+
+    Args:
+      directory: of shards.
+      config: an experiment's config whose tokenizer's tokens are counted.
+      config_name: of that config, for the report.
+      must_fit: whether a config that does not fit the data is an error; else tokens are not counted, and the report
+        says why.
+      clips: how many are measured.
+      seed: which.
+      on_clip: called with each of them.
+
+    Raises:
+      ShardError: the directory is unfinished or damaged, or holds no shards.
+      ValueError: the config does not fit, or motion cannot be matched in frames of this size.
+    """
+    dataset = open_dataset(directory)
+    clock = dataset.clock
+    report: dict[str, Any] = {"directory": str(directory)} | summary_of(dataset.manifest)
+    report["clock"] = dataclasses.asdict(clock) | {"tick_hz": clock.tick_hz}
+    report["rejected_examples"] = _rejected_examples(directory)
+    if not len(dataset):
+        return report | {"measured": None, "tokenizer": None}
+    tokenizer, why_not = None, ""
+    try:
+        tokenizer = tokenizer_of(config, config_name, dataset.frame_px, clock)
+    except ValueError as error:
+        if must_fit:
+            raise
+        why_not = str(error)
+    report["tokenizer"] = {"config": config_name, "why_not": why_not}
+    motion_of = _motion_field(dataset.frame_px, tokenizer)
+    count = None if tokenizer is None else token_counter(tokenizer)
+    compiled: set[int] = set()
+    facts, plane_px = [], 0
+    number, records = shard_records(directory, seed, clips)
+    interval_s = 0.1 if sys.stderr.isatty() else _LOG_INTERVAL_S
+    with tqdm(total=number, desc="measuring", unit="clip", leave=False, mininterval=interval_s) as progress:
+        for record in records:
+            frames, tokens = record.frames, None
+            if tokenizer is not None:
+                frames = shrink_frames(frames, tokenizer.frame_px)  # as in training
+            motion = motion_of(frames) if record.motion is None else record.motion
+            if count is not None:
+                rounded = -(-len(frames) // _ROUND_TICKS)
+                if rounded not in compiled:
+                    progress.set_description(f"compiling for clips of {clock.tick_time_s(rounded * _ROUND_TICKS):g} s")
+                tokens = count(frames)
+                compiled.add(rounded)
+                progress.set_description("measuring", refresh=False)
+            facts.append(clip_facts(record, motion, tokens))
+            plane_px = 2 * motion.shape[1]
+            on_clip(record, facts[-1])
+            progress.update()
+    cap = None if tokenizer is None else tokenizer.cap
+    return report | {"measured": measured(facts, clock, plane_px, cap)}
+
+
+def _motion_field(frame_px: int, tokenizer: TokenizerConfig | None) -> MotionField:
+    """How motion is matched where none is stored: as the tokenizer does it."""
+    if tokenizer is not None:
+        return MotionField(**dataclasses.asdict(tokenizer.motion))
+    divisors = [side for side in range(2, min(frame_px, 64) + 1, 2) if frame_px % side == 0]
+    if not divisors:
+        raise ValueError(f"motion cannot be matched in frames of {frame_px} px: their side has no even divisor")
+    return MotionField(divisors[-1])
+
+
+def _rejected_examples(directory: Path) -> dict[str, list[dict[str, str]]]:
+    """The first few lines of rejected.jsonl of each cause; ShardError where the file is damaged."""
+    path = directory / REJECTED_NAME
+    examples: dict[str, list[dict[str, str]]] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                item = json.loads(line)
+                some = examples.setdefault(item["cause"], [])
+                if len(some) < _EXAMPLES_PER_CAUSE:
+                    some.append({"key": item["key"], "detail": item["detail"]})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ShardError(
+                    f"{path}, line {number} is damaged ({error!r}): delete manifest.json and run the same "
+                    "`python -m launch.prepare` again, which writes both anew"
+                ) from error
+    return examples
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """A report of `inspect` as a person reads it."""
+    rows = [
+        ("samples", f"{report['samples']:,} from {report['units']:,} units, in shards: {report['shards']:,}"),
+        (
+            "video",
+            f"{report['hours']:,.2f} h of {report['frame_px']} px at {report['clock']['tick_hz']:g} frames a second; "
+            f"the longest clip has {report['longest_s']:.1f} s",
+        ),
+        ("size", f"{report['bytes'] / 1e6:,.1f} MB, {report['bytes_an_hour'] / 1e6:,.1f} MB an hour"),
+        ("words", f"{report['words']:,}, {report['words_a_second']:.2f} a second"),
+    ]
+    rows += [(f"rejected, {cause}", f"{count:,}") for cause, count in report["rejected"].items()]
+    if report["measured"] is not None:
+        rows += _measured_rows(report["measured"], report["tokenizer"])
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _measured_rows(found: Mapping[str, Any], tokenizer: Mapping[str, str]) -> list[tuple[str, str]]:
+    motion, tokens = found["motion"], found["tokens"]
+    shifts = "  ".join(f"{share:.0%}" for share in motion["cells_by_shift"])
+    kept = f"captions {found['with_caption']}, audio {found['with_audio']}, stored motion {found['with_motion']}"
+    count = f"not counted: {tokenizer['why_not']}"
+    if tokens is not None:
+        count = (
+            f"{tokens['per_s']:.1f} a second by {tokenizer['config']}: {tokens['anchor_per_s']:.1f} anchor, "
+            f"{tokens['flow_per_s']:.1f} flow; at most {tokens['most_in_a_second']} in a second (cap {tokens['cap']})"
+        )
+    return [
+        ("", ""),
+        ("measured", f"{found['clips']:,} clips, {found['hours']:.2f} h, the same ones each time"),
+        ("length", _spread(found["length_s"], " s")),
+        ("words a second", f"{_spread(found['words_per_s'], '')}; {found['without_words']} clips without words"),
+        ("word timing", _shares(found["timing"])),
+        ("language", _shares(found["language"])),
+        ("with", kept),
+        ("motion", f"cells that move by 0, 1, 2 … plane pixels a tick (of {motion['plane_px']}): {shifts}"),
+        ("camera", f"moves in {motion['camera_moves']:.0%} of ticks"),
+        ("tokens", count),
+        *(("from", f"{one['source']}, licence {one['license']}: {one['clips']}") for one in found["origin"]),
+    ]
+
+
+def _spread(of: Mapping[str, float], unit: str) -> str:
+    return f"{of['mean']:.2f}{unit} on average; half within {of['p25']:.2f} to {of['p75']:.2f}{unit}"
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{name} {count / total:.0%}" for name, count in counts.items())

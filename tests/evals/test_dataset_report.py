@@ -87,10 +87,10 @@ def test_all_clips_together():
     assert (found["clips"], found["without_words"], found["with_audio"]) == (3, 1, 1)
     assert found["hours"] == pytest.approx(12 / 3600)
     assert found["timing"] == {"word": 2, "clip": 1}
-    assert found["language"] == {"not said": 3}
+    assert found["language"] == {"unknown": 3}
     assert found["origin"] == [
-        {"source": "not said", "license": "A", "clips": 2},
-        {"source": "not said", "license": "not said", "clips": 1},
+        {"source": "unknown", "license": "A", "clips": 2},
+        {"source": "unknown", "license": "unknown", "clips": 1},
     ]
     assert found["motion"]["cells_by_shift"] == pytest.approx([47 / 48, 1 / 48, 0, 0, 0, 0])
     assert found["motion"]["camera_moves"] == pytest.approx(1 / 3)

@@ -7,26 +7,35 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
-from configs import quickstart
+from configs import clip_quickstart, quickstart
 from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Event, Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item, Rejected
 from data_pipelines.sources.causes import CANNOT_DECODE, NO_WORDS
-from launch.inspect import inspect, spending_of, table_of
+from launch.inspect import main
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals.dataset_report import token_counter
-from mmduplex_jax.pages.inspect_page import page
+from mmduplex_jax.evals.dataset_report import format_report, token_counter, tokenizer_of
+from mmduplex_jax.evals.dataset_report import inspect as inspect_with
+from mmduplex_jax.pages.dataset import dataset_page, page_clip
 from mmduplex_jax.tokenizer.motion_field import MotionField
 from tests import tiny
+from tests.pages.tags import EVIL, Tags
 
-EVIL = '<script>alert("x")</script> & co'
+QUICKSTART = "configs/quickstart.py"
+
+
+def inspect(folder, **settings):
+    """The report as the command without `--config` gives it, and all measured clips as a page shows them."""
+    shown = []
+    show = lambda record, facts: shown.append(page_clip(record, facts))
+    report = inspect_with(folder, quickstart.get_config(), QUICKSTART, must_fit=False, on_clip=show, **settings)
+    return report, shown
 
 
 class MixedSource:
@@ -97,7 +106,7 @@ def test_numbers_are_those_of_the_data(inspected):
     assert found["without_words"] == 1
     assert found["timing"] == {"word": 1, "clip": 1}
     assert found["with_motion"] == 1
-    assert report["tokenizer"] == {"config": "configs/quickstart.py", "why_not": ""}
+    assert report["tokenizer"] == {"config": QUICKSTART, "why_not": ""}
     tokens = found["tokens"]
     assert tokens["cap"] == 32
     assert 0 < tokens["per_s"] <= tokens["most_in_a_second"] <= 32
@@ -120,41 +129,14 @@ def test_tokens_of_a_clip_are_the_tokenizers(shards, inspected):
     from data_pipelines.dataset import open_dataset
 
     record = open_dataset(shards)[0]
-    config = spending_of(None, "", 64, Clock()).config
+    config = tokenizer_of(quickstart.get_config(), QUICKSTART, 64, Clock())
     np.testing.assert_array_equal(inspected[1][0].facts.tokens, token_counter(config)(record.frames))
-
-
-class Tags(HTMLParser):
-    """Collects tags, attributes and text, and whether tags are closed in order."""
-
-    VOID = {"meta", "img", "rect", "link", "br"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_the_page_holds_all_and_needs_nothing(inspected):
     report, shown = inspected
-    html = page(report, shown)
-    tags = Tags()
-    tags.feed(html)
-    tags.close()
-    assert not tags.open
+    html = dataset_page(report, shown).html
+    tags = Tags(html)
     names = [name for name, _ in tags.tags]
     assert not {"script", "link", "iframe"} & set(names)
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?://", html)
@@ -179,7 +161,7 @@ def test_the_page_holds_all_and_needs_nothing(inspected):
 
 
 def test_text_says_the_same(inspected):
-    text = table_of(inspected[0])
+    text = format_report(inspected[0])
     assert re.search(r"samples +2 from 5 units", text)
     assert re.search(rf"rejected, {NO_WORDS} +2", text)
     assert re.search(r"tokens +[\d.]+ a second by configs/quickstart.py: .* \(cap 32\)", text)
@@ -187,7 +169,7 @@ def test_text_says_the_same(inspected):
 
 
 def test_the_same_clips_each_time(shards, inspected):
-    keys = [inspect(shards, clips=1, seed=seed, shown=1)[1][0].facts.key for seed in (0, 0, 3)]
+    keys = [inspect(shards, clips=1, seed=seed)[1][0].facts.key for seed in (0, 0, 3)]
     assert keys[0] == keys[1]
     assert set(keys) == {f"0 {EVIL}", "3"}  # seed 3 takes the other one
 
@@ -204,23 +186,22 @@ def test_everything_rejected(tmp_path):
     write_shards(Nothing(), tmp_path / "x", config={}, units_per_shard=3)
     report, shown = inspect(tmp_path / "x")
     assert (report["measured"], shown) == (None, [])
-    assert "no words" in page(report, shown)
-    assert re.search(r"rejected, no words +2", table_of(report))
+    assert "no words" in dataset_page(report, shown).html
+    assert re.search(r"rejected, no words +2", format_report(report))
 
 
-def test_a_config_that_does_not_fit_is_refused_and_a_usual_one_found():
-    config = quickstart.get_config()
-    assert spending_of(config, "mine.py", 64, Clock()).config.motion.plane_px == 32
-    assert spending_of(config, "mine.py", 256, Clock()).config.frame_px == 64  # frames are shrunk to it
-    with pytest.raises(ValueError, match=r"--config is of 64 px and .*, the data of 48 px .*--config.frame_px=48"):
-        spending_of(config, "mine.py", 48, Clock())
+def test_a_config_that_does_not_fit_is_refused():
+    fits = lambda frame_px, clock, config=quickstart: tokenizer_of(config.get_config(), "mine.py", frame_px, clock)
+    assert fits(64, Clock()).motion.plane_px == 32
+    assert fits(256, Clock()).frame_px == 64  # frames are shrunk to it
+    with pytest.raises(
+        ValueError, match=r"mine.py takes frames of 64 px .*, the data has 48 px .*--config.frame_px=48"
+    ):
+        fits(48, Clock())
     with pytest.raises(ValueError, match="video_stride=1"):
-        spending_of(config, "mine.py", 64, Clock(12.5, 1))
-    large = spending_of(None, "", 256, Clock())
-    assert (large.name, large.config.frame_px, large.config.cap) == ("configs/bflow_75m.py", 224, 64)
-    small = spending_of(None, "", 48, Clock())
-    assert small.config is None
-    assert "takes frames of 64 px at its own clock: give a --config" in small.why_not
+        fits(64, Clock(12.5, 1))
+    with pytest.raises(ValueError, match="mine.py is of stage 'clip', which spends no video tokens"):
+        fits(64, Clock(), clip_quickstart)
 
 
 def test_without_a_tokenizer_the_rest_is_there(tmp_path):
@@ -235,8 +216,8 @@ def test_without_a_tokenizer_the_rest_is_there(tmp_path):
     report, shown = inspect(tmp_path / "x")
     assert report["measured"]["tokens"] is None
     assert report["measured"]["motion"]["plane_px"] == 60
-    assert "not counted: it takes frames of 64 px" in table_of(report)
-    assert "Not counted: it takes frames of 64 px" in page(report, shown)
+    assert "not counted: configs/quickstart.py takes frames of 64 px" in format_report(report)
+    assert "Not counted: configs/quickstart.py takes frames of 64 px" in dataset_page(report, shown).html
 
 
 def test_damage_is_said(shards, tmp_path):
@@ -253,32 +234,38 @@ def test_damage_is_said(shards, tmp_path):
         inspect(damaged)
 
 
-def run(repository, *arguments):
-    command = [sys.executable, "-m", "launch.inspect", *map(str, arguments)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
-
-
 def test_the_command(repository, shards, tmp_path):
-    done = run(repository, shards, f"--html={tmp_path / 'a.html'}", f"--json={tmp_path / 'a.json'}", "--shown=1")
+    files = f"--html={tmp_path / 'a.html'}", f"--json={tmp_path / 'a.json'}"
+    command = [sys.executable, "-m", "launch.inspect", str(shards), *files, "--shown=1"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("measuring up to 64 clips of ")
     assert "samples" in done.stdout
+    assert "tokens are those of the quick start: pass --config=FILE.py" in done.stdout
     assert json.loads((tmp_path / "a.json").read_text())["samples"] == 2
     assert (tmp_path / "a.html").read_text().count("<article>") == 1
 
 
-def test_the_command_says_what_is_wrong(repository, shards, tmp_path):
+def test_json_on_standard_output_stands_alone(shards, capsys):
+    assert main([str(shards), "--json=-", "--clips=1", f"--config={QUICKSTART}", "--config.frame_px=32"]) == 0
+    assert json.loads(capsys.readouterr().out)["measured"]["clips"] == 1
+
+
+def test_the_command_says_what_is_wrong(shards, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     write_shards(MixedSource(), unfinished, config={}, units_per_shard=3)
     (unfinished / "manifest.json").unlink()
     (unfinished / "parts" / "shard-00001-of-00002.json").unlink()
-    done = run(repository, unfinished)
-    assert done.returncode == 1
-    assert done.stderr.startswith("launch.inspect: ")
-    assert "is unfinished (1 of 2 shards)" in done.stderr
-    done = run(repository, shards, f"--html={tmp_path / 'no' / 'a.html'}")
-    assert done.returncode == 1
-    assert "there is no folder" in done.stderr
+    assert main([str(unfinished)]) == 1
+    assert re.search(r"^inspect: .* is unfinished \(1 of 2 shards\)", capsys.readouterr().err, re.M)
+    assert main([str(shards), "--config=configs/bflow_75m.py"]) == 2
+    assert "takes frames of 224 px" in capsys.readouterr().err
+    for wrong, said in ((f"--html={tmp_path / 'no' / 'a.html'}", "there is no folder"), ("--clips=0", "at least 1")):
+        with pytest.raises(SystemExit) as ended:
+            main([str(shards), wrong])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from tests.launch.test_notebook_page import Tags
+from tests.pages.tags import Tags
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "colabs" / "eval_captions.ipynb"

@@ -2,51 +2,22 @@
 
 import base64
 import re
-from html.parser import HTMLParser
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.schema import Event
-from mmduplex_jax.pages.notebook_page import Commentary, Page, Spent, commentary_page
+from mmduplex_jax.pages import Page
+from mmduplex_jax.pages.watched import Commentary, Spent, commentary_page
 from mmduplex_jax.word_decoder import TimedWord
+from tests.data_pipelines.numbered_video import write_numbered
+from tests.pages.tags import EVIL, Tags
 
-EVIL = '"<script>alert(1)</script> & co'
-VOID = {"meta", "img", "rect", "line", "polyline", "br", "track", "link", "input"}
-
-
-class Tags(HTMLParser):
-    """Collects tags with their attributes and text, and checks that tags are closed in order."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], []
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), f"<{tag}> says something twice: {names}"
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text.append(data)
-
-    def named(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        """Of each such tag the attributes."""
-        return [
-            found for name, found in self.tags if name == tag and all(found.get(k) == v for k, v in attributes.items())
-        ]
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+SAID = (("red", 0.2), ("dog", 0.5), ("stops", 2.2))  # said 0.4 s later
+CAPTIONS = "WEBVTT\n\n00:00:00.600 --> 00:00:01.900\nred <00:00:00.900>dog\n"
 
 
 def words(*timed: tuple[str, float]) -> list[dict]:
@@ -112,8 +83,8 @@ def test_all_is_said_at_its_time(tmp_path):
     (mark,) = [mark for mark in tags.named("i") if "style" in mark]  # what comes after the video's end has no place
     assert (mark["style"], mark["title"]) == ("left:32px", "0.50 s: red dog enters left")
     text = " ".join(tags.text)
-    assert "What happened (2)" in text
-    for fact in ("4.0 s", "3 words", "9.5 tokens a second", "14 at most in any (cap 16)", "7.2 × as fast"):
+    assert "Events (2)" in text
+    for fact in ("4.0 s", "3 words", "9.5 tokens a second", "at most 14 in any (cap 16)", "7.2 × real time"):
         assert fact in text
 
 
@@ -177,3 +148,112 @@ def test_a_notebook_shows_it_in_a_frame_and_a_file_keeps_it(tmp_path):
     assert (frame["title"], frame["srcdoc"]) == (shown.title, shown.html)
     shown.save(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == shown.html
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> Page:
+    folder = tmp_path_factory.mktemp("page")
+    film = write_numbered(folder / "real.mp4", count=100)
+    one = commentary(folder, words(*SAID))
+    one.film.write_bytes(film.read_bytes())
+    one.captions.write_text(CAPTIONS, encoding="utf-8")
+    return commentary_page([one, commentary(tmp_path_factory.mktemp("other"), [], name="silent", film=None)])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is looked at through playwright")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """An empty tab of 1000 × 800; the test fails if anything goes wrong in it, or is fetched."""
+    wrong: list[str] = []
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.set_default_timeout(10_000)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+    yield page
+    page.close()
+    assert not wrong
+
+
+def opened(tab, shown: Page, folder: Path):
+    """The page as the file that is kept, ready to play."""
+    shown.save(folder / "page.html")
+    tab.goto((folder / "page.html").as_uri())
+    tab.wait_for_function("document.querySelector('video').readyState >= 2")
+    return tab
+
+
+def unsaid(tab) -> list[str]:
+    return tab.eval_on_selector_all(".timeline .unsaid", "found => found.map(word => word.textContent)")
+
+
+@in_browser
+def test_words_light_up_when_they_are_said(tab, shown, tmp_path):
+    opened(tab, shown, tmp_path)
+    assert unsaid(tab) == []  # before it plays, all is there to read
+    for at_s, wanted in ((0.3, ["red", "dog", "stops"]), (0.8, ["dog", "stops"]), (3.0, [])):
+        tab.evaluate("s => { document.querySelector('video').currentTime = s; }", at_s)
+        tab.wait_for_function("s => parseFloat(document.querySelector('.now').style.left) === s * 64", arg=at_s)
+        assert unsaid(tab) == wanted
+    assert tab.text_content(".heard[aria-live]") == "stops"  # the last phrase, for who does not see
+
+
+@in_browser
+def test_captions_are_there_to_turn_on(tab, shown, tmp_path):
+    opened(tab, shown, tmp_path)
+    tab.evaluate("() => { document.querySelector('video').textTracks[0].mode = 'showing'; }")
+    tab.wait_for_function("() => document.querySelector('video').textTracks[0].cues?.length === 1")
+
+
+@in_browser
+def test_keys_are_enough(tab, shown, tmp_path):
+    opened(tab, shown, tmp_path)
+    reached = []
+    for _ in range(30):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("() => document.activeElement.getAttribute('aria-label')"))
+        if reached[-1] == "Play from 2.20 seconds":
+            break
+    assert "one, with the words drawn on it" in reached
+    assert "Words about one" in reached
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("() => document.querySelector('video').currentTime >= 2.2")
+    assert tab.evaluate("() => document.querySelector('article').classList.contains('playing')")
+
+
+@in_browser
+def test_the_timeline_jumps_where_it_is_pressed(tab, shown, tmp_path):
+    opened(tab, shown, tmp_path)
+    box = tab.locator(".timeline").first.bounding_box()
+    tab.mouse.click(box["x"] + 2 * 64, box["y"] + box["height"] - 10)
+    assert tab.evaluate("() => document.querySelector('video').currentTime") == pytest.approx(2.0, abs=1 / 64)
+
+
+@in_browser
+@pytest.mark.parametrize("width", [360, 1000])
+def test_it_fits_a_phone_and_a_desk(tab, shown, tmp_path, width):
+    tab.set_viewport_size({"width": width, "height": 800})
+    opened(tab, shown, tmp_path)
+    assert tab.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+@in_browser
+def test_a_notebooks_frame_is_as_high_as_the_page(tab, shown):
+    tab.set_content(f"<!doctype html><p>a cell</p>{shown._repr_html_()}")
+    inner = "document.querySelector('iframe').contentDocument"
+    tab.wait_for_function(f"() => {inner}?.querySelector('video')?.readyState >= 2")
+    tab.wait_for_function(
+        f"() => document.querySelector('iframe').clientHeight === {inner}.documentElement.offsetHeight"
+    )
+    before = tab.evaluate("() => document.querySelector('iframe').clientHeight")
+    assert before > 300
+    tab.set_viewport_size({"width": 360, "height": 800})  # on a phone it is higher, and the frame follows
+    tab.wait_for_function("h => document.querySelector('iframe').clientHeight > h", arg=before)
