@@ -174,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
         slots=args.max_sessions,
         policy=policy_of(args),
         tokens_per_s_max=speaker.tokens_per_s_max,
+        tokens_per_s_min=speaker.tokens_per_s_min,
     )
     _log.info("compiled", extra={"model": speaker.name, "compile_s": round(pool.statistics().compile_s, 2)})
     pool.start()

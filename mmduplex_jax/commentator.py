@@ -56,6 +56,11 @@ class Speaker:
         return self.live.config.tokenizer.cap
 
     @property
+    def tokens_per_s_min(self) -> int:
+        """The least cap under which a stream is still seen (`BudgetRule.cap_min`)."""
+        return self.live.config.tokenizer.cap_min
+
+    @property
     def frame_px(self) -> int:
         return self.config.frame_px
 

@@ -119,7 +119,7 @@ def token_counter(config: TokenizerConfig) -> Callable[[np.ndarray], np.ndarray]
     @jax.jit
     def count(frames):
         plan = plan_clip(frames, config)
-        return plan.anchor * config.anchor_tokens, plan.flow.sum(axis=-1)
+        return plan.anchor_tokens, plan.flow.sum(axis=-1)
 
     def tokens(frames: np.ndarray) -> np.ndarray:
         ticks = -(-len(frames) // _ROUND_TICKS) * _ROUND_TICKS

@@ -48,9 +48,16 @@ def place(
 
     Returns:
       The new index, and the entries to write, `R` (out of range, dropped by `write`) where there is nothing to write.
+
+    Raises:
+      ValueError: one call would write an entry twice.
     """
     size = index.step.shape[1]
     room = size - num_sinks
+    if step.shape[1] > (size if sinks else room):
+        raise ValueError(
+            f"{step.shape[1]} items at once do not fit a ring of {size} entries, {num_sinks} of them sinks"
+        )
     is_sink = valid & (step < num_sinks) if sinks else jnp.zeros_like(valid)
     in_ring = valid & ~is_sink
     offset = jnp.cumsum(in_ring, axis=1, dtype=jnp.int32) - 1

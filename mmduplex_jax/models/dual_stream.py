@@ -82,15 +82,10 @@ class DualStreamConfig:
     def clock(self):
         return self.tokenizer.clock
 
-    def video_ring_size(self, window_steps: int) -> int:
-        """Entries that hold every video token of a window, by the budget."""
-        ticks = -(-window_steps // self.clock.video_stride) + 1
-        return self.tokenizer.token_capacity(ticks) + self.tokenizer.slots
-
     @property
     def text_ring_size(self) -> int:
         size = self.text.num_sinks + self.text.window_steps
-        return size + (self.video_ring_size(self.text.window_steps) if self.fusion == "interleave" else 0)
+        return size + (self.tokenizer.ring_capacity(self.text.window_steps) if self.fusion == "interleave" else 0)
 
 
 class LiveState(NamedTuple):
@@ -287,7 +282,7 @@ class DualStream(nn.Module):
 
     def initial_state(self, batch: int) -> LiveState:
         c = self.config
-        size = 0 if c.fusion == "interleave" else c.video_ring_size(c.video.window_steps)
+        size = 0 if c.fusion == "interleave" else c.tokenizer.ring_capacity(c.video.window_steps)
         layers = {"cross": c.text.groups, "sum": 1, "interleave": 0}[c.fusion]
         seen = lambda: ring.empty_buffers(batch, size, c.text.kv_heads, c.text.head_width, jnp.dtype(c.text.dtype))
         stacked = lambda: jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), seen())

@@ -20,7 +20,8 @@ from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig
-from mmduplex_jax.tokenizer.config import MotionConfig, TokenizerConfig
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.motion import MotionConfig
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 
@@ -245,12 +246,11 @@ def live_tick(config: DualStreamConfig) -> dict[str, Flops]:
     All of the rings is looked at, however full they are, and all of a tick's slots are computed; motion is in `video`.
     """
     c, k = config, config.tokenizer
-    ring = lambda window_steps: k.token_capacity(-(-window_steps // c.clock.video_stride) + 1) + k.slots
     parts = {"anchor": anchor(k) if k.anchor_tokens else Flops()}
-    video = motion(k.motion) + _in_context(k, k.slots, ring(k.event.window_steps))
+    video = motion(k.motion) + _in_context(k, k.slots, k.ring_capacity(k.event.window_steps))
     if k.flow_slots:
         video += flow_tokens(k, k.flow_slots, 1)
-    seen = 0 if c.fusion == "interleave" else c.video_ring_size(c.video.window_steps)
+    seen = 0 if c.fusion == "interleave" else k.ring_capacity(c.video.window_steps)
     if c.fusion == "interleave":
         video += product(k.slots, k.width, c.text.width) + stack(c.text, k.slots, c.text_ring_size)
     else:

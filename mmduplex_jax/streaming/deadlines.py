@@ -89,6 +89,25 @@ class DeadlinePolicy:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be over 0, got {getattr(self, name)}")
 
+    def caps(self, tokens_per_s_max: int, tokens_per_s_min: int) -> tuple[int, ...]:
+        """The cap on a stream's video tokens in a second, on each rung.
+
+        Args:
+          tokens_per_s_max: the model's.
+          tokens_per_s_min: the least under which the model still spends anchors and flow (`BudgetRule.cap_min`).
+
+        Raises:
+          ValueError: a rung goes below that.
+        """
+        caps = tuple(max(1, round(level.cap_share * tokens_per_s_max)) for level in self.ladder)
+        for level, cap in zip(self.ladder, caps):
+            if cap < tokens_per_s_min:
+                raise ValueError(
+                    f"{level} leaves {cap} of {tokens_per_s_max} video tokens a second, this model needs "
+                    f"{tokens_per_s_min}: raise the rung's cap_share, or the model's tokenizer.budget.tokens_per_s_max"
+                )
+        return caps
+
 
 class Measured(NamedTuple):
     """What a round showed.

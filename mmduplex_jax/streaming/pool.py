@@ -67,6 +67,7 @@ class StreamPool:
         slots: int,
         policy: DeadlinePolicy,
         tokens_per_s_max: int,
+        tokens_per_s_min: int = 1,
         ahead: int = 1,
         now: Callable[[], float] = time.monotonic,
     ):
@@ -81,6 +82,7 @@ class StreamPool:
           slots: how many streams there may be at once; every step computes all of them.
           policy: what gives way under overload.
           tokens_per_s_max: the model's cap on video tokens a second, of which the policy takes a share.
+          tokens_per_s_min: the least that a rung of the policy may leave (`DeadlinePolicy.caps`).
           ahead: rounds that are dispatched before the oldest one's results are read; 0 waits for each.
           now: the clock on the wall, in seconds; never goes back.
         """
@@ -89,7 +91,7 @@ class StreamPool:
         if ahead < 0:
             raise ValueError(f"ahead must not be negative, got {ahead}")
         self._tokenizer, self._clock, self._policy, self._now = tokenizer, clock, policy, now
-        self._tokens_per_s_max, self._ahead = tokens_per_s_max, ahead
+        self._caps, self._ahead = policy.caps(tokens_per_s_max, tokens_per_s_min), ahead
         self._batch = StreamBatch(live, params, frame_px, count=slots)
         self._changed = threading.Condition()
         self._counts = PoolCounts()
@@ -224,8 +226,7 @@ class StreamPool:
             if endings:
                 self._in_flight.end(endings)
             if participants:
-                share = self._policy.ladder[self._load.rung].cap_share
-                self._in_flight.dispatch(participants, max(1, round(share * self._tokens_per_s_max)), now_s)
+                self._in_flight.dispatch(participants, self._caps[self._load.rung], now_s)
         # With one more round on the device than may be ahead, or with nothing to send, results are what to wait for.
         if self._in_flight and (self._in_flight.rounds > self._ahead or not participants):
             busy_s = self._in_flight.collect()

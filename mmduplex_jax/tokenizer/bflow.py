@@ -76,21 +76,21 @@ class BFlow(nn.Module):
         self.events = Stack(c.event)
         self.projector = dense(c.width, ("embed", "feature"), name="projector", dtype=jnp.dtype(c.dtype))
 
-    def ring_size(self) -> int:
-        """Entries that hold every token of the event transformer's window, by the budget."""
-        c = self.config
-        return c.token_capacity(-(-c.event.window_steps // c.clock.video_stride) + 1) + c.slots
-
     def initial_state(self, batch: int) -> BFlowState:
         c = self.config
-        single = token_plan.initial(c)
+        single, size = token_plan.initial(c), c.ring_capacity(c.event.window_steps)
         slots = self.scene.initial(batch) if c.kind == "bflow" else jnp.zeros((batch, 0, c.width), jnp.dtype(c.dtype))
         return BFlowState(
             jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), single),
             slots,
-            ring.empty_index(batch, self.ring_size()),
-            empty_stack_buffers(c.event, batch, self.ring_size()),
+            ring.empty_index(batch, size),
+            empty_stack_buffers(c.event, batch, size),
         )
+
+    def _spent(self, plan: token_plan.TokenPlan) -> Bool[Array, "... M"]:
+        """Which of a tick's slots hold a token: an anchor's first ones, then flow."""
+        anchor = jnp.arange(self.config.anchor_tokens) < plan.anchor_tokens[..., None]
+        return jnp.concatenate([anchor, plan.flow], axis=-1)
 
     def _contextualise(self, values, look, buffers=None):
         """Lets tokens see the tokens before them; a residual, so that what a token itself saw stays in it."""
@@ -123,9 +123,9 @@ class BFlow(nn.Module):
         c = self.config
         batch, ticks = frames.shape[:2]
         plan = jax.vmap(lambda f: token_plan.plan_clip(f, c))(frames)
-        spent = jnp.concatenate([jnp.repeat(plan.anchor[..., None], c.anchor_tokens, axis=-1), plan.flow], axis=-1)
+        spent = self._spent(plan)
         capacity = c.token_capacity(ticks)
-        source = _packed_positions(spent.reshape(batch, -1), capacity)  # [B, N], flat (tick, slot)
+        source, fits = _packed_positions(spent.reshape(batch, -1), capacity)  # [B, N], flat (tick, slot)
         valid = source < ticks * c.slots
         source = jnp.minimum(source, ticks * c.slots - 1)
         tick, slot = source // c.slots, source % c.slots
@@ -137,7 +137,8 @@ class BFlow(nn.Module):
 
         if c.anchor_tokens:
             room = c.anchor_capacity(ticks)
-            which = jnp.minimum(_packed_positions(plan.anchor, room), ticks - 1)  # [B, A]
+            which, anchors_fit = _packed_positions(plan.anchor, room)  # [B, A]
+            fits, which = fits & anchors_fit, jnp.minimum(which, ticks - 1)
             chosen = jnp.take_along_axis(frames, which[..., None, None, None], axis=1)
             read = self.anchors(chosen.reshape(-1, *frames.shape[2:])).reshape(batch, room, c.anchor_tokens, c.width)
             count = jnp.cumsum(plan.anchor, axis=1)  # anchors up to and including each tick
@@ -169,6 +170,8 @@ class BFlow(nn.Module):
         mask = causal_window_mask(step, step, step, step, valid, c.event.window_steps)
         values, _ = self._contextualise(values, attention_context(c.event, step, mask))
         values = jnp.where(valid[..., None], values, 0)
+        # The budget rules it out; if a change of its rule breaks that, no loss is a number and no token is lost unseen.
+        values = jnp.where(fits[:, None, None], values, jnp.nan)
         return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre)
 
     def _states(self, read: Float[Array, "B A U D"]) -> Float[Array, "B A+1 Z D"]:
@@ -228,7 +231,6 @@ class BFlow(nn.Module):
             cap = jnp.full((batch,), c.cap, jnp.int32)
         new_plan_state, plan = jax.vmap(lambda s, f, m: token_plan.plan_tick(s, f, c, m))(state.plan, frame, cap)
         anchor = plan.anchor & active
-        flow = plan.flow & active[:, None]
         parts, centres, slots = [], [], state.slots
         if c.anchor_tokens:
             read = self.anchors(frame) if self.is_initializing() else self._read_anchors(frame, anchor)
@@ -245,7 +247,7 @@ class BFlow(nn.Module):
             places = (plan.cell, plan.centre_px, camera)
             parts.append(self._flow_values(pictures, motion, places, slots[:, None], first))
             centres.append(plan.centre_px)
-        valid = jnp.concatenate([jnp.repeat(anchor[:, None], c.anchor_tokens, axis=1), flow], axis=1)
+        valid = self._spent(plan) & active[:, None]
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
         index, entry = ring.place(state.place, steps, valid)
@@ -262,10 +264,11 @@ class BFlow(nn.Module):
         return state, tokens
 
 
-def _packed_positions(mask: Bool[Array, "B X"], capacity: int) -> Int32[Array, "B capacity"]:
-    """The positions of the true entries, in order; `X` (one past the end) where there are no more."""
+def _packed_positions(mask: Bool[Array, "B X"], capacity: int) -> tuple[Int32[Array, "B capacity"], Bool[Array, "B"]]:
+    """The positions of the true entries, in order, `X` (one past the end) where there are no more; whether all fit."""
     size = mask.shape[1]
     target = jnp.where(mask, jnp.cumsum(mask, axis=1) - 1, capacity)
     rows = jnp.arange(mask.shape[0])[:, None]
     filled = jnp.full((mask.shape[0], capacity), size, jnp.int32)
-    return filled.at[rows, target].set(jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), mask.shape), mode="drop")
+    filled = filled.at[rows, target].set(jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), mask.shape), mode="drop")
+    return filled, mask.sum(axis=1) <= capacity

@@ -6,14 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Encoder, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
-_AROUND = 5  # cells along a side of the motion patch that a token is told of
+_AROUND = 5  # cells along a side of the motion patch that a token has
 _OCTAVES = 4  # of the Fourier features of a position
 
 
@@ -65,9 +67,10 @@ def motion_patches(
 def _scaled(patches: Int32[Array, "... 10"]) -> Float[Array, "... 10"]:
     """Brings saliency, vectors (plane pixels a tick) and residuals to about unit scale."""
     patches = patches.astype(jnp.float32)
-    saliency, vector = patches[..., (0, 3, 6)], patches[..., (1, 2, 4, 5, 7, 8)]
+    maps, residual = rearrange(patches[..., :-1], "... (t c) -> ... t c", c=MAP_CHANNELS), patches[..., -1:]
+    saliency, vector = maps[..., 0], rearrange(maps[..., 1:], "... t c -> ... (t c)")
     level = lambda grey: jnp.log1p(grey / 200.0)
-    return jnp.concatenate([level(saliency), vector / 2.0, level(patches[..., 9:])], axis=-1)
+    return jnp.concatenate([level(saliency), vector / 2.0, level(residual)], axis=-1)
 
 
 @functools.lru_cache(maxsize=8)

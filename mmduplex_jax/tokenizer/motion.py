@@ -4,14 +4,36 @@ Everything that decides which tokens are spent is computed in int32, so that a s
 another chip decide alike, to the last bit. The same functions run live and in training.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.tokenizer.config import MotionConfig
 from mmduplex_jax.typing import Array, Int32, UInt8
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionConfig:
+    """Block matching on a small plane.
+
+    Attributes:
+      plane_px: side of the plane; divides the frame's side.
+      search_radius: furthest shift looked for, in plane pixels a tick.
+      smoothness: cost, in grey levels a window, of every squared plane pixel of shift: ties go to the smaller one.
+      disocclusion_cost: mean absolute error in grey levels over which a cell counts as disoccluded.
+    """
+
+    plane_px: int = 32
+    search_radius: int = 3
+    smoothness: int = 12
+    disocclusion_cost: int = 20
+
+    @property
+    def grid(self) -> int:
+        """Cells along a side: one every 2 plane pixels."""
+        return self.plane_px // 2
 
 
 class Motion(NamedTuple):

@@ -108,7 +108,7 @@ def _compiled(of: MotionField) -> Callable[[np.ndarray], np.ndarray]:
     import jax.numpy as jnp
 
     from mmduplex_jax.tokenizer import motion
-    from mmduplex_jax.tokenizer.config import MotionConfig
+    from mmduplex_jax.tokenizer.motion import MotionConfig
 
     config = MotionConfig(of.plane_px, of.search_radius, of.smoothness, of.disocclusion_cost)
 

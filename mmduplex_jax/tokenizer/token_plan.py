@@ -1,4 +1,4 @@
-"""What the tokenizer decides to look at: motion, peaks and budget joined, a tick at a time or over a clip.
+"""Which tokens are spent: motion, its peaks and the budget joined, a tick at a time or over a clip.
 
 Nothing here is learned and everything is an integer, so that both forms agree exactly. The baselines' fixed schedules
 give the same `TokenPlan`, hence share everything after it.
@@ -9,20 +9,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mmduplex_jax.tokenizer import baselines, budget, motion, peaks
+from mmduplex_jax.tokenizer import budget, motion
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.typing import Array, Bool, Int32, UInt8
 
-HISTORY = 3  # ticks of motion that a flow token is told of
-_CHANNELS = 3  # saliency, and the vector's two components
+# A flow token has the motion of this tick and those before, newest first: a map of saliency and vector for each; then
+# this tick's residual (`TokenPlan.motion`).
+HISTORY_TICKS = 3
+MAP_CHANNELS = 3  # saliency, and the vector's two components
+MOTION_CHANNELS = HISTORY_TICKS * MAP_CHANNELS + 1
+
+_PEAK_WINDOW = 12  # plane pixels that mean shift looks at
+_SUBPIXEL = 16  # fixed-point fractions of a plane pixel
+_PEAK_SIGMA = 4.0  # of the kernel, in plane pixels
+_MEAN_SHIFT_ROUNDS = 3  # of mean shift
+_CONTRAST_MIN = 60  # contrast, summed over three colours, that background texture reaches
 
 
 class TokenPlan(NamedTuple):
     """A tick's decisions and the motion they rest on.
 
     Attributes:
-      anchor: bool, the frame is tokenized whole.
+      anchor_tokens: int32, tokens by which the frame is tokenized whole; 0 where it is no anchor.
       flow: bool `[K]`, which flow tokens are spent.
       cell: int32 `[K, 2]`, their peaks' cells.
       centre_px: int32 `[K, 2]`, the centres of their crops (row, column).
@@ -30,12 +40,17 @@ class TokenPlan(NamedTuple):
       camera: int32 `[2]`, the camera's shift in plane pixels.
     """
 
-    anchor: Bool[Array, ""]
+    anchor_tokens: Int32[Array, ""]
     flow: Bool[Array, "K"]
     cell: Int32[Array, "K 2"]
     centre_px: Int32[Array, "K 2"]
     motion: Int32[Array, "Y X 10"]
     camera: Int32[Array, "2"]
+
+    @property
+    def anchor(self) -> Bool[Array, ""]:
+        """Whether the frame is an anchor."""
+        return self.anchor_tokens > 0
 
 
 class TokenPlanState(NamedTuple):
@@ -59,34 +74,123 @@ def initial(config: TokenizerConfig) -> TokenPlanState:
     side, grid = config.motion.plane_px, config.motion.grid
     return TokenPlanState(
         jnp.zeros((side, side, 3), jnp.int32),
-        jnp.zeros((HISTORY - 1, grid, grid, _CHANNELS), jnp.int32),
+        jnp.zeros((HISTORY_TICKS - 1, grid, grid, MAP_CHANNELS), jnp.int32),
         budget.initial(config),
         jnp.zeros((), jnp.int32),
     )
 
 
-def _map(found: motion.Motion) -> Int32[Array, "Y X 3"]:
-    return jnp.concatenate([found.saliency[..., None], found.vector], axis=-1)
+class Peaks(NamedTuple):
+    """The `K` best peaks of a tick, best first.
+
+    Attributes:
+      level: int32 `[K]`, saliency at the peak.
+      cell: int32 `[K, 2]`, the peak's cell (row, column).
+      centre_px: int32 `[K, 2]`, where to look, in frame pixels (row, column).
+    """
+
+    level: Int32[Array, "K"]
+    cell: Int32[Array, "K 2"]
+    centre_px: Int32[Array, "K 2"]
 
 
-def _look(found: motion.Motion, plane, maps, config: TokenizerConfig):
-    """Peaks of a tick, given the maps of this tick and those before (`maps [HISTORY, Y, X, 3]`, newest first)."""
+def _kernel() -> np.ndarray:
+    distance = np.arange(_PEAK_WINDOW) - (_PEAK_WINDOW - 1) / 2
+    weight = np.exp(-(distance[:, None] ** 2 + distance[None] ** 2) / (2 * _PEAK_SIGMA**2))
+    return np.round(16 * weight).astype(np.int32)
+
+
+def _rim() -> np.ndarray:
+    rim = np.ones((_PEAK_WINDOW, _PEAK_WINDOW), np.int32)
+    rim[1:-1, 1:-1] = 0
+    return rim
+
+
+def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int32[Array, "2"]:
+    """One step towards what stands out from its surroundings; `centre` in sixteenths of a plane pixel."""
+    side = plane.shape[0]
+    corner = centre // _SUBPIXEL - _PEAK_WINDOW // 2
+    rows = jnp.clip(corner[0] + jnp.arange(_PEAK_WINDOW), 0, side - 1)
+    columns = jnp.clip(corner[1] + jnp.arange(_PEAK_WINDOW), 0, side - 1)
+    window = plane[rows[:, None], columns[None]]
+    rim = jnp.asarray(_rim())
+    surroundings = (window * rim[..., None]).sum(axis=(0, 1)) // int(_rim().sum())
+    contrast = jnp.maximum(jnp.abs(window - surroundings).sum(axis=-1) - _CONTRAST_MIN, 0) * jnp.asarray(_kernel())
+    total = contrast.sum()
+    along = _SUBPIXEL * jnp.arange(_PEAK_WINDOW) + _SUBPIXEL // 2
+    moment = jnp.stack([(contrast.sum(axis=1) * along).sum(), (contrast.sum(axis=0) * along).sum()])
+    return jnp.where(total > 0, corner * _SUBPIXEL + moment // jnp.maximum(total, 1), centre)
+
+
+def find_peaks(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig) -> Peaks:
+    """Finds `K` peaks one after the other; each hides what is nearer than `nms_radius_px` to it or to its centre."""
+    scale = config.frame_px // config.motion.plane_px
+    grid = saliency.shape[0]
+    cell_px = 2 * scale
+    where = cell_px * jnp.arange(grid) + cell_px // 2
+    reach = config.budget.nms_radius_px
+
+    def centred(peak_px):
+        start = peak_px * _SUBPIXEL // scale
+        # Never further than the window reaches: a peak on bare background must not wander to another thing.
+        shift = lambda _, at: jnp.clip(_mean_shift(plane, at), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
+        centre = jax.lax.fori_loop(0, _MEAN_SHIFT_ROUNDS, shift, start)
+        return jnp.clip((centre * scale + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
+
+    def next_peak(left, _):
+        flat = jnp.argmax(left.reshape(-1)).astype(jnp.int32)
+        cell = jnp.stack([flat // grid, flat % grid])
+        peak_px = cell_px * cell + cell_px // 2
+        centre_px = centred(peak_px) if config.flow.centre else peak_px
+        near = lambda at: (jnp.abs(where - at[0]) < reach)[:, None] & (jnp.abs(where - at[1]) < reach)[None]
+        hidden = near(peak_px) | near(centre_px)
+        return jnp.where(hidden, 0, left), Peaks(left.reshape(-1)[flat], cell, centre_px)
+
+    return jax.lax.scan(next_peak, saliency, None, length=config.flow_slots)[1]
+
+
+def _spread(saliency: Int32[Array, "Y X"]) -> Int32[Array, "Y X"]:
+    """The largest value among a cell and its eight neighbours."""
+    for axis in (0, 1):
+        length = saliency.shape[axis]
+        wide = jnp.pad(saliency, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
+        saliency = jnp.stack([jax.lax.slice_in_dim(wide, i, i + length, axis=axis) for i in range(3)]).max(axis=0)
+    return saliency
+
+
+def _fixed_grid(config: TokenizerConfig) -> tuple[Int32[Array, "K 2"], Int32[Array, "K 2"]]:
+    """Cells and centres (in frame pixels) of a fixed grid of crops that covers the frame: the baseline "uniform"."""
+    side = config.baseline.grid_side if config.kind == "uniform" else 0
+    along = (2 * jnp.arange(side) + 1) * config.frame_px // max(2 * side, 1)
+    centre = jnp.stack(jnp.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2).astype(jnp.int32)
+    return centre * config.motion.grid // config.frame_px, centre
+
+
+def _map(moved: motion.Motion) -> Int32[Array, "Y X 3"]:
+    return jnp.concatenate([moved.saliency[..., None], moved.vector], axis=-1)
+
+
+def _peaks(moved: motion.Motion, plane, maps, config: TokenizerConfig):
+    """How many peaks of a tick move, where the best are, and its motion with that of the ticks before.
+
+    `maps` are of this tick and those before, `[HISTORY_TICKS, Y, X, 3]`, newest first.
+    """
     if config.kind == "bflow":
-        glow = peaks.spread(maps[1, ..., 0]) * config.budget.saliency_decay // 16
-        best = peaks.find(jnp.maximum(found.saliency, glow), plane, config)
+        decayed = _spread(maps[1, ..., 0]) * config.budget.saliency_decay // 16
+        best = find_peaks(jnp.maximum(moved.saliency, decayed), plane, config)
         moving = (best.level >= config.budget.flow_threshold).sum(dtype=jnp.int32)
         cell, centre = best.cell, best.centre_px
     else:
-        cell, centre = baselines.grid(config)
+        cell, centre = _fixed_grid(config)
         moving = jnp.zeros((), jnp.int32)
-    history = jnp.concatenate([*maps, found.residual[..., None]], axis=-1)
+    history = jnp.concatenate([*maps, moved.residual[..., None]], axis=-1)
     return moving, cell, centre, history
 
 
 def _decide(state: budget.BudgetState, tick, disoccluded, moving, config: TokenizerConfig, cap=None):
     if config.kind == "bflow":
         return budget.spend(state, disoccluded, moving, config, cap)
-    return state, baselines.schedule(tick, config)
+    return state, budget.schedule(tick, config)
 
 
 def plan_tick(
@@ -95,35 +199,35 @@ def plan_tick(
     """One tick of one stream."""
     plane = motion.plane(frame, config.motion)
     before = jnp.where(state.tick == 0, plane, state.plane)  # nothing has moved in a stream's first frame
-    found = motion.match(before, plane, config.motion)
-    maps = jnp.concatenate([_map(found)[None], state.maps])
-    moving, cell, centre, history = _look(found, plane, maps, config)
-    spent, spending = _decide(state.budget, state.tick, found.disoccluded, moving, config, cap)
+    moved = motion.match(before, plane, config.motion)
+    maps = jnp.concatenate([_map(moved)[None], state.maps])
+    moving, cell, centre, history = _peaks(moved, plane, maps, config)
+    spent, spending = _decide(state.budget, state.tick, moved.disoccluded, moving, config, cap)
     flow = jnp.arange(config.flow_slots) < spending.flow
-    plan = TokenPlan(spending.anchor, flow, cell, centre, history, found.camera)
+    plan = TokenPlan(spending.anchor, flow, cell, centre, history, moved.camera)
     # Saturates instead of wrapping: schedules count modulo small numbers, so it restarts at a multiple of them all.
-    tick = jnp.where(state.tick >= baselines.PERIOD, state.tick + 1 - baselines.PERIOD, state.tick + 1)
-    return TokenPlanState(plane, maps[: HISTORY - 1], spent, tick), plan
+    tick = jnp.where(state.tick >= budget.SCHEDULE_PERIOD, state.tick + 1 - budget.SCHEDULE_PERIOD, state.tick + 1)
+    return TokenPlanState(plane, maps[: HISTORY_TICKS - 1], spent, tick), plan
 
 
 def plan_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> TokenPlan:
     """All ticks of a clip; equal to the scan of `plan_tick`, with everything but the budget computed in parallel."""
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
     before = jnp.concatenate([planes[:1], planes[:-1]])
-    found = jax.vmap(lambda a, b: motion.match(a, b, config.motion))(before, planes)
-    maps = jax.vmap(_map)(found)
+    moved = jax.vmap(lambda a, b: motion.match(a, b, config.motion))(before, planes)
+    maps = jax.vmap(_map)(moved)
     past = lambda ticks: jnp.pad(maps, [(ticks, 0)] + [(0, 0)] * 3)[: len(maps)]
-    histories = jnp.stack([past(i) for i in range(HISTORY)], axis=1)
-    moving, cell, centre, history = jax.vmap(functools.partial(_look, config=config))(found, planes, histories)
+    histories = jnp.stack([past(i) for i in range(HISTORY_TICKS)], axis=1)
+    moving, cell, centre, history = jax.vmap(functools.partial(_peaks, config=config))(moved, planes, histories)
 
-    def scan(state, seen):
-        tick, disoccluded, moving = seen
+    def scan(state, observed):
+        tick, disoccluded, moving = observed
         return _decide(state, tick, disoccluded, moving, config)
 
     ticks = jnp.arange(len(frames), dtype=jnp.int32)
-    spending = jax.lax.scan(scan, budget.initial(config), (ticks, found.disoccluded, moving))[1]
+    spending = jax.lax.scan(scan, budget.initial(config), (ticks, moved.disoccluded, moving))[1]
     flow = jnp.arange(config.flow_slots) < spending.flow[:, None]
-    return TokenPlan(spending.anchor, flow, cell, centre, history, found.camera)
+    return TokenPlan(spending.anchor, flow, cell, centre, history, moved.camera)
 
 
 def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:
@@ -133,6 +237,6 @@ def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
 
     def levels(before, now):
-        return peaks.find(motion.match(before, now, config.motion).saliency, now, config).level
+        return find_peaks(motion.match(before, now, config.motion).saliency, now, config).level
 
     return jax.vmap(levels)(planes[:-1], planes[1:])

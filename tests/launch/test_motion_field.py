@@ -12,7 +12,7 @@ import pytest
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.tokenizer import motion
-from mmduplex_jax.tokenizer.config import MotionConfig
+from mmduplex_jax.tokenizer.motion import MotionConfig
 from mmduplex_jax.tokenizer.motion_field import MotionField, shrink
 from tests import tiny
 

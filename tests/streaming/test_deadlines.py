@@ -138,3 +138,10 @@ def test_times_of_climbing_by_hand():
 def test_policies_that_make_no_sense_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         DeadlinePolicy(**changes)
+
+
+def test_caps_of_the_rungs_and_one_that_would_blind_the_model():
+    policy = DeadlinePolicy(ladder=(Level(), Level(cap_share=0.75), Level(cap_share=0.1)))
+    assert policy.caps(24, 2) == (24, 18, 2)
+    with pytest.raises(ValueError, match=r"cap_share=0.1.* leaves 2 of 24 .* needs 3: raise the rung's cap_share"):
+        policy.caps(24, 3)

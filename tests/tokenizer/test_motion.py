@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.tokenizer import motion
-from mmduplex_jax.tokenizer.config import MotionConfig
+from mmduplex_jax.tokenizer.motion import MotionConfig
 
 CONFIG = MotionConfig(plane_px=32, search_radius=3)
 

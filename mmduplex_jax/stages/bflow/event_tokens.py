@@ -162,8 +162,7 @@ class EventConfig:
 
     def ring_size(self, tokenizer: TokenizerConfig) -> int:
         """Entries that hold every video token of the window, by the budget."""
-        ticks = -(-self.reader.window_steps // tokenizer.clock.video_stride) + 1
-        return tokenizer.token_capacity(ticks) + tokenizer.slots
+        return tokenizer.ring_capacity(self.reader.window_steps)
 
 
 class EventReader(nn.Module):
