@@ -12,7 +12,7 @@ from typing import cast
 import av
 import numpy as np
 
-from data_pipelines.pictures import Video, open_container
+from data_pipelines.containers import LIBAV_ERRORS, Video, open_container
 from data_pipelines.source_info import VideoError, why
 
 FORMATS = ("opus", "pcm")
@@ -82,6 +82,10 @@ class AudioTrack:
         if not isinstance(stream, av.AudioStream):
             self._container.close()
             raise VideoError(f"{self._name}: has no sound")
+        context: av.CodecContext | None = stream.codec_context  # PyAV does not declare that there may be none
+        if context is None:
+            self._container.close()
+            raise VideoError(f"{self._name}: the sound's codec is one that libav has no decoder for")
         self._stream = stream
         self._unread = True
 
@@ -113,7 +117,7 @@ class AudioTrack:
                 return
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
+            except LIBAV_ERRORS as error:
                 if packet_s + _LONGEST_PACKET_S < start_s:
                     continue  # warming up: what it lacks lies before
                 raise VideoError(f"{self._name}: the sound breaks near {packet_s:.2f} s: {why(error)}") from error
@@ -145,7 +149,7 @@ class AudioTrack:
             self._unread = False
             try:
                 self._container.seek(int((warm_s - back_s + self._origin_s) * av.time_base))
-            except av.error.FFmpegError:
+            except LIBAV_ERRORS:
                 break  # it cannot seek, so it is read from its start
             packets = self._timed_packets()
             first = next(packets, None)
@@ -164,7 +168,7 @@ class AudioTrack:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.error.FFmpegError, OSError) as error:
+            except LIBAV_ERRORS as error:
                 raise VideoError(f"{self._name}: reading the sound fails at {packet_s:.2f} s: {why(error)}") from error
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None and packet.time_base is not None:

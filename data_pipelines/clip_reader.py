@@ -17,8 +17,16 @@ import av
 import numpy as np
 
 from data_pipelines.audio_track import AudioFormat, AudioTrack
-from data_pipelines.frame_pixels import FrameSquarer
-from data_pipelines.pictures import CUT_TOLERANCE_S, PictureStream, Shown, Video, open_container, video_stream
+from data_pipelines.containers import LIBAV_ERRORS, Video, may_restart, open_container, video_stream
+from data_pipelines.geometry import FrameSquarer
+from data_pipelines.pictures import (
+    CUT_TOLERANCE_S,
+    LONGEST_STILL_S,
+    DecodedPicture,
+    PictureList,
+    PictureStream,
+    open_pictures,
+)
 from data_pipelines.source_info import VideoError, why
 from data_pipelines.sources import Rejected
 from data_pipelines.sources.causes import CANNOT_DECODE
@@ -32,6 +40,8 @@ _SEEK_OVER_S = 10.0
 # Sound that begins by less than this before the first picture (encoders' delays) does not put off the begin of a video.
 _BEGIN_TOLERANCE_S = 0.08
 _EPSILON_S = 1e-6
+# Packets that are decoded by more than this before the last one are of another recording, joined to it.
+_RESTART_S = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +94,7 @@ def probe(video: Video, name: str = "") -> VideoLength:
       VideoError: it is no video, or its first picture does not decode; the message names it and says why.
     """
     name = _name_of(video, name)
-    pictures = PictureStream(video, name, threads=1)
+    pictures = open_pictures(video, name, threads=1)
     try:
         end_s = pictures.claimed_end_s()
         has_audio = pictures.has_audio
@@ -129,7 +139,7 @@ def read_clips(
     name = _name_of(video, name)
     square = FrameSquarer(frame_px, fit)
     try:
-        pictures = PictureStream(video, name, threads=1)
+        pictures = open_pictures(video, name, threads=1)
     except VideoError as error:
         yield from (Rejected(CANNOT_DECODE, str(error)) for _ in windows)
         return
@@ -137,7 +147,11 @@ def read_clips(
         stack.callback(pictures.close)
         track = None
         if audio is not None and pictures.has_audio:
-            track = AudioTrack(video, name, pictures.origin_s, audio)
+            try:
+                track = AudioTrack(video, name, pictures.origin_s, audio)
+            except VideoError as error:
+                yield from (Rejected(CANNOT_DECODE, str(error)) for _ in windows)
+                return
             stack.callback(track.close)
         sheets = [_Sheet(window, clock, frame_px) for window in windows]
         for sheet in _filled(pictures, sheets, lambda frame: square(frame, pictures.pixel_aspect), name):
@@ -166,7 +180,7 @@ class _Sheet:
             return 0
         return bisect.bisect_left(self._until_s, until_s) - self._filled
 
-    def looks(self, begin_s: float, end_s: float) -> bool:
+    def samples(self, begin_s: float, end_s: float) -> bool:
         """Whether a tick sees what is on the screen from `begin_s` to `end_s`, in the file's time."""
         first = bisect.bisect_left(self._until_s, begin_s)
         return first < self._ticks and self._until_s[first] < end_s + 2 * _EPSILON_S
@@ -199,7 +213,7 @@ class _Sheet:
 class _OnScreen:
     """A picture on the screen from `at_s` on, in the file's time; the square is made when a tick asks for it."""
 
-    def __init__(self, shown: Shown, at_s: float, square: Callable[[av.VideoFrame], np.ndarray], name: str):
+    def __init__(self, shown: DecodedPicture, at_s: float, square: Callable[[av.VideoFrame], np.ndarray], name: str):
         self.name, self.at_s, self.end_s = name, at_s, at_s + shown.length_s
         self.damage = "" if shown.whole else shown.damage
         self._shown, self._square = shown, square
@@ -210,17 +224,20 @@ class _OnScreen:
 
 
 def _filled(
-    pictures: PictureStream, sheets: list[_Sheet], square: Callable[[av.VideoFrame], np.ndarray], name: str
+    pictures: PictureStream | PictureList,
+    sheets: list[_Sheet],
+    square: Callable[[av.VideoFrame], np.ndarray],
+    name: str,
 ) -> Iterator[_Sheet]:
     """The sheets in order, each when nothing more can come to it."""
     queue = deque(sheets)
 
-    def wanted(begin_s: float, end_s: float) -> bool:
+    def is_needed(begin_s: float, end_s: float) -> bool:
         begin_s, end_s = begin_s - pictures.origin_s, end_s - pictures.origin_s
         starting = itertools.takewhile(lambda sheet: sheet.window.start_s <= end_s, queue)
-        return any(sheet.looks(begin_s, end_s) for sheet in starting)
+        return any(sheet.samples(begin_s, end_s) for sheet in starting)
 
-    pictures.wanted = wanted
+    pictures.is_needed = is_needed
     shown = pictures.shown()
     on_screen: _OnScreen | None = None
     reached_s, sought, broken = pictures.first_s - pictures.origin_s, None, ""
@@ -237,6 +254,10 @@ def _filled(
             broken = str(error)
             break
         before, reached_s = on_screen, picture.t_s - pictures.origin_s
+        if before is not None and reached_s - before.at_s > LONGEST_STILL_S:
+            # Whether nothing was recorded or a time stamp is wrong: what the clip showed there is not known.
+            gap = f"{name}: no picture from {before.end_s:.2f} to {reached_s:.2f} s"
+            _damage(queue, before.end_s, reached_s, gap)
         on_screen = _OnScreen(picture, reached_s, square, name)
         if picture.damage:
             since_s = -math.inf if before is None else before.at_s if before.damage else before.end_s
@@ -276,20 +297,30 @@ def _damage(sheets: Iterable[_Sheet], begin_s: float, end_s: float, damage: str)
 
 
 def _end_of_packets_s(video: Video, name: str) -> float | None:
-    """When the last picture ends by the container's clock; None where packets have no times."""
+    """When the last picture ends by the container's clock; None where packets have no times.
+
+    Where times start anew (joined recordings) they go on from there, as in PictureStream.
+    """
     container = open_container(video, name)
+    end_s, shift_s, last_s = -math.inf, 0.0, -math.inf
     try:
-        stream, _ = video_stream(container, name)
-        ends = [
-            (packet.pts + (packet.duration or 0)) * packet.time_base
-            for packet in container.demux(stream)
-            if packet.pts is not None and packet.time_base is not None
-        ]
-    except (av.error.FFmpegError, OSError) as error:
+        stream, _ = video_stream(container, video, name)
+        restarts = may_restart(container)
+        for packet in container.demux(stream):
+            if packet.pts is None or packet.time_base is None:
+                continue
+            unit_s = packet.time_base.numerator / packet.time_base.denominator
+            decoded_s = (packet.pts if packet.dts is None else packet.dts) * unit_s + shift_s
+            if restarts and decoded_s < last_s - _RESTART_S:
+                shift_s += end_s - (packet.pts * unit_s + shift_s)
+                decoded_s = end_s
+            last_s = decoded_s
+            end_s = max(end_s, (packet.pts + (packet.duration or 0)) * unit_s + shift_s)
+    except LIBAV_ERRORS as error:
         raise VideoError(f"{name}: cannot be read to its end: {why(error)}") from error
     finally:
         container.close()
-    return float(max(ends)) if ends else None
+    return end_s if end_s > -math.inf else None
 
 
 def _name_of(video: Video, name: str) -> str:

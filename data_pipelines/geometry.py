@@ -1,12 +1,40 @@
-"""From a decoded picture to the square that the model looks at: orientation, pixel shape, crop or pad, scale."""
+"""From a decoded picture to the model's square of RGB: orientation, pixel shape, crop or pad, scale, colours."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import av
 import cv2
 import numpy as np
+from einops import rearrange
+
+from data_pipelines.source_info import VideoError, why
 
 FITS = ("crop", "pad")
+# Formats of three planes of bytes, and how many times smaller the planes of colour are, across and down.
+_PLANAR = {
+    "yuv420p": (2, 2),
+    "yuvj420p": (2, 2),
+    "yuv422p": (2, 1),
+    "yuvj422p": (2, 1),
+    "yuv444p": (1, 1),
+    "yuvj444p": (1, 1),
+}
+# The parts of red and of blue in brightness, by the number of a stream's colour space; BT.601 where it says none.
+_BT601 = (0.299, 0.114)
+_PARTS = {
+    0: _BT601,
+    1: (0.2126, 0.0722),
+    2: _BT601,
+    4: (0.30, 0.11),
+    5: _BT601,
+    6: _BT601,
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
+_FULL_RANGE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +54,7 @@ class Orientation:
     def apply(self, image: np.ndarray) -> np.ndarray:
         """`[H, W, C]` as stored to `[H, W, C]` as shown (`[W, H, C]` when transposed), contiguous."""
         if self.transpose:
-            image = image.swapaxes(0, 1)
+            image = rearrange(image, "h w c -> w h c")
         if self.flip_x:
             image = image[:, ::-1]
         if self.flip_y:
@@ -72,11 +100,24 @@ def centre_box(width_px: int, height_px: int, pixel_aspect: float, fit: str) -> 
     return (width_px - box_w) // 2, (height_px - box_h) // 2, box_w, box_h
 
 
-def padded_size(width_px: int, height_px: int, pixel_aspect: float, frame_px: int) -> tuple[int, int]:
-    """Width and height of the whole picture in a square that pads it."""
+def scaled_size(width_px: int, height_px: int, pixel_aspect: float, frame_px: int, fit: str) -> tuple[int, int]:
+    """Width and height, in the square, of what it shows of a picture: all of the square, or what bars leave."""
+    if fit == "crop":
+        return frame_px, frame_px
     shown_w = width_px * pixel_aspect
     scale = frame_px / max(shown_w, height_px)
     return max(1, round(shown_w * scale)), max(1, round(height_px * scale))
+
+
+def pad_to_square(image: np.ndarray, frame_px: int) -> np.ndarray:
+    """uint8 [h, w, 3] in the middle of a black [frame_px, frame_px, 3]; itself where it is as large."""
+    height_px, width_px = image.shape[:2]
+    if (width_px, height_px) == (frame_px, frame_px):
+        return image
+    square = np.zeros((frame_px, frame_px, 3), np.uint8)
+    y, x = (frame_px - height_px) // 2, (frame_px - width_px) // 2
+    square[y : y + height_px, x : x + width_px] = image
+    return square
 
 
 def squarer(frame_px: int, fit: str) -> Callable[[np.ndarray, float], np.ndarray]:
@@ -89,24 +130,15 @@ def squarer(frame_px: int, fit: str) -> Callable[[np.ndarray, float], np.ndarray
     def square(image: np.ndarray, pixel_aspect: float) -> np.ndarray:
         height_px, width_px = image.shape[:2]
         left, top, box_w, box_h = centre_box(width_px, height_px, pixel_aspect, fit)
-        cut = image[top : top + box_h, left : left + box_w]
-        if fit == "crop":
-            return resize(cut, frame_px, frame_px)
-        out_w, out_h = padded_size(width_px, height_px, pixel_aspect, frame_px)
-        out = np.zeros((frame_px, frame_px, 3), np.uint8)
-        y, x = (frame_px - out_h) // 2, (frame_px - out_w) // 2
-        out[y : y + out_h, x : x + out_w] = resize(cut, out_w, out_h)
-        return out
+        out_w, out_h = scaled_size(width_px, height_px, pixel_aspect, frame_px, fit)
+        return pad_to_square(resize(image[top : top + box_h, left : left + box_w], out_w, out_h), frame_px)
 
     return square
 
 
 def square_in_picture(width_px: int, height_px: int, frame_px: int, fit: str) -> tuple[float, float, float]:
     """Where the model's square lies on a picture, `(left, top, scale)`; picture px = left + scale * frame px."""
-    if fit == "crop":
-        side = min(width_px, height_px)
-        return (width_px - side) / 2, (height_px - side) / 2, side / frame_px
-    side = max(width_px, height_px)
+    side = min(width_px, height_px) if fit == "crop" else max(width_px, height_px)
     return (width_px - side) / 2, (height_px - side) / 2, side / frame_px
 
 
@@ -141,3 +173,56 @@ def resize(image: np.ndarray, width_px: int, height_px: int, shrink: int = cv2.I
         return np.ascontiguousarray(image)
     shrinks = image.shape[1] >= width_px and image.shape[0] >= height_px
     return cv2.resize(image, (width_px, height_px), interpolation=shrink if shrinks else cv2.INTER_LINEAR)
+
+
+class FrameSquarer:
+    """A function from a decoded picture and its pixels' aspect to uint8 [frame_px, frame_px, 3], not yet turned.
+
+    Geometry is that of `squarer` up to a pixel of the source; colours are libav's. Most video is stored as a plane of
+    brightness and two smaller ones of colour: they are cut and shrunk as they are and turned into RGB then, which
+    averages the same pixels as the other order does, in less than half of its time.
+    """
+
+    def __init__(self, frame_px: int, fit: str):
+        self._frame_px, self._fit = frame_px, fit
+        self._square = squarer(frame_px, fit)
+
+    def __call__(self, frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
+        """The square; VideoError for colours that libav cannot turn into RGB."""
+        name = frame.format.name
+        if name not in _PLANAR or frame.colorspace not in _PARTS or any(p.line_size < p.width for p in frame.planes):
+            return self._square(rgb_of(frame), pixel_aspect)
+        left, top, box_w, box_h = centre_box(frame.width, frame.height, pixel_aspect, self._fit)
+        out_w, out_h = scaled_size(frame.width, frame.height, pixel_aspect, self._frame_px, self._fit)
+        planes = []
+        for number, plane in enumerate(frame.planes):
+            across, down = _PLANAR[name] if number else (1, 1)
+            x, y = left // across, top // down
+            data: Any = plane  # PyAV does not declare that it is a buffer
+            stored = np.frombuffer(data, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+            box = stored[y : y - (-box_h // down), x : x - (-box_w // across)]
+            # Colour has little detail to average.
+            planes.append(resize(box, out_w, out_h, cv2.INTER_LINEAR if number else cv2.INTER_AREA))
+        full_range = name.startswith("yuvj") or frame.color_range == _FULL_RANGE
+        image = cv2.transform(cv2.merge(planes), _to_rgb(frame.colorspace, full_range))
+        return pad_to_square(image, self._frame_px)
+
+
+def rgb_of(frame: av.VideoFrame) -> np.ndarray:
+    """The whole picture as stored, uint8 [H, W, 3]; VideoError for colours that libav cannot turn into RGB."""
+    try:
+        return frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, ValueError) as error:
+        kind = f"{frame.format.name} in colour space {frame.colorspace}"
+        raise VideoError(f"a picture ({kind}) does not turn into RGB: {why(error)}") from error
+
+
+@functools.cache
+def _to_rgb(colorspace: int, full_range: bool) -> np.ndarray:
+    """float32 [3, 4]: from bytes of brightness, blue and red difference (and 1) to bytes of red, green and blue."""
+    red, blue = _PARTS[colorspace]
+    green = 1 - red - blue
+    gain, colour_gain, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
+    u, v = 2 * (1 - blue) * colour_gain, 2 * (1 - red) * colour_gain
+    matrix = np.array([[gain, 0, v], [gain, -u * blue / green, -v * red / green], [gain, u, 0]])
+    return np.column_stack([matrix, -matrix @ [black, 128, 128]]).astype(np.float32)

@@ -7,10 +7,14 @@ In a WebP each block is told from its neighbours, so its frames never share one.
 """
 
 import dataclasses
+import struct
 
 import cv2
 import numpy as np
 import simplejpeg
+from einops import rearrange
+
+from data_pipelines.geometry import Orientation
 
 FORMATS = ("jpeg", "webp", "png", "raw")
 _SHEET_FORMATS = ("jpeg", "png")
@@ -18,6 +22,16 @@ _SHEET_FORMATS = ("jpeg", "png")
 _SHEET_FRAME_PX = 128
 _SHEET_COLUMNS = 16
 _SHEET_ROWS = 16
+# By the number in EXIF: 1 is upright, 2 to 4 are mirrored or turned, 5 to 8 also swap rows and columns.
+_EXIF_ORIENTATIONS = {
+    2: Orientation(flip_x=True),
+    3: Orientation(flip_x=True, flip_y=True),
+    4: Orientation(flip_y=True),
+    5: Orientation(transpose=True),
+    6: Orientation(transpose=True, flip_x=True),
+    7: Orientation(transpose=True, flip_x=True, flip_y=True),
+    8: Orientation(transpose=True, flip_y=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +89,7 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
         rows_here = -(-len(some) // columns)
         tiles = np.zeros((rows_here * columns, px, px, 3), np.uint8)
         tiles[: len(some)] = some
-        sheet = tiles.reshape(rows_here, columns, px, px, 3).swapaxes(1, 2).reshape(rows_here * px, columns * px, 3)
+        sheet = rearrange(tiles, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
         data.append(_encode_picture(sheet, image_format, quality))
     return Sheets(data, columns, rows, num_frames, px, image_format)
 
@@ -111,11 +125,66 @@ def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
             raise ValueError(
                 f"sheet {number} is {picture.shape[:2]} pixels, {len(here)} frames of {px} need {expected}"
             )
-        tiles = picture.reshape(rows_here, px, columns, px, 3)
-        for row in range(rows_here):
+        for row, tiles in enumerate(rearrange(picture, "(rows h) (columns w) c -> rows columns h w c", h=px, w=px)):
             row_frames = here[row * columns : (row + 1) * columns]
-            row_frames[...] = tiles[row].swapaxes(0, 1)[: len(row_frames)]
+            row_frames[...] = tiles[: len(row_frames)]
     return frames
+
+
+def decode_still(data: bytes) -> np.ndarray:
+    """A JPEG, PNG, WebP or the like as uint8 [H, W, 3] RGB, upright by its EXIF orientation.
+
+    Raises:
+      ValueError: it is no picture.
+    """
+    # OpenCV turns all but WebP, which it turns in some versions and for some ways to write the orientation.
+    how = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if data[8:12] == b"WEBP" else 0)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+    if image is None:
+        raise ValueError(f"{len(data)} bytes that are no picture of a known kind")
+    return _webp_orientation(data).apply(image)
+
+
+def _webp_orientation(data: bytes) -> Orientation:
+    """How a WebP is to be turned by its EXIF chunk; upright for one without, and for anything that is no WebP."""
+    at = 12
+    while data[:4] == b"RIFF" and data[8:12] == b"WEBP" and at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"EXIF":
+            return _exif_orientation(data[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0"))
+        at += 8 + size + size % 2
+    return Orientation()
+
+
+def _exif_orientation(tiff: bytes) -> Orientation:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return Orientation()
+    directory = struct.unpack_from(f"{order}I", tiff, 4)[0]
+    entries = tiff[directory : directory + 2]
+    count = struct.unpack(f"{order}H", entries)[0] if len(entries) == 2 else 0
+    for at in range(directory + 2, min(directory + 2 + 12 * count, len(tiff) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
+        if (tag, kind) == (0x0112, 3):
+            return _EXIF_ORIENTATIONS.get(value, Orientation())
+    return Orientation()
+
+
+def decode_animation(data: bytes) -> tuple[list[np.ndarray], list[float]]:
+    """The pictures of an animated WebP, uint8 [H, W, 3] RGB each, and for how long each is shown, in seconds.
+
+    Raises:
+      ValueError: it does not decode.
+    """
+    try:
+        decoded, animation = cv2.imdecodeanimation(np.frombuffer(data, np.uint8))
+    except cv2.error as error:
+        raise ValueError(f"OpenCV does not decode the animation: {error.err}") from error
+    if not decoded or not len(animation.frames):
+        raise ValueError(f"{len(data)} bytes that are no animation that OpenCV decodes")
+    frames = [cv2.cvtColor(frame[..., :3], cv2.COLOR_BGR2RGB) for frame in animation.frames]
+    # Browsers show a picture that says less than 11 ms for a tenth of a second.
+    return frames, [length_ms / 1000 if length_ms > 10 else 0.1 for length_ms in animation.durations]
 
 
 def _encode_picture(rgb: np.ndarray, image_format: str, quality: int) -> bytes:

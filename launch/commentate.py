@@ -4,6 +4,7 @@
     python -m launch.commentate --source=match.mp4 --realtime            at the video's own speed, as a viewer sees it
     python -m launch.commentate --source=0                               your camera (its number); Ctrl-C ends it
     python -m launch.commentate --source=rtsp://camera.local/stream      any address that PyAV opens
+    python -m launch.commentate --source=shots/%04d.jpg --image_rate_hz=10       numbered pictures, or a folder of them
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
     python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
@@ -25,7 +26,7 @@ With --realtime a model that is too slow drops the oldest frames, never words; `
 A source that is no video ends the program at once; one that breaks on the way ends it after what could be watched. In
 both cases the error says where and why, the exit code is 1, and `error` in the report is that message (null where all
 went well). What was said until then is kept in every file.
-Ctrl-C ends the run, finishes the files, and gives exit code 130.
+Ctrl-C ends the run, finishes the files, and gives exit code 130. Passwords of addresses are shown and written as ***.
 """
 
 import argparse
@@ -38,10 +39,11 @@ from typing import Any
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
-from data_pipelines.source_info import VideoError, VideoInfo
+from data_pipelines.source_info import VideoError, VideoInfo, redact
 from launch.remote_session import RemoteSpeaker, remote_speaker
 from launch.server_token import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.interruptible import leave, run_interruptibly
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile
 from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
@@ -59,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m launch.commentate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("--source", metavar="FILE|URL|NUMBER", required=True, help="a video file, an address, or a camera's number")
+    add(
+        "--source",
+        metavar="FILE|URL|NUMBER",
+        required=True,
+        help="a video file, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)",
+    )
+    add("--image_rate_hz", type=float, default=25.0, help="pictures a second of a folder (default: %(default)g)")
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
@@ -78,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
         default="crop",
         help="how a wide picture becomes the model's square: its centre, or all of it between bars (default: crop)",
     )
-    add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
+    add(
+        "--max_s",
+        type=float,
+        metavar="SECONDS",
+        help="end after so much video (a camera never ends by itself); after so much time where a live source stalls",
+    )
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
@@ -92,6 +105,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--token_file is for --server")
     if args.max_s is not None and not args.max_s > 0:
         raise ValueError(f"--max_s must be more than 0 seconds, got {args.max_s}")
+    if not args.image_rate_hz > 0:
+        raise ValueError(f"--image_rate_hz must be more than 0, got {args.image_rate_hz:g}")
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
         raise ValueError(f"--out={args.out}: captions are written as .vtt or .srt")
     written = {name: Path(value).absolute() for name in ("out", "render", "json") if (value := getattr(args, name))}
@@ -156,7 +171,8 @@ class Captions:
 def commentate(args: argparse.Namespace) -> int:
     """Runs the whole thing; returns the exit code."""
     check(args)
-    speaker = _speaker(args)
+    # Nothing is written before the stream begins: until then Ctrl-C ends the program where it stands.
+    speaker = run_interruptibly(lambda: _speaker(args), "load")
     delays = speaker.delays
     delay_steps = delays.usual if args.delay is None else args.delay
     if not delays.least <= delay_steps <= delays.most:
@@ -165,15 +181,21 @@ def commentate(args: argparse.Namespace) -> int:
         )
     try:
         reader = VideoReader(
-            args.source, speaker.clock, speaker.frame_px, args.fit, picture_px=PICTURE_PX if args.render else None
+            args.source,
+            speaker.clock,
+            speaker.frame_px,
+            args.fit,
+            picture_px=PICTURE_PX if args.render else None,
+            trusted=True,
+            image_rate_hz=args.image_rate_hz,
         )
     except VideoError as error:
         nothing = RunStatistics(speaker.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
-        _write_report(args.json, report_of(speaker, {"source": args.source, **nothing, "notes": []}, error))
+        _write_report(args.json, report_of(speaker, {"source": redact(args.source), **nothing, "notes": []}, error))
         raise
     with reader:
-        print(f"{args.source}: {describe(reader.info)}; {speaker.name}", flush=True)
-        session = speaker.session(delay_steps, args.pad_bias)
+        print(f"{reader.info.source}: {describe(reader.info)}; {speaker.name}", flush=True)
+        session = run_interruptibly(lambda: speaker.session(delay_steps, args.pad_bias), "compile")
         listeners: list[Listener] = [Terminal()]
         if args.out:
             listeners.append(Captions(args.out))
@@ -229,7 +251,7 @@ def report_of(
         "checkpoint": speaker.name,
         "tokens_per_s_cap": speaker.tokens_per_s_max,
         **report,
-        "error": None if error is None else str(error),
+        "error": None if error is None else redact(str(error)),
     }
 
 
@@ -263,13 +285,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             check(args)
             return 0
         return commentate(args)
+    except KeyboardInterrupt:
+        print("commentate: interrupted before the first tick; nothing was written", file=sys.stderr)
+        return _INTERRUPTED
     except (VideoError, ConnectionError) as error:
-        print(f"commentate: {error}", file=sys.stderr)
+        print(f"commentate: {redact(str(error))}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
-        print(f"commentate: {error}", file=sys.stderr)
+        print(f"commentate: {redact(str(error))}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

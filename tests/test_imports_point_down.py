@@ -19,7 +19,7 @@ MAX_LINES = 700
 # Each part may import itself and what is named here. A part that is not named here may not exist: an architecture has
 # a place for everything, so a new one is added to this table and to docs/design.md together.
 BASE = {"mmduplex_jax.typing", "mmduplex_jax.clock", "mmduplex_jax.sharding", "mmduplex_jax.text_tokenizer"}
-BASE |= {"mmduplex_jax.word_decoder"}
+BASE |= {"mmduplex_jax.word_decoder", "mmduplex_jax.interruptible"}
 DATA = {"data_pipelines"}
 MODEL = BASE | {"mmduplex_jax.layers", "mmduplex_jax.tokenizer", "mmduplex_jax.towers", "mmduplex_jax.models"}
 # What the machine can do and what a program costs, read off its trace: nothing of ours below it.
@@ -34,6 +34,7 @@ LIBRARY = UPPER | RUNNING | STAGES | WEIGHTS | {"mmduplex_jax.commentator"}
 MAY_IMPORT = {
     "mmduplex_jax.typing": set(),
     "mmduplex_jax.clock": set(),
+    "mmduplex_jax.interruptible": set(),
     "mmduplex_jax.text_tokenizer": set(),
     "mmduplex_jax.word_decoder": {"mmduplex_jax.clock", "mmduplex_jax.text_tokenizer"},
     "mmduplex_jax.sharding": {"mmduplex_jax.typing"},
@@ -60,7 +61,12 @@ MAY_IMPORT = {
     "mmduplex_jax.client": {"mmduplex_jax.serving.protocol"},
     "mmduplex_jax.serving": UPPER | {"mmduplex_jax.streaming", "mmduplex_jax.serving.protocol"},
     "mmduplex_jax": set(),
-    "data_pipelines": {"mmduplex_jax.clock", "mmduplex_jax.typing", "mmduplex_jax.text_tokenizer"},
+    "data_pipelines": {
+        "mmduplex_jax.clock",
+        "mmduplex_jax.interruptible",
+        "mmduplex_jax.typing",
+        "mmduplex_jax.text_tokenizer",
+    },
     "configs": set(),
     "launch": LIBRARY | SERVING | {"mmduplex_jax", "mmduplex_jax.pages", "mmduplex_jax.planning", "configs"},
 }

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_pipelines.frame_pixels import FrameSquarer
-from data_pipelines.geometry import squarer
+from data_pipelines.geometry import FrameSquarer, squarer
 from data_pipelines.source_info import VideoError, why
 from mmduplex_jax.serving.protocol import Frame
 from mmduplex_jax.serving.still_headers import PictureRefused, jpeg_size, webp_size

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.source_info import VideoError, scheme_of
+from data_pipelines.source_info import VideoError, redact, scheme_of
 from mmduplex_jax.serving.intake import TakenTick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.seats import ModelFacts
@@ -94,7 +94,7 @@ class Sources:
                 await session.watched(TakenTick(tick.t_s, tick.frame, changed_share(before, tick.frame)))
                 before = tick.frame
         except VideoError as error:
-            cause = str(error).removeprefix(f"{source}: ")
+            cause = str(error).removeprefix(f"{redact(source)}: ")
             _log.info("source broke", extra={"session": session.id, "source": for_log(source), "error": cause})
             # The path stays on the server; the cause is the client's to know.
             session.end("source", f"the source broke: {cause}", drain=True)

@@ -9,6 +9,9 @@ from typing import Protocol
 from data_pipelines.decode import Tick
 from data_pipelines.source_info import VideoInfo
 
+# What a source may be late by, before it counts as standing still.
+_STALL_S = 1.0
+
 
 class Reader(Protocol):
     """What is needed of a source: `data_pipelines.decode.VideoReader` has it."""
@@ -28,16 +31,22 @@ class FrameFeed:
 
     A file is read at most `max_waiting` ticks ahead. In real time (or from a live source) nobody can be asked to wait:
     when `max_waiting` ticks wait, or the oldest was due more than `lag_max_s` ago and a newer one waits, the oldest is
-    dropped and counted, and its pictures go to the next one.
+    dropped and counted, and its pictures go to the next one. A live playlist gives some seconds at once: its ticks come
+    when they are due, and after a stall of it they are due later.
 
     Attributes:
       dropped: ticks that were dropped.
       started_s: `time.monotonic()` of the stream's second 0; set when the first tick is there.
+      end_after_s: of a source without a known end, how long to wait for its ticks in all, also where none come; None
+        for no limit.
     """
 
+    end_after_s: float | None = None
+
     def __init__(self, reader: Reader, *, realtime: bool, max_waiting: int, lag_max_s: float):
-        self._reader, self._paced = reader, realtime and not reader.info.live
-        self._may_drop = realtime or reader.info.live
+        info = reader.info
+        self._reader, self._paced = reader, (realtime and not info.live) or info.in_segments
+        self._may_drop = realtime or info.live or info.in_segments
         self._max_waiting, self._lag_max_s = max_waiting, lag_max_s
         self._waiting: deque[Tick] = deque()
         self._changed = threading.Condition()
@@ -51,12 +60,16 @@ class FrameFeed:
     def __iter__(self) -> Iterator[Tick]:
         """The ticks; raises what the reader raised, after the ticks that came before it."""
         self._thread.start()
+        began_s = time.monotonic()
         while True:
             with self._changed:
                 # A limit on the wait, so that a signal's handler gets its turn while a source hangs.
-                while not (self._waiting or self._ended or self._stop.is_set()):
+                while not (self._waiting or self._ended or self._stop.is_set() or self._is_over(began_s)):
                     self._changed.wait(0.2)
                 if self._stop.is_set():
+                    return
+                if not (self._waiting or self._ended):
+                    self._reader.info.note(f"the source stood still when {self.end_after_s:g} s were over")
                     return
                 if not self._waiting:
                     break
@@ -73,18 +86,23 @@ class FrameFeed:
         self._stop.set()
 
     def close(self) -> None:
-        """Ends the thread and closes the reader. A source that hangs in a read is left to the end of the process."""
+        """Ends the thread and closes the reader; where that hangs in a read, as soon as the read gives up."""
         self._stop.set()
+        self._reader.close()
         if self._thread.ident is not None:
             self._thread.join(timeout=2.0)
-        if not self._thread.is_alive():
-            self._reader.close()
+
+    def _is_over(self, began_s: float) -> bool:
+        limit_s = self.end_after_s if self._reader.info.endless else None
+        return limit_s is not None and time.monotonic() - began_s > limit_s + _STALL_S
 
     def _work(self) -> None:
         try:
             for tick in self._reader.ticks():
                 if self.started_s is None:
                     self.started_s = time.monotonic() - tick.t_s
+                elif self._reader.info.in_segments and self._age_s(tick) > self._lag_max_s:
+                    self.started_s = time.monotonic() - tick.t_s  # it was the source that stood still, not the model
                 if self._paced and self._stop.wait(max(0.0, self.started_s + tick.t_s - time.monotonic())):
                     break
                 if not self._put(tick):

@@ -35,7 +35,7 @@ class Renderer:
     """Writes an mp4 while the stream runs; nothing is kept but the state of the overlays.
 
     A picture is shown with what was known at its time: words appear when they were said. The video has the source's
-    own times and at most 30 pictures a second.
+    own times and at most 30 pictures a second, and the size of the first; one of another shape stands between bars.
     """
 
     def __init__(self, path: str | Path, *, frame_px: int, fit: str, tokens_per_s_max: int, tick_s: float):
@@ -126,16 +126,22 @@ class Renderer:
         return stream
 
     def _draw(self, t_s: float, image: np.ndarray) -> np.ndarray:
-        width_px, height_px = self._picture_size
-        if image.shape[1::-1] != (width_px, height_px):
-            grows = image.shape[1] < width_px
-            image = cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
+        most_px, (height_px, width_px) = self._picture_size, image.shape[:2]
+        scale = min(most_px[0] / width_px, most_px[1] / height_px)
+        # (A rounding of the first picture's even sides is no bar.)
+        size = [
+            side if abs(side - scaled) < 2 else max(1, round(scaled))
+            for side, scaled in zip(most_px, (width_px * scale, height_px * scale))
+        ]
+        if (width_px, height_px) != tuple(size):
+            image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if width_px < size[0] else cv2.INTER_AREA)
         canvas = np.full((self._size[1], self._size[0], 3), _DARK, np.uint8)
-        left = (self._size[0] - width_px) // 2
-        canvas[:height_px, left : left + width_px] = image
-        self._draw_tokens(canvas[:height_px, left : left + width_px], t_s)
-        self._draw_subtitle(canvas[:height_px])
-        self._draw_bar(canvas[height_px:], t_s)
+        left, top = (self._size[0] - size[0]) // 2, (most_px[1] - size[1]) // 2
+        area = canvas[top : top + size[1], left : left + size[0]]
+        area[:] = image
+        self._draw_tokens(area, t_s)
+        self._draw_subtitle(canvas[: most_px[1]])
+        self._draw_bar(canvas[most_px[1] :], t_s)
         return canvas
 
     def _draw_tokens(self, area: np.ndarray, t_s: float) -> None:

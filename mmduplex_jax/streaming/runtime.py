@@ -62,7 +62,7 @@ class Runtime:
         self, session: Watching, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False
     ):
         self._session, self._reader, self._listeners = session, reader, listeners
-        self._realtime = realtime or reader.info.live
+        self._realtime = realtime or reader.info.live or reader.info.in_segments
         waiting = max(1, session.clock.ticks_in(_AHEAD_S))
         self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting, lag_max_s=_LAG_MAX_S)
         self.error: VideoError | ConnectionError | None = None
@@ -77,12 +77,13 @@ class Runtime:
         """Runs to the end of the source; a source that breaks on the way ends the run (see `error`).
 
         Args:
-          stop_after_s: end after so much video.
+          stop_after_s: end after so much video; where a source without a known end stands still, after so much time.
 
         Returns:
           The report (see `RunStatistics.report`), with `source` and `notes`.
         """
         statistics = RunStatistics(self._session.clock)
+        self._feed.end_after_s = stop_after_s
         started_s = time.perf_counter()
         end_s = 0.0
         try:

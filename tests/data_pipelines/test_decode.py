@@ -253,6 +253,6 @@ def test_a_camera_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyP
         def release(self) -> None:
             self.index = -1
 
-    monkeypatch.setattr("data_pipelines.camera.cv2.VideoCapture", Closed)
+    monkeypatch.setattr("data_pipelines.decode.cv2.VideoCapture", Closed)
     with pytest.raises(VideoError, match="camera 7 cannot be opened"):
         VideoReader(7, CLOCK, 32)

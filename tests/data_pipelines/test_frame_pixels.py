@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.frame_pixels import FrameSquarer
-from data_pipelines.geometry import squarer
+from data_pipelines.geometry import FrameSquarer, squarer
 from data_pipelines.source_info import VideoError
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -83,6 +84,22 @@ def test_what_is_no_video_is_one_line_of_error(portable_dir: Path, tmp_path: Pat
     assert report.keys() >= KEYS
     assert words in report["error"]
     assert (report["ticks"], report["words"], report["real_time_factor"]) == (0, [], None)
+
+
+def test_a_folder_of_pictures_is_watched_and_passwords_are_not_shown(portable_dir: Path, tmp_path: Path, capsys):
+    (tmp_path / "shots").mkdir()
+    report = tmp_path / "report.json"
+    flags = [f"--checkpoint={portable_dir}", f"--json={report}"]
+    assert main([*flags, f"--source={tmp_path / 'shots'}"]) == 1
+    assert "a folder without pictures" in capsys.readouterr().err
+    for number, image in enumerate(moving(12)):
+        cv2.imwrite(str(tmp_path / "shots" / f"{number}.png"), image)
+    assert main([*flags, f"--source={tmp_path / 'shots'}", "--image_rate_hz=6.25"]) == 0
+    assert json.loads(report.read_text())["ticks"] == 12
+    assert main([*flags, "--source=rtsp://me:secret@127.0.0.1:1/a"]) == 1
+    captured = capsys.readouterr()
+    assert "rtsp://***@127.0.0.1:1/a" in captured.err
+    assert "secret" not in captured.out + captured.err + report.read_text()
 
 
 def test_a_file_cut_in_the_middle_keeps_what_was_said(portable_dir: Path, tmp_path: Path, capsys):

@@ -6,6 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines.decode import Picture, Tick
+from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import Renderer
 from mmduplex_jax.streaming.runtime import Runtime
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, ScriptedReader, script, session
@@ -67,3 +69,23 @@ def test_without_a_picture_there_is_no_file_also_not_an_older_one(tmp_path: Path
     renderer = Renderer(tmp_path / "a.mp4", frame_px=FRAME_PX, fit="crop", tokens_per_s_max=8, tick_s=CLOCK.tick_s)
     renderer.close([])
     assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_picture_of_another_size_keeps_its_shape_and_its_boxes(tmp_path: Path):
+    renderer = Renderer(tmp_path / "a.mp4", frame_px=FRAME_PX, fit="crop", tokens_per_s_max=8, tick_s=CLOCK.tick_s)
+    spent = SpentTokens(1, False, np.array([[16, 16]]), np.array([16]), np.array([1]))
+    for number, (height_px, width_px) in enumerate([(90, 160), (160, 90)]):
+        image = np.full((height_px, width_px, 3), 200, np.uint8)
+        t_s = number * CLOCK.tick_s
+        tick = Tick(number, t_s, np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8), (Picture(t_s, image),))
+        renderer.on_tick(tick, [], spent, 1)
+    renderer.close([])
+    wide, tall, *_ = [image for _, image in rendered(tmp_path / "a.mp4")]
+    lit = lambda image: np.flatnonzero((image[:270] > 120).all(axis=2).any(axis=0))
+    assert (lit(wide)[0], lit(wide)[-1]) == (0, 479)
+    assert lit(tall)[-1] - lit(tall)[0] + 1 == pytest.approx(270 * 90 / 160, abs=3)
+    # The box is half of the square that the model sees, in the middle, in both.
+    for image, square_px in ((wide, 270), (tall, 270 * 90 / 160)):
+        box = np.flatnonzero((np.abs(image[135].astype(int) - (86, 224, 200)) < 60).all(axis=1))
+        assert box[-1] - box[0] == pytest.approx(square_px / 2, abs=4)
+        assert (box[0] + box[-1]) / 2 == pytest.approx(240, abs=3)
