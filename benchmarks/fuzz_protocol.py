@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz_streams import CLIENTS, Act, counting_pool, run_program
-from mmduplex_jax.serving.pictures import PictureDecoder
+from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
 from mmduplex_jax.serving.protocol import (
     Change,
     Frame,
@@ -42,7 +42,6 @@ from mmduplex_jax.serving.protocol import (
     parse_frame,
     parse_text,
 )
-from mmduplex_jax.serving.still_headers import PictureRefused
 
 _ROUND = {"parser": 400, "pictures": 200, "sessions": 100}
 _PIXELS_MAX, _FRAME_PX = 200_000, 32

@@ -1,7 +1,9 @@
 """Programs of what clients do, and a server's sessions that must live through any of them."""
 
 import asyncio
+import atexit
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
+from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.metrics import Counters
 from mmduplex_jax.serving.protocol import Frame, frame_bytes
@@ -66,6 +69,14 @@ class CountingLive:
         token = self._slots[state.step % len(self._slots)]
         logits = jnp.zeros((batch, self._vocab_size))
         return _State(state.step + active), StepOutput(token, state.step, logits, report)
+
+
+@functools.cache
+def decoders() -> DecoderProcesses:
+    """Decoders that all programs share."""
+    processes = DecoderProcesses(LIMITS.decode_s)
+    atexit.register(processes.close)
+    return processes
 
 
 def counting_pool() -> StreamPool:
@@ -158,7 +169,7 @@ class Program:
         logging.getLogger().addHandler(handler)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(repr(context)))
-        sessions = Sessions(self._pool, FACTS, LIMITS, Counters(), Sources())
+        sessions = Sessions(self._pool, FACTS, LIMITS, Counters(), Sources(), decoders())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 for act in acts:

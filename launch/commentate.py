@@ -40,8 +40,8 @@ from typing import Any
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
 from data_pipelines.source_info import VideoError, VideoInfo, redact
-from launch.remote_session import RemoteSpeaker, remote_speaker
-from launch.server_token import TOKEN_VARIABLE, read_token
+from mmduplex_jax.client import TOKEN_VARIABLE, read_token
+from mmduplex_jax.client.session import RemoteSpeaker, remote_speaker
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
 from mmduplex_jax.interruptible import leave, run_interruptibly
 from mmduplex_jax.streaming.captions import PAUSE_S, CaptionFile

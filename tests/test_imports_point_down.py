@@ -28,7 +28,12 @@ PORTABLE = {"mmduplex_jax.weights.portable"}
 RUNNING = {"mmduplex_jax.train", "mmduplex_jax.streaming", "mmduplex_jax.evals"}
 STAGES = {"mmduplex_jax.stages", "mmduplex_jax.stages.registry", "mmduplex_jax.stages.config_file"}
 WEIGHTS = {"mmduplex_jax.weights", "mmduplex_jax.weights.portable"}
-SERVING = {"mmduplex_jax.serving", "mmduplex_jax.serving.protocol", "mmduplex_jax.client"}
+SERVING = {
+    "mmduplex_jax.serving",
+    "mmduplex_jax.serving.protocol",
+    "mmduplex_jax.client",
+    "mmduplex_jax.client.session",
+}
 UPPER = MODEL | DATA | COST
 LIBRARY = UPPER | RUNNING | STAGES | WEIGHTS | {"mmduplex_jax.commentator"}
 MAY_IMPORT = {
@@ -59,7 +64,10 @@ MAY_IMPORT = {
     # What clients and the server agree on: a client needs no JAX.
     "mmduplex_jax.serving.protocol": set(),
     "mmduplex_jax.client": {"mmduplex_jax.serving.protocol"},
-    "mmduplex_jax.serving": UPPER | {"mmduplex_jax.streaming", "mmduplex_jax.serving.protocol"},
+    # A session on a server is used as one on this machine is, and gives what that gives.
+    "mmduplex_jax.client.session": BASE | {"mmduplex_jax.client", "mmduplex_jax.streaming", "mmduplex_jax.commentator"},
+    "mmduplex_jax.serving": UPPER
+    | {"mmduplex_jax.streaming", "mmduplex_jax.commentator", "mmduplex_jax.serving.protocol"},
     "mmduplex_jax": set(),
     "data_pipelines": {
         "mmduplex_jax.clock",

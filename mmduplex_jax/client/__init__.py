@@ -6,12 +6,26 @@
             if isinstance(event, Word):
                 print(event.text)
 
-It needs aiohttp (the extra `live`), NumPy and OpenCV, and no JAX.
+It needs aiohttp (the extra `live`), NumPy and OpenCV, and no JAX. `mmduplex_jax.client.session` is for programs that
+block, one tick after another.
 """
 
-from mmduplex_jax.client.asking import info
-from mmduplex_jax.client.events import Event, Notice, Refused, Status, StreamLost, Word
-from mmduplex_jax.client.pictures import encode
-from mmduplex_jax.client.stream import Stream, connect
+from mmduplex_jax.client.stream import (
+    TOKEN_VARIABLE,
+    Event,
+    Notice,
+    Refused,
+    Status,
+    Stream,
+    StreamLost,
+    Word,
+    connect,
+    encode,
+    info,
+    read_token,
+)
 
-__all__ = ["Event", "Notice", "Refused", "Status", "Stream", "StreamLost", "Word", "connect", "encode", "info"]
+__all__ = [
+    "TOKEN_VARIABLE", "Event", "Notice", "Refused", "Status", "Stream", "StreamLost", "Word", "connect", "encode",
+    "info", "read_token",
+]  # fmt: skip

@@ -1,20 +1,20 @@
-"""A stream on a server, over connections that may drop. docs/protocol.md says the rest."""
+"""A stream on a server, over connections that may drop; docs/protocol.md describes the messages."""
 
 import asyncio
 import contextlib
 import dataclasses
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 
-from mmduplex_jax.client.asking import CONNECT_S, bearer_header, check_url, load_aiohttp, refused
-from mmduplex_jax.client.events import Event, Notice, Refused, Status, StreamLost, Word
-from mmduplex_jax.client.pictures import encode
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Frame, frame_bytes
 
 _log = logging.getLogger(__name__)
@@ -24,6 +24,60 @@ _UNANSWERED_MAX = 16
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _HEARTBEAT_S = 20.0
 _LEAVE_S = 1.0
+TOKEN_VARIABLE = "MMDUPLEX_TOKEN"
+_CONNECT_S = 10.0
+# Times that go back by more begin a stream anew, as on the server.
+_SET_BACK_S = 0.5
+
+
+class Refused(ConnectionError):
+    """The server refuses or has ended the stream, and why.
+
+    Attributes:
+      code: one of the error codes or reasons in docs/protocol.md, or "http" where there was no WebSocket.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class StreamLost(ConnectionError):
+    """The connection dropped, and the server could not be reached again while it kept the stream."""
+
+
+class Word(NamedTuple):
+    """A word that was said; times in seconds on the client's own clock (that of the pictures)."""
+
+    seq: int
+    text: str
+    t_video_s: float
+    t_emit_s: float
+
+
+class Status(NamedTuple):
+    """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md."""
+
+    t_video_s: float
+    step: int
+    lag_s: float
+    dropped_frames: int
+    late_frames: int
+    tokens: int
+    tokens_per_s: int
+    anchor: bool
+    places: list[list[int]]
+    change: float
+
+
+class Notice(NamedTuple):
+    """Something that does not end the stream: an error's code, "config" (new settings), "connection" or "missed"."""
+
+    code: str
+    message: str
+
+
+Event = Word | Status | Notice
 
 
 @dataclasses.dataclass
@@ -98,6 +152,9 @@ class Stream:
         async with self._changed:
             await self._changed.wait_for(lambda: self._done or len(self._unanswered) < _UNANSWERED_MAX)
             self._raise_end()
+            if self._unanswered and t_s < self._unanswered[-1].t_s - _SET_BACK_S:
+                # The server begins anew there; what was sent before is forgotten, and need not be sent again.
+                self._unanswered.clear()
             self._unanswered.append(_Sent(number, t_s, message))
         # Without a connection it goes with the next one's beginning.
         await self._give(message)
@@ -162,7 +219,7 @@ class Stream:
 
     async def _connected(self) -> None:
         """One connection, from its hello to its end; returns when it dropped or the stream has ended."""
-        aiohttp = load_aiohttp()
+        aiohttp = _load_aiohttp()
         socket = await self._reach()
         async with socket:
             hello = {"type": "hello", "version": VERSION, "client": self._client, "config": self._config}
@@ -184,17 +241,17 @@ class Stream:
 
     async def _reach(self) -> Any:
         """A WebSocket to the server; after a drop it is tried for as long as the server keeps the stream."""
-        aiohttp = load_aiohttp()
+        aiohttp = _load_aiohttp()
         until_s = time.monotonic() + (self.hello["limits"]["resume_s"] if self.hello else 0.0)
         attempt = 0
         while True:
             try:
-                async with asyncio.timeout(CONNECT_S):
+                async with asyncio.timeout(_CONNECT_S):
                     socket = await self._http.ws_connect(
                         f"{self._url}/v1/stream", protocols=(SUBPROTOCOL,), heartbeat=_HEARTBEAT_S, max_msg_size=1 << 20
                     )
             except aiohttp.WSServerHandshakeError as error:
-                raise refused(self._url, error.status, error.message) from error
+                raise _refused(self._url, error.status, error.message) from error
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 if time.monotonic() >= until_s:
                     raise StreamLost(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from error
@@ -265,7 +322,7 @@ class Stream:
         await self._give(json.dumps(message))
 
     async def _give(self, message: str | bytes) -> None:
-        aiohttp = load_aiohttp()
+        aiohttp = _load_aiohttp()
         socket = self._socket
         if socket is None:
             return
@@ -311,10 +368,10 @@ async def connect(
       StreamLost: there is no server.
       ValueError: no http address.
     """
-    aiohttp = load_aiohttp()
-    check_url(url)
+    aiohttp = _load_aiohttp()
+    _check_url(url)
     config = {"mode": mode, "fit": fit, "delay_steps": delay_steps, "pad_bias": pad_bias, "source": source}
-    async with aiohttp.ClientSession(headers=bearer_header(token)) as http:
+    async with aiohttp.ClientSession(headers=_bearer_header(token)) as http:
         stream = Stream(http, url.rstrip("/"), config, client)
         running = asyncio.create_task(stream.run(), name=f"stream on {url}")
         try:
@@ -326,3 +383,87 @@ async def connect(
             await stream.leave()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def encode(image: np.ndarray, quality: int | None = None) -> tuple[bytes, str]:
+    """A picture as it is sent, and its codec.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      quality: of a JPEG, 1 to 100; None sends a WebP without loss.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a picture must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    suffix, options = ".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]
+    if quality is not None:
+        suffix = ".jpg"
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not written:
+        raise ValueError(f"OpenCV could not write a {suffix} of {image.shape[1]}×{image.shape[0]} pixels")
+    return data.tobytes(), "webp" if quality is None else "jpeg"
+
+
+def read_token(path: str | None) -> str | None:
+    """The first line of the file, or else what the environment says; None where neither is there.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: its first line is empty.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    token = (Path(path).read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+    if not token:
+        raise ValueError(f"--token_file={path}: its first line is empty, the token should be there")
+    return token
+
+
+def _load_aiohttp() -> Any:
+    """The module aiohttp; an error that says how to get it where it is not installed."""
+    try:
+        import aiohttp
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the client needs aiohttp: install mmduplex-jax with its extra `live`") from error
+    return aiohttp
+
+
+async def info(url: str, token: str | None = None) -> dict[str, Any]:
+    """What a server says of its model; the fields are in docs/protocol.md.
+
+    Raises:
+      Refused: the server does not want to say it.
+      StreamLost: there is no server.
+      ValueError: no http address.
+    """
+    aiohttp = _load_aiohttp()
+    _check_url(url)
+    timeout = aiohttp.ClientTimeout(total=_CONNECT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(headers=_bearer_header(token), timeout=timeout) as http,
+            http.get(f"{url.rstrip('/')}/v1/info") as answer,
+        ):
+            if answer.status != 200:
+                raise _refused(url, answer.status, answer.reason or "")
+            return await answer.json()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise StreamLost(f"{url} cannot be reached: {str(error) or type(error).__name__}") from error
+
+
+def _check_url(url: str) -> None:
+    """ValueError for what is no server's address."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url} is no server's address (http://127.0.0.1:8080)")
+
+
+def _bearer_header(token: str | None) -> dict[str, str]:
+    """The header that shows a token; none without one."""
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def _refused(url: str, status: int, message: str) -> Refused:
+    """A refusal by HTTP's status, in words."""
+    known = {401: "it wants another token", 403: "it refuses this origin or host name"}
+    return Refused("http", f"{url}: {known.get(status, f'{status} {message}')}")

@@ -1,4 +1,4 @@
-"""Who may speak to the server: a bearer token, the page's own origin, and a host name that is this machine's."""
+"""Who may use the server (a token, the page's own origin, a host name that is this machine's), and how much of it."""
 
 import base64
 import binascii

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType, hdrs, web
 
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.connection import WireGone, converse
-from mmduplex_jax.serving.feeds import live_captions, server_sent_events
+from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.feeds import CAPTIONS_TYPE, EVENTS_TYPE, live_captions, server_sent_events
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.metrics import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
@@ -60,7 +61,7 @@ def build_app(
     limits: Limits | None = None,
     sources: Sources | None = None,
     counters: Counters | None = None,
-    decode_threads: int = 2,
+    decoders: DecoderProcesses | None = None,
     ice_servers: tuple[str, ...] = (),
 ) -> web.Application:
     """The application, ready to be run.
@@ -72,7 +73,8 @@ def build_app(
       limits: bounds for clients.
       sources: what it may watch by itself; by default nothing.
       counters: where it counts; by default a registry of its own.
-      decode_threads: threads that decode clients' pictures.
+      decoders: processes that decode clients' pictures; by default it starts some, and ends them. Others must have been
+        started with `limits.decode_s`.
       ice_servers: STUN or TURN addresses for WebRTC; by default none is asked.
     """
     limits, counters = limits or Limits(), counters or Counters()
@@ -81,15 +83,16 @@ def build_app(
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
-        app[SESSIONS] = sessions = Sessions(
-            pool, facts, limits, counters, sources or Sources(), decode_threads=decode_threads
-        )
+        decoding = decoders or DecoderProcesses(limits.decode_s)
+        app[SESSIONS] = sessions = Sessions(pool, facts, limits, counters, sources or Sources(), decoding)
         app[_PEERS] = peers = Peers(sessions, ice_servers)
         app[_WORLD] = world = WorldClips()
         yield
         await sessions.close()
         await peers.close()
         await world.close()
+        if decoders is None:
+            decoding.close()
 
     app.cleanup_ctx.append(run)
     add = app.router.add_get
@@ -99,7 +102,8 @@ def build_app(
     add("/readyz", _readyz, name="readyz")
     add("/metrics", _metrics, name="metrics")
     add("/v1/info", _info, name="info")
-    add("/v1/stream", _stream, name="stream")
+    # (Others answer HEAD without a body; this one has nothing to say without a WebSocket.)
+    app.router.add_get("/v1/stream", _stream, name="stream", allow_head=False)
     add("/v1/world/{index:[0-9]{1,6}}.mp4", _world, name="world")
     add("/v1/sessions/{session}/{kind:words|captions\\.vtt}", _feed, name="feed")
     app.router.add_post("/v1/webrtc", _webrtc, name="webrtc")
@@ -180,11 +184,14 @@ async def _stream(request: web.Request) -> web.StreamResponse:
 async def _webrtc(request: web.Request) -> web.StreamResponse:
     try:
         async with asyncio.timeout(request.app[SESSIONS].limits.hello_s):
-            offer = await request.json()
+            body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="the offer did not come in time") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise web.HTTPBadRequest(text="the body must be JSON with an SDP offer") from None
+    try:
+        # JSON is UTF-8, whatever charset the client names: some of Python's take seconds for what one message holds.
+        offer = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(text="the body must be JSON (UTF-8) with an SDP offer") from None
     try:
         answer = await request.app[_PEERS].answer(offer)
     except WebRtcRefused as refused:
@@ -199,6 +206,9 @@ async def _feed(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound(text="there is no such stream (any more), or the key is another's")
     if session.readers >= sessions.limits.feeds:
         raise web.HTTPTooManyRequests(text=f"{session.readers} readers follow this stream already")
+    if request.method == hdrs.METH_HEAD:
+        kind = EVENTS_TYPE if request.match_info["kind"] == "words" else CAPTIONS_TYPE
+        return web.Response(headers={"Content-Type": kind})
     answer = server_sent_events if request.match_info["kind"] == "words" else live_captions
     session.readers += 1
     try:

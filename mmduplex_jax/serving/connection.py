@@ -5,21 +5,26 @@ import dataclasses
 import logging
 from typing import Any, Protocol
 
-from mmduplex_jax.serving import replies
 from mmduplex_jax.serving.limits import Bucket
 from mmduplex_jax.serving.protocol import (
+    CLOSE_CODES,
     PAD_BIAS_MAX,
     Change,
     Hello,
     Message,
     Order,
     ProtocolError,
+    Reply,
+    bye_reply,
+    encode_reply,
+    error_reply,
+    hello_reply,
     parse_frame,
     parse_text,
+    word_reply,
 )
-from mmduplex_jax.serving.session import Session
+from mmduplex_jax.serving.session import Session, WordsGone
 from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
-from mmduplex_jax.serving.word_log import WordsGone
 
 _log = logging.getLogger(__name__)
 _MESSAGES_BURST_S = 2.0
@@ -63,14 +68,14 @@ async def converse(wire: Wire, sessions: Sessions, *, on_session: Any = None) ->
     except ProtocolError as error:
         message = str(error)
         sessions.counters.refused.labels(error.code).inc()
-        await _say_last(wire, sessions, replies.error(error.code, message, fatal=True))
+        await _say_last(wire, sessions, error_reply(error.code, message, fatal=True))
     except Refused as refusal:
         reason, message = refusal.reason, str(refusal)
-        await _say_last(wire, sessions, replies.error(reason, message, fatal=True))
+        await _say_last(wire, sessions, error_reply(reason, message, fatal=True))
     except (WireGone, TimeoutError):
         return
     finally:
-        await wire.close(replies.CLOSE_CODES.get(reason, 1000), message[:100])
+        await wire.close(CLOSE_CODES.get(reason, 1000), message[:100])
 
 
 async def _greet(wire: Wire, sessions: Sessions) -> Opened:
@@ -92,10 +97,10 @@ def _read(data: str | bytes, sessions: Sessions) -> Message:
     return parse_text(data)
 
 
-async def _say_last(wire: Wire, sessions: Sessions, reply: replies.Reply) -> None:
+async def _say_last(wire: Wire, sessions: Sessions, reply: Reply) -> None:
     try:
         async with asyncio.timeout(sessions.limits.send_s):
-            await wire.send(replies.encode(reply))
+            await wire.send(encode_reply(reply))
     except (WireGone, TimeoutError):
         _log.debug("the client was gone before it could be told", extra={"reply": reply["type"]})
 
@@ -120,7 +125,7 @@ class _Connection:
             if reading.done() and not speaking.done() and (error := reading.exception()) is not None:
                 if isinstance(error, ProtocolError):
                     # The session ends with it, and its last words and the cause are still said.
-                    session.tell(replies.error(error.code, str(error), fatal=True))
+                    session.tell(error_reply(error.code, str(error), fatal=True))
                     self._sessions.counters.refused.labels(error.code).inc()
                     session.end("protocol", str(error))
                 else:
@@ -168,7 +173,7 @@ class _Connection:
                     session.end("too_slow", message)
                     return "too_slow", message
                 for word in words:
-                    await self._send(replies.word(**word._asdict()))
+                    await self._send(word_reply(**word._asdict()))
                     self._seq = word.seq
                 for reply in (*notices, *statuses):
                     await self._send(reply)
@@ -189,20 +194,20 @@ class _Connection:
             superseded.cancel()
 
     async def _bye(self, reason: str, message: str) -> None:
-        await self._send(replies.bye(reason, message, seq=self._session.words.seq))
+        await self._send(bye_reply(reason, message, seq=self._session.words.seq))
 
-    async def _send(self, reply: replies.Reply) -> None:
+    async def _send(self, reply: Reply) -> None:
         try:
             async with asyncio.timeout(self._limits.send_s):
-                await self._wire.send(replies.encode(reply))
+                await self._wire.send(encode_reply(reply))
         except TimeoutError:
             self._sessions.counters.refused.labels("slow_reader").inc()
             raise WireGone(f"the client did not read for {self._limits.send_s:g} s") from None
 
-    def _hello(self) -> replies.Reply:
+    def _hello(self) -> Reply:
         session, facts, opened = self._session, self._sessions.facts, self._opened
         limits = dataclasses.asdict(self._limits)
-        return replies.hello(
+        return hello_reply(
             session=session.id,
             token=session.token,
             feed=session.feed,

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from mmduplex_jax.serving import replies
-from mmduplex_jax.serving.session import Session
-from mmduplex_jax.serving.word_log import NumberedWord, WordsGone
+from mmduplex_jax.serving.protocol import bye_reply, encode_reply, word_reply
+from mmduplex_jax.serving.session import NumberedWord, Session, WordsGone
 from mmduplex_jax.streaming.captions import PAUSE_S, CueGrouper, vtt_cue
 from mmduplex_jax.word_decoder import TimedWord
 
+EVENTS_TYPE, CAPTIONS_TYPE = "text/event-stream; charset=utf-8", "text/vtt; charset=utf-8"
 # A reader hears something at least so often, so that what lies between keeps the connection.
 _KEEP_ALIVE_S = 15.0
 
@@ -47,7 +47,7 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
     """Answers with `word` events, whose ids are the words' numbers, and a `bye`; `Last-Event-ID` goes on after one."""
     last = request.headers.get("Last-Event-ID", "0")
     seq = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else 0
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    response = web.StreamResponse(headers={"Content-Type": EVENTS_TYPE})
     await response.prepare(request)
     await _write(response, ": words of a stream\n\n", send_s)
     async for word in read_words(session, min(seq, session.words.seq), _KEEP_ALIVE_S):
@@ -56,10 +56,10 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
         elif isinstance(word, Gap):
             text = f"event: gap\ndata: {json.dumps({'missed_words': int(word)})}\n\n"
         else:
-            text = f"id: {word.seq}\nevent: word\ndata: {replies.encode(replies.word(**word._asdict()))}\n\n"
+            text = f"id: {word.seq}\nevent: word\ndata: {encode_reply(word_reply(**word._asdict()))}\n\n"
         await _write(response, text, send_s)
     assert session.ended is not None
-    data = replies.encode(replies.bye(*session.ended, seq=session.words.seq))
+    data = encode_reply(bye_reply(*session.ended, seq=session.words.seq))
     await _write(response, f"event: bye\ndata: {data}\n\n", send_s)
     await response.write_eof()
     return response
@@ -67,7 +67,7 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
 
 async def live_captions(request: web.Request, session: Session, send_s: float) -> web.StreamResponse:
     """Answers with WebVTT: the captions so far, then each as it is complete. With `?follow=0` only those so far."""
-    response = web.StreamResponse(headers={"Content-Type": "text/vtt; charset=utf-8"})
+    response = web.StreamResponse(headers={"Content-Type": CAPTIONS_TYPE})
     await response.prepare(request)
     await _write(response, "WEBVTT\n", send_s)
     grouper = CueGrouper()

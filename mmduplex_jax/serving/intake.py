@@ -1,30 +1,76 @@
-"""One stream's pictures on their way in: decoded, sampled at the ticks, and measured."""
+"""One stream's pictures on their way in: sampled at the clock's ticks, decoded where a tick shows them, compared."""
 
 import dataclasses
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-import av
 import numpy as np
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.serving.limits import Bucket
 from mmduplex_jax.serving.pictures import PictureDecoder, Shown
 from mmduplex_jax.serving.protocol import Frame
-from mmduplex_jax.serving.tick_sampler import TickSampler
 
+Picture = TypeVar("Picture")
+# A picture this close to a tick's time is at it.
+_AT_S = 2e-6
 # Green is most of brightness; a change below this is noise and compression.
 _CHANGED = 16
+# Times that go back by less are pictures out of order, which are left out; by more, the client's clock was set anew.
+CLOCK_SET_BACK_S = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-    """A picture that came decoded, from WebRTC: when, by the stream's clock, and the picture."""
+class TickSampler(Generic[Picture]):
+    """Decides which picture each tick shows, as pictures come in.
 
-    t_s: float
-    frame: av.VideoFrame
+    A picture at a tick's own time is shown at once; one between two ticks is shown by the next tick, which is known
+    when a later picture comes. Over a gap the last picture is repeated for at most `gap_s`; then time jumps.
+
+    Attributes:
+      last_s: the time of the last picture.
+    """
+
+    def __init__(self, clock: Clock, gap_s: float):
+        self._clock, self._gap_ticks = clock, max(1, clock.ticks_in(gap_s))
+        self._held: Picture | None = None
+        self._next: int | None = None
+        self.last_s: float | None = None
+
+    def push(self, t_s: float, picture: Picture) -> list[tuple[float, Picture]]:
+        """The ticks that are known now, with their pictures, in order.
+
+        Raises:
+          ValueError: the picture is not after the last one.
+        """
+        if self.last_s is not None and t_s <= self.last_s:
+            raise ValueError(f"a picture at {t_s:.3f} s came after one at {self.last_s:.3f} s")
+        due = self._clock.ticks_in(t_s)
+        if self._next is None:
+            self._next = due
+        ticks: list[tuple[float, Picture]] = []
+        if self._held is not None:
+            repeated = range(self._next, min(due, self._next + self._gap_ticks))
+            ticks = [(self._clock.tick_time_s(tick), self._held) for tick in repeated]
+        # (A picture just before the tick that showed the last one leaves the next tick where it is.)
+        self._next = max(self._next, due)
+        if self._next == due and self._clock.tick_time_s(due) <= t_s + _AT_S:
+            ticks.append((self._clock.tick_time_s(due), picture))
+            self._next = due + 1
+        self._held, self.last_s = picture, t_s
+        return ticks
+
+    def jump(self) -> None:
+        """Forgets the picture that is on the screen: the time up to the next one has no ticks."""
+        self._held = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether a picture is on the screen."""
+        return self._held is not None
 
 
-class TakenTick(NamedTuple):
+class Tick(NamedTuple):
     """A tick for the model.
 
     Attributes:
@@ -38,56 +84,91 @@ class TakenTick(NamedTuple):
     change: float
 
 
-class Intake:
-    """From messages to ticks. One thread at a time may use it, and it may block for as long as decoding takes.
+class Taken(NamedTuple):
+    """What a picture gave.
 
     Attributes:
-      late: pictures that were left out because a later one had come before.
-      too_fast: ticks that were left out, undecoded, because `may_take` said so.
+      ticks: that are known with it, in order.
+      late: pictures so far that were left out because a later one had come before.
+      too_fast: ticks so far that were left out, undecoded, because they came faster than they may.
+      set_back_s: by how much the client's clock was set back; the ticks are then of a stream that begins anew.
+      gap_s: the length of a gap over which time jumped.
     """
 
-    def __init__(
-        self, clock: Clock, frame_px: int, fit: str, *, pixels_max: int, gap_s: float, may_take: Callable[[], bool]
-    ):
-        """Makes it.
+    ticks: list[Tick]
+    late: int
+    too_fast: int
+    set_back_s: float | None
+    gap_s: float | None
 
-        Args:
-          clock, frame_px: of the model.
-          fit: how a wide picture becomes a square.
-          pixels_max: of a picture.
-          gap_s: how long a picture is repeated when none comes.
-          may_take: asked before every tick.
-        """
-        self._decoder = PictureDecoder(frame_px, fit, pixels_max)
-        self._sampler: TickSampler[Shown] = TickSampler(clock, gap_s)
+
+@dataclasses.dataclass(frozen=True)
+class IntakeConfig:
+    """How a stream's pictures become ticks.
+
+    Attributes:
+      clock, frame_px: of the model.
+      fit: how a wide picture becomes a square.
+      pixels_max: of a picture, width × height.
+      gap_s: how long a picture is repeated when none comes.
+      ticks_hz, ticks_burst: the rate of ticks that are decoded, and how many at once; None decodes all.
+    """
+
+    clock: Clock
+    frame_px: int
+    fit: str
+    pixels_max: int
+    gap_s: float
+    ticks_hz: float | None = None
+    ticks_burst: float = 1.0
+
+
+class Intake:
+    """From pictures to ticks. One thread at a time may use it, and it may block for as long as decoding takes."""
+
+    def __init__(self, config: IntakeConfig, now: Callable[[], float] = time.monotonic):
+        self._config = config
+        rate_hz = config.ticks_hz
+        self._bucket = None if rate_hz is None else Bucket(rate_hz, config.ticks_burst, now)
+        self._late = self._too_fast = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew, with any time; counts go on."""
+        config = self._config
+        self._decoder = PictureDecoder(config.frame_px, config.fit, config.pixels_max)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sampler: TickSampler[Shown] = TickSampler(self._config.clock, self._config.gap_s)
         self._before: np.ndarray | None = None
-        self._may_take = may_take
-        self.late = self.too_fast = 0
 
-    def take(self, picture: Frame | Decoded) -> list[TakenTick]:
+    def take(self, picture: Frame) -> Taken:
         """Takes a picture and returns the ticks that are known with it.
 
         Raises:
           PictureRefused: one that does not decode or is too large; the stream may go on.
         """
-        shown = (
-            self._decoder.take(picture)
-            if isinstance(picture, Frame)
-            else [self._decoder.shown(picture.t_s, picture.frame)]
-        )
-        ticks: list[TakenTick] = []
-        for one in shown:
-            if self._sampler.last_s is not None and one.t_s <= self._sampler.last_s:
-                self.late += 1
-                continue
+        ticks: list[Tick] = []
+        set_back_s = gap_s = None
+        for one in self._decoder.take(picture):
+            last_s = self._sampler.last_s
+            if last_s is not None and one.t_s <= last_s:
+                if last_s - one.t_s < CLOCK_SET_BACK_S:
+                    self._late += 1
+                    continue
+                set_back_s, ticks = last_s - one.t_s, []
+                self._begin()
+            elif last_s is not None and self._sampler.holds and one.t_s - last_s > self._config.gap_s:
+                gap_s = one.t_s - last_s
             for t_s, at_tick in self._sampler.push(one.t_s, one):
-                if not self._may_take():
-                    self.too_fast += 1
+                if self._bucket is not None and not self._bucket.take():
+                    self._too_fast += 1
                     continue
                 frame = at_tick.square()
-                ticks.append(TakenTick(t_s, frame, changed_share(self._before, frame)))
+                ticks.append(Tick(t_s, frame, changed_share(self._before, frame)))
                 self._before = frame
-        return ticks
+        return Taken(ticks, self._late, self._too_fast, set_back_s, gap_s)
 
     def jump(self) -> None:
         """The stream stood still on purpose: its last picture is not repeated up to the next one."""

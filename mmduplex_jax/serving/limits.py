@@ -3,47 +3,40 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
+
+
+def _limit(default: float, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds that hold for every client. Each one is a flag of `launch.serve`.
+    """Bounds that hold for every client. Each one is a flag of `launch.serve`; its help says what it bounds."""
 
-    Attributes:
-      connections: open sockets, streams or not.
-      message_bytes: of a picture's message.
-      text_bytes: of a text message, and of an HTTP request's body.
-      pixels: of a picture, width × height.
-      frame_rate_hz: pictures a second that a live stream may send, with a second's worth at once; more are dropped.
-      messages_hz: text messages a second, with two seconds' worth at once; more end the stream.
-      bad_frames: pictures in a row that do not decode; more end the stream.
-      inbox_frames: pictures that wait to be decoded; of a live stream the oldest are dropped beyond it.
-      file_ticks: ticks of a file that wait for the model; the client is made to wait beyond it.
-      hello_s: from a connection to its hello.
-      idle_s: without any message or picture.
-      resume_s: how long a stream waits for a client that was cut off, and a finished one for its last words.
-      send_s: how long a client may take to read what is sent to it.
-      replay_words: words kept for a client that comes back, and for a slow reader.
-      feeds: readers of one stream's words beside its client.
-      gap_s: a picture is repeated over a gap of at most this long; a longer gap is jumped over.
-    """
-
-    connections: int = 1024
-    message_bytes: int = 2 << 20
-    text_bytes: int = 64 << 10
-    pixels: int = 1920 * 1200
-    frame_rate_hz: float = 60.0
-    messages_hz: float = 20.0
-    bad_frames: int = 20
-    inbox_frames: int = 8
-    file_ticks: int = 4
-    hello_s: float = 10.0
-    idle_s: float = 120.0
-    resume_s: float = 30.0
-    send_s: float = 10.0
-    replay_words: int = 4096
-    feeds: int = 8
-    gap_s: float = 2.0
+    connections: int = _limit(1024, "open sockets, streams or not")
+    message_bytes: int = _limit(2 << 20, "of a picture's message")
+    text_bytes: int = _limit(64 << 10, "of a text message, and of an HTTP request's body")
+    pixels: int = _limit(1920 * 1200, "of a picture, width × height")
+    frame_rate_hz: float = _limit(
+        60.0,
+        "pictures a second that a live stream may send, with a second's worth at once; more are dropped",
+    )
+    messages_hz: float = _limit(20.0, "text messages a second, with two seconds' worth at once; more end the stream")
+    bad_frames: int = _limit(20, "pictures in a row that do not decode; more end the stream")
+    decode_s: float = _limit(0.5, "of a processor's time for decoding one picture; more ends the stream")
+    inbox_frames: int = _limit(8, "pictures that wait to be decoded; of a live stream the oldest are dropped beyond it")
+    file_ticks: int = _limit(4, "ticks of a file that wait for the model; the client is made to wait beyond it")
+    hello_s: float = _limit(10.0, "from a connection to its hello")
+    idle_s: float = _limit(120.0, "without any message or picture")
+    resume_s: float = _limit(
+        30.0,
+        "how long a stream waits for a client that was cut off, and a finished one for its last words",
+    )
+    send_s: float = _limit(10.0, "how long a client may take to read what is sent to it")
+    replay_words: int = _limit(4096, "words kept for a client that comes back, and for a slow reader")
+    feeds: int = _limit(8, "readers of one stream's words beside its client")
+    gap_s: float = _limit(2.0, "a picture is repeated over a gap of at most this long; a longer gap is jumped over")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

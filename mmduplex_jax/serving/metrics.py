@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from mmduplex_jax.serving.logs import dropped_lines
 from mmduplex_jax.serving.seats import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,6 +48,7 @@ class PoolCollector:
         yield GaugeMetricFamily("mmduplex_tokens_per_second", "Video tokens a second, all streams.", s.tokens_per_s)
         yield CounterMetricFamily("mmduplex_dropped_frames", "Ticks that overload left out.", s.dropped_frames)
         yield CounterMetricFamily("mmduplex_recompilations", "Compilations since the start.", s.recompilations)
+        yield CounterMetricFamily("mmduplex_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
         yield HistogramMetricFamily(
             "mmduplex_step_seconds",
             "Time of a step of all streams.",

@@ -1,6 +1,10 @@
-"""Encoded pictures of clients to the square that the model looks at, decoded only where a tick shows them."""
+"""Encoded pictures of clients to the square that the model takes: the size that a header claims, then the decoding.
+
+Runs in the processes of `decoding.py`; a picture is decoded only where a tick shows it or a later one refers to it.
+"""
 
 import functools
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
@@ -12,10 +16,21 @@ import simplejpeg
 
 from data_pipelines.geometry import FrameSquarer, squarer
 from data_pipelines.source_info import VideoError, why
-from mmduplex_jax.serving.protocol import Frame
-from mmduplex_jax.serving.still_headers import PictureRefused, jpeg_size, webp_size
+from mmduplex_jax.serving.protocol import PREDICTED, Frame
 
 _US = Fraction(1, 1_000_000)
+# A progressive JPEG repeats the whole picture in every scan; real ones have about ten.
+_SCANS_MAX = 64
+_SCAN = b"\xff\xda"
+_VP8_START = b"\x9d\x01\x2a"
+_ANIMATED = 0x02
+_NAMES = {"h264": "H.264", "vp8": "VP8"}
+# OpenCV would turn a picture as its metadata says; the protocol takes it as stored.
+_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class PictureRefused(ValueError):
+    """An encoded picture that is none, or is larger than it may be."""
 
 
 class Shown(NamedTuple):
@@ -36,24 +51,19 @@ class PictureDecoder:
     def __init__(self, frame_px: int, fit: str, pixels_max: int):
         self._square_image, self._square_frame = squarer(frame_px, fit), FrameSquarer(frame_px, fit)
         self._pixels_max = pixels_max
-        self._h264: av.VideoCodecContext | None = None
+        self._video: av.VideoCodecContext | None = None
 
     def take(self, frame: Frame) -> list[Shown]:
-        """The pictures that this message shows: a still itself; of H.264 those that are complete now.
+        """The pictures that this message shows: a still itself; of H.264 and VP8 those that are complete now.
 
         Raises:
           PictureRefused: it does not decode, or is too large.
         """
-        if frame.codec == "h264":
-            return self._take_h264(frame)
+        if frame.codec in PREDICTED:
+            return self._take_video(frame)
         size = jpeg_size(frame.data) if frame.codec == "jpeg" else webp_size(frame.data)
         self._check(*size)
         return [Shown(frame.t_s, functools.cache(lambda: self._still(frame)))]
-
-    def shown(self, t_s: float, frame: av.VideoFrame) -> Shown:
-        """A picture that was decoded elsewhere; PictureRefused where it is too large."""
-        self._check(frame.width, frame.height)
-        return Shown(t_s, functools.cache(lambda: self._frame(frame)))
 
     def _still(self, frame: Frame) -> np.ndarray:
         if frame.codec == "jpeg":
@@ -62,7 +72,10 @@ class PictureDecoder:
             except ValueError as error:
                 raise PictureRefused(f"does not decode as JPEG: {error}") from error
         else:
-            decoded = cv2.imdecode(np.frombuffer(frame.data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            try:
+                decoded = cv2.imdecode(np.frombuffer(frame.data, np.uint8), _AS_STORED)
+            except cv2.error as error:
+                raise PictureRefused(f"does not decode as WebP: {error.err}") from error
             if decoded is None:
                 raise PictureRefused("does not decode as WebP")
             image = decoded
@@ -74,23 +87,31 @@ class PictureDecoder:
         except VideoError as error:
             raise PictureRefused(str(error)) from error
 
-    def _take_h264(self, frame: Frame) -> list[Shown]:
-        if self._h264 is None:
+    def _take_video(self, frame: Frame) -> list[Shown]:
+        if frame.codec == "vp8" and frame.keyframe:
+            # libav allocates before it compares with its own limit.
+            self._check(*vp8_size(frame.data))
+        if self._video is None or self._video.name != frame.codec:
             if not frame.keyframe:
                 raise PictureRefused("is no keyframe, and there is none before it: begin with one")
-            self._h264 = self._open_h264()
+            self._video = self._open(frame.codec)
         packet = av.Packet(frame.data)
         packet.pts, packet.time_base = round(frame.t_s * 1e6), _US
         try:
-            decoded = self._h264.decode(packet)
+            decoded = self._video.decode(packet)
         except av.error.FFmpegError as error:
-            # What it knew is of no use after a hole; the next keyframe begins anew.
-            self._h264 = None
-            raise PictureRefused(f"does not decode as H.264: {why(error)}") from error
-        return [self.shown(frame.t_s if one.pts is None else one.pts / 1e6, one) for one in decoded]
+            # Its references are of no use after a hole; the next keyframe begins anew.
+            self._video = None
+            raise PictureRefused(f"does not decode as {_NAMES[frame.codec]}: {why(error)}") from error
+        shown = []
+        for one in decoded:
+            self._check(one.width, one.height)
+            t_s = frame.t_s if one.pts is None else one.pts / 1e6
+            shown.append(Shown(t_s, functools.cache(lambda one=one: self._frame(one))))
+        return shown
 
-    def _open_h264(self) -> av.VideoCodecContext:
-        context = av.CodecContext.create("h264", "r")
+    def _open(self, codec: str) -> av.VideoCodecContext:
+        context = av.CodecContext.create(codec, "r")
         assert isinstance(context, av.VideoCodecContext)
         # One thread and no pictures held back: a stream must not take the cores of others, nor come late.
         context.thread_count = 1
@@ -102,3 +123,52 @@ class PictureDecoder:
             raise PictureRefused(
                 f"has {width_px}×{height_px} pixels; at most {self._pixels_max} are taken: send it smaller"
             )
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG; PictureRefused where it is none or would take long to decode for its size."""
+    try:
+        height_px, width_px, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise PictureRefused(f"is no JPEG: {error}") from error
+    if data.count(_SCAN) > _SCANS_MAX:
+        raise PictureRefused(f"is a JPEG of more than {_SCANS_MAX} scans")
+    return width_px, height_px
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a still WebP, the larger of its canvas and its picture; PictureRefused where it is none.
+
+    The format is that of RFC 9649.
+    """
+    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        raise PictureRefused("is no WebP")
+    width_px = height_px = 0
+    at, found = 12, False
+    while at + 8 <= len(data) and not found:
+        name, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+        chunk = data[at + 8 : at + 8 + min(length, 16)]
+        if name == b"VP8X" and len(chunk) >= 10:
+            if chunk[0] & _ANIMATED:
+                raise PictureRefused("is an animated WebP; send stills")
+            width_px = 1 + int.from_bytes(chunk[4:7], "little")
+            height_px = 1 + int.from_bytes(chunk[7:10], "little")
+        elif name == b"VP8 " and len(chunk) >= 10 and chunk[3:6] == _VP8_START:
+            wide, high = struct.unpack_from("<HH", chunk, 6)
+            width_px, height_px, found = max(width_px, wide & 0x3FFF), max(height_px, high & 0x3FFF), True
+        elif name == b"VP8L" and len(chunk) >= 5 and chunk[0] == 0x2F:
+            bits = int.from_bytes(chunk[1:5], "little")
+            wide, high = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+            width_px, height_px, found = max(width_px, wide), max(height_px, high), True
+        at += 8 + length + length % 2
+    if not found or not width_px or not height_px:
+        raise PictureRefused("is a WebP without a picture")
+    return width_px, height_px
+
+
+def vp8_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a keyframe of VP8 claims (RFC 6386, 9.1); PictureRefused where it is none."""
+    if len(data) < 10 or data[0] & 1 or data[3:6] != _VP8_START:
+        raise PictureRefused("is no keyframe of VP8")
+    width_px, height_px = struct.unpack_from("<HH", data, 6)
+    return width_px & 0x3FFF, height_px & 0x3FFF

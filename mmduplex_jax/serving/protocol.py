@@ -1,4 +1,6 @@
-"""What clients say to the server: parsed strictly, so that nothing but these values goes further. See docs/protocol.md.
+"""The protocol's messages: a client's, parsed strictly, so that nothing but these values goes further; the server's.
+
+docs/protocol.md describes every field.
 
 Nothing but the standard library is imported: clients read this module too.
 """
@@ -8,6 +10,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any, Literal
 
 VERSION = 1
@@ -18,12 +21,15 @@ BEARER_SUBPROTOCOL = "mmduplex.bearer."
 MODES = ("live", "file")
 FITS = ("crop", "pad")
 PAD_BIAS_MAX = 20.0
-# A picture's time, in microseconds: thirty years. It fits a float64's whole numbers.
-_T_MAX_US = 10**15
+# A picture's time, in microseconds, by any clock, those included that count from 1970. Up to here a float64 in seconds
+# is exact to a half of one.
+_T_MAX_US = 4 * 10**15
 # version, codec, flags, zero; number; time in microseconds
 _FRAME = struct.Struct(">BBBBIQ")
 FRAME_HEADER_BYTES = _FRAME.size
 CODECS = {1: "jpeg", 2: "webp", 3: "h264"}
+# Codecs whose pictures refer to earlier ones. (VP8 comes by WebRTC's tracks only.)
+PREDICTED = frozenset({"h264", "vp8"})
 _CODEC_NUMBERS = {name: number for number, name in CODECS.items()}
 _KEYFRAME = 1
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -99,14 +105,14 @@ class Frame:
     """An encoded picture.
 
     Attributes:
-      number: counts pictures; the server repeats it in complaints.
+      number: counts pictures; the server repeats it in complaints. None where a track brought it.
       t_s: when it was on the screen, on the client's clock, from any zero.
       codec: one of CODECS' names.
-      keyframe: decoding can begin here (H.264; stills always).
+      keyframe: decoding can begin here (stills always).
       data: encoded; of H.264 one access unit in Annex B form.
     """
 
-    number: int
+    number: int | None
     t_s: float
     codec: str
     keyframe: bool
@@ -170,7 +176,8 @@ def frame_bytes(frame: Frame) -> bytes:
         raise ValueError(f"codec {frame.codec!r} is unknown, choose one of {tuple(_CODEC_NUMBERS)}")
     if not 0 <= t_us <= _T_MAX_US:
         raise ValueError(f"a picture's time must be 0 to {_T_MAX_US / 1e6:g} s, got {frame.t_s}")
-    header = (VERSION, _CODEC_NUMBERS[frame.codec], int(frame.keyframe), 0, frame.number & 0xFFFFFFFF, t_us)
+    number = (frame.number or 0) & 0xFFFFFFFF
+    header = (VERSION, _CODEC_NUMBERS[frame.codec], int(frame.keyframe), 0, number, t_us)
     return _FRAME.pack(*header) + frame.data
 
 
@@ -248,3 +255,103 @@ def _no_constant(name: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# What the server says.
+
+Reply = dict[str, Any]
+# Places of tokens: (row, column) of the centre and side, in the model's pixels, and the kind.
+Places = Sequence[tuple[int, int, int, int]]
+
+# Why a session ended, and the WebSocket's close code that goes with it.
+CLOSE_CODES = {
+    "end": 1000,
+    "superseded": 1000,
+    "shutdown": 1001,
+    "protocol": 1008,
+    "idle": 1008,
+    "too_slow": 1008,
+    "unknown_session": 1008,
+    "source": 1000,
+    "full": 1013,
+    "overloaded": 1013,
+    "draining": 1013,
+    "internal": 1011,
+}
+
+
+def encode_reply(reply: Reply) -> str:
+    """A reply as the text that is sent; ValueError for a number that JSON does not have."""
+    return json.dumps(reply, separators=(",", ":"), allow_nan=False)
+
+
+def hello_reply(
+    *, session: str, token: str, feed: str, resumed: bool, missed_words: int, seq: int, **facts: Any
+) -> Reply:
+    """The answer to a hello: who the stream is, and all that a client must know of the model and the limits."""
+    return {
+        "type": "hello",
+        "version": VERSION,
+        "session": session,
+        "token": token,
+        "feed": feed,
+        "resumed": resumed,
+        "missed_words": missed_words,
+        "seq": seq,
+        **facts,
+    }
+
+
+def config_reply(*, delay_steps: int, pad_bias: float) -> Reply:
+    """The settings as they now are."""
+    return {"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias}
+
+
+def word_reply(*, seq: int, text: str, t_video_s: float, t_emit_s: float) -> Reply:
+    """A word that was said."""
+    return {
+        "type": "word",
+        "seq": seq,
+        "text": text,
+        "t_video_s": round(t_video_s, 6),
+        "t_emit_s": round(t_emit_s, 6),
+    }
+
+
+def status_reply(
+    *,
+    t_video_s: float,
+    step: int,
+    lag_s: float,
+    dropped_frames: int,
+    late_frames: int,
+    tokens: int,
+    tokens_per_s: int,
+    anchor: bool,
+    places: Places,
+    change: float,
+) -> Reply:
+    """What a tick did: lag, tokens and where they look. Never numbered; the newest counts, old ones may be left out."""
+    return {
+        "type": "status",
+        "t_video_s": round(t_video_s, 6),
+        "step": step,
+        "lag_s": round(lag_s, 4),
+        "dropped_frames": dropped_frames,
+        "late_frames": late_frames,
+        "tokens": tokens,
+        "tokens_per_s": tokens_per_s,
+        "anchor": anchor,
+        "places": [list(place) for place in places],
+        "change": round(change, 4),
+    }
+
+
+def error_reply(code: str, message: str, *, fatal: bool) -> Reply:
+    """Something is wrong; where it is fatal, a bye follows."""
+    return {"type": "error", "code": code, "message": message, "fatal": fatal}
+
+
+def bye_reply(reason: str, message: str, *, seq: int, resumable: bool = False) -> Reply:
+    """The last message: why, and the number of the last word that was said."""
+    return {"type": "bye", "reason": reason, "message": message, "seq": seq, "resumable": resumable}

@@ -1,23 +1,32 @@
 """One stream: pictures in, numbered words out. It outlives its connections."""
 
 import asyncio
+import itertools
 import logging
+import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
-from mmduplex_jax.serving import replies
-from mmduplex_jax.serving.inbox import Inbox
-from mmduplex_jax.serving.intake import Decoded, Intake, TakenTick
+from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
+from mmduplex_jax.serving.intake import IntakeConfig, Taken, Tick
 from mmduplex_jax.serving.limits import Bucket, Limits
 from mmduplex_jax.serving.metrics import Counters
-from mmduplex_jax.serving.protocol import Change, Frame, ProtocolError, StreamConfig
+from mmduplex_jax.serving.pictures import PictureRefused
+from mmduplex_jax.serving.protocol import (
+    PREDICTED,
+    Change,
+    Frame,
+    ProtocolError,
+    Reply,
+    StreamConfig,
+    config_reply,
+    error_reply,
+    status_reply,
+)
 from mmduplex_jax.serving.seats import ModelFacts, Seat
-from mmduplex_jax.serving.still_headers import PictureRefused
-from mmduplex_jax.serving.word_log import WordLog
 from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamOutput
 
 _log = logging.getLogger(__name__)
@@ -34,6 +43,146 @@ _TICKS_PACE, _GAPS_AT_ONCE = 1.25, 2
 _MODEL_STOPPED = "the model has stopped; the server's log says why"
 
 InOrder = Literal["pause", "play", "reset", "end"]
+# Orders are never dropped; this many times the pictures' bound, whoever sends them has to wait.
+_ORDERS_WAITING = 4
+# Pictures that come out of order are told of at once, and then this often.
+_LATE_TOLD_S = 5.0
+
+
+class NumberedWord(NamedTuple):
+    """A word and its number in the stream, from 1.
+
+    Attributes:
+      text: as written.
+      t_video_s: the time of the picture that it is about, on the client's clock.
+      t_emit_s: when it was said, on the same clock.
+    """
+
+    seq: int
+    text: str
+    t_video_s: float
+    t_emit_s: float
+
+
+class WordsGone(LookupError):
+    """A reader asked for words that are no longer kept.
+
+    Attributes:
+      missed: how many.
+    """
+
+    def __init__(self, missed: int):
+        super().__init__(f"{missed} words are no longer kept")
+        self.missed = missed
+
+
+class WordLog:
+    """The last `words_max` words of a stream.
+
+    Attributes:
+      seq: the number of the last word; 0 before the first.
+    """
+
+    def __init__(self, words_max: int):
+        self._words: deque[NumberedWord] = deque(maxlen=words_max)
+        self.seq = 0
+
+    def append(self, text: str, t_video_s: float, t_emit_s: float) -> NumberedWord:
+        """Numbers a word and keeps it."""
+        self.seq += 1
+        word = NumberedWord(self.seq, text, t_video_s, t_emit_s)
+        self._words.append(word)
+        return word
+
+    def missed(self, seq: int) -> int:
+        """How many of the words after `seq` are no longer kept."""
+        first = self.seq - len(self._words) + 1
+        return max(0, first - 1 - seq)
+
+    def after(self, seq: int) -> Iterator[NumberedWord]:
+        """The words after number `seq`, as they are now.
+
+        Raises:
+          WordsGone: some of them are no longer kept.
+        """
+        if missed := self.missed(seq):
+            raise WordsGone(missed)
+        new = max(0, self.seq - seq)
+        return iter(list(itertools.islice(self._words, len(self._words) - new, None)))
+
+
+class Inbox:
+    """Pictures and orders in the order in which they came.
+
+    Of a live stream the oldest picture goes when it is full; of H.264 and VP8 all up to the next keyframe, since none
+    before it could be decoded. Otherwise the sender waits.
+
+    Attributes:
+      dropped: pictures that were dropped.
+      wants_keyframe: pictures are dropped up to the next one from which decoding can begin.
+    """
+
+    def __init__(self, pictures_max: int, *, may_drop: bool):
+        self._items: deque[Frame | InOrder] = deque()
+        self._pictures_max, self._may_drop = pictures_max, may_drop
+        self._changed = asyncio.Condition()
+        self.wants_keyframe = False
+        self.dropped = 0
+
+    async def put(self, item: Frame | InOrder) -> None:
+        """Adds an item; waits where nothing may be dropped."""
+        async with self._changed:
+            if isinstance(item, Frame):
+                if self._may_drop:
+                    if not self._admit(item):
+                        return
+                else:
+                    await self._changed.wait_for(lambda: self._pictures() < self._pictures_max)
+            else:
+                await self._changed.wait_for(lambda: len(self._items) < _ORDERS_WAITING * self._pictures_max)
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def refuse(self, picture: Frame) -> None:
+        """Drops a picture that came faster than it may; what refers to it cannot be decoded either."""
+        self.dropped += 1
+        self.wants_keyframe = self.wants_keyframe or picture.codec in PREDICTED
+
+    async def get(self) -> Frame | InOrder:
+        """Takes the oldest item; waits for one."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._items))
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def _pictures(self) -> int:
+        return sum(isinstance(item, Frame) for item in self._items)
+
+    def _admit(self, picture: Frame) -> bool:
+        """Makes room for a picture; False where it is of no use without one that was dropped."""
+        if self.wants_keyframe and not picture.keyframe:
+            self.dropped += 1
+            return False
+        self.wants_keyframe = False
+        if self._pictures() < self._pictures_max:
+            return True
+        kept: deque[Frame | InOrder] = deque()
+        dropping, any_dropped = True, False
+        for item in self._items:
+            if isinstance(item, Frame):
+                dropping = dropping and not (any_dropped and item.keyframe)
+                if dropping:
+                    any_dropped = True
+                    self.dropped += 1
+                    continue
+            kept.append(item)
+        self._items = kept
+        if dropping and not picture.keyframe:
+            self.wants_keyframe = True
+            self.dropped += 1
+            return False
+        return True
 
 
 class Session:
@@ -49,6 +198,7 @@ class Session:
       seen_s: when the client was last heard, by the monotonic clock.
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
+      detached_s: when its connection was lost, by the monotonic clock; None while it has one.
       readers: feeds that read its words.
       told: counts what there was to tell: words, statuses, notices, the end.
     """
@@ -59,40 +209,44 @@ class Session:
         facts: ModelFacts,
         limits: Limits,
         counters: Counters,
-        decoders: Executor,
+        decoders: DecoderProcesses,
         *,
         now: Callable[[], float] = time.monotonic,
     ):
         self.id, self.token, self.feed = secrets.token_urlsafe(9), secrets.token_urlsafe(24), secrets.token_urlsafe(18)
         self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
-        self._decoders, self._now = decoders, now
+        self._now = now
         self.words = WordLog(limits.replay_words)
-        self.statuses: deque[replies.Reply] = deque(maxlen=_STATUSES_KEPT)
-        self.notices: deque[replies.Reply] = deque(maxlen=_STATUSES_KEPT)
+        self.statuses: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
+        self.notices: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
         self.ended: tuple[str, str] | None = None
         self.ended_s = 0.0
         self._ending: tuple[str, str] | None = None
         self.seen_s = self.started_s = now()
         self.received_s: float | None = None
+        self.detached_s: float | None = None
         self.now_s = 0.0
         self.readers = self.told = 0
         self.delay_steps = facts.delay_steps if config.delay_steps is None else config.delay_steps
         self.pad_bias = config.pad_bias
         self._live = config.mode == "live"
-        self._inbox: Inbox[InOrder] = Inbox(limits.inbox_frames, may_drop=self._live)
+        self._inbox = Inbox(limits.inbox_frames, may_drop=self._live)
         self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
+        clock = facts.clock
         # Every tick is decoded: stamps that run faster than the clock on the wall buy no more of that.
-        gap_ticks = facts.clock.ticks_in(limits.gap_s)
-        self._ticks = Bucket(_TICKS_PACE / facts.clock.tick_s, _GAPS_AT_ONCE * gap_ticks, now)
-        self._intake = self._new_intake()
-        self._bad_in_a_row = 0
-        self._late_before = self._too_fast_before = self._refused = 0
+        pace = (_TICKS_PACE / clock.tick_s, _GAPS_AT_ONCE * clock.ticks_in(limits.gap_s)) if self._live else (None, 1.0)
+        self._decoder = decoders.stream(
+            IntakeConfig(clock, facts.frame_px, config.fit, limits.pixels, limits.gap_s, *pace)
+        )
+        self._bad_in_a_row = self._late = self._too_fast = 0
+        self._late_told_s = -math.inf
         # Ticks that the model has not answered: their times, and what changed in them.
         self._offered: deque[tuple[float, float]] = deque()
         self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
         self._second: deque[int] = deque(maxlen=facts.clock.ticks_in_a_second)
         self._changed = asyncio.Event()
         self._seat: Seat | None = None
+        self._last_words: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
         self._source: asyncio.Task[None] | None = None
         self._paused = False
@@ -108,12 +262,12 @@ class Session:
         """Takes the task that watches a source of the server's; it ends with the session."""
         self._source = source
 
-    async def watched(self, tick: TakenTick) -> None:
+    async def watched(self, tick: Tick) -> None:
         """Takes a tick of that source."""
         self.seen_s = self._now()
         await self._offer(tick)
 
-    async def put(self, picture: Frame | Decoded) -> bool:
+    async def put(self, picture: Frame) -> bool:
         """Takes a picture; a live stream's never waits, a file's waits until there is room.
 
         Returns:
@@ -124,13 +278,13 @@ class Session:
         """
         if self._source is not None:
             raise ProtocolError("bad_message", "this stream watches a source of the server's; it takes no pictures")
-        if isinstance(picture, Decoded) and not self._live:
+        if picture.number is None and not self._live:
             # A track cannot be told to wait: its pictures would fill the memory meanwhile.
             raise ProtocolError("bad_config", "`mode` must be live where the pictures come over a track")
         self.seen_s = self._now()
         self._counters.frames.inc()
         if self._live and not self._rate.take():
-            self._refused += 1
+            self._inbox.refuse(picture)
             return False
         await self._inbox.put(picture)
         # Only now: what a connection that drops meanwhile still held is sent again.
@@ -157,20 +311,20 @@ class Session:
                 self._seat.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
             except StreamEnded:
                 self.end("internal", _MODEL_STOPPED)
-        self.tell(replies.config(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
+        self.tell(config_reply(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
 
-    def take_statuses(self) -> list[replies.Reply]:
+    def take_statuses(self) -> list[Reply]:
         """The statuses since the last call, as many as are kept."""
         taken = list(self.statuses)
         self.statuses.clear()
         return taken
 
-    def tell(self, notice: replies.Reply) -> None:
+    def tell(self, notice: Reply) -> None:
         """Lets the client know of something."""
         self.notices.append(notice)
         self._tell()
 
-    def take_notices(self) -> list[replies.Reply]:
+    def take_notices(self) -> list[Reply]:
         """The notices since the last call, as many as are kept."""
         taken = list(self.notices)
         self.notices.clear()
@@ -185,7 +339,12 @@ class Session:
     @property
     def dropped(self) -> int:
         """Pictures that never reached the model: too many at once, or too fast."""
-        return self._inbox.dropped + self._refused + self._too_fast_before + self._intake.too_fast
+        return self._inbox.dropped + self._too_fast
+
+    @property
+    def wants_keyframe(self) -> bool:
+        """Whether pictures are left out until one comes from which decoding can begin."""
+        return self._inbox.wants_keyframe
 
     def end(self, reason: str, message: str, *, drain: bool = False) -> None:
         """Ends it; a second call does nothing. Words that were said stay readable for a while.
@@ -193,7 +352,7 @@ class Session:
         It has ended (`ended`) when the model has said what it was saying; nobody waits for that here.
 
         Args:
-          reason: one of `replies.CLOSE_CODES`.
+          reason: one of `protocol.CLOSE_CODES`.
           message: for people.
           drain: let the model look at the ticks that wait.
         """
@@ -206,7 +365,7 @@ class Session:
         if self._seat is None:
             self.on_seat_ended()
         else:
-            asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_seat_ended)
+            self._last_words = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_seat_ended)
             self._seat.leave(drain=drain)
 
     async def stopped(self) -> None:
@@ -225,6 +384,8 @@ class Session:
         # A seat that ends by itself has lost its model.
         self.ended = self._ending = self._ending or ("internal", _MODEL_STOPPED)
         self.ended_s = self._now()
+        if self._last_words is not None:
+            self._last_words.cancel()
         self._counters.sessions_ended.labels(self.ended[0]).inc()
         _log.info("session ended", extra={"session": self.id, "reason": self.ended[0], "words": self.words.seq})
         self._tell()
@@ -245,18 +406,18 @@ class Session:
             self.statuses.append(self._status(output))
         self._tell()
 
-    def _status(self, output: StreamOutput) -> replies.Reply:
+    def _status(self, output: StreamOutput) -> Reply:
         tokens = self._tick_tokens
         places = [
             (int(row), int(column), int(size), int(kind))
             for (row, column), size, kind in zip(tokens.centre_px, tokens.size_px, tokens.kind)
         ]
-        return replies.status(
+        return status_reply(
             t_video_s=self.now_s,
             step=output.step,
             lag_s=output.lag_s,
             dropped_frames=output.dropped_frames + self.dropped,
-            late_frames=self._late_before + self._intake.late,
+            late_frames=self._late,
             tokens=tokens.number,
             tokens_per_s=sum(self._second),
             anchor=tokens.is_anchor,
@@ -271,8 +432,8 @@ class Session:
             # (What ends it from within this task does not cancel it.)
             while self._ending is None:
                 item = await self._inbox.get()
-                if isinstance(item, Frame | Decoded):
-                    await self._look(item)
+                if isinstance(item, Frame):
+                    await self._take(item)
                 elif await self._obey(item):
                     return
         except StreamEnded:
@@ -280,21 +441,43 @@ class Session:
         except Exception:  # noqa: BLE001  one stream's fault is told to its client and spares the others
             _log.exception("session failed", extra={"session": self.id})
             self.end("internal", "the server failed on this stream; its log says how")
+        finally:
+            self._decoder.close()
 
-    async def _look(self, picture: Frame | Decoded) -> None:
+    async def _take(self, picture: Frame) -> None:
         if self._paused:
             return  # a paused stream takes no pictures: waiting for room would keep it from hearing "play"
         try:
-            loop = asyncio.get_running_loop()
-            ticks = await loop.run_in_executor(self._decoders, self._intake.take, picture)
+            taken = await self._decoder.take(picture)
         except PictureRefused as error:
-            self._refuse(picture, error)
+            self._refuse(picture, str(error))
+            return
+        except DecoderEnded as error:
+            self._refuse(picture, str(error), fatal=True)
             return
         self._bad_in_a_row = 0
-        for tick in ticks:
+        self._tell_of_times(picture, taken)
+        self._late, self._too_fast = taken.late, taken.too_fast
+        for tick in taken.ticks:
             await self._offer(tick)
 
-    async def _offer(self, tick: TakenTick) -> None:
+    def _tell_of_times(self, picture: Frame, taken: Taken) -> None:
+        """Reports times that are not as they should be, at once; begins anew where the client's clock was set back."""
+        if taken.late > self._late and self._now() - self._late_told_s > _LATE_TOLD_S:
+            self._late_told_s = self._now()
+            message = f"{_name(picture)} is not later than the one before it: left out, as {taken.late} so far"
+            self.tell(error_reply("late_frame", message, fatal=False))
+        if taken.gap_s is not None:
+            message = f"{_name(picture)} is {taken.gap_s:.3f} s after the one before it: the time between is left out"
+            self.tell(error_reply("time_gap", message, fatal=False))
+        if taken.set_back_s is not None:
+            message = (
+                f"{_name(picture)} is {taken.set_back_s:.3f} s before the one before it: the stream begins anew there"
+            )
+            self.tell(error_reply("clock_set_back", message, fatal=False))
+            self._begin_anew()
+
+    async def _offer(self, tick: Tick) -> None:
         """Gives a tick to the model; a file's waits for the ticks before it."""
         assert self._seat is not None
         while not self._live and len(self._offered) >= self._limits.file_ticks and self._ending is None:
@@ -309,14 +492,18 @@ class Session:
             self._offered.append((tick.t_s, tick.change))
             return
 
-    def _refuse(self, picture: Frame | Decoded, error: PictureRefused) -> None:
+    def _refuse(self, picture: Frame, why: str, *, fatal: bool = False) -> None:
         self._counters.bad_frames.inc()
         self._bad_in_a_row += 1
-        which = f"picture {picture.number} " if isinstance(picture, Frame) else "a picture of the track "
-        fatal = self._bad_in_a_row >= self._limits.bad_frames
-        self.tell(replies.error("bad_frame", f"{which}{error}", fatal=fatal))
+        if picture.number is None:
+            # A track can be asked for a keyframe, and until it comes nothing decodes.
+            self._inbox.wants_keyframe = True
+        told = f"{_name(picture)} {why}"
+        if self._bad_in_a_row >= self._limits.bad_frames:
+            fatal, told = True, f"{self._bad_in_a_row} pictures in a row did not decode; {told}"
+        self.tell(error_reply("bad_frame", told, fatal=fatal))
         if fatal:
-            self.end("protocol", f"{self._bad_in_a_row} pictures in a row did not decode")
+            self.end("protocol", told)
 
     async def _obey(self, order: InOrder) -> bool:
         """Carries out an order; whether it was the last one."""
@@ -324,34 +511,33 @@ class Session:
         match order:
             case "pause":
                 self._paused = True
-                self._intake.jump()
                 self._seat.pause()
+                await self._decoder.jump()
             case "play":
                 self._paused = False
                 self._seat.resume()
             case "reset":
-                self._late_before += self._intake.late
-                self._too_fast_before += self._intake.too_fast
-                self._intake = self._new_intake()
-                self._offered.clear()
-                self._second.clear()
-                self._seat.reset()
+                await self._decoder.reset()
+                self._begin_anew()
             case "end":
                 self.end("end", "the stream is finished", drain=True)
                 return True
         return False
 
-    def _new_intake(self) -> Intake:
-        c, limits = self._facts, self._limits
-        may_take = self._ticks.take if self._live else lambda: True
-        return Intake(
-            c.clock, c.frame_px, self.config.fit, pixels_max=limits.pixels, gap_s=limits.gap_s, may_take=may_take
-        )
+    def _begin_anew(self) -> None:
+        assert self._seat is not None
+        self._offered.clear()
+        self._second.clear()
+        self._seat.reset()
 
     def _tell(self) -> None:
         self.told += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _name(picture: Frame) -> str:
+    return "a picture of the track" if picture.number is None else f"picture {picture.number}"
 
 
 def check_delay(delay_steps: int, facts: ModelFacts) -> None:

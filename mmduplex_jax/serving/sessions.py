@@ -3,19 +3,19 @@
 import asyncio
 import hmac
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mmduplex_jax.serving import replies
+from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.metrics import Counters
-from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume
+from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
 from mmduplex_jax.serving.seats import ModelFacts, Pool
 from mmduplex_jax.serving.session import Session, check_delay
 from mmduplex_jax.serving.sources import Sources, for_log
-from mmduplex_jax.serving.to_loop import ToLoop
 from mmduplex_jax.streaming.pool import PoolFull
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Refused(Exception):
     """A hello that was understood and is refused.
 
     Attributes:
-      reason: one of `replies.CLOSE_CODES`.
+      reason: one of `protocol.CLOSE_CODES`.
     """
 
     def __init__(self, reason: str, message: str):
@@ -63,17 +63,16 @@ class Sessions:
         limits: Limits,
         counters: Counters,
         sources: Sources,
+        decoders: DecoderProcesses,
         *,
-        decode_threads: int = 2,
         now: Callable[[], float] = time.monotonic,
     ):
         self.facts, self.limits, self.counters = facts, limits, counters
         self._pool, self._sources, self._now = pool, sources, now
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decoders = decoders
         self._to_loop = ToLoop(asyncio.get_running_loop())
         self._sessions: dict[str, Session] = {}
         self._attached: dict[str, Attachment] = {}
-        self._detached_s: dict[str, float] = {}
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep sessions")
         self.draining = False
 
@@ -148,7 +147,7 @@ class Sessions:
         before = self._attached.get(session.id)
         if before is not None:
             before.superseded.set()
-        self._detached_s.pop(session.id, None)
+        session.detached_s = None
         session.seen_s = self._now()
         attachment = self._attached[session.id] = Attachment(session)
         self.counters.connections.inc()
@@ -160,7 +159,7 @@ class Sessions:
         session = attachment.session
         if self._attached.get(session.id) is attachment:
             del self._attached[session.id]
-            self._detached_s[session.id] = self._now()
+            session.detached_s = self._now()
 
     def forget(self, session: Session) -> None:
         """Lets go of a session of which its client has everything."""
@@ -174,7 +173,7 @@ class Sessions:
         for session in self:
             if session.id not in self._attached:
                 session.end("shutdown", "the server is going down", drain=True)
-            session.tell(replies.error("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
+            session.tell(error_reply("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
         deadline_s = self._now() + drain_s
         while len(self) and self._now() < deadline_s:
             await asyncio.sleep(min(0.05, max(0.0, deadline_s - self._now())))
@@ -183,15 +182,13 @@ class Sessions:
         await asyncio.gather(*(session.stopped() for session in self))
 
     async def close(self) -> None:
-        """Ends whatever still runs and frees the threads."""
+        """Ends whatever still runs."""
         self.draining = True
         self._sweeper.cancel()
         await asyncio.gather(self._sweeper, return_exceptions=True)
         for session in self:
             session.end("shutdown", "the server is going down")
             await session.stopped()
-        self._sources.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _sweep(self) -> None:
         while True:
@@ -202,9 +199,8 @@ class Sessions:
         """Ends what has been away or silent for too long, and forgets what ended a while ago."""
         now_s, limits = self._now(), self.limits
         for session in self:
-            away_s = self._detached_s.get(session.id)
             if session.ended is None:
-                if away_s is not None and now_s - away_s > limits.resume_s:
+                if session.detached_s is not None and now_s - session.detached_s > limits.resume_s:
                     session.end("gone", f"its client did not come back within {limits.resume_s:g} s")
                 elif now_s - session.seen_s > limits.idle_s:
                     session.end("idle", f"nothing came for {limits.idle_s:g} s")
@@ -213,4 +209,32 @@ class Sessions:
 
     def _drop(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        self._detached_s.pop(session.id, None)
+
+
+class ToLoop:
+    """Brings calls to the loop. Hundreds of streams speak at the same moment; the loop is woken once for all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._lock = threading.Lock()
+        self._waking = False
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Has the loop call the function; returns at once, from any thread.
+
+        Raises:
+          RuntimeError: the loop is closed.
+        """
+        with self._lock:
+            self._calls.append((function, arguments))
+            wake, self._waking = not self._waking, True
+        if wake:
+            self._loop.call_soon_threadsafe(self._run)
+
+    def _run(self) -> None:
+        with self._lock:
+            calls, self._calls, self._waking = self._calls, deque(), False
+        for function, arguments in calls:
+            # Each as a callback of its own: what one raises goes to the loop's handler and spares the others.
+            self._loop.call_soon(function, *arguments)

@@ -1,17 +1,20 @@
 """Videos that the server itself watches: only those that whoever started it allows by name."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import posixpath
+import re
+import threading
+import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from data_pipelines.decode import VideoReader
 from data_pipelines.source_info import VideoError, redact, scheme_of
-from mmduplex_jax.serving.intake import TakenTick, changed_share
+from mmduplex_jax.serving.intake import Tick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.seats import ModelFacts
 from mmduplex_jax.serving.session import Session
@@ -21,6 +24,8 @@ _log = logging.getLogger(__name__)
 # How far a file is decoded ahead.
 _AHEAD_S = 2.0
 _LAG_MAX_S = 1.0
+# Threads that read sources, those included whose streams are gone and which hang in a read.
+_READING_MAX = 256
 
 
 class Sources:
@@ -46,9 +51,9 @@ class Sources:
             else:
                 address = urlsplit(one)
                 if not address.hostname:
-                    raise ValueError(f"--allow_sources: {one} names no host")
+                    raise ValueError(f"--allow_sources: {for_log(one)} names no host")
                 self._addresses.append(address)
-        self._readers: ThreadPoolExecutor | None = None
+        self._reading = 0
 
     def check(self, source: str) -> str:
         """What to open for a source: an address as it is, a file by its whole path.
@@ -61,7 +66,9 @@ class Sources:
         """
         if scheme_of(source) is None:
             path = Path(os.path.realpath(source))
-            allowed, opened = any(path.is_relative_to(folder) for folder in self._paths), str(path)
+            # (A named pipe or a device may keep its reader waiting for ever.)
+            allowed = any(path.is_relative_to(folder) for folder in self._paths)
+            allowed, opened = allowed and (path.is_file() or not path.exists()), str(path)
         else:
             allowed, opened = any(_begins_with(source, address) for address in self._addresses), source
         if not allowed:
@@ -72,38 +79,97 @@ class Sources:
         """Has the session watch it from now on; what breaks it ends the session with the cause."""
         session.watch(asyncio.create_task(self._watch(source, session, facts), name=f"source of {session.id}"))
 
-    def close(self) -> None:
-        """Frees the threads; a source that hangs in a read is left to the end of the process."""
-        if self._readers is not None:
-            self._readers.shutdown(wait=False, cancel_futures=True)
-
     async def _watch(self, source: str, session: Session, facts: ModelFacts) -> None:
-        loop = asyncio.get_running_loop()
-        if self._readers is None:
-            # Reading waits for the network; each source may hold a thread for as long as it runs.
-            self._readers = ThreadPoolExecutor(256, thread_name_prefix="source")
-        run = lambda function, *arguments: loop.run_in_executor(self._readers, function, *arguments)
-        realtime = session.config.mode == "live"
-        ahead = max(1, facts.clock.ticks_in(_AHEAD_S))
-        feed, before = None, None
-        try:
-            reader = await run(VideoReader, source, facts.clock, facts.frame_px, session.config.fit)
-            feed = FrameFeed(reader, realtime=realtime, max_waiting=ahead, lag_max_s=_LAG_MAX_S)
-            ticks = iter(feed)
-            while (tick := await run(next, ticks, None)) is not None:
-                await session.watched(TakenTick(tick.t_s, tick.frame, changed_share(before, tick.frame)))
-                before = tick.frame
-        except VideoError as error:
-            cause = str(error).removeprefix(f"{redact(source)}: ")
-            _log.info("source broke", extra={"session": session.id, "source": for_log(source), "error": cause})
-            # The path stays on the server; the cause is the client's to know.
-            session.end("source", f"the source broke: {cause}", drain=True)
+        if self._reading >= _READING_MAX:
+            session.end("source", f"{self._reading} sources are being read or given up already; try again later")
             return
+        reading = _Reading(source, session, facts)
+        self._reading += 1
+        reading.finished.add_done_callback(self._read)
+        try:
+            # (Cancelled, the thread still says when it has ended.)
+            await asyncio.shield(reading.finished)
+        except VideoError as error:
+            # (The path stays on the server; the cause is the client's to know.)
+            cause = without_secrets(str(error).removeprefix(f"{redact(source)}: "), source)
+            _log.info("source broke", extra={"session": session.id, "source": for_log(source), "error": cause})
+            session.end("source", f"the source broke: {cause}", drain=True)
+        except Exception as error:  # noqa: BLE001  whatever a file or a library does, its stream is told and ends
+            fields: dict[str, object] = {"session": session.id, "source": for_log(source)}
+            fields |= {"error": without_secrets(repr(error), source), "at": traceback.format_tb(error.__traceback__)}
+            _log.error("source failed", extra=fields)
+            session.end("source", f"the source cannot be read: {type(error).__name__}", drain=True)
+        else:
+            session.end("end", "the source has ended", drain=True)
         finally:
-            if feed is not None:
-                feed.stop()
-                self._readers.submit(feed.close)
-        session.end("end", "the source has ended", drain=True)
+            reading.stop()
+
+    def _read(self, finished: "asyncio.Future[None]") -> None:
+        self._reading -= 1
+        if not finished.cancelled():
+            finished.exception()  # (taken, also where nobody waits for it any more)
+
+
+class _Reading:
+    """A source on its way into a session, in a thread that nobody waits for: libav may hang in a read for long.
+
+    Attributes:
+      finished: done at the source's end; raises what broke it.
+    """
+
+    def __init__(self, source: str, session: Session, facts: ModelFacts):
+        self._source, self._session, self._facts = source, session, facts
+        self._loop = asyncio.get_running_loop()
+        self._feed: FrameFeed | None = None
+        self._stopped = False
+        self.finished: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._run, name="source", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends it at its next picture."""
+        self._stopped = True
+        if self._feed is not None:
+            self._feed.stop()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._read()
+        except BaseException as caught:  # noqa: BLE001  raised where the source is waited for
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._finish, error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if self.finished.cancelled():
+            return
+        if error is None:
+            self.finished.set_result(None)
+        else:
+            self.finished.set_exception(error)
+
+    def _read(self) -> None:
+        session, facts = self._session, self._facts
+        reader = VideoReader(self._source, facts.clock, facts.frame_px, session.config.fit)
+        ahead = max(1, facts.clock.ticks_in(_AHEAD_S))
+        realtime = session.config.mode == "live"
+        self._feed = feed = FrameFeed(reader, realtime=realtime, max_waiting=ahead, lag_max_s=_LAG_MAX_S)
+        before = None
+        try:
+            for one in feed:
+                if self._stopped:
+                    return
+                tick = Tick(one.t_s, one.frame, changed_share(before, one.frame))
+                asyncio.run_coroutine_threadsafe(session.watched(tick), self._loop).result()
+                before = one.frame
+        finally:
+            feed.stop()
+            feed.close()
+
+
+def without_secrets(text: str, source: str) -> str:
+    """A message about a source, without what may be secret in the source's address."""
+    return redact(text.replace(source, for_log(source) or ""))
 
 
 def for_log(source: str | None) -> str | None:
@@ -112,7 +178,7 @@ def for_log(source: str | None) -> str | None:
         return source
     scheme, _, rest = source.partition("://")
     authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}".partition("?")[0]
+    return re.split("[?#]", f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}")[0]
 
 
 def _begins_with(source: str, allowed: SplitResult) -> bool:

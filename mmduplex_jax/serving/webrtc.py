@@ -7,11 +7,12 @@ import importlib.util
 import logging
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
+
+import av
 
 from mmduplex_jax.serving.connection import WireGone, converse
-from mmduplex_jax.serving.intake import Decoded
-from mmduplex_jax.serving.protocol import ProtocolError
+from mmduplex_jax.serving.protocol import Frame, ProtocolError
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
 
@@ -22,6 +23,14 @@ _BUFFERED_MAX, _BUFFERED_LOW = 256 << 10, 64 << 10
 _MESSAGES_WAITING = 64
 _FLUSH_S = 2.0
 _MEDIA = re.compile(r"^m=(\w+) ", re.MULTILINE)
+_CODEC = re.compile(r"^a=rtpmap:\d+ ([\w.-]+)/90000", re.MULTILINE)
+# What of a track is decoded, by its name in SDP.
+_CODECS = {"VP8": "vp8", "H264": "h264"}
+# Browsers offer a dozen candidates, which are addresses that this server will send to.
+_CANDIDATES_MAX, _LINES_MAX = 64, 1000
+# Of the time stamps of video tracks.
+_RTP_HZ = 90_000
+_NAL_IDR = 5
 
 
 class WebRtcRefused(Exception):
@@ -44,8 +53,7 @@ class Peers:
         self._peers: set[_Peer] = set()
         self.available = importlib.util.find_spec("aiortc") is not None
         if self.available:
-            # Now, while nobody waits: loading it takes a second.
-            importlib.import_module("aiortc")
+            _leave_undecoded()
 
     async def answer(self, offer: Any) -> dict[str, str]:
         """The answer to an SDP offer with one data channel and at most one video track.
@@ -65,6 +73,12 @@ class Peers:
         media = sorted(_MEDIA.findall(sdp))
         if media not in (["application"], ["application", "video"]):
             raise WebRtcRefused(400, f"an offer has a data channel and at most one video track, got {media}")
+        if sdp.count("a=candidate:") > _CANDIDATES_MAX or sdp.count("\n") > _LINES_MAX:
+            raise WebRtcRefused(400, f"an offer has at most {_CANDIDATES_MAX} candidates and {_LINES_MAX} lines")
+        offered = sorted(set(_CODEC.findall(sdp)) - {"rtx", "red", "ulpfec", "flexfec-03"})
+        if "video" in media and not _CODECS.keys() & {name.upper() for name in offered}:
+            message = f"a track must be VP8 or H.264, this browser offers {', '.join(offered) or 'nothing'}"
+            raise WebRtcRefused(415, f"{message}; use the WebSocket, which takes JPEG")
         peer = _Peer(self._sessions, self._ice_servers)
         self._peers.add(peer)
         peer.on_closed = lambda: self._peers.discard(peer)
@@ -208,17 +222,63 @@ class _Peer:
         begin_s: float | None = None
         while True:
             try:
-                frame = await track.recv()
+                picture: _Undecoded = await track.recv()
             except MediaStreamError:
                 return
             session = self._session
-            if session is None or session.ended is not None or frame.time is None:
+            if session is None or session.ended is not None:
+                # Who watches begins with a keyframe.
+                picture.track.wants_keyframe = True
                 continue
             if begin_s is None:
                 # A stream that goes on takes up its own time, with the time that it was away.
                 before_s = session.received_s
-                begin_s = (0.0 if before_s is None else before_s + time.monotonic() - session.seen_s) - frame.time
+                begin_s = (0.0 if before_s is None else before_s + time.monotonic() - session.seen_s) - picture.t_s
+            t_s = max(0.0, begin_s + picture.t_s)
             try:
-                await session.put(Decoded(max(0.0, begin_s + frame.time), frame))
+                await session.put(Frame(None, t_s, picture.codec, picture.keyframe, picture.data))
             except ProtocolError as error:
                 session.end("protocol", str(error))
+            picture.track.wants_keyframe = session.wants_keyframe
+
+
+class _Undecoded(NamedTuple):
+    """A track's picture as it came; `track` takes whether the sender is asked for a keyframe."""
+
+    t_s: float
+    codec: str
+    keyframe: bool
+    data: bytes
+    track: "_PassOn"
+
+
+class _PassOn:
+    """Stands in for aiortc's decoders, which work in this process and without bounds: hands pictures on as they are."""
+
+    def __init__(self, codec: str):
+        self._codec = codec
+        self.wants_keyframe = False
+
+    def decode(self, encoded: Any) -> list[_Undecoded]:
+        """The picture; where a keyframe is wanted InvalidDataError, at which aiortc asks the sender for one."""
+        data = bytes(encoded.data)
+        keyframe = _is_keyframe(self._codec, data)
+        if self.wants_keyframe and not keyframe:
+            self.wants_keyframe = False  # (asked once; whoever still wants it says so again)
+            raise av.error.InvalidDataError(0, "a keyframe is wanted")
+        return [_Undecoded(encoded.timestamp / _RTP_HZ, self._codec, keyframe, data, self)]
+
+
+def _is_keyframe(codec: str, data: bytes) -> bool:
+    if codec == "vp8":
+        return bool(data) and not data[0] & 1
+    starts = (match.end() for match in re.finditer(rb"\0\0\1", data))
+    return any(at < len(data) and data[at] & 0x1F == _NAL_IDR for at in starts)
+
+
+def _leave_undecoded() -> None:
+    """Loads aiortc, now, while nobody waits: it takes a second; and keeps it from decoding video."""
+    receiver: Any = importlib.import_module("aiortc.rtcrtpreceiver")
+    receiver.get_decoder = lambda codec: _PassOn(_CODECS[codec.name.upper()])
+    # It warns of every picture that asks for a keyframe.
+    logging.getLogger("aiortc.rtcrtpreceiver").setLevel(logging.ERROR)

@@ -346,7 +346,13 @@ class TickResult(NamedTuple):
 
 
 class Session:
-    """One stream at a time in a pool of its own, in the caller's thread: a tick's frame goes in, its words come out."""
+    """One stream at a time in a pool of its own, in the caller's thread: a tick's frame goes in, its words come out.
+
+    Attributes:
+      error: None: its model is here, and cannot be lost at the end (see `runtime.Watching`).
+    """
+
+    error: ConnectionError | None = None
 
     def __init__(
         self,

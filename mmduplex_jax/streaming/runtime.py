@@ -46,6 +46,10 @@ class Watching(Protocol):
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
         """The steps of one tick; ConnectionError where the model is elsewhere and out of reach."""
 
+    @property
+    def error(self) -> ConnectionError | None:
+        """What kept `finish` from the stream's end, where the model is elsewhere."""
+
     def finish(self) -> list[TimedWord]:
         """The words that were still to come."""
 
@@ -101,6 +105,7 @@ class Runtime:
             self.error = error
         finally:
             last_words = self._timed(self._session.finish())
+            self.error = self.error or self._session.error
             statistics.words.extend(last_words)
             # Each is closed, also when another one's closing fails.
             with contextlib.ExitStack() as closing:

@@ -148,7 +148,7 @@ def test_a_seat_is_free_again_and_more_than_there_are_is_refused(served: Served)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(3):
                 await stack.enter_async_context(connect(served.url))
-            with pytest.raises(Refused, match="seats are taken"):
+            with pytest.raises(Refused, match="slots are taken"):
                 await stack.enter_async_context(connect(served.url))
 
     asyncio.run(test())

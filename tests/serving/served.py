@@ -1,8 +1,11 @@
 """A server on loopback over a scripted pool, and a client that speaks the bare protocol."""
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import json
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -13,6 +16,7 @@ from aiohttp import web
 
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import SESSIONS, build_app
+from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from mmduplex_jax.serving.sessions import Sessions
@@ -21,6 +25,14 @@ from tests.serving.scripted_pool import FACTS, ScriptedPool
 TICK_S = FACTS.clock.tick_s
 # Far over what anything here takes; a test that hangs says so.
 PATIENCE_S = 20.0
+
+
+@functools.cache
+def decoders() -> DecoderProcesses:
+    """Decoders that all servers of a test's process share: starting them takes longer than most tests."""
+    processes = DecoderProcesses(Limits.decode_s)
+    atexit.register(processes.close)
+    return processes
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -129,6 +141,8 @@ async def served(
 ) -> AsyncIterator[Server]:
     """Runs a server for as long as the block lasts."""
     pool = pool or ScriptedPool()
+    if limits is None or limits.decode_s == Limits.decode_s:
+        arguments.setdefault("decoders", decoders())
     app = build_app(pool, FACTS, access or Access("127.0.0.1", token), limits=limits, **arguments)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
@@ -143,3 +157,66 @@ async def served(
         pool.may_go.set()
         await runner.cleanup()
         pool.close()
+
+
+class ThreadedServer:
+    """A server over a scripted pool, in a thread with a loop of its own."""
+
+    def __init__(self, token: str | None = None, pool: ScriptedPool | None = None, limits: Limits | None = None):
+        self.pool = pool or ScriptedPool()
+        self._token, self._limits = token, limits
+        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(30)
+
+    async def _serve(self) -> None:
+        app = build_app(self.pool, FACTS, Access("127.0.0.1", self._token), limits=self._limits, decoders=decoders())
+        self.runner = web.AppRunner(app, shutdown_timeout=0.2)
+        await self.runner.setup()
+        self._site = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await self._site.start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        self.sessions = app[SESSIONS]
+        self._ready.set()
+        await self._stop.wait()
+        await self.runner.cleanup()
+
+    def cut(self) -> None:
+        """Cuts every connection."""
+
+        def abort() -> None:
+            for connection in self.runner.server.connections:
+                connection.transport.abort()
+
+        self.loop.call_soon_threadsafe(abort)
+
+    def kill(self) -> None:
+        """Nobody can reach it any more, and nobody is told."""
+
+        def hang_up() -> None:
+            self._site._server.close()
+            for connection in self.runner.server.connections:
+                connection.transport.abort()
+
+        self.loop.call_soon_threadsafe(hang_up)
+
+    def begin_anew(self) -> None:
+        """Ends all streams."""
+
+        async def end() -> None:
+            for session in self.sessions:
+                session.end("shutdown", "the test is over")
+                await session.stopped()
+
+        self.pool.may_go.set()
+        self.pool.lag_s, self.pool.dropped = 0.01, 0
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(30)
+        self.pool.all_seats.clear()
+
+    def close(self) -> None:
+        self.pool.may_go.set()
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        self.pool.close()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.serving.inbox import Inbox
 from mmduplex_jax.serving.protocol import Frame
+from mmduplex_jax.serving.session import Inbox
 from tests.serving.served import run
 
 
@@ -15,7 +15,7 @@ def frame(number: int, keyframe: bool = True) -> Frame:
     return Frame(number, float(number), "jpeg" if keyframe else "h264", keyframe, b"x")
 
 
-async def drained(inbox: Inbox[str]) -> list[int | str]:
+async def drained(inbox: Inbox) -> list[int | str]:
     """What is in it."""
     await inbox.put("stop")
     items: list[int | str] = []
@@ -26,7 +26,7 @@ async def drained(inbox: Inbox[str]) -> list[int | str]:
 
 def test_the_oldest_still_goes():
     async def test():
-        inbox: Inbox[str] = Inbox(3, may_drop=True)
+        inbox: Inbox = Inbox(3, may_drop=True)
         for number in range(5):
             await inbox.put(frame(number))
         assert inbox.dropped == 2
@@ -37,7 +37,7 @@ def test_the_oldest_still_goes():
 
 def test_of_h264_all_goes_up_to_a_keyframe():
     async def test():
-        inbox: Inbox[str] = Inbox(3, may_drop=True)
+        inbox: Inbox = Inbox(3, may_drop=True)
         for number in range(3):
             await inbox.put(frame(number, keyframe=number == 0))
         await inbox.put("reset")
@@ -57,7 +57,7 @@ def test_what_comes_out_can_be_decoded_in_order(keyframes: list[bool], size: int
     """Whenever a picture is not a keyframe, the one that comes out before it is the one that was sent before it."""
 
     async def test():
-        inbox: Inbox[str] = Inbox(size, may_drop=True)
+        inbox: Inbox = Inbox(size, may_drop=True)
         out: list[int] = []
         for number, keyframe in enumerate([True, *keyframes]):
             await inbox.put(frame(number, keyframe))
@@ -81,7 +81,7 @@ def test_what_comes_out_can_be_decoded_in_order(keyframes: list[bool], size: int
 
 def test_where_nothing_may_be_dropped_the_sender_waits():
     async def test():
-        inbox: Inbox[str] = Inbox(2, may_drop=False)
+        inbox: Inbox = Inbox(2, may_drop=False)
         await inbox.put(frame(0))
         await inbox.put(frame(1))
         third = asyncio.create_task(inbox.put(frame(2)))
@@ -96,7 +96,7 @@ def test_where_nothing_may_be_dropped_the_sender_waits():
 
 def test_orders_are_bounded_too():
     async def test():
-        inbox: Inbox[str] = Inbox(2, may_drop=True)
+        inbox: Inbox = Inbox(2, may_drop=True)
         for _ in range(8):
             await inbox.put("pause")
         with pytest.raises(TimeoutError):

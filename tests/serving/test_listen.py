@@ -10,12 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from launch.serve import parser, tls_of
 from mmduplex_jax.client import connect
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
-from mmduplex_jax.serving.json_logs import NoStrangersNoise
-from mmduplex_jax.serving.listen import serve
+from mmduplex_jax.serving.listen import serve, tls_context
+from mmduplex_jax.serving.logs import MalformedRequestFilter
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import run
 
@@ -72,7 +71,7 @@ def test_who_asks_for_nothing_is_hung_up_on_and_who_asked_is_not(begun: bytes):
 
 def test_what_is_no_http_is_answered_and_not_logged(caplog):
     # As `configure_logs` does, without taking pytest's handlers away.
-    logger, quiet = logging.getLogger("aiohttp.server"), NoStrangersNoise()
+    logger, quiet = logging.getLogger("aiohttp.server"), MalformedRequestFilter()
     logger.addFilter(quiet)
 
     async def test():
@@ -122,7 +121,7 @@ def test_tls_from_the_flags(tmp_path: Path):
 
     async def test():
         stop = asyncio.Event()
-        tls = tls_of(parser().parse_args([f"--tls_cert={cert}", f"--tls_key={key}"]))
+        tls = tls_context(str(cert), str(key))
         port, serving, pool = await listening(stop, tls=tls)
         trusting = ssl.create_default_context(cafile=str(cert))
         async with aiohttp.ClientSession() as http:
@@ -136,7 +135,7 @@ def test_tls_from_the_flags(tmp_path: Path):
 
     run(test())
     with pytest.raises(ValueError, match="are no pair"):
-        tls_of(parser().parse_args([f"--tls_cert={cert}", f"--tls_key={cert}"]))
+        tls_context(str(cert), str(cert))
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -1,25 +1,21 @@
 """The page in a real browser: what is watched, what is said, and what it says when something goes wrong."""
 
-import asyncio
 import contextlib
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from aiohttp import web
 
-from mmduplex_jax.serving.access import Access
-from mmduplex_jax.serving.app import SESSIONS, build_app
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.streaming.captions import read_captions
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.scripted_pool import FACTS, ScriptedPool
+from tests.serving.served import ThreadedServer
 
 # A browser starts in seconds and a stream runs in real time.
 pytestmark = pytest.mark.slow
@@ -35,58 +31,6 @@ SCREEN = "--auto-select-desktop-capture-source=Entire screen"
 TOKEN = "a-secret-of-more-than-16"
 # For what the page waits for: a model that is asked for it, a video that has to begin.
 PATIENCE_MS = 90_000
-
-
-class ThreadedServer:
-    """A server over a scripted pool, in a thread with a loop of its own."""
-
-    def __init__(self, token: str | None = None, pool: ScriptedPool | None = None, limits: Limits | None = None):
-        self.pool = pool or ScriptedPool()
-        self._token, self._limits = token, limits
-        self._ready, self._stop = threading.Event(), asyncio.Event()
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
-        self._thread.start()
-        assert self._ready.wait(30)
-
-    async def _serve(self) -> None:
-        app = build_app(self.pool, FACTS, Access("127.0.0.1", self._token), limits=self._limits)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.2)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-        self.sessions = app[SESSIONS]
-        self._ready.set()
-        await self._stop.wait()
-        await self.runner.cleanup()
-
-    def cut(self) -> None:
-        """Cuts every connection."""
-
-        def abort() -> None:
-            for connection in self.runner.server.connections:
-                connection.transport.abort()
-
-        self.loop.call_soon_threadsafe(abort)
-
-    def begin_anew(self) -> None:
-        """Ends all streams."""
-
-        async def end() -> None:
-            for session in self.sessions:
-                session.end("shutdown", "the test is over")
-                await session.stopped()
-
-        self.pool.may_go.set()
-        self.pool.lag_s, self.pool.dropped = 0.01, 0
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(30)
-        self.pool.all_seats.clear()
-
-    def close(self) -> None:
-        self.pool.may_go.set()
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-        self.pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +194,27 @@ def test_a_camera_is_watched(browsers, server: ThreadedServer, way: str):
         playwright.expect(page.get_by_role("status").first).to_have_text("Not watching")
         # The camera's light goes out.
         assert page.evaluate("document.getElementById('video').srcObject") is None
+
+
+@pytest.mark.parametrize("way", ["WebRTC", "WebSocket"])
+def test_a_page_that_is_left_gives_its_seat_back(browsers, server: ThreadedServer, way: str):
+    with opened(browsers, server) as page:
+        page.get_by_text("More", exact=True).click()
+        page.get_by_label("Cameras and screens go by").select_option(way)
+        watch(page, "Camera")
+        said(page, 2)
+        page.goto("about:blank")
+        # (The server keeps a stream that is lost for 30 s.)
+        left_s = time.monotonic()
+        until(page, lambda: not server.pool.seats)
+        assert time.monotonic() - left_s < 10.0
+
+
+def test_the_invitation_is_one_line(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        box = page.locator("#invitation > *").bounding_box()
+        assert box["height"] < 40
+        assert box["width"] > 200
 
 
 def test_where_webrtc_fails_the_websocket_takes_over_and_the_page_says_so(browsers, server: ThreadedServer):

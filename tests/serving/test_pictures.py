@@ -13,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.serving.intake import Decoded, Intake
-from mmduplex_jax.serving.pictures import PictureDecoder
+from mmduplex_jax.serving.intake import Intake, IntakeConfig, TickSampler
+from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused, jpeg_size, webp_size
 from mmduplex_jax.serving.protocol import Frame
-from mmduplex_jax.serving.still_headers import PictureRefused, jpeg_size, webp_size
-from mmduplex_jax.serving.tick_sampler import TickSampler
 
 CLOCK = Clock()
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -33,7 +31,7 @@ def frame(data: bytes, codec: str, t_s: float = 0.0, keyframe: bool = True) -> F
 
 
 def intake(pixels_max: int = 10_000, px: int = 32, fit: str = "crop") -> Intake:
-    return Intake(CLOCK, px, fit, pixels_max=pixels_max, gap_s=1.0, may_take=lambda: True)
+    return Intake(IntakeConfig(CLOCK, px, fit, pixels_max, gap_s=1.0))
 
 
 @given(st.lists(st.integers(1, 900_000), min_size=1, max_size=30))
@@ -80,7 +78,7 @@ SMOOTH = np.broadcast_to(np.linspace(0, 255, 56, dtype=np.uint8)[None, :, None],
     ],
 )
 def test_stills_are_decoded_and_cut(image: np.ndarray, data: bytes, codec: str, tolerance: int):
-    (tick,) = intake(px=40).take(frame(data, codec))
+    (tick,) = intake(px=40).take(frame(data, codec)).ticks
     assert tick.frame.shape == (40, 40, 3)
     np.testing.assert_allclose(tick.frame.astype(int), image[:, 8:48], atol=tolerance)
 
@@ -90,17 +88,17 @@ def test_only_what_a_tick_shows_is_decoded():
     taken.take(frame(webp(), "webp", 0.0))
     # A header that is right with a picture that is not: nobody looks at it, for another one comes before the tick.
     broken = webp()[:60]
-    assert taken.take(frame(broken, "webp", 0.05)) == []
-    assert taken.take(frame(webp(), "webp", 0.1)) == []
-    assert len(taken.take(frame(webp(), "webp", 0.2))) == 1
+    assert taken.take(frame(broken, "webp", 0.05)).ticks == []
+    assert taken.take(frame(webp(), "webp", 0.1)).ticks == []
+    assert len(taken.take(frame(webp(), "webp", 0.2)).ticks) == 1
 
 
 def test_pictures_that_come_late_are_counted():
     taken = intake()
     taken.take(frame(webp(), "webp", 1.0))
-    assert taken.take(frame(webp(), "webp", 1.0)) == []
-    assert taken.take(frame(webp(), "webp", 0.5)) == []
-    assert taken.late == 2
+    assert taken.take(frame(webp(), "webp", 1.0)).ticks == []
+    last = taken.take(frame(webp(), "webp", 0.51))
+    assert (last.ticks, last.late, last.set_back_s) == ([], 2, None)
 
 
 def test_what_changes_is_the_share_of_pixels():
@@ -109,17 +107,17 @@ def test_what_changes_is_the_share_of_pixels():
     half[:16] = 255
     changes = []
     for tick, image in enumerate([np.zeros_like(half), half, half]):
-        (one,) = taken.take(frame(webp(image=image), "webp", CLOCK.tick_time_s(tick)))
+        (one,) = taken.take(frame(webp(image=image), "webp", CLOCK.tick_time_s(tick))).ticks
         changes.append(one.change)
     assert changes == [0.0, 0.5, 0.0]
 
 
-def encoded(images: list[np.ndarray]) -> list[tuple[bytes, bool]]:
-    """H.264 access units in Annex B form, and which are keyframes."""
-    context = av.CodecContext.create("libx264", "w")
+def encoded(images: list[np.ndarray], codec: str = "libx264") -> list[tuple[bytes, bool]]:
+    """H.264 access units in Annex B form (or VP8's frames), and which are keyframes."""
+    context = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt = images[0].shape[1], images[0].shape[0], "yuv420p"
     context.time_base = Fraction(1, 25)
-    context.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "1000"}
+    context.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "1000"} if codec == "libx264" else {}
     packets = [p for image in images for p in context.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))]
     packets += context.encode(None)
     return [(bytes(packet), packet.is_keyframe) for packet in packets]
@@ -129,7 +127,7 @@ def test_h264_is_decoded_from_a_keyframe_on():
     images = [np.full((64, 64, 3), value, np.uint8) for value in (40, 120, 200)]
     taken, seen = intake(), []
     for tick, (data, keyframe) in enumerate(encoded(images)):
-        seen += taken.take(frame(data, "h264", CLOCK.tick_time_s(tick), keyframe))
+        seen += taken.take(frame(data, "h264", CLOCK.tick_time_s(tick), keyframe)).ticks
     assert [round(float(tick.frame.mean()), -1) for tick in seen] == [40, 120, 200]
     assert [tick.t_s for tick in seen] == pytest.approx([0.0, 0.16, 0.32])
     with pytest.raises(PictureRefused, match="no keyframe"):
@@ -148,18 +146,34 @@ def test_h264_goes_on_at_the_next_keyframe_after_damage():
     assert len(decoder.take(frame(good, "h264", 0.3))) == 1
 
 
-@pytest.mark.parametrize("codec", ["jpeg", "webp", "h264", "decoded"])
+@pytest.mark.parametrize("codec", ["jpeg", "webp", "h264", "vp8"])
 def test_what_is_too_large_is_refused(codec: str):
     large = np.zeros((128, 128, 3), np.uint8)
     data = {
         "jpeg": lambda: simplejpeg.encode_jpeg(large, 90, "RGB", "444"),
         "webp": lambda: webp(90, large),
         "h264": lambda: encoded([large])[0][0],
-        "decoded": lambda: b"",
+        "vp8": lambda: encoded([large], "libvpx")[0][0],
     }[codec]()
-    one = Decoded(0.0, av.VideoFrame.from_ndarray(large, format="rgb24")) if codec == "decoded" else frame(data, codec)
     with pytest.raises(PictureRefused, match=r"at most 10000|H\.264"):
-        intake(pixels_max=10_000).take(one)
+        intake(pixels_max=10_000).take(frame(data, codec))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_orientation_in_the_metadata_is_not_applied(orientation: int):
+    """As docs/protocol.md says; OpenCV would turn the WebP."""
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation]) + b"\0\0\0\0\0\0\0"
+    plain = webp()[12:]
+    canvas = b"VP8X" + struct.pack("<I", 10) + b"\x08\0\0\0" + (55).to_bytes(3, "little") + (39).to_bytes(3, "little")
+    body = b"WEBP" + canvas + plain + b"EXIF" + struct.pack("<I", len(exif)) + exif
+    turned = b"RIFF" + struct.pack("<I", len(body)) + body
+    app1 = b"Exif\0\0" + exif
+    jpeg = simplejpeg.encode_jpeg(IMAGE, 100, "RGB", "444")
+    turned_jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + jpeg[2:]
+    for data, same, codec in ((turned, webp(), "webp"), (turned_jpeg, jpeg, "jpeg")):
+        (tick,) = intake(px=40).take(frame(data, codec)).ticks
+        (expected,) = intake(px=40).take(frame(same, codec)).ticks
+        np.testing.assert_array_equal(tick.frame, expected.frame)
 
 
 def test_headers_tell_the_size():
@@ -185,7 +199,7 @@ def test_a_jpeg_of_countless_scans_is_refused():
 def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, keep: int, codec: str):
     whole = webp() if codec == "webp" else simplejpeg.encode_jpeg(IMAGE, 90, "RGB", "444")
     with contextlib.suppress(PictureRefused):
-        for tick in intake().take(frame(whole[:keep] + data, codec)):
+        for tick in intake().take(frame(whole[:keep] + data, codec)).ticks:
             assert tick.frame.shape == (32, 32, 3)
 
 
@@ -194,7 +208,7 @@ def test_no_h264_does_anything_but_decode_or_be_refused(data: bytes, keep: int):
     taken = intake()
     for t_s in (0.0, 0.16):
         with contextlib.suppress(PictureRefused):
-            for tick in taken.take(frame(H264[:keep] + data, "h264", t_s)):
+            for tick in taken.take(frame(H264[:keep] + data, "h264", t_s)).ticks:
                 assert tick.frame.shape == (32, 32, 3)
 
 
@@ -202,12 +216,12 @@ H264 = encoded([IMAGE])[0][0]
 
 
 def test_ticks_that_come_too_fast_are_not_decoded():
-    allowed = iter([True, False, False, True])
-    fast = Intake(CLOCK, 32, "crop", pixels_max=10_000, gap_s=1.0, may_take=lambda: next(allowed))
+    now_s = 0.0
+    fast = Intake(IntakeConfig(CLOCK, 32, "crop", 10_000, gap_s=1.0, ticks_hz=1.0), now=lambda: now_s)
     broken = webp()[:40]
-    taken = [
-        fast.take(frame(data, "webp", tick * CLOCK.tick_s))
-        for tick, data in enumerate([webp(), broken, broken, webp()])
-    ]
-    assert [[round(tick.t_s / CLOCK.tick_s) for tick in ticks] for ticks in taken] == [[0], [], [], [3]]
-    assert fast.too_fast == 2
+    taken = []
+    for tick, data in enumerate([webp(), broken, broken, webp()]):
+        now_s = 1.0 if tick == 3 else 0.0
+        taken.append(fast.take(frame(data, "webp", tick * CLOCK.tick_s)))
+    assert [[round(tick.t_s / CLOCK.tick_s) for tick in one.ticks] for one in taken] == [[0], [], [], [3]]
+    assert taken[-1].too_fast == 2

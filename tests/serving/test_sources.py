@@ -1,11 +1,20 @@
 """What the server may watch by itself: only what lies under what was allowed."""
 
+import json
+import logging
+import os
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_pipelines.source_info import VideoError
+from mmduplex_jax.serving import sources as sources_module
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.sources import Sources, for_log
+from tests.data_pipelines.numbered_video import write_numbered
+from tests.serving.served import run, served
 
 
 @pytest.fixture
@@ -96,3 +105,102 @@ def test_nothing_is_allowed_by_default(tmp_path: Path):
 def test_what_cannot_be_allowed(allowed: str, said: str):
     with pytest.raises(ValueError, match=said):
         Sources([allowed])
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    write_numbered(tmp_path / "videos" / "a.mp4", images=[np.full((64, 64, 3), 9 * i, np.uint8) for i in range(20)])
+    return tmp_path / "videos" / "a.mp4"
+
+
+def playlist(kind: str, target: Path) -> str:
+    return {
+        "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{target}\n#EXT-X-ENDLIST\n",
+        "ffconcat": f"ffconcat version 1.0\nfile {target.name}\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 26\n",
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat", "sdp"])
+def test_a_playlist_in_an_allowed_folder_is_refused(recording: Path, kind: str):
+    """It may name any file of the server's, and any address."""
+    listed = recording.parent / f"list.{kind}"
+    listed.write_text(playlist(kind, recording))
+
+    async def test():
+        sources = Sources([str(recording.parent)])
+        async with served(sources=sources) as server, server.stream(mode="file", source=str(listed)) as stream:
+            bye = await stream.hear("bye")
+            assert bye["reason"] == "source"
+            assert "the source broke: " in bye["message"]
+            assert not stream.words()
+            await server.until(lambda: not server.pool.seats)
+
+    run(test())
+
+
+def test_a_recording_in_an_allowed_folder_is_watched(recording: Path):
+    async def test():
+        sources = Sources([str(recording.parent)])
+        async with served(sources=sources) as server, server.stream(mode="file", source=str(recording)) as stream:
+            assert (await stream.hear("bye"))["reason"] == "end"
+            assert stream.words()
+
+    run(test())
+
+
+def test_a_named_pipe_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ProtocolError, match="does not watch that source"):
+        Sources([str(tmp_path)]).check(str(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("error", [AttributeError("no codec"), MemoryError(), KeyError("x"), OSError("gone")])
+def test_whatever_breaks_a_source_is_told_and_frees_the_seat(recording: Path, monkeypatch, error: Exception, caplog):
+    address = "rtsp://me:hunter2@camera.local/a?key=hunter2"
+
+    def broken(*_, **__):
+        raise type(error)(f"{address}: {error}")
+
+    monkeypatch.setattr(sources_module, "VideoReader", broken)
+
+    async def test():
+        sources = Sources(["rtsp://camera.local/"])
+        async with served(sources=sources) as server, server.stream(source=address) as stream:
+            bye = await stream.hear("bye")
+            assert bye["reason"] == "source"
+            assert type(error).__name__ in bye["message"]
+            await server.until(lambda: not server.pool.seats)
+
+    with caplog.at_level(logging.INFO):
+        run(test())
+    logged = [json.dumps(vars(record), default=str) for record in caplog.records]
+    assert any("source failed" in line for line in logged)
+    assert not any("hunter2" in line for line in logged)
+
+
+def test_sources_that_hang_are_not_without_number(monkeypatch):
+    release = threading.Event()
+
+    def hangs(*_, **__):
+        release.wait(30)
+        raise VideoError("late")
+
+    monkeypatch.setattr(sources_module, "VideoReader", hangs)
+    monkeypatch.setattr(sources_module, "_READING_MAX", 2)
+    address = "rtsp://camera.local/a"
+
+    async def test():
+        async with served(sources=Sources(["rtsp://camera.local/"])) as server:
+            for _ in range(2):
+                async with server.stream(source=address) as stream:
+                    await stream.say(type="end")
+                    await stream.hear("bye")
+            async with server.stream(source=address) as stream:
+                assert "sources are being read" in (await stream.hear("bye"))["message"]
+            release.set()
+            sources = server.sessions._sources
+            await server.until(lambda: sources._reading == 0)
+
+    run(test())

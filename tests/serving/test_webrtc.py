@@ -136,6 +136,24 @@ def test_a_peer_without_the_channel_is_let_go():
     run(test())
 
 
+@pytest.mark.parametrize("names", [("VP9",), ("AV1", "VP9", "rtx"), ()])
+def test_a_browser_without_a_codec_that_is_decoded_is_told_which_are(names: tuple[str, ...]):
+    codecs = "".join(f"a=rtpmap:{96 + i} {name}/90000\r\n" for i, name in enumerate(names))
+    sdp = f"m=video 9 UDP/TLS/RTP/SAVPF 96\r\n{codecs}m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"
+
+    async def test():
+        async with served() as server:
+            offer = {"type": "offer", "sdp": sdp}
+            async with server.http.post(f"{server.url}/v1/webrtc", json=offer) as answer:
+                assert answer.status == 415
+                error = (await answer.json())["error"]
+                assert (
+                    f"VP8 or H.264, this browser offers {', '.join(sorted(set(names) - {'rtx'})) or 'nothing'}" in error
+                )
+
+    run(test())
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.serving.word_log import WordLog, WordsGone
+from mmduplex_jax.serving.session import WordLog, WordsGone
 
 
 @given(st.integers(1, 8), st.lists(st.integers(0, 5), max_size=30))

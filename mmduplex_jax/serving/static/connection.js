@@ -159,6 +159,13 @@ export class Connection extends EventTarget {
     else this.finish("end", "Stopped.");
   }
 
+  // The page goes away: the seat is for others. (Closing the wire as well might overtake the message.)
+  leave() {
+    this.say({ type: "end" });
+    this.wire = null;
+    this.finish("end", "The page was left.");
+  }
+
   finish(reason, message) {
     if (this.over) return;
     this.over = true;

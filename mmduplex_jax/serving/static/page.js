@@ -144,7 +144,8 @@ class Watching {
     on("hello", this.onHello);
     on("word", this.onWord);
     on("status", this.onStatus);
-    on("problem", ({ code, message }) => problem(code, message));
+    // (A tab in the background has gaps, and its owner knows.)
+    on("problem", ({ code, message }) => code !== "time_gap" && problem(code, message));
     on("state", this.onState);
     on("bye", this.onBye);
     this.beganAt = performance.now();
@@ -283,7 +284,7 @@ class Watching {
 
 $("watch").addEventListener("submit", async (event) => {
   event.preventDefault();
-  for (const kind of ["source", "ended", "webrtc", "missed", "bad_frame", "draining", "full", "overloaded"]) problem(kind, "");
+  for (const kind of ["source", "ended", "webrtc", "missed", "bad_frame", "late_frame", "clock_set_back", "draining", "full", "overloaded"]) problem(kind, "");
   if (!facts) await learnFacts();
   if (!facts) return;
   const source = new FormData(event.target).get("source");
@@ -307,6 +308,7 @@ $("watch").addEventListener("submit", async (event) => {
   }
 });
 $("stop").addEventListener("click", () => stream?.stop());
+addEventListener("pagehide", () => stream?.connection?.leave());
 
 for (const radio of document.querySelectorAll("input[name=source]")) {
   radio.addEventListener("change", () => ($("file-label").hidden = radio.value !== "file"));

@@ -1,8 +1,7 @@
-"""A stream on a server that is used as a session on this machine is: `launch.commentate --server=URL`."""
+"""A stream on a server that is used as a session on this machine is, by programs that block."""
 
 import asyncio
 import dataclasses
-import logging
 import threading
 import time
 from collections.abc import Coroutine
@@ -25,7 +24,6 @@ _ANSWER_S = 60.0
 _HELLO_S = 30.0
 # Times this close are one.
 _SAME_S = 1e-6
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +81,7 @@ class RemoteSession:
     Attributes:
       clock: of the server's model.
       compile_s: 0: the server has compiled.
+      error: what kept `finish` from the stream's end; None where it came.
     """
 
     def __init__(self, speaker: RemoteSpeaker, delay_steps: int, pad_bias: float):
@@ -104,6 +103,7 @@ class RemoteSession:
         self._words: list[TimedWord] = []
         self._status: Status | None = None
         self._finished = False
+        self.error: ConnectionError | None = None
         try:
             self._stream: Stream = self._run(self._stack.enter_async_context(connecting)).result(_HELLO_S)
         except BaseException:
@@ -124,15 +124,16 @@ class RemoteSession:
         return TickResult(self._take_words(), _tokens(status), [step_ms] * self.clock.video_stride)
 
     def finish(self) -> list[TimedWord]:
-        """The words that were still to come; ends the stream and the connection."""
+        """The words that were still to come, or those until it broke (see `error`); ends stream and connection."""
         if self._finished:
             return []
         self._finished = True
         try:
             self._run(self._to_the_end()).result(_ANSWER_S)
-        except ConnectionError:
-            # It broke the run already, or broke at its very end; what was said until then is kept.
-            _log.warning("the stream's end did not come")
+        except ConnectionError as error:
+            self.error = error
+        except TimeoutError:
+            self.error = StreamLost(f"the stream's end did not come in {_ANSWER_S:g} s")
         finally:
             self._stop()
         return self._take_words()

@@ -1,0 +1,117 @@
+"""Logs as a JSON object a line, for programs that collect them; the event is the message, the rest are fields."""
+
+import json
+import logging
+import queue
+import threading
+import time
+
+# Lines that wait to be written, and how long the last ones may take at the end.
+_LINES_WAITING, _FLUSH_S = 10_000, 1.0
+# What every record has; anything else on it was given by `extra`.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line: time (UTC), level, logger, event, and the fields of `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        whole_s = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{whole_s}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        # Whatever a client wrote stays one line of ASCII.
+        return json.dumps(line, default=str)
+
+
+class MalformedRequestFilter(logging.Filter):
+    """Drops what aiohttp logs, with a trace, of requests that are not HTTP: anybody could fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is kept."""
+        from aiohttp.http_exceptions import HttpProcessingError
+
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes through another handler in a thread of its own: a standard error that nobody reads stops only that thread.
+
+    Lines over `waiting_max` are dropped and counted; how many is logged once lines go out again.
+
+    Attributes:
+      dropped: lines so far.
+    """
+
+    def __init__(self, target: logging.Handler, waiting_max: int = _LINES_WAITING):
+        super().__init__()
+        self._target = target
+        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(waiting_max)
+        self.dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a record; returns at once."""
+        try:
+            self._waiting.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+    def flush(self) -> None:
+        """Waits until what was taken is written, but not for long."""
+        deadline_s = time.monotonic() + _FLUSH_S
+        while self._waiting.unfinished_tasks and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Flushes; the thread ends with the process."""
+        self.flush()
+        super().close()
+
+    def _write(self) -> None:
+        reported = 0
+        while True:
+            self._target.handle(self._waiting.get())
+            if self.dropped > reported:
+                count, reported = self.dropped - reported, self.dropped
+                fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "lines": count}
+                self._target.handle(logging.makeLogRecord(fields | {"msg": "log lines were dropped: nobody read them"}))
+            self._waiting.task_done()
+
+
+def dropped_lines() -> int:
+    """Lines that the root logger's handler has dropped."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, BackgroundHandler))
+
+
+def flush_logs() -> None:
+    """Waits until the root logger's handlers have written what they took, but not for long."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def configure_logs(form: str, level: int = logging.INFO) -> None:
+    """Has all loggers write to stderr, in the background.
+
+    Args:
+      form: "json" for an object a line, "text" for people.
+      level: the least that is written.
+    """
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonFormatter() if form == "json" else text)
+    logging.basicConfig(level=level, handlers=[BackgroundHandler(handler)], force=True)
+    logging.getLogger("aiohttp.server").addFilter(MalformedRequestFilter())
+    # Each request is no event; sessions report what matters, and metrics count the rest.
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    # They report every candidate, every packet that is late, and every step of reading a checkpoint.
+    for name in ("aioice", "aiortc", "orbax", "absl"):
+        logging.getLogger(name).setLevel(logging.WARNING)
