@@ -12,7 +12,7 @@ from typing import cast
 import av
 import numpy as np
 
-from data_pipelines.containers import LIBAV_ERRORS, Video, open_container
+from data_pipelines.containers import LIBAV_ERRORS, Video, may_restart, open_container
 from data_pipelines.source_info import VideoError, why
 
 FORMATS = ("opus", "pcm")
@@ -65,7 +65,14 @@ class AudioTrack:
           VideoError: it cannot be opened, or has no sound.
         """
         self._video, self._name, self._origin_s, self._audio = video, name, origin_s, audio
+        self._restarts = False
         self._open()
+        if may_restart(self._container):
+            for _ in self._timed_packets():
+                if self._restarts:
+                    break
+            self._container.close()
+            self._open()
 
     def close(self) -> None:
         self._container.close()
@@ -112,7 +119,11 @@ class AudioTrack:
         """`(begin_s, int16 [N] mono, rate_hz)` of the packets that touch the stretch, and of some before it."""
         to_mono: av.AudioResampler | None = None
         to_mono_of: tuple[str, str, int] | None = None
+        shift_s = 0.0  # since times started anew
         for packet, packet_s in self._packets(start_s):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None:
+                shift_s = packet_s - (float(stamp * packet.time_base) - self._origin_s)
             if packet_s >= end_s + _WARM_UP_S:  # a decoder may hold a frame back
                 return
             try:
@@ -124,7 +135,7 @@ class AudioTrack:
             for frame in cast(list[av.AudioFrame], frames):
                 frame_s = packet_s
                 if frame.pts is not None and frame.time_base is not None:
-                    frame_s = float(frame.pts * frame.time_base) - self._origin_s
+                    frame_s = float(frame.pts * frame.time_base) - self._origin_s + shift_s
                 kind = frame.format.name, frame.layout.name, frame.sample_rate
                 if kind != to_mono_of:
                     to_mono, to_mono_of = av.AudioResampler("s16", "mono", frame.sample_rate), kind
@@ -144,7 +155,7 @@ class AudioTrack:
     def _packets_before(self, warm_s: float) -> Iterator[tuple[av.Packet, float]]:
         """The packets from one at or before `warm_s` on, or all."""
         for back_s in _SEEK_BACK_S:
-            if warm_s - back_s <= 0:
+            if warm_s - back_s <= 0 or self._restarts:
                 break
             self._unread = False
             try:
@@ -162,7 +173,8 @@ class AudioTrack:
         return self._timed_packets()
 
     def _timed_packets(self) -> Iterator[tuple[av.Packet, float]]:
-        packets, packet_s = self._container.demux(self._stream), 0.0
+        """The packets with their times, which go on where those of joined recordings start anew."""
+        packets, packet_s, shift_s, end_s = self._container.demux(self._stream), 0.0, 0.0, -math.inf
         while True:
             try:
                 packet = next(packets)
@@ -172,7 +184,11 @@ class AudioTrack:
                 raise VideoError(f"{self._name}: reading the sound fails at {packet_s:.2f} s: {why(error)}") from error
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None and packet.time_base is not None:
-                packet_s = float(stamp * packet.time_base) - self._origin_s
+                packet_s = float(stamp * packet.time_base) - self._origin_s + shift_s
+                if may_restart(self._container) and packet_s < end_s - _LONGEST_PACKET_S:
+                    self._restarts = True
+                    shift_s, packet_s = shift_s + end_s - packet_s, end_s
+                end_s = packet_s + float((packet.duration or 0) * packet.time_base)
             yield packet, packet_s
 
 

@@ -141,6 +141,17 @@ def test_pictures_that_begin_after_the_sound(tmp_path: Path, suffix: str):
         assert np.abs(after - ten).mean() < 10 < np.abs(before - ten).mean()
 
 
+def test_sound_goes_on_where_recordings_are_joined(tmp_path: Path):
+    parts = [write_beeps(tmp_path / f"{at}.ts", "mp2", [at], rate_hz=48000).read_bytes() for at in (7.0, 11.0)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    first, between, second = tracks(tmp_path / "joined.ts", [(5.0, 10.0), (25.0, 35.0), (40.0, 43.0)], PCM)
+    assert onsets_s(first) == pytest.approx([2.0], abs=0.1)
+    assert onsets_s(between) == []
+    assert onsets_s(second) == pytest.approx(
+        [1.0], abs=0.1
+    )  # the sound of a part is not exactly as long as its pictures
+
+
 def test_a_tone_has_no_seams(tmp_path: Path):
     """Matroska counts in milliseconds, and packets that are placed by that alone would overlap and gape."""
     path = tmp_path / "a.mkv"
