@@ -30,7 +30,7 @@ from data_pipelines.schema import Event
 from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import phrase
 from data_pipelines.world.config import RETURNS, WorldConfig
-from data_pipelines.world.looks import Painter
+from data_pipelines.world.drawing import Painter
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.models.streams import delayed

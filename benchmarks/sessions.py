@@ -19,7 +19,7 @@ import numpy as np
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.files import write_clip_files
+from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Speaker
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.files import write_clip_files
+from data_pipelines.world.clip import write_clip_files
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be typed again

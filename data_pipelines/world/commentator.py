@@ -190,13 +190,13 @@ def comment(
         next_s = events[number + 1].t_s + lag_s if number + 1 < len(events) else None
         first = int(picks[number] * num_variants)
         variants = [phrase(event, (first + k) % num_variants) for k in range(num_variants)]
-        for said in (variants[0], *sorted(variants[1:], key=len)):
-            free_s = start_s + len(said) * WORD_GAP_S
-            if start_s + speech_s(len(said)) <= clip_s and (next_s is None or free_s <= next_s):
+        for spoken in (variants[0], *sorted(variants[1:], key=len)):
+            free_s = start_s + len(spoken) * WORD_GAP_S
+            if start_s + speech_s(len(spoken)) <= clip_s and (next_s is None or free_s <= next_s):
                 break
         else:
             return None
-        for position, text in enumerate(said):
+        for position, text in enumerate(spoken):
             word_s = start_s + position * WORD_GAP_S
             words.append(Word(text, word_s, word_s + WORD_S))
     return tuple(words)

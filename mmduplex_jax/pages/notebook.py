@@ -28,7 +28,7 @@ from data_pipelines.schema import Event
 from data_pipelines.source_info import VideoError, camera_index
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.files import write_clip_files
+from data_pipelines.world.clip import write_clip_files
 from launch import evaluate
 from launch.caption import PICTURE_SUFFIXES, Captioned, caption_source, files_of, line_of, pieces_of
 from launch.commentate import Captions, Terminal, describe, report_of

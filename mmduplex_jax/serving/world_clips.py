@@ -51,7 +51,7 @@ class WorldClips:
 
     def _film(self, number: int) -> Path:
         from data_pipelines.world import WorldConfig
-        from data_pipelines.world.files import write_clip_files
+        from data_pipelines.world.clip import write_clip_files
 
         config = WorldConfig(look="plain", clip_s=_CLIP_S)
         files = write_clip_files(self._folder.name, config, _SEED, number, size_px=_SIZE_PX, fps=_FPS, codec="libx264")

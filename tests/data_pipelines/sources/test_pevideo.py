@@ -15,7 +15,7 @@ from data_pipelines.shards import write_shards
 from data_pipelines.sources import Rejected, causes
 from data_pipelines.sources.pevideo import choose_caption, pevideo_source
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.files import write_clip_files
+from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
 from tests.data_pipelines.numbered_video import SIDE_PX, number_in, write_numbered
 from tests.data_pipelines.sources.tars import write_tar

@@ -19,7 +19,7 @@ from data_pipelines.sources import Item, causes
 from data_pipelines.tfds_builders.source_builder import SourceBuilder, SourceConfig
 from data_pipelines.tfds_builders.tfds_records import TfdsRecords
 from data_pipelines.world import WorldConfig
-from data_pipelines.world.files import write_clip_files
+from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.small_records import SmallSource, make_record

@@ -7,9 +7,8 @@ import pytest
 
 from data_pipelines.schema import Word
 from data_pipelines.world import WorldConfig, make_clip
-from data_pipelines.world.clip import plan_clip
-from data_pipelines.world.files import CODECS, captions, write_clip_files
-from data_pipelines.world.sprites import COLOURS
+from data_pipelines.world.clip import CODECS, captions, plan_clip, write_clip_files
+from data_pipelines.world.drawing import COLOURS
 
 CONFIG = WorldConfig(clip_s=6.0)
 
@@ -27,7 +26,7 @@ def test_files_hold_what_the_clip_holds(tmp_path, codec):
     np.testing.assert_allclose([t_s for t_s, _ in frames], np.arange(60) / 10, atol=1e-3)
     # Filmed twice as large and encoded, the things are where they are in the clip.
     scene, _, _ = plan_clip(CONFIG, 3, 1)
-    things = [thing for thing in scene.things if thing.seen_from_s <= 0]
+    things = [thing for thing in scene.things if thing.visible_from_s <= 0]
     assert things
     for thing in things:
         x, y = thing.place_at(0.0)

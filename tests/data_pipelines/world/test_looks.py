@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.world import WorldConfig, make_clip
-from data_pipelines.world.backgrounds import draw_background
 from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.config import Appearance
-from data_pipelines.world.looks import Painter, _blend
-from data_pipelines.world.sprites import COLOURS, OUTLINES, Surface, draw_sprite
+from data_pipelines.world.drawing import COLOURS, OUTLINES, Painter, Surface, _blend, draw_background, draw_sprite
 
 PLAIN = WorldConfig()
 STILL = WorldConfig(appearance=dataclasses.replace(PLAIN.appearance, shake_px=(0.0, 0.0)))
@@ -39,7 +37,7 @@ def test_a_thing_is_drawn_where_it_is_in_its_colour():
         frame = Painter(STILL, scene, rng).frame(3.0).astype(int)
         for thing in scene.things:
             x, y = thing.place_at(3.0)
-            if thing.seen_from_s <= 3.0 < thing.seen_until_s and 2 < x < 62 and 2 < y < 62:
+            if thing.visible_from_s <= 3.0 < thing.visible_until_s and 2 < x < 62 and 2 < y < 62:
                 distances = {c: np.abs(frame[int(y), int(x)] - COLOURS[c]).sum() for c in PLAIN.dynamics.colours}
                 assert min(distances, key=distances.get) == thing.colour_at(3.0)
                 checked += 1

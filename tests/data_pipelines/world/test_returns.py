@@ -10,7 +10,7 @@ from data_pipelines.world import WorldConfig, lexicon, make_clip
 from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import PATTERNS, parse_phrase, phrase, split_phrases
 from data_pipelines.world.config import RETURNS
-from data_pipelines.world.looks import Painter
+from data_pipelines.world.drawing import Painter
 
 SILENCE_S = 30.0
 
@@ -26,7 +26,7 @@ def test_what_is_back_was_there_and_what_enters_was_not(look):
     counts = {RETURNS: 0, "enters": 0}
     for index in range(20):
         scene, words, _ = plan_clip(crossing(look), 5, index)
-        there = {thing.name for thing in scene.things if thing.seen_from_s == -math.inf}
+        there = {thing.name for thing in scene.things if thing.visible_from_s == -math.inf}
         known = set(there)
         for event in scene.events:
             if event.kind == "leaves":

@@ -20,7 +20,7 @@ def scenes(request):
 
 
 def seen(scene, t_s):
-    return [thing for thing in scene.things if thing.seen_from_s <= t_s < thing.seen_until_s]
+    return [thing for thing in scene.things if thing.is_visible(t_s)]
 
 
 def name_at(thing, t_s):
@@ -61,7 +61,7 @@ def test_things_enter_with_their_centre_on_the_named_edge(scenes):
         assert distances[event.detail] == pytest.approx(0, abs=1e-6)
         assert min(distances.values()) == pytest.approx(0, abs=1e-6)
         assert edge_distances(config, scene, thing, event.t_s + 0.1)[event.detail] > 0
-        assert edge_distances(config, scene, thing, thing.seen_from_s)[event.detail] < -thing.half_px
+        assert edge_distances(config, scene, thing, thing.visible_from_s)[event.detail] < -thing.half_px
 
 
 def test_things_leave_over_the_named_edge_and_are_gone(scenes):
@@ -70,7 +70,7 @@ def test_things_leave_over_the_named_edge_and_are_gone(scenes):
         thing = named(scene, event.subject, event.t_s)
         assert edge_distances(config, scene, thing, event.t_s)[event.detail] == pytest.approx(0, abs=1e-6)
         assert edge_distances(config, scene, thing, event.t_s - 0.1)[event.detail] > 0
-        assert edge_distances(config, scene, thing, thing.seen_until_s)[event.detail] < -thing.half_px
+        assert edge_distances(config, scene, thing, thing.visible_until_s)[event.detail] < -thing.half_px
 
 
 def test_what_stops_rests_and_what_starts_moves(scenes):
@@ -162,7 +162,7 @@ def test_nothing_happens_without_an_event(scenes):
         times_s = [event.t_s for event in scene.events]
         for thing in scene.things:
             changes = [segment[0] for segment in thing.segments[1:]] + [since_s for since_s, _ in thing.colours[1:]]
-            for t_s in (thing.seen_from_s, thing.seen_until_s):
+            for t_s in (thing.visible_from_s, thing.visible_until_s):
                 x, y = in_frame(scene, thing, min(max(t_s, 0.0), config.clip_s))
                 inside = all(-thing.half_px < v < config.frame_px + thing.half_px for v in (x, y))
                 if 0 < t_s < config.clip_s and inside:
@@ -179,7 +179,10 @@ def test_things_meet_only_where_an_event_says_so(scenes):
             names_a, names_b = ({f"{colour} {thing.shape}" for _, colour in thing.colours} for thing in (a, b))
             if any((m in names_a and n in names_b) or (m in names_b and n in names_a) for m, n in meetings):
                 continue
-            begin_s, end_s = max(a.seen_from_s, b.seen_from_s, 0), min(a.seen_until_s, b.seen_until_s, config.clip_s)
+            begin_s, end_s = (
+                max(a.visible_from_s, b.visible_from_s, 0),
+                min(a.visible_until_s, b.visible_until_s, config.clip_s),
+            )
             for t_s in np.arange(begin_s, end_s, 0.1):
                 apart_px = math.dist(a.place_at(t_s), b.place_at(t_s))
                 assert apart_px > a.half_px + b.half_px, (scene.events, t_s)
