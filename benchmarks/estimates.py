@@ -24,8 +24,9 @@ import numpy as np
 from mmduplex_jax.planning import cost
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.config_file import load_config
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.program import make_program
+from mmduplex_jax.weights.trained import load_tokenizer
 
 # The first of a family is measured, the others are foretold.
 FAMILIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {

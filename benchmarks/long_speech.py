@@ -30,8 +30,8 @@ import numpy as np
 from data_pipelines.schema import Event
 from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Speaker, trained_speaker
+from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
-from mmduplex_jax.evals.speech import phrases_in
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words

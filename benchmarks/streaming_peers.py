@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.stepper import step_cost_ms, step_percentile_ms
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.trained import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("moshi", "interleaved")

@@ -20,10 +20,11 @@ from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.config_file import load_config
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.trained import load_tokenizer
 
 DTYPES = ("float32", "bfloat16")
 

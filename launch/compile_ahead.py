@@ -34,10 +34,11 @@ from mmduplex_jax.planning.compiled_report import CompiledReport, advice, gib, r
 from mmduplex_jax.planning.topologies import Topology, TopologyError, get_topology
 from mmduplex_jax.sharding import MESH_AXES, ShardingError, make_mesh, replicated, replicated_axes
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.program import make_program
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.trained import load_tokenizer
 
 EXIT_TOO_LARGE = 1
 EXIT_MISFIT = 2

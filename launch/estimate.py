@@ -25,7 +25,8 @@ from mmduplex_jax.planning.cost_sheet import cost_sheet
 from mmduplex_jax.planning.data_cost import data_cost
 from mmduplex_jax.planning.devices import named
 from mmduplex_jax.planning.stream_cost import stream_cost
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.trained import load_tokenizer
 
 EXIT_MISFIT = 2
 

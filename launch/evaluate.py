@@ -3,7 +3,7 @@
 (A model of stage `clip` says nothing: it is scored on what it finds, beside chance.)
 
     python -m launch.evaluate                                    the shipped model on 160 new clips of the plain world
-    python -m launch.evaluate --look=rich --json=rich.json       the hard look; all numbers as JSON too
+    python -m launch.evaluate --look=rich --json=rich.json       the hard look; every number as JSON too
     python -m launch.evaluate --checkpoint=runs/quickstart       a model you trained
     python -m launch.evaluate --data=shards/heldout              on clips you prepared with launch.prepare
     python -m launch.evaluate --tokenizer_control=zeroed         is it the video that it talks about?
@@ -17,6 +17,13 @@ everything else is not.
 
 How to read the table. `oracle` is the best that can be reached at this delay. A model that sees must be far above
 `other_clip` (its own words about another clip) and `always_talking`; both should be near zero, as `oracle_late_3s` is.
+
+Clips that list no events, as captioned videos, are scored against their own words in the same way: each word, and each
+phrase (words without a pause of half a second between them), must be said from a second before to 2 seconds after its
+time. `oracle` says them as late as the model may.
+
+--metrics=module:function (or file.py:function, several with commas) adds a score of your own: a function of what the
+model did on every clip that returns numbers by name (CONTRIBUTING.md, "Add an evaluation metric").
 
 Models of stage `clip`: R@k is the share of clips whose text is among the k nearest of all, and the other way round;
 texts that say the same are each as right. On the world, zero-shot classification of the piece around every event: each
@@ -32,52 +39,17 @@ ROUGE-L and METEOR against what is said in it. `real` must be far above `shuffle
 """
 
 import argparse
-import dataclasses
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.manifest import ShardError
-from data_pipelines.schema import Record
-from data_pipelines.world import WorldConfig
-from mmduplex_jax.evals.clips import shard_records, world_records
-from mmduplex_jax.evals.report import format_table
-from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
-from mmduplex_jax.stages.bflow.evaluator import evaluate_bflow, format_bflow_table
-from mmduplex_jax.stages.clip.evaluator import evaluate_clip, format_clip_table
-from mmduplex_jax.stages.duplex.evaluator import evaluate_duplex
-from mmduplex_jax.stages.vlm.captioner import DECODING_FLAGS, add_decoding_flags
-from mmduplex_jax.stages.vlm.evaluator import evaluate_vlm, format_vlm_table
-from mmduplex_jax.weights.trained import Trained, load_trained
-
-# No config trains on this seed, so its clips are new to every model.
-UNSEEN_SEED = 1_000_003
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """How models of a stage are evaluated.
-
-    Attributes:
-      evaluate: `(trained, records, their number, flags) -> report`, JSON values; ValueError for flags that do not fit.
-      table: the report as a person reads it.
-      flags: those that not every stage knows.
-    """
-
-    evaluate: Callable[[Trained, Iterator[Record], int, argparse.Namespace], dict[str, Any]]
-    table: Callable[[dict[str, Any]], str]
-    flags: tuple[str, ...] = ()
-
-
-STAGES = {
-    "bflow": Stage(evaluate_bflow, format_bflow_table),
-    "clip": Stage(evaluate_clip, format_clip_table),
-    "duplex": Stage(evaluate_duplex, format_table, ("tokenizer_control", "delay", "pad_bias")),
-    "vlm": Stage(evaluate_vlm, format_vlm_table, DECODING_FLAGS),
-}
+from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
+from mmduplex_jax.stages.registry import find_stage
+from mmduplex_jax.weights.trained import load_trained
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,101 +61,58 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     add(
         "--data",
-        default="world",
+        default=WORLD,
         metavar="world|DIR",
         help="new clips of the built-in world, or prepared shards (default: world)",
     )
     add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
     add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
-    add("--tokenizer_control", choices=TOKEN_CONTROLS, default="real",
-        help="ruin what the video tokens hold: another clip's contents, or none (default: %(default)s)")  # fmt: skip
-    add("--batch", type=int, default=32, help="clips decoded at a time (default: %(default)s)")
-    add(
-        "--delay",
-        type=int,
-        metavar="STEPS",
-        help="steps the words run behind the picture (default: the config's delay.eval)",
-    )
-    add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
-    add_decoding_flags(flags)
-    add("--json", metavar="FILE", help="write every number here")
+    add("--batch", type=int, default=BATCH, help="clips decoded at a time (default: %(default)s)")
+    add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
+    add_stage_flags(flags)
+    add_json_flag(flags)
     add("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags that do not go together."""
+def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Runs the model over the clips, with progress on stderr; returns the report and its table."""
     if args.clips < 1 or args.batch < 1:
         raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
-    if args.tokenizer_control == "shuffled" and min(args.clips, args.batch) < 2:
-        raise ValueError(
-            "--tokenizer_control=shuffled takes another clip's tokens: --clips and --batch must be at least 2"
-        )
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise ValueError(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
-
-
-def check_stage(args: argparse.Namespace, stage: str) -> None:
-    """Raises ValueError for flags that mean nothing to models of a stage."""
-    foreign = sorted({flag for kind in STAGES.values() for flag in kind.flags} - set(STAGES[stage].flags))
-    given = [f"--{flag}" for flag in foreign if getattr(args, flag) != parser().get_default(flag)]
-    if given:
-        raise ValueError(f"{', '.join(given)}: not of models of stage {stage!r}, which this one is")
-
-
-def clips_of(args: argparse.Namespace, trained: Trained) -> tuple[int, Iterator[Record]]:
-    """How many clips there are, and they themselves."""
-    if args.data != "world":
-        return shard_records(args.data, args.seed, args.clips)
-    clock = trained.clock
-    config = WorldConfig(
-        look=args.look, frame_px=trained.config.frame_px, step_hz=clock.step_hz, video_stride=clock.video_stride
-    )
-    return args.clips, world_records(config, args.seed, args.clips)
-
-
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs the model over the clips, with progress on stderr; returns the report."""
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint)
-    stage = trained.config.stage
-    if stage not in STAGES:
-        raise ValueError(f"{trained.folder} is of stage {stage!r}; {', '.join(sorted(STAGES))} can be evaluated here")
-    check_stage(args, stage)
-    number, records = clips_of(args, trained)
-    return STAGES[stage].evaluate(trained, records, number, args) | _origin(args, trained, started_s)
-
-
-def _origin(args: argparse.Namespace, trained: Trained, started_s: float) -> dict[str, Any]:
-    """What was evaluated on what, and how long it took so far."""
-    return {
-        "stage": trained.config.stage,
+    config, stage = trained.config, trained.config.stage
+    options = stage_options(stage, vars(args)) | {"batch": args.batch, "seed": args.seed, "metrics": args.metrics}
+    evaluator = make_evaluator(trained.task, config, trained.tokenizer, **options)
+    number, records = open_clips(args.data, config, clips=args.clips, seed=args.seed, look=args.look)
+    report = evaluator.run(trained.params, records, number) | {
+        "stage": stage,
         "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
         "steps": trained.steps,
         "data": args.data,
         "seed": args.seed,
-        "look": args.look if args.data == "world" else None,
+        "look": args.look if args.data == WORLD else None,
         "wall_s": time.monotonic() - started_s,
     }
+    return report, "\n".join([find_stage(stage).format_table(report), *metric_lines(report)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
+    if args.only_check_args:
+        return 0
     try:
-        check(args)
-        if args.only_check_args:
-            return 0
-        report = evaluate(args)
-
+        report, table = evaluate(args)
     except (OSError, ValueError, ShardError) as error:
         print(f"launch.evaluate: {error}", file=sys.stderr)
         return 1
-    print(STAGES[report["stage"]].table(report))
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(f"\nall numbers: {args.json}")
+    write_json(args.json, report)
+    if args.json != "-":
+        print(table)
+        if args.json:
+            print(f"\nall numbers: {args.json}")
     return 0
 
 

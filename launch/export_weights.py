@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
 from mmduplex_jax.towers.vision import VisionConfig
@@ -30,7 +31,6 @@ from mmduplex_jax.weights.huggingface import text, vision
 from mmduplex_jax.weights.huggingface.layout import Layout, write_params
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 from mmduplex_jax.weights.huggingface.source import TOKENIZER_FILE, config_from_metadata
-from mmduplex_jax.weights.init_from_text import language_of
 from mmduplex_jax.weights.portable import flatten
 from mmduplex_jax.weights.trained import Trained, load_trained
 
@@ -69,7 +69,7 @@ def export_weights(weights: str | Path, to: str | Path, dtype: str, part: str | 
       WeightsError: the architecture does not exist on the other side, or something has no place there.
     """
     # Orbax takes seconds to import, and mistakes in flags should be told at once.
-    from mmduplex_jax.train.checkpoint import is_weights, read_weights
+    from mmduplex_jax.weights.checkpoint import is_weights, read_weights
 
     left: list[str] = []
     if is_weights(weights):
@@ -147,7 +147,7 @@ def _imported(metadata: Mapping[str, Any]) -> Going:
 
 def _text_of(trained: Trained) -> Going:
     """The language model of a model that sees."""
-    language = language_of(trained.task)
+    language = find_stage(trained.config.stage).parts(trained.task).language
     if language is None:
         raise WeightsError(f"{trained.folder}: stage {trained.config.stage!r} has no language model to write")
     config = text.alone(language.text, len(trained.params["embedding"]), language.head)

@@ -64,7 +64,7 @@ def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
       FileExistsError: `to` has something in it.
     """
     # Orbax takes seconds to import, and mistakes should be told at once.
-    from mmduplex_jax.train.checkpoint import write_weights
+    from mmduplex_jax.weights.checkpoint import write_weights
 
     write_weights(to, iterate_params(source.files, source.layout, source.shapes), source.metadata())
     return {

@@ -30,14 +30,14 @@ from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest, ShardError
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.stages.config_file import add_config_flag, parse_args
-from mmduplex_jax.stages.registry import build_task, load_tokenizer, pair_format
-from mmduplex_jax.train.checkpoint import CheckpointMismatch
+from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.train.distributed import EXIT_MISFIT, Job, JoinError, take_part, voices
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.groups import GroupsError
 from mmduplex_jax.train.loop import NonFiniteError, fit
-from mmduplex_jax.weights.init_from import make_start
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.checkpoint import CheckpointMismatch
+from mmduplex_jax.weights.init_from import InitFromError, make_start
+from mmduplex_jax.weights.trained import load_tokenizer
 
 EXIT_NON_FINITE = 3
 
@@ -80,7 +80,7 @@ def train(
             flip=config.data.flip,
             weights=weights,
             mark_corrupt=True,
-            pairs=pair_format(config),
+            pairs=find_stage(config.stage).pair_format(config),
         )
     except ValueError as error:
         raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error

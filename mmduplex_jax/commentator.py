@@ -13,12 +13,12 @@ from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
-from mmduplex_jax.weights.trained import Trained, load_trained
+from mmduplex_jax.weights.trained import Trained, load_tokenizer, load_trained
 
 
 class Delays(NamedTuple):

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from mmduplex_jax.sharding import ShardingError, batch_sharding, make_mesh, replicated_axes
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.program import make_program
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.train.toy import ToyTask, make_data, toy_config
 
 MESHES = ((8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 8, 1), (1, 1, 8))

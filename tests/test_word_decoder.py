@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from data_pipelines.packing import pack_words
 from data_pipelines.world import split_phrases
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals.speech import phrases_in
+from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.word_decoder import TimedWord, WordDecoder, decode_words
 from tests.streaming.scripted_stream import TOKENIZER, script, session

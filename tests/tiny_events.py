@@ -7,7 +7,8 @@ import numpy as np
 
 from configs import bflow_quickstart
 from mmduplex_jax.stages.bflow.task import BFlowTask
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 
 

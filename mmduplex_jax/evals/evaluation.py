@@ -1,23 +1,30 @@
 """Clips through the model, batch by batch: what it says by itself, and how likely it finds what should be said."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.schema import Record
+from data_pipelines.packing import pack_words
+from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.free_running import Live, make_decoder
-from mmduplex_jax.evals.report import ClipResult
-from mmduplex_jax.evals.speech import Splitter, delayed_slots, phrases_in
-from mmduplex_jax.evals.spending import motion_by_tick
-from mmduplex_jax.evals.teacher_forced import Forward, make_word_nll
+from mmduplex_jax.evals.report import ClipResult, motion_by_tick
+from mmduplex_jax.models.streams import shifted
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.typing import PyTree
+from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
+from mmduplex_jax.word_decoder import decode_words
 
 # Clips of many lengths are padded to whole multiples of this, so that few shapes are compiled.
 _ROUND_TICKS = 25
+# Words in order, `(text, seconds)` each, to phrases `(attributes or None, seconds, text)`: the grammar of the data.
+Splitter = Callable[[Sequence[tuple[str, float]]], Sequence[tuple[tuple[str, str, str] | None, float, str]]]
+# `(params, frames, slots_in, delay) -> logits`: a model's teacher-forced pass over whole clips.
+Forward = Callable[[PyTree, Array, Array, Array], Float[Array, "B S V"]]
 
 
 class ClipError(ValueError):
@@ -91,21 +98,26 @@ class Evaluation:
                 record.words, self._tokenizer, self._clock, steps, self._delay_steps
             )
             if row < counted:
+                spoken, oracle = (self._words(slots[row, :steps]) for slots in (decoded.slots, true_slots))
                 results.append(
                     ClipResult(
                         duration_s=self._clock.step_time_s(steps),
                         events=record.events,
-                        said=self._phrases(decoded.slots[row, :steps]),
-                        oracle=self._phrases(true_slots[row, :steps]),
+                        said=_phrases(spoken, self._split),
+                        oracle=_phrases(oracle, self._split),
                         video_tokens=decoded.video_tokens[row, : record.num_ticks],
                         motion=motion_by_tick(record.frames),
+                        key=record.key,
+                        words=record.words,
+                        spoken=spoken,
+                        oracle_words=oracle,
                     )
                 )
         nll = self._word_nll(params, frames, true_slots, np.arange(len(records)) < counted, self._delay_steps)
         return results, nll
 
-    def _phrases(self, slots: np.ndarray):
-        return phrases_in(slots, self._tokenizer, self._clock, self._split)
+    def _words(self, slots: np.ndarray) -> list[Word]:
+        return [Word(word.text, word.t_emit_s) for word in decode_words(slots, self._tokenizer, self._clock)]
 
     def _check(self, record: Record) -> None:
         if record.clock != self._clock:
@@ -123,3 +135,72 @@ class Evaluation:
 def _lengthened(frames: np.ndarray, ticks: int) -> np.ndarray:
     """`[T, ...]` to `[ticks, ...]`: the last picture stays. Nothing of it is counted, since the model is causal."""
     return np.concatenate([frames, np.repeat(frames[-1:], ticks - len(frames), axis=0)])
+
+
+def phrases_in(slots: np.ndarray, tokenizer: TextTokenizer, clock: Clock, split: Splitter) -> list[Phrase]:
+    """The phrases in a clip's slots, timed by the step at which their first word was said.
+
+    The words are those that a viewer of the stream sees (`word_decoder`), also where a model leaves a mark out.
+
+    Args:
+      slots: int32 `[S]` from the clip's first step on, on the stream's clock (the delay is in them).
+      tokenizer: of the slots.
+      clock: what a step is in seconds.
+      split: cuts words into phrases and reads them.
+    """
+    return _phrases([Word(word.text, word.t_emit_s) for word in decode_words(slots, tokenizer, clock)], split)
+
+
+def _phrases(words: Sequence[Word], split: Splitter) -> list[Phrase]:
+    return [
+        Phrase(attributes, start_s, text)
+        for attributes, start_s, text in split([(word.text, word.start_s) for word in words])
+    ]
+
+
+def delayed_slots(
+    words: Sequence[Word], tokenizer: TextTokenizer, clock: Clock, num_steps: int, delay_steps: int
+) -> np.ndarray:
+    """The commentator's words as int32 `[num_steps]` slots, said `delay_steps` late, as a perfect model says them."""
+    if not 0 <= delay_steps < num_steps:
+        raise ValueError(f"a delay of {delay_steps} steps does not fit into a clip of {num_steps} steps")
+    encoded = [(tokenizer.encode_word(word.text), word.start_s) for word in words]
+    slots = np.full(num_steps, tokenizer.pad_id, np.int32)
+    packed = pack_words(encoded, clock, num_steps - delay_steps, tokenizer.pad_id, tokenizer.word_id)
+    slots[delay_steps:] = packed.slots
+    return slots
+
+
+def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) -> Callable[..., tuple[float, int]]:
+    """A compiled function `(params, frames, slots, counted, delay_steps) -> (summed NLL in nats, number of tokens)`.
+
+    `slots` int32 `[B, S]` are what should be said, with the delay in them; `counted` bool `[B]` says which rows count.
+    Of those, the words' tokens do, PAD and the marks before words do not; so training has it in its `word_nll`.
+    """
+
+    @jax.jit
+    def run(
+        params: PyTree,
+        frames: UInt8[Array, "B T H W C"],
+        slots: Int32[Array, "B S"],
+        counted: Bool[Array, "B"],
+        delay: Int32[Array, "B"],
+    ) -> tuple[Float[Array, ""], Int32[Array, ""]]:
+        logits = forward(params, frames, shifted(slots, start_id), delay).astype(jnp.float32)
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), slots[..., None], axis=-1)[..., 0]
+        words = (slots != pad_id) & (slots != word_id) & counted[:, None]
+        return jnp.where(words, nll, 0.0).sum(), words.sum(dtype=jnp.int32)
+
+    def word_nll(
+        params: PyTree, frames: np.ndarray, slots: np.ndarray, counted: np.ndarray, delay_steps: int
+    ) -> tuple[float, int]:
+        total, count = run(params, frames, slots, counted, jnp.full((len(frames),), delay_steps, jnp.int32))
+        return float(total), int(count)
+
+    return word_nll
+
+
+def mean_nll(parts: Sequence[tuple[float, int]]) -> float | None:
+    """Nats a token over all batches; None where no word was spoken."""
+    tokens = sum(count for _, count in parts)
+    return sum(total for total, _ in parts) / tokens if tokens else None

@@ -13,13 +13,31 @@ nothing that starts before the cut is forgiven, and nothing is asked for that co
 import collections
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from data_pipelines.schema import Event
-
 # Times are sums of float64 seconds: a phrase this close to a window's edge is on it.
 _EPSILON_S = 1e-6
+
+
+class Event(Protocol):
+    """Something that is to be named: `data_pipelines.schema.Event`, or a word or phrase of a caption (`Expected`)."""
+
+    @property
+    def attributes(self) -> Hashable:
+        """What a phrase must say."""
+
+    @property
+    def t_s(self) -> float:
+        """When it happens, in seconds from the clip's first frame."""
+
+
+class Expected(NamedTuple):
+    """A word or phrase of a caption as an event: who says the same in time has named it."""
+
+    attributes: Hashable
+    t_s: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,3 +222,127 @@ def f1_interval(
     resampled = [f1_of(*(int(n) for n in counts[draw].sum(axis=0)))["f1"] for draw in draws]
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return {"low": float(low), "high": float(high), "level": level}
+
+
+# How soon after an event its phrase starts, and how often something is said when nothing happens.
+
+# Five words at three words a second: how long a phrase about an event may still be going on after its window.
+PHRASE_S = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class QuietScore:
+    """What was said in quiet time: seconds without an event's window or phrase, and phrases that start in them."""
+
+    quiet_s: float
+    false_alarms: int
+
+
+def latency_s(scores: Sequence[ClipScore]) -> dict[str, float | None]:
+    """Median and 95th percentile of phrase start minus event time over all named events; None where none is."""
+    lateness_s = [late_s for score in scores for late_s in score.lateness_s]
+    if not lateness_s:
+        return {"latency_p50_s": None, "latency_p95_s": None}
+    p50, p95 = np.percentile(lateness_s, [50, 95])
+    return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
+
+
+def busy_spans_s(
+    events: Sequence[Event], duration_s: float, window: Window, phrase_s: float = PHRASE_S
+) -> list[tuple[float, float]]:
+    """Spans in which a phrase may start or go on: from each event to the end of its window and of a phrase; merged."""
+    merged: list[tuple[float, float]] = []
+    for t_s in sorted(event.t_s for event in events):
+        start_s, end_s = max(t_s, 0.0), min(t_s + window.latest_s + phrase_s, duration_s)
+        if start_s >= end_s:
+            continue
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end_s, merged[-1][1]))
+        else:
+            merged.append((start_s, end_s))
+    return merged
+
+
+def score_quiet(
+    events: Sequence[Event],
+    phrases: Sequence[Phrase],
+    duration_s: float,
+    window: Window = TWO_SECONDS,
+    phrase_s: float = PHRASE_S,
+) -> QuietScore:
+    """Counts one clip's quiet seconds and the phrases that start in them, whatever they say."""
+    busy = busy_spans_s(events, duration_s, window, phrase_s)
+    quiet_s = duration_s - sum(end_s - start_s for start_s, end_s in busy)
+    inside = [phrase for phrase in phrases if 0 <= phrase.start_s < duration_s]
+    alarms = sum(not any(start_s <= phrase.start_s < end_s for start_s, end_s in busy) for phrase in inside)
+    return QuietScore(quiet_s, alarms)
+
+
+def false_alarms_per_quiet_minute(scores: Sequence[QuietScore]) -> float | None:
+    """Over all clips together; None where no second was quiet."""
+    quiet_s = sum(score.quiet_s for score in scores)
+    return 60.0 * sum(score.false_alarms for score in scores) / quiet_s if quiet_s > 0 else None
+
+
+# Commentators whose worth is known beforehand; a score means something only beside theirs.
+#
+# oracle           the data's own commentator, packed into slots at the delay of the evaluation: what can be reached
+# oracle_late_3s   the same three seconds later: right words at the wrong time are worth nothing
+# other_clip       what the model said of another clip: what the words alone can guess
+# always_talking   phrases drawn from this data's own events, back to back: what talking alone can guess
+# always_silent    nothing
+
+CONTROLS = ("oracle", "oracle_late_3s", "other_clip", "always_talking", "always_silent")
+LATE_S = 3.0
+
+
+def control_phrases(
+    events: Sequence[Sequence[Event]],
+    durations_s: Sequence[float],
+    said: Sequence[Sequence[Phrase]],
+    oracle: Sequence[Sequence[Phrase]],
+    seed: int = 0,
+    phrase_s: float = PHRASE_S,
+) -> dict[str, list[list[Phrase]]]:
+    """What each control says of each clip.
+
+    Args:
+      events: of each clip, what happened.
+      durations_s: of each clip.
+      said: what the model said of each clip.
+      oracle: what the data's commentator said of each clip, timed as the model's phrases are.
+      seed: of what `always_talking` says.
+      phrase_s: how often it says something.
+
+    Returns:
+      For each of `CONTROLS`, the phrases of each clip. With a single clip, `other_clip` says nothing.
+    """
+    if not len(events) == len(durations_s) == len(said) == len(oracle):
+        raise ValueError(f"clips differ in number: {len(events)}, {len(durations_s)}, {len(said)}, {len(oracle)}")
+    clips = len(events)
+    return {
+        "oracle": [list(phrases) for phrases in oracle],
+        "oracle_late_3s": [
+            [Phrase(phrase.attributes, phrase.start_s + LATE_S, phrase.text) for phrase in phrases]
+            for phrases in oracle
+        ],
+        "other_clip": [list(said[(i + 1) % clips]) if clips > 1 else [] for i in range(clips)],
+        "always_talking": always_talking(events, durations_s, seed, phrase_s),
+        "always_silent": [[] for _ in range(clips)],
+    }
+
+
+def always_talking(
+    events: Sequence[Sequence[Event]], durations_s: Sequence[float], seed: int = 0, phrase_s: float = PHRASE_S
+) -> list[list[Phrase]]:
+    """A phrase every `phrase_s`, drawn as often as its event occurs in this data: the best guess without eyes."""
+    rng = np.random.default_rng(seed)
+    heard = [event.attributes for clip in events for event in clip]
+    if not heard:
+        return [[] for _ in events]
+    said = []
+    for duration_s in durations_s:
+        starts_s = np.arange(0.0, duration_s, phrase_s)
+        drawn = rng.integers(len(heard), size=len(starts_s))
+        said.append([Phrase(heard[k], float(t_s)) for k, t_s in zip(drawn, starts_s)])
+    return said

@@ -29,16 +29,24 @@ from data_pipelines.source_info import VideoError, camera_index
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
-from launch import evaluate
-from launch.caption import PICTURE_SUFFIXES, Captioned, caption_source, files_of, line_of, pieces_of
 from launch.commentate import Captions, Terminal, describe, report_of
-from launch.evaluate import UNSEEN_SEED
 from mmduplex_jax.commentator import Speaker, speaker_of
+from mmduplex_jax.evals.evaluator import UNSEEN_SEED
 from mmduplex_jax.pages import Page, jpeg
 from mmduplex_jax.pages.watched import CaptionedVideo, Commentary, Spent, captions_page, commentary_page
 from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.evaluation import evaluate, stage_options
+from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding
-from mmduplex_jax.stages.vlm.captioner import Captioner
+from mmduplex_jax.stages.vlm.captioner import (
+    PICTURE_SUFFIXES,
+    Captioned,
+    Captioner,
+    caption_source,
+    files_of,
+    line_of,
+    pieces_of,
+)
 from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
@@ -161,7 +169,9 @@ def watch(
     if isinstance(trained.task, VlmTask):
         if pad_bias:
             raise ValueError(f"pad_bias={pad_bias} is of models of stage 'duplex'; this one is of stage 'vlm'")
-        captioner = Captioner(trained, Decoding(decode), _CAPTION_BATCH)
+        captioner = Captioner(
+            trained.task, trained.config, trained.tokenizer, Decoding(decode), _CAPTION_BATCH, params=trained.params
+        )
         return [_caption_one(captioner, trained, video, max_s, fit) for video in chosen]
     if decode != Decoding().how:
         raise ValueError(f"decode={decode!r} is of models of stage 'vlm'; this one is of stage 'duplex'")
@@ -204,16 +214,18 @@ def scores(
     Raises:
       ValueError: as `launch.evaluate` refuses its flags.
     """
-    args = evaluate.parser().parse_args([])
-    args.checkpoint, args.clips, args.data, args.look = model.checkpoint, clips, data, look
-    args.pad_bias, args.decode = pad_bias, decode
-    evaluate.check(args)
-    return evaluate.evaluate(args)
+    trained = model.trained
+    given = ({"pad_bias": pad_bias} if pad_bias else {}) | ({"decode": decode} if decode != "greedy" else {})
+    options = stage_options(trained.config.stage, given)
+    report = evaluate(
+        trained.task, trained.params, trained.config, trained.tokenizer, clips=clips, data=data, look=look, **options
+    )
+    return report | {"stage": trained.config.stage}
 
 
 def table(report: dict[str, Any]) -> str:
     """A report of `scores` as a person reads it."""
-    return evaluate.STAGES[report["stage"]].table(report)
+    return find_stage(report["stage"]).format_table(report)
 
 
 class _Counter:

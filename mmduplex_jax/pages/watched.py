@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.schema import Event
-from launch.caption import Captioned
 from mmduplex_jax.pages import Page, render
+from mmduplex_jax.stages.vlm.captioner import Captioned
 from mmduplex_jax.streaming.captions import PAUSE_S
 from mmduplex_jax.word_decoder import TimedWord
 

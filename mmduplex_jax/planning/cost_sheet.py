@@ -9,9 +9,10 @@ from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
 from mmduplex_jax.planning import cost, data_cost
 from mmduplex_jax.planning.devices import named
 from mmduplex_jax.planning.stream_cost import stream_cost
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.trained import load_tokenizer
 
 HARDWARE = ("h100", "h200", "4090", "5090", "v5e", "v5p", "v6e")
 HOURS_PER_DAY = 24

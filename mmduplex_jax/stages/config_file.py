@@ -102,6 +102,8 @@ def parse_args(
     Returns:
       The flags; `config` is a locked ConfigDict (None where it is not given), `config_file` what was typed for it.
     """
+    # A mistake is one line; argparse would print every flag before it.
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")  # type: ignore[method-assign]
     rest = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(rest):
         parser.parse_args(["--help"])

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
-from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.motion import MotionConfig
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
+
+if TYPE_CHECKING:
+    from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig
 
 # What a flow token is features of: its place, offset and Fourier features, and with motion 5x5 cells of 10 numbers and
 # the camera's shift (`tokenizer/flow_tokens.py`).

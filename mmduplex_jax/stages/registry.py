@@ -1,96 +1,137 @@
-"""The table of stages: what `config.stage` names."""
+"""The one table of stages: what `config.stage` names, and what a stage is made of.
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+A stage is a folder beside this file, and a line in `STAGES`. Its `__init__.py` has the names of `Stage`.
+"""
 
-from data_pipelines.pairs import PairFormat, end_of_text
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from data_pipelines.pairs import PairFormat
+from mmduplex_jax.evals.evaluator import Evaluator, Report
+from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.train.task import Task
 
-
-def _duplex(config: Any, tokenizer: TextTokenizer) -> Task:
-    from mmduplex_jax.stages.duplex import task
-
-    return task.build(
-        config,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        word_id=tokenizer.word_id,
-        start_id=tokenizer.start_id,
-    )
-
-
-def _clip(config: Any, tokenizer: TextTokenizer) -> Task:
-    from mmduplex_jax.stages.clip import task
-
-    return task.build(config, vocab_size=tokenizer.vocab_size, end_id=end_of_text(tokenizer))
-
-
-def _bflow(config: Any, tokenizer: TextTokenizer) -> Task:
-    from mmduplex_jax.stages.bflow import task
-
-    return task.build(
-        config,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        word_id=tokenizer.word_id,
-        start_id=tokenizer.start_id,
-    )
-
-
-def _vlm(config: Any, tokenizer: TextTokenizer) -> Task:
-    from mmduplex_jax.stages.vlm import task
-
-    return task.build(config, vocab_size=tokenizer.vocab_size)
-
-
-STAGES: dict[str, Callable[[Any, TextTokenizer], Task]] = {
-    "bflow": _bflow,
-    "clip": _clip,
-    "duplex": _duplex,
-    "vlm": _vlm,
+# Names of modules and not the modules, so that who loads one model does not import every stage.
+STAGES: dict[str, str] = {
+    "clip": "mmduplex_jax.stages.clip",
+    "bflow": "mmduplex_jax.stages.bflow",
+    "vlm": "mmduplex_jax.stages.vlm",
+    "duplex": "mmduplex_jax.stages.duplex",
 }
 
 
-def pair_format(config: Any) -> PairFormat | None:
-    """What a sample is where the stage has a text for a picture; None where it is a clip with timed words."""
-    if config.stage not in ("clip", "vlm"):
-        return None
-    data, length = config.data, config.text.length if config.stage == "clip" else config.caption.length
-    return PairFormat(config.time.frames, length, data.text, data.pause_s, data.shift_s)
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """A model's language model.
+
+    Attributes:
+      text: its transformer.
+      head: "tied" to the table, or its "own".
+    """
+
+    text: StackConfig
+    head: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """A vision tower in a model.
+
+    Attributes:
+      prefix: of its parameters.
+      config: its shape.
+      flags: beginning of the config fields that set its shape.
+      pixel_flags: beginning of those that set `mean` and `std`.
+      mean, std: an RGB channel, of pixels from 0 to 1, as they are given to it; None: not known.
+    """
+
+    prefix: str
+    config: VisionConfig
+    flags: str = ""
+    pixel_flags: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def has_pool(self) -> bool:
+        return self.config.pool != "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of a stage's model that other weights may fill (`config.init_from`), and that others may begin with.
+
+    Attributes:
+      language: under the names of `weights/huggingface/text.py`; None where there is none.
+      towers: every vision tower.
+      tokenizer: the video tokenizer, under `tokenizer/`; None where there is none.
+      cross_gate: where the gates between video and language model begin; None where there are none.
+    """
+
+    language: Language | None = None
+    towers: tuple[Tower, ...] = ()
+    tokenizer: TokenizerConfig | None = None
+    cross_gate: float | None = None
+
+
+def anchor_towers(tokenizer: TokenizerConfig) -> tuple[Tower, ...]:
+    """The vision tower of a video tokenizer's anchors; none where it has no anchors."""
+    if not tokenizer.anchor_tokens:
+        return ()
+    anchor, flags = tokenizer.anchor, "config.tokenizer.anchor."
+    return (Tower("tokenizer/anchors/tower/", anchor.used_tower, f"{flags}tower.", flags, anchor.mean, anchor.std),)
+
+
+class Stage(Protocol):
+    """What a stage's module has.
+
+    Attributes:
+      __doc__: its first line is the stage's help.
+      EVALUATION_FLAGS: options of its evaluator, beside those of every stage: name to what argparse's `add_argument`
+        takes. Only those that are given reach the evaluator, so its own defaults hold.
+    """
+
+    __doc__: str | None
+    EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]]
+
+    def build_task(self, config: Any, tokenizer: TextTokenizer) -> Task:
+        """The task of a resolved config; ValueError where it contradicts itself."""
+
+    def make_evaluator(self, task: Any, config: Any, tokenizer: TextTokenizer, **options: Any) -> Evaluator:
+        """The evaluator of a model; `options` are those of every evaluator, and of `EVALUATION_FLAGS`."""
+
+    def format_table(self, report: Report) -> str:
+        """An evaluator's report as a person reads it."""
+
+    def pair_format(self, config: Any) -> PairFormat | None:
+        """What a sample is where it is a text and pictures; None where it is a clip with timed words."""
+
+    def parts(self, task: Any) -> Parts:
+        """The parts of a task's model that may begin with other weights."""
+
+
+def find_stage(name: str) -> Stage:
+    """The stage that `config.stage` names.
+
+    Raises:
+      ValueError: the table lacks it.
+    """
+    if name not in STAGES:
+        raise ValueError(f"config.stage is {name!r}; there are {', '.join(STAGES)}")
+    return cast(Stage, importlib.import_module(STAGES[name]))
+
+
+def describe_stages() -> str:
+    """A line on each stage, for the help of commands."""
+    docs = {name: importlib.import_module(module).__doc__ or "" for name, module in STAGES.items()}
+    return "\n".join(f"  {name:<8} {doc.strip().splitlines()[0] if doc else ''}" for name, doc in docs.items())
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:
-    """The task of a config.
-
-    Raises:
-      ValueError: for a stage that the table lacks.
-    """
-    if config.stage not in STAGES:
-        raise ValueError(f"config.stage is {config.stage!r}; there are {sorted(STAGES)}")
-    return STAGES[config.stage](config, tokenizer)
-
-
-def load_tokenizer(config: Any) -> TextTokenizer:
-    """The text tokenizer of a config.
-
-    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights.
-
-    Raises:
-      FileNotFoundError: there is no such file, or no such folder with a tokenizer.
-      ValueError: the file is no tokenizer.
-    """
-    if config.text_tokenizer == "world":
-        from data_pipelines.world.commentator import lexicon
-
-        return TextTokenizer.word_level(lexicon("rich"))
-    if not Path(config.text_tokenizer).is_dir():
-        return TextTokenizer.from_file(config.text_tokenizer)
-    # Orbax takes seconds to import.
-    from mmduplex_jax.train.checkpoint import read_weights_metadata
-
-    text = read_weights_metadata(config.text_tokenizer)["tokenizer_json"]
-    if text is None:
-        raise FileNotFoundError(f"{config.text_tokenizer}: these weights came without a tokenizer.json: name its path")
-    return TextTokenizer.from_json(text)
+    """The task of a config; ValueError where the table lacks its stage, or it contradicts itself."""
+    return find_stage(config.stage).build_task(config, tokenizer)

@@ -19,7 +19,6 @@ from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
 from mmduplex_jax.planning import devices
 from mmduplex_jax.train import parameters, progress
-from mmduplex_jax.train.checkpoint import Checkpoints, RunFacts, free_changes
 from mmduplex_jax.train.distributed import any_process
 from mmduplex_jax.train.feed import DataError, Feed
 from mmduplex_jax.train.goodput import Goodput, note_start
@@ -29,6 +28,7 @@ from mmduplex_jax.train.profile import Profile, steps_of
 from mmduplex_jax.train.program import Program, make_program
 from mmduplex_jax.train.task import TOKENS, Task
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts, free_changes
 
 # Steps whose results the host has not looked at yet: enough to keep a device busy, few enough to stop soon.
 _STEPS_IN_FLIGHT = 2

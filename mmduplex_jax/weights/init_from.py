@@ -12,21 +12,43 @@ Everything that does not fit is named in one error. With `config.init_from.stric
 is only told.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.stages.registry import Language, Parts, Tower, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.tokenizer.config import TokenizerConfig, without_pool
+from mmduplex_jax.towers.contrastive import ContrastiveConfig
+from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.checkpoint import is_weights, read_weights, read_weights_metadata
+from mmduplex_jax.weights.huggingface import text
+from mmduplex_jax.weights.huggingface.layout import Entry, Layout, theirs_expected
 from mmduplex_jax.weights.huggingface.reader import WeightsError
-from mmduplex_jax.weights.init_from_plan import Folder, InitFromError, Plan, filled, open_folder
-from mmduplex_jax.weights.init_from_text import text_plan
-from mmduplex_jax.weights.init_from_tokenizer import TOKENIZER, tokenizer_plan
-from mmduplex_jax.weights.init_from_vision import vision_plans
-from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.huggingface.source import Config, boxed_shapes, config_from_metadata
+from mmduplex_jax.weights.portable import flatten, is_portable, unflatten
+from mmduplex_jax.weights.trained import Trained, load_trained
 
 PARTS = ("text", "vision", "tokenizer")
+TOKENIZER, VISION = "tokenizer/", "vision/"
+_POOL = ("pool/", "projection/")
+# What decides how a part runs, and not what it computes; of a text stack also cross-attention, which a language model
+# by itself has not; of a tower also how its positions are fitted to other pictures.
+_FREE_TOKENIZER = ("remat", "dtype", "attention")
+_FREE_VISION = (*_FREE_TOKENIZER, "positions")
+_FREE_TEXT = (*_FREE_TOKENIZER, "cross_every", "cross_gate", "num_sinks", "window_steps", "scan")
+_TABLES = ("embedding", "head")  # may have more rows, or fewer, than there are ids
 
 Fill = Callable[[PyTree], PyTree]
 
@@ -55,7 +77,7 @@ def make_start(
     def start(target: PyTree) -> Fill:
         shapes = flatten(target)
         try:
-            plans = _plans(named, task, tokenizer, shapes)
+            plans = _plans(named, find_stage(config.stage).parts(task), tokenizer, shapes)
         except (FileNotFoundError, WeightsError) as error:
             raise InitFromError(f"config.init_from: {error}") from error
         wrong = [f"{plan.part}: {line}" for plan in plans for line in plan.wrong]
@@ -85,19 +107,19 @@ def _named(config: Any) -> dict[str, str]:
     return {part: config.init_from[part] for part in PARTS if config.init_from[part]}
 
 
-def _plans(named: Mapping[str, str], task: Task, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> list[Plan]:
+def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> list[Plan]:
     folders: dict[str, Folder] = {}  # one may be named for several parts
     for path in named.values():
         if path not in folders:
             folders[path] = open_folder(path)
     plans = []
     if "text" in named:
-        plans.append(text_plan(folders[named["text"]], task, tokenizer, shapes))
+        plans.append(text_plan(folders[named["text"]], parts, tokenizer, shapes))
     if "vision" in named:
-        but = TOKENIZER if "tokenizer" in named else ""
-        plans += vision_plans(folders[named["vision"]], task, shapes, but)
+        exclude_prefix = TOKENIZER if "tokenizer" in named else ""
+        plans += vision_plans(folders[named["vision"]], parts, shapes, exclude_prefix)
     if "tokenizer" in named:
-        plans.append(tokenizer_plan(folders[named["tokenizer"]], task, shapes))
+        plans.append(tokenizer_plan(folders[named["tokenizer"]], parts, shapes))
     return plans
 
 
@@ -128,3 +150,448 @@ def _summary(chosen: Collection[str], every: Collection[str]) -> str:
         pattern = re.sub(r"_\d+(?=/|$)", "_*", whole)
         counts[pattern] = counts.get(pattern, 0) + 1
     return ", ".join(f"{pattern} ({count})" for pattern, count in counts.items())
+
+
+# Folders of weights, and what becomes of what is in them.
+
+
+class InitFromError(ValueError):
+    """Weights that a run was told to begin with, and cannot; the message names everything that does not fit."""
+
+
+class Imported:
+    """Weights that `launch.import_weights` wrote; the numbers are read when they are asked for.
+
+    Attributes:
+      path: the folder.
+      config: their shape.
+      metadata: whatever else came with them.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.metadata: Mapping[str, Any] = read_weights_metadata(path)
+        self.config: Config = config_from_metadata(self.metadata)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every parameter by its path."""
+        return flatten(read_weights(self.path)[0])
+
+
+class Learned:
+    """What a training has learned, from its workdir or exported.
+
+    Attributes:
+      path: the folder.
+      trained: all of it.
+      shapes: of every parameter by its path.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.trained: Trained = load_trained(path)
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in flatten(self.trained.params).items()}
+
+    @property
+    def stage(self) -> str:
+        return self.trained.config.stage
+
+    @property
+    def parts(self) -> Parts:
+        """Of its model."""
+        return find_stage(self.stage).parts(self.trained.task)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every parameter by its path."""
+        return {name: np.asarray(leaf) for name, leaf in flatten(self.trained.params).items()}
+
+
+Folder = Imported | Learned
+
+
+def open_folder(path: str) -> Folder:
+    """What a folder holds.
+
+    Raises:
+      FileNotFoundError: neither imported weights nor a training.
+      ValueError: of another layout, or damaged.
+    """
+    if is_weights(path):
+        return Imported(path)
+    folder = Path(path)
+    one_step = folder.parent.name == "checkpoints" and folder.name.isdigit()
+    if is_portable(folder) or one_step or (folder / "checkpoints").is_dir():
+        return Learned(path)
+    raise FileNotFoundError(
+        f"{path} holds neither imported weights (of `python -m launch.import_weights`) nor a training (a workdir of "
+        "`python -m launch.train`, or what `python -m launch.export` wrote)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What becomes of one folder in one place of the model.
+
+    Attributes:
+      part: of `config.init_from` that names the folder.
+      folder: where the weights are.
+      entries: parameters of the run (`ours`) and those of the folder (`theirs`) that they are made of.
+      source: how the folder's parameters come by the names in `entries`.
+      left: parameters of the folder that are not taken, of `every` one in it.
+      every: parameters of the folder, of which `left` are some.
+      wrong: what does not fit, one line each.
+      notes: what else to tell.
+      zeroed: parameters of the run that must be zero for those of the folder to compute what they did.
+    """
+
+    part: str
+    folder: Folder
+    entries: tuple[Entry, ...]
+    source: Layout
+    left: tuple[str, ...]
+    every: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    zeroed: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> set[str]:
+        """Parameters of the run that the folder brings."""
+        return {name for entry in self.entries for name in entry.our_names}
+
+
+def identity_plan(
+    part: str,
+    folder: Folder,
+    need: Mapping[str, tuple[int, ...]],
+    have: Mapping[str, tuple[int, ...]],
+    ours: str,
+    theirs: str,
+    unused: Collection[str] = (),
+    **told: Any,
+) -> Plan:
+    """A plan for parameters that have the same names in both, after what their names start with.
+
+    Args:
+      part: of `config.init_from`.
+      folder: where the weights are.
+      need: shapes of the run's parameters by path; those that start with `ours` are wanted.
+      have: shapes of the folder's parameters by path.
+      ours, theirs: what names start with.
+      unused: what names of the folder's parameters start with, after `theirs`, that the model has no use for.
+      told: `wrong` and `notes`, which come before what is found here.
+    """
+    wanted = {name.removeprefix(ours): shape for name, shape in need.items() if name.startswith(ours)}
+    found = {name.removeprefix(theirs): shape for name, shape in have.items() if name.startswith(theirs)}
+    wrong = [f"it lacks {ours}{name}" for name in wanted if name not in found]
+    wrong += [
+        f"its {theirs}{name} is {list(found[name])}, {ours}{name} needs {list(wanted[name])}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    wrong += [
+        f"the model has no place for its {theirs}{name}"
+        for name in found
+        if name not in wanted and not name.startswith(tuple(unused))
+    ]
+    fits = [name for name in wanted if found.get(name) == wanted[name]]
+    kept = {theirs + name for name in fits}
+    return Plan(
+        part,
+        folder,
+        tuple(Entry(ours + name, name) for name in fits),
+        Layout(tuple(Entry(theirs + name, name) for name in found)),
+        tuple(name for name in have if name not in kept),
+        tuple(have),
+        (*told.get("wrong", ()), *wrong),
+        tuple(told.get("notes", ())),
+    )
+
+
+def differences(found: Any, wanted: Any, free: Collection[str], prefix: str) -> list[str]:
+    """Fields of two dataclasses of one kind that decide what is computed, and differ; with what to set.
+
+    Args:
+      found: what the folder's weights are of.
+      wanted: what the run makes.
+      free: fields that may differ.
+      prefix: of the flags that set the run's.
+    """
+    return [
+        f"{field.name} is {getattr(found, field.name)}, the model's is {getattr(wanted, field.name)}: set "
+        f"{prefix}{field.name}={getattr(found, field.name)}"
+        for field in dataclasses.fields(found)
+        if field.name not in free and getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+
+
+def filled(params: PyTree, plans: Iterable[Plan]) -> PyTree:
+    """Parameters with what the plans bring, each where it lies already."""
+    flat = flatten(params)
+    for plan in plans:
+        arrays = plan.folder.arrays()
+        theirs: dict[str, np.ndarray] = {}
+        for entry in plan.source.entries:
+            made = entry.to_theirs(*(arrays.pop(name) for name in entry.our_names))
+            theirs.update(zip(entry.their_names, made if isinstance(made, tuple) else (made,), strict=True))
+        for entry in plan.entries:
+            made = entry.to_ours(*(theirs.pop(name) for name in entry.their_names))
+            for name, array in zip(entry.our_names, made if isinstance(made, tuple) else (made,), strict=True):
+                flat[name] = placed(flat[name], array)
+        for name in plan.zeroed:
+            flat[name] = placed(flat[name], np.broadcast_to(np.float32(0), flat[name].shape))
+    return unflatten(flat)
+
+
+def placed(old: jax.Array, new: np.ndarray) -> jax.Array:
+    """`new` as `old` lies on the mesh; rows that `new` has not stay, rows that `old` has not are left out."""
+    new = new[: old.shape[0]] if old.ndim else new
+    rows = len(new) if old.ndim else 0
+
+    def block(shard: Any) -> jax.Array:
+        if rows == (old.shape[0] if old.ndim else 0):
+            return jax.device_put(np.asarray(new[shard.index], old.dtype), shard.device)
+        data = np.array(shard.data)
+        first = shard.index[0].start or 0
+        mine = new[(slice(first, first + len(data)), *shard.index[1:])]
+        data[: len(mine)] = mine
+        return jax.device_put(data, shard.device)
+
+    return jax.make_array_from_single_device_arrays(old.shape, old.sharding, list(map(block, old.addressable_shards)))
+
+
+# `config.init_from.text`: the language model.
+
+
+def text_plan(folder: Folder, parts: Parts, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> Plan:
+    """What becomes of a folder with a language model.
+
+    Raises:
+      InitFromError: the stage has no language model, or the folder none.
+    """
+    model = parts.language
+    if model is None:
+        raise InitFromError("config.init_from.text: this stage has no language model")
+    found, source, have, every = _found_text(folder)
+    wrong = differences(found.text, model.text, _FREE_TEXT, "config.text.")
+    if found.head != model.head:
+        wrong.append(f"its head is {found.head!r}, the model's {model.head!r}: set config.text.tied accordingly")
+    wrong += _other_tokenizer(folder, tokenizer)
+    target = text.stream_layout(model.text, model.head == "tied")
+    need = theirs_expected(target, {name: shapes[name] for entry in target.entries for name in entry.our_names})
+    tables = {name for entry in target.entries if entry.ours in _TABLES for name in entry.their_names}
+    # A training's table is padded; what is beyond its ids stands for nothing.
+    rows = None if isinstance(folder, Imported) else tokenizer.vocab_size
+    fits = {
+        name
+        for name in need.keys() & have.keys()
+        if have[name] == need[name] or (name in tables and _rows_fit(have[name], need[name], rows))
+    }
+    wrong += [f"it lacks what {_ours_of(target, name)} is made of" for name in need if name not in have]
+    wrong += [
+        f"its {_ours_of(source, name)} is {list(have[name])}, {_ours_of(target, name)} needs {list(need[name])}"
+        for name in need
+        if name in have and name not in fits
+    ]
+    wrong += [f"the model has no place for its {_ours_of(source, name)}" for name in have if name not in need]
+    taken = {name for entry in source.entries if fits.issuperset(entry.their_names) for name in entry.our_names}
+    return Plan(
+        "text",
+        folder,
+        tuple(entry for entry in target.entries if fits.issuperset(entry.their_names)),
+        source,
+        tuple(name for name in every if name not in taken),
+        every,
+        tuple(wrong),
+        tuple(_text_notes(folder, parts)),
+        ("delays",) if "delays" in shapes else (),
+    )
+
+
+def _found_text(folder: Folder) -> tuple[Language, Layout, dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """A folder's language model: what it is, its layout, the shapes that this makes, and all names in the folder."""
+    if isinstance(folder, Imported):
+        config = folder.config
+        if not isinstance(config, LanguageConfig):
+            kind = folder.metadata["kind"]
+            raise InitFromError(f"config.init_from.text: {folder.path} is of kind {kind!r}, wanted is 'text'")
+        layout = text.layout(config)
+        have = theirs_expected(layout, nn.unbox(boxed_shapes(config)))
+        return Language(config.text, config.head), layout, have, tuple(n for e in layout.entries for n in e.our_names)
+    language = folder.parts.language
+    if language is None:
+        raise InitFromError(
+            f"config.init_from.text: {folder.path} is a training of stage {folder.stage!r}, which has no language "
+            "model; wanted is one of stage 'vlm' or 'duplex', or imported weights"
+        )
+    layout = text.stream_layout(language.text, language.head == "tied")
+    have = theirs_expected(layout, {n: folder.shapes[n] for entry in layout.entries for n in entry.our_names})
+    return language, layout, have, tuple(folder.shapes)
+
+
+def _rows_fit(have: tuple[int, ...], need: tuple[int, ...], rows: int | None) -> bool:
+    """Whether a table can become another: as wide, and with a place for every row, or for the `rows` that count."""
+    return have[1:] == need[1:] and (have[0] <= need[0] or (rows is not None and rows <= need[0]))
+
+
+def _other_tokenizer(folder: Folder, tokenizer: TextTokenizer) -> list[str]:
+    if isinstance(folder, Imported):
+        same = folder.metadata["tokenizer_json"] in (None, tokenizer.to_json())
+        named = folder.path
+    else:
+        same = folder.trained.tokenizer.to_json() == tokenizer.to_json()
+        named = folder.trained.config.text_tokenizer
+    return [] if same else [f"it speaks another tokenizer than the run: set config.text_tokenizer={named}"]
+
+
+def _text_notes(folder: Folder, parts: Parts) -> list[str]:
+    notes = []
+    if isinstance(folder, Imported) and folder.metadata["tokenizer_json"] is None:
+        notes.append("no tokenizer came with it: its ids are taken to be those of config.text_tokenizer")
+    if parts.cross_gate:
+        notes.append(
+            f"config.text.cross_gate is {parts.cross_gate}: video is let in from the first step, and the "
+            "language model computes something else than it did; 0.0 starts with the gates closed"
+        )
+    return notes
+
+
+def _ours_of(layout: Layout, theirs: str) -> str:
+    """The parameter that a tensor is (a part of)."""
+    return next(", ".join(entry.our_names) for entry in layout.entries if theirs in entry.their_names)
+
+
+# `config.init_from.tokenizer`: the video tokenizer.
+
+
+def tokenizer_plan(folder: Folder, parts: Parts, shapes: Mapping[str, Any]) -> Plan:
+    """What becomes of a folder with a video tokenizer.
+
+    Raises:
+      InitFromError: the stage has no video tokenizer, or the folder none.
+    """
+    wanted = parts.tokenizer
+    if wanted is None:
+        raise InitFromError("config.init_from.tokenizer: this stage has no video tokenizer")
+    if isinstance(folder, Imported):
+        raise InitFromError(
+            f"config.init_from.tokenizer: {folder.path} holds imported weights, wanted is a training of stage 'bflow' "
+            "or 'duplex'"
+        )
+    found = folder.parts.tokenizer
+    if found is None:
+        raise InitFromError(
+            f"config.init_from.tokenizer: {folder.path} is a training of stage {folder.stage!r}, wanted is one of "
+            "stage 'bflow' or 'duplex'"
+        )
+    need = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
+    wrong = _tokenizer_differences(found, wanted)
+    return identity_plan("tokenizer", folder, need, folder.shapes, TOKENIZER, TOKENIZER, wrong=wrong)
+
+
+def _tokenizer_differences(found: TokenizerConfig, wanted: TokenizerConfig) -> list[str]:
+    """Fields that decide which tokens there are, or what they are, and differ; with what to set."""
+    flags = "config.tokenizer."
+    parts = {field.name for field in dataclasses.fields(found) if dataclasses.is_dataclass(getattr(found, field.name))}
+    lines = differences(found, wanted, {*parts, *_FREE_TOKENIZER, "frame_px"}, flags)
+    if found.frame_px != wanted.frame_px:
+        lines += [
+            f"frame_px is {found.frame_px}, the model's is {wanted.frame_px}: set config.frame_px={found.frame_px}"
+        ]
+    lines += differences(found.clock, wanted.clock, (), "config.clock.")
+    used = parts - {"clock", "anchor", "event", *(() if found.kind != "bflow" else ("baseline",))}
+    for name in sorted(used):
+        lines += differences(getattr(found, name), getattr(wanted, name), _FREE_TOKENIZER, f"{flags}{name}.")
+    lines += differences(found.anchor, wanted.anchor, ("tower",), f"{flags}anchor.")
+    lines += differences(
+        found.anchor.used_tower, wanted.anchor.used_tower, (*_FREE_TOKENIZER, "positions"), f"{flags}anchor.tower."
+    )
+    lines += differences(found.event, wanted.event, (*_FREE_TOKENIZER, "window_steps"), f"{flags}event.")
+    if found.event.window_steps != wanted.event.window_steps:
+        window_s = found.clock.step_time_s(found.event.window_steps)
+        lines.append(
+            f"event.window_steps is {found.event.window_steps}, the model's is {wanted.event.window_steps}: set "
+            f"{flags}event.window_s={window_s:g}"
+        )
+    return lines
+
+
+# `config.init_from.vision`: every vision tower.
+
+
+def vision_plans(folder: Folder, parts: Parts, shapes: Mapping[str, Any], exclude_prefix: str = "") -> list[Plan]:
+    """What becomes of a folder with a vision tower, in each tower of the model.
+
+    Args:
+      folder: of the weights.
+      parts: of the run's model.
+      shapes: abstract parameters of the run by path.
+      exclude_prefix: of towers that something else fills.
+
+    Raises:
+      InitFromError: the run has no place for a vision tower, or the folder has none.
+    """
+    towers = list(parts.towers)
+    if not towers:
+        raise InitFromError("config.init_from.vision: this stage has no vision tower")
+    free = [tower for tower in towers if not (exclude_prefix and tower.prefix.startswith(exclude_prefix))]
+    if not free:
+        raise InitFromError(
+            f"config.init_from.vision: {towers[0].prefix} is brought by config.init_from.tokenizer already: name "
+            "one of them"
+        )
+    found, have = _found_tower(folder)
+    need = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
+    return [_vision_plan(folder, found, have, tower, need) for tower in free]
+
+
+def _vision_plan(
+    folder: Folder, found: Tower, have: Mapping[str, tuple[int, ...]], place: Tower, need: Mapping[str, tuple[int, ...]]
+) -> Plan:
+    wrong, notes = [], []
+    tower = found.config if place.has_pool else without_pool(found.config)
+    wrong += differences(tower, place.config, _FREE_VISION, place.flags)
+    if not place.has_pool and found.config.last_norm == "pooled":
+        notes.append(f"its last norm was of what it pooled, in {place.prefix} it is of every token")
+    if found.mean is None or found.std is None:
+        notes.append(f"it does not say how pictures are normalised: {place.pixel_flags}mean and std are taken as right")
+    elif place.mean is not None and place.std is not None:
+        for name, theirs, ours in (("mean", found.mean, place.mean), ("std", found.std, place.std)):
+            if not np.allclose(theirs, ours, rtol=0, atol=1e-5):
+                wrong.append(
+                    f"{name} of its pixels is {theirs}, the model's is {ours}: set {place.pixel_flags}{name}={theirs}"
+                )
+    unused = () if place.has_pool else _POOL
+    return identity_plan("vision", folder, need, have, place.prefix, found.prefix, unused, wrong=wrong, notes=notes)
+
+
+def _found_tower(folder: Folder) -> tuple[Tower, dict[str, tuple[int, ...]]]:
+    """A folder's tower, and the shapes of all that is in the folder."""
+    if not isinstance(folder, Imported):
+        towers = [tower for tower in folder.parts.towers if tower.prefix == VISION]
+        if not towers:
+            raise InitFromError(
+                f"config.init_from.vision: {folder.path} is a training of stage {folder.stage!r}, wanted is one of "
+                "stage 'clip' or 'vlm', or imported weights"
+            )
+        return towers[0], folder.shapes
+    config = folder.config
+    if isinstance(config, LanguageConfig):
+        raise InitFromError(
+            f"config.init_from.vision: {folder.path} is of kind 'text', wanted is 'vision' or 'contrastive'"
+        )
+    have = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed_shapes(config))).items()}
+    pair = isinstance(config, ContrastiveConfig)
+    tower = config.vision if isinstance(config, ContrastiveConfig) else config
+    mean, std = _pixels(folder.metadata["preprocessing"])
+    return Tower(VISION if pair else "", tower, "", "", mean, std), have
+
+
+def _pixels(metadata: Mapping[str, Any] | None) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and deviation, of pixels from 0 to 1, of an imported tower's preprocessing."""
+    if metadata is None:
+        return None, None
+    unit = 255 * metadata.get("scale", Preprocessing.scale)
+    # To 7 digits: what is told is to be typed.
+    per_unit = lambda values: tuple(float(f"{value / unit:.7g}") for value in values)
+    return per_unit(metadata["mean"]), per_unit(metadata["std"])

@@ -78,10 +78,38 @@ def load_trained(folder: str | Path | None) -> Trained:
     return Trained(folder, params, resolved, tokenizer, task, int(steps), metadata)
 
 
+def load_tokenizer(config: Any) -> TextTokenizer:
+    """The text tokenizer of a config.
+
+    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights.
+
+    Raises:
+      FileNotFoundError: there is no such file, or no such folder with a tokenizer.
+      ValueError: the file is no tokenizer.
+    """
+    name = config.text_tokenizer
+    hint = "pass --config.text_tokenizer=FILE (a tokenizer.json, or a folder of imported weights with one), or `world`"
+    if name == "world":
+        from data_pipelines.world.commentator import lexicon
+
+        return TextTokenizer.word_level(lexicon("rich"))
+    if not Path(name).exists():
+        raise FileNotFoundError(f"config.text_tokenizer={name!r}: there is no such file or folder; {hint}")
+    if not Path(name).is_dir():
+        return TextTokenizer.from_file(name)
+    # Orbax takes seconds to import.
+    from mmduplex_jax.weights.checkpoint import read_weights_metadata
+
+    text = read_weights_metadata(name)["tokenizer_json"]
+    if text is None:
+        raise FileNotFoundError(f"config.text_tokenizer={name!r}: these weights came without a tokenizer.json; {hint}")
+    return TextTokenizer.from_json(text)
+
+
 def load_workdir(folder: Path) -> tuple[PyTree, dict[str, Any]]:
     """Parameters and metadata of a training's workdir, with an error that also names the other kind."""
     # Orbax takes seconds to import and a portable checkpoint does not need it.
-    from mmduplex_jax.train.checkpoint import load_params
+    from mmduplex_jax.weights.checkpoint import load_params
 
     try:
         return load_params(folder)

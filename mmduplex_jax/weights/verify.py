@@ -59,7 +59,7 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
     Raises:
       WeightsError: there is no reference for this architecture, or it is not installed.
     """
-    from mmduplex_jax.train.checkpoint import read_weights
+    from mmduplex_jax.weights.checkpoint import read_weights
 
     params, metadata = read_weights(weights)
     check_possible(metadata["family"], source)

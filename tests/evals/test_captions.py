@@ -6,8 +6,16 @@ import sys
 import pytest
 
 from mmduplex_jax.evals import captions
-from mmduplex_jax.evals.captions import METRICS, MetricsMissing, bleu_4, caption_scores, meteor, rouge_l, words_of
-from mmduplex_jax.evals.cider import cider
+from mmduplex_jax.evals.captions import (
+    METRICS,
+    MetricsMissing,
+    bleu_4,
+    caption_scores,
+    cider,
+    meteor,
+    rouge_l,
+    words_of,
+)
 
 SPLIT = str.split
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from data_pipelines.schema import Event
+from data_pipelines.schema import Event, Word
 from data_pipelines.world import WorldConfig, lexicon, split_phrases
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals import controls
+from mmduplex_jax.evals import events as controls
 from mmduplex_jax.evals.clips import world_records
+from mmduplex_jax.evals.evaluation import delayed_slots, phrases_in
 from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.report import ClipResult, build_report, format_table
-from mmduplex_jax.evals.speech import delayed_slots, phrases_in
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
 CLIP_S = 12.0
@@ -73,17 +73,17 @@ def test_silence_raises_no_alarm_and_talking_many(report):
 
 
 def test_every_control_has_every_column(report):
-    assert list(report["controls"]) == list(controls.NAMES)
+    assert list(report["controls"]) == list(controls.CONTROLS)
     columns = {"f1", "precision", "recall", "latency_p50_s", "latency_p95_s", "false_alarms_per_quiet_minute"}
     assert all(set(scores) == columns for scores in report["controls"].values())
 
 
 def test_the_table_is_aligned(report):
     table = format_table(report)
-    head, rule, *rows = table.split("\n")[: 3 + len(controls.NAMES)]
+    head, rule, *rows = table.split("\n")[: 3 + len(controls.CONTROLS)]
     assert set(rule) == {"-"}
     assert len({len(line) for line in (head, rule, *rows)}) == 1
-    assert [row.split()[0] for row in rows] == ["model", *controls.NAMES]
+    assert [row.split()[0] for row in rows] == ["model", *controls.CONTROLS]
     assert rows[-1].split()[1:] == ["0.000", "0.000", "0.000", "-", "-", "0.0"]
 
 
@@ -101,11 +101,43 @@ def test_talking_at_random_is_seeded_and_never_stops():
     assert controls.always_talking([[]], [6.0]) == [[]]
 
 
-def test_data_without_events_is_refused():
-    ticks = CLOCK.ticks_in(CLIP_S)
-    clip = ClipResult(CLIP_S, [], [], [], np.zeros(ticks, np.int32), np.zeros(ticks, np.float32))
-    with pytest.raises(ValueError, match="--data=world"):
-        build_report([clip], CLOCK, word_nll=None, seed=0)
+def captioned(
+    spoken, duration_s=CLIP_S, texts=(("The", 1.0), ("dog", 1.4), ("barks.", 1.8), ("Then", 5.0), ("naps", 5.4))
+):
+    """A clip with captions and without events, of which a model said `spoken`."""
+    ticks = CLOCK.ticks_in(duration_s)
+    words = tuple(Word(text, t_s) for text, t_s in texts)
+    late = tuple(Word(word.text, word.start_s + 0.4) for word in words)
+    empty = np.zeros(ticks, np.int32), np.zeros(ticks, np.float32)
+    return ClipResult(duration_s, [], [], [], *empty, "own/1", words, [Word(*word) for word in spoken], late)
+
+
+def test_captions_without_events_are_scored_by_words_and_phrases_in_time():
+    said = [("the", 1.3), ("dog", 1.5), ("barks", 2.2), ("then", 8.0), ("naps", 5.5)]
+    found = build_report([captioned(sorted(said, key=lambda word: word[1]))], CLOCK, word_nll=1.5, seed=0)
+    assert (found["f1"], found["controls"], found["events"], found["word_nll"]) == (None, {}, 0, 1.5)
+    word, phrase = found["words"]["word"], found["words"]["phrase"]
+    # "then" comes 3 s late; case and punctuation do not matter.
+    assert (word["precision"], word["recall"], word["expected"], word["said"]) == (0.8, 0.8, 5, 5)
+    assert word["latency_p50_s"] == pytest.approx(0.2)
+    # "the dog barks" is right; "naps" and "then" are no phrases of the clip's.
+    assert (phrase["recall"], phrase["expected"], phrase["said"]) == (0.5, 2, 3)
+    assert word["controls"]["oracle"]["f1"] == phrase["controls"]["oracle"]["f1"] == 1
+    assert word["controls"]["oracle_late_3s"]["f1"] == word["controls"]["always_silent"]["f1"] == 0
+    table = format_table(found)
+    assert "no clip lists its events" in table
+    assert "model, every phrase" in table
+
+
+def test_clips_that_cannot_be_scored_are_counted_or_refused():
+    short = captioned([], duration_s=1.92, texts=(("hello", 0.5),))
+    found = build_report([captioned([]), short], CLOCK, word_nll=None, seed=0)
+    assert (found["clips"], found["clips_too_short"]) == (2, 1)
+    assert "1 clips are too short" in format_table(found)
+    with pytest.raises(ValueError, match="longer than the 2 s"):
+        build_report([short], CLOCK, word_nll=None, seed=0)
+    with pytest.raises(ValueError, match="neither words nor events"):
+        build_report([captioned([], texts=())], CLOCK, word_nll=None, seed=0)
     with pytest.raises(ValueError, match="no clips"):
         build_report([], CLOCK, word_nll=None, seed=0)
 

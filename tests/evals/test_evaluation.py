@@ -8,9 +8,8 @@ import pytest
 
 from data_pipelines.schema import Event, Record, Word
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals.evaluation import ClipError, Evaluation
+from mmduplex_jax.evals.evaluation import ClipError, Evaluation, delayed_slots
 from mmduplex_jax.evals.report import build_report
-from mmduplex_jax.evals.speech import delayed_slots
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.evals.scripted_model import ScriptedLive, scripted_frames
 

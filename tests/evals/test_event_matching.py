@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmduplex_jax.evals.event_matching import after, direction_scores, in_video, right_windows, two_way
+from mmduplex_jax.stages.bflow.evaluator import after, direction_scores, in_video, right_windows, two_way
 
 
 def test_a_phrase_is_about_the_windows_that_hold_its_middle():

@@ -2,7 +2,7 @@ import pytest
 
 from data_pipelines.schema import Word
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals import speech
+from mmduplex_jax.evals import evaluation as speech
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
 CLOCK = Clock()

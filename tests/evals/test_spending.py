@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.evals import spending
+from mmduplex_jax.evals import report as spending
 
 CLOCK = Clock()
 

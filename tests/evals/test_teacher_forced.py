@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.evals.teacher_forced import make_word_nll, mean_nll
+from mmduplex_jax.evals.evaluation import make_word_nll, mean_nll
 
 PAD, WORD, START, VOCAB = 4, 5, 6, 7
 

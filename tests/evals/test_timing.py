@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.schema import Event
-from mmduplex_jax.evals import timing
+from mmduplex_jax.evals import events as timing
 from mmduplex_jax.evals.events import Phrase, Window, score_clip
 
 WHAT = ("enters", "red circle", "left")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.trained import load_tokenizer
 
 
 def small_config():

@@ -14,13 +14,12 @@ from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import evaluate
 from launch.train import train
-from mmduplex_jax.evals.event_matching import TELL_DIRECTION
-from mmduplex_jax.stages.bflow.evaluator import phrases_of
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.bflow.evaluator import TELL_DIRECTION, phrases_of
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.init_from import make_start
-from mmduplex_jax.weights.trained import load_trained
+from mmduplex_jax.weights.trained import load_tokenizer, load_trained
 from tests import tiny, tiny_events
 
 WORLD = WorldConfig(frame_px=32)

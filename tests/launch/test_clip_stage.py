@@ -12,7 +12,7 @@ from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import evaluate
 from launch.train import train
-from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
+from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.trained import load_trained
 

@@ -12,14 +12,15 @@ from configs import duplex_300m, duplex_clip_llm, quickstart
 from launch.import_weights import import_weights
 from launch.train import train
 from mmduplex_jax.models.language import LanguageModel
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.towers.vision import VisionTower
-from mmduplex_jax.train.checkpoint import load_params, read_weights
 from mmduplex_jax.train.groups import make_groups
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.huggingface.source import open_source
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten, unflatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 from tests.launch import imported
 from tests.launch.test_init_from import started

@@ -74,7 +74,6 @@ def test_a_pad_bias_silences(portable_dir, shards, tmp_path):
         (["--tokenizer_control=shuffled", "--batch=1"], "must be at least 2"),
         (["--delay=5"], "trained for delays of 0 to 4 steps"),
         (["--data={tmp}"], "holds no shards"),
-        (["--json={tmp}/no/such/file.json"], "there is no folder"),
         (["--checkpoint={tmp}"], "no checkpoint in"),
     ],
 )

@@ -10,16 +10,17 @@ from safetensors.numpy import load_file
 
 from configs import clip_quickstart
 from launch import export_weights
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
-from mmduplex_jax.train.checkpoint import write_weights
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.checkpoint import write_weights
 from mmduplex_jax.weights.huggingface import vision
 from mmduplex_jax.weights.huggingface.layout import read_params, write_params
 from mmduplex_jax.weights.huggingface.reader import SINGLE_FILE as FILE
 from mmduplex_jax.weights.huggingface.source import open_source
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.tiny import random_params
 from tests.weights.huggingface import llama_family
 from tests.weights.huggingface.random_towers import shapes_of, timm_or_skip

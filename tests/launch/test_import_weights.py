@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from launch import export_weights, import_weights
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
-from mmduplex_jax.train.checkpoint import is_weights, read_weights, read_weights_metadata, write_weights
 from mmduplex_jax.weights import verify
+from mmduplex_jax.weights.checkpoint import is_weights, read_weights, read_weights_metadata, write_weights
 from mmduplex_jax.weights.huggingface import text
 from mmduplex_jax.weights.huggingface.layout import write_params
 from mmduplex_jax.weights.huggingface.reader import SINGLE_FILE
@@ -112,7 +112,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, capsys):
 
 
 def test_an_import_that_breaks_off_leaves_nothing_and_does_not_stand_in_the_way(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmduplex_jax.train.checkpoint._PIECE_BYTES", 1)
+    monkeypatch.setattr("mmduplex_jax.weights.checkpoint._PIECE_BYTES", 1)
 
     def broken():
         yield "a/b", np.ones(3, np.float32)

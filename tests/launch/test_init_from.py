@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
-from mmduplex_jax.train.checkpoint import read_weights
-from mmduplex_jax.weights.init_from import make_start
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.checkpoint import read_weights
+from mmduplex_jax.weights.init_from import InitFromError, make_start
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.launch import imported
 from tests.launch.conftest import small_config
 
@@ -142,7 +142,7 @@ def test_a_tower_is_not_brought_twice(tmp_path, portable_dir):
 PLACED = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from mmduplex_jax.weights.init_from_plan import placed
+from mmduplex_jax.weights.init_from import placed
 from mmduplex_jax.sharding import make_mesh
 
 mesh = make_mesh(2, 2, 2)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import chain_quickstart
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.launch.test_init_from import started
 
 CHAIN = chain_quickstart.get_config()

@@ -12,14 +12,14 @@ import pytest
 from configs import clip_quickstart, duplex_300m, quickstart
 from launch.import_weights import import_weights
 from mmduplex_jax.models.dual_stream import DualStream
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
-from mmduplex_jax.train.checkpoint import read_weights
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.checkpoint import read_weights
 from mmduplex_jax.weights.huggingface.source import open_source
-from mmduplex_jax.weights.init_from import make_start
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.init_from import InitFromError, make_start
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.launch import imported
 from tests.launch.conftest import small_config
 from tests.launch.test_init_from import started

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten
 from mmduplex_jax.weights.trained import SHIPPED, load_trained
 from tests.launch import imported

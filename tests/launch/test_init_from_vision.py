@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.anchors import AnchorEncoder
 from mmduplex_jax.tokenizer.config import AnchorConfig
 from mmduplex_jax.towers.vision import VisionTower
-from mmduplex_jax.train.checkpoint import read_weights
 from mmduplex_jax.weights import portable
-from mmduplex_jax.weights.init_from_plan import InitFromError
+from mmduplex_jax.weights.checkpoint import read_weights
+from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 from tests.launch import imported
 from tests.launch.conftest import small_config

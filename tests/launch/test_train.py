@@ -16,15 +16,16 @@ from data_pipelines.sources import Item
 from launch.import_weights import import_weights
 from launch.train import EXIT_MISFIT, data_fingerprint, train, weights_of
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.train.feed import DataError
+from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.weights.huggingface import text
 from mmduplex_jax.weights.huggingface.layout import write_params
 from mmduplex_jax.weights.huggingface.source import boxed_shapes, open_source
 from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten
+from mmduplex_jax.weights.trained import load_tokenizer
 
 CLIP_S = 1.28
 

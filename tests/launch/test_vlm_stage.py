@@ -17,7 +17,7 @@ from launch.train import train
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding
 from mmduplex_jax.stages.vlm.captioner import Captioner
-from mmduplex_jax.train.checkpoint import load_params, read_weights
+from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.trained import load_trained
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 

@@ -13,8 +13,9 @@ from mmduplex_jax.layers.attention import attend, attend_fused, causal_window_ma
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 
 BATCH, LENGTH, HEADS, GROUPS, WIDTH = 2, 9, 6, 2, 12

@@ -9,7 +9,8 @@ import jax
 
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.bflow.task import BFlowTask
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny_events
 from tests.eight_devices import losses
 

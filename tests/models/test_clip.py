@@ -8,9 +8,10 @@ import pytest
 from configs import clip_quickstart
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.clip.task import text_labels
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.towers.contrastive import Contrastive
 from mmduplex_jax.train.task import MeshTask
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.tiny import jit, random_params
 
 RNG = jax.random.key(0)

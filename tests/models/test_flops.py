@@ -12,9 +12,10 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.traced import trace
 from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.config_file import load_config
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.groups import make_groups
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 
 MEMORY = MemoryConfig(

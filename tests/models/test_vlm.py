@@ -11,11 +11,12 @@ import pytest
 
 from configs import clip_quickstart, vlm_quickstart, vlm_single_token
 from mmduplex_jax.models.language import LanguageModel, gather_cache
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.train.state import abstract_params
 from mmduplex_jax.weights.huggingface import clip_family
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests.tiny import random_params
 
 RNG = jax.random.key(0)

@@ -18,15 +18,15 @@ from data_pipelines.schema import Event
 from data_pipelines.source_info import VideoError
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
-from launch import evaluate
-from launch.caption import Captioned
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.pages import notebook
 from mmduplex_jax.pages.notebook import Video, collect_videos, find_checkpoint, upload_into
 from mmduplex_jax.pages.watched import CaptionedVideo, captions_page
-from mmduplex_jax.stages.registry import build_task, load_tokenizer
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.vlm.captioner import Captioned
 from mmduplex_jax.streaming.captions import read_captions
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 from tests.pages.tags import EVIL, Tags
@@ -228,15 +228,20 @@ def test_an_empty_caption_is_told():
 
 
 def test_scores_are_those_of_the_command(monkeypatch):
-    """The same flags reach the same function; what that gives is tested with it."""
+    """The same options reach the same function; what that gives is tested with it."""
     asked = []
-    monkeypatch.setattr(evaluate, "evaluate", lambda args: asked.append(args) or {"stage": "duplex"})
-    mine = notebook.Model("mine", "runs/mine", types.SimpleNamespace())
-    assert notebook.scores(mine, clips=3, data="shards", look="rich", pad_bias=1.5) == {"stage": "duplex"}
-    flags = ["--checkpoint=runs/mine", "--clips=3", "--data=shards", "--look=rich", "--pad_bias=1.5"]
-    assert asked == [evaluate.parser().parse_args(flags)]
-    with pytest.raises(ValueError, match="--clips and --batch must be at least 1"):
-        notebook.scores(mine, clips=0)
+    monkeypatch.setattr(notebook, "evaluate", lambda *model, **options: asked.append((model, options)) or {"f1": 1.0})
+    trained = types.SimpleNamespace(
+        task="task", params="params", config=types.SimpleNamespace(stage="duplex"), tokenizer="tokenizer"
+    )
+    mine = notebook.Model("mine", "runs/mine", trained)
+    found = notebook.scores(mine, clips=3, data="shards", look="rich", pad_bias=1.5)
+    assert found == {"f1": 1.0, "stage": "duplex"}
+    model, options = asked.pop()
+    assert model == ("task", "params", trained.config, "tokenizer")
+    assert options == {"clips": 3, "data": "shards", "look": "rich", "pad_bias": 1.5}
+    with pytest.raises(ValueError, match="--decode: not of models of stage 'duplex'"):
+        notebook.scores(mine, decode="beam")
 
 
 def test_a_report_is_a_table():

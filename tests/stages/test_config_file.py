@@ -93,7 +93,8 @@ def test_what_does_not_fit_exits_with_2_and_a_line(file, changes, said, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_args(flags(), [f"--config={file}", *changes])
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_files_that_are_no_configs(file, tmp_path, capsys):

@@ -16,8 +16,8 @@ from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.train.checkpoint import load_params
 from mmduplex_jax.train.loop import CorruptRecordsError, NonFiniteError, fit
+from mmduplex_jax.weights.checkpoint import load_params
 from tests import tiny
 from tests.train.test_resume import assert_same_end, lines
 from tests.train.test_step import one_step

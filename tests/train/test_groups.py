@@ -18,12 +18,12 @@ import optax
 import pytest
 
 from mmduplex_jax.sharding import batch_sharding, make_mesh
-from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.train.groups import GroupsError, make_groups
 from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.optimizer import group_schedule, make_schedule
 from mmduplex_jax.train.program import make_program
 from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.weights.portable import flatten
 from tests.train.test_resume import assert_same_end
 from tests.train.toy import ToyTask, make_data, toy_config

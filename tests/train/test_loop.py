@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mmduplex_jax.train.checkpoint import load_params
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.loop import NonFiniteError, fit
+from mmduplex_jax.weights.checkpoint import load_params
 from tests.train.toy import PoisonedTask, ToyTask, make_data, record, toy_config
 
 

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from mmduplex_jax.train import checkpoint
-from mmduplex_jax.train.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.preemption import EXIT_PREEMPTED
+from mmduplex_jax.weights import checkpoint
+from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from tests.train.toy import ToyTask, make_data, toy_config
 
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mmduplex_jax.train.checkpoint import load_params
 from mmduplex_jax.train.loop import fit
+from mmduplex_jax.weights.checkpoint import load_params
 from tests.train.toy import ToyTask, make_data, toy_config
 
 

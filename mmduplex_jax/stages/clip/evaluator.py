@@ -1,8 +1,7 @@
-"""What `launch.evaluate` does with a model of stage `clip`: zero-shot retrieval, and classification on the world."""
+"""How good is a model of stage `clip`? Zero-shot retrieval beside chance, and classification on the built-in world."""
 
-import argparse
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,91 +10,109 @@ from tqdm import tqdm
 from data_pipelines.pairs import middle_of, spell, spread_frames
 from data_pipelines.schema import Event, Record
 from data_pipelines.utterances import piece_around
-from mmduplex_jax.evals.attributes import classify, world_prompts
-from mmduplex_jax.evals.retrieval import AT, retrieval
-from mmduplex_jax.stages.clip.task import ClipTask
-from mmduplex_jax.stages.registry import pair_format
-from mmduplex_jax.weights.trained import Trained
+from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics, check_clock
+from mmduplex_jax.stages.clip.task import ClipTask, pair_format
+from mmduplex_jax.stages.clip.zero_shot import AT, classify, retrieval, world_prompts
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.typing import PyTree
 
 
-def evaluate_clip(trained: Trained, records: Iterable[Record], number: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Runs both towers over clips, with progress on stderr.
+class PairResult(NamedTuple):
+    """A pair through both towers: what a metric of stage `clip` is given, one a clip that has a text.
 
-    Retrieval: of every record the middle piece (or utterance), as long as the pieces that were trained on, with its
-    text. Attributes: of every record in which events are known, the piece around each event.
-
-    Args:
-      trained: a model of stage `clip`.
-      records: the clips.
-      number: of them.
-      args: `batch` of `launch.evaluate`: pieces that are looked at at a time.
-
-    Returns:
-      `retrieval` (see `evals/retrieval.py`; None where no piece has a text) and `attributes` (see
-      `evals/attributes.py`; None where no event is known), as JSON values.
-
-    Raises:
-      ValueError: a clip does not have the model's clock, its frames are too small, or a word cannot be spelled.
+    Attributes:
+      key: of the record.
+      text: words.
+      clip, words: float32 `[F]`, embeddings of length 1.
     """
-    towers = _Towers(trained, args.batch)
-    num_ticks, form = trained.clock.ticks_in(trained.config.data.clip_s), pair_format(trained.config)
-    assert form is not None  # stage `clip` is about pairs
-    pieces: list[np.ndarray] = []
-    texts: list[tuple[str, ...]] = []
-    around: list[np.ndarray] = []
-    events: list[Event] = []
-    looks = set()
-    for record in tqdm(records, total=number, unit="clip", desc="evaluate", disable=None):
-        if record.clock != trained.clock:
-            raise ValueError(f"{record.key} has {record.clock}, the model {trained.clock}: prepare the clips with it")
-        middle, words = middle_of(record, num_ticks, form)
-        if words:
-            pieces.append(towers.frames(record, middle))
-            texts.append(tuple(words))
-        for event in record.events:
-            piece = piece_around(trained.clock.tick_at(event.t_s), num_ticks, record.num_ticks)
-            around.append(towers.frames(record, piece))
-            events.append(event)
-            looks.add(record.provenance.get("look"))
-    report: dict[str, Any] = {"retrieval": None, "attributes": None}
-    if texts:
-        numbers = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        labels = np.array([numbers[text] for text in texts])
-        report["retrieval"] = retrieval(towers.see(pieces), towers.read(texts), labels)
-    if events:
-        prompts = world_prompts("rich" if "rich" in looks else "plain")
-        vectors = towers.read([prompt.words for prompt in prompts])
-        report["attributes"] = classify(towers.see(around), events, prompts, vectors)
-    return report
+
+    key: str
+    text: tuple[str, ...]
+    clip: np.ndarray
+    words: np.ndarray
 
 
-class _Towers:
-    """Both towers, compiled for one size of batch."""
+class ClipEvaluator:
+    """Retrieval: of every record the middle piece (or utterance), as long as those trained on, with its text.
 
-    def __init__(self, trained: Trained, batch_size: int):
-        assert isinstance(trained.task, ClipTask)
-        task = trained.task
-        self._task, self._trained, self._batch = task, trained, batch_size
-        params = {"params": trained.params}
-        self._see = jax.jit(lambda x: task.model.apply(params, task.normalised(x), method="encode_clip"))
-        self._read = jax.jit(lambda ids: task.model.apply(params, ids, method="encode_text"))
+    Attributes: of every record in which events are known, the piece around each event.
+    """
 
-    def frames(self, record: Record, ticks: range) -> np.ndarray:
+    def __init__(
+        self,
+        task: ClipTask,
+        config: Any,
+        tokenizer: TextTokenizer,
+        *,
+        batch: int = BATCH,
+        seed: int = UNSEEN_SEED,
+        metrics: Mapping[str, Metric] | None = None,
+    ):
+        """`batch` pieces are seen at a time; nothing depends on `seed`."""
+        del seed
+        self._task, self._config, self._tokenizer, self._batch = task, config, tokenizer, batch
+        self._clock, self._metrics = Clock(**config.clock), metrics or {}
+        encode = lambda method: lambda params, x: task.model.apply({"params": params}, x, method=method)
+        see = encode("encode_clip")
+        self._see = jax.jit(lambda params, frames: see(params, task.normalised(frames)))
+        self._read = jax.jit(encode("encode_text"))
+
+    def run(self, params: PyTree, records: Iterable[Record], number: int) -> Report:
+        """Both towers over clips; see `mmduplex_jax.evals.evaluator.Evaluator`.
+
+        Returns:
+          `retrieval` (None where no piece has a text) and `attributes` (None where no event is known), see
+          `zero_shot.py`.
+        """
+        num_ticks, form = self._clock.ticks_in(self._config.data.clip_s), pair_format(self._config)
+        pieces: list[np.ndarray] = []
+        texts: list[tuple[str, ...]] = []
+        keys: list[str] = []
+        around: list[np.ndarray] = []
+        events: list[Event] = []
+        looks = set()
+        for record in tqdm(records, total=number, unit="clip", desc="evaluate", disable=None):
+            check_clock(record, self._clock)
+            middle, words = middle_of(record, num_ticks, form)
+            if words:
+                pieces.append(self._frames(record, middle))
+                texts.append(tuple(words))
+                keys.append(record.key)
+            for event in record.events:
+                piece = piece_around(self._clock.tick_at(event.t_s), num_ticks, record.num_ticks)
+                around.append(self._frames(record, piece))
+                events.append(event)
+                looks.add(record.provenance.get("look"))
+        report: Report = {"retrieval": None, "attributes": None}
+        pairs: list[PairResult] = []
+        if texts:
+            numbers = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            labels = np.array([numbers[text] for text in texts])
+            clips, read = self._clips(params, pieces), self._texts(params, texts)
+            report["retrieval"] = retrieval(clips, read, labels)
+            pairs = [PairResult(*row) for row in zip(keys, texts, clips, read, strict=True)]
+        if events:
+            prompts = world_prompts("rich" if "rich" in looks else "plain")
+            vectors = self._texts(params, [prompt.words for prompt in prompts])
+            report["attributes"] = classify(self._clips(params, around), events, prompts, vectors)
+        return report | {"metrics": apply_metrics(self._metrics, pairs)}
+
+    def _frames(self, record: Record, ticks: range) -> np.ndarray:
         """uint8 `[T, H, W, 3]` as the model was trained."""
         try:
-            return spread_frames(record, ticks, self._task.time.frames, self._trained.config.frame_px)
+            return spread_frames(record, ticks, self._task.time.frames, self._config.frame_px)
         except ValueError as error:
             raise ValueError(f"{record.key}: {error}") from error
 
-    def see(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+    def _clips(self, params: PyTree, clips: Sequence[np.ndarray]) -> np.ndarray:
         """float32 `[N, F]`."""
-        return self._in_batches(self._see, np.stack(clips))
+        return self._in_batches(lambda rows: self._see(params, rows), np.stack(clips))
 
-    def read(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    def _texts(self, params: PyTree, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[N, F]`."""
-        length = self._task.config.text.length
-        ids = [spell(text, self._trained.tokenizer, length)[0] for text in texts]
-        return self._in_batches(self._read, np.stack(ids))
+        ids = [spell(text, self._tokenizer, self._task.config.text.length)[0] for text in texts]
+        return self._in_batches(lambda rows: self._read(params, rows), np.stack(ids))
 
     def _in_batches(self, embed: Any, rows: np.ndarray) -> np.ndarray:
         filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % self._batch, axis=0)])
@@ -103,8 +120,8 @@ class _Towers:
         return np.concatenate([np.asarray(part) for part in parts])[: len(rows)]
 
 
-def format_clip_table(report: dict[str, Any]) -> str:
-    """The report as a table that a person reads."""
+def format_table(report: Report) -> str:
+    """The report as a person reads it."""
     lines = []
     if report["retrieval"] is None:
         lines.append("retrieval: no clip has a text")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.pairs import PairFormat
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.sharding import BATCH_AXES
 from mmduplex_jax.stages import flops
@@ -218,3 +219,9 @@ def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
         mean=tuple(config.pixels.mean),
         std=tuple(config.pixels.std),
     )
+
+
+def pair_format(config: Any) -> PairFormat:
+    """What a sample is: some frames and a text."""
+    data = config.data
+    return PairFormat(config.time.frames, config.text.length, data.text, data.pause_s, data.shift_s)

@@ -1,69 +1,118 @@
-"""What `launch.evaluate` does with a model of stage `duplex`: it watches clips by itself and is scored on its words."""
+"""How good is a model of stage `duplex`? It watches clips by itself and is scored on its words."""
 
-import argparse
 import dataclasses
-from collections.abc import Iterable
+import itertools
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 from data_pipelines.schema import Record
 from data_pipelines.world.commentator import split_phrases
-from mmduplex_jax.evals.evaluation import Evaluation
+from mmduplex_jax.evals.evaluation import Evaluation, mean_nll
+from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics
 from mmduplex_jax.evals.report import build_report
-from mmduplex_jax.evals.teacher_forced import mean_nll
 from mmduplex_jax.models.dual_stream import DualStream
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.weights.trained import Trained
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.typing import PyTree
 
 
-def evaluate_duplex(
-    trained: Trained, records: Iterable[Record], number: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Runs the model over clips, with progress on stderr.
+class DuplexEvaluator:
+    """Clips through the live step, as a viewer would see them; the metrics are given `evals.report.ClipResult`s."""
 
-    Args:
-      trained: a model of stage `duplex`.
-      records: the clips.
-      number: of them.
-      args: `tokenizer_control`, `delay`, `pad_bias`, `batch` and `seed` of `launch.evaluate`.
+    def __init__(
+        self,
+        task: DuplexTask,
+        config: Any,
+        tokenizer: TextTokenizer,
+        *,
+        batch: int = BATCH,
+        seed: int = UNSEEN_SEED,
+        metrics: Mapping[str, Metric] | None = None,
+        tokenizer_control: str = "real",
+        delay: int | None = None,
+        pad_bias: float = 0.0,
+    ):
+        """Takes a model apart.
 
-    Returns:
-      The report of `evals/report.py`, and what was asked for.
+        Args:
+          task: of the stage.
+          config: of its training.
+          tokenizer: its words.
+          batch: clips decoded at a time.
+          seed: of the control that talks at random.
+          metrics: further ones, of `ClipResult`.
+          tokenizer_control: what the video tokens hold, of `TOKEN_CONTROLS`.
+          delay: steps that the words run behind the picture; the config's `delay.eval` where it is not given.
+          pad_bias: added to silence's logit: more is quieter.
 
-    Raises:
-      ValueError: the model was not trained for the delay, or a clip does not have its clock or frame size.
-    """
-    assert isinstance(trained.task, DuplexTask)
-    delays = trained.config.delay
-    delay_steps = delays.eval if args.delay is None else args.delay
-    if not delays.min <= delay_steps <= delays.max:
-        raise ValueError(
-            f"--delay={delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
+        Raises:
+          ValueError: the model was not trained for the delay.
+        """
+        delays = config.delay
+        self._delay_steps = delays.eval if delay is None else delay
+        if not delays.min <= self._delay_steps <= delays.max:
+            raise ValueError(
+                f"--delay={self._delay_steps}: this model was trained for delays of {delays.min} to {delays.max} steps"
+            )
+        if tokenizer_control == "shuffled" and batch < 2:
+            raise ValueError("--tokenizer_control=shuffled takes another clip's tokens: --batch must be at least 2")
+        self._control, self._pad_bias, self._batch, self._seed = tokenizer_control, pad_bias, batch, seed
+        self._metrics = metrics or {}
+        model = dataclasses.replace(task.config, token_control=tokenizer_control)
+        self._clock = model.clock
+        module = DualStream(model)
+        self._parts = (
+            LiveModel(model),
+            lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0],
+            tokenizer,
+            self._clock,
+            config.frame_px,
+            split_phrases,
         )
-    model = dataclasses.replace(trained.task.config, token_control=args.tokenizer_control)
-    module = DualStream(model)
-    evaluation = Evaluation(
-        LiveModel(model),
-        lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0],
-        trained.tokenizer,
-        trained.clock,
-        trained.config.frame_px,
-        split_phrases,
-        delay_steps=delay_steps,
-        pad_bias=args.pad_bias,
-        batch_size=min(args.batch, number),
+        self._compiled: dict[int, Evaluation] = {}
+
+    def run(self, params: PyTree, records: Iterable[Record], number: int) -> Report:
+        """The report of `evals/report.py`, and what was asked for; see `mmduplex_jax.evals.evaluator.Evaluator`."""
+        if self._control == "shuffled" and number < 2:
+            raise ValueError("--tokenizer_control=shuffled takes another clip's tokens: --clips must be at least 2")
+        batch = min(self._batch, number)
+        if batch not in self._compiled:
+            self._compiled[batch] = Evaluation(
+                *self._parts, delay_steps=self._delay_steps, pad_bias=self._pad_bias, batch_size=batch
+            )
+        iterator = iter(records)
+        first = list(itertools.islice(iterator, batch))
+        _check_known(first)
+        results, nll = [], []
+        with tqdm(total=number, unit="clip", desc="evaluate", disable=None) as progress:
+            for found, part in self._compiled[batch].run(params, itertools.chain(first, iterator)):
+                results += found
+                nll.append(part)
+                progress.update(len(found))
+        report = build_report(results, self._clock, word_nll=mean_nll(nll), seed=self._seed)
+        return report | {
+            "tokenizer_control": self._control,
+            "delay_steps": self._delay_steps,
+            "pad_bias": self._pad_bias,
+            "metrics": apply_metrics(self._metrics, results),
+        }
+
+
+def _check_known(records: list[Record]) -> None:
+    """Says at once, before anything is compiled, what cannot be scored."""
+    if any(record.events for record in records):
+        return
+    if not any(record.words for record in records):
+        raise ValueError(
+            f"{records[0].key if records else 'there'} and the {len(records)} clips from it on have neither words nor "
+            "events, so nothing can be scored: prepare them with words"
+        )
+    print(
+        "these clips list no events, so there are no event scores: scored is what is said against their words",
+        file=sys.stderr,
+        flush=True,
     )
-    results, nll = [], []
-    with tqdm(total=number, unit="clip", desc="evaluate", disable=None) as progress:
-        for batch, part in evaluation.run(trained.params, records):
-            results += batch
-            nll.append(part)
-            progress.update(len(batch))
-    report = build_report(results, trained.clock, word_nll=mean_nll(nll), seed=args.seed)
-    return report | {
-        "tokenizer_control": args.tokenizer_control,
-        "delay_steps": delay_steps,
-        "pad_bias": args.pad_bias,
-    }

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.pairs import PairFormat
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import ACTIVATIONS
 from mmduplex_jax.layers.norms import layer_norm
@@ -260,3 +261,9 @@ def build(config: Any, vocab_size: int) -> VlmTask:
         tower_trained=not never,
         loss_chunk=(config.get("loss") or {}).get("chunk", 0),
     )
+
+
+def pair_format(config: Any) -> PairFormat:
+    """What a sample is: some frames and a text."""
+    data = config.data
+    return PairFormat(config.time.frames, config.caption.length, data.text, data.pause_s, data.shift_s)

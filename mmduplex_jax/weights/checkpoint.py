@@ -21,9 +21,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
 from mmduplex_jax.sharding import array_name
-from mmduplex_jax.train.state import TrainState
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.portable import converted_config, converted_parameter, flatten, unflatten
+
+# `mmduplex_jax.train.state.TrainState`: `step`, `params` and `opt_state`, arrays or abstract ones.
+State = Any
 
 # Raised with every change after which a run cannot go on from older checkpoints.
 # 2: the names of portable layout 3. Parameters of layout 1 can still be used, not trained further (`load_params`).
@@ -105,7 +107,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._orbax.latest_step()
 
-    def save(self, step: int, state: TrainState, iterator_state: str, window: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: State, iterator_state: str, window: Mapping[str, Any]) -> None:
         """Starts to save; returns when the state has been copied, so that it may be donated.
 
         Args:
@@ -146,7 +148,7 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         self._orbax.check_for_errors()
 
-    def checked_metadata(self, target: TrainState) -> dict[str, Any] | None:
+    def checked_metadata(self, target: State) -> dict[str, Any] | None:
         """Metadata of the newest checkpoint; None where there is no checkpoint yet.
 
         Args:
@@ -166,7 +168,7 @@ class Checkpoints:
             )
         return metadata
 
-    def restore(self, target: TrainState, data: Any) -> TrainState:
+    def restore(self, target: State, data: Any) -> State:
         """The newest checkpoint, on the mesh of `target`; sets `data` to where it was. Check the metadata first.
 
         Args:
@@ -183,7 +185,7 @@ class Checkpoints:
         )
         data.set_state(restored["data"])
         optimizer = restored["optimizer"]
-        return TrainState(optimizer["step"], restored["params"], optimizer["opt_state"])
+        return target.replace(step=optimizer["step"], params=restored["params"], opt_state=optimizer["opt_state"])
 
 
 def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTree, dict[str, Any]]:

@@ -1,0 +1,35 @@
+"""Metrics by name, and the numbers of a report."""
+
+import pytest
+
+from mmduplex_jax.evals.evaluator import apply_metrics, load_metrics, metric_lines, scalars
+from tests.evals.test_controls import captioned
+
+
+def test_a_metric_is_named_by_its_module_or_its_file(repository):
+    metrics = load_metrics(f"tests.evals.metrics:longest_silence, {repository}/tests/evals/metrics.py:longest_silence")
+    assert len(metrics) == 2
+    found = apply_metrics(metrics, [captioned([("a", 4.0), ("b", 5.0)])])
+    assert found == {"longest_silence": {"max_s": 7.0, "clips": 1.0}}
+    assert metric_lines({"metrics": found}) == ["longest_silence: max_s 7, clips 1"]
+    assert load_metrics("") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tests.evals.metrics", "give module:function"),
+        ("tests.evals.no_such:x", "no_such"),
+        ("nowhere.py:x", "nowhere.py"),
+        ("tests.evals.metrics:x", "has no attribute 'x'"),
+        ("tests.evals.metrics:__doc__", "cannot be called"),
+    ],
+)
+def test_what_is_no_metric_is_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        load_metrics(name)
+
+
+def test_numbers_of_a_report_have_paths():
+    report = {"f1": 0.5, "words": {"word": {"f1": 1}}, "none": None, "flag": True, "list": [1.0], "nan": float("nan")}
+    assert scalars(report) == {"f1": 0.5, "words/word/f1": 1.0}
