@@ -298,6 +298,7 @@ class PictureStream:
         reached_s = file_reached_s = shown_until_s = length_s = 0.0
         skipped = damaged = counter_breaks = 0
         first_skip = damage = ""
+        unsure = -1
         packets = _untimed(container.demux())
         if self._can_leave_out():
             packets = with_display_intervals(container.demux(), stream.index)
@@ -310,7 +311,12 @@ class PictureStream:
             if packet.stream.index != stream.index:
                 continue
             reached_s, shown_until_s = max(reached_s, end_s), max(shown_until_s, end_s + self._shift_s)
+            # libav marks the picture before the break or the one after it. Where recordings are joined a key picture
+            # follows; what else follows refers to what is lost.
+            unsure = 2 if packet.is_corrupt and self._is_counted else 0 if packet.is_keyframe else max(-1, unsure - 1)
             counter_breaks += packet.is_corrupt and self._is_counted
+            if unsure == 0 and not packet.is_keyframe:
+                damage = damage or f"near {end_s + self._shift_s - (first_s or 0.0):.2f} s: packets are missing"
             if after_seek and key_s is None and packet.pts is not None:
                 key_s = _seconds(packet.pts, packet.time_base)
             if failure:

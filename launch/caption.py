@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from data_pipelines.geometry import FITS
-from data_pipelines.source_info import VideoError
+from data_pipelines.source_info import VideoError, redact
 from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.stages.vlm.captioner import (
     DECODING_FLAGS,
@@ -111,7 +111,7 @@ def caption(args: argparse.Namespace) -> int:
                     if args.json != "-":
                         print(line_of(found), flush=True)
             except VideoError as error:
-                wrong.append({"source": file, "error": str(error)})
+                wrong.append({"source": redact(file), "error": str(error)})
                 print(f"caption: {error}", file=sys.stderr, flush=True)
                 code = 1
     except KeyboardInterrupt:
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return caption(args)
     except (ValueError, OSError) as error:
-        print(f"caption: {error}", file=sys.stderr)
+        print(f"caption: {redact(str(error))}", file=sys.stderr)
         return 2
 
 

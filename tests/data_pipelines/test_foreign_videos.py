@@ -256,3 +256,18 @@ def test_an_address_that_cannot_be_opened_keeps_its_password(tmp_path: Path):
     with pytest.raises(VideoError, match=r"rtsp://\*\*\*@127.0.0.1:1/a: cannot be opened") as caught:
         VideoReader("rtsp://me:secret@127.0.0.1:1/a", CLOCK, SIDE_PX)
     assert "secret" not in str(caught.value)
+
+
+def test_lost_packets_cost_the_windows_that_refer_to_them(tmp_path: Path):
+    data = write_numbered(tmp_path / "a.ts", count=125, options={"g": "25", "bf": "0"}).read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    lost = 2 * len(packets) // 5 + 3
+    (tmp_path / "lossy.ts").write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
+    windows = [Window(k, float(k), k + 0.9) for k in range(5)]
+    clips = list(read_clips(tmp_path / "lossy.ts", windows, CLOCK, SIDE_PX))
+    refused = [number for number, clip in enumerate(clips) if isinstance(clip, Rejected)]
+    assert refused in ([1], [2], [1, 2])
+    assert "packets are missing" in clips[refused[0]].detail
+    with VideoReader(tmp_path / "lossy.ts", CLOCK, SIDE_PX) as reader:
+        assert len(list(reader)) == CLOCK.ticks_in(5.0)
+        assert any("breaks of the packets' counter" in note for note in reader.info.notes)
