@@ -17,9 +17,16 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines.geometry import FrameSquarer, Orientation, rgb_of, squarer
+from data_pipelines.geometry import FrameSquarer, Orientation, rgb_of
 from data_pipelines.images import decode_still
-from data_pipelines.pictures import DEFAULT_RATE_HZ, LONGEST_STILL_S, PictureList, PictureStream, open_pictures
+from data_pipelines.pictures import (
+    DEFAULT_RATE_HZ,
+    LONGEST_STILL_S,
+    DecodedPicture,
+    PictureList,
+    PictureStream,
+    open_pictures,
+)
 from data_pipelines.source_info import VideoError, VideoInfo, camera_index, redact
 from mmduplex_jax.clock import Clock
 
@@ -43,14 +50,12 @@ class Tick(NamedTuple):
       frame: uint8 [frame_px, frame_px, 3].
       pictures: the source's pictures that appeared since the previous tick, up to and with this one (only where
         `picture_px` asks for them).
-      original: the picture of this tick, uint8 [H, W, 3] upright in its stored size (only where `keep_original` asks).
     """
 
     tick: int
     t_s: float
     frame: np.ndarray
     pictures: tuple[Picture, ...] = ()
-    original: np.ndarray | None = None
 
 
 class VideoReader:
@@ -73,7 +78,6 @@ class VideoReader:
         clock: Clock,
         frame_px: int,
         fit: str = "crop",
-        keep_original: bool = False,
         *,
         picture_px: int | None = None,
         trusted: bool = False,
@@ -86,38 +90,26 @@ class VideoReader:
             pattern ("shots/%04d.jpg"), a named pipe, or "-" for standard input.
           frame_px: side of the square frames.
           fit: "crop" the centre, or "pad" with black.
-          keep_original: also hand out each tick's picture in its own size (`ticks()`).
           picture_px: also hand out the whole pictures (`ticks()`), scaled so that the longer side is at most this.
           trusted: whoever runs the program named the source, so that it may lead to other files, as playlists do.
           image_rate_hz: of a folder of pictures.
         """
         path = str(source) if isinstance(source, int) else os.fspath(source)
-        self._name = redact(path)
-        self._clock = clock
-        self._square, self._square_image = FrameSquarer(frame_px, fit), squarer(frame_px, fit)
-        self.frame_px, self.fit, self._picture_px, self._keep_original = frame_px, fit, picture_px, keep_original
-        self._stream: PictureStream | PictureList | None = None
-        self._camera: Camera | None = None
+        self._name, self._clock = redact(path), clock
+        self._square = FrameSquarer(frame_px, fit)
+        self.frame_px, self.fit, self._picture_px = frame_px, fit, picture_px
         self._started = False
-        self._last_frame_s = 0.0
         self.length_s = 0.0
-        self._orientation, self._pixel_aspect = Orientation(), 1.0
-        self._shown: Iterator[tuple[float, av.VideoFrame | np.ndarray]]
         index = source if isinstance(source, int) else camera_index(path)
+        self._stream: PictureStream | PictureList | Camera
         if index is not None:
-            self._camera = camera = Camera(index)
-            self._shown = camera.pictures()
-            self.info = VideoInfo(
-                self._name, camera.width_px, camera.height_px, camera.rate_hz, None, "camera", live=True, endless=True
-            )
-            return
-        if trusted and (os.path.isdir(path) or (_NUMBER.search(path) and not os.path.exists(path))):
+            self._stream = Camera(index)
+        elif trusted and (os.path.isdir(path) or (_NUMBER.search(path) and not os.path.exists(path))):
             self._stream = _numbered_pictures(path, self._name, image_rate_hz)
         else:
             path = "/dev/stdin" if trusted and path == "-" else path
             self._stream = open_pictures(path, self._name, trusted=trusted)
-        self.info, self._pixel_aspect = self._stream.info, self._stream.pixel_aspect
-        self._shown = self._stream_pictures(self._stream)
+        self.info = self._stream.info
 
     def __iter__(self) -> Iterator[tuple[int, float, np.ndarray]]:
         for tick in self.ticks():
@@ -130,118 +122,108 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        if self._camera is not None:
-            self._camera.close()
+        self._stream.close()
 
     def ticks(self) -> Iterator[Tick]:
         """The ticks, with the whole pictures between them where `picture_px` was given."""
         if self._started:
             raise VideoError(f"{self._name}: a VideoReader is read once; open another one for a second pass")
         self._started = True
-        held: av.VideoFrame | np.ndarray | None = None
+        on_screen: DecodedPicture | None = None
         pictures: list[Picture] = []
-        tick, last_s, orientation = 0, 0.0, self._orientation
+        tick = 0
+
+        def ticks_until(until_s: float) -> Iterator[Tick]:
+            """The ticks that see the picture that is on the screen until then."""
+            nonlocal tick, pictures
+            due = self._clock.ticks_in(until_s)
+            if on_screen is None or tick >= due:
+                return
+            square = on_screen.orientation.apply(self._square(on_screen.frame, self._stream.pixel_aspect))
+            while tick < due:
+                yield Tick(tick, self._clock.tick_time_s(tick), square, tuple(pictures))
+                pictures = []
+                tick += 1
+
         broken: VideoError | None = None
+        shown = self._without_gaps()
         while True:
             try:
-                t_s, picture = next(self._shown)
+                picture = next(shown)
             except StopIteration:
                 break
             except VideoError as error:
                 broken = error
                 break
-            # The ticks before this picture still see the one that was on the screen.
-            due = self._clock.ticks_in(t_s)
-            if held is not None and tick < due:
-                frame, original = self._frame(held, orientation)
-                while tick < due:
-                    yield Tick(tick, self._clock.tick_time_s(tick), frame, tuple(pictures), original)
-                    pictures = []
-                    tick += 1
-            held, last_s, orientation = picture, t_s, self._orientation
-            self.length_s = last_s + self._last_frame_s
+            yield from ticks_until(picture.t_s)
+            on_screen, self.length_s = picture, picture.t_s + picture.length_s
             if self._picture_px:
-                pictures.append(Picture(t_s, self._picture(picture)))
-        if held is not None:
-            frame, original = self._frame(held, orientation)
-            while tick < self._clock.ticks_in(self.length_s):
-                yield Tick(tick, self._clock.tick_time_s(tick), frame, tuple(pictures), original)
-                pictures = []
-                tick += 1
+                pictures.append(Picture(picture.t_s, self._whole(picture)))
+        yield from ticks_until(self.length_s)
         if broken is not None:
             raise broken
 
-    def _stream_pictures(self, stream: PictureStream | PictureList) -> Iterator[tuple[float, av.VideoFrame]]:
-        last_s, cut_s = stream.first_s, stream.first_s
-        for picture in stream.shown():
+    def _without_gaps(self) -> Iterator[DecodedPicture]:
+        """The pictures with times from the first one on; a gap of over an hour is closed."""
+        begin_s = last_s = self._stream.first_s
+        length_s = 0.0
+        for picture in self._stream.shown():
             gap_s = picture.t_s - last_s
             if gap_s > LONGEST_STILL_S:
-                resumed_s = last_s - cut_s + self._last_frame_s
-                self.info.note(
-                    f"no picture for {gap_s / 3600:.1f} h after {last_s - cut_s:.2f} s; time goes on from there"
-                )
-                cut_s = picture.t_s - resumed_s
-            self._orientation, self._last_frame_s, last_s = picture.orientation, picture.length_s, picture.t_s
-            yield picture.t_s - cut_s, picture.frame
+                at_s = last_s - begin_s
+                self.info.note(f"no picture for {gap_s / 3600:.1f} h after {at_s:.2f} s; time goes on from there")
+                begin_s = picture.t_s - at_s - length_s
+            last_s, length_s = picture.t_s, picture.length_s
+            yield picture._replace(t_s=last_s - begin_s)
 
-    def _frame(
-        self, picture: "av.VideoFrame | np.ndarray", orientation: Orientation
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The square, and the whole picture where it is to be kept."""
-        if isinstance(picture, np.ndarray):
-            return self._square_image(picture, self._pixel_aspect), picture if self._keep_original else None
-        original = orientation.apply(rgb_of(picture)) if self._keep_original else None
-        return orientation.apply(self._square(picture, self._pixel_aspect)), original
-
-    def _picture(self, picture: "av.VideoFrame | np.ndarray") -> np.ndarray:
-        height_px, width_px = picture.shape[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
-        shown_w = width_px * self._pixel_aspect
-        scale = min(1.0, self._picture_px / max(shown_w, height_px))
-        size = max(1, round(shown_w * scale)), max(1, round(height_px * scale))
-        if isinstance(picture, np.ndarray):
-            return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        small = picture.reformat(width=size[0], height=size[1], format="rgb24").to_ndarray()
-        return self._orientation.apply(small)
+    def _whole(self, picture: DecodedPicture) -> np.ndarray:
+        """The whole picture, at most `picture_px` large."""
+        width_px, height_px = picture.frame.width * self._stream.pixel_aspect, picture.frame.height
+        scale = min(1.0, (self._picture_px or 0) / max(width_px, height_px))
+        size = max(1, round(width_px * scale)), max(1, round(height_px * scale))
+        return picture.orientation.apply(rgb_of(picture.frame, *size))
 
 
 class Camera:
-    """Pictures of local camera number `index`, as they arrive. VideoError where it is not there or stops.
+    """Pictures of local camera number `index`, as they arrive; VideoError where it is not there or stops.
 
     Attributes:
-      width_px, height_px: size of a picture.
-      rate_hz: what the driver promises, or None.
+      info, pixel_aspect, first_s: as PictureStream has them.
     """
 
+    pixel_aspect, first_s = 1.0, 0.0
+
     def __init__(self, index: int):
-        self._capture, self.index = cv2.VideoCapture(index), index
+        self._capture, self._name = cv2.VideoCapture(index), f"camera {index}"
         # Held while the driver works, which a release under it would bring down.
         self._working, self._closed = threading.Lock(), False
         if not self._capture.isOpened():
             self._capture.release()
             raise VideoError(
-                f"camera {index} cannot be opened: no such device, used by another program, or no permission (on Linux "
+                f"{self._name} cannot be opened: no such device, used by another program, or no permission (on Linux "
                 f"it is /dev/video{index}; `v4l2-ctl --list-devices` names what is there)"
             )
-        self.width_px = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        self.height_px = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate_hz = rate_hz if rate_hz > 0 else None
+        width_px = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height_px = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)  # what the driver promises
+        self.info = VideoInfo(
+            str(index), width_px, height_px, rate_hz if rate_hz > 0 else None, None, "camera", live=True
+        )
 
-    def pictures(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Yields `(t_s, uint8 [H, W, 3] RGB)`; the first at 0."""
-        first_s = None
+    def shown(self) -> Iterator[DecodedPicture]:
+        """The pictures with the time at which they arrived, the first at 0."""
+        begin_s = None
         while True:
             with self._working:
                 if self._closed:
                     return
-                ok, image = self._capture.read()
-            arrived_s = time.monotonic()
-            if not ok:
-                raise VideoError(f"camera {self.index} stopped giving pictures (unplugged?)")
-            first_s = arrived_s if first_s is None else first_s
-            yield arrived_s - first_s, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                arrived, image = self._capture.read()
+            now_s = time.monotonic()
+            if not arrived:
+                raise VideoError(f"{self._name} stopped giving pictures (unplugged?)")
+            begin_s = now_s if begin_s is None else begin_s
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            yield DecodedPicture(now_s - begin_s, 0.0, frame, Orientation(), "", True)
 
     def close(self) -> None:
         """Frees the camera, after the picture that another thread waits for (or with the process)."""

@@ -61,10 +61,6 @@ class Orientation:
             image = image[::-1]
         return np.ascontiguousarray(image)
 
-    @property
-    def upright(self) -> bool:
-        return not (self.transpose or self.flip_x or self.flip_y)
-
 
 def orientation_of_matrix(matrix: bytes) -> tuple[Orientation, bool]:
     """The quarter turn that is nearest to a container's display matrix, and whether it is exact.
@@ -208,10 +204,10 @@ class FrameSquarer:
         return pad_to_square(image, self._frame_px)
 
 
-def rgb_of(frame: av.VideoFrame) -> np.ndarray:
-    """The whole picture as stored, uint8 [H, W, 3]; VideoError for colours that libav cannot turn into RGB."""
+def rgb_of(frame: av.VideoFrame, width_px: int | None = None, height_px: int | None = None) -> np.ndarray:
+    """The whole picture, uint8 [H, W, 3], in its own size or another; VideoError for colours that are not for RGB."""
     try:
-        return frame.to_ndarray(format="rgb24")
+        return frame.to_ndarray(format="rgb24", width=width_px, height=height_px)
     except (av.error.FFmpegError, ValueError) as error:
         kind = f"{frame.format.name} in colour space {frame.colorspace}"
         raise VideoError(f"a picture ({kind}) does not turn into RGB: {why(error)}") from error

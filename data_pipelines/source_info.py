@@ -34,7 +34,6 @@ class VideoInfo:
       codec: its name.
       live: has no end and cannot wait.
       notes: what had to be assumed, each said once.
-      rotation_deg: the turn anticlockwise from the stored picture to the shown one: 0, 90, 180 or 270.
       endless: no end is known, as of whatever is live, a playlist that grows, or a pipe.
       in_segments: endless, and delivered in pieces of some seconds, each at once.
     """
@@ -47,7 +46,6 @@ class VideoInfo:
     codec: str
     live: bool
     notes: list[str] = dataclasses.field(default_factory=list)
-    rotation_deg: int = 0
     endless: bool = False
     in_segments: bool = False
 
@@ -61,13 +59,9 @@ class VideoInfo:
             self.notes.append(text)
 
     def turn(self, width_px: int, height_px: int, orientation: "Orientation") -> None:
-        """Sets the shown size of stored pictures under a rotation, and says which it is."""
+        """Sets the shown size of stored pictures under a rotation."""
         self.width_px, self.height_px = (height_px, width_px) if orientation.transpose else (width_px, height_px)
         # A swap of rows and columns mirrors too, so a turn is a swap with one mirror, or two mirrors, or nothing.
-        if orientation.transpose:
-            self.rotation_deg = 90 if orientation.flip_y else 270
-        else:
-            self.rotation_deg = 180 if orientation.flip_x and orientation.flip_y else 0
         if orientation.transpose == (orientation.flip_x == orientation.flip_y):
             self.note("the container mirrors the picture, besides turning it")
 

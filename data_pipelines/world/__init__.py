@@ -1,7 +1,7 @@
 """The built-in world: a seeded simulator of things that happen, and a commentator who names them."""
 
 from data_pipelines.world.clip import Clip, make_clip, make_events
-from data_pipelines.world.commentator import MIRROR, lexicon, mirror_words, parse_phrase, phrase, split_phrases
+from data_pipelines.world.commentator import MIRROR, lexicon, parse_phrase, phrase, split_phrases
 from data_pipelines.world.config import WorldConfig
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "lexicon",
     "make_clip",
     "make_events",
-    "mirror_words",
     "parse_phrase",
     "phrase",
     "split_phrases",

@@ -158,11 +158,6 @@ def split_phrases(words: Sequence[tuple[str, float]]) -> list[tuple[Attributes |
     return phrases
 
 
-def mirror_words(words: Sequence[Word]) -> tuple[Word, ...]:
-    """The words for the mirrored picture: left and right swapped."""
-    return tuple(Word(MIRROR.get(word.text, word.text), word.start_s, word.end_s) for word in words)
-
-
 def speech_s(num_words: int) -> float:
     """How long a phrase of so many words takes, to the end of its last word."""
     return (num_words - 1) * WORD_GAP_S + WORD_S

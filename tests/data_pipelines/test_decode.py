@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.source_info import VideoError
+from data_pipelines.geometry import Orientation
+from data_pipelines.pictures import DecodedPicture
+from data_pipelines.source_info import VideoError, VideoInfo
 from mmduplex_jax.clock import Clock
 from tests.data_pipelines.numbered_video import (
     CLOCK,
@@ -67,21 +69,23 @@ def test_every_real_clip_gives_the_ticks_of_its_length(media_dir: Path):
 )
 def test_ticks_of_a_real_clip_are_its_pictures_at_those_times(media_dir: Path, name: str):
     shown = _shown(media_dir / name)
-    with VideoReader(media_dir / name, CLOCK, 40, keep_original=True) as reader:
+    with VideoReader(media_dir / name, CLOCK, 40, picture_px=10_000) as reader:
         for tick in reader.ticks():
             frame = [f for t_s, f in shown if t_s <= tick.t_s + 1e-6][-1]
-            np.testing.assert_array_equal(tick.original, frame.to_ndarray(format="rgb24"))
+            image = tick.pictures[-1].image
+            want = frame.to_ndarray(format="rgb24", width=image.shape[1], height=image.shape[0])  # pixels become square
+            np.testing.assert_array_equal(image, want)
 
 
 def test_a_turned_clip_is_upright_and_its_size_is_known_at_once(media_dir: Path):
     path = media_dir / "torchcodec__nasa_13013_rotated.mp4"
     shown = _shown(path)
     assert {f.rotation for _, f in shown} == {90}
-    with VideoReader(path, CLOCK, 40, keep_original=True) as reader:
-        assert (reader.info.width_px, reader.info.height_px, reader.info.rotation_deg) == (270, 480, 90)
+    with VideoReader(path, CLOCK, 40, picture_px=10_000) as reader:
+        assert (reader.info.width_px, reader.info.height_px) == (270, 480)
         first = next(reader.ticks())
     # A player turns it by 90 degrees anticlockwise, which is what rot90 does.
-    np.testing.assert_array_equal(first.original, np.rot90(shown[0][1].to_ndarray(format="rgb24")))
+    np.testing.assert_array_equal(first.pictures[0].image, np.rot90(shown[0][1].to_ndarray(format="rgb24")))
 
 
 # Times
@@ -198,8 +202,8 @@ def test_grey_alpha_and_ten_bits_become_rgb(tmp_path: Path, codec: str, pix_fmt:
 def test_odd_sizes_keep_all_their_pixels(tmp_path: Path):
     image = np.random.default_rng(0).integers(0, 255, (35, 51, 3), dtype=np.uint8)
     path = write_numbered(tmp_path / "a.mkv", "ffv1", images=[image] * 3, pix_fmt="bgr0")
-    with VideoReader(path, CLOCK, 32, keep_original=True) as reader:
-        np.testing.assert_array_equal(next(reader.ticks()).original, image)
+    with VideoReader(path, CLOCK, 32, picture_px=10_000) as reader:
+        np.testing.assert_array_equal(next(reader.ticks()).pictures[0].image, image)
 
 
 # Streaming
@@ -227,15 +231,18 @@ def test_a_camera_is_timed_by_arrival(monkeypatch: pytest.MonkeyPatch):
     arrivals_s = [i * 0.05 for i in range(21)]
 
     class FakeCamera:
-        def __init__(self, index: int):
-            self.index, self.width_px, self.height_px, self.rate_hz = index, SIDE_PX, SIDE_PX, 20.0
+        pixel_aspect, first_s = 1.0, 0.0
 
-        def pictures(self):
+        def __init__(self, index: int):
+            self.info = VideoInfo(str(index), SIDE_PX, SIDE_PX, 20.0, None, "camera", live=True)
+
+        def shown(self):
             for number, t_s in enumerate(arrivals_s):
-                yield t_s, numbered_image(number)
+                frame = av.VideoFrame.from_ndarray(numbered_image(number), format="rgb24")
+                yield DecodedPicture(t_s, 0.0, frame, Orientation(), "", True)
 
         def close(self) -> None:
-            self.index = -1
+            """It is none."""
 
     monkeypatch.setattr("data_pipelines.decode.Camera", FakeCamera)
     for source in (3, "3"):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.schema import Event, Word
-from data_pipelines.world import WorldConfig, lexicon, mirror_words, parse_phrase, phrase, split_phrases
+from data_pipelines.schema import Event
+from data_pipelines.world import WorldConfig, lexicon, parse_phrase, phrase, split_phrases
 from data_pipelines.world.commentator import PATTERNS, SIDES, VARIANTS, WORD_GAP_S, comment
 from data_pipelines.world.config import RETURNS, RICH_KINDS
 
@@ -87,12 +87,6 @@ def test_a_phrase_does_not_reach_over_a_pause():
         (None, 0.0, "red circle"),
         (None, 2.0, "stops"),
     ]
-
-
-def test_mirrored_words_swap_sides_only():
-    words = (Word("from", 0.0, 0.3), Word("left", 0.4), Word("top", 0.8), Word("right", 1.2))
-    assert [word.text for word in mirror_words(words)] == ["from", "right", "top", "left"]
-    assert mirror_words(mirror_words(words)) == words
 
 
 def test_a_phrase_waits_for_the_one_before_it():
