@@ -12,8 +12,7 @@ from typing import cast
 import av
 import numpy as np
 
-from data_pipelines.containers import LIBAV_ERRORS, Video, may_restart, open_container
-from data_pipelines.source_info import VideoError, why
+from data_pipelines.video_source import LIBAV_ERRORS, Video, VideoError, may_restart, open_container, why
 
 FORMATS = ("opus", "pcm")
 _OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)

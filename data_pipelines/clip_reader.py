@@ -17,7 +17,6 @@ import av
 import numpy as np
 
 from data_pipelines.audio_track import AudioFormat, AudioTrack
-from data_pipelines.containers import LIBAV_ERRORS, Video, may_restart, open_container, video_stream
 from data_pipelines.geometry import FrameSquarer
 from data_pipelines.pictures import (
     CUT_TOLERANCE_S,
@@ -27,9 +26,9 @@ from data_pipelines.pictures import (
     PictureStream,
     open_pictures,
 )
-from data_pipelines.source_info import VideoError, why
 from data_pipelines.sources import Rejected
 from data_pipelines.sources.causes import CANNOT_DECODE
+from data_pipelines.video_source import LIBAV_ERRORS, Video, VideoError, may_restart, open_container, video_stream, why
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
 

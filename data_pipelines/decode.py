@@ -27,7 +27,7 @@ from data_pipelines.pictures import (
     PictureStream,
     open_pictures,
 )
-from data_pipelines.source_info import VideoError, VideoInfo, camera_index, redact
+from data_pipelines.video_source import VideoError, VideoInfo, camera_index, redact
 from mmduplex_jax.clock import Clock
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
@@ -222,7 +222,7 @@ class Camera:
             if not arrived:
                 raise VideoError(f"{self._name} stopped giving pictures (unplugged?)")
             begin_s = now_s if begin_s is None else begin_s
-            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="bgr24")
             yield DecodedPicture(now_s - begin_s, 0.0, frame, Orientation(), "", True)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from einops import rearrange
 
-from data_pipelines.source_info import VideoError, why
+from data_pipelines.video_source import VideoError, why
 
 FITS = ("crop", "pad")
 # Formats of three planes of bytes, and how many times smaller the planes of colour are, across and down.

@@ -19,19 +19,24 @@ import numpy as np
 from av.format import Flags as FormatFlags
 from av.sidedata.sidedata import Type as SideData
 
-from data_pipelines.containers import (
+from data_pipelines.geometry import Orientation, orientation_of_matrix
+from data_pipelines.images import decode_animation
+from data_pipelines.video_source import (
     LIBAV_ERRORS,
+    LIVE_SCHEMES,
     Pipe,
     Video,
+    VideoError,
+    VideoInfo,
     is_indexed,
     is_pipe,
     may_restart,
     open_container,
+    redact,
+    scheme_of,
     video_stream,
+    why,
 )
-from data_pipelines.geometry import Orientation, orientation_of_matrix
-from data_pipelines.images import decode_animation
-from data_pipelines.source_info import LIVE_SCHEMES, VideoError, VideoInfo, redact, scheme_of, why
 from mmduplex_jax.interruptible import run_interruptibly
 
 # A recording that ends earlier than it says by more than this was cut; less is rounding of the last picture's length.

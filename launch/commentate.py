@@ -39,7 +39,7 @@ from typing import Any
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
-from data_pipelines.source_info import VideoError, VideoInfo, redact
+from data_pipelines.video_source import VideoError, VideoInfo, redact
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.client.session import RemoteSpeaker, remote_speaker
 from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker

@@ -7,7 +7,6 @@ from typing import Any
 
 from data_pipelines.clip_reader import probe
 from data_pipelines.schema import Record
-from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
 from data_pipelines.sources.folder_listing import (
     VIDEO_SUFFIXES,
@@ -25,6 +24,7 @@ from data_pipelines.sources.video_clips import (
     file_sha256,
 )
 from data_pipelines.transcripts import Transcript, TranscriptError, read_transcript
+from data_pipelines.video_source import VideoError
 from data_pipelines.word_times import spread
 
 

@@ -13,11 +13,11 @@ from absl import logging
 
 from data_pipelines.clip_reader import probe
 from data_pipelines.schema import TIMINGS
-from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
 from data_pipelines.sources.livecc_lines import AnnotationError, LiveccLines
 from data_pipelines.sources.livecc_sample import LiveccSample, parse_sample
 from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
+from data_pipelines.video_source import VideoError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from absl import logging
 from data_pipelines.clip_reader import probe
 from data_pipelines.json_text import parse_json
 from data_pipelines.schema import Record
-from data_pipelines.source_info import VideoError
 from data_pipelines.sources import Item, Rejected, causes
 from data_pipelines.sources.tar_samples import (
     Member,
@@ -27,6 +26,7 @@ from data_pipelines.sources.tar_samples import (
     samples_of,
 )
 from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of
+from data_pipelines.video_source import VideoError
 from data_pipelines.word_times import spread
 
 # The fields of a JSON file that hold captions, by the names that a configuration gives them.

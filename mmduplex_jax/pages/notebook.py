@@ -25,8 +25,8 @@ import jax
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.schema import Event
-from data_pipelines.source_info import VideoError, camera_index
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
+from data_pipelines.video_source import VideoError, camera_index
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from launch.commentate import Captions, Terminal, describe, report_of

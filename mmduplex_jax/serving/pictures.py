@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from data_pipelines.geometry import FrameSquarer, squarer
-from data_pipelines.source_info import VideoError, why
+from data_pipelines.video_source import VideoError, why
 from mmduplex_jax.serving.protocol import PREDICTED, Frame
 
 _US = Fraction(1, 1_000_000)

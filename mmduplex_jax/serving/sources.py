@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.source_info import VideoError, redact, scheme_of
+from data_pipelines.video_source import VideoError, redact, scheme_of
 from mmduplex_jax.serving.intake import Tick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.seats import ModelFacts

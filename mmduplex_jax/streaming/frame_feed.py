@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from data_pipelines.decode import Tick
-from data_pipelines.source_info import VideoInfo
+from data_pipelines.video_source import VideoInfo
 
 # What a source may be late by, before it counts as standing still.
 _STALL_S = 1.0

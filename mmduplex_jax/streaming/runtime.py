@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_pipelines.decode import Tick
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
 from mmduplex_jax.streaming.pool import TickResult

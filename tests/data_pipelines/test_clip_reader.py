@@ -13,7 +13,7 @@ from data_pipelines import clip_reader
 from data_pipelines.clip_reader import Clip, probe, read_clips
 from data_pipelines.decode import VideoReader
 from data_pipelines.pictures import PictureStream
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 from data_pipelines.windows import Window, cut_windows
 from mmduplex_jax.clock import Clock
 from tests.data_pipelines.numbered_video import CLOCK, SIDE_PX, number_in, numbered_image, write_numbered, write_tone

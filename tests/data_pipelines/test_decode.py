@@ -11,7 +11,7 @@ import pytest
 from data_pipelines.decode import VideoReader
 from data_pipelines.geometry import Orientation
 from data_pipelines.pictures import DecodedPicture
-from data_pipelines.source_info import VideoError, VideoInfo
+from data_pipelines.video_source import VideoError, VideoInfo
 from mmduplex_jax.clock import Clock
 from tests.data_pipelines.numbered_video import (
     CLOCK,

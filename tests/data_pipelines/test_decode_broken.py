@@ -8,7 +8,7 @@ import av
 import pytest
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 from tests.data_pipelines.numbered_video import CLOCK, SIDE_PX, expected, number_in, numbers, write_numbered, write_tone
 
 FASTSTART = {"movflags": "faststart"}

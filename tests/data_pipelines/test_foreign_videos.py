@@ -14,8 +14,8 @@ from data_pipelines.audio_track import AudioFormat
 from data_pipelines.clip_reader import Clip, probe, read_clips
 from data_pipelines.decode import VideoReader
 from data_pipelines.images import decode_still
-from data_pipelines.source_info import VideoError, redact
 from data_pipelines.sources import Rejected
+from data_pipelines.video_source import VideoError, redact
 from data_pipelines.windows import Window
 from tests.data_pipelines.numbered_video import (
     CLOCK,

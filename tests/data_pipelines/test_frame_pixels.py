@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.geometry import FrameSquarer, squarer
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 
 
 def smooth_frame(width: int, height: int, pix_fmt: str, seed: int = 0) -> av.VideoFrame:

@@ -15,8 +15,8 @@ import pytest
 from configs import vlm_quickstart
 from data_pipelines.decode import VideoReader
 from data_pipelines.schema import Event
-from data_pipelines.source_info import VideoError
 from data_pipelines.sources.world import WorldSource
+from data_pipelines.video_source import VideoError
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.pages import notebook

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 from mmduplex_jax.serving import sources as sources_module
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.sources import Sources, for_log

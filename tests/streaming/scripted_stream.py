@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_pipelines.decode import Picture, Tick
-from data_pipelines.source_info import VideoError, VideoInfo
+from data_pipelines.video_source import VideoError, VideoInfo
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.streaming.pool import Session

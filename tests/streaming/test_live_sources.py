@@ -12,7 +12,7 @@ import cv2
 import pytest
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.source_info import VideoError
+from data_pipelines.video_source import VideoError
 from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.streaming.frame_feed import FrameFeed
 from mmduplex_jax.streaming.runtime import Runtime
@@ -144,7 +144,7 @@ def test_a_camera_without_a_clock_is_timed_by_arrival(port: int):
 
 
 def test_an_address_that_says_nothing_is_an_error_in_time(monkeypatch):
-    monkeypatch.setattr("data_pipelines.containers._OPEN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("data_pipelines.video_source._OPEN_TIMEOUT_S", 0.5)
     error = pytest.raises(VideoError, match="no data came in time")
     with socket.create_server(("127.0.0.1", 0)) as listening, error:
         VideoReader(f"tcp://127.0.0.1:{listening.getsockname()[1]}", CLOCK, FRAME_PX)

@@ -11,8 +11,8 @@ import numpy as np
 
 from data_pipelines.decode import VideoReader
 from data_pipelines.pairs import end_of_text, spread_ticks
-from data_pipelines.source_info import VideoError, redact
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
+from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.language import gather_cache
 from mmduplex_jax.stages.vlm.caption_decoding import HOW, Decoding, decode
@@ -217,7 +217,9 @@ def pieces_of(
 
     def piece(begin: int, end: int, seen: Sequence[np.ndarray]) -> Piece:
         chosen = spread_ticks(range(len(seen)), frames)
-        return Piece(redact(source), clock.tick_time_s(begin), clock.tick_time_s(end), np.stack([seen[i] for i in chosen]))
+        return Piece(
+            redact(source), clock.tick_time_s(begin), clock.tick_time_s(end), np.stack([seen[i] for i in chosen])
+        )
 
     broken: VideoError | None = None
     number, begin, covered = 0, 0, 0

@@ -1,5 +1,9 @@
-"""Opening a container: a file, an address, bytes or a pipe; what may not be opened, and which stream is the video."""
+"""A video's source: what is known of it, how it is opened, which stream is the video; and why it cannot be.
 
+A source is a file, an address, bytes or a pipe. Whatever is wrong with one is a VideoError.
+"""
+
+import dataclasses
 import io
 import os
 import re
@@ -7,15 +11,22 @@ import select
 import stat
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 from av.stream import Disposition
 
-from data_pipelines.source_info import VideoError, scheme_of, why
+if TYPE_CHECKING:
+    from data_pipelines.geometry import Orientation
 
 Video = str | os.PathLike[str] | bytes | BinaryIO
 
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt", "tcp"})
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]+://[^\s'\"<>]+", re.IGNORECASE)
+# Who signs in: all before the last "@" of the host, also where a password has a character that should be escaped.
+_SIGN_IN = re.compile(r"://(?:[^/?#]*@|[^/?#:@\[]*:(?!\d*[/?#]).*@)")
+_SECRET = re.compile(r"([\w.-]*(?:pass|pwd|token|secret|key|sig|auth|credential)[\w.-]*)=[^&;,|)]+", re.IGNORECASE)
 # What libav and PyAV raise of a file's content: UnicodeDecodeError is a ValueError, OverflowError an ArithmeticError.
 LIBAV_ERRORS = (av.error.FFmpegError, OSError, EOFError, ValueError, ArithmeticError, LookupError, MemoryError)
 # libav reads any text file as terminal art; nobody means that by a video.
@@ -33,6 +44,80 @@ _INDEXED = frozenset({"mov", "mp4", "matroska", "webm"})
 # Containers that count their packets: where a count is missing libav marks the picture there, which may be whole.
 _COUNTED = frozenset({"mpegts", "mpeg", "hls", "rtp_mpegts"})
 _ENCRYPTED_TAGS = frozenset({"encv", "drmi"})
+
+
+class VideoError(ValueError):
+    """A source that is no video, has no picture, or is broken; the message names it, where, and why."""
+
+
+@dataclasses.dataclass
+class VideoInfo:
+    """Facts about a source.
+
+    Attributes:
+      source: path, URL or camera index, without passwords.
+      width_px, height_px: size as shown (after rotation).
+      rate_hz: average pictures a second, if known.
+      duration_s: what the container claims, if anything.
+      codec: its name.
+      live: has no end and cannot wait.
+      notes: what had to be assumed, each said once.
+      endless: no end is known, as of whatever is live, a playlist that grows, or a pipe.
+      in_segments: endless, and delivered in pieces of some seconds, each at once.
+    """
+
+    source: str
+    width_px: int
+    height_px: int
+    rate_hz: float | None
+    duration_s: float | None
+    codec: str
+    live: bool
+    notes: list[str] = dataclasses.field(default_factory=list)
+    endless: bool = False
+    in_segments: bool = False
+
+    def __post_init__(self):
+        self.endless = self.endless or self.live
+
+    def note(self, text: str) -> None:
+        """Adds a note; a repeated kind (same words but for numbers) is kept once, so that notes stay bounded."""
+        kind = re.sub(r"[\d.]+", "#", text)
+        if all(re.sub(r"[\d.]+", "#", known) != kind for known in self.notes):
+            self.notes.append(text)
+
+    def turn(self, width_px: int, height_px: int, orientation: "Orientation") -> None:
+        """Sets the shown size of stored pictures under a rotation."""
+        self.width_px, self.height_px = (height_px, width_px) if orientation.transpose else (width_px, height_px)
+        # A swap of rows and columns mirrors too, so a turn is a swap with one mirror, or two mirrors, or nothing.
+        if orientation.transpose == (orientation.flip_x == orientation.flip_y):
+            self.note("the container mirrors the picture, besides turning it")
+
+
+def scheme_of(source: str) -> str | None:
+    """The scheme of a URL, as `https`; None for a path."""
+    match = _SCHEME.match(source)
+    return match.group(1).lower() if match else None
+
+
+def camera_index(source: str) -> int | None:
+    """The number of a camera, unless a file of that name exists."""
+    return int(source) if source.isdecimal() and not os.path.exists(source) else None
+
+
+def redact(text: str) -> str:
+    """A text with `***` for who signs in at its addresses, and for the passwords, keys and tokens asked of them.
+
+    Whatever shows a source to somebody (output, reports, errors, logs) passes through here first.
+    """
+    return _ADDRESS.sub(lambda address: _SECRET.sub(r"\1=***", _SIGN_IN.sub("://***@", address[0])), text)
+
+
+def why(error: BaseException) -> str:
+    """The cause in an error of libav without its number and path."""
+    if isinstance(error, av.error.ExitError | TimeoutError):
+        return "no data came in time"  # libav itself says "Immediate exit requested" of its time limit
+    return redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def open_container(video: "Video | Pipe", name: str, *, trusted: bool = False) -> av.container.InputContainer:
