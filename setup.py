@@ -7,7 +7,7 @@ continuous integration installs are in `requirements/`.
 import re
 from pathlib import Path
 
-from setuptools import find_namespace_packages, find_packages, setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.findall(r'^__version__ = "(.+)"$', (ROOT / "mmduplex_jax/__init__.py").read_text("utf-8"), re.M)[0]
@@ -92,12 +92,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=[
-        *find_packages(include=["mmduplex_jax*", "configs*", "launch*", "data_pipelines*"]),
-        # Weights are data without modules; installed beside `launch`, they lie where the checkout has them.
-        *find_namespace_packages(include=["checkpoints*"], exclude=["*__pycache__*"]),
-    ],
-    package_data={"mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*"], "checkpoints.shipped": ["*"]},
+    # The library. Commands (`launch`) and what they are given (`configs`) are used from a checkout.
+    packages=find_packages(include=["mmduplex_jax*", "data_pipelines*"]),
+    package_data={"mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*", "weights/shipped/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

@@ -29,7 +29,7 @@ import numpy as np
 
 from data_pipelines.schema import Event
 from data_pipelines.world import WorldConfig, make_clip, split_phrases
-from mmduplex_jax.commentator import Speaker, trained_speaker
+from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
 from mmduplex_jax.streaming.batch import UNCAPPED
@@ -65,7 +65,7 @@ def make_stream(look: str, frame_px: int, window_s: float, windows: int, cuts: b
 
 
 def free_run(
-    speaker: Speaker,
+    model: Commentator,
     frames: Sequence[UInt8[np.ndarray, "T H W 3"]],
     delay_steps: int,
     pad_bias: float,
@@ -75,14 +75,14 @@ def free_run(
     """int32 `[B, S]`: the slots that streams say.
 
     Args:
-      speaker: the model.
+      model: the model.
       frames: of every stream, all equally long.
       delay_steps: steps that words run behind the picture.
       pad_bias: added to silence's logit.
       part_s: so much goes to the device at once.
       anew: begin every part as if nothing had been before it.
     """
-    live, stride = speaker.live, speaker.clock.video_stride
+    live, stride = model.live, model.clock.video_stride
     batch, ticks = len(frames), len(frames[0])
     settings = jnp.ones(batch, bool), jnp.full(batch, delay_steps, jnp.int32), jnp.full(batch, pad_bias, jnp.float32)
     uncapped = jnp.full(batch, UNCAPPED, jnp.int32)
@@ -100,30 +100,30 @@ def free_run(
         return state, tokens.reshape(-1, batch)
 
     begin = jax.jit(lambda params: live.init_state(params, batch))
-    state = begin(speaker.params)
-    per_part = speaker.clock.ticks_in(part_s)
+    state = begin(model.params)
+    per_part = model.clock.ticks_in(part_s)
     said = []
     for first in range(0, ticks, per_part):
         part = np.stack([stream[first : first + per_part] for stream in frames], axis=1)
         if anew and first:
-            state = begin(speaker.params)
-        state, tokens = run(speaker.params, state, part)
+            state = begin(model.params)
+        state, tokens = run(model.params, state, part)
         said.append(np.asarray(tokens))
         print(f"\r{min(ticks, first + per_part) / ticks:4.0%} watched", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return np.concatenate(said).T
 
 
-def long_speech(speaker: Speaker, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
+def long_speech(model: Commentator, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
     """Lets the model watch the streams, and counts; see `evals/long_streams.report`."""
-    clock, delay = speaker.clock, speaker.delays.usual
+    clock, delay = model.clock, model.delays.usual
     part_s = window_s if args.anew else _PART_S
-    slots = free_run(speaker, [stream.frames for stream in streams], delay, args.pad_bias, part_s, args.anew)
+    slots = free_run(model, [stream.frames for stream in streams], delay, args.pad_bias, part_s, args.anew)
     windows = round(clock.tick_time_s(len(streams[0].frames)) / window_s)
     counts = []
     for row, stream in zip(slots, streams, strict=True):
-        said = [TimedText(word.text, word.t_video_s) for word in decode_words(row, speaker.tokenizer, clock, delay)]
-        phrases = phrases_in(row, speaker.tokenizer, clock, split_phrases)
+        said = [TimedText(word.text, word.t_video_s) for word in decode_words(row, model.tokenizer, clock, delay)]
+        phrases = phrases_in(row, model.tokenizer, clock, split_phrases)
         counts.append(count(said, stream.words, stream.events, phrases, window_s, windows))
     return report(np.stack(counts), window_s)
 
@@ -172,22 +172,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is asked for, and returns the exit code."""
     args = parser().parse_args(argv)
     try:
-        speaker = trained_speaker(args.checkpoint)
-        window_s = float(speaker.config.data.clip_s)
+        model = load(args.checkpoint)
+        window_s = float(model.config.data.clip_s)
         windows = round(60.0 * args.minutes / window_s)
         if windows < 2 or args.streams < 1:
             raise ValueError(f"at least 2 windows of {window_s} s and 1 stream are needed")
     except (ValueError, OSError) as error:
         print(f"long_speech: {error}", file=sys.stderr)
         return 2
-    make = functools.partial(make_stream, args.look, speaker.frame_px, window_s, windows, args.scene == "cuts")
+    make = functools.partial(make_stream, args.look, model.frame_px, window_s, windows, args.scene == "cuts")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
         streams = list(processes.map(make, range(args.streams)))
-    found = long_speech(speaker, streams, window_s, args)
+    found = long_speech(model, streams, window_s, args)
     show(found)
     if args.json:
         asked = {
-            "model": speaker.name,
+            "model": model.name,
             "look": args.look,
             "scene": args.scene,
             "minutes": args.minutes,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.step_times import world_frames
-from mmduplex_jax.commentator import Speaker
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.slot import StreamOutput
@@ -26,7 +26,7 @@ class Saturated:
 
     def __init__(
         self,
-        speaker: Speaker,
+        model: Commentator,
         *,
         streams: int = 1,
         ahead: int = 1,
@@ -35,20 +35,20 @@ class Saturated:
         """Compiles.
 
         Args:
-          speaker: who watches.
+          model: who watches.
           streams: seats, all taken.
           ahead: see `StreamPool`.
           on_output: takes every stream's outputs.
         """
-        self._clock = speaker.clock
+        self._clock = model.clock
         self.pool = StreamPool(
-            speaker.live, speaker.params, speaker.tokenizer, speaker.clock, speaker.config.frame_px, slots=streams,
-            policy=DeadlinePolicy(ladder=(Level(),), gather_s=0.0), tokens_per_s_max=speaker.tokens_per_s_max,
+            model.live, model.params, model.tokenizer, model.clock, model.config.frame_px, slots=streams,
+            policy=DeadlinePolicy(ladder=(Level(),), gather_s=0.0), tokens_per_s_max=model.tokens_per_s_max,
             ahead=ahead,
         )  # fmt: skip
-        delay_steps = speaker.config.delay.eval
+        delay_steps = model.config.delay.eval
         self._seats = [self.pool.join(delay_steps=delay_steps, live=False, on_output=on_output) for _ in range(streams)]
-        clips = world_frames(speaker, clips=_CLIPS)
+        clips = world_frames(model, clips=_CLIPS)
         self._frames, self._clip_ticks = np.concatenate(clips), clips.shape[1]
         self.cycle, self.ticks = len(self._frames), 0
 

@@ -21,7 +21,7 @@ from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.commentator import Speaker
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.slot import StreamHandle, StreamOutput
@@ -73,7 +73,7 @@ def _play(players: Sequence[_Player], until_s: float) -> None:
 
 
 def held(
-    speaker: Speaker, sessions: int, length_s: float, files: Sequence[Path], warm_s: float = _WARM_S
+    model: Commentator, sessions: int, length_s: float, files: Sequence[Path], warm_s: float = _WARM_S
 ) -> dict[str, Any]:
     """Plays so many streams for `length_s`, after `warm_s`, and says how late they were answered.
 
@@ -82,10 +82,10 @@ def held(
       step; `dropped_frames`; `rungs`, rounds on rungs over the first; `round_share`, of the time that passed, in which
       the device and the host were busy with rounds.
     """
-    clock = speaker.clock
+    clock = model.clock
     pool = StreamPool(
-        speaker.live, speaker.params, speaker.tokenizer, clock, speaker.frame_px,
-        slots=sessions, policy=DeadlinePolicy(), tokens_per_s_max=speaker.tokens_per_s_max,
+        model.live, model.params, model.tokenizer, clock, model.frame_px,
+        slots=sessions, policy=DeadlinePolicy(), tokens_per_s_max=model.tokens_per_s_max,
     )  # fmt: skip
     began_s = time.monotonic() + 0.5
     counts_from_s, until_s = began_s + warm_s, began_s + warm_s + length_s
@@ -99,8 +99,8 @@ def held(
             if output.step % clock.video_stride == 0 and counts_from_s <= now_s < until_s:
                 lags_s.append(now_s - player_began_s - output.t_video_s)
 
-        handle = pool.join(delay_steps=speaker.delays.usual, on_output=heard)
-        return _Player(handle, files[number % len(files)], clock, speaker.frame_px, player_began_s)
+        handle = pool.join(delay_steps=model.delays.usual, on_output=heard)
+        return _Player(handle, files[number % len(files)], clock, model.frame_px, player_began_s)
 
     players = [join(number) for number in range(sessions)]
     pool.start()
@@ -147,11 +147,11 @@ def largest_held(is_held: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def real_time_sessions(speaker: Speaker, length_s: float, most: int) -> dict[str, Any]:
+def real_time_sessions(model: Commentator, length_s: float, most: int) -> dict[str, Any]:
     """Looks for the largest number of streams that is held.
 
     Args:
-      speaker: who watches.
+      model: who watches.
       length_s: how long each number is played.
       most: no larger number is tried.
 
@@ -164,7 +164,7 @@ def real_time_sessions(speaker: Speaker, length_s: float, most: int) -> dict[str
         files = [write_clip_files(folder, world, 0, index).video for index in range(_FILES)]
 
         def is_held(sessions: int) -> bool:
-            trials.append(held(speaker, sessions, length_s, files))
+            trials.append(held(model, sessions, length_s, files))
             print(trials[-1], flush=True)
             return bool(trials[-1]["held"])
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.saturated import Saturated
-from mmduplex_jax.commentator import Speaker
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.streaming.slot import StreamOutput
 
 # How long a fresh stream watches before it is timed, at least; windows are shorter.
@@ -38,10 +38,10 @@ class Watcher:
       words, tokens: said and spent since they were last cleared.
     """
 
-    def __init__(self, speaker: Speaker):
+    def __init__(self, model: Commentator):
         self._last_s = 0.0
         self.clear()
-        self.loop = Saturated(speaker, on_output=self._hear)
+        self.loop = Saturated(model, on_output=self._hear)
 
     def clear(self) -> None:
         """Forgets the counts."""
@@ -65,12 +65,12 @@ class Watcher:
 
 
 def simulated_hours(
-    speaker: Speaker, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0
+    model: Commentator, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0
 ) -> dict[str, Any]:
     """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one seat.
 
     Args:
-      speaker: who watches.
+      model: who watches.
       hours: of the stream's time.
       part_s: the time of a row.
       compared_s: then so much more in turns with fresh streams; it is timed for each of the three.
@@ -80,8 +80,8 @@ def simulated_hours(
       first and the last of them make: `memory_drift`, `p99_ratio`; `compared`, see `in_turns`; `recompilations`;
       `real_time_factor`.
     """
-    clock = speaker.clock
-    old = Watcher(speaker)
+    clock = model.clock
+    old = Watcher(model)
     parts: list[dict[str, float]] = []
     ticks, per_part = clock.ticks_in(hours * 3600.0), clock.ticks_in(part_s)
     began_s = time.perf_counter()
@@ -101,7 +101,7 @@ def simulated_hours(
         )
         print(parts[-1], flush=True)
     wall_s = time.perf_counter() - began_s
-    compared = in_turns(speaker, old, compared_s) if compared_s else None
+    compared = in_turns(model, old, compared_s) if compared_s else None
     statistics = old.loop.pool.statistics()
     old.loop.close()
     return {
@@ -115,15 +115,15 @@ def simulated_hours(
     }
 
 
-def in_turns(speaker: Speaker, old: Watcher, compared_s: float) -> dict[str, float]:
+def in_turns(model: Commentator, old: Watcher, compared_s: float) -> dict[str, float]:
     """Times an old stream, a fresh one and another fresh one in turns of some seconds, in changing order.
 
     Returns:
       `p50_ms` and `p99_ms` of `old`, `fresh` and `again`; `old_to_fresh_p50`, `old_to_fresh_p99`, and the same of
       `again` to `fresh`, whose distance from 1 is chance; `turns` of each.
     """
-    clock = speaker.clock
-    watchers = {"old": old, "fresh": Watcher(speaker), "again": Watcher(speaker)}
+    clock = model.clock
+    watchers = {"old": old, "fresh": Watcher(model), "again": Watcher(model)}
     for watcher in watchers.values():
         # All stand at the same frame afterwards, the fresh ones at their own ages.
         watcher.watch(-watcher.loop.ticks % watcher.loop.cycle)

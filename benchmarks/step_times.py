@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.stepper import Stepper, percentiles, timed
 from data_pipelines.world import WorldConfig, make_clip
-from mmduplex_jax.commentator import Speaker
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.layers import ring
 from mmduplex_jax.models.dual_stream import LiveState
 from mmduplex_jax.models.live import LiveModel
@@ -27,31 +27,31 @@ _WARM_STEPS = 20
 _CLIPS = 8
 
 
-def with_every_row(speaker: Speaker) -> Speaker:
+def with_every_row(model: Commentator) -> Commentator:
     """The same with as many words as its table has rows; where they are fewer, a compiler leaves the other rows out.
 
     A random model's tokenizer is the world's, of few words; the table is as large as that of the model it stands for.
     """
-    live = speaker.live
+    live = model.live
     return dataclasses.replace(
-        speaker, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.vocab_rows))
+        model, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.vocab_rows))
     )
 
 
-def world_frames(speaker: Speaker, clips: int) -> np.ndarray:
+def world_frames(model: Commentator, clips: int) -> np.ndarray:
     """uint8 `[clips, T, H, W, 3]`: the world's rich look, of the model's size."""
-    config = WorldConfig(look="rich", frame_px=speaker.config.frame_px)
+    config = WorldConfig(look="rich", frame_px=model.config.frame_px)
     return np.stack([make_clip(config, 0, index).frames for index in range(clips)])
 
 
-def whole_stepper(speaker: Speaker, batch: int) -> Stepper:
+def whole_stepper(model: Commentator, batch: int) -> Stepper:
     """The model's live step, as a pool dispatches it, every row active: `tick` (with a frame) and `between` (text)."""
-    rows = StreamBatch(speaker.live, speaker.params, speaker.config.frame_px, count=batch)
-    delay_steps = speaker.config.delay.eval
+    rows = StreamBatch(model.live, model.params, model.config.frame_px, count=batch)
+    delay_steps = model.config.delay.eval
     rows.configure(np.full(batch, delay_steps), np.zeros(batch), np.full(batch, UNCAPPED))
-    stride = speaker.clock.video_stride
+    stride = model.clock.video_stride
     clips = min(batch, _CLIPS)
-    frames = world_frames(speaker, clips)[np.arange(batch) % clips].swapaxes(0, 1)
+    frames = world_frames(model, clips)[np.arange(batch) % clips].swapaxes(0, 1)
     active = np.ones(batch, bool)
     sent, done = rows.send(np.ascontiguousarray(frames[0])), 0
 
@@ -68,28 +68,28 @@ def whole_stepper(speaker: Speaker, batch: int) -> Stepper:
     return Stepper(shares, lambda: nullcontext(step), rows.compile_s)
 
 
-def whole_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
+def whole_steps(model: Commentator, batch: int, steps: int) -> dict[str, Any]:
     """What `whole_stepper` takes.
 
     Returns:
       `all`, `tick` (with a frame) and `between` (text alone), each as `percentiles` gives them, and `compile_s`.
     """
-    stepper = whole_stepper(speaker, batch)
+    stepper = whole_stepper(model, batch)
     times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
     found: dict[str, Any] = {kind: percentiles(times_s[kind], batch) for kind in times_s}
     everything = [t for kind in times_s for t in times_s[kind]]
     return {"between": None} | found | {"all": percentiles(everything, batch), "compile_s": round(stepper.compile_s, 1)}
 
 
-def text_stepper(speaker: Speaker, batch: int, watched_s: float = 0.0) -> Stepper:
+def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Stepper:
     """The text stream's step alone, its rings of video in place: what a language model of that shape costs, live.
 
     Args:
-      speaker: whose text stream.
+      model: whose text stream.
       batch: streams.
       watched_s: how long they have been watching; their rings are filled accordingly, with noise.
     """
-    live = speaker.live
+    live = model.live
     if not isinstance(live, LiveModel):
         raise TypeError(f"a LiveModel is needed, got {type(live).__name__}")
     module = live.module
@@ -99,11 +99,11 @@ def text_stepper(speaker: Speaker, batch: int, watched_s: float = 0.0) -> Steppe
         token = jnp.argmax(logits.at[:, live.config.start_id].set(-jnp.inf), axis=-1).astype(jnp.int32)
         return state._replace(token=token), token
 
-    params = jax.device_put(speaker.params)
+    params = jax.device_put(model.params)
     state = jax.jit(lambda p: live.init_state(p, batch))(params)
     if watched_s:
         state = watched(live, state, watched_s)
-    settings = jax.device_put((np.full(batch, speaker.config.delay.eval, np.int32), np.ones(batch, bool)))
+    settings = jax.device_put((np.full(batch, model.config.delay.eval, np.int32), np.ones(batch, bool)))
     started_s = time.perf_counter()
     compiled = jax.jit(take, donate_argnums=1).lower(params, state, *settings).compile()
     compile_s = time.perf_counter() - started_s
@@ -117,9 +117,9 @@ def text_stepper(speaker: Speaker, batch: int, watched_s: float = 0.0) -> Steppe
     return Stepper({"all": 1.0}, lambda: nullcontext(step), compile_s)
 
 
-def text_steps(speaker: Speaker, batch: int, steps: int) -> dict[str, Any]:
+def text_steps(model: Commentator, batch: int, steps: int) -> dict[str, Any]:
     """What `text_stepper` takes: `all`, as `percentiles` gives it, and `compile_s`."""
-    stepper = text_stepper(speaker, batch)
+    stepper = text_stepper(model, batch)
     times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
     return {"all": percentiles(times_s["all"], batch), "compile_s": round(stepper.compile_s, 1)}
 

@@ -22,12 +22,12 @@ Arms = Callable[..., Stepper]
 def ours(config: str) -> Arms:
     """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a config with random parameters."""
     from benchmarks.step_times import text_stepper, whole_stepper, with_every_row
-    from mmduplex_jax.commentator import random_speaker
+    from mmduplex_jax.commentator import random_commentator
 
-    speaker = with_every_row(random_speaker(config, seed=0))
+    model = with_every_row(random_commentator(config, seed=0))
 
     def arm(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
-        return whole_stepper(speaker, batch) if part == "whole" else text_stepper(speaker, batch, watched_s)
+        return whole_stepper(model, batch) if part == "whole" else text_stepper(model, batch, watched_s)
 
     return arm
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
-    python -m benchmarks.streaming --checkpoint=checkpoints/shipped --batches= --simulated_hours=24 --json=day.json
-    python -m benchmarks.streaming --checkpoint=checkpoints/shipped --batches= --sessions=1024 --json=sessions.json
+    python -m benchmarks.streaming --checkpoint=shipped --batches= --simulated_hours=24 --json=day.json
+    python -m benchmarks.streaming --checkpoint=shipped --batches= --sessions=1024 --json=sessions.json
     python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
@@ -35,7 +35,7 @@ from benchmarks.sessions import real_time_sessions
 from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
-from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Commentator, load, random_commentator
 
 PARTS = {"text": text_steps, "whole": whole_steps}
 
@@ -93,12 +93,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def step_times(speaker: Speaker, batches: Sequence[int], parts: Sequence[str], steps: int) -> list[dict[str, Any]]:
+def step_times(model: Commentator, batches: Sequence[int], parts: Sequence[str], steps: int) -> list[dict[str, Any]]:
     """A row for every part and batch."""
     rows = []
     for part in parts:
         for batch in batches:
-            found = PARTS[part](speaker, batch, steps)
+            found = PARTS[part](model, batch, steps)
             rows.append({"part": part, "batch": batch, "steps": steps, **found})
             for name in ("all", "tick", "between"):
                 if found.get(name):
@@ -140,19 +140,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             )  # fmt: skip
         if not peers or args.simulated_hours or args.sessions:
             if args.checkpoint:
-                speaker = trained_speaker(args.checkpoint)
+                model = load(args.checkpoint)
             else:
-                speaker = with_every_row(random_speaker(args.config, seed=0))
-            report["model"] = speaker.name
-            report["steps"] = [] if peers else step_times(speaker, batches, parts, args.steps)
+                model = with_every_row(random_commentator(args.config, seed=0))
+            report["model"] = model.name
+            report["steps"] = [] if peers else step_times(model, batches, parts, args.steps)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"streaming: {error}", file=sys.stderr)
         return 2
     if args.sessions:
-        report["sessions"] = real_time_sessions(speaker, args.session_s, args.sessions)
+        report["sessions"] = real_time_sessions(model, args.session_s, args.sessions)
         print(f"{report['sessions']['largest']} sessions in real time, of at most {args.sessions} tried")
     if args.simulated_hours:
-        report["long"] = found = simulated_hours(speaker, args.simulated_hours, args.part_s)
+        report["long"] = found = simulated_hours(model, args.simulated_hours, args.part_s)
         print(
             f"{found['hours']} h at {found['real_time_factor']} x real time: memory {found['memory_drift']:+.2%}, "
             f"p99 of the last part {found['p99_ratio']:.3f} x the first's, {found['recompilations']} recompilations"

@@ -1,6 +1,6 @@
 """The loop's timeline before and after rounds overlap, from the profiler's own events.
 
-    python -m benchmarks.timeline --checkpoint=checkpoints/shipped --out=traces
+    python -m benchmarks.timeline --checkpoint=shipped --out=traces
 
 The same frames run through two pools as fast as they can: one waits for every round before it dispatches the next
 (`ahead=0`), one dispatches a round while the last is on the device (`ahead=1`, as everything here runs). Rounds of
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks.saturated import Saturated
-from mmduplex_jax.commentator import Speaker, random_speaker, trained_speaker
+from mmduplex_jax.commentator import Commentator, load, random_commentator
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
@@ -149,9 +149,9 @@ def record(loop: Saturated, ticks: int, folder: Path) -> Timeline:
     return read_timeline(folder)
 
 
-def compare(speaker: Speaker, streams: int, ticks: int, rounds: int, out: Path) -> list[dict[str, Any]]:
+def compare(model: Commentator, streams: int, ticks: int, rounds: int, out: Path) -> list[dict[str, Any]]:
     """A row for each of `AHEAD`: medians over the rounds of what `shares` gives, and `round_ms`, not recorded."""
-    loops = {ahead: Saturated(speaker, streams=streams, ahead=ahead) for ahead in AHEAD}
+    loops = {ahead: Saturated(model, streams=streams, ahead=ahead) for ahead in AHEAD}
     for loop in loops.values():
         loop.run(_WARM_TICKS)
     found: dict[int, list[dict[str, float]]] = {ahead: [] for ahead in AHEAD}
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min([*streams, args.rounds], default=0) < 1 or args.ticks < 8:
         flags.error("--streams and --rounds are positive, --ticks at least 8")
     try:
-        speaker = random_speaker(args.config, seed=0) if args.config else trained_speaker(args.checkpoint)
+        model = random_commentator(args.config, seed=0) if args.config else load(args.checkpoint)
     except (ValueError, OSError) as error:
         print(f"timeline: {error}", file=sys.stderr)
         return 2
@@ -208,10 +208,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.exists() and any(out.iterdir()):
         print(f"timeline: {out} is not empty", file=sys.stderr)
         return 2
-    rows = [row for number in streams for row in compare(speaker, number, args.ticks, args.rounds, out)]
+    rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
     if args.json:
         device = jax.devices()[0].device_kind
-        report = {"model": speaker.name, "device": device, "ticks": args.ticks, "rows": rows}
+        report = {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -1,4 +1,4 @@
-r"""The checkpoint in `checkpoints/shipped`: the quick start's model, a little larger, on both looks of the world.
+r"""The checkpoint `mmduplex_jax/weights/shipped`: the quick start's model, a little larger, on both looks of the world.
 
 Its tokenizer learns from timed words first (`:bflow`), then the commentator begins with it. It is made for all delays
 from one step to six.
@@ -9,12 +9,12 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
           python -m launch.train --config=configs/shipped.py:bflow --workdir=runs/shipped_bflow
           python -m launch.train --config=configs/shipped.py --workdir=runs/shipped \
               --config.init_from.tokenizer=runs/shipped_bflow
-          python -m launch.export --checkpoint=runs/shipped --out=checkpoints/shipped
+          python -m launch.export --checkpoint=runs/shipped --out=mmduplex_jax/weights/shipped
 Hardware: 4 CPU cores, 4 GB.
 Time:     15 and 43 minutes with much other work on the machine (3.9 and 3.1 steps a second with less), after 5 minutes
           for the data.
-Expected: event F1 0.98 on `plain` and 0.82 on `rich`: `checkpoints/shipped/metadata.json`. At the smallest delay 0.87
-          on `plain`, 0.16 s after the event at the median.
+Expected: event F1 0.98 on `plain` and 0.82 on `rich`: `mmduplex_jax/weights/shipped/metadata.json`. At the smallest
+          delay 0.87 on `plain`, 0.16 s after the event at the median.
 """
 
 from ml_collections import config_dict

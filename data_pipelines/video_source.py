@@ -80,6 +80,12 @@ class VideoInfo:
     def __post_init__(self):
         self.endless = self.endless or self.live
 
+    def __str__(self) -> str:
+        """Codec, size, rate and length in a few words, as far as they are known."""
+        length = f", {self.duration_s:.1f} s" if self.duration_s else ""
+        rate = f" at {self.rate_hz:.4g} Hz" if self.rate_hz else ""
+        return f"{self.codec} {self.width_px}x{self.height_px}{rate}{length}"
+
     def note(self, text: str) -> None:
         """Adds a note; a repeated kind (same words but for numbers) is kept once, so that notes stay bounded."""
         kind = re.sub(r"[\d.]+", "#", text)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
-from mmduplex_jax.commentator import random_speaker, trained_speaker
+from mmduplex_jax.commentator import load, random_commentator
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             configure_logs(args.log)
             # (Its processes load their libraries while the model is loaded and compiled.)
             with DecoderProcesses(settings.limits.decode_s) as decoders:
-                model = random_speaker(args.random_init, args.seed) if args.random_init else None
-                run_server(model or trained_speaker(args.checkpoint), settings, decoders)
+                model = random_commentator(args.random_init, args.seed) if args.random_init else None
+                run_server(model or load(args.checkpoint), settings, decoders)
     except (ValueError, OSError) as error:
         flush_logs()
         print(f"serve: {error}", file=sys.stderr)

@@ -1,24 +1,54 @@
-"""Something that can commentate: a trained model from a folder, or a config with random parameters."""
+"""A model that commentates: `load` one and let it watch a file, an address, a camera, or your own frames.
 
+import mmduplex_jax as mm
+
+model = mm.load()                                 # the shipped model, or a folder
+for word in model.commentate("video.mp4"):        # words with the time of the picture and of being said
+    print(word)
+
+stream = model.stream()
+words = stream.push(frame, t_s)                   # one's own frames, RGB uint8 of any size
+words += stream.close()
+"""
+
+import contextlib
 import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from data_pipelines.decode import VideoReader
+from data_pipelines.geometry import squarer
+from data_pipelines.pictures import DEFAULT_RATE_HZ
+from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.streaming.captions import CaptionFile
 from mmduplex_jax.streaming.pool import Session
+from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
+from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
+from mmduplex_jax.streaming.statistics import RunStatistics
+from mmduplex_jax.streaming.tick_sampler import TickSampler
 from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.trained import Trained, load_tokenizer, load_trained
+from mmduplex_jax.word_decoder import TimedWord
+
+# A picture of one's own stands for so long when none follows; then the stream's time jumps to the next one.
+_GAP_S = 10.0
 
 
 class Delays(NamedTuple):
@@ -28,10 +58,20 @@ class Delays(NamedTuple):
     most: int
     usual: int
 
+    def chosen(self, delay_steps: int | None) -> int:
+        """The delay that is asked for, or the usual one; ValueError where the model was not made for it."""
+        if delay_steps is None:
+            return self.usual
+        if not self.least <= delay_steps <= self.most:
+            raise ValueError(
+                f"a delay of {delay_steps} steps: this model was made for delays of {self.least} to {self.most} steps"
+            )
+        return delay_steps
 
-@dataclasses.dataclass(frozen=True)
-class Speaker:
-    """A live model with everything that a stream needs.
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Commentator:
+    """A live model with everything that a stream needs. The first stream compiles its step, later ones use it again.
 
     Attributes:
       name: what to call it in a report.
@@ -39,6 +79,7 @@ class Speaker:
       params: its parameters, unboxed.
       config: of its training.
       tokenizer: its words.
+      steps: how long it was trained; 0 for random parameters.
     """
 
     name: str
@@ -46,6 +87,11 @@ class Speaker:
     params: PyTree
     config: ConfigDict
     tokenizer: TextTokenizer
+    steps: int = 0
+    _idle: list[Session] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Commentator: {self.name}, {self.frame_px} px at {self.clock.tick_hz:g} Hz, {self.steps:,} steps>"
 
     @property
     def clock(self) -> Clock:
@@ -69,38 +115,229 @@ class Speaker:
         delay = self.config.delay
         return Delays(delay.min, delay.max, delay.eval)
 
-    def session(self, delay_steps: int, pad_bias: float = 0.0) -> Session:
-        """A stream over this model, compiled.
+    def commentate(
+        self,
+        source: str | os.PathLike[str] | int,
+        *,
+        delay_steps: int | None = None,
+        pad_bias: float = 0.0,
+        fit: str = "crop",
+        image_rate_hz: float = DEFAULT_RATE_HZ,
+        realtime: bool = False,
+        max_s: float | None = None,
+    ) -> Iterator[TimedWord]:
+        """Watches a video and yields its words as they come.
 
         Args:
-          delay_steps: steps that the words run behind the picture; the config says which were trained.
+          source: a file, an address that PyAV opens, a camera's number, or a folder of pictures.
+          delay_steps: steps that the words run behind the picture; the config's usual delay where it is not given.
           pad_bias: added to silence's logit; more is quieter.
+          fit: how a wide picture becomes the model's square: "crop" its centre, or "pad" it with black.
+          image_rate_hz: pictures a second of a folder.
+          realtime: watch at the video's own speed, and drop frames rather than fall behind; always so for live sources.
+          max_s: watch no more than this.
+
+        Raises:
+          VideoError: it is no video, or broke on the way: then after the words that were said until there.
+          ValueError: a setting that the model was not made for.
         """
+        session = self.session(delay_steps, pad_bias)
+        with VideoReader(source, self.clock, self.frame_px, fit, trusted=True, image_rate_hz=image_rate_hz) as reader:
+            runtime = Runtime(session, reader, realtime=realtime)
+            try:
+                yield from runtime.words(max_s)
+            except GeneratorExit:  # whoever took the words has heard enough
+                self._idle.append(session)
+                raise
+        self._idle.append(session)
+        if runtime.error is not None:
+            raise runtime.error
+
+    def stream(self, *, delay_steps: int | None = None, pad_bias: float = 0.0, fit: str = "crop") -> "CommentaryStream":
+        """Begins a stream of one's own frames; settings as of `commentate`."""
+        return CommentaryStream(self, self.session(delay_steps, pad_bias), fit)
+
+    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Session:
+        """A stream over ticks of the model's own clock and frame size, compiled; settings as of `commentate`.
+
+        Raises:
+          ValueError: a delay that was not trained, or a bias that is no number.
+        """
+        delay_steps = self.delays.chosen(delay_steps)
+        if self._idle:
+            session = self._idle.pop()
+            session.configure(delay_steps=delay_steps, pad_bias=pad_bias)
+            return session
         return Session(
             self.live,
             self.params,
             self.tokenizer,
             self.clock,
-            self.config.frame_px,
+            self.frame_px,
             delay_steps=delay_steps,
             pad_bias=pad_bias,
         )
 
 
-def trained_speaker(folder: str | Path | None) -> Speaker:
-    """From a checkpoint (see `load_trained`); ValueError where it is of a stage that does not speak."""
-    return speaker_of(load_trained(folder), "the shipped model" if folder is None else f"the model in {folder}")
+class Commentates(Protocol):
+    """What `recording` needs of a model: `Commentator` has it, and so has the model of a server."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def frame_px(self) -> int: ...
+    @property
+    def tokens_per_s_max(self) -> int: ...
+    @property
+    def delays(self) -> Delays: ...
+    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Watching: ...
 
 
-def speaker_of(trained: Trained, name: str) -> Speaker:
+@contextlib.contextmanager
+def recording(
+    model: Commentates,
+    source: str | os.PathLike[str] | int,
+    *,
+    delay_steps: int | None = None,
+    pad_bias: float = 0.0,
+    fit: str = "crop",
+    image_rate_hz: float = DEFAULT_RATE_HZ,
+    realtime: bool = False,
+    captions: str | os.PathLike[str] | None = None,
+    film: str | os.PathLike[str] | None = None,
+    listeners: Sequence[Listener] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Runtime]:
+    """A run over a video, open and ready, whose words are also written to files.
+
+    Args:
+      model: that watches.
+      source, delay_steps, pad_bias, fit, image_rate_hz, realtime: as of `Commentator.commentate`.
+      captions: a .vtt or .srt with the words.
+      film: an .mp4 of the video with the words as subtitles and the tokens' places.
+      listeners: that take the words, too.
+      say: takes a line about what is going on.
+
+    Raises:
+      VideoError: it is no video.
+      ValueError: a setting that the model was not made for.
+    """
+    delay_steps = model.delays.chosen(delay_steps)
+    with VideoReader(
+        source, model.clock, model.frame_px, fit, picture_px=PICTURE_PX if film else None, trusted=True,
+        image_rate_hz=image_rate_hz,
+    ) as reader:  # fmt: skip
+        say(f"{reader.info.source}: {reader.info}; {model.name}")
+        if isinstance(model, Commentator) and not model._idle:
+            say("compiling the model's step: half a minute for the shipped model on two cores, more for larger ones")
+        session = run_interruptibly(lambda: model.session(delay_steps, pad_bias), "compile")
+        writers: list[Listener] = [CaptionFile(Path(captions))] if captions else []
+        if film:
+            cap, tick_s = model.tokens_per_s_max, model.clock.tick_s
+            writers.append(Renderer(Path(film), frame_px=model.frame_px, fit=fit, tokens_per_s_max=cap, tick_s=tick_s))
+        yield Runtime(session, reader, [*listeners, *writers], realtime=realtime)
+    if isinstance(model, Commentator) and isinstance(session, Session):
+        model._idle.append(session)
+
+
+def report_of(model: Commentates, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of a run (`Runtime.run`) with whose it is."""
+    return {"checkpoint": model.name, "tokens_per_s_cap": model.tokens_per_s_max, **report}
+
+
+def unopened_report(model: Commentates, source: str, error: VideoError) -> dict[str, Any]:
+    """The report of a run that could not begin, since the source is no video."""
+    nothing = RunStatistics(model.clock).report(duration_s=0.0, wall_s=0.0, compile_s=0.0, dropped_frames=0)
+    return report_of(model, {"source": redact(source), **nothing, "notes": [], "error": redact(str(error))})
+
+
+def why_silent(model: Commentates, pad_bias: float) -> str:
+    """What to try where nothing was said in a whole run."""
+    trained = f" It was trained for {model.steps:,} steps." if isinstance(model, Commentator) else ""
+    return (
+        f"the model chose silence at every step: perhaps nothing happened, or it is weak.{trained} A bias of "
+        f"{pad_bias - 2:g} (--pad_bias, now {pad_bias:g}) makes it talk more."
+    )
+
+
+class CommentaryStream:
+    """Frames of one's own in, words out. Pictures may come at any rate: the model looks at its own ticks."""
+
+    def __init__(self, model: Commentator, session: Session, fit: str):
+        self._model, self._session = model, session
+        self._square = squarer(model.frame_px, fit)
+        self._sampler: TickSampler[np.ndarray] = TickSampler(model.clock, _GAP_S)
+        self._closed = False
+
+    def push(self, frame: np.ndarray, t_s: float) -> list[TimedWord]:
+        """Shows a picture; returns the words that are complete now, most often none.
+
+        A picture stands until the next one, for at most ten seconds.
+
+        Args:
+          frame: RGB, uint8 `[H, W, 3]` of any size, upright; it must not be written to afterwards.
+          t_s: when it was taken, in seconds from any zero; later than the last one's.
+
+        Raises:
+          ValueError: another shape or type, a time that is not finite or not later, or a stream that was closed.
+        """
+        if self._closed:
+            raise ValueError("this stream is closed: begin another one with model.stream()")
+        frame = np.asarray(frame)
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+            raise ValueError(f"a frame must be RGB, uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
+        if not math.isfinite(t_s):
+            raise ValueError(f"a frame's time must be a number of seconds, got {t_s}")
+        ticks = self._sampler.push(float(t_s), frame)
+        return [
+            word
+            for tick_s, shown in ticks
+            for word in self._session.tick(tick_s, np.ascontiguousarray(self._square(shown, 1.0))).words
+        ]
+
+    def close(self) -> list[TimedWord]:
+        """Ends the stream; returns the word that was being said, if any. A second call does nothing."""
+        if self._closed:
+            return []
+        self._closed = True
+        words = self._session.finish()
+        self._model._idle.append(self._session)
+        return words
+
+    def __enter__(self) -> "CommentaryStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(checkpoint: str | os.PathLike[str] | None = None) -> Commentator:
+    """A trained model that commentates.
+
+    Args:
+      checkpoint: a training's workdir or a portable checkpoint; None or "shipped": the model that comes with the
+        library.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint in the folder.
+      ValueError: it is damaged, of another layout, or of a stage that does not speak.
+    """
+    name = "the shipped model" if checkpoint in (None, "shipped") else f"the model in {os.fspath(checkpoint)}"
+    return commentator_of(load_trained(checkpoint), name)
+
+
+def commentator_of(trained: Trained, name: str) -> Commentator:
     """From a trained model; ValueError where it is of a stage that does not speak."""
     if not isinstance(trained.task, DuplexTask):
         raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
-    return Speaker(name, *_live(trained.task.config, trained.params), trained.config, trained.tokenizer)
+    live, params = _live(trained.task.config, trained.params)
+    return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps)
 
 
-def random_speaker(path: str | Path, seed: int) -> Speaker:
-    """A model that has learned nothing, of a config file (`configs/*.py`).
+def random_commentator(path: str | Path, seed: int) -> Commentator:
+    """A model that has learned nothing, of a config file (`configs/*.py`): as fast as a trained one.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -114,7 +351,7 @@ def random_speaker(path: str | Path, seed: int) -> Speaker:
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
-    return Speaker(f"{Path(path).stem} with random parameters", *_live(task.config, params), config, tokenizer)
+    return Commentator(f"{Path(path).stem} with random parameters", *_live(task.config, params), config, tokenizer)
 
 
 def _live(config: DualStreamConfig, params: PyTree) -> tuple[LiveModel, PyTree]:

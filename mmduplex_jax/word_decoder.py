@@ -23,6 +23,9 @@ class TimedWord(NamedTuple):
     t_video_s: float
     t_emit_s: float
 
+    def __str__(self) -> str:
+        return f"[{self.t_video_s:7.2f}s] {self.text}   (said {self.t_emit_s:.2f}s)"
+
 
 class WordDecoder:
     """Turns the slots of one stream, one at a time, into words.

@@ -61,7 +61,8 @@ MAY_IMPORT = {
     # A session on a server is used as one on this machine is, and gives what that gives.
     _OURS + "client.session": GROUND | {_OURS + name for name in ("client", "streaming", "commentator")},
     _OURS + "serving": UPPER | {_OURS + name for name in ("streaming", "commentator", "serving.protocol")},
-    "mmduplex_jax": set(),
+    # Its names, each loaded when it is used.
+    "mmduplex_jax": {_OURS + "commentator", _OURS + "word_decoder"},
     "data_pipelines": {_OURS + name for name in ("clock", "interruptible", "typing", "text_tokenizer")},
     "configs": set(),
     "launch": LIBRARY

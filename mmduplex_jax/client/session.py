@@ -27,8 +27,8 @@ _SAME_S = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class RemoteSpeaker:
-    """The model of a server, as `mmduplex_jax.commentator.Speaker` is one of this machine.
+class RemoteCommentator:
+    """The model of a server, as `mmduplex_jax.commentator.Commentator` is one of this machine.
 
     Attributes:
       url: of the server.
@@ -46,12 +46,12 @@ class RemoteSpeaker:
     tokens_per_s_max: int
     delays: Delays
 
-    def session(self, delay_steps: int, pad_bias: float = 0.0) -> "RemoteSession":
+    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> "RemoteSession":
         """A stream on the server; ConnectionError where it does not want one."""
-        return RemoteSession(self, delay_steps, pad_bias)
+        return RemoteSession(self, self.delays.chosen(delay_steps), pad_bias)
 
 
-def remote_speaker(url: str, token: str | None, *, realtime: bool) -> RemoteSpeaker:
+def remote_commentator(url: str, token: str | None, *, realtime: bool) -> RemoteCommentator:
     """Asks a server for its model.
 
     Raises:
@@ -60,7 +60,7 @@ def remote_speaker(url: str, token: str | None, *, realtime: bool) -> RemoteSpea
     """
     facts = asyncio.run(info(url, token))
     delay = facts["delay_steps"]
-    return RemoteSpeaker(
+    return RemoteCommentator(
         url,
         token,
         realtime,
@@ -84,18 +84,18 @@ class RemoteSession:
       error: what kept `finish` from the stream's end; None where it came.
     """
 
-    def __init__(self, speaker: RemoteSpeaker, delay_steps: int, pad_bias: float):
+    def __init__(self, model: RemoteCommentator, delay_steps: int, pad_bias: float):
         """Connects; ConnectionError where the server does not want the stream."""
-        self.clock, self.compile_s = speaker.clock, 0.0
-        self._realtime = speaker.realtime
+        self.clock, self.compile_s = model.clock, 0.0
+        self._realtime = model.realtime
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
         self._thread.start()
         self._stack = AsyncExitStack()
         connecting = connect(
-            speaker.url,
-            token=speaker.token,
-            mode="live" if speaker.realtime else "file",
+            model.url,
+            token=model.token,
+            mode="live" if model.realtime else "file",
             delay_steps=delay_steps,
             pad_bias=pad_bias,
             client="launch.commentate",

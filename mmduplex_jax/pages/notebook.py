@@ -23,14 +23,13 @@ from typing import Any, cast
 
 import jax
 
-from data_pipelines.decode import Tick, VideoReader
+from data_pipelines.decode import Tick
 from data_pipelines.schema import Event
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, camera_index
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
-from launch.commentate import Captions, Terminal, describe, report_of
-from mmduplex_jax.commentator import Speaker, speaker_of
+from mmduplex_jax.commentator import Commentator, commentator_of, recording, report_of
 from mmduplex_jax.evals.evaluator import UNSEEN_SEED
 from mmduplex_jax.pages import Page, jpeg
 from mmduplex_jax.pages.watched import CaptionedVideo, Commentary, Spent, captions_page, commentary_page
@@ -48,9 +47,7 @@ from mmduplex_jax.stages.vlm.captioner import (
     pieces_of,
 )
 from mmduplex_jax.stages.vlm.task import VlmTask
-from mmduplex_jax.streaming.pool import Session
-from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
-from mmduplex_jax.streaming.runtime import Runtime
+from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.weights import portable
@@ -180,9 +177,8 @@ def watch(
         if _film(folder, video).exists() and _film(folder, video).resolve() == Path(video.source).resolve():
             raise ValueError(f"{video.source} would be overwritten by what is written to {folder}: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    speaker = speaker_of(trained, model.name)
-    session = speaker.session(speaker.config.delay.eval, pad_bias)
-    return [_watch_one(speaker, session, video, folder, max_s, fit) for video in chosen]
+    commentator = commentator_of(trained, model.name)
+    return [_watch_one(commentator, video, folder, max_s, fit, pad_bias) for video in chosen]
 
 
 def show(watched: Sequence[Commentary] | Sequence[CaptionedVideo]) -> Page:
@@ -247,20 +243,14 @@ def _film(folder: Path, video: Video) -> Path:
     return folder / f"{video.name}.mp4"
 
 
-def _watch_one(speaker: Speaker, session: Session, video: Video, folder: Path, max_s: float, fit: str) -> Commentary:
+def _watch_one(model: Commentator, video: Video, folder: Path, max_s: float, fit: str, pad_bias: float) -> Commentary:
     film, captions = _film(folder, video), folder / f"{video.name}.vtt"
-    with VideoReader(video.source, speaker.clock, session.frame_px, fit, picture_px=PICTURE_PX) as reader:
-        print(f"{video.name}: {describe(reader.info)}", flush=True)
-        renderer = Renderer(
-            film,
-            frame_px=session.frame_px,
-            fit=fit,
-            tokens_per_s_max=speaker.tokens_per_s_max,
-            tick_s=speaker.clock.tick_s,
-        )
-        counter = _Counter()
-        runtime = Runtime(session, reader, [Terminal(), Captions(str(captions)), renderer, counter])
-        report = report_of(speaker, runtime.run(max_s), runtime.error)
+    counter = _Counter()
+    with recording(
+        model, video.source, pad_bias=pad_bias, fit=fit, captions=captions, film=film,
+        listeners=[Terminal(), counter], say=lambda line: print(line, flush=True),
+    ) as runtime:  # fmt: skip
+        report = report_of(model, runtime.run(max_s))
     if report["error"]:
         print(f"  {report['error']}")
     print()
@@ -270,7 +260,7 @@ def _watch_one(speaker: Speaker, session: Session, video: Video, folder: Path, m
         captions=captions,
         report=report,
         spent=tuple(counter.spent),
-        tick_s=speaker.clock.tick_s,
+        tick_s=model.clock.tick_s,
         events=video.events,
     )
 

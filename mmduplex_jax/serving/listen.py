@@ -15,7 +15,7 @@ from typing import NoReturn
 from aiohttp import web
 from aiohttp.web import RequestHandler
 
-from mmduplex_jax.commentator import Speaker
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import SESSIONS, SILENT, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
@@ -92,7 +92,7 @@ class ServerSettings:
             raise ValueError(f"--drain_s must not be negative, got {self.drain_s}")
 
 
-def run_server(model: Speaker, settings: ServerSettings, decoders: DecoderProcesses) -> None:
+def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderProcesses) -> None:
     """Compiles the model's step and serves until a signal.
 
     Raises:
@@ -129,7 +129,9 @@ def run_server(model: Speaker, settings: ServerSettings, decoders: DecoderProces
         pool.stop(0.0)
 
 
-async def _serve_pool(pool: StreamPool, model: Speaker, settings: ServerSettings, decoders: DecoderProcesses) -> None:
+async def _serve_pool(
+    pool: StreamPool, model: Commentator, settings: ServerSettings, decoders: DecoderProcesses
+) -> None:
     facts = ModelFacts(
         name=model.name,
         clock=model.clock,

@@ -1,17 +1,20 @@
-"""From timed words to captions (WebVTT, SRT) and back."""
+"""Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT), and captions read back."""
 
 import dataclasses
 import html
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
+from data_pipelines.decode import Tick
+from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
 
 # A silence this long ends a phrase: a new line on the terminal, a new caption.
 PAUSE_S = 1.0
 _LINE_CHARACTERS_MAX = 42
+_LINE_WORDS_MAX = 12
 _TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
 _WORD_TIME = re.compile(r"<((?:\d+:)?\d{2}:\d{2}\.\d{3})>")
 
@@ -29,8 +32,43 @@ class Cue:
         return " ".join(text for text, _ in self.words)
 
 
+class Terminal:
+    """A listener that prints words as they come, a line a phrase."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        """Prints to `file`, standard output where none is given."""
+        self._file = file
+        self._phrase: list[TimedWord] = []
+
+    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+        """Prints the tick's words."""
+        for word in words:
+            self._print(word)
+        if self._phrase and tick.t_s - self._phrase[-1].t_emit_s >= PAUSE_S:
+            self._end_line()
+
+    def close(self, words: Sequence[TimedWord]) -> None:
+        """Prints the last words."""
+        for word in words:
+            self._print(word)
+        self._end_line()
+
+    def _print(self, word: TimedWord) -> None:
+        paused = self._phrase and word.t_emit_s - self._phrase[-1].t_emit_s >= PAUSE_S
+        if paused or len(self._phrase) >= _LINE_WORDS_MAX:
+            self._end_line()
+        text = word.text if self._phrase else f"[{word.t_video_s:7.2f}s] {word.text}"
+        print(text, end=" ", file=self._file, flush=True)
+        self._phrase.append(word)
+
+    def _end_line(self) -> None:
+        if self._phrase:
+            print(f"  (said {self._phrase[0].t_emit_s:.2f}s)", file=self._file, flush=True)
+        self._phrase = []
+
+
 class CaptionFile:
-    """A .vtt or .srt that grows with the stream: whatever was said is in the file, however the stream ends."""
+    """A listener that writes a .vtt or .srt as the stream goes: what was said is there, however the stream ends."""
 
     def __init__(self, path: str | Path):
         """Begins the file; ValueError for a suffix other than .vtt and .srt."""
@@ -45,13 +83,20 @@ class CaptionFile:
             self._file.write("WEBVTT\n")
             self._file.flush()
 
+    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+        """Adds the tick's words."""
+        self.add(words, tick.t_s)
+
     def add(self, words: Sequence[TimedWord], now_s: float) -> None:
         """Takes new words, and writes what captions are complete at `now_s`."""
         cues = [cue for word in words for cue in self._grouper.add(word)]
         self._write(cues + self._grouper.advance(now_s))
 
-    def close(self) -> None:
+    def close(self, words: Sequence[TimedWord] = ()) -> None:
+        """Adds the last words and ends the file."""
         if not self._file.closed:
+            for word in words:
+                self.add([word], word.t_emit_s)
             self._write(self._grouper.finish())
             self._file.close()
 

@@ -389,6 +389,10 @@ class Session:
     def compile_s(self) -> float:
         return self._pool.statistics().compile_s
 
+    def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
+        """Sets the delay or the bias from the next tick on; ValueError for what cannot be."""
+        self._handle.configure(delay_steps=delay_steps, pad_bias=pad_bias)
+
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
         """Runs the steps of one tick.
 

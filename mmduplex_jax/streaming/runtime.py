@@ -1,14 +1,15 @@
 """The loop: a tick from the source, the model's steps, words to whoever listens, until the source ends or breaks."""
 
 import contextlib
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from data_pipelines.decode import Tick
-from data_pipelines.video_source import VideoError
+from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
 from mmduplex_jax.streaming.pool import TickResult
@@ -69,6 +70,7 @@ class Runtime:
         self._realtime = realtime or reader.info.live or reader.info.in_segments
         waiting = max(1, session.clock.ticks_in(_AHEAD_S))
         self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting, lag_max_s=_LAG_MAX_S)
+        self._statistics, self._end_s = RunStatistics(session.clock), 0.0
         self.error: VideoError | ConnectionError | None = None
         self.stopped = False
 
@@ -77,19 +79,25 @@ class Runtime:
         self.stopped = True
         self._feed.stop()
 
-    def run(self, stop_after_s: float | None = None) -> dict[str, Any]:
-        """Runs to the end of the source; a source that breaks on the way ends the run (see `error`).
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Within it Ctrl-C and SIGTERM end the run in good order; for the main thread."""
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def words(self, stop_after_s: float | None = None) -> Iterator[TimedWord]:
+        """Runs to the end of the source and yields the words as they come.
+
+        A source that breaks on the way ends the run (see `error`). However it ends, the listeners are closed.
 
         Args:
           stop_after_s: end after so much video; where a source without a known end stands still, after so much time.
-
-        Returns:
-          The report (see `RunStatistics.report`), with `source` and `notes`.
         """
-        statistics = RunStatistics(self._session.clock)
         self._feed.end_after_s = stop_after_s
-        started_s = time.perf_counter()
-        end_s = 0.0
         try:
             for tick in self._feed:
                 if stop_after_s is not None and tick.t_s >= stop_after_s:
@@ -97,29 +105,41 @@ class Runtime:
                 result = self._session.tick(tick.t_s, tick.frame)
                 words = self._timed(result.words)
                 lag_s = self._wall_s() - tick.t_s if self._realtime else 0.0
-                statistics.add(words, result.tokens.number, result.step_ms, lag_s)
-                end_s = tick.t_s + self._session.clock.tick_s
+                self._statistics.add(words, result.tokens.number, result.step_ms, lag_s)
+                self._end_s = tick.t_s + self._session.clock.tick_s
                 for listener in self._listeners:
-                    listener.on_tick(tick, words, result.tokens, statistics.tokens_in_last_second)
+                    listener.on_tick(tick, words, result.tokens, self._statistics.tokens_in_last_second)
+                yield from words
         except (VideoError, ConnectionError) as error:
             self.error = error
         finally:
             last_words = self._timed(self._session.finish())
             self.error = self.error or self._session.error
-            statistics.words.extend(last_words)
+            self._statistics.words.extend(last_words)
             # Each is closed, also when another one's closing fails.
             with contextlib.ExitStack() as closing:
                 for listener in reversed(self._listeners):
                     closing.callback(listener.close, last_words)
                 self._feed.close()
-        duration_s = min(end_s, self._reader.length_s) if self._reader.length_s else end_s
-        report = statistics.report(
-            duration_s=duration_s,
+        yield from last_words
+
+    def run(self, stop_after_s: float | None = None) -> dict[str, Any]:
+        """Runs to the end of the source, as `words` does.
+
+        Returns:
+          The report (see `RunStatistics.report`), with `source`, `notes`, and `error`, what broke the run or None.
+        """
+        started_s = time.perf_counter()
+        for _ in self.words(stop_after_s):
+            pass
+        report = self._statistics.report(
+            duration_s=min(self._end_s, self._reader.length_s) if self._reader.length_s else self._end_s,
             wall_s=time.perf_counter() - started_s,
             compile_s=self._session.compile_s,
             dropped_frames=self._feed.dropped,
         )
-        return {"source": self._reader.info.source, **report, "notes": list(self._reader.info.notes)}
+        error = None if self.error is None else redact(str(self.error))
+        return {"source": self._reader.info.source, **report, "notes": list(self._reader.info.notes), "error": error}
 
     def _wall_s(self) -> float:
         """The stream's time by the wall clock."""

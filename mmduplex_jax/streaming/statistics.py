@@ -7,7 +7,7 @@ import math
 import threading
 from array import array
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -223,6 +223,23 @@ class RunStatistics:
                 for w in self.words
             ],
         }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """A run's report as a person reads it: length and speed, tokens, step times, words, notes."""
+    number = lambda name, form="{}": "-" if report[name] is None else form.format(report[name])
+    lines = [
+        f"  {number('duration_s', '{:.2f}')} s of video in {number('wall_s', '{:.2f}')} s: "
+        f"{number('real_time_factor', '{:.1f}')} x real time (compiled in {number('compile_s', '{:.1f}')} s before)",
+        f"  {report['ticks']} ticks, {report['dropped_frames']} dropped; tokens a second: "
+        f"{number('tokens_per_s_mean', '{:.1f}')} on average, {report['tokens_in_any_second_max']} at most "
+        f"(cap {report['tokens_per_s_cap']})",
+        f"  a step takes {number('step_ms_p50')} ms (p95 {number('step_ms_p95')}, p99 {number('step_ms_p99')}), "
+        f"a tick {number('tick_ms_p50')} ms",
+        f"  {len(report['words'])} words, {number('word_lag_p50_s', '{:.2f}')} s after the picture (median)",
+        *(f"  note: {note}" for note in report["notes"]),
+    ]
+    return "\n".join(lines)
 
 
 def _percentiles(name: str, values: Sequence[float]) -> dict[str, float | None]:

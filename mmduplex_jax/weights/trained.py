@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights import portable
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "shipped"
+SHIPPED = Path(__file__).resolve().parent / "shipped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +48,17 @@ class Trained:
         return Clock(self.config.clock.step_hz, self.config.clock.video_stride)
 
 
-def load_trained(folder: str | Path | None) -> Trained:
+def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
     """Reads a portable checkpoint or the newest one of a training's workdir.
 
     Args:
-      folder: of either kind; None: the shipped one.
+      folder: of either kind; None or "shipped": the one that comes with the library.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
       ValueError: it is another layout's, damaged, or does not fit the model of its config; says what differs.
     """
-    folder = Path(folder) if folder is not None else SHIPPED
+    folder = SHIPPED if folder is None or os.fspath(folder) == "shipped" else Path(folder)
     if portable.is_portable(folder):
         params, metadata = portable.load(folder)
         config, tokenizer_json, steps = metadata["config"], json.dumps(metadata["tokenizer"]), metadata["steps"]

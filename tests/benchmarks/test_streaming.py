@@ -81,9 +81,7 @@ def test_percentiles_by_hand():
 
 
 def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        streaming, "trained_speaker", lambda _: speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX)
-    )
+    monkeypatch.setattr(streaming, "load", lambda _: speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX))
     path = tmp_path / "report.json"
     assert streaming.main(["--checkpoint=x", "--batches=2", "--parts=whole", "--steps=6", f"--json={path}"]) == 0
     report = json.loads(path.read_text())

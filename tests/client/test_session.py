@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch import commentate
-from mmduplex_jax.client.session import remote_speaker
+from mmduplex_jax.client.session import remote_commentator
 from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.served import TICK_S, ThreadedServer
@@ -25,7 +25,7 @@ def server() -> Iterator[ThreadedServer]:
 
 
 def test_it_says_what_a_session_here_would(server: ThreadedServer):
-    session = remote_speaker(server.url, None, realtime=False).session(delay_steps=3)
+    session = remote_commentator(server.url, None, realtime=False).session(delay_steps=3)
     words = [word for tick in range(5) for word in session.tick(tick * TICK_S, FRAME).words]
     assert [word.text for word in words + session.finish()] == [f"w{i}" for i in range(5)]
     assert session.error is None
@@ -33,7 +33,7 @@ def test_it_says_what_a_session_here_would(server: ThreadedServer):
 
 @pytest.mark.parametrize("realtime", [False, True])
 def test_a_server_that_is_lost_at_the_end_is_an_error_with_what_was_said(server: ThreadedServer, realtime: bool):
-    session = remote_speaker(server.url, None, realtime=realtime).session(delay_steps=3)
+    session = remote_commentator(server.url, None, realtime=realtime).session(delay_steps=3)
     words = []
     for tick in range(4):
         words += session.tick(tick * TICK_S, FRAME).words

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from launch.commentate import Terminal, main
+from launch.commentate import main
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import read_captions
+from mmduplex_jax.streaming.captions import Terminal, read_captions
 from mmduplex_jax.word_decoder import TimedWord
 from tests.data_pipelines.numbered_video import write_numbered, write_tone
 
@@ -161,7 +161,7 @@ def test_ctrl_c_finishes_the_files(repository: Path, portable_dir: Path, tmp_pat
         text=True,
     )
     try:
-        process.stdout.readline()  # the source
+        assert "compiling" in process.stdout.readline() + process.stdout.readline()  # after the source
         process.stdout.read(12)  # the first word
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
@@ -177,10 +177,35 @@ def test_ctrl_c_finishes_the_files(repository: Path, portable_dir: Path, tmp_pat
         assert sum(1 for _ in container.decode(video=0)) > 5
 
 
+def test_ctrl_c_before_it_has_begun_ends_with_one_line(repository: Path, tmp_path: Path):
+    clip = write_numbered(tmp_path / "a.mp4", images=moving(50))
+    command = [sys.executable, "-m", "launch.commentate", f"--source={clip}", f"--json={tmp_path / 'r.json'}"]
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=repository, env=environment, **pipes) as process:
+        process.stdout.readline()
+        assert "compiling" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+        assert process.stderr.read() == "commentate: interrupted before the first tick; nothing was written\n"
+
+
+def test_a_report_for_programs_has_standard_output_to_itself(portable_dir: Path, tmp_path: Path, capsys):
+    clip = write_numbered(tmp_path / "a.mp4", images=moving(25))
+    assert main([f"--checkpoint={portable_dir}", f"--source={clip}", "--json=-", "--pad_bias=9"]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["words"], report["error"]) == ([], None)
+    # A model that says nothing is not left at that.
+    assert "chose silence at every step" in printed.err
+    assert "trained for 7 steps" in printed.err
+    assert "(--pad_bias, now 9) makes" in printed.err
+
+
 def test_the_terminal_prints_a_line_a_phrase(capsys):
     terminal = Terminal()
     for text, video_s, emit_s in [("red", 12.4, 12.72), ("circle", 12.56, 12.88), ("leaves", 20.0, 20.32)]:
-        terminal._say(TimedWord(text, video_s, emit_s))
+        terminal._print(TimedWord(text, video_s, emit_s))
     terminal.close([])
     assert capsys.readouterr().out.splitlines() == [
         "[  12.40s] red circle   (said 12.72s)",

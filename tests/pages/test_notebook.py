@@ -19,6 +19,7 @@ from data_pipelines.sources.world import WorldSource
 from data_pipelines.video_source import VideoError
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.pages import notebook
 from mmduplex_jax.pages.notebook import Video, collect_videos, find_checkpoint, upload_into
 from mmduplex_jax.pages.watched import CaptionedVideo, captions_page
@@ -51,11 +52,12 @@ def scripted(monkeypatch):
     speaker = types.SimpleNamespace(
         name="a script",
         clock=CLOCK,
-        config=types.SimpleNamespace(delay=types.SimpleNamespace(eval=2)),
+        frame_px=FRAME_PX,
         tokens_per_s_max=8,
+        delays=Delays(0, 6, 2),
         session=lambda delay_steps, pad_bias: session(script(SAID, 60), delay_steps),
     )
-    monkeypatch.setattr(notebook, "speaker_of", lambda trained, name: speaker)
+    monkeypatch.setattr(notebook, "commentator_of", lambda trained, name: speaker)
     return notebook.Model("a script", None, types.SimpleNamespace(task=None))
 
 
