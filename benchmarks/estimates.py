@@ -25,7 +25,7 @@ from mmduplex_jax.planning import cost
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
 
 # The first of a family is measured, the others are foretold.

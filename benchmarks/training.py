@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks.training_tasks import DTYPES, WORK, StreamsTask, streams
 from mmduplex_jax.planning import devices
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.train.program import Program, make_program
+from mmduplex_jax.train.step import Program, make_program
 
 # How far the first losses may be apart, relatively: sums in another order through tens of layers; bfloat16 has 8 bits,
 # and PyTorch's autocast rounds at other places.

@@ -121,6 +121,7 @@ def get_config() -> config_dict.ConfigDict:
     )
     c.mesh = shared.mesh()
     c.profile = shared.profile()
+    c.evals = shared.evals()
     c.train = config_dict.create(
         steps=1500,
         stop_at_step=0,  # ends the run here, as a signal would; 0: not before `steps`

@@ -93,6 +93,16 @@ def get_config() -> config_dict.ConfigDict:
     )
 
     c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)
+    # Scores on held-out data on the way, as launch.evaluate gives them (mmduplex_jax/train/evaluation.py).
+    c.evals = config_dict.create(
+        every=0,  # steps between them; 0 for none
+        dirs="",  # shards, several with commas, or "world" for new clips of the built-in world
+        clips=64,  # of each
+        batch=16,
+        seed=1_000_003,  # which clips
+        metrics="",  # further ones, module:function, several with commas
+        best="",  # the number whose best parameters are kept in WORKDIR/best: "f1"; "-word_nll" where less is better
+    )
     c.profile = config_dict.create(steps="")  # "10..12": what these steps do goes to WORKDIR/tensorboard
     c.train = config_dict.create(
         steps=1500,
@@ -109,6 +119,6 @@ def get_config() -> config_dict.ConfigDict:
         clip_norm=1.0,
         b1=0.9,
         b2=0.98,
-        groups=dict(),  # what is trained from which step on, how fast (mmduplex_jax/train/groups.py); else all of it is
+        groups=dict(),  # what is trained from which step on, how fast (mmduplex_jax/train/optimizer.py)
     )
     return c

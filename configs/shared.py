@@ -1,4 +1,4 @@
-"""Blocks that the full-size experiments share: how data is read, how devices are meshed, what is profiled.
+"""Blocks that the full-size experiments share: reading of data, meshes of devices, profiles, scores on the way.
 
 Everything else stands in the experiment's own file, so that a change to one of them changes no other.
 """
@@ -29,3 +29,16 @@ def mesh() -> config_dict.ConfigDict:
 def profile() -> config_dict.ConfigDict:
     """Steps to profile, as in "10..12", into WORKDIR/tensorboard; empty for none."""
     return config_dict.create(steps="")
+
+
+def evals() -> config_dict.ConfigDict:
+    """Scores on held-out data on the way, as launch.evaluate gives them (mmduplex_jax/train/evaluation.py)."""
+    return config_dict.create(
+        every=0,  # steps between them; 0 for none
+        dirs="",  # shards, several with commas, or "world" for new clips of the built-in world
+        clips=256,  # of each
+        batch=32,
+        seed=1_000_003,  # which clips
+        metrics="",  # further ones, module:function, several with commas
+        best="",  # the number whose best parameters are kept in WORKDIR/best: "f1"; "-word_nll" where less is better
+    )

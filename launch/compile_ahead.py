@@ -35,9 +35,8 @@ from mmduplex_jax.planning.topologies import Topology, TopologyError, get_topolo
 from mmduplex_jax.sharding import MESH_AXES, ShardingError, make_mesh, replicated, replicated_axes
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.train.groups import GroupsError
-from mmduplex_jax.train.program import make_program
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.optimizer import GroupsError
+from mmduplex_jax.train.step import abstract_params, make_program
 from mmduplex_jax.weights.trained import load_tokenizer
 
 EXIT_TOO_LARGE = 1

@@ -2,13 +2,21 @@
 
     python -m launch.train --config=configs/quickstart.py --workdir=out/quickstart [--config.train.steps=100]
 
+The config says which stage it is (`config.stage`):
+
+STAGES
+
 Run the same command again to go on from the newest checkpoint in the workdir. On several machines, start it on each
 with `--distributed`, on a workdir that all of them see: SLURM, Open MPI and Cloud TPU say who is who, elsewhere give
---coordinator=HOST:PORT --num_processes=N --process_id=I (docs/cluster.md). Process 0 alone speaks; the others
-tell only what it cannot know.
+--coordinator=HOST:PORT --num_processes=N --process_id=I (docs/cluster.md). Process 0 alone prints; the others print
+only what it cannot know.
+
+Held-out data are scored on the way as `launch.evaluate` does it, and the best parameters are kept in WORKDIR/best:
+    --config.evals.every=500 --config.evals.dirs=data/heldout --config.evals.best=f1
 
 Exit codes:
   0    done (or at `--config.train.stop_at_step`)
+  1    the disk is full; what was saved before is whole
   2    the config, the data, the mesh or the workdir do not fit each other; the message says what to change
   3    loss or gradient was not finite; the message names the records
   75   start the same command again: SIGTERM (saved), or another process did not come, or was lost
@@ -16,30 +24,27 @@ Exit codes:
 """
 
 import argparse
-import hashlib
-import math
+import errno
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
-import jax
 from absl import logging
 
-from data_pipelines.loader import make_loader
-from data_pipelines.manifest import Manifest, ShardError
+from data_pipelines.manifest import ShardError
 from mmduplex_jax.sharding import ShardingError
 from mmduplex_jax.stages.config_file import add_config_flag, parse_args
-from mmduplex_jax.stages.registry import build_task, find_stage
-from mmduplex_jax.train.distributed import EXIT_MISFIT, Job, JoinError, take_part, voices
+from mmduplex_jax.stages.registry import describe_stages
+from mmduplex_jax.stages.training import train
+from mmduplex_jax.train.distributed import EXIT_FAILED, EXIT_MISFIT, Job, JoinError, take_part, voices
 from mmduplex_jax.train.feed import DataError
-from mmduplex_jax.train.groups import GroupsError
-from mmduplex_jax.train.loop import NonFiniteError, fit
-from mmduplex_jax.weights.checkpoint import CheckpointMismatch
-from mmduplex_jax.weights.init_from import InitFromError, make_start
-from mmduplex_jax.weights.trained import load_tokenizer
+from mmduplex_jax.train.loop import NonFiniteError
+from mmduplex_jax.train.optimizer import GroupsError
+from mmduplex_jax.train.workdir import WorkdirError
+from mmduplex_jax.weights.checkpoint import CheckpointError, DiskFull
+from mmduplex_jax.weights.init_from import InitFromError
 
 EXIT_NON_FINITE = 3
+_MISFITS = (CheckpointError, DataError, GroupsError, InitFromError, JoinError, ShardError, ShardingError, WorkdirError)
 
 
 def say(line: str) -> None:
@@ -47,105 +52,17 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def train(
-    config: Any, workdir: str | Path, log: Callable[[str], None] = say, warn: Callable[[str], None] | None = None
-) -> int:
-    """Trains the stage of a resolved config; returns the exit code (0, 75 or 130).
-
-    Args:
-      config: with every field.
-      workdir: of the run.
-      log: where lines go; `warn`: where those of this process alone do, `log` if it is not given.
-
-    Raises:
-      Exception: see `mmduplex_jax.train.loop.fit` and `data_pipelines.loader.make_loader`.
-    """
-    tokenizer = load_tokenizer(config)
-    task = build_task(config, tokenizer)
-    dirs = [directory.strip() for directory in config.data.dirs.split(",") if directory.strip()]
-    if not dirs:
-        raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
-    weights = weights_of(config.data.weights, len(dirs))
-    try:
-        data = make_loader(
-            dirs,
-            tokenizer,
-            batch_size=config.data.batch_size,
-            seed=config.data.seed,
-            clip_s=config.data.clip_s,
-            frame_px=config.frame_px,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            worker_processes=config.data.workers,
-            flip=config.data.flip,
-            weights=weights,
-            mark_corrupt=True,
-            pairs=find_stage(config.stage).pair_format(config),
-        )
-    except ValueError as error:
-        raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error
-    log(f"{len(data.source):,} clips in {', '.join(dirs)}")
-    try:
-        outcome = fit(
-            task,
-            data,
-            config,
-            workdir,
-            tokenizer_json=tokenizer.to_json(),
-            record_key=data.source.key,
-            record_trouble=data.trouble,
-            data_fingerprint=data_fingerprint(dirs),
-            start=make_start(config, task, tokenizer, log),
-            log=log,
-            warn=warn,
-        )
-    finally:
-        data.close()
-    return outcome.exit_code
-
-
-def weights_of(text: str, num_dirs: int) -> list[float] | None:
-    """The numbers of `config.data.weights`, None where it is empty.
-
-    Raises:
-      DataError: they are no positive numbers, one a directory.
-    """
-    if not text.strip():
-        return None
-    try:
-        weights = [float(weight) for weight in text.split(",")]
-    except ValueError:
-        weights = []
-    if len(weights) != num_dirs or not all(0 < weight < math.inf for weight in weights):
-        raise DataError(
-            f"config.data.weights is {text!r}: give a positive number for each of the {num_dirs} directories in "
-            "config.data.dirs, separated by commas, or leave it empty to mix them by their sizes"
-        )
-    return weights
-
-
-def data_fingerprint(dirs: Sequence[str]) -> str:
-    """A hash of the hashes of all shards, in order: the same data in another folder have the same."""
-    digest = hashlib.sha256()
-    for directory in dirs:
-        for shard in Manifest.load(Path(directory)).shards:
-            digest.update(shard.sha256.encode())
-    return digest.hexdigest()
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
     flags = argparse.ArgumentParser(
-        prog="python -m launch.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m launch.train",
+        description=(__doc__ or "STAGES").replace("STAGES", describe_stages()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_flag(flags)
     add = flags.add_argument
-    add(
-        "--workdir",
-        metavar="DIR",
-        required=True,
-        help="of the run: checkpoints/, metrics.jsonl, tensorboard/, config.json",
-    )
+    add("--workdir", metavar="DIR", required=True, help="of the run: checkpoints/, metrics.jsonl, tensorboard/, best/")
+    add("--from_step", type=int, metavar="N", help="go on from this checkpoint; newer ones are set aside")
     add("--distributed", action="store_true", help="one of several processes, as SLURM, Open MPI or Cloud TPU name it")
     add("--coordinator", metavar="HOST:PORT", default="", help="of process 0, where nobody names it; with the next two")
     add("--num_processes", type=int, default=-1, metavar="N", help="how many processes there are")
@@ -158,12 +75,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the flags, trains, and turns expected errors into an exit code."""
     args = parse_args(parser(), argv)
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every file at INFO
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every file at INFO, and errors that are raised as well
+    run = lambda log, warn=None: train(args.config, args.workdir, log, warn, args.from_step)
     if not (args.distributed or args.coordinator or args.num_processes != -1 or args.process_id != -1):
-        return _coded(lambda: train(args.config, args.workdir))
+        return _coded(lambda: run(say))
     job = lambda: Job(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s, args.peer_timeout_s)
-    run = lambda: _coded(lambda: train(args.config, args.workdir, *voices(say)))
-    return _coded(lambda: take_part(job(), run))
+    return _coded(lambda: take_part(job(), lambda: _coded(lambda: run(*voices(say)))))
 
 
 def _coded(run: Callable[[], int]) -> int:
@@ -171,11 +88,17 @@ def _coded(run: Callable[[], int]) -> int:
     try:
         return run()
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_NON_FINITE
-    except (CheckpointMismatch, DataError, GroupsError, InitFromError, JoinError, ShardError, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISFIT
+        code, line = EXIT_NON_FINITE, str(error)
+    except DiskFull as error:
+        code, line = EXIT_FAILED, str(error)
+    except _MISFITS as error:
+        code, line = EXIT_MISFIT, str(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code, line = EXIT_FAILED, f"{error}: make room, and start the same command again"
+    print(f"error: {line}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

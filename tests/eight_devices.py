@@ -18,7 +18,7 @@ import numpy as np
 from mmduplex_jax.sharding import ShardingError, batch_sharding, make_mesh, replicated_axes
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.loop import fit
-from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests.train.toy import ToyTask, make_data, toy_config
 

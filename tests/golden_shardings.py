@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from mmduplex_jax.sharding import MESH_AXES, array_name, logical_names, tree_shardings
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.trained import load_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"

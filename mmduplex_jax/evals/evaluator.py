@@ -28,6 +28,10 @@ UNSEEN_SEED = 1_000_003
 BATCH = 32
 
 
+class EvaluationStopped(Exception):
+    """A training was told to stop while it was evaluated; its evaluation is done again when it goes on."""
+
+
 class Evaluator(Protocol):
     """Runs a model over clips, as often as asked, each time with other parameters. Nothing of a training is changed."""
 

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from mmduplex_jax.planning.collectives import Collectives, collectives
 from mmduplex_jax.planning.topologies import Topology, memory_in_message
-from mmduplex_jax.train.program import Program
+from mmduplex_jax.train.step import Program
 from mmduplex_jax.typing import PyTree
 
 # Stages whose loss compares every row with every other: their batch cannot be gone through in parts.

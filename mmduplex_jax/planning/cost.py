@@ -19,8 +19,7 @@ from mmduplex_jax.planning.traced import Traced, trace
 from mmduplex_jax.sharding import MESH_AXES, mesh_sizes
 from mmduplex_jax.stages.flops import Flops
 from mmduplex_jax.train.parameters import count
-from mmduplex_jax.train.program import Program, make_program
-from mmduplex_jax.train.state import TrainState
+from mmduplex_jax.train.step import Program, TrainState, make_program
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 

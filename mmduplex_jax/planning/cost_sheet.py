@@ -11,7 +11,7 @@ from mmduplex_jax.planning.devices import named
 from mmduplex_jax.planning.stream_cost import stream_cost
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.trained import load_tokenizer
 
 HARDWARE = ("h100", "h200", "4090", "5090", "v5e", "v5p", "v6e")

@@ -1,15 +1,16 @@
 """A model of any stage on clips that it has not seen: what `launch.evaluate`, the notebook and the training run."""
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.evals.clips import shard_records, world_records
-from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Evaluator, Report, load_metrics
+from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, EvaluationStopped, Evaluator, Report, load_metrics
 from mmduplex_jax.stages.registry import STAGES, Stage, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.train.evaluation import Evaluate
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 
@@ -50,6 +51,8 @@ def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "pl
       seed: of the clips, or of which are chosen.
       look: of the world's.
     """
+    if clips < 1:
+        raise ValueError(f"--clips must be at least 1, got {clips}")
     if data != WORLD:
         return shard_records(data, seed, clips)
     world = WorldConfig(look=look, frame_px=config.frame_px, **config.clock)
@@ -93,15 +96,15 @@ def make_evaluator(task: Task, config: Any, tokenizer: TextTokenizer, *, metrics
     return stage.make_evaluator(task, config, tokenizer, metrics=load_metrics(metrics), **options)
 
 
-def make_held_out(task: Task, config: Any, tokenizer: TextTokenizer) -> dict[str, Callable[[PyTree], Report]] | None:
-    """What `config.evals` asks for: a function of parameters for every held-out set, by its name; None for nothing.
+def make_held_out(task: Task, config: Any, tokenizer: TextTokenizer) -> dict[str, Evaluate]:
+    """What `config.evals` asks for: every held-out set by its name (see `mmduplex_jax/train/evaluation.py`).
 
     Raises:
       ValueError, ShardError: a set cannot be read, or a metric not be found.
     """
     evals = config.get("evals")
     if not evals or not evals.every:
-        return None
+        return {}
     sets = [name.strip() for name in evals.dirs.split(",") if name.strip()]
     if not sets:
         raise ValueError(
@@ -113,15 +116,22 @@ def make_held_out(task: Task, config: Any, tokenizer: TextTokenizer) -> dict[str
     if len(names) < len(sets):
         raise ValueError(f"config.evals.dirs={evals.dirs}: the last parts of these names must differ, they name scores")
 
-    def run(data: str) -> Callable[[PyTree], Report]:
+    def held_out(data: str) -> Evaluate:
         # Not kept open: what is not read is not held. The same seed gives the same clips every time.
         clips = lambda: open_clips(data, config, clips=evals.clips, seed=evals.seed)
         clips()  # a folder that holds no shards is known before anything compiles
 
-        def scores(params: PyTree) -> Report:
+        def scores(params: PyTree, should_stop: Callable[[], bool]) -> Report:
             number, records = clips()
-            return evaluator.run(params, records, number)
+            return evaluator.run(params, _until(records, should_stop), number)
 
         return scores
 
-    return {name: run(data) for name, data in names.items()}
+    return {name: held_out(data) for name, data in names.items()}
+
+
+def _until(records: Iterable[Record], should_stop: Callable[[], bool]) -> Iterator[Record]:
+    for record in records:
+        if should_stop():
+            raise EvaluationStopped
+        yield record

@@ -1,4 +1,4 @@
-"""Several processes of one run: joining, agreeing when to stop, and leaving when one of them is lost.
+"""When a run stops: on a signal, or with the other processes of its job; joining them, and leaving when one is lost.
 
 A process that is lost leaves the others in a collective that nobody completes. What ends them: the operating system,
 where it tells them that the connection is closed (in a second); else JAX's coordination service, to which every process
@@ -8,21 +8,26 @@ shell): on both a scheduler starts all of them again.
 
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmduplex_jax.sharding import replicated
-from mmduplex_jax.train.preemption import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
 EXIT_FAILED, EXIT_MISFIT = 1, 2
+# sysexits.h EX_TEMPFAIL: nothing is wrong, start the same command again.
+EXIT_PREEMPTED = 75
+# What shells report for a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
 # How much longer than ours JAX's own time for joining is, after which it aborts without a message for people.
 _LATER_S = 60
 
@@ -32,6 +37,43 @@ _PEER_LOST = re.compile(
     r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection (?:closed|reset|refused)|[Gg]loo|[Hh]eartbeat|"
     r"[Bb]roken pipe|[Tt]imed? ?out|NCCL|coordination (?:service|agent)"
 )
+
+
+class StopSignal:
+    """Notes SIGTERM (a scheduler wants the machine) and SIGINT (Ctrl-C) while it is entered.
+
+    The first signal only sets `received`; the handlers that were there before are put back at once, so a second one
+    ends the program as it would have without this.
+
+    Attributes:
+      received: the signal's number; None until one comes.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+    @property
+    def exit_code(self) -> int:
+        """What the program should exit with after it has saved."""
+        return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_PREEMPTED
 
 
 class PeerError(RuntimeError):
@@ -84,7 +126,7 @@ def join(job: Job) -> None:
       JoinError: the environment does not say what to join.
       PeerError: joining failed.
     """
-    # Signals are ours (`preemption.py`); JAX's service would have its own handler beside.
+    # Signals are ours (`StopSignal`); JAX's service would have its own handler beside.
     jax.config.update("jax_enable_preemption_service", False)
     who = f"process {job.process_id} of {job.num_processes}" if job.coordinator else "this process"
     where = f" at {job.coordinator}" if job.coordinator else ""
@@ -143,7 +185,7 @@ def take_part(job: Job, run: Callable[[], int]) -> NoReturn:
 
     Args:
       job: what to join.
-      run: of 0 and the codes of `preemption.py` all processes return the same, at the same step; any other code, or an
+      run: of 0 and the codes of `StopSignal` all processes return the same, at the same step; any other code, or an
         exception, is of this process alone, and nobody waits for it.
     """
     code, together = EXIT_FAILED, False

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import time
@@ -18,17 +17,17 @@ import numpy as np
 from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
 from mmduplex_jax.planning import devices
-from mmduplex_jax.train import parameters, progress
-from mmduplex_jax.train.distributed import any_process
+from mmduplex_jax.train.distributed import StopSignal, any_process
+from mmduplex_jax.train.evaluation import Evaluate, Evaluations
 from mmduplex_jax.train.feed import DataError, Feed
-from mmduplex_jax.train.goodput import Goodput, note_start
-from mmduplex_jax.train.metrics import MetricsLog, Window, is_finite
-from mmduplex_jax.train.preemption import StopSignal
+from mmduplex_jax.train.metrics import Goodput, MetricsLog, Progress, Window, is_finite, note_start, progress_line
+from mmduplex_jax.train.parameters import parameter_table
 from mmduplex_jax.train.profile import Profile, steps_of
-from mmduplex_jax.train.program import Program, make_program
+from mmduplex_jax.train.step import make_program
 from mmduplex_jax.train.task import TOKENS, Task
+from mmduplex_jax.train.workdir import hold_workdir
 from mmduplex_jax.typing import PyTree
-from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts, free_changes
+from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts, free_changes, set_aside_after
 
 # Steps whose results the host has not looked at yet: enough to keep a device busy, few enough to stop soon.
 _STEPS_IN_FLIGHT = 2
@@ -57,17 +56,6 @@ class Outcome:
     exit_code: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _InFlight:
-    """A step whose metrics are still on the devices; `stopping` is whether any of several processes was told to."""
-
-    step: int
-    metrics: Mapping[str, Any]
-    corrupt_records: Any
-    index: np.ndarray | None
-    stopping: Any = None
-
-
 def fit(
     task: Task,
     data: Any,
@@ -79,6 +67,8 @@ def fit(
     record_trouble: Callable[[int], str] = str,
     data_fingerprint: str | None = None,
     start: Callable[[PyTree], Callable[[PyTree], PyTree]] | None = None,
+    evaluate: Mapping[str, Evaluate] | None = None,
+    from_step: int | None = None,
     log: Callable[[str], None] = print,
     warn: Callable[[str], None] | None = None,
 ) -> Outcome:
@@ -89,189 +79,259 @@ def fit(
       data: checkpointable iterator of this process's batches (dicts of NumPy arrays); its state is JSON and the same
         in every process.
       config: resolved config with `train`, `mesh` and `data.{batch_size, clip_s, corrupt_records_max}`.
-      workdir: gets `config.json`, `started.json`, `metrics.jsonl`, `tensorboard/` and `checkpoints/`.
+      workdir: gets `config.json`, `started.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `best/`.
       tokenizer_json: goes into every checkpoint, so that it can be used without anything else.
       record_key: names a record by its `index`, for messages.
       record_trouble: says what is wrong with a record that the loader marked as corrupt, and where it is.
       data_fingerprint: names the data's content; a run goes on only with the same.
       start: what a run begins with instead of random numbers, where there is no checkpoint: called with the abstract
         parameters, before anything is compiled, it returns what replaces the initial ones.
+      evaluate: held-out sets by name, each a function of parameters; run as `config.evals` says.
+      from_step: the checkpoint to go on from, instead of the newest; newer ones are set aside, not removed.
       log: where lines for people go.
       warn: where what only this process knows goes, where `log` is silent; `log` if it is not given.
 
     Raises:
       NonFiniteError: loss or gradient was not finite.
       CorruptRecordsError: too many records could not be read.
-      CheckpointMismatch: the workdir holds another run.
+      CheckpointError: the workdir holds another run, or a damaged checkpoint.
+      WorkdirError: another training is running in the workdir.
       ShardingError, ValueError, DataError: config, mesh or data do not fit each other.
     """
-    workdir = Path(workdir)
-    train = config.train
+    workdir, train = Path(workdir), config.train
     end_step = min(train.steps, train.stop_at_step) if train.stop_at_step else train.steps
     profiled = steps_of((config.get("profile") or {}).get("steps", ""))
     facts = RunFacts(json.loads(config.to_json()), tokenizer_json, data_fingerprint)
+    is_first_process, several_processes = jax.process_index() == 0, jax.process_count() > 1
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
+        # What the config decides; nothing is computed yet.
         program = make_program(task, config, sharding.make_mesh(**config.mesh))
-        log(parameters.parameter_table(program.boxed, program.mesh))
+        log(parameter_table(program.boxed, program.mesh))
         for line in sharding.replicated_axes(program.boxed, program.mesh):
             log(line)
         for line in program.groups.lines(program.boxed, train.steps):
             log(line)
+
+        # Where the run stands, before the compiler takes its minutes.
+        stack.enter_context(hold_workdir(workdir))
+        if from_step is not None:
+            for line in set_aside_after(workdir, from_step):
+                log(line)
         checkpoints = stack.enter_context(Checkpoints(workdir, train.keep, facts))
-        # Before the compiler takes its minutes.
         metadata = checkpoints.checked_metadata(program.target)
-        if jax.process_index() == 0:
+        if is_first_process:
             note_start(workdir)
-        replaced = start(program.target.params) if start and metadata is None else None
+        if metadata is None:
+            log(f"starting in {workdir}")
+            replaced = start(program.target.params) if start else None
+        else:
+            log(f"going on from step {metadata['step']} of {workdir}")
+            for line in free_changes(metadata, facts):
+                log(line)
+            state = checkpoints.restore(program.target, data)
+        _write_config(workdir, facts.config)
+
+        log("compiling the step: half a minute for a small model, several minutes for a large one; nothing is shown")
         began = time.perf_counter()
         compiled = program.compile()
         log(f"compiled in {time.perf_counter() - began:.1f} s for {program.mesh.size} x {jax.devices()[0].device_kind}")
-
         if metadata is None:
-            state, window, start_step = program.init_state(), Window(), 0
+            state, step = program.init_state(), 0
             state = state.replace(params=replaced(state.params)) if replaced else state
-            log(f"starting in {workdir}")
         else:
-            state = checkpoints.restore(program.target, data)
-            window, start_step = Window(**metadata["window"]), metadata["step"]
-            log(f"going on from step {start_step} of {workdir}")
-            for line in free_changes(metadata, facts):
-                log(line)
-        _write_config(workdir, facts.config)
-        run = _Run(checkpoints, window, stop, end_step, config, record_key, record_trouble, log, warn or log)
-        # Over all processes, so that all of them stop at the same step.
-        run.count = jax.jit(jnp.sum, out_shardings=sharding.replicated(program.mesh))
-        if jax.process_count() > 1:
-            run.any_process = any_process(program.mesh)
-        if jax.process_index() == 0:
-            run.metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, start_step)))
-            run.goodput = Goodput(workdir)
-        run.progress = _progress(program, config, end_step, log)
-        iterator_state = json.dumps(data.get_state())
+            step = metadata["step"]
+
+        # What is measured on the way.
+        peak = devices.device_peak(jax.local_devices()[0])
+        log(f"mfu is of {peak.source}" if peak else f"mfu n/a: no peak known for {jax.devices()[0].device_kind}")
+        progress = Progress(
+            end_step=end_step,
+            video_s_per_step=config.data.batch_size * config.data.clip_s,
+            flops_per_step=program.task.flops_per_step(config.data.batch_size),
+            peak=peak,
+            num_devices=program.mesh.size,
+        )
+        metrics_log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step))) if is_first_process else None
+        goodput = Goodput(workdir) if is_first_process else None
         # Other processes do the same; one recording is enough.
-        profiled = profiled if jax.process_index() == 0 else range(0)
-        run.profile = stack.enter_context(Profile(workdir / "tensorboard", profiled, log))
+        profile = stack.enter_context(Profile(workdir / "tensorboard", profiled if is_first_process else range(0), log))
+        window = Window(**(metadata["window"] if metadata else {}))
+        evaluations = stack.enter_context(
+            Evaluations(
+                evaluate or {},
+                config,
+                workdir,
+                facts,
+                program.mesh,
+                metadata,
+                metrics_log,
+                checkpoints.finish,
+                stop,
+                log,
+            )
+        )
+
+        def write_line(step: int) -> None:
+            means = window.pop()
+            speeds, steps_s = progress.pop(step, means.get(TOKENS))
+            if metrics_log and goodput:
+                speeds |= goodput.add(steps_s)
+                metrics_log.write(step, {**means, **speeds})
+                log(progress_line(step, train.steps, means, speeds))
+
+        results = _Results(
+            window,
+            log_every=train.log_every,
+            last_step=train.steps,
+            corrupt_max=config.data.corrupt_records_max,
+            record_key=record_key,
+            record_trouble=record_trouble,
+            newest_checkpoint=lambda: checkpoints.latest_step,
+            on_step=progress.add_step,
+            on_line=write_line,
+            warn=warn or log,
+        )
+        # One process of several must not stop alone: the others would wait for it in the next collective. Each step
+        # says whether any had been told to stop.
+        ask_all = any_process(program.mesh) if several_processes else None
+        # Over all processes, so that all of them stop at the same step.
+        count = jax.jit(jnp.sum, out_shardings=sharding.replicated(program.mesh))
+
+        def save(step: int, iterator_state: str) -> None:
+            began = time.perf_counter()
+            checkpoints.save(step, state, iterator_state, window.to_json(), evaluations.to_json())
+            progress.add_save(time.perf_counter() - began)
+
+        iterator_state, saved_step, preempted = json.dumps(data.get_state()), checkpoints.latest_step, False
         feed = stack.enter_context(Feed(data, program.example, sharding.batch_sharding(program.mesh)))
-        step = run.train(state, compiled, feed, start_step, iterator_state)
-    if run.preempted:
+        # A run that was stopped right after a step that is followed by an evaluation.
+        evaluations.catch_up(step, state.params)
+        while step < end_step:
+            preempted = results.stop_agreed(step) if ask_all else stop.received is not None
+            if preempted:
+                break
+            began = time.perf_counter()
+            fed = next(feed)
+            progress.add_wait(time.perf_counter() - began)
+            profile.before(step + 1, results.settle)
+            # The batch is on the devices; anything else that would be copied there is a mistake.
+            with jax.transfer_guard("disallow"), profile.annotation(step + 1):
+                state, metrics = compiled(state, fed.batch)
+            step, iterator_state = step + 1, fed.iterator_state
+            stopping = ask_all(stop.received is not None) if ask_all else None
+            results.add(_InFlight(step, metrics, count(fed.corrupt), fed.index, stopping))
+            profile.after(step, results.settle)
+            results.settle(at_most=_STEPS_IN_FLIGHT)
+            if evaluations.due(step):
+                results.settle()
+                progress.add_pause(evaluations.run(step, state.params))
+            if step % train.checkpoint_every == 0 and step < end_step:
+                # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
+                results.settle()
+                save(step, iterator_state)
+                saved_step = step
+        results.settle()
+        if saved_step != step:
+            save(step, iterator_state)
+        checkpoints.finish()
+    if preempted:
         log(f"stopped by a signal; saved at step {step}; start the same command again to go on")
     else:
         log(f"done: {step} of {train.steps} steps; checkpoint in {workdir / 'checkpoints' / str(step)}")
-    return Outcome(step, run.preempted, stop.exit_code if run.preempted else 0)
+    return Outcome(step, preempted, stop.exit_code if preempted else 0)
 
 
-class _Run:
-    """The loop's own state: what is in flight, what was measured, whether to stop."""
+@dataclasses.dataclass(frozen=True)
+class _InFlight:
+    """A step whose metrics are still on the devices; `stopping` is whether any of several processes was told to."""
 
-    progress: progress.Progress
-    profile: Profile
-    count: Callable[[jax.Array], jax.Array]
-    metrics_log: MetricsLog | None = None
-    goodput: Goodput | None = None
-    any_process: Callable[[bool], jax.Array] | None = None
+    step: int
+    metrics: Mapping[str, Any]
+    corrupt_records: Any
+    index: np.ndarray | None
+    stopping: Any = None
+
+
+class _Results:
+    """Steps in flight, oldest first: waits for them, checks them, and adds them to the window of the next line.
+
+    Args:
+      window: means since the last line.
+      log_every, last_step: steps after which there is a line.
+      corrupt_max: samples that may be left out because their record cannot be read.
+      record_key, record_trouble: name a record, and what is wrong with it.
+      newest_checkpoint: its step, for messages.
+      on_step, on_line: called when a step is done, and when there is to be a line.
+      warn: where corrupt records are named.
+    """
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
         window: Window,
-        stop: StopSignal,
-        end_step: int,
-        config: Any,
+        *,
+        log_every: int,
+        last_step: int,
+        corrupt_max: int,
         record_key: Callable[[int], str],
         record_trouble: Callable[[int], str],
-        log: Callable[[str], None],
+        newest_checkpoint: Callable[[], int | None],
+        on_step: Callable[[], None],
+        on_line: Callable[[int], None],
         warn: Callable[[str], None],
     ):
-        self.checkpoints, self.window, self.stop, self.train_config = checkpoints, window, stop, config.train
-        self.corrupt_max = config.data.corrupt_records_max
-        self.end_step, self.record_key, self.record_trouble = end_step, record_key, record_trouble
-        self.log, self.warn = log, warn
-        self.in_flight: collections.deque[_InFlight] = collections.deque()
-        self.preempted = False
+        self._window, self._log_every, self._last_step, self._corrupt_max = window, log_every, last_step, corrupt_max
+        self._record_key, self._record_trouble, self._newest = record_key, record_trouble, newest_checkpoint
+        self._on_step, self._on_line, self._warn = on_step, on_line, warn
+        self._in_flight: collections.deque[_InFlight] = collections.deque()
         # The first step that was begun when a process of several had been told to stop.
-        self.told_at: int | None = None
+        self._stopping_at: int | None = None
 
-    def train(self, state: Any, compiled: Callable, feed: Feed, step: int, iterator_state: str) -> int:
-        """Steps until the end or a signal, saves, and returns how many steps are done."""
-        saved_step = self.checkpoints.latest_step
-        while step < self.end_step and not self._should_stop(step):
-            began = time.perf_counter()
-            fed = next(feed)
-            self.progress.add_wait(time.perf_counter() - began)
-            settle = functools.partial(self._look, at_most=0)
-            self.profile.before(step + 1, settle)
-            # The batch is on the devices; anything else that would be copied there is a mistake.
-            with jax.transfer_guard("disallow"), self.profile.annotation(step + 1):
-                state, metrics = compiled(state, fed.batch)
-            step, iterator_state = step + 1, fed.iterator_state
-            stopping = self.any_process(self.stop.received is not None) if self.any_process else None
-            self.in_flight.append(_InFlight(step, metrics, self.count(fed.corrupt), fed.index, stopping))
-            self.profile.after(step, settle)
-            self._look(at_most=_STEPS_IN_FLIGHT)
-            if step % self.train_config.checkpoint_every == 0 and step < self.end_step:
-                # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
-                self._look(at_most=0)
-                began = time.perf_counter()
-                self.checkpoints.save(step, state, iterator_state, self.window.to_json())
-                self.progress.add_save(time.perf_counter() - began)
-                saved_step = step
-        self._look(at_most=0)
-        if saved_step != step:
-            self.checkpoints.save(step, state, iterator_state, self.window.to_json())
-        self.checkpoints.finish()
-        return step
+    def add(self, begun: _InFlight) -> None:
+        """Takes a step that was begun."""
+        self._in_flight.append(begun)
 
-    def _should_stop(self, step: int) -> bool:
-        # One process of several must not stop alone: the others would wait for it in the next collective. Each step
-        # says whether any had been told to stop, and by now all have looked at the steps that are not in flight; what
-        # one has looked at sooner (for a profile, say) does not count yet.
-        if self.any_process:
-            self.preempted = self.told_at is not None and self.told_at <= step - _STEPS_IN_FLIGHT
-        else:
-            self.preempted = self.stop.received is not None
-        return self.preempted
+    def stop_agreed(self, step: int) -> bool:
+        """Whether all of several processes know at `step` that one was told to stop.
 
-    def _look(self, at_most: int) -> None:
+        By now all have seen the steps that are not in flight; what one has seen sooner (for a profile, say) does not
+        count yet.
+        """
+        return self._stopping_at is not None and self._stopping_at <= step - _STEPS_IN_FLIGHT
+
+    def settle(self, at_most: int = 0) -> None:
         """Waits for all but the newest `at_most` steps in flight, checks and logs them."""
-        while len(self.in_flight) > at_most:
-            done = self.in_flight.popleft()
+        while len(self._in_flight) > at_most:
+            done = self._in_flight.popleft()
             metrics = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
-            self.progress.add_step()
+            self._on_step()
             if not is_finite(metrics):
                 raise NonFiniteError(self._describe(done, metrics))
-            if done.stopping is not None and self.told_at is None and bool(jax.device_get(done.stopping)):
-                self.told_at = done.step
+            if done.stopping is not None and self._stopping_at is None and bool(jax.device_get(done.stopping)):
+                self._stopping_at = done.step
             corrupt = int(jax.device_get(done.corrupt_records))
-            self.window.add({name: value for name, value in metrics.items() if name != "finite"}, corrupt)
+            self._window.add({name: value for name, value in metrics.items() if name != "finite"}, corrupt)
             if corrupt:
-                self._tell_corrupt(done)
+                self._warn_of_corrupt(done)
             # Not where `stop_at_step` or a signal ends it: a run that goes on writes the lines of one that never did.
-            if done.step % self.train_config.log_every == 0 or done.step == self.train_config.steps:
-                self._write_line(done.step)
+            if done.step % self._log_every == 0 or done.step == self._last_step:
+                self._on_line(done.step)
 
-    def _write_line(self, step: int) -> None:
-        means = self.window.pop()
-        speeds, steps_s = self.progress.pop(step, means.get(TOKENS))
-        if self.metrics_log and self.goodput:
-            speeds |= self.goodput.add(steps_s)
-            self.metrics_log.write(step, {**means, **speeds})
-            self.log(progress.progress_line(step, self.train_config.steps, means, speeds))
-
-    def _tell_corrupt(self, done: _InFlight) -> None:
+    def _warn_of_corrupt(self, done: _InFlight) -> None:
         """Logs which records of a batch were left out; raises where that were too many."""
-        so_far = f"{self.window.corrupt_records} of at most {self.corrupt_max} so far"
-        troubles = [] if done.index is None else [self.record_trouble(record) for record in corrupt_records(done.index)]
+        so_far = f"{self._window.corrupt_records} of at most {self._corrupt_max} so far"
+        troubles = (
+            [] if done.index is None else [self._record_trouble(record) for record in corrupt_records(done.index)]
+        )
         for trouble in troubles:
-            self.warn(f"step {done.step}: left out a corrupt record ({so_far}): {trouble}")
-        if self.window.corrupt_records > self.corrupt_max:
+            self._warn(f"step {done.step}: left out a corrupt record ({so_far}): {trouble}")
+        if self._window.corrupt_records > self._corrupt_max:
             raise CorruptRecordsError(
-                f"step {done.step}: {self.window.corrupt_records} samples could not be read, "
-                f"config.data.corrupt_records_max allows {self.corrupt_max}. The last: "
+                f"step {done.step}: {self._window.corrupt_records} samples could not be read, "
+                f"config.data.corrupt_records_max allows {self._corrupt_max}. The last: "
                 + ("; ".join(troubles) or "of another process, see there")
-                + f". Newest checkpoint: step {self.checkpoints.latest_step}. "
-                "Repair the data or raise that limit, then start again"
+                + f". Newest checkpoint: step {self._newest()}. Repair the data or raise that limit, then start again"
             )
 
     def _describe(self, done: _InFlight, metrics: Mapping[str, float]) -> str:
@@ -279,25 +339,13 @@ class _Run:
             records = "the loader gives no `index`, so its records cannot be named"
         else:
             readable = done.index[~is_corrupt(done.index)]
-            records = ", ".join(f"{index} ({self.record_key(int(index))})" for index in readable)
+            records = ", ".join(f"{index} ({self._record_key(int(index))})" for index in readable)
         where = f" (of process {jax.process_index()})" if jax.process_count() > 1 else ""
         return (
             f"step {done.step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the update was left out. "
-            f"Records of that batch{where}: {records}. Newest checkpoint: step {self.checkpoints.latest_step}. "
+            f"Records of that batch{where}: {records}. Newest checkpoint: step {self._newest()}. "
             "Look at these records, or lower config.train.learning_rate, then start again"
         )
-
-
-def _progress(program: Program, config: Any, end_step: int, log: Callable[[str], None]) -> progress.Progress:
-    peak = devices.device_peak(jax.local_devices()[0])
-    log(f"mfu is of {peak.source}" if peak else f"mfu n/a: no peak known for {jax.devices()[0].device_kind}")
-    return progress.Progress(
-        end_step=end_step,
-        video_s_per_step=config.data.batch_size * config.data.clip_s,
-        flops_per_step=program.task.flops_per_step(config.data.batch_size),
-        peak=peak,
-        num_devices=program.mesh.size,
-    )
 
 
 def _write_config(workdir: Path, config: Mapping[str, Any]) -> None:

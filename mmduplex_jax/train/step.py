@@ -1,21 +1,88 @@
-"""One training step: gradients (accumulated over microbatches), update, metrics; jitted over a mesh."""
+"""What a run computes, as its config decides it: the state and where it lies, one step, and both as a `Program`.
 
-from collections.abc import Callable, Mapping
+Making a program costs no memory on the devices, so that a model of any size can be examined, or compiled for machines
+that are not there.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mmduplex_jax.sharding import BATCH_AXES, batch_sharding, replicated
-from mmduplex_jax.train.groups import Groups, where_started, without_later
-from mmduplex_jax.train.state import TrainState
-from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, Batch, Task
+from mmduplex_jax.sharding import BATCH_AXES, array_name, batch_sharding, replicated, tree_shardings
+from mmduplex_jax.train.optimizer import Groups, make_groups, make_learning_rates, make_optimizer
+from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, Batch, MeshTask, Task
 from mmduplex_jax.typing import PyTree
 
 # What every step reports beside the task's metrics. `finite` is 1 when the update was applied, 0 when it was left out.
 RESERVED = ("loss", "grad_norm", "learning_rate", "finite")
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a step changes; also, in the same shape, its `ShapeDtypeStruct`s and its shardings.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: unboxed parameters.
+      opt_state: the optimiser's state, of the parameters that are trained at some time.
+    """
+
+    step: Any
+    params: PyTree
+    opt_state: PyTree
+
+
+def abstract_params(task: Task) -> PyTree:
+    """Boxed `ShapeDtypeStruct`s of a task's parameters; computes nothing."""
+    return jax.eval_shape(task.init, jax.random.key(0))
+
+
+def state_shardings(boxed: PyTree, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shardings of a whole state: the optimiser's moments lie where their parameters lie.
+
+    Raises:
+      ShardingError: see `mmduplex_jax.sharding.resolve`.
+    """
+    params = tree_shardings(boxed, mesh)
+    placed = {array_name(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
+
+    def moment(path: Sequence[Any], _: Any) -> NamedSharding:
+        # A moment stands in a field of the optimiser's state under its parameter's path; nothing else has one.
+        keys = itertools.takewhile(lambda key: isinstance(key, jax.tree_util.DictKey), reversed(path))
+        return placed.get(array_name([*keys][::-1]), replicated(mesh))
+
+    shapes = jax.eval_shape(optimizer.init, nn.unbox(boxed))
+    return TrainState(replicated(mesh), params, jax.tree_util.tree_map_with_path(moment, shapes))
+
+
+def make_init(task: Task, optimizer: optax.GradientTransformation, seed: int) -> Any:
+    """A function of no argument that makes the state at step 0; jit it with `out_shardings`."""
+
+    def init() -> TrainState:
+        params = nn.unbox(task.init(jax.random.key(seed)))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return init
+
+
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+    """`ShapeDtypeStruct`s of a state with its shardings: what a checkpoint is restored into."""
+    shapes = jax.eval_shape(make_init(task, optimizer, seed=0))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def init_state(task: Task, optimizer: optax.GradientTransformation, shardings: TrainState, seed: int) -> TrainState:
+    """The state at step 0, made where it will lie: no device ever holds what is not its own."""
+    return jax.jit(make_init(task, optimizer, seed), out_shardings=shardings)()
 
 
 def make_step(
@@ -80,14 +147,16 @@ def make_step(
             else:
                 grads, metrics = accumulated(state.params, batch, rng)
         trained, kept = groups.split(state.params)
-        started = groups.started(trained, state.step)
-        grads = without_later(started, grads)
+        grads = groups.zero_later(grads, state.step)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained, step=state.step)
         # The select fuses into the update. Poisoned values never reach the state, so none can reach a checkpoint.
-        trained = where_started(started, finite, optax.apply_updates(trained, updates), trained)
-        opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, state.opt_state)
+        trained, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optax.apply_updates(trained, updates), opt_state),
+            (trained, state.opt_state),
+        )
         metrics = {
             **metrics,
             "grad_norm": grad_norm,
@@ -125,3 +194,83 @@ def lower_step(step: Callable, state: TrainState, shardings: TrainState, example
         donate_argnums=0,
     )
     return jitted.lower(state, dict(example))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A run's shapes, shardings and step.
+
+    Attributes:
+      task: what is trained.
+      mesh: on what.
+      boxed: abstract parameters with logical axis names.
+      groups: which parameters are trained, and from when.
+      optimizer: of `config.train`.
+      shardings: of the whole state.
+      target: abstract state with its shardings, to restore into.
+      example: abstract batch of all processes.
+      step: `(state, batch) -> (state, metrics)`, not yet compiled.
+      seed: of initialisation and of every step's randomness.
+    """
+
+    task: Task
+    mesh: Mesh
+    boxed: PyTree
+    groups: Groups
+    optimizer: optax.GradientTransformationExtraArgs
+    shardings: TrainState
+    target: TrainState
+    example: dict[str, jax.ShapeDtypeStruct]
+    step: Callable
+    seed: int
+
+    def lower(self) -> Any:
+        """The step as the compiler is given it; the compiled one takes the state over (donation)."""
+        return lower_step(self.step, self.target, self.shardings, self.example, self.mesh)
+
+    def compile(self) -> Any:
+        """The step, compiled for the mesh; it takes the state over (donation)."""
+        return self.lower().compile()
+
+    def init_state(self) -> TrainState:
+        """The state at step 0, on the mesh."""
+        return init_state(self.task, self.optimizer, self.shardings, self.seed)
+
+
+def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
+    """The program of `config.train` and `config.data.batch_size` for a task.
+
+    Raises:
+      ShardingError: a parameter does not fit the mesh.
+      GroupsError: `config.train.groups` does not fit the parameters.
+      ValueError: the batch cannot be split, or the schedule makes no sense.
+    """
+    train, batch_size = config.train, config.data.batch_size
+    if isinstance(task, MeshTask):
+        task = task.on_mesh(mesh)
+    check_batch_size(batch_size, train.grad_accum, mesh)
+    boxed = abstract_params(task)
+    groups = make_groups(train, boxed)
+    optimizer = make_optimizer(train, boxed, groups)
+    shardings = state_shardings(boxed, optimizer, mesh)
+    step = make_step(
+        task,
+        groups,
+        optimizer,
+        make_learning_rates(train, groups),
+        mesh=mesh,
+        seed=train.seed,
+        grad_accum=train.grad_accum,
+    )
+    return Program(
+        task=task,
+        mesh=mesh,
+        boxed=boxed,
+        groups=groups,
+        optimizer=optimizer,
+        shardings=shardings,
+        target=abstract_state(task, optimizer, shardings),
+        example=task.example_batch(batch_size),
+        step=step,
+        seed=train.seed,
+    )

@@ -7,10 +7,15 @@ appears under its name only when it is whole; what a killed run left half-writte
 Imported weights are one Orbax checkpoint, a folder, with their metadata (JSON) in it.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,14 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
 from mmduplex_jax.sharding import array_name
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.portable import converted_config, converted_parameter, flatten, unflatten
 
-# `mmduplex_jax.train.state.TrainState`: `step`, `params` and `opt_state`, arrays or abstract ones.
+# `mmduplex_jax.train.step.TrainState`: `step`, `params` and `opt_state`, arrays or abstract ones.
 State = Any
 
 # Raised with every change after which a run cannot go on from older checkpoints.
@@ -47,7 +53,7 @@ FREE_TO_CHANGE = (
     "train.keep",
     "mesh",
     "data.dirs",
-    "data.eval_dirs",
+    "evals",  # nothing of a training is changed by how it is evaluated
     "data.corrupt_records_max",
     "data.prefetch",
     "data.workers",
@@ -56,12 +62,27 @@ FREE_TO_CHANGE = (
 )
 
 
+# What a checkpoint is made of, each a folder.
+ITEMS = ("params", "optimizer", "data", "metadata")
+
 # Values of a config, as JSON, that ask for nothing.
 _EMPTY = ('""', "null", "[]")
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be gone on from, or not be written; says what is wrong and what to do."""
+
+
+class DiskFull(CheckpointError):
+    """A checkpoint for which there was no room; says which one is whole."""
+
+
+class CheckpointMismatch(CheckpointError):
     """A checkpoint that does not fit this run; the message lists what differs and what to do."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A checkpoint of which something is missing or cannot be read; the message names it, and the newest whole one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +128,14 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._orbax.latest_step()
 
-    def save(self, step: int, state: State, iterator_state: str, window: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        state: State,
+        iterator_state: str,
+        window: Mapping[str, Any],
+        evaluations: Mapping[str, Any] | None = None,
+    ) -> None:
         """Starts to save; returns when the state has been copied, so that it may be donated.
 
         Args:
@@ -115,38 +143,70 @@ class Checkpoints:
           state: on the devices.
           iterator_state: JSON of the data iterator after `step` batches.
           window: metrics of the steps since the last line.
+          evaluations: what is known of them (`mmduplex_jax/train/evaluation.py`).
 
         Raises:
-          Exception: whatever an earlier asynchronous save failed with.
+          DiskFull: this or an earlier save, which are asynchronous, found no room on the disk.
+          Exception: whatever else an earlier save failed with.
         """
-        self._orbax.check_for_errors()
-        if self.latest_step == step:
-            return
-        metadata = {
-            "layout_version": LAYOUT_VERSION,
-            "step": step,
-            **dataclasses.asdict(self._facts),
-            "processes": jax.process_count(),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            "shapes": _shapes(state.params),
-            "window": dict(window),
-            "versions": {"jax": jax.__version__, "orbax": ocp.__version__, "grain": grain.__version__},
-        }
-        self._orbax.save(
+        optimizer = {"step": state.step, "opt_state": state.opt_state}
+        self._save(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-                data=ocp.args.JsonSave(json.loads(iterator_state)),
-                metadata=ocp.args.JsonSave(metadata),
-            ),
-            force=True,
+            state.params,
+            {"window": dict(window), "evaluations": dict(evaluations or {})},
+            optimizer=ocp.args.StandardSave(optimizer),
+            data=ocp.args.JsonSave(json.loads(iterator_state)),
         )
+
+    def save_params(self, step: int, params: PyTree) -> None:
+        """Saves parameters alone, which can be used and not gone on from; errors as of `save`."""
+        self._save(step, params, {})
+
+    def _save(self, step: int, params: PyTree, more: Mapping[str, Any], **items: Any) -> None:
+        with self._room():
+            self._orbax.check_for_errors()
+            if self.latest_step == step:
+                return
+            metadata = {
+                "layout_version": LAYOUT_VERSION,
+                "step": step,
+                **dataclasses.asdict(self._facts),
+                "processes": jax.process_count(),
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+                "shapes": _shapes(params),
+                **more,
+                "versions": {"jax": jax.__version__, "orbax": ocp.__version__, "grain": grain.__version__},
+            }
+            self._orbax.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params), metadata=ocp.args.JsonSave(metadata), **items
+                ),
+                force=True,
+            )
 
     def finish(self) -> None:
         """Waits until everything is on disk; raises what a save failed with."""
-        self._orbax.wait_until_finished()
-        self._orbax.check_for_errors()
+        with self._room():
+            self._orbax.wait_until_finished()
+            self._orbax.check_for_errors()
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Turns what a full disk raises, in whatever wrapping, into a line."""
+        try:
+            yield
+        except Exception as error:
+            if not _says_full_disk(error):
+                raise
+            directory = Path(self._orbax.directory)
+            whole = [step for step in _steps_in(directory) if find_damage(directory / str(step)) is None]
+            kept = f"the newest whole checkpoint is step {max(whole)}" if whole else "no checkpoint is whole yet"
+            free = shutil.disk_usage(directory).free
+            raise DiskFull(
+                f"no room for a checkpoint in {directory} ({free / 2**20:,.0f} MiB are free; a quota may allow less): "
+                f"{kept}. Make room, or lower config.train.keep, and start the same command again"
+            ) from None
 
     def checked_metadata(self, target: State) -> dict[str, Any] | None:
         """Metadata of the newest checkpoint; None where there is no checkpoint yet.
@@ -160,7 +220,10 @@ class Checkpoints:
         step = self.latest_step
         if step is None:
             return None
-        metadata = self._orbax.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        directory = Path(self._orbax.directory)
+        if damage := find_damage(directory / str(step), arrays=False):
+            raise _damaged(directory, step, damage, ITEMS, "go on from it with --from_step={step}")
+        metadata = json.loads((directory / str(step) / "metadata" / "metadata").read_text(encoding="utf-8"))
         differences = _differences(metadata, self._facts, target.params)
         if differences:
             raise CheckpointMismatch(
@@ -175,14 +238,23 @@ class Checkpoints:
           target: abstract state with shardings.
           data: the data iterator; changed in place.
         """
-        restored = self._orbax.restore(
-            self.latest_step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(target.params),
-                optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state}),
-                data=ocp.args.JsonRestore(),
-            ),
-        )
+        step = self.latest_step
+        assert step is not None
+        try:
+            restored = self._orbax.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(target.params),
+                    optimizer=ocp.args.StandardRestore({"step": target.step, "opt_state": target.opt_state}),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:
+            directory = Path(self._orbax.directory)
+            damage = find_damage(directory / str(step))
+            if damage is None:
+                raise
+            raise _damaged(directory, step, damage, ITEMS, "go on from it with --from_step={step}") from error
         data.set_state(restored["data"])
         optimizer = restored["optimizer"]
         return target.replace(step=optimizer["step"], params=restored["params"], opt_state=optimizer["opt_state"])
@@ -201,19 +273,116 @@ def load_params(path: str | Path, shardings: PyTree | None = None) -> tuple[PyTr
     Raises:
       FileNotFoundError: when there is no checkpoint.
       CheckpointMismatch: when its layout is newer than this code.
+      CheckpointDamaged: when something of it is missing or cannot be read.
     """
     directory, step = _find(Path(path))
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        metadata = reader.restore(directory / str(step) / "metadata")
+    folder, items = directory / str(step), ("params", "metadata")
+    hint = f"use it as {directory}/{{step}}"
+    if damage := find_damage(folder, items, arrays=False):
+        raise _damaged(directory, step, damage, items, hint)
+    metadata = json.loads((folder / "metadata" / "metadata").read_text(encoding="utf-8"))
     if metadata["layout_version"] > LAYOUT_VERSION:
         raise CheckpointMismatch(f"{directory}/{step}: {_layout_difference(metadata['layout_version'])}")
-    with ocp.StandardCheckpointer() as reader:
-        params = reader.restore(directory / str(step) / "params", _target(metadata["shapes"], shardings))
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            params = reader.restore(folder / "params", _target(metadata["shapes"], shardings))
+    except Exception as error:
+        damage = find_damage(folder, items)
+        if damage is None:
+            raise
+        raise _damaged(directory, step, damage, items, hint) from error
     if metadata["layout_version"] < LAYOUT_VERSION:
         params = unflatten({converted_parameter(name): value for name, value in flatten(params).items()})
         metadata["shapes"] = {converted_parameter(name): shape for name, shape in metadata["shapes"].items()}
         metadata["config"] = converted_config(metadata["config"])
     return params, metadata
+
+
+def find_damage(folder: Path, items: Collection[str] = ITEMS, *, arrays: bool = True) -> str | None:
+    """What of a checkpoint is missing or cannot be read; None where it is whole.
+
+    Args:
+      folder: WORKDIR/checkpoints/STEP.
+      items: that must be there.
+      arrays: reads every array, which takes as long as loading it; otherwise only what is missing is found.
+    """
+    for item in items:
+        if not (folder / item).is_dir():
+            return f"{item}/ is missing"
+        wanted = ("metadata",) if item in ("data", "metadata") else ("_METADATA", "manifest.ocdbt")
+        for file in wanted:
+            if not (folder / item / file).is_file():
+                return f"{item}/{file} is missing"
+        try:
+            if item in ("data", "metadata"):
+                json.loads((folder / item / "metadata").read_text(encoding="utf-8"))
+            elif arrays:
+                _read_as_numpy(folder / item)
+        except Exception as error:  # noqa: BLE001 - whatever other people's readers raise is damage
+            return f"{item}/ cannot be read: {(str(error).strip() or repr(error)).splitlines()[0][:200]}"
+    return None
+
+
+def _read_as_numpy(folder: Path) -> PyTree:
+    """An item's arrays, whatever devices they were saved from."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        return reader.restore(
+            folder, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        )
+
+
+def _damaged(directory: Path, step: int, damage: str, items: Collection[str], hint: str) -> CheckpointDamaged:
+    older = sorted((other for other in _steps_in(directory) if other < step), reverse=True)
+    whole = next((other for other in older if find_damage(directory / str(other), items) is None), None)
+    instead = (
+        "no older one is whole: start in another workdir"
+        if whole is None
+        else f"the newest whole one is step {whole}: {hint.format(step=whole)}"
+    )
+    return CheckpointDamaged(
+        f"{directory}/{step} is damaged: {damage}. It may have been copied in part, or the disk was full; {instead}"
+    )
+
+
+def set_aside_after(workdir: Path, step: int) -> list[str]:
+    """Moves checkpoints newer than `step` out of a run's way, into WORKDIR/set_aside/; returns a line on each.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    directory = _checkpoints_dir(workdir)
+    steps = _steps_in(directory)
+    if step not in steps:
+        raise CheckpointError(f"--from_step={step}: {directory} holds the steps {steps or 'none'}")
+    if damage := find_damage(directory / str(step)):
+        raise _damaged(directory, step, damage, ITEMS, "go on from it with --from_step={step}")
+    lines = []
+    if jax.process_index() == 0:
+        for newer in (other for other in steps if other > step):
+            place = workdir.absolute() / "set_aside" / f"{newer}-{time.strftime('%Y%m%d-%H%M%S')}"
+            place.parent.mkdir(exist_ok=True)
+            os.rename(directory / str(newer), place)
+            lines.append(f"--from_step={step}: checkpoint {newer} is set aside as {place}")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("set aside")
+    return lines
+
+
+def _steps_in(directory: Path) -> list[int]:
+    return sorted(int(entry.name) for entry in directory.glob("*") if entry.name.isdigit())
+
+
+def _says_full_disk(error: BaseException) -> bool:
+    """Whether an error, or one that it comes from, says that there is no room; tensorstore's says so in its text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if re.search(r"No space left on device|ENOSPC|Disk quota exceeded", str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def write_weights(folder: str | Path, arrays: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, Any]) -> None:
@@ -300,7 +469,7 @@ def _find(path: Path) -> tuple[Path, int]:
     if path.name.isdigit() and path.is_dir():
         return path.parent, int(path.name)
     directory = path if path.name == "checkpoints" else _checkpoints_dir(path)
-    steps = [int(entry.name) for entry in directory.glob("*") if entry.name.isdigit()] if directory.is_dir() else []
+    steps = _steps_in(directory)
     if not steps:
         raise FileNotFoundError(f"{path}: no checkpoint; wanted a workdir with checkpoints/STEP/, or such a folder")
     return directory, max(steps)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from launch.train import EXIT_MISFIT, EXIT_NON_FINITE
-from mmduplex_jax.train.preemption import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from mmduplex_jax.train.distributed import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "launch" / "cluster"

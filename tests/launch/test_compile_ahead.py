@@ -15,7 +15,7 @@ from mmduplex_jax.planning.compiled_report import CompiledReport, activations_by
 from mmduplex_jax.planning.topologies import Topology
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.step import make_program
 from tests import tiny
 from tests.launch.compilers import needs
 from tests.train.toy import ToyTask, toy_config

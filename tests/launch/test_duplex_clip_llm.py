@@ -14,8 +14,8 @@ from launch.train import train
 from mmduplex_jax.models.language import LanguageModel
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.towers.vision import VisionTower
-from mmduplex_jax.train.groups import make_groups
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.optimizer import make_groups
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.huggingface.source import open_source
 from mmduplex_jax.weights.init_from import InitFromError

@@ -16,7 +16,7 @@ from mmduplex_jax.planning.stream_cost import stream_cost
 from mmduplex_jax.stages.flops import live_tick
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.trained import load_tokenizer
 
 SHEET = Path("docs/cost.md")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from launch import export
-from mmduplex_jax.train.state import TrainState
+from mmduplex_jax.train.step import TrainState
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts
 from mmduplex_jax.weights.trained import load_trained

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -14,9 +15,10 @@ from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
 from launch.import_weights import import_weights
-from launch.train import EXIT_MISFIT, data_fingerprint, train, weights_of
+from launch.train import EXIT_MISFIT
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.training import data_fingerprint, notes_on_data, train, weights_of
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
@@ -28,6 +30,7 @@ from mmduplex_jax.weights.portable import flatten
 from mmduplex_jax.weights.trained import load_tokenizer
 
 CLIP_S = 1.28
+SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
 
 
 class NoisySource:
@@ -35,6 +38,9 @@ class NoisySource:
 
     clock = Clock()
     flip_safe = True
+
+    def __init__(self, clip_s=CLIP_S, words=(("red", 0.1), ("circle", 0.5))):
+        self.clip_s, self.words = clip_s, tuple(Word(*word) for word in words)
 
     def __len__(self):
         return 8
@@ -45,10 +51,9 @@ class NoisySource:
     def items(self, begin, end):
         for number in range(begin, end):
             picture = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
-            frames = np.stack([np.roll(picture, tick, axis=1) for tick in range(self.clock.ticks_in(CLIP_S))])
-            words = (Word("red", 0.1), Word("circle", 0.5))
+            frames = np.stack([np.roll(picture, tick, axis=1) for tick in range(self.clock.ticks_in(self.clip_s))])
             key = f"noise/{number}"
-            yield Item(number, key, Record(key=key, frames=frames, clock=self.clock, words=words))
+            yield Item(number, key, Record(key=key, frames=frames, clock=self.clock, words=self.words))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,7 @@ def test_data_are_mixed_by_the_config(shards, tmp_path, monkeypatch):
         assert np.mean(np.concatenate(batch) >= 8) == 0.75  # a share of the second folder's, exact in 40 samples
         raise Reached
 
-    monkeypatch.setattr("launch.train.fit", fit)
+    monkeypatch.setattr("mmduplex_jax.stages.training.fit", fit)
     config = small_config(shards)
     config.data.update(dirs=f"{shards}, {shards}", weights="1, 3")
     with pytest.raises(Reached):
@@ -120,6 +125,9 @@ def test_weights_that_make_no_mixture_are_refused(text):
     ("flag", "code", "said"),
     [
         ("--config.data.dirs=nowhere", EXIT_MISFIT, "error: nowhere"),
+        ("--config.frame_px=100", EXIT_MISFIT, "--config.frame_px=96 would fit"),
+        ("--config.text_tokenizer=no/tokenizer.json", EXIT_MISFIT, "there is no such file or folder; pass"),
+        ("--config.stage=dulpex", EXIT_MISFIT, "there are clip, bflow, vlm, duplex"),
         ("--config.train.stepz=3", EXIT_MISFIT, "did you mean --config.train.steps?"),
         ("--process_id=1", EXIT_MISFIT, "belong together"),
     ],
@@ -129,7 +137,56 @@ def test_mistakes_are_told_without_ceremony(repository, tmp_path, flag, code, sa
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
-    assert said in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
+def written(source, folder):
+    write_shards(source, folder, config={}, units_per_shard=4)
+    return folder
+
+
+def test_words_that_cannot_be_spelled_are_seen_before_anything_compiles(tmp_path):
+    own = written(NoisySource(words=(("a", 0.1), ("zebra", 0.5))), tmp_path / "own")
+    with pytest.raises(DataError, match=r"'world' cannot spell 'a', 'zebra': 2 .*--config.text_tokenizer=FILE"):
+        train(small_config(own), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_large_batch_and_short_clips_are_noted(shards):
+    config = small_config(shards)
+    config.data.update(batch_size=32, clip_s=12.0)
+    batch, short = notes_on_data([str(shards)], 8, config, load_tokenizer(config))
+    assert "a batch takes 32 clips and there are 8" in batch
+    assert "--config.data.batch_size=8" in batch
+    assert "8 of 8 sampled clips are shorter than config.data.clip_s=12 (the shortest: 1.28 s)" in short
+    assert notes_on_data([str(shards)], 8, small_config(shards), load_tokenizer(config)) == []
+
+
+def test_held_out_data_are_scored_on_the_way(tmp_path):
+    """With a metric of our own; stopped and gone on it ends as a run that never was, scores included."""
+    longer = written(NoisySource(clip_s=2.56), tmp_path / "longer")
+
+    def run(workdir, stop_at_step=0):
+        config = small_config(longer, stop_at_step=stop_at_step)
+        config.data.clip_s = 2.56
+        config.evals.update(every=2, dirs=str(longer), clips=4, batch=4, best="words/word/f1")
+        config.evals.metrics = "tests.evals.metrics:longest_silence"
+        assert train(config, workdir, lambda line: None) == 0
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in row.items() if name not in SPEEDS} for row in rows]
+
+    straight = run(tmp_path / "straight")
+    first, last = (row for row in straight if "loss" not in row)
+    assert (first["step"], last["step"]) == (2, 4)
+    assert first["eval/longer/words/word/controls/oracle/f1"] == 1
+    assert first["eval/longer/metrics/longest_silence/clips"] == 4
+    assert first["eval/longer/word_nll"] > last["eval/longer/word_nll"] > 0
+    assert load_params(tmp_path / "straight" / "best")[1]["step"] in (2, 4)
+    run(tmp_path / "stopped", stop_at_step=3)
+    assert run(tmp_path / "stopped") == straight
+    (one, _), (other, _) = load_params(tmp_path / "straight"), load_params(tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_it_begins_with_imported_weights(shards, tmp_path):

@@ -12,11 +12,10 @@ from data_pipelines.shards import write_shards
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import caption, evaluate, export_weights, import_weights
-from launch.caption import pieces_of
 from launch.train import train
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding
-from mmduplex_jax.stages.vlm.captioner import Captioner
+from mmduplex_jax.stages.vlm.captioner import Captioner, pieces_of
 from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.trained import load_trained
 from tests.data_pipelines.numbered_video import number_in, write_numbered
@@ -190,7 +189,14 @@ def test_a_video_is_cut_into_pieces(media, every, max_s, wanted):
 
 def test_a_captioner_wants_clips_of_its_shape_and_says_no_marks(workdir):
     trained = load_trained(workdir)
-    captioner = Captioner(trained, Decoding("sample", temperature=5.0), batch_size=3)
+    captioner = Captioner(
+        trained.task,
+        trained.config,
+        trained.tokenizer,
+        Decoding("sample", temperature=5.0),
+        batch_size=3,
+        params=trained.params,
+    )
     clips = list(np.random.default_rng(0).integers(0, 255, (5, 2, 64, 64, 3), np.uint8))
     said = captioner.captions(clips)
     assert len(said) == 5

@@ -13,8 +13,8 @@ from mmduplex_jax.planning.traced import trace
 from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.train.groups import make_groups
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.optimizer import make_groups
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 

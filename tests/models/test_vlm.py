@@ -14,7 +14,7 @@ from mmduplex_jax.models.language import LanguageModel, gather_cache
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.huggingface import clip_family
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests.tiny import random_params

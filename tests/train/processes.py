@@ -60,6 +60,7 @@ class Processes:
                 "TOY_JOB": f"{coordinator} {count} {i} {join_timeout_s} {peer_timeout_s}",
                 "TOY_STEP_S": str(step_s),
                 "TOY_BREAKS_IN": str(breaks_in),
+                "TOY_EVALS": "5",
             }
             command = [sys.executable, "-u", "-m", module, str(workdir), *map(str, arguments)]
             with self.logs[i].open("w") as log:

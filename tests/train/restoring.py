@@ -20,7 +20,7 @@ import numpy as np
 
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.train.distributed import Job, take_part
-from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts
 from tests.train.toy import ToyTask, make_data, toy_config
 

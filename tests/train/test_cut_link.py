@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmduplex_jax.train.preemption import EXIT_PREEMPTED
+from mmduplex_jax.train.distributed import EXIT_PREEMPTED
 from tests.train.processes import Processes
 
 PEER_TIMEOUT_S = 10

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mmduplex_jax.train.goodput import Goodput, note_start
 from mmduplex_jax.train.loop import fit
+from mmduplex_jax.train.metrics import Goodput, note_start
 from tests.train.toy import ToyTask, make_data, toy_config
 
 

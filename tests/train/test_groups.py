@@ -18,11 +18,9 @@ import optax
 import pytest
 
 from mmduplex_jax.sharding import batch_sharding, make_mesh
-from mmduplex_jax.train.groups import GroupsError, make_groups
 from mmduplex_jax.train.loop import fit
-from mmduplex_jax.train.optimizer import group_schedule, make_schedule
-from mmduplex_jax.train.program import make_program
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.optimizer import GroupsError, group_schedule, make_groups, make_schedule
+from mmduplex_jax.train.step import abstract_params, make_program
 from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.weights.portable import flatten
 from tests.train.test_resume import assert_same_end
@@ -295,7 +293,7 @@ def test_groups_are_told_and_belong_to_the_run(tmp_path):
 EIGHT = """
 import jax, numpy as np
 from mmduplex_jax.sharding import batch_sharding, make_mesh
-from mmduplex_jax.train.program import make_program
+from mmduplex_jax.train.step import make_program
 from tests.train.test_groups import LATE_STACK, config_with
 from tests.train.toy import ToyTask, make_data
 

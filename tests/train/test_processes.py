@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mmduplex_jax.train.distributed import EXIT_FAILED, Job, JoinError
+from mmduplex_jax.train.distributed import EXIT_FAILED, EXIT_PREEMPTED, Job, JoinError
 from mmduplex_jax.train.loop import fit
-from mmduplex_jax.train.preemption import EXIT_PREEMPTED
+from mmduplex_jax.weights.checkpoint import load_params
 from tests.train.processes import Processes
 from tests.train.test_resume import assert_same_end
-from tests.train.toy import ToyTask, make_data, toy_config
+from tests.train.toy import ToyTask, evaluate, make_data, toy_config
 
 # Sums over processes in another order than within one: float32 rounding, a little more each step.
 SAME_CURVE = 1e-5
@@ -20,14 +20,26 @@ STEPS, EVERY = 20, 5
 
 def losses(workdir: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows}
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def errors(workdir: Path) -> dict[int, float]:
+    """Of the held-out set."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["eval/x/error"] for row in rows if "eval/x/error" in row}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[int, float]:
-    workdir = tmp_path_factory.mktemp("alone")
-    fit(ToyTask(), make_data(), toy_config(), workdir, log=lambda line: None)
-    return losses(workdir)
+def one(tmp_path_factory) -> Path:
+    workdir, config = tmp_path_factory.mktemp("alone"), toy_config()
+    config.evals = {"every": EVERY, "dirs": "x", "best": "-error"}
+    fit(ToyTask(), make_data(), config, workdir, evaluate={"x": evaluate}, log=lambda line: None)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def alone(one) -> dict[int, float]:
+    return losses(one)
 
 
 def trained(workdir: Path, count: int, **options) -> Path:
@@ -43,6 +55,13 @@ def two(tmp_path_factory) -> Path:
 
 def test_two_processes_learn_what_one_does(alone, two):
     assert losses(two) == pytest.approx(alone, rel=SAME_CURVE)
+
+
+def test_two_processes_are_scored_as_one_is(one, two):
+    """By the first of them, with parameters that both gather; the best are saved by both."""
+    assert errors(two) == pytest.approx(errors(one), rel=1e-3)
+    assert [*errors(two)] == [5, 10, 15, 20]
+    assert load_params(two / "best")[1]["step"] == load_params(one / "best")[1]["step"]
 
 
 def test_sigterm_to_one_stops_all_at_one_step_and_they_go_on_exactly(tmp_path, two):

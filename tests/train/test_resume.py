@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from mmduplex_jax.train.distributed import EXIT_PREEMPTED
 from mmduplex_jax.train.loop import fit
-from mmduplex_jax.train.preemption import EXIT_PREEMPTED
 from mmduplex_jax.weights import checkpoint
 from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from tests.train.toy import ToyTask, make_data, toy_config

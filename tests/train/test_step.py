@@ -10,8 +10,7 @@ from mmduplex_jax.planning import devices
 from mmduplex_jax.sharding import array_name, batch_sharding, make_mesh
 from mmduplex_jax.train.optimizer import decay_mask, make_schedule
 from mmduplex_jax.train.parameters import count, parameter_table
-from mmduplex_jax.train.program import make_program
-from mmduplex_jax.train.state import abstract_params
+from mmduplex_jax.train.step import abstract_params, make_program
 from tests.train.toy import PoisonedTask, ToyTask, make_data, toy_config
 
 

@@ -90,6 +90,13 @@ def record(index: int) -> dict[str, np.ndarray]:
     }
 
 
+def evaluate(params, should_stop):
+    """A held-out set, as `fit` takes it."""
+    held_out = {name: np.stack([record(1000 + k)[name] for k in range(8)]) for name in ("frames", "slot_valid")}
+    error, _ = jax.jit(ToyTask(noise=0.0).loss)(params, held_out, jax.random.key(0))
+    return {"error": float(error), "parts": {"frames": 40}, "note": "not a number"}
+
+
 def make_data(batch_size: int = 8, records: int = 64, seed: int = 0, make_record=record, share=(0, 1)):
     """Batches of all processes, of which `share` (which, of how many) takes its rows; the state is the same in all."""
     dataset = grain.MapDataset.range(records).seed(seed).shuffle().repeat().map(make_record).batch(batch_size)
@@ -132,7 +139,7 @@ def main(arguments: list[str]) -> int:
     """`WORKDIR STEPS CHECKPOINT_EVERY [field=value ...]`: trains, as one of several processes where TOY_JOB says so.
 
     TOY_JOB: `COORDINATOR NUM_PROCESSES PROCESS_ID JOIN_TIMEOUT_S PEER_TIMEOUT_S`. TOY_STEP_S: seconds that the data of
-    a step take. TOY_BREAKS_IN: the process whose disk is gone after some steps.
+    a step take. TOY_BREAKS_IN: the process whose disk is gone after some steps. TOY_EVALS: steps between evaluations.
     """
     from mmduplex_jax.train.distributed import Job, take_part, voices
     from mmduplex_jax.train.loop import fit
@@ -140,6 +147,8 @@ def main(arguments: list[str]) -> int:
     workdir, steps, checkpoint_every, *changes = arguments
     config = toy_config(train__steps=int(steps), train__checkpoint_every=int(checkpoint_every))
     config.update_from_flattened_dict({name: int(value) for name, value in (c.split("=") for c in changes)})
+    if "TOY_EVALS" in os.environ:
+        config.evals = {"every": int(os.environ["TOY_EVALS"]), "dirs": "x", "best": "-error"}
     step_s = float(os.environ.get("TOY_STEP_S", "0"))
     breaks_in, reads = int(os.environ.get("TOY_BREAKS_IN", "-1")), itertools.count()
 
@@ -154,7 +163,7 @@ def main(arguments: list[str]) -> int:
         data = make_data(
             config.data.batch_size, make_record=slow_record, share=(jax.process_index(), jax.process_count())
         )
-        return fit(ToyTask(), data, config, Path(workdir), log=log, warn=warn).exit_code
+        return fit(ToyTask(), data, config, Path(workdir), evaluate={"x": evaluate}, log=log, warn=warn).exit_code
 
     if "TOY_JOB" in os.environ:
         coordinator, *numbers = os.environ["TOY_JOB"].split()

@@ -1,0 +1,211 @@
+"""A training of any stage, from a resolved config: its task, its data, what it begins with, what it is scored on."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.dataset import open_dataset
+from data_pipelines.loader import make_loader
+from data_pipelines.manifest import Manifest, ShardError
+from mmduplex_jax.stages.evaluation import make_held_out
+from mmduplex_jax.stages.registry import find_stage
+from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.train.feed import DataError
+from mmduplex_jax.train.loop import fit
+from mmduplex_jax.train.task import Task
+from mmduplex_jax.weights.init_from import make_start
+from mmduplex_jax.weights.trained import load_tokenizer
+
+# Clips that are read before anything compiles, to see whether the config suits them.
+_SAMPLED_CLIPS = 32
+
+
+def train(
+    config: Any,
+    workdir: str | Path,
+    log: Callable[[str], None] = print,
+    warn: Callable[[str], None] | None = None,
+    from_step: int | None = None,
+) -> int:
+    """Trains the stage of a config; returns the exit code (0, 75 or 130).
+
+    Whatever can be known to be wrong is, before anything compiles and before the workdir is made.
+
+    Args:
+      config: with every field.
+      workdir: of the run.
+      log, warn, from_step: see `mmduplex_jax.train.loop.fit`.
+
+    Raises:
+      Exception: see `mmduplex_jax.train.loop.fit` and `data_pipelines.loader.make_loader`.
+    """
+    try:
+        tokenizer = load_tokenizer(config)
+        stage = find_stage(config.stage)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from error
+    task = _build_task(config, tokenizer)
+    dirs = [directory.strip() for directory in config.data.dirs.split(",") if directory.strip()]
+    if not dirs:
+        raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
+    weights = weights_of(config.data.weights, len(dirs))
+    try:
+        data = make_loader(
+            dirs,
+            tokenizer,
+            batch_size=config.data.batch_size,
+            seed=config.data.seed,
+            clip_s=config.data.clip_s,
+            frame_px=config.frame_px,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            worker_processes=config.data.workers,
+            flip=config.data.flip,
+            weights=weights,
+            mark_corrupt=True,
+            pairs=stage.pair_format(config),
+        )
+    except ValueError as error:
+        raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error
+    try:
+        log(f"{len(data.source):,} clips in {', '.join(dirs)}")
+        for line in notes_on_data(dirs, len(data.source), config, tokenizer):
+            log(line)
+        try:
+            held_out = make_held_out(task, config, tokenizer)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        outcome = fit(
+            task,
+            data,
+            config,
+            workdir,
+            tokenizer_json=tokenizer.to_json(),
+            record_key=data.source.key,
+            record_trouble=data.trouble,
+            data_fingerprint=data_fingerprint(dirs),
+            start=make_start(config, task, tokenizer, log),
+            evaluate=held_out,
+            from_step=from_step,
+            log=log,
+            warn=warn,
+        )
+    finally:
+        data.close()
+    return outcome.exit_code
+
+
+def _build_task(config: Any, tokenizer: TextTokenizer) -> Task:
+    """The task of a config.
+
+    Raises:
+      DataError: the config contradicts itself, or lacks a field of its stage.
+    """
+    try:
+        return find_stage(config.stage).build_task(config, tokenizer)
+    except AttributeError as error:
+        raise DataError(f"the config of stage {config.stage!r} lacks a field: {str(error).splitlines()[0]}") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the config contradicts itself: {error}{_frame_px_that_fits(config, tokenizer)}") from error
+
+
+def _frame_px_that_fits(config: Any, tokenizer: TextTokenizer) -> str:
+    """The frame size nearest to the config's with which its task can be built; nothing where no size is the matter."""
+    for distance in range(1, max(config.frame_px, 32)):
+        for frame_px in (config.frame_px - distance, config.frame_px + distance):
+            other = config.copy_and_resolve_references().unlock()
+            other.frame_px = frame_px
+            try:
+                find_stage(config.stage).build_task(other, tokenizer)
+            except (AttributeError, ArithmeticError, TypeError, ValueError):
+                continue
+            return f" (--config.frame_px={frame_px} would fit)"
+    return ""
+
+
+def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextTokenizer) -> list[str]:
+    """What a person should know of the data before the training starts; a sample of clips is read for it.
+
+    Args:
+      dirs: of the shards.
+      clips: in all of them.
+      config: of the run.
+      tokenizer: of the run.
+
+    Raises:
+      DataError: the tokenizer cannot spell their words.
+    """
+    lines = []
+    if clips < config.data.batch_size:
+        fits = 2 ** int(math.log2(max(clips, 1)))
+        lines.append(
+            f"a batch takes {config.data.batch_size} clips and there are {clips}, so that some come in it twice: "
+            f"prepare more, or pass --config.data.batch_size={fits}"
+        )
+    lengths_s: list[float] = []
+    words, unknown = 0, dict[str, None]()
+    for directory in dirs:
+        dataset = open_dataset(directory)
+        chosen = np.linspace(0, len(dataset) - 1, max(_SAMPLED_CLIPS // len(dirs), 1)).astype(int)
+        for index in np.unique(chosen):
+            try:
+                record = dataset[int(index)]
+            except ShardError:
+                continue  # the loader counts and names it when it comes to it
+            lengths_s.append(record.clock.tick_time_s(record.num_ticks))
+            for word in record.words:
+                words += 1
+                try:
+                    tokenizer.encode_word(word.text)
+                except ValueError:
+                    unknown[word.text] = None
+    if unknown:
+        shown = ", ".join(map(repr, list(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise DataError(
+            f"config.text_tokenizer={config.text_tokenizer!r} cannot spell {shown}: {len(unknown)} different words "
+            f"among {words} in {len(lengths_s)} clips of {', '.join(dirs)}. Pass --config.text_tokenizer=FILE, a "
+            "tokenizer.json that can, or a folder of imported weights with one (`world` knows the words of the "
+            "built-in world only)"
+        )
+    short_s = [length_s for length_s in lengths_s if length_s < config.data.clip_s - 1e-6]
+    if short_s:
+        lines.append(
+            f"{len(short_s)} of {len(lengths_s)} sampled clips are shorter than config.data.clip_s="
+            f"{config.data.clip_s:g} (the shortest: {min(short_s):.2f} s): they are filled up, and what fills them is "
+            "not counted"
+        )
+    return lines
+
+
+def weights_of(text: str, num_dirs: int) -> list[float] | None:
+    """The numbers of `config.data.weights`, None where it is empty.
+
+    Raises:
+      DataError: they are no positive numbers, one a directory.
+    """
+    if not text.strip():
+        return None
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != num_dirs or not all(0 < weight < math.inf for weight in weights):
+        raise DataError(
+            f"config.data.weights is {text!r}: give a positive number for each of the {num_dirs} directories in "
+            "config.data.dirs, separated by commas, or leave it empty to mix them by their sizes"
+        )
+    return weights
+
+
+def data_fingerprint(dirs: Sequence[str]) -> str:
+    """A hash of the hashes of all shards, in order: the same data in another folder have the same."""
+    digest = hashlib.sha256()
+    for directory in dirs:
+        for shard in Manifest.load(Path(directory)).shards:
+            digest.update(shard.sha256.encode())
+    return digest.hexdigest()
