@@ -100,10 +100,14 @@ def parse_args(
       short: further beginnings of fields: `{"mesh": "mesh"}` reads `--mesh.fsdp=8` as `--config.mesh.fsdp=8`.
 
     Returns:
-      The flags; `config` is a locked ConfigDict (None where it is not given), `config_file` what was typed for it.
+      The flags; `config` is a locked ConfigDict (None where it is not given), `config_file` what was typed for it. With
+      `--only_check_args`, where the command has no such flag itself, it exits with 0 instead.
     """
     # A mistake is one line; argparse would print every flag before it.
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")  # type: ignore[method-assign]
+    own_check = "--only_check_args" in parser.format_usage()
+    if not own_check:
+        parser.add_argument("--only_check_args", action="store_true", help="read the flags and the config, and stop")
     rest = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(rest):
         parser.parse_args(["--help"])
@@ -140,6 +144,8 @@ def parse_args(
         args.config = config.lock()
     if getattr(args, "json", None) not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         parser.error(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
+    if args.only_check_args and not own_check:
+        parser.exit(0)
     return args
 
 
