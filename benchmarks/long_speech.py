@@ -14,13 +14,11 @@ in a long scene changes with time, too; `--anew` is the control that tells it fr
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,6 +30,7 @@ from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words
@@ -164,13 +163,13 @@ def parser() -> argparse.ArgumentParser:
     add("--streams", type=int, default=64, help="how many (default: %(default)s)")
     add("--anew", action="store_true", help="the control: the model begins anew with every window")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit (default: %(default)s)")
-    add("--json", metavar="FILE", help="write every number here")
+    add_json_flag(flags)
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is asked for, and returns the exit code."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     try:
         model = load(args.checkpoint)
         window_s = float(model.config.data.clip_s)
@@ -185,15 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams = list(processes.map(make, range(args.streams)))
     found = long_speech(model, streams, window_s, args)
     show(found)
-    if args.json:
-        asked = {
-            "model": model.name,
-            "look": args.look,
-            "scene": args.scene,
-            "minutes": args.minutes,
-            "anew": args.anew,
-        }
-        Path(args.json).write_text(json.dumps(asked | found, indent=1) + "\n", encoding="utf-8")
+    settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew")}
+    write_json(args.json, {"model": model.name, **settings, **found})
     return 0
 
 

@@ -15,10 +15,8 @@ by themselves. `emptied`: the same model, its memory emptied after every tick.
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +32,7 @@ from data_pipelines.world.drawing import Painter
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.models.streams import delayed
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.weights.trained import Trained, load_trained
 
@@ -283,13 +282,13 @@ def parser() -> argparse.ArgumentParser:
     add("--streams", type=int, default=64, help="streams of every silence (default: %(default)s)")
     add("--batch", type=int, default=16, help="streams at a time (default: %(default)s)")
     add("--seed", type=int, default=7919, help="of the streams; trainings have 0 (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write the table here")
+    add_json_flag(flags)
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     silences_s = [float(value) for value in args.silences_s.split(",")]
     if args.streams < 1 or args.batch < 1 or args.streams % args.batch or min(silences_s) < 0:
         print("error: --streams must be a multiple of --batch, both positive, and no silence negative", file=sys.stderr)
@@ -318,15 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(rows[-len(controls) * (1 if silence_s else 2) :]), flush=True)
     kept = {"bytes_a_stream": memory.bytes_a_stream, "event_tokens": memory.ring_size} if memory is not None else {}
     print(f"\n{table(rows)}\n\nmemory: {kept or 'none'}")
-    if args.json:
-        told = {
-            "checkpoint": str(args.checkpoint),
-            "steps": trained.steps,
-            "streams": args.streams,
-            **kept,
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    settings = {"checkpoint": str(args.checkpoint), "steps": trained.steps, "streams": args.streams}
+    write_json(args.json, {**settings, **kept, "rows": rows})
     return 0
 
 

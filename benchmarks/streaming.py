@@ -20,7 +20,6 @@ Times are of this machine, which the report names; keep it quiet meanwhile.
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -36,6 +35,7 @@ from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
 from mmduplex_jax.commentator import Commentator, load, random_commentator
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 
 PARTS = {"text": text_steps, "whole": whole_steps}
 
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --peers: `--steps` are shared out among these (default: %(default)s)",
     )
     add("--limit_s", type=float, default=15.0, help="with --peers: of an arm in a round (default: %(default)s)")
-    add("--json", metavar="FILE", help="write every number here")
+    add_json_flag(flags)
     return flags
 
 
@@ -124,7 +124,7 @@ def wrong(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is asked for, and returns the exit code."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     listed = lambda text: [part for part in text.split(",") if part]
     batches, parts, peers = [int(batch) for batch in listed(args.batches)], listed(args.parts), listed(args.peers)
     if problem := wrong(args, batches, parts, peers):
@@ -157,8 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{found['hours']} h at {found['real_time_factor']} x real time: memory {found['memory_drift']:+.2%}, "
             f"p99 of the last part {found['p99_ratio']:.3f} x the first's, {found['recompilations']} recompilations"
         )
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, report)
     return 0
 
 

@@ -45,12 +45,12 @@ class Arm(NamedTuple):
 
 
 class Worker:
-    """A `benchmarks.step_worker` and the way to it."""
+    """A `benchmarks.stepper` and the way to it."""
 
     def __init__(self, python: str, options: Mapping[str, Any]):
         self.family = options["family"]
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.step_worker", json.dumps(options)],
+            [python, "-m", "benchmarks.stepper", json.dumps(options)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
 

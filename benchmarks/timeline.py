@@ -10,7 +10,6 @@ milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.saturated import Saturated
+from benchmarks.simulated_hours import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
@@ -192,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--ticks", type=int, default=100, help="of a recording (default: %(default)s)")
     add("--rounds", type=int, default=3, help="recordings of each (default: %(default)s)")
     add("--out", required=True, metavar="DIR", help="where the traces go")
-    add("--json", metavar="FILE", help="write every number here")
-    args = flags.parse_args(argv)
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
     streams = [int(number) for number in args.streams.split(",") if number]
     if bool(args.config) == bool(args.checkpoint):
         flags.error("give either --config or --checkpoint")
@@ -209,10 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"timeline: {out} is not empty", file=sys.stderr)
         return 2
     rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
-    if args.json:
-        device = jax.devices()[0].device_kind
-        report = {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows}
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    device = jax.devices()[0].device_kind
+    write_json(args.json, {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows})
     return 0
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import step_times, streaming, streaming_peers
-from benchmarks.step_worker import answer
-from benchmarks.stepper import Stepper, step_cost_ms, step_percentile_ms, timed
+from benchmarks.stepper import Stepper, answer, step_cost_ms, step_percentile_ms, timed
 from benchmarks.streaming_peers import Arm, Worker, pairs, plan, ratios, summary, take_turns
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
