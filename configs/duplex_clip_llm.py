@@ -5,8 +5,8 @@ CLIP-B/16), and training goes by groups: first what is new (read-out, flow token
 cross-attention behind gates that start at zero), then the language model, then the tower. Until their steps come
 neither of the two changes by a bit.
 
-Command:  python -m launch.import_weights --from=siglip-base-patch16-224 --to=weights/siglip
-          python -m launch.import_weights --from=SmolLM2-360M --to=weights/smollm2
+Command:  python -m launch.import_weights --from=siglip-base-patch16-224 --out=weights/siglip
+          python -m launch.import_weights --from=SmolLM2-360M --out=weights/smollm2
           python -m launch.train --config=configs/duplex_clip_llm.py --workdir=runs/clip_llm --config.data.dirs=DIR \
               --config.init_from.vision=weights/siglip --config.init_from.text=weights/smollm2 \
               --config.text_tokenizer=weights/smollm2

@@ -3,8 +3,8 @@
 SigLIP-B/16 at 224 px (`configs/vlm_single_token.py:clip` has CLIP-B/16) looks at one frame; its pooled head is one
 token before the caption in SmolLM2-360M. The baseline that watching while talking must beat. The tower is not trained.
 
-Command:  python -m launch.import_weights --from=siglip-base-patch16-224 --to=weights/siglip
-          python -m launch.import_weights --from=SmolLM2-360M --to=weights/smollm2
+Command:  python -m launch.import_weights --from=siglip-base-patch16-224 --out=weights/siglip
+          python -m launch.import_weights --from=SmolLM2-360M --out=weights/smollm2
           python -m launch.train --config=configs/vlm_single_token.py --workdir=runs/vlm --config.data.dirs=DIR \
               --config.init_from.vision=weights/siglip --config.init_from.text=weights/smollm2 \
               --config.text_tokenizer=weights/smollm2

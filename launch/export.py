@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmduplex_jax.stages.config_file import parse_args
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.trained import load_trained
 
@@ -43,7 +44,6 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--max_bytes", type=int, default=portable.MAX_BYTES, help="refuse to write more (default: %(default)s)"
     )
-    flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
 
 
@@ -75,9 +75,7 @@ def export(checkpoint: str, out: str, dtype: str, scores: Sequence[str], note: s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit."""
-    args = parser().parse_args(argv)
-    if args.only_check_args:
-        return 0
+    args = parse_args(parser(), argv)
     try:
         print(export(args.checkpoint, args.out, args.dtype, args.scores, args.note, args.max_bytes))
     except (OSError, ValueError) as error:

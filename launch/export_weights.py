@@ -1,8 +1,8 @@
 """Writes weights as a Hugging Face directory that transformers loads: `config.json` and `model.safetensors`.
 
-    python -m launch.export_weights --weights=weights/smollm2 --to=exported
-    python -m launch.export_weights --weights=runs/duplex --part=text --leave_rest --to=exported
-    python -m launch.export_weights --weights=runs/clip --part=vision --leave_rest --to=exported
+    python -m launch.export_weights --weights=weights/smollm2 --out=exported
+    python -m launch.export_weights --weights=runs/duplex --part=text --leave_rest --out=exported
+    python -m launch.export_weights --weights=runs/clip --part=vision --leave_rest --out=exported
 
 Weights are what `launch.import_weights` wrote (back as they came, bit for bit, in the dtype that they had with
 `--dtype`), or a training. Of a `duplex` or `vlm` model the language model can go out (`--part=text`), without what it
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.stages.config_file import parse_args
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("--weights", required=True, metavar="DIR", help="imported weights, or a training's folder")
-    flags.add_argument("--to", required=True, metavar="HF_DIR", help="directory to write; must not hold weights")
+    flags.add_argument("--out", required=True, metavar="HF_DIR", help="directory to write; must not hold weights")
     flags.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -57,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--part", choices=tuple(_PARTS), help="of a training: what to write")
     flags.add_argument("--leave_rest", action="store_true", help="leave out what has no place in that architecture")
-    flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
     return flags
 
 
@@ -181,11 +181,9 @@ _PARTS: dict[str, Callable[[Trained], Going]] = {"text": _text_of, "vision": _vi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit."""
-    args = parser().parse_args(argv)
-    if args.only_check_args:
-        return 0
+    args = parse_args(parser(), argv)
     try:
-        lines = export_weights(args.weights, args.to, args.dtype, args.part, args.leave_rest)
+        lines = export_weights(args.weights, args.out, args.dtype, args.part, args.leave_rest)
     except (OSError, ValueError) as error:
         print(f"launch.export_weights: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Imports weights from a local Hugging Face directory: language models, vision towers, contrastive pairs.
 
-    python -m launch.import_weights --from=SmolLM2-360M --to=weights/smollm2 [--verify] [--json=report.json]
+    python -m launch.import_weights --from=SmolLM2-360M --out=weights/smollm2 [--verify] [--json=report.json]
     python -m launch.train --config=configs/duplex_300m.py --workdir=runs/mine --config.init_from.text=weights/smollm2
 
 Read are `config.json`, safetensors (one file, or shards with their index; float32, bfloat16 or float16), and where they
@@ -18,7 +18,6 @@ Exit codes:
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from typing import Any
 
 import jax
 
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
 from mmduplex_jax.weights.huggingface.source import Source, open_source
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("--from", required=True, dest="source", metavar="HF_DIR", help="directory to read")
-    flags.add_argument("--to", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
     flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
     flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
     flags.add_argument(
@@ -51,8 +51,7 @@ def parser() -> argparse.ArgumentParser:
         default=1e-4,
         help="with --verify: the largest absolute difference that passes (default: %(default)s)",
     )
-    flags.add_argument("--json", metavar="FILE", help="write a report")
-    flags.add_argument("--only_check_args", action="store_true", help="read the flags and stop")
+    add_json_flag(flags, "write a report as JSON")
     return flags
 
 
@@ -76,6 +75,7 @@ def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
         "bytes_read": source.files.num_bytes,
         "tokenizer": source.tokenizer is not None,
         "preprocessing": source.preprocessing is not None,
+        "renamed": source.files.renamed,
         "ignored": [name for name in source.files.names if source.layout.ignores(name)],
     }
 
@@ -88,6 +88,8 @@ def describe(report: dict[str, Any]) -> list[str]:
         f"{report['to']}: {report['kind']} ({report['family']}), {report['parameters']:,} parameters, "
         + ", ".join(map(has, extras[report["kind"]]))
     ]
+    if report["renamed"]:
+        lines.append(f"{report['renamed']} names had a prefix of PyTorch's wrappers (module., _orig_mod.), now gone")
     if report["ignored"]:
         lines.append(f"left: {', '.join(report['ignored'])}")
     if "verify" in report:
@@ -101,22 +103,20 @@ def describe(report: dict[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code (see above)."""
-    args = parser().parse_args(argv)
-    if args.only_check_args:
-        return 0
+    args = parse_args(parser(), argv)
     try:
         source = open_source(args.source, only_vision=args.only_vision)
         if args.verify:
             verify.check_possible(source.family, args.source)  # before anything is written
-        report = import_weights(source, args.to)
+        report = import_weights(source, args.out)
         if args.verify:
-            report["verify"] = verify.verify(args.source, args.to, args.tolerance)
-        if args.json:
-            Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            report["verify"] = verify.verify(args.source, args.out, args.tolerance)
     except (OSError, ValueError) as error:
         print(f"launch.import_weights: {error}", file=sys.stderr)
         return 1
-    print("\n".join(describe(report)))
+    write_json(args.json, report)
+    if args.json != "-":
+        print("\n".join(describe(report)))
     return 0 if "verify" not in report or report["verify"]["passed"] else EXIT_DIFFERS
 
 

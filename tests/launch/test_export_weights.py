@@ -47,7 +47,7 @@ def trained(folder, **tower):
 
 
 def exported(weights, to, *flags):
-    return export_weights.main([f"--weights={weights}", f"--to={to}", *flags])
+    return export_weights.main([f"--weights={weights}", f"--out={to}", *flags])
 
 
 @pytest.mark.parametrize(

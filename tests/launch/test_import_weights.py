@@ -57,7 +57,7 @@ def test_it_writes_everything_that_goes_with_the_weights(tmp_path, capsys):
     theirs = directory(tmp_path / "theirs")
     tokenizer(theirs)
     report = tmp_path / "report.json"
-    assert run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}", f"--json={report}") == 0
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}", f"--json={report}") == 0
     assert "text (qwen3)" in capsys.readouterr().out
     assert json.loads(report.read_text())["parameters"] == sum(leaf.size for leaf in shapes_of(SMALL).values())
     params, metadata = read_weights(tmp_path / "ours")
@@ -79,8 +79,8 @@ def test_it_writes_everything_that_goes_with_the_weights(tmp_path, capsys):
 def test_the_way_back_is_bit_equal(dtype, tmp_path, capsys):
     theirs = directory(tmp_path / "theirs", dtype=dtype)
     tokenizer(theirs)
-    assert run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}") == 0
-    flags = [f"--weights={tmp_path / 'ours'}", f"--to={tmp_path / 'back'}", f"--dtype={dtype}"]
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}") == 0
+    flags = [f"--weights={tmp_path / 'ours'}", f"--out={tmp_path / 'back'}", f"--dtype={dtype}"]
     assert run(export_weights, *flags) == 0
     assert (tmp_path / "back" / SINGLE_FILE).read_bytes() == (theirs / SINGLE_FILE).read_bytes()
     assert open_source(tmp_path / "back").config == SMALL
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
     tensors["stray"] = tensors.pop("model.norm.weight")
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:59].copy()
     save_file(tensors, theirs / SINGLE_FILE)
-    assert run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}") == 1
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}") == 1
     said = capsys.readouterr().err
     assert "missing: model.norm.weight [32]" in said
     assert "unexpected: stray [32]" in said
@@ -103,10 +103,54 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
     assert not (tmp_path / "ours").exists()
 
 
+@pytest.mark.parametrize("wrapped", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "model._orig_mod.{rest}"])
+def test_names_that_wrappers_of_pytorch_changed_are_those_that_were(wrapped, tmp_path, capsys):
+    theirs = directory(tmp_path / "theirs")
+    tensors = load_file(theirs / SINGLE_FILE)
+    rename = lambda name: wrapped.format(name, rest=name.removeprefix("model."))
+    save_file({rename(name): array for name, array in tensors.items()}, theirs / SINGLE_FILE)
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}") == 0
+    assert f"{len(tensors)} names had a prefix" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_weights(tmp_path / "ours")[0]["embedding"], tensors["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(wrong, tmp_path, capsys):
+    theirs = directory(tmp_path / "theirs")
+    tensors = load_file(theirs / SINGLE_FILE)
+    tensors["model.norm.weight"][:2] = wrong
+    save_file(tensors, theirs / SINGLE_FILE)
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}") == 1
+    assert "2 of the 32 numbers of model.norm.weight are NaN or infinite" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 723674912\n"
+
+
+def test_gguf_and_pointers_are_named_for_what_they_are(tmp_path, capsys):
+    theirs = directory(tmp_path / "theirs")
+    (theirs / SINGLE_FILE).write_bytes(POINTER)
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model-Q4_K_M.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    for source, said in (
+        (theirs, f"{SINGLE_FILE} is a Git-LFS pointer and not the file itself, which stands for 723,674,912 bytes"),
+        (gguf, "model-Q4_K_M.gguf is a GGUF file"),
+        (gguf / "model-Q4_K_M.gguf", "is a GGUF file"),
+    ):
+        assert run(import_weights, f"--from={source}", f"--out={tmp_path / 'ours'}") == 1
+        assert said in capsys.readouterr().err
+    directory(tmp_path / "other")
+    (tmp_path / "other" / "tokenizer.json").write_bytes(POINTER)
+    assert run(import_weights, f"--from={tmp_path / 'other'}", f"--out={tmp_path / 'ours'}") == 1
+    assert "tokenizer.json is a Git-LFS pointer" in capsys.readouterr().err
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, capsys):
     theirs = directory(tmp_path / "theirs")
     tokenizer(theirs, {f"w{i}": i for i in range(61)})
-    assert run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}") == 1
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}") == 1
     assert "ids up to 60, the model's embedding 60 rows" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
 
@@ -147,7 +191,8 @@ def test_an_import_that_breaks_off_leaves_nothing_and_does_not_stand_in_the_way(
 def test_what_cannot_be_exported_is_said(flags, said, tmp_path, capsys):
     write_weights(tmp_path / "ours", [("a", np.ones(1, np.float32))], {"kind": "text"})
     assert (
-        run(export_weights, f"--to={tmp_path / 'back'}", *(flag.replace("{tmp}", str(tmp_path)) for flag in flags)) == 1
+        run(export_weights, f"--out={tmp_path / 'back'}", *(flag.replace("{tmp}", str(tmp_path)) for flag in flags))
+        == 1
     )
     assert said in capsys.readouterr().err
     assert not (tmp_path / "back").exists()
@@ -160,7 +205,7 @@ def test_weights_of_another_layout_are_refused():
 
 def test_the_language_model_of_a_training_goes_out(untrained, portable_dir, tmp_path, capsys):
     _, words, params = untrained
-    flags = [f"--weights={portable_dir}", "--part=text", f"--to={tmp_path / 'back'}"]
+    flags = [f"--weights={portable_dir}", "--part=text", f"--out={tmp_path / 'back'}"]
     assert run(export_weights, *flags) == 1
     assert "have no place in a model of type llama" in capsys.readouterr().err
     assert run(export_weights, *flags, "--leave_rest") == 0
@@ -178,7 +223,7 @@ def test_the_language_model_of_a_training_goes_out(untrained, portable_dir, tmp_
 def test_without_the_reference_nothing_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     theirs = directory(tmp_path / "theirs")
-    assert run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}", "--verify") == 1
+    assert run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}", "--verify") == 1
     assert "pip install 'mmduplex-jax[parity]'" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
 
@@ -228,7 +273,7 @@ def test_verified_beside_transformers_and_loaded_back_by_it(name, tmp_path, caps
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "theirs")
-    flags = [f"--from={tmp_path / 'theirs'}", f"--to={tmp_path / 'ours'}", "--verify", f"--json={tmp_path / 'r.json'}"]
+    flags = [f"--from={tmp_path / 'theirs'}", f"--out={tmp_path / 'ours'}", "--verify", f"--json={tmp_path / 'r.json'}"]
     assert run(import_weights, *flags, "--tolerance=1e-5") == 0, capsys.readouterr()
     verify = json.loads((tmp_path / "r.json").read_text())["verify"]
     assert verify["passed"]
@@ -237,7 +282,7 @@ def test_verified_beside_transformers_and_loaded_back_by_it(name, tmp_path, caps
     assert wanted <= verify["max_abs_diff"].keys()
     assert all(value > 0.01 for value in verify["largest"].values())  # not zeros beside zeros
 
-    assert run(export_weights, f"--weights={tmp_path / 'ours'}", f"--to={tmp_path / 'back'}") == 0
+    assert run(export_weights, f"--weights={tmp_path / 'ours'}", f"--out={tmp_path / 'back'}") == 0
     loaded, info = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     state = model.state_dict()
@@ -255,7 +300,7 @@ def test_a_difference_is_an_exit_code(tmp_path, capsys, monkeypatch):
         "text_outputs",
         lambda *args: {name: value + 1e-3 for name, value in original(*args).items()},
     )
-    code = run(import_weights, f"--from={theirs}", f"--to={tmp_path / 'ours'}", "--verify")
+    code = run(import_weights, f"--from={theirs}", f"--out={tmp_path / 'ours'}", "--verify")
     assert code == import_weights.EXIT_DIFFERS
     assert "NOT the same as transformers" in capsys.readouterr().out
 
@@ -279,7 +324,7 @@ def test_an_import_needs_little_memory(dtype, tmp_path, record_property, reposit
     theirs = directory(tmp_path / "theirs", LanguageConfig(stack, 49152), dtype=dtype)
     size = (theirs / SINGLE_FILE).stat().st_size
     assert 0.9e9 < size < 1.3e9
-    command = [sys.executable, "-c", MEASURED, f"--from={theirs}", f"--to={tmp_path / 'ours'}"]
+    command = [sys.executable, "-c", MEASURED, f"--from={theirs}", f"--out={tmp_path / 'ours'}"]
     done = subprocess.run(
         command, cwd=repository, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=600
     )

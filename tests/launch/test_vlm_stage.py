@@ -121,8 +121,8 @@ def test_the_tower_that_it_began_with_is_as_it_was(clip_dir, workdir):
 
 def test_its_language_model_goes_out_and_comes_in(workdir, tmp_path):
     out, back = tmp_path / "out", tmp_path / "back"
-    assert export_weights.main([f"--weights={workdir}", "--part=text", "--leave_rest", f"--to={out}"]) == 0
-    assert import_weights.main([f"--from={out}", f"--to={back}"]) == 0
+    assert export_weights.main([f"--weights={workdir}", "--part=text", "--leave_rest", f"--out={out}"]) == 0
+    assert import_weights.main([f"--from={out}", f"--out={back}"]) == 0
     (imported, metadata), (trained, _) = read_weights(back), load_params(workdir)
     assert set(imported) == {"embedding", "text"}
     for name in imported:

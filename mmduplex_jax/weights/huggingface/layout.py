@@ -192,14 +192,23 @@ def iterate_params(files: TensorFiles, layout: Layout, expected: Mapping[str, An
       expected: our shapes (see `theirs_expected`).
 
     Raises:
-      WeightsError: before the first, if the file does not fit.
+      WeightsError: before the first, if the file does not fit; at a tensor that holds NaN or infinity.
     """
     check_fits(files, layout, expected)
     shapes = _our_shapes(expected)
     for entry in layout.entries:
         if not all(name in files for name in entry.their_names):
             continue  # optional, or `check_fits` would have raised
-        arrays = _several(entry.to_ours(*map(files.read, entry.their_names)))
+        theirs = [files.read(name) for name in entry.their_names]
+        for name, array in zip(entry.their_names, theirs, strict=True):
+            # NaN passes through both; a mask of the whole tensor would cost a quarter of its memory.
+            if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+                raise WeightsError(
+                    f"{files.path}: {array.size - int(np.isfinite(array).sum()):,} of the {array.size:,} numbers of "
+                    f"{name} are NaN or infinite, so nothing that it computes would be a number: fetch it again, or "
+                    "take another checkpoint of that training"
+                )
+        arrays = _several(entry.to_ours(*theirs))
         for name, array in zip(entry.our_names, arrays, strict=True):
             if array.shape != tuple(shapes[name]):
                 raise ValueError(f"the layout makes {name} {array.shape}, the model has {shapes[name]}")

@@ -7,6 +7,7 @@ import must not hold much more than one tensor that is not yet where it goes.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ _DTYPES: Mapping[str, Any] = {
 }
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _HEADER_MAX_BYTES = 100_000_000  # the format's own limit
+_GGUF_MAGIC, _LFS_MAGIC = b"GGUF", b"version https://git-lfs.github.com/spec/"
+# What PyTorch's wrappers put before, or into, the names of parameters: `DistributedDataParallel`, `torch.compile`.
+_WRAPPERS = re.compile(r"(^|(?<=\.))_orig_mod\.")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -62,6 +66,10 @@ class TensorFiles:
       path: a directory with `model.safetensors`, with `model.safetensors.index.json` and its shards, or with a single
         file `*.safetensors`; or such a file.
 
+    Attributes:
+      renamed: how many tensors had a name that `DistributedDataParallel` (`module.`) or `torch.compile`
+        (`_orig_mod.`) had changed, which is undone.
+
     Raises:
       WeightsError: there are no such files, two kinds of them, or one is damaged. Pickled weights
         (`pytorch_model.bin`) are refused, as reading them runs code; the message says how to convert them.
@@ -79,6 +87,7 @@ class TensorFiles:
                 self._tensors[name] = found[name]
         if not self._tensors:
             raise WeightsError(f"{self.path} holds no tensor: fetch it again")
+        self._tensors, self.renamed = _without_wrappers(self._tensors, self.path)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +141,45 @@ class TensorFiles:
                     return False
                 left -= size
         return True
+
+
+def _without_wrappers(tensors: Mapping[str, Stored], path: Path) -> tuple[dict[str, Stored], int]:
+    """Tensors under the names that they had before PyTorch's wrappers, and how many names that changes."""
+    whole = all(name.startswith("module.") for name in (_WRAPPERS.sub("", name) for name in tensors))
+    plain = {}
+    for name, stored in tensors.items():
+        bare = _WRAPPERS.sub("", name)
+        bare = bare.removeprefix("module.") if whole else bare
+        if bare in plain:
+            raise WeightsError(f"{path} holds {bare} twice, once as {name}: save the unwrapped model")
+        plain[bare] = stored
+    return plain, len(tensors.keys() - plain.keys())
+
+
+def refuse_other_formats(path: str | Path) -> None:
+    """Raises WeightsError for weights of another kind, by their name: GGUF files, and Git-LFS pointers to files."""
+    path = Path(path)
+    if path.is_dir() and any(path.glob("*.safetensors*")):
+        files = sorted(path.glob("*.safetensors")) + [path / CONFIG_FILE, path / "tokenizer.json"]
+    else:
+        files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            head = stream.read(256)
+        if head.startswith(_LFS_MAGIC):
+            size = re.search(rb"size (\d+)", head)
+            stands_for = f", which stands for {int(size[1]):,} bytes" if size else ""
+            raise WeightsError(
+                f"{file} is a Git-LFS pointer and not the file itself{stands_for}: run `git lfs pull` in its folder, "
+                "or download the file"
+            )
+        if head.startswith(_GGUF_MAGIC) or file.suffix == ".gguf":
+            raise WeightsError(
+                f"{file} is a GGUF file (of llama.cpp, mostly quantised), which is not read: fetch the directory with "
+                f"{CONFIG_FILE} and {SINGLE_FILE} of the same model"
+            )
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -199,7 +247,7 @@ def _indexed(index: Path) -> dict[Path, set[str] | None]:
 
 def _json_object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise WeightsError(f"{file} is not JSON ({error}): fetch it again") from error
     if not isinstance(value, dict):

@@ -18,7 +18,7 @@ from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.huggingface import text, vision
 from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
-from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError, read_config
+from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError, read_config, refuse_other_formats
 
 # Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
 LAYOUT_VERSION = 1
@@ -82,6 +82,7 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
       WeightsError: it is no architecture that is read, or its tensors do not fit (all of them are named).
       ValueError: its tokenizer or its preprocessing cannot be used.
     """
+    refuse_other_formats(folder)
     their_config = read_config(folder)
     files = TensorFiles(folder)
     config: Config
