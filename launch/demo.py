@@ -8,14 +8,13 @@ Everything lands in `demo_out/`. Run again, finished steps are not redone; delet
 """
 
 import os
-import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
+from mmduplex_jax.stages.chain import StepFailed, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be typed again
@@ -26,25 +25,12 @@ EVALUATED_CLIPS = 24
 TRAINED_CLIPS = 6000
 
 
-class StepFailed(RuntimeError):
-    """A command of the demo ended with an exit code other than 0."""
-
-
 def run(title: str, *arguments: str) -> float:
-    """Runs `python -m <arguments>` in the repository and lets it write to this terminal. Returns its seconds.
-
-    Raises:
-      StepFailed: when it ends with another code than 0; the message says which command.
-    """
-    typed = shlex.join(["python", "-m", *arguments])
-    print(f"\n--- {title}\n$ {typed}\n", flush=True)
-    started_s = time.monotonic()
+    """Runs `python -m <arguments>` in the repository and lets it write to this terminal. Returns its seconds."""
+    print(f"\n--- {title}", flush=True)
     # The steps compile much the same programs; what one has compiled the next one reads.
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / OUT / "jax_cache")} | os.environ
-    code = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment).returncode
-    took_s = time.monotonic() - started_s
-    if code:
-        raise StepFailed(f"`{typed}` ended with code {code} after {took_s:.0f} s; its message is above")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / OUT / "jax_cache")}
+    took_s = run_command(arguments, cwd=ROOT, environment=cache)
     print(f"\n--- done in {took_s:.0f} s", flush=True)
     return took_s
 

@@ -138,6 +138,11 @@ def parse_args(
             override(config, field, text)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    for flag in (argument.partition("=")[0] for argument in flags if argument.startswith("--")):
+        known = [option for action in parser._actions for option in action.option_strings]
+        if not any(option.startswith(flag) for option in known):
+            close = difflib.get_close_matches(flag, known, n=1)
+            parser.error(f"there is no flag {flag}" + (f"; did you mean {close[0]}?" if close else "; see --help"))
     args = parser.parse_args(flags)
     args.config_file = file or ""
     if config is not None:

@@ -86,7 +86,8 @@ def test_a_short_beginning_and_no_config(file):
         (["--config.train=5"], "a dict is expected"),
         (["--config.steps"], "needs a value"),
         (["--json=nowhere/x.json"], "there is no folder"),
-        (["--misspelt=3"], "unrecognized arguments: --misspelt=3"),
+        (["--jsn=x.json"], "there is no flag --jsn; did you mean --json?"),
+        (["--misspelt=3"], "there is no flag --misspelt; see --help"),
     ],
 )
 def test_what_does_not_fit_exits_with_2_and_a_line(file, changes, said, capsys):
