@@ -39,7 +39,7 @@ _BASE = dict(
     attention="einsum",  # or "fused": docs/training_speed.md
 )
 # google/siglip-base-patch16-224 and openai/clip-vit-base-patch16: towers, and how their pictures are normalised.
-_TOWERS = {
+_TOWERS: dict[str, dict[str, dict]] = {
     "siglip": dict(
         tower=dict(activation="gelu_tanh", pool="attention", **_BASE),
         pixels=dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
