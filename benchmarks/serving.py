@@ -152,7 +152,7 @@ def check_words(
     """Whether any word was lost or doubled, of the streams that were told goodbye.
 
     Args:
-      accounts: of all streams (`live_client.Account`).
+      accounts: of all streams (`serving_clients.Account`).
       feeds: by session, what readers along were told.
       log: the server's.
     """

@@ -98,6 +98,7 @@ class Stream:
       last_seq: the number of the last word.
       reconnections: how often the connection dropped and was made anew.
       left_out: pictures of a live stream that could not be sent when it was their time.
+      doubled, missing: words that came again, which are not given out; numbers of words that never came.
     """
 
     def __init__(self, http: Any, url: str, config: dict[str, Any], client: str):
@@ -113,7 +114,7 @@ class Stream:
         self._done = False
         self.hello: dict[str, Any] = {}
         self.bye: dict[str, Any] | None = None
-        self.last_seq = self.reconnections = self.left_out = 0
+        self.last_seq = self.reconnections = self.left_out = self.doubled = self.missing = 0
 
     # What its owner calls.
 
@@ -268,7 +269,10 @@ class Stream:
             case {"type": "hello"}:
                 await self._greeted(message, socket)
             case {"type": "word", "seq": seq}:
-                if seq > self.last_seq:
+                if seq <= self.last_seq:
+                    self.doubled += 1
+                else:
+                    self.missing += seq - self.last_seq - 1
                     self.last_seq = seq
                     await self._tell(Word(seq, message["text"], message["t_video_s"], message["t_emit_s"]))
             case {"type": "status"}:
@@ -289,6 +293,7 @@ class Stream:
         first, self.hello = not self.hello, hello
         if hello["missed_words"]:
             self.last_seq += hello["missed_words"]
+            self.missing += hello["missed_words"]
             await self._tell(Notice("missed", f"{hello['missed_words']} words were no longer kept"))
         if not first:
             wanted = {name: self._config[name] for name in ("delay_steps", "pad_bias")}

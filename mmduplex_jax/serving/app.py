@@ -17,11 +17,12 @@ from mmduplex_jax.serving.feeds import CAPTIONS_TYPE, EVENTS_TYPE, live_captions
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.metrics import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
-from mmduplex_jax.serving.seats import ModelFacts, Pool
+from mmduplex_jax.serving.session import ModelFacts
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.serving.webrtc import Peers, WebRtcRefused
 from mmduplex_jax.serving.world_clips import WorldClips
+from mmduplex_jax.streaming.pool import StreamPool
 
 _log = logging.getLogger(__name__)
 SESSIONS = web.AppKey("sessions", Sessions)
@@ -30,7 +31,7 @@ SILENT = web.AppKey("silent", set[web.RequestHandler])
 _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
 _ACCESS = web.AppKey("access", Access)
-_POOL = web.AppKey("pool", Pool)
+_POOL = web.AppKey("pool", StreamPool)
 
 # A client that does not answer a ping within half of this is gone.
 _HEARTBEAT_S = 20.0
@@ -54,7 +55,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
-    pool: Pool,
+    pool: StreamPool,
     facts: ModelFacts,
     access: Access,
     *,

@@ -31,7 +31,7 @@ _MESSAGES_BURST_S = 2.0
 # So many times as many pictures are read as may be looked at.
 _FLOOD = 4
 # What a client must know of the limits to keep within them.
-_TOLD_LIMITS = ("message_bytes", "pixels", "frame_rate_hz", "idle_s", "resume_s", "replay_words")
+_PUBLISHED_LIMITS = ("message_bytes", "pixels", "frame_rate_hz", "idle_s", "resume_s", "replay_words")
 
 
 class WireGone(Exception):
@@ -125,7 +125,7 @@ class _Connection:
             if reading.done() and not speaking.done() and (error := reading.exception()) is not None:
                 if isinstance(error, ProtocolError):
                     # The session ends with it, and its last words and the cause are still said.
-                    session.tell(error_reply(error.code, str(error), fatal=True))
+                    session.notify(error_reply(error.code, str(error), fatal=True))
                     self._sessions.counters.refused.labels(error.code).inc()
                     session.end("protocol", str(error))
                 else:
@@ -162,7 +162,7 @@ class _Connection:
         try:
             await self._send(self._hello())
             while True:
-                told = session.told
+                changes = session.changes
                 # Statuses first out of the session and last onto the wire: their words are said before them.
                 statuses, notices, ended = session.take_statuses(), session.take_notices(), session.ended
                 try:
@@ -181,7 +181,7 @@ class _Connection:
                     await self._bye(*ended)
                     self._sessions.forget(session)
                     return ended
-                news = asyncio.create_task(session.news(told))
+                news = asyncio.create_task(session.news(changes))
                 try:
                     await asyncio.wait([news, superseded], return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -223,5 +223,5 @@ class _Connection:
             fit=session.config.fit,
             delay_steps={"now": session.delay_steps, "min": facts.delay_min, "max": facts.delay_max},
             pad_bias={"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
-            limits={name: limits[name] for name in _TOLD_LIMITS},
+            limits={name: limits[name] for name in _PUBLISHED_LIMITS},
         )

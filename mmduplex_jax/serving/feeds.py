@@ -23,7 +23,7 @@ class Gap(int):
 async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[NumberedWord | Gap | None]:
     """The words after number `seq` as they are said, to the end of the stream; None where `while_s` brought nothing."""
     while True:
-        told, ended = session.told, session.ended is not None
+        changes, ended = session.changes, session.ended is not None
         try:
             words = session.words.after(seq)
         except WordsGone as gone:
@@ -38,7 +38,7 @@ async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterato
         try:
             async with asyncio.timeout(while_s):
                 while session.words.seq == seq and session.ended is None:
-                    told = await session.news(told)
+                    changes = await session.news(changes)
         except TimeoutError:
             yield None
 

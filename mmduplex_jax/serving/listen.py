@@ -21,7 +21,7 @@ from mmduplex_jax.serving.app import SESSIONS, SILENT, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.logs import flush_logs
-from mmduplex_jax.serving.seats import ModelFacts
+from mmduplex_jax.serving.session import ModelFacts
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from mmduplex_jax.serving.logs import dropped_lines
-from mmduplex_jax.serving.seats import Statistics
+from mmduplex_jax.streaming.statistics import PoolStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,7 +34,7 @@ class Counters:
 class PoolCollector:
     """Reads the pool's statistics whenever somebody asks for the metrics."""
 
-    def __init__(self, statistics: Callable[[], Statistics]):
+    def __init__(self, statistics: Callable[[], PoolStatistics]):
         self._statistics = statistics
 
     def collect(self) -> Iterator[Metric]:

@@ -1,6 +1,7 @@
 """One stream: pictures in, numbered words out. It outlives its connections."""
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import math
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
 from mmduplex_jax.serving.intake import IntakeConfig, Taken, Tick
 from mmduplex_jax.serving.limits import Bucket, Limits
@@ -26,8 +28,7 @@ from mmduplex_jax.serving.protocol import (
     error_reply,
     status_reply,
 )
-from mmduplex_jax.serving.seats import ModelFacts, Seat
-from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamOutput
+from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamHandle, StreamOutput
 
 _log = logging.getLogger(__name__)
 # Ten seconds of ticks at the usual rate: a client that reads later than that needs none of them.
@@ -45,8 +46,30 @@ _MODEL_STOPPED = "the model has stopped; the server's log says why"
 InOrder = Literal["pause", "play", "reset", "end"]
 # Orders are never dropped; this many times the pictures' bound, whoever sends them has to wait.
 _ORDERS_WAITING = 4
-# Pictures that come out of order are told of at once, and then this often.
-_LATE_TOLD_S = 5.0
+# Pictures that come out of order are reported at once, and then this often.
+_LATE_REPORT_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What clients are told of the model.
+
+    Attributes:
+      name: of the checkpoint.
+      clock: its steps and ticks.
+      frame_px: side of what it looks at.
+      tokens_per_s_max: the cap on video tokens in any second.
+      delay_min, delay_max: the delays that it was trained for, in steps.
+      delay_steps: its own.
+    """
+
+    name: str
+    clock: Clock
+    frame_px: int
+    tokens_per_s_max: int
+    delay_min: int
+    delay_max: int
+    delay_steps: int
 
 
 class NumberedWord(NamedTuple):
@@ -195,12 +218,12 @@ class Session:
       statuses: of the last ticks, for the client; taken by `take_statuses`.
       notices: errors and settings that are the client's to know, oldest first; taken by `take_notices`.
       ended: why it ended and what to say of it; None while it runs.
-      seen_s: when the client was last heard, by the monotonic clock.
+      last_heard_s: when the client was last heard, by the monotonic clock.
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
       readers: feeds that read its words.
-      told: counts what there was to tell: words, statuses, notices, the end.
+      changes: counts what there is to send: words, statuses, notices, the end.
     """
 
     def __init__(
@@ -222,11 +245,11 @@ class Session:
         self.ended: tuple[str, str] | None = None
         self.ended_s = 0.0
         self._ending: tuple[str, str] | None = None
-        self.seen_s = self.started_s = now()
+        self.last_heard_s = self.started_s = now()
         self.received_s: float | None = None
         self.detached_s: float | None = None
         self.now_s = 0.0
-        self.readers = self.told = 0
+        self.readers = self.changes = 0
         self.delay_steps = facts.delay_steps if config.delay_steps is None else config.delay_steps
         self.pad_bias = config.pad_bias
         self._live = config.mode == "live"
@@ -239,13 +262,13 @@ class Session:
             IntakeConfig(clock, facts.frame_px, config.fit, limits.pixels, limits.gap_s, *pace)
         )
         self._bad_in_a_row = self._late = self._too_fast = 0
-        self._late_told_s = -math.inf
+        self._late_reported_s = -math.inf
         # Ticks that the model has not answered: their times, and what changed in them.
         self._offered: deque[tuple[float, float]] = deque()
         self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
         self._second: deque[int] = deque(maxlen=facts.clock.ticks_in_a_second)
         self._changed = asyncio.Event()
-        self._seat: Seat | None = None
+        self._seat: StreamHandle | None = None
         self._last_words: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
         self._source: asyncio.Task[None] | None = None
@@ -253,7 +276,7 @@ class Session:
 
     # What the connection calls.
 
-    def begin(self, seat: Seat) -> None:
+    def begin(self, seat: StreamHandle) -> None:
         """Takes its seat and begins to look at what comes in."""
         self._seat = seat
         self._worker = asyncio.create_task(self._work(), name=f"session {self.id}")
@@ -264,7 +287,7 @@ class Session:
 
     async def watched(self, tick: Tick) -> None:
         """Takes a tick of that source."""
-        self.seen_s = self._now()
+        self.last_heard_s = self._now()
         await self._offer(tick)
 
     async def put(self, picture: Frame) -> bool:
@@ -281,7 +304,7 @@ class Session:
         if picture.number is None and not self._live:
             # A track cannot be told to wait: its pictures would fill the memory meanwhile.
             raise ProtocolError("bad_config", "`mode` must be live where the pictures come over a track")
-        self.seen_s = self._now()
+        self.last_heard_s = self._now()
         self._counters.frames.inc()
         if self._live and not self._rate.take():
             self._inbox.refuse(picture)
@@ -293,14 +316,14 @@ class Session:
 
     async def order(self, order: InOrder) -> None:
         """Takes an order; it is carried out after the pictures that came before it."""
-        self.seen_s = self._now()
+        self.last_heard_s = self._now()
         await self._inbox.put(order)
         if order == "reset":
             self.received_s = None
 
     def change(self, change: Change) -> None:
         """Sets the delay or the bias from now on; ProtocolError for a delay that the model was not made for."""
-        self.seen_s = self._now()
+        self.last_heard_s = self._now()
         if change.delay_steps is not None:
             check_delay(change.delay_steps, self._facts)
             self.delay_steps = change.delay_steps
@@ -311,7 +334,7 @@ class Session:
                 self._seat.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
             except StreamEnded:
                 self.end("internal", _MODEL_STOPPED)
-        self.tell(config_reply(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
+        self.notify(config_reply(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
 
     def take_statuses(self) -> list[Reply]:
         """The statuses since the last call, as many as are kept."""
@@ -319,10 +342,10 @@ class Session:
         self.statuses.clear()
         return taken
 
-    def tell(self, notice: Reply) -> None:
+    def notify(self, notice: Reply) -> None:
         """Lets the client know of something."""
         self.notices.append(notice)
-        self._tell()
+        self._wake()
 
     def take_notices(self) -> list[Reply]:
         """The notices since the last call, as many as are kept."""
@@ -332,9 +355,9 @@ class Session:
 
     async def news(self, since: int) -> int:
         """Waits for a word, status, notice or the end after number `since` of them; returns the newest one's number."""
-        while self.told == since:
+        while self.changes == since:
             await self._changed.wait()
-        return self.told
+        return self.changes
 
     @property
     def dropped(self) -> int:
@@ -388,7 +411,7 @@ class Session:
             self._last_words.cancel()
         self._counters.sessions_ended.labels(self.ended[0]).inc()
         _log.info("session ended", extra={"session": self.id, "reason": self.ended[0], "words": self.words.seq})
-        self._tell()
+        self._wake()
 
     def on_output(self, output: StreamOutput) -> None:
         """Takes what a step gave."""
@@ -404,7 +427,7 @@ class Session:
         if output.step % stride == stride - 1:
             self._second.append(self._tick_tokens.number)
             self.statuses.append(self._status(output))
-        self._tell()
+        self._wake()
 
     def _status(self, output: StreamOutput) -> Reply:
         tokens = self._tick_tokens
@@ -438,7 +461,7 @@ class Session:
                     return
         except StreamEnded:
             self.end("internal", _MODEL_STOPPED)
-        except Exception:  # noqa: BLE001  one stream's fault is told to its client and spares the others
+        except Exception:  # noqa: BLE001  one stream's fault is reported to its client and spares the others
             _log.exception("session failed", extra={"session": self.id})
             self.end("internal", "the server failed on this stream; its log says how")
         finally:
@@ -456,25 +479,25 @@ class Session:
             self._refuse(picture, str(error), fatal=True)
             return
         self._bad_in_a_row = 0
-        self._tell_of_times(picture, taken)
+        self._report_times(picture, taken)
         self._late, self._too_fast = taken.late, taken.too_fast
         for tick in taken.ticks:
             await self._offer(tick)
 
-    def _tell_of_times(self, picture: Frame, taken: Taken) -> None:
+    def _report_times(self, picture: Frame, taken: Taken) -> None:
         """Reports times that are not as they should be, at once; begins anew where the client's clock was set back."""
-        if taken.late > self._late and self._now() - self._late_told_s > _LATE_TOLD_S:
-            self._late_told_s = self._now()
+        if taken.late > self._late and self._now() - self._late_reported_s > _LATE_REPORT_S:
+            self._late_reported_s = self._now()
             message = f"{_name(picture)} is not later than the one before it: left out, as {taken.late} so far"
-            self.tell(error_reply("late_frame", message, fatal=False))
+            self.notify(error_reply("late_frame", message, fatal=False))
         if taken.gap_s is not None:
             message = f"{_name(picture)} is {taken.gap_s:.3f} s after the one before it: the time between is left out"
-            self.tell(error_reply("time_gap", message, fatal=False))
+            self.notify(error_reply("time_gap", message, fatal=False))
         if taken.set_back_s is not None:
             message = (
                 f"{_name(picture)} is {taken.set_back_s:.3f} s before the one before it: the stream begins anew there"
             )
-            self.tell(error_reply("clock_set_back", message, fatal=False))
+            self.notify(error_reply("clock_set_back", message, fatal=False))
             self._begin_anew()
 
     async def _offer(self, tick: Tick) -> None:
@@ -498,12 +521,12 @@ class Session:
         if picture.number is None:
             # A track can be asked for a keyframe, and until it comes nothing decodes.
             self._inbox.wants_keyframe = True
-        told = f"{_name(picture)} {why}"
+        message = f"{_name(picture)} {why}"
         if self._bad_in_a_row >= self._limits.bad_frames:
-            fatal, told = True, f"{self._bad_in_a_row} pictures in a row did not decode; {told}"
-        self.tell(error_reply("bad_frame", told, fatal=fatal))
+            fatal, message = True, f"{self._bad_in_a_row} pictures in a row did not decode; {message}"
+        self.notify(error_reply("bad_frame", message, fatal=fatal))
         if fatal:
-            self.end("protocol", told)
+            self.end("protocol", message)
 
     async def _obey(self, order: InOrder) -> bool:
         """Carries out an order; whether it was the last one."""
@@ -530,8 +553,8 @@ class Session:
         self._second.clear()
         self._seat.reset()
 
-    def _tell(self) -> None:
-        self.told += 1
+    def _wake(self) -> None:
+        self.changes += 1
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -13,10 +13,9 @@ from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.metrics import Counters
 from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
-from mmduplex_jax.serving.seats import ModelFacts, Pool
-from mmduplex_jax.serving.session import Session, check_delay
+from mmduplex_jax.serving.session import ModelFacts, Session, check_delay
 from mmduplex_jax.serving.sources import Sources, for_log
-from mmduplex_jax.streaming.pool import PoolFull
+from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.5
@@ -58,7 +57,7 @@ class Sessions:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: StreamPool,
         facts: ModelFacts,
         limits: Limits,
         counters: Counters,
@@ -148,7 +147,7 @@ class Sessions:
         if before is not None:
             before.superseded.set()
         session.detached_s = None
-        session.seen_s = self._now()
+        session.last_heard_s = self._now()
         attachment = self._attached[session.id] = Attachment(session)
         self.counters.connections.inc()
         return attachment
@@ -173,7 +172,7 @@ class Sessions:
         for session in self:
             if session.id not in self._attached:
                 session.end("shutdown", "the server is going down", drain=True)
-            session.tell(error_reply("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
+            session.notify(error_reply("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
         deadline_s = self._now() + drain_s
         while len(self) and self._now() < deadline_s:
             await asyncio.sleep(min(0.05, max(0.0, deadline_s - self._now())))
@@ -202,7 +201,7 @@ class Sessions:
             if session.ended is None:
                 if session.detached_s is not None and now_s - session.detached_s > limits.resume_s:
                     session.end("gone", f"its client did not come back within {limits.resume_s:g} s")
-                elif now_s - session.seen_s > limits.idle_s:
+                elif now_s - session.last_heard_s > limits.idle_s:
                     session.end("idle", f"nothing came for {limits.idle_s:g} s")
             elif now_s - session.ended_s > limits.resume_s and session.id not in self._attached:
                 self._drop(session)

@@ -16,8 +16,7 @@ from data_pipelines.decode import VideoReader
 from data_pipelines.video_source import VideoError, redact, scheme_of
 from mmduplex_jax.serving.intake import Tick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
-from mmduplex_jax.serving.seats import ModelFacts
-from mmduplex_jax.serving.session import Session
+from mmduplex_jax.serving.session import ModelFacts, Session
 from mmduplex_jax.streaming.frame_feed import FrameFeed
 
 _log = logging.getLogger(__name__)

@@ -233,7 +233,9 @@ class _Peer:
             if begin_s is None:
                 # A stream that goes on takes up its own time, with the time that it was away.
                 before_s = session.received_s
-                begin_s = (0.0 if before_s is None else before_s + time.monotonic() - session.seen_s) - picture.t_s
+                begin_s = (
+                    0.0 if before_s is None else before_s + time.monotonic() - session.last_heard_s
+                ) - picture.t_s
             t_s = max(0.0, begin_s + picture.t_s)
             try:
                 await session.put(Frame(None, t_s, picture.codec, picture.keyframe, picture.data))

@@ -96,6 +96,7 @@ def test_a_file_whose_connection_is_cut_again_and_again_loses_and_doubles_nothin
             assert [word.text for word in words] == [f"w{i}" for i in range(60)]
             assert [word.seq for word in words] == list(range(1, 61))
             assert stream.reconnections == cutter.cuts > 0
+            assert (stream.doubled, stream.missing) == (0, 0)
             assert sum(isinstance(event, Notice) and event.code == "connection" for event in events) == cutter.cuts
             (seat,) = server.pool.all_seats
             assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == list(range(60))

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 
 from launch import commentate, serve
 from mmduplex_jax.client import Notice, Refused, Stream, Word, connect
+from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_commentate import moving
 
@@ -232,3 +235,14 @@ def test_told_to_stop_it_lets_streams_finish_and_exits_cleanly(served: Served):
     ended = [line["session"] for line in served.log if line["event"] == "session ended"]
     assert sorted(began) == sorted(ended)
     assert [line["reason"] for line in served.log if line["event"] == "session ended"][-1] == "shutdown"
+
+
+def test_the_help_names_every_limit_also_without_docstrings():
+    command = [sys.executable, "-OO", "-m", "launch.serve", "--help"]
+    wide = os.environ | {"COLUMNS": "400"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S, env=wide)
+    shown = " ".join(run.stdout.split())
+    for field in dataclasses.fields(Limits):
+        assert f"--limit_{field.name}" in shown
+        assert " ".join(field.metadata["help"].split()) in shown
+    assert "the shipped model on http://127.0.0.1:8080" in shown

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.serving.seats import ModelFacts
+from mmduplex_jax.serving.session import ModelFacts
 from mmduplex_jax.streaming.pool import PoolFull
 from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, StreamEnded, StreamOutput
 from mmduplex_jax.word_decoder import TimedWord

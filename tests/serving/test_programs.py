@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_protocol
-from benchmarks.fuzz_protocol import acts, fuzz_pictures, spoiled
-from benchmarks.fuzz_streams import Act, counting_pool, run_program
+from benchmarks.fuzz_protocol import Act, acts, counting_pool, fuzz_pictures, run_program, spoiled
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.streaming.pool import StreamPool
 
