@@ -28,7 +28,7 @@ from data_pipelines.decode import VideoReader
 from data_pipelines.geometry import squarer
 from data_pipelines.pictures import DEFAULT_RATE_HZ
 from data_pipelines.video_source import VideoError, redact
-from mmduplex_jax.clock import Clock
+from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
@@ -40,7 +40,6 @@ from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
 from mmduplex_jax.streaming.statistics import RunStatistics
-from mmduplex_jax.streaming.tick_sampler import TickSampler
 from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmduplex_jax.clock import Clock
+from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.serving.limits import Bucket
 from mmduplex_jax.serving.pictures import PictureDecoder, Shown
 from mmduplex_jax.serving.protocol import Frame
-from mmduplex_jax.streaming.tick_sampler import TickSampler
 
 # Green is most of brightness; a change below this is noise and compression.
 _CHANGED = 16
