@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig
 
 # What a flow token is features of: its place, offset and Fourier features, and with motion 5x5 cells of 10 numbers and
-# the camera's shift (`tokenizer/flow_tokens.py`).
+# the camera's shift (`tokenizer/encoders.py`).
 _PLACE_FEATURES, _MOTION_FEATURES = 20, 252
 _FLOW_CHANNELS = 4  # colours and the silhouette
 

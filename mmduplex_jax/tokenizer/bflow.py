@@ -16,9 +16,8 @@ from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.transformer import Stack, attention_context, empty_stack_buffers
 from mmduplex_jax.tokenizer import token_plan
-from mmduplex_jax.tokenizer.anchors import AnchorEncoder, SceneState, table
 from mmduplex_jax.tokenizer.config import TokenizerConfig
-from mmduplex_jax.tokenizer.flow_tokens import FlowEncoder, crops, motion_patches
+from mmduplex_jax.tokenizer.encoders import AnchorEncoder, FlowEncoder, SceneState, crops, motion_patches, table
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
 
 FLOW, ANCHOR = 0, 1

@@ -12,8 +12,8 @@ import pytest
 
 from configs import clip_quickstart
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.tokenizer.anchors import AnchorEncoder
 from mmduplex_jax.tokenizer.config import AnchorConfig
+from mmduplex_jax.tokenizer.encoders import AnchorEncoder
 from mmduplex_jax.towers.vision import VisionTower
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.checkpoint import read_weights

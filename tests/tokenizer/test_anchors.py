@@ -10,9 +10,9 @@ import pytest
 from configs import quickstart
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages import flops
-from mmduplex_jax.tokenizer.anchors import AnchorEncoder, normalised
 from mmduplex_jax.tokenizer.bflow import ANCHOR, BFlow
 from mmduplex_jax.tokenizer.config import AnchorConfig, from_mapping
+from mmduplex_jax.tokenizer.encoders import AnchorEncoder, normalised
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.weights.trained import load_trained
 from tests import tiny

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.tokenizer.flow_tokens import silhouette
+from mmduplex_jax.tokenizer.encoders import silhouette
 
 
 def by_definition(crop):

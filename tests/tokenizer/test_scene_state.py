@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.tokenizer.anchors import SceneState
 from mmduplex_jax.tokenizer.config import StateConfig
+from mmduplex_jax.tokenizer.encoders import SceneState
 from tests import tiny
 
 ANCHORS = 200

@@ -22,8 +22,8 @@ from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_row
 from mmduplex_jax.stages.bflow.prediction import PredictionConfig, draw_moments, prediction_error
 from mmduplex_jax.stages.bflow.word_bags import BagConfig, Bags, Marks, gather_bags
 from mmduplex_jax.tokenizer import config as tokenizer_config
-from mmduplex_jax.tokenizer.anchors import draw_anchor_keep
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.typing import Array, Float, Int32, PyTree
 

@@ -13,7 +13,7 @@ from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.stages import flops
 from mmduplex_jax.tokenizer import config as tokenizer_config
-from mmduplex_jax.tokenizer.anchors import draw_anchor_keep
+from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.typing import Array, Float, PyTree
 
 
