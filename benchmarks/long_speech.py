@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from data_pipelines.schema import Event
 from data_pipelines.world import WorldConfig, make_clip, split_phrases
@@ -96,7 +97,7 @@ def free_run(
             return jax.lax.scan(step, state, None, length=stride)
 
         state, tokens = jax.lax.scan(tick, state, seen)
-        return state, tokens.reshape(-1, batch)
+        return state, rearrange(tokens, "ticks stride b -> (ticks stride) b")
 
     begin = jax.jit(lambda params: live.init_state(params, batch))
     state = begin(model.params)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from data_pipelines.packing import pack_words
 from data_pipelines.schema import Event
@@ -174,9 +175,9 @@ def make_watch(live: LiveModel, ids: tuple[int, int], empty: bool) -> Callable[.
                 state = state._replace(memory=emptied(state.memory))
             return state, margins
 
-        by_tick = jnp.moveaxis(slots.reshape(batch, -1, stride), 0, 2)
-        state, margins = jax.lax.scan(tick, state, (jnp.moveaxis(frames, 1, 0), by_tick))
-        return state, margins.reshape(-1, batch).T
+        by_tick = rearrange(slots, "b (ticks stride) -> ticks stride b", stride=stride)
+        state, margins = jax.lax.scan(tick, state, (rearrange(frames, "b ticks h w c -> ticks b h w c"), by_tick))
+        return state, rearrange(margins, "ticks stride b -> b (ticks stride)")
 
     return watch
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from benchmarks.stepper import Stepper, percentiles, timed
 from data_pipelines.world import WorldConfig, make_clip
@@ -51,7 +52,7 @@ def whole_stepper(model: Commentator, batch: int) -> Stepper:
     rows.configure(np.full(batch, delay_steps), np.zeros(batch), np.full(batch, UNCAPPED))
     stride = model.clock.video_stride
     clips = min(batch, _CLIPS)
-    frames = world_frames(model, clips)[np.arange(batch) % clips].swapaxes(0, 1)
+    frames = rearrange(world_frames(model, clips)[np.arange(batch) % clips], "b t h w c -> t b h w c")
     active = np.ones(batch, bool)
     sent, done = rows.send(np.ascontiguousarray(frames[0])), 0
 
