@@ -16,7 +16,7 @@ from einops import rearrange
 from benchmarks.stepper import Stepper, percentiles, timed
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.commentator import Commentator
-from mmduplex_jax.layers import ring
+from mmduplex_jax.layers.kv_cache import KVCache
 from mmduplex_jax.models.dual_stream import LiveState
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
@@ -35,7 +35,7 @@ def with_every_row(model: Commentator) -> Commentator:
     """
     live = model.live
     return dataclasses.replace(
-        model, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.vocab_rows))
+        model, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.language.rows))
     )
 
 
@@ -126,31 +126,33 @@ def text_steps(model: Commentator, batch: int, steps: int) -> dict[str, Any]:
 
 
 def watched(live: LiveModel, state: LiveState, watched_s: float) -> LiveState:
-    """The state of streams that have watched for `watched_s`: full rings of what the text stream looks at, of noise.
+    """The state of streams that have watched for `watched_s`: full caches of what the text stream attends to, of noise.
 
-    What keys and values are changes nothing about the cost of looking at them. The tokenizer's and the video stream's
-    own rings stay as they are, since text does not read them.
+    What keys and values are changes nothing about the cost of attending to them. The tokenizer's and the video stream's
+    own caches stay as they are, since text does not read them.
     """
     config = live.config
     step = config.clock.steps_in(watched_s)
     batch = len(state.step)
 
-    def placed(index: ring.RingIndex, steps: np.ndarray, num_sinks: int) -> ring.RingIndex:
-        steps = np.broadcast_to(steps.astype(np.int32), (batch, len(steps)))
-        return ring.place(index, jnp.asarray(steps), jnp.ones(steps.shape, bool), num_sinks, sinks=num_sinks > 0)[0]
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(state.fusion))))
 
+    def filled(cache: KVCache, steps: np.ndarray, num_sinks: int) -> KVCache:
+        steps = np.broadcast_to(steps.astype(np.int32), (batch, len(steps)))
+        cache, _ = cache.place(jnp.asarray(steps), jnp.ones(steps.shape, bool), num_sinks, sinks=num_sinks > 0)
+        noise = lambda buffer: jax.random.normal(next(keys), buffer.shape, buffer.dtype)
+        return cache.replace(layers=jax.tree.map(noise, cache.layers))
+
+    video, text = state.fusion.projected, state.fusion.text
     sinks = config.text.num_sinks
-    text_room, video_room = state.text_index.step.shape[1] - sinks, state.video_index.step.shape[1]
+    text_room, video_room = text.step.shape[1] - sinks, video.step.shape[1]
     written = np.concatenate([np.arange(min(sinks, step)), np.arange(max(sinks, step - text_room), step)])
     # As dense as the budget allows, newest last.
     tokens_a_step = config.tokenizer.cap * config.clock.step_s
     tokens = step - 1 - np.floor(np.arange(video_room)[::-1] / tokens_a_step)
-    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves((state.seen, state.text_buffers)))))
-    noise = lambda buffer: jax.random.normal(next(keys), buffer.shape, buffer.dtype)
     return state._replace(
-        video_index=placed(state.video_index, tokens[tokens >= 0], 0),
-        text_index=placed(state.text_index, written, sinks),
-        seen=jax.tree.map(noise, state.seen),
-        text_buffers=jax.tree.map(noise, state.text_buffers),
+        fusion=state.fusion._replace(
+            projected=filled(video, tokens[tokens >= 0], 0), text=filled(text, written, sinks)
+        ),
         step=jnp.full_like(state.step, step),
     )

@@ -99,7 +99,7 @@ def text_shape(config_path: str) -> tuple[Any, ...]:
     if text.heads * text.head_width != text.width:
         raise ValueError(f"{text.heads} heads of {text.head_width} are not {text.width}: others' models cannot be so")
     step_hz = 1 / model.clock.step_s
-    shape = (text.width, text.layers, text.heads, text.kv_heads, text.hidden, model.vocab_rows, text.window_steps)
+    shape = (text.width, text.layers, text.heads, text.kv_heads, text.hidden, model.language.rows, text.window_steps)
     return (*shape, step_hz)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.encoder import Encoder
-from mmduplex_jax.layers.rotary_2d import phases_2d
+from mmduplex_jax.layers.rotary import phases_2d
 from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
@@ -115,7 +115,7 @@ class StreamsTask(Trained):
         from benchmarks.torch_training import Streams
 
         c = self.config
-        model = Streams(c.video, c.text, c.tokenizer.width, c.vocab_rows, c.vocab_size, c.delay_max + 1)
+        model = Streams(c.video, c.text, c.tokenizer.width, c.language.rows, c.vocab_size, c.delay_max + 1)
         model.load(ours)
         return model
 
@@ -152,7 +152,7 @@ class StackTask(Trained):
 
     def _run(self, x: Any) -> tuple[Any, Any]:
         at = jnp.broadcast_to(jnp.asarray(self.at, jnp.int32), x.shape[:2])
-        mask = causal_window_mask(at, at, at, at, jnp.ones(at.shape, bool), self.config.window_steps)
+        mask = causal_window_mask(at, at, jnp.ones(at.shape, bool), self.config.window_steps)
         return x.astype(self.config.dtype), attention_context(self.config, at, mask)
 
     def init(self, rng: Any) -> PyTree:

@@ -30,9 +30,7 @@ def main() -> None:
 
     def look(rows):
         step = jnp.broadcast_to(jnp.arange(LENGTH), (rows, LENGTH))
-        return attention_context(
-            config, step, causal_window_mask(step, step, step, step, jnp.ones(step.shape, bool), LENGTH)
-        )
+        return attention_context(config, step, causal_window_mask(step, step, jnp.ones(step.shape, bool), LENGTH))
 
     x = jax.ShapeDtypeStruct((ROWS, LENGTH, WIDTH), jnp.float32, sharding=batch_sharding(mesh))
     begin = lambda key: model.init(key, jnp.zeros((1, LENGTH, WIDTH)), look(1))

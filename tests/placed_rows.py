@@ -32,7 +32,7 @@ class Model(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(), ("vocab", "embed"))
         table = self.param("table", init, (VOCAB, WIDTH))
         step = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
-        seen = causal_window_mask(step, step, step, step, jnp.ones(ids.shape, bool), LENGTH)
+        seen = causal_window_mask(step, step, jnp.ones(ids.shape, bool), LENGTH)
         x, _ = Stack(CONFIG, name="stack")(table[ids], attention_context(CONFIG, step, seen))
         return token_loss_of(x, table, ids)[0].mean()
 

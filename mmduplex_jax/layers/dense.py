@@ -1,9 +1,27 @@
-"""A dense layer whose kernel names its logical axes, so that no parameter is left without a sharding rule."""
+"""A dense layer whose kernel names its logical axes, so that no parameter lacks a sharding rule; activations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
+
+from mmduplex_jax.typing import Array
+
+# By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
+}
+
+
+def check_activation(name: str, what: str = "activation") -> None:
+    """ValueError, naming `what`, for an activation that there is not."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{what} is one of {', '.join(ACTIVATIONS)}, not {name!r}")
+
 
 # Truncated normal scaled by fan-in (LeCun): keeps activations at unit scale whatever the width.
 DEFAULT_INIT = nn.initializers.lecun_normal()

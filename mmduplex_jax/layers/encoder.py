@@ -1,23 +1,14 @@
 """A bidirectional transformer over patches (ViT, Dosovitskiy et al., 2020) and a cross-attention read-out."""
 
-from collections.abc import Callable, Mapping
-
 import flax.linen as nn
-import jax.numpy as jnp
+from einops import rearrange
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.attention import attend, attend_fused, heads_first
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.attention import attend, heads_first
+from mmduplex_jax.layers.dense import ACTIVATIONS, dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float
-
-# By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "gelu_tanh": nn.gelu,
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-}
 
 
 class Mlp(nn.Module):
@@ -53,9 +44,9 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-          x: who looks.
-          context: what is looked at, in any number.
-          mask: which of it each may see.
+          x: what attends.
+          context: what is attended to, in any number.
+          mask: which of it each attends to.
           phase: rotary phases of `x`, by which queries and keys are turned; only without `context`.
         """
         if phase is not None and context is not None:
@@ -63,17 +54,12 @@ class Attention(nn.Module):
         context = x if context is None else context
         width = x.shape[-1]
         heads = in_units("heads", width // self.heads)
-        split = lambda name, a: dense(width, ("embed", heads), name=name, dtype=x.dtype, use_bias=True)(a).reshape(
-            *a.shape[:2], self.heads, width // self.heads
-        )
-        if mask is None and not self.fused:
-            mask = jnp.ones((x.shape[0], x.shape[1], context.shape[1]), bool)
+        into = lambda name: dense(width, ("embed", heads), name=name, dtype=x.dtype, use_bias=True)
+        split = lambda name, a: rearrange(into(name)(a), "b s (q e) -> b s q e", q=self.heads)
         query, key, value = split("query", x), split("key", context), split("value", context)
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
-        found = heads_first(key, value)
-        out = attend_fused(query, *found, mask) if mask is None or self.fused else attend(query, *found, mask)
-        out = out.reshape(*x.shape)
+        out = rearrange(attend(query, *heads_first(key, value), mask, fused=self.fused), "b s q e -> b s (q e)")
         return dense(width, (heads, "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
 
 
@@ -142,7 +128,4 @@ class Encoder(nn.Module):
 
 def patchify(pictures: Array, patch_px: int) -> Array:
     """Cuts `[..., H, W, C]` into `[..., P, patch_px² · C]`, row by row."""
-    *lead, height, width, channels = pictures.shape
-    rows, columns = height // patch_px, width // patch_px
-    cut = pictures.reshape(*lead, rows, patch_px, columns, patch_px, channels)
-    return jnp.moveaxis(cut, -4, -3).reshape(*lead, rows * columns, patch_px * patch_px * channels)
+    return rearrange(pictures, "... (y i) (x j) c -> ... (y x) (i j c)", i=patch_px, j=patch_px)

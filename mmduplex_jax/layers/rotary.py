@@ -85,3 +85,27 @@ def rotate(x: Float[Array, "B S Q E"], phase: Float[Array, "2 B S E/2"]) -> Floa
     cos, sin = phase[0][:, :, None], phase[1][:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def phases_2d(
+    row: Int32[Array, "..."], column: Int32[Array, "..."], head_width: int, base: float
+) -> Float[Array, "2 ... E/2"]:
+    """Positions in the plane (Heo et al., 2024): cosines and sines of the angles at places of a grid, for `rotate`.
+
+    Args:
+      row: rows, integers from 0.
+      column: columns, of the same shape.
+      head_width: E; a multiple of 4.
+      base: base of the frequencies.
+
+    Returns:
+      float32 `[2, ..., E/2]`, cosines first; the first E/4 angles are of the column (Perception Encoder, Bolya et al.,
+      2025).
+
+    Raises:
+      ValueError: E is no multiple of 4.
+    """
+    if head_width % 4:
+        raise ValueError(f"rotary positions in the plane need heads of a multiple of 4 wide, not {head_width}")
+    along = lambda place: phases(place, head_width // 2, base)
+    return jnp.concatenate([along(column), along(row)], axis=-1)

@@ -1,4 +1,4 @@
-"""A causal transformer of the Llama family that runs over a whole clip or one step at a time with rings.
+"""A causal transformer of the Llama family that runs over a whole clip or one step at a time with a cache.
 
 RMSNorm, rotary, grouped-query attention, SwiGLU (Touvron et al., 2023); optionally, every few layers, gated
 cross-attention to keys and values that somebody else projected (Flamingo, Alayrac et al., 2022: the gate starts at
@@ -6,26 +6,20 @@ zero).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import IMPLEMENTATIONS, attend, attend_fused, heads_first
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers import rotary
+from mmduplex_jax.layers.attention import IMPLEMENTATIONS, AttentionReadout, attend, heads_first
+from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
+from mmduplex_jax.layers.kv_cache import KVCache, Pair, Placed, empty_layers, empty_pair, write_pair
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
-
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": nn.silu,
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-    "relu": nn.relu,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +34,14 @@ class StackConfig:
       activation: of the gated MLP, one of `ACTIVATIONS`.
       norm_epsilon: of the RMSNorms.
       cross_every: every n-th layer (the first of each n) has cross-attention; 0 for none.
-      cross_gate: the gate's value at first; `tanh` of it multiplies what video says.
+      cross_gate: the gate's value at first; `tanh` of it multiplies what cross-attention finds.
       qk_norm: normalise queries and keys a head (Qwen3).
       num_sinks: first keys that stay for ever.
-      window_steps: how far back attention reaches; sinks are seen at most at this distance.
+      window_steps: how far back attention reaches; sinks are at most at this distance.
       scan: one compiled layer run in a loop (accelerators), or all layers unrolled (CPU, streaming).
       remat: recompute activations in the backward pass.
       dtype: compute dtype, "float32" or "bfloat16".
-      attention: over whole clips, "einsum" or "fused" (`attention.attend_fused`); rings are always read plainly.
+      attention: over whole clips, "einsum" or "fused" (`attention.attend`); caches are always read by einsum.
     """
 
     width: int
@@ -73,8 +67,7 @@ class StackConfig:
     def __post_init__(self):
         if self.attention not in IMPLEMENTATIONS:
             raise ValueError(f"attention is one of {', '.join(IMPLEMENTATIONS)}, not {self.attention!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        check_activation(self.activation)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.cross_every and self.layers % self.cross_every:
@@ -101,22 +94,18 @@ class StackConfig:
 
 
 class AttentionContext(NamedTuple):
-    """What every layer needs to know to look around; made once a call.
+    """What every layer's attention needs to know of the positions; made once a call (`attention_context`).
 
     Attributes:
       phase: float32 `[2, B, S, E/2]`, rotary phases of the queries and of the new keys.
-      sink_phase: the same with the step clipped to the window, for looking at sinks; None without sinks.
-      mask: bool `[B, S, R]`, the keys a query sees.
-      entry: int32 `[B, S]`, where new keys go in the rings; None when there are no rings.
-      cross_phase: phases of the queries when they look at video.
-      cross_mask: bool `[B, S, N]`.
+      sink_phase: the same with the step clipped to the window, for attending to sinks; None without sinks.
+      mask: bool `[B, S, R]`, the keys that a query attends to.
+      cross_mask: bool `[B, S, N]`, those of another stream; None without cross-attention.
     """
 
     phase: Float[Array, "2 B S E/2"]
     sink_phase: Float[Array, "2 B S E/2"] | None
     mask: Bool[Array, "B S R"]
-    entry: Int32[Array, "B S"] | None = None
-    cross_phase: Float[Array, "2 B S E/2"] | None = None
     cross_mask: Bool[Array, "B S N"] | None = None
 
 
@@ -126,68 +115,66 @@ def phases(config: StackConfig, step: Int32[Array, "..."]) -> Float[Array, "2 ..
 
 
 def attention_context(
-    config: StackConfig, step: Int32[Array, "B S"], mask: Bool[Array, "B S R"], **kwargs
+    config: StackConfig, step: Int32[Array, "B S"], mask: Bool[Array, "B S R"], cross_mask: Array | None = None
 ) -> AttentionContext:
     """Computes the phases of a call's positions, once for all layers."""
-    phase = phases(config, step)
     sink = phases(config, jnp.minimum(step, config.window_steps)) if config.num_sinks else None
-    return AttentionContext(phase, sink, mask, cross_phase=phase, **kwargs)
+    return AttentionContext(phases(config, step), sink, mask, cross_mask)
 
 
 class SelfAttention(nn.Module):
-    """`[B, S, D] -> [B, S, D]`, over itself or, streaming, over a ring of keys and values."""
+    """`[B, S, D] -> [B, S, D]`, over itself or, where it has a cache, over what that holds."""
 
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], look: AttentionContext, buffers: Any = None) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Float[Array, "B S D"], context: AttentionContext, entry: Any, pair: Pair | None
+    ) -> tuple[Array, Pair | None]:
         c = self.config
-        heads = lambda name, count, axis: dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(
-            x
-        ).reshape(*x.shape[:2], count, c.head_width)
+        heads = lambda name, count, axis: rearrange(
+            dense(count * c.head_width, ("embed", axis), name=name, dtype=x.dtype)(x), "b s (q e) -> b s q e", q=count
+        )
         query, key = heads("query", c.heads, c.heads_axis), heads("key", c.kv_heads, c.kv_heads_axis)
         value = heads("value", c.kv_heads, c.kv_heads_axis)
         if c.qk_norm:
             query = RMSNorm(c.norm_epsilon, x.dtype, name="query_norm")(query)
             key = RMSNorm(c.norm_epsilon, x.dtype, name="key_norm")(key)
-        sink_query = None if look.sink_phase is None else rotary.rotate(query, look.sink_phase)
-        query, key = rotary.rotate(query, look.phase), rotary.rotate(key, look.phase)
-        if buffers is not None:
-            if look.entry is None:
-                raise ValueError("rings are given, but not where the new keys go: make the lookup with `entry`")
-            buffers = ring.write_pair(buffers, look.entry, key, value)
-        keys, values = heads_first(key, value) if buffers is None else buffers
-        attention = attend_fused if buffers is None and c.attention == "fused" else attend
-        out = attention(query, keys, values, look.mask, sink_query=sink_query, num_sinks=c.num_sinks)
-        out = out.reshape(*x.shape[:2], -1)
-        return dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out), buffers
+        sink_query = None if context.sink_phase is None else rotary.rotate(query, context.sink_phase)
+        query, key = rotary.rotate(query, context.phase), rotary.rotate(key, context.phase)
+        pair = None if pair is None else write_pair(pair, entry, key, value)
+        out = attend(
+            query,
+            *(heads_first(key, value) if pair is None else pair),
+            context.mask,
+            sink_query=sink_query,
+            num_sinks=c.num_sinks,
+            fused=pair is None and c.attention == "fused",
+        )
+        out = rearrange(out, "b s q e -> b s (q e)")
+        return dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out), pair
 
 
 class CrossAttention(nn.Module):
-    """Looks at another stream's keys and values, through a gate; may look at nothing."""
+    """Attends to another stream's keys and values, through a gate; may attend to nothing."""
 
     config: StackConfig
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], look: AttentionContext, keys_values: tuple[Array, Array]) -> Array:
+    def setup(self):
         c = self.config
-        if look.cross_phase is None or look.cross_mask is None:
-            raise ValueError("a stack with cross-attention needs a lookup with `cross_mask`")
-        query = dense(c.heads * c.head_width, ("embed", c.heads_axis), name="query", dtype=x.dtype)(x)
-        query = rotary.rotate(query.reshape(*x.shape[:2], c.heads, c.head_width), look.cross_phase)
-        zeros = nn.initializers.zeros_init()
-        null = self.param("null", nn.with_logical_partitioning(zeros, (None,)), (c.heads,))
-        # Without rings: over a whole clip.
-        attention = attend_fused if look.entry is None and c.attention == "fused" else attend
-        out = attention(query, *keys_values, look.cross_mask, null_logit=null).reshape(*x.shape[:2], -1)
-        out = dense(c.width, (c.heads_axis, "embed"), name="out", dtype=x.dtype)(out)
-        gate_init = nn.with_logical_partitioning(nn.initializers.constant(c.cross_gate), (None,))
-        gate = self.param("gate", gate_init, (1,))
-        return out * jnp.tanh(gate).astype(x.dtype)
+        self.query = dense(c.heads * c.head_width, ("embed", c.heads_axis), name="query", dtype=jnp.dtype(c.dtype))
+        self.readout = AttentionReadout(c.width, (c.heads_axis, "embed"), gate=c.cross_gate)
+        nn.share_scope(self, self.readout)
+
+    def __call__(self, x: Float[Array, "B S D"], context: AttentionContext, keys_values: Pair, fused: bool) -> Array:
+        if context.cross_mask is None:
+            raise ValueError("a stack with cross-attention needs a context with `cross_mask`")
+        query = rearrange(self.query(x), "b s (q e) -> b s q e", q=self.config.heads)
+        return self.readout(rotary.rotate(query, context.phase), *keys_values, context.cross_mask, fused)
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP (Shazeer, 2020), `[..., D] -> [..., D]`; the gate's activation is SiLU unless told otherwise."""
+    """Gated MLP (Shazeer, 2020), `[..., D] -> [..., D]`; the gate's activation is SiLU by default."""
 
     width: int
     hidden: int
@@ -207,15 +194,16 @@ class Block(nn.Module):
     cross: bool
 
     @nn.compact
-    def __call__(self, x, look: AttentionContext, buffers, keys_values):
+    def __call__(self, x, context: AttentionContext, entry, pair: Pair | None, keys_values: Any):
         c = self.config
         norm = lambda name: RMSNorm(c.norm_epsilon, x.dtype, name=name)
-        attended, buffers = SelfAttention(c, name="attention")(norm("attention_norm")(x), look, buffers)
+        attended, new = SelfAttention(c, name="attention")(norm("attention_norm")(x), context, entry, pair)
         x = x + attended
         if self.cross:
-            x = x + CrossAttention(c, name="cross")(norm("cross_norm")(x), look, keys_values)
+            fused = pair is None and c.attention == "fused"
+            x = x + CrossAttention(c, name="cross")(norm("cross_norm")(x), context, keys_values, fused)
         x = x + SwiGLU(c.width, c.hidden, c.activation, name="mlp")(norm("mlp_norm")(x))
-        return x, buffers
+        return x, new
 
 
 class Group(nn.Module):
@@ -224,14 +212,15 @@ class Group(nn.Module):
     config: StackConfig
 
     @nn.compact
-    def __call__(self, x, per_group, look: AttentionContext):
-        buffers, keys_values = per_group
+    def __call__(self, x, per_group, context: AttentionContext, entry):
+        pairs, keys_values = per_group
         new = []
         for i in range(self.config.group_size):
             block = Block(self.config, cross=bool(self.config.cross_every) and i == 0, name=f"block_{i}")
-            x, kept = block(constrain_batch_sharding(x), look, None if buffers is None else buffers[i], keys_values)
-            new.append(kept)
-        return x, None if buffers is None else tuple(new)
+            pair = None if pairs is None else pairs[i]
+            x, pair = block(constrain_batch_sharding(x), context, entry, pair, keys_values)
+            new.append(pair)
+        return x, None if pairs is None else tuple(new)
 
 
 class Stack(nn.Module):
@@ -241,50 +230,68 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], look: AttentionContext, buffers: Any = None, keys_values: Any = None
-    ) -> tuple[Float[Array, "B S D"], Any]:
+        self,
+        x: Float[Array, "B S D"],
+        context: AttentionContext,
+        placed: Placed | None = None,
+        keys_values: Any = None,
+    ) -> tuple[Float[Array, "B S D"], KVCache | None]:
         """Runs all layers.
 
         Args:
           x: inputs.
-          look: what to see (`attention_context`).
-          buffers: None over a whole clip; when streaming, what `empty_stack_buffers` made.
-          keys_values: with cross-attention, pairs `[B, G, N, E]`: a tuple of one a group when unrolled (out of a stack
-            a CPU would copy them), stacked over groups when scanned.
+          context: their positions, and what they attend to.
+          placed: when streaming, a cache of `empty_stack_cache` and where in it `x` goes; None over a whole clip.
+          keys_values: with cross-attention, another stream's, a pair a group (`layer_pairs`, or the layers of a cache).
 
         Returns:
-          The outputs `[B, S, D]` and the new buffers.
+          The outputs `[B, S, D]` and the cache with them in it.
         """
         c = self.config
+        layers, entry = (None, None) if placed is None else (placed.cache.layers, placed.entry)
         group = nn.remat(Group, prevent_cse=not c.scan) if c.remat else Group
         if c.scan:
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, nn.broadcast),
+                in_axes=(0, nn.broadcast, nn.broadcast),
                 out_axes=0,
                 length=c.groups,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            x, buffers = scanned(c, name="groups")(x, (buffers, keys_values), look)
+            x, layers = scanned(c, name="groups")(x, (layers, keys_values), context, entry)
         else:
             new = []
             for i in range(c.groups):
-                given = tuple(None if per_group is None else per_group[i] for per_group in (buffers, keys_values))
-                x, kept = group(c, name=f"group_{i}")(x, given, look)
-                new.append(kept)
-            buffers = None if buffers is None else tuple(new)
-        return RMSNorm(c.norm_epsilon, x.dtype, name="norm")(constrain_batch_sharding(x)), buffers
+                given = tuple(None if per_group is None else per_group[i] for per_group in (layers, keys_values))
+                x, pairs = group(c, name=f"group_{i}")(x, given, context, entry)
+                new.append(pairs)
+            layers = None if layers is None else tuple(new)
+        x = RMSNorm(c.norm_epsilon, x.dtype, name="norm")(constrain_batch_sharding(x))
+        return x, None if placed is None else placed.cache.replace(layers=layers)
 
 
-def empty_stack_buffers(config: StackConfig, batch: int, size: int) -> Any:
-    """Zeroed rings of every layer: a tuple a group when unrolled, stacked over groups when scanned."""
-    pair = lambda: ring.empty_buffers(batch, size, config.kv_heads, config.head_width, jnp.dtype(config.dtype))
+def empty_stack_cache(config: StackConfig, batch: int, size: int) -> KVCache:
+    """`size` entries for the layers of a `Stack`."""
+    pair = lambda: empty_pair(batch, size, config.kv_heads, config.head_width, jnp.dtype(config.dtype))
     group = lambda: tuple(pair() for _ in range(config.group_size))
-    if config.scan:
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (config.groups, *a.shape)), group())
-    return tuple(group() for _ in range(config.groups))
+    return KVCache.empty(batch, size, empty_layers(group, config.groups, config.scan), config.scan)
+
+
+def empty_cross_cache(config: StackConfig, batch: int, size: int) -> KVCache:
+    """`size` entries for another stream's keys and values, a pair a group of a `Stack` (its `keys_values`)."""
+    pair = lambda: empty_pair(batch, size, config.kv_heads, config.head_width, jnp.dtype(config.dtype))
+    return KVCache.empty(batch, size, empty_layers(pair, config.groups, config.scan), config.scan)
+
+
+def layer_pairs(config: StackConfig, keys: Float[Array, "L B N G E"], values: Float[Array, "L B N G E"]) -> Any:
+    """Keys and values of a whole clip as a `Stack` takes them (`keys_values`).
+
+    Unrolled layers have a tuple: out of one array a CPU would copy them.
+    """
+    keys, values = jax.vmap(heads_first)(keys, values)
+    return (keys, values) if config.scan else tuple(zip(keys, values))
 
 
 def unstack_layers(params: dict, config: StackConfig) -> dict:

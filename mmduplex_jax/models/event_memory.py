@@ -14,16 +14,15 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.layers import ring
-from mmduplex_jax.layers.attention import attend, heads_first
+from mmduplex_jax.layers.attention import MASKED, AttentionReadout, attend, heads_first
 from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.kv_cache import EMPTY, KVCache, Pair, empty_pair
 from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
-
-_UNSEEN = -1e30  # finite, so that differences of it are numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +89,13 @@ class MemoryState(NamedTuple):
     Attributes:
       top, total, read: float32 `[B, Q]`, `[B, Q]`, `[B, Q, E]`: the present period so far, as a softmax that goes on
         (largest logit, sum of weights, weighted sum of values; Milakov and Gimelshein, 2018).
-      place: the steps at which the kept periods ended, by entry of the ring.
-      buffers: their keys and values.
+      cache: event tokens, by the steps at which their periods ended.
     """
 
     top: Float[Array, "B Q"]
     total: Float[Array, "B Q"]
     read: Float[Array, "B Q E"]
-    place: ring.RingIndex
-    buffers: ring.Buffers
+    cache: KVCache
 
 
 class EventMemory(nn.Module):
@@ -128,9 +125,8 @@ class EventMemory(nn.Module):
         kept = lambda name: dense(c.kv_heads * c.head_width, ("feature", stored), name=name, dtype=dtype)
         self.key, self.value = kept("key"), kept("value")
         self.query = into("query", shared)
-        self.null = self.param("null", partitioned(nn.initializers.zeros_init(), None), (c.heads,))
-        self.out = dense(self.width, (shared, "embed"), name="out", dtype=dtype)
-        self.gate = self.param("gate", partitioned(nn.initializers.constant(c.gate), None), (1,))
+        self.readout = AttentionReadout(self.width, (shared, "embed"), gate=c.gate)
+        nn.share_scope(self, self.readout)
 
     def __call__(
         self, values: Float[Array, "B N D"], step: Int32[Array, "B N"], valid: Bool[Array, "B N"], num_steps: int
@@ -152,17 +148,18 @@ class EventMemory(nn.Module):
         reader = jnp.broadcast_to(self.reader.astype(keys.dtype), (len(step), periods, *self.reader.shape))
         kept = heads_first(*self._kept(attend(reader, keys, parts, member)))
         ended = jnp.broadcast_to(self._last_step(number), (len(step), periods))
-        return self._look(normed, step, ended, member.any(axis=-1), kept)
+        return self._recall(normed, step, ended, member.any(axis=-1), kept)
 
     def initial_state(self, batch: int) -> MemoryState:
         """Nothing remembered."""
         c = self.config
         return MemoryState(
-            jnp.full((batch, c.heads), _UNSEEN, jnp.float32),
+            jnp.full((batch, c.heads), MASKED, jnp.float32),
             jnp.zeros((batch, c.heads), jnp.float32),
             jnp.zeros((batch, c.heads, c.head_width), jnp.float32),
-            ring.empty_index(batch, c.ring_size),
-            ring.empty_buffers(batch, c.ring_size, c.kv_heads, c.head_width, jnp.dtype(c.dtype)),
+            KVCache.empty(
+                batch, c.ring_size, empty_pair(batch, c.ring_size, c.kv_heads, c.head_width, jnp.dtype(c.dtype))
+            ),
         )
 
     def step(
@@ -184,19 +181,16 @@ class EventMemory(nn.Module):
         """
         c = self.config
         normed = self.norm(values)
-        index, buffers = state.place, state.buffers
+        cache = state.cache
         step = jnp.broadcast_to(now[:, None], valid.shape)
-        found = self._look(normed, step, index.step, index.step >= 0, buffers)
+        recalled = self._recall(normed, step, cache.step, cache.step >= 0, cache.layers)
         state = self._taken_in(state, normed, valid)
         ends = active & (now % c.period_steps == self._last_step(0))
         held = state.total.min(axis=-1) > 0
         event = (state.read / jnp.maximum(state.total, 1e-30)[..., None]).astype(normed.dtype)
-        index, entry = ring.place(index, now[:, None], (ends & held)[:, None])
-        buffers = ring.write_pair(buffers, entry, *self._kept(event[:, None]))
+        cache = cache.place(now[:, None], (ends & held)[:, None]).write(*self._kept(event[:, None]))
         begin = lambda new, old: jnp.where(ends.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-        return MemoryState(
-            begin(_UNSEEN, state.top), begin(0.0, state.total), begin(0.0, state.read), index, buffers
-        ), found
+        return MemoryState(begin(MASKED, state.top), begin(0.0, state.total), begin(0.0, state.read), cache), recalled
 
     def _last_step(self, number: Int32[Array, "..."] | int) -> Int32[Array, "..."] | int:
         """The step of the last tick of the `number`-th period."""
@@ -204,14 +198,13 @@ class EventMemory(nn.Module):
 
     def _parts(self, normed: Float[Array, "B N D"]) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:
         """Keys and values by which a period is read."""
-        split = lambda a: a.reshape(*a.shape[:2], self.config.heads, self.config.head_width)
+        split = lambda a: rearrange(a, "b n (q e) -> b n q e", q=self.config.heads)
         return split(self.part_key(normed)), split(self.part_value(normed))
 
     def _kept(self, event: Float[Array, "B P Q E"]) -> tuple[Float[Array, "B P G E"], Float[Array, "B P G E"]]:
         """Keys and values of event tokens."""
-        c = self.config
-        normed = self.event_norm(event.reshape(*event.shape[:2], -1))
-        split = lambda a: a.reshape(*a.shape[:2], c.kv_heads, c.head_width)
+        normed = self.event_norm(rearrange(event, "b p q e -> b p (q e)"))
+        split = lambda a: rearrange(a, "b p (g e) -> b p g e", g=self.config.kv_heads)
         return split(self.key(normed)), split(self.value(normed))
 
     def _taken_in(self, state: MemoryState, normed: Array, valid: Bool[Array, "B M"]) -> MemoryState:
@@ -219,26 +212,27 @@ class EventMemory(nn.Module):
         keys, parts = self._parts(normed)
         reader = self.reader.astype(keys.dtype) * self.config.head_width**-0.5
         logits = jnp.einsum("bnqe,qe->bqn", keys, reader, preferred_element_type=jnp.float32)
-        logits = jnp.where(valid[:, None], logits, _UNSEEN)
+        logits = jnp.where(valid[:, None], logits, MASKED)
         top = jnp.maximum(state.top, logits.max(axis=-1))
-        # Where nothing has been seen yet both are `_UNSEEN`, and the factor is of a sum of zero.
+        # Where nothing has come yet both are `MASKED`, and the factor is of a sum of zero.
         fade = jnp.exp(state.top - top)
         weights = jnp.where(valid[:, None], jnp.exp(logits - top[..., None]), 0.0)
         new = jnp.einsum("bqn,bnqe->bqe", weights.astype(parts.dtype), parts, preferred_element_type=jnp.float32)
         total = state.total * fade + weights.sum(axis=-1)
         return state._replace(top=top, total=total, read=state.read * fade[..., None] + new)
 
-    def _look(self, normed, step, ended, exists, kept) -> Float[Array, "B N W"]:
-        """What tokens at `step [B, N]` find in event tokens that stand at `ended [B, P]`, where those exist."""
+    def _recall(self, normed: Array, step: Array, ended: Array, exists: Array, kept: Pair) -> Float[Array, "B N W"]:
+        """What tokens at `step [B, N]` read out of event tokens that stand at `ended [B, P]`, where those exist."""
         c = self.config
-        query = self.query(normed).reshape(*step.shape, c.heads, c.head_width)
+        query = rearrange(self.query(normed), "b n (q e) -> b n q e", q=c.heads)
         age = step[..., None] - ended[:, None]
-        seen = exists[:, None] & (age >= c.recent_steps) & (age < c.capacity_steps)
-        keys, values = kept
-        found = attend(query, keys, values, seen, null_logit=self.null).reshape(*step.shape, -1)
-        return self.out(found) * jnp.tanh(self.gate).astype(found.dtype)
+        mask = exists[:, None] & (age >= c.recent_steps) & (age < c.capacity_steps)
+        return self.readout(query, *kept, mask)
 
 
 def emptied(state: MemoryState) -> MemoryState:
     """The same streams with nothing kept: a control that shows what memory is worth."""
-    return state._replace(place=ring.empty_index(*state.place.step.shape))
+    cache = state.cache
+    return state._replace(
+        cache=cache.replace(step=jnp.full_like(cache.step, EMPTY), cursor=jnp.zeros_like(cache.cursor))
+    )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mmduplex_jax.layers.kv_cache import KVCache
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
 from mmduplex_jax.tokenizer.bflow import ANCHOR, Tokens
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -69,9 +70,7 @@ class LiveModel:
         active: Bool[Array, "B"],
         delay: Int32[Array, "B"],
         pad_bias: Float[Array, "B"],
-        key: Array | None = None,
         *,
-        temperature: float = 0.0,
         forced: Int32[Array, "B"] | None = None,
         cap: Int32[Array, "B"] | None = None,
     ) -> tuple[LiveState, StepOutput]:
@@ -84,8 +83,6 @@ class LiveModel:
           active: rows that take part; the others keep their state.
           delay: steps that the text runs behind the picture.
           pad_bias: added to PAD's logit: more is quieter.
-          key: for sampling; unused at temperature 0.
-          temperature: 0 takes the likeliest slot.
           forced: slots to take instead of choosing (teacher forcing).
           cap: video tokens a second at most, where fewer than configured are wanted (a machine under load).
         """
@@ -104,10 +101,6 @@ class LiveModel:
         biased = biased.at[:, self.config.start_id].set(-jnp.inf)
         if forced is not None:
             token = forced
-        elif temperature:
-            if key is None:
-                raise ValueError("sampling (temperature over 0) needs a key")
-            token = jax.random.categorical(key, biased / temperature).astype(jnp.int32)
         else:
             token = jnp.argmax(biased, axis=-1).astype(jnp.int32)
         state = state._replace(token=jnp.where(active, token, state.token))
@@ -118,27 +111,14 @@ class LiveModel:
 
         Only that row is written, so that where the state is donated, streams that come and go cost the others nothing.
         """
+
+        def put(new: PyTree, old: PyTree) -> PyTree:
+            if isinstance(old, KVCache):
+                return old.reset(row)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, row, 0)
+
         fresh = self.init_state(params, 1)
-        c = self.config
-
-        def put(new: PyTree, old: PyTree, axis: int) -> PyTree:
-            """Writes the row; `axis` is where the batch is."""
-            return jax.tree.map(lambda a, b: jax.lax.dynamic_update_slice_in_dim(b, a, row, axis), new, old)
-
-        # What scanned layers look at has the layers before the batch.
-        tokenizer = put(fresh.tokenizer._replace(buffers=()), state.tokenizer._replace(buffers=()), 0)
-        buffers = put(fresh.tokenizer.buffers, state.tokenizer.buffers, int(c.tokenizer.event.scan))
-        return LiveState(
-            tokenizer=tokenizer._replace(buffers=buffers),
-            video_index=put(fresh.video_index, state.video_index, 0),
-            video_buffers=put(fresh.video_buffers, state.video_buffers, int(c.video.scan)),
-            seen=put(fresh.seen, state.seen, int(c.text.scan)),
-            text_index=put(fresh.text_index, state.text_index, 0),
-            text_buffers=put(fresh.text_buffers, state.text_buffers, int(c.text.scan)),
-            step=put(fresh.step, state.step, 0),
-            token=put(fresh.token, state.token, 0),
-            memory=put(fresh.memory, state.memory, 0),
-        )
+        return jax.tree.map(put, fresh, state, is_leaf=lambda node: isinstance(node, KVCache))
 
     def _no_tokens(self, batch: int) -> Tokens:
         c = self.config.tokenizer

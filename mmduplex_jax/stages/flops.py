@@ -209,9 +209,9 @@ def dual_stream(config: DualStreamConfig, ticks: int, tokenizer_trained: bool = 
     if c.memory is not None:
         periods = -(-steps // c.memory.period_steps)
         parts["video"] += _remembered(c, c.memory, tokens, made=periods, seen=periods)
-    parts["loss"] = product(steps, text.width, c.vocab_rows)
+    parts["loss"] = product(steps, text.width, c.language.rows)
     if c.future_word_head:
-        parts["loss"] += product(steps, text.width, text.width + c.vocab_rows)
+        parts["loss"] += product(steps, text.width, text.width + c.language.rows)
     return parts
 
 
@@ -253,12 +253,14 @@ def live_tick(config: DualStreamConfig) -> dict[str, Flops]:
     if k.flow_slots:
         video += flow_tokens(k, k.flow_slots, 1)
     seen = 0 if c.fusion == "interleave" else k.ring_capacity(c.video.window_steps)
+    text_ring = c.text.num_sinks + c.text.window_steps
     if c.fusion == "interleave":
-        video += product(k.slots, k.width, c.text.width) + stack(c.text, k.slots, c.text_ring_size)
+        text_ring += k.ring_capacity(c.text.window_steps)
+        video += product(k.slots, k.width, c.text.width) + stack(c.text, k.slots, text_ring)
     else:
         video += stack(c.video, k.slots, seen) + _into_text(c, k.slots)
     if c.memory is not None:
         video += _remembered(c, c.memory, k.slots, made=1, seen=c.memory.ring_size)
-    text = stack(c.text, 1, c.text_ring_size, seen) + _pooled(c, 1, seen)
-    parts |= {"video": video, "text": text + product(1, c.text.width, c.vocab_rows)}
+    text = stack(c.text, 1, text_ring, seen) + _pooled(c, 1, seen)
+    parts |= {"video": video, "text": text + product(1, c.text.width, c.language.rows)}
     return {name: part.frozen for name, part in parts.items()}

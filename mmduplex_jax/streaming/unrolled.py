@@ -6,6 +6,7 @@ from typing import Any
 
 from mmduplex_jax.layers.transformer import StackConfig, unstack_layers
 from mmduplex_jax.models.dual_stream import DualStreamConfig
+from mmduplex_jax.models.fusion import fusion_of
 
 
 def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualStreamConfig, dict[str, Any]]:
@@ -23,9 +24,8 @@ def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualS
     """
     flat = lambda stack: dataclasses.replace(stack, scan=False, remat=False, dtype="float32")
     params = dict(params)
-    for name, stack in (("text", config.text), ("video", config.video)):
-        if name in params:  # `interleave` has no video stream
-            params[name] = _unstacked(params[name], stack)
+    for name, stack in {"text": config.text, **fusion_of(config.fusion).stacks(config.video)}.items():
+        params[name] = _unstacked(params[name], stack)
     event = config.tokenizer.event
     if event.scan:
         tokenizer = dict(params["tokenizer"])

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmduplex_jax.layers import ring
 from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.transformer import Stack, attention_context, empty_stack_buffers
+from mmduplex_jax.layers.kv_cache import KVCache, Placed
+from mmduplex_jax.layers.transformer import AttentionContext, Stack, attention_context, empty_stack_cache
 from mmduplex_jax.tokenizer import token_plan
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.encoders import AnchorEncoder, FlowEncoder, SceneState, crops, motion_patches, table
@@ -47,14 +47,12 @@ class BFlowState(NamedTuple):
     Attributes:
       plan: what motion and budget keep of the ticks before.
       slots: `[B, Z, D]`, the scene's state.
-      place: which entry of the event transformer's rings holds which step.
-      buffers: its keys and values.
+      cache: the event transformer's keys and values.
     """
 
     plan: token_plan.TokenPlanState
     slots: Float[Array, "B Z D"]
-    place: ring.RingIndex
-    buffers: Any
+    cache: KVCache
 
 
 class BFlow(nn.Module):
@@ -82,8 +80,7 @@ class BFlow(nn.Module):
         return BFlowState(
             jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), single),
             slots,
-            ring.empty_index(batch, size),
-            empty_stack_buffers(c.event, batch, size),
+            empty_stack_cache(c.event, batch, size),
         )
 
     def _spent(self, plan: token_plan.TokenPlan) -> Bool[Array, "... M"]:
@@ -91,11 +88,12 @@ class BFlow(nn.Module):
         anchor = jnp.arange(self.config.anchor_tokens) < plan.anchor_tokens[..., None]
         return jnp.concatenate([anchor, plan.flow], axis=-1)
 
-    def _contextualise(self, values, look, buffers=None):
-        """Lets tokens see the tokens before them; a residual, so that what a token itself saw stays in it."""
-        x = self.event_in(values)
-        x, buffers = self.events(x, look, buffers)
-        return values + self.projector(x), buffers
+    def _contextualise(
+        self, values: Float[Array, "B N D"], context: AttentionContext, placed: Placed | None = None
+    ) -> tuple[Float[Array, "B N D"], KVCache | None]:
+        """Lets tokens attend to those before them; a residual, so that what a token itself shows stays in it."""
+        x, cache = self.events(self.event_in(values), context, placed)
+        return values + self.projector(x), cache
 
     def _flow_values(self, pictures, motion, places, states, at):
         """Flow tokens `[B, N, D]`; `places` holds cell, centre and camera of each, `at` which of the scene's states."""
@@ -166,7 +164,7 @@ class BFlow(nn.Module):
 
         values = jnp.where(valid[..., None], values, 0)
         step = tick * c.clock.video_stride
-        mask = causal_window_mask(step, step, step, step, valid, c.event.window_steps)
+        mask = causal_window_mask(step, step, valid, c.event.window_steps)
         values, _ = self._contextualise(values, attention_context(c.event, step, mask))
         values = jnp.where(valid[..., None], values, 0)
         # The budget rules it out; if a change of its rule breaks that, no loss is a number and no token is lost unseen.
@@ -249,16 +247,16 @@ class BFlow(nn.Module):
         valid = self._spent(plan) & active[:, None]
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
-        index, entry = ring.place(state.place, steps, valid)
-        mask = causal_window_mask(steps, index.step, steps, index.step, index.step >= 0, c.event.window_steps)
-        look = attention_context(c.event, steps, mask, entry=entry)
-        values, buffers = self._contextualise(values, look, state.buffers)
+        placed = state.cache.place(steps, valid)
+        context = attention_context(c.event, steps, placed.cache.mask(steps, c.event.window_steps))
+        values, cache = self._contextualise(values, context, placed)
+        assert cache is not None  # a stack that is given one gives one back
         values = jnp.where(valid[..., None], values, 0)
         kind = jnp.where(jnp.arange(c.slots) < c.anchor_tokens, ANCHOR, FLOW)
         keep = lambda new, old: jax.tree.map(
             lambda a, b: jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
         )
-        state = BFlowState(keep(new_plan_state, state.plan), slots, index, buffers)
+        state = BFlowState(keep(new_plan_state, state.plan), slots, cache)
         tokens = Tokens(values, valid, steps, jnp.broadcast_to(kind, valid.shape), jnp.concatenate(centres, axis=1))
         return state, tokens
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.encoder import ACTIVATIONS, Encoder
+from mmduplex_jax.layers.dense import check_activation, dense
+from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 POOLS = ("end", "largest", "last")
@@ -52,8 +52,7 @@ class TextTowerConfig:
     def __post_init__(self):
         if self.pool not in POOLS:
             raise ValueError(f"pool is one of {', '.join(POOLS)}, not {self.pool!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        check_activation(self.activation)
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "end" and not 0 <= self.end_id < self.vocab_size:

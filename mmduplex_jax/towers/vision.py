@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS
-from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.encoder import ACTIVATIONS, Attention, Encoder, Mlp, patchify
+from mmduplex_jax.layers.dense import check_activation, dense
+from mmduplex_jax.layers.encoder import Attention, Encoder, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.resample import linear_weights, resize_grid
-from mmduplex_jax.layers.rotary_2d import phases_2d
+from mmduplex_jax.layers.rotary import phases_2d
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 POOLS = ("class", "attention", "mean", "none")
@@ -49,7 +49,7 @@ class VisionConfig:
       projection_bias: whether the projection has one.
       remat: recompute activations in the backward pass.
       dtype: compute dtype, "float32" or "bfloat16".
-      attention: among the tokens, "einsum" or "fused" (`layers/attention.attend_fused`).
+      attention: among the tokens, "einsum" or "fused" (`layers/attention.attend`).
     """
 
     image_px: int
@@ -86,8 +86,7 @@ class VisionConfig:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        check_activation(self.activation)
         if self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "attention" and self.width % (self.pool_heads or self.heads):

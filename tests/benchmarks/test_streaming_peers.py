@@ -170,10 +170,11 @@ def test_rings_of_streams_that_have_watched_hold_the_steps_that_real_ones_hold()
     made = step_times.watched(live, fresh, steps * config.clock.step_s)
     assert made.step.tolist() == state.step.tolist() == [steps, steps]
     for row in range(2):
-        assert sorted(made.text_index.step[row].tolist()) == sorted(state.text_index.step[row].tolist())
+        assert sorted(made.fusion.text.step[row].tolist()) == sorted(state.fusion.text.step[row].tolist())
     # As much video in the window as the budget allows.
-    video, window_s = np.asarray(made.video_index.step), config.video.window_steps * config.clock.step_s
+    video, window_s = np.asarray(made.fusion.projected.step), config.video.window_steps * config.clock.step_s
     in_window = (steps - 1 - video < config.video.window_steps).sum(axis=1)
     assert video.max() == steps - 1
     assert in_window.tolist() == pytest.approx([config.tokenizer.cap * window_s] * 2, abs=1)
-    assert all(float(abs(buffer).min()) > 0 for buffer in jax.tree.leaves((made.seen, made.text_buffers)))
+    filled = jax.tree.leaves((made.fusion.projected.layers, made.fusion.text.layers))
+    assert all(float(abs(buffer).min()) > 0 for buffer in filled)

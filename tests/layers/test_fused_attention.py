@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart
-from mmduplex_jax.layers import transformer
+from mmduplex_jax.layers import attention
 from mmduplex_jax.layers.attention import attend, attend_fused, causal_window_mask
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream
@@ -35,7 +35,7 @@ def inputs(count=LENGTH):
     key_step = jnp.broadcast_to(jnp.arange(count), (BATCH, count))
     valid = jnp.asarray(np.random.default_rng(3).random((BATCH, count)) < 0.8).at[:, 0].set(False)
     # The first query sees nothing, unless the first key is a sink.
-    return arrays, causal_window_mask(step, key_step, step, key_step, valid, 4)
+    return arrays, causal_window_mask(step, key_step, valid, 4)
 
 
 @pytest.mark.parametrize("case", ["plain", "sinks", "null", "sinks and null", "another stream"])
@@ -49,14 +49,14 @@ def test_it_is_the_plain_one(case):
         arrays["null_logit"] = draw(HEADS, seed=5)
     weight = draw(BATCH, LENGTH, HEADS, WIDTH, seed=6)
 
-    def run(function):
+    def run(fused):
         def loss(arrays):
-            out = function(**arrays, mask=mask, **fixed)
+            out = attend(**arrays, mask=mask, fused=fused, **fixed)
             return (out * weight).sum(), out
 
         return tiny.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
 
-    ((_, out), gradient), ((_, wanted), wanted_gradient) = run(attend_fused), run(attend)
+    ((_, out), gradient), ((_, wanted), wanted_gradient) = run(True), run(False)
     assert not mask[:, 0].any()
     # Sums in another order, in float32, of numbers about 1.
     np.testing.assert_allclose(out, wanted, atol=1e-5)
@@ -69,7 +69,13 @@ def test_it_is_the_plain_one(case):
 def test_without_a_mask_everything_is_seen():
     arrays, mask = inputs()
     wanted = attend(**arrays, mask=jnp.ones_like(mask))
-    np.testing.assert_allclose(attend_fused(**arrays, mask=None), wanted, atol=1e-5)
+    np.testing.assert_allclose(attend(**arrays, fused=True), wanted, atol=1e-5)
+
+
+def test_sinks_need_their_queries():
+    arrays, mask = inputs()
+    with pytest.raises(ValueError, match="num_sinks is 2, and sink_query is not given"):
+        attend(**arrays, mask=mask, num_sinks=2)
 
 
 def test_in_bfloat16_it_is_as_near():
@@ -77,7 +83,7 @@ def test_in_bfloat16_it_is_as_near():
     exact = attend(**arrays, mask=mask)
     short = {name: array.astype(jnp.bfloat16) for name, array in arrays.items()}
     far = lambda out: float(jnp.abs(out.astype(jnp.float32) - exact).max())
-    fused = attend_fused(**short, mask=mask)
+    fused = attend(**short, mask=mask, fused=True)
     assert fused.dtype == jnp.bfloat16
     # XLA's form rounds the weights after they are divided by their sum, ours before: about as much is lost.
     assert far(fused) < 2 * far(attend(**short, mask=mask))
@@ -99,8 +105,8 @@ def test_a_whole_model_says_the_same_and_streams_stay_plain(fusion, monkeypatch)
     # As wide as other tests ask of two ways to compute the same model.
     np.testing.assert_allclose(tiny.jit(read(fused))(*inputs), tiny.jit(read(config))(*inputs), atol=1e-5)
     shapes = []
-    fused_form = lambda query, *rest, **fixed: shapes.append(query.shape) or attend_fused(query, *rest, **fixed)
-    monkeypatch.setattr(transformer, "attend_fused", fused_form)
+    fused_form = lambda query, *rest: shapes.append(query.shape) or attend_fused(query, *rest)
+    monkeypatch.setattr(attention, "attend_fused", fused_form)
     jax.make_jaxpr(read(fused))(*inputs)
     assert len(shapes) == {"cross": 2 + 2 + 1, "interleave": 2}[fusion]  # video, text, one of cross-attention
     ones = np.ones(rows, np.int32)

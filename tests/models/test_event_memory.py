@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from configs import memory_quickstart, quickstart
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models import streams
-from mmduplex_jax.models.dual_stream import FUSIONS
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, emptied
+from mmduplex_jax.models.fusion import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex import task
 from tests import tiny
@@ -51,12 +51,12 @@ def test_a_stream_equals_a_clip_with_rows_that_wait_and_begin_anew(fusion):
             at[1] = 0
         active = (rng.random(BATCH) < 0.85) & (at < 2 * TICKS)
         now = np.minimum(at, 2 * TICKS - 1)
-        before = np.asarray(state.memory.place.cursor)
+        before = np.asarray(state.memory.cache.cursor)
         rows = np.arange(BATCH)
         state, out = step(
             params, state, frames[rows, now // 2], active, delay, jnp.zeros(BATCH), forced=slots[rows, now]
         )
-        wraps += int((np.asarray(state.memory.place.cursor) < before).sum())
+        wraps += int((np.asarray(state.memory.cache.cursor) < before).sum())
         for row in np.flatnonzero(active):
             worst = max(worst, float(np.abs(np.asarray(out.logits[row]) - expected[row, at[row]]).max()))
         at += active
@@ -120,9 +120,9 @@ def test_periods_without_tokens_take_no_place():
     for tick in range(12):
         valid = np.full((1, 4), tick < 3)
         state, _ = run(state, values, valid, np.array([2 * tick]), on)
-    kept = np.asarray(state.place.step[0])
+    kept = np.asarray(state.cache.step[0])
     assert kept[kept >= 0].tolist() == [4]
-    assert int(state.place.cursor[0]) == 1
+    assert int(state.cache.cursor[0]) == 1
 
 
 def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
@@ -131,7 +131,7 @@ def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     memory = config.memory
     assert memory.ring_size * memory.period_steps >= config.clock.steps_in(3600.0)
     state = jax.eval_shape(lambda: alone(memory)[0].apply({"params": alone(memory)[1]}, 1, method="initial_state"))
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.buffers, state.place.step)))
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.cache.layers, state.cache.step)))
     assert kept == memory.bytes_a_stream
     assert memory.recent_steps == config.video.window_steps
     with_memory.memory.capacity_s = 0.0

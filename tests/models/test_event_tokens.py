@@ -88,7 +88,7 @@ def test_a_stream_has_those_of_the_clip():
 
     states = tiny.jit(lambda: bflow.apply({"params": weights}, 2, method="initial_state"))()
     reads = tiny.jit(lambda: reader.apply({"params": params()}, 2, TOKENIZER, method="initial_state"))()
-    assert int(tokens.valid.sum(axis=1).min()) > 2 * reads.place.step.shape[1]
+    assert int(tokens.valid.sum(axis=1).min()) > 2 * reads.step.shape[1]
     at = np.zeros(2, np.int32)
     live: list[list[np.ndarray]] = [[], []]
     for turn in range(2 * ticks):

@@ -129,7 +129,7 @@ def test_a_loss_in_chunks_computes_its_logits_again_and_that_is_not_the_model_s(
     config.loss.update(future_word_weight=0.0, chunk=8)  # of 32 steps
     task, gradient, shapes = gradient_of(config)
     traced = trace(gradient, *shapes, task.example_batch(4), jax.random.key(0)).flops
-    again = flops.product(4 * task.steps, config.text.width, task.config.vocab_rows).forward
+    again = flops.product(4 * task.steps, config.text.width, task.config.language.rows).forward
     assert traced - task.flops_per_step(4) == pytest.approx(again, rel=1e-9)
 
 

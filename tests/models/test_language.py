@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.transformer import ACTIVATIONS, StackConfig
+from mmduplex_jax.layers.dense import ACTIVATIONS
+from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel
 from tests import tiny
 
@@ -35,7 +36,7 @@ def test_a_token_at_a_time_equals_the_whole(changes):
     whole = jax.jit(lambda p, t: model.apply({"params": p}, t))(params, TOKENS)
     step = jax.jit(lambda p, m, t: model.apply({"params": p}, m, t, method="step"))
     size = text.num_sinks + min(text.window_steps, TOKENS.shape[1])  # a window of 7: the ring wraps three times
-    memory = model.memory(len(TOKENS), size)
+    memory = model.initial_state(len(TOKENS), size)
     for position in range(TOKENS.shape[1]):
         memory, state = step(params, memory, TOKENS[:, position])
         np.testing.assert_allclose(state, whole[:, position], atol=1e-5)  # sums in another order
@@ -65,8 +66,8 @@ def test_heads():
         model.apply({"params": params}, hidden, method="logits")
     with pytest.raises(ValueError, match="head is one of"):
         LanguageConfig(TEXT, 31, "two")
-    with pytest.raises(ValueError, match="cross_every must be 0"):
-        LanguageConfig(dataclasses.replace(TEXT, cross_every=1), 31)
+    with pytest.raises(ValueError, match="vocab_rows"):
+        LanguageConfig(TEXT, 31, vocab_rows=30)
 
 
 def test_activations_differ_and_unknown_ones_are_told():
@@ -75,7 +76,7 @@ def test_activations_differ_and_unknown_ones_are_told():
         model, params = model_and_params(LanguageConfig(dataclasses.replace(TEXT, activation=activation), 31))
         found.append(np.asarray(model.apply({"params": params}, TOKENS[:1, :4])))
     assert all(np.abs(one - two).max() > 1e-5 for i, one in enumerate(found) for two in found[:i])
-    with pytest.raises(ValueError, match="activation is one of silu"):
+    with pytest.raises(ValueError, match="activation is one of gelu"):
         dataclasses.replace(TEXT, activation="sine")
 
 

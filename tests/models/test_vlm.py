@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart, vlm_quickstart, vlm_single_token
-from mmduplex_jax.models.language import LanguageModel, gather_cache
+from mmduplex_jax.models.language import LanguageModel, LanguageState
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.vlm.caption_decoding import Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
@@ -98,7 +98,7 @@ def test_a_token_at_a_time_equals_the_whole(small):
     clips = task.normalised(batch["frames"])
     whole = method("tell")(clips, batch["ids"])
     memory, logits = method("begin", length=6)(clips)
-    assert memory.ring_index.step.shape == (ROWS, 2 * 3 + 5)
+    assert memory.cache.step.shape == (ROWS, 2 * 3 + 5)
     write = method("write")
     for place in range(6):
         np.testing.assert_allclose(logits, whole[:, place], atol=1e-5)  # sums in another order
@@ -160,10 +160,9 @@ def test_captions_are_as_likely_as_the_whole_says(small, decoding):
     vocab = task.config.language.vocab_size
     end, begin, write = 60, method("begin", length=6), method("write")
     memory, logits = begin(clips)
-    language = task.config.language
     written = jax.jit(
         lambda memory, logits, keys: decode(
-            decoding, write, lambda m, rows: gather_cache(language, m, rows), memory, logits,
+            decoding, write, LanguageState.gather, memory, logits,
             allowed=jnp.ones(vocab, bool), end_id=end, length=6, keys=keys,
         )
     )(memory, logits, jax.random.split(RNG, ROWS))  # fmt: skip
@@ -215,6 +214,6 @@ def test_towers_of_the_single_token_are_the_published_ones(tower, given, project
     ours = build_task(config, load_tokenizer(config)).config
     theirs = clip_family.vision_config(tower, given, projection)
     assert dataclasses.replace(ours.vision, dtype="float32") == theirs
-    assert (ours.prefix, ours.language.vocab_size) == (1, 49280)
+    assert (ours.prefix, ours.language.rows) == (1, 49280)
     config.projector.tokens, config.time.frames = 4, 2
     assert build_task(config, load_tokenizer(config)).config.prefix == 8

@@ -7,13 +7,14 @@ import gc
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmduplex_jax.layers import rotary
-from mmduplex_jax.layers.ring import RingIndex
 from mmduplex_jax.layers.transformer import phases
+from mmduplex_jax.models.fusion.video_stream import VideoStreamState
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.statistics import PoolCounts
 from tests import tiny
@@ -31,30 +32,29 @@ def later(config, state, steps):
     What it remembers is later by so much, and keys are turned to their new positions; sinks stay where they were.
     """
 
-    def moved(index, sinks=0):
-        old = np.asarray(index.step)
-        in_ring = (old >= 0) & (np.arange(old.shape[1]) >= sinks)
-        return RingIndex(jnp.asarray(np.where(in_ring, old + steps, old)), index.cursor)
-
-    def turned(stack, keys, sinks=0):
+    def turned(stack, keys, sinks):
         """Keys `[B, G, R, E]`."""
         keys = keys.transpose(0, 2, 1, 3)
         at = jnp.where(jnp.arange(keys.shape[1]) >= sinks, steps, 0)
         return rotary.rotate(keys, phases(stack, jnp.broadcast_to(at, keys.shape[:2]))).transpose(0, 2, 1, 3)
 
-    def rings(stack, buffers, sinks=0):
-        return tuple(tuple((turned(stack, k, sinks), v) for k, v in group) for group in buffers)
+    def moved(cache, stack, sinks=0):
+        old, is_pair = np.asarray(cache.step), lambda node: isinstance(node, tuple) and hasattr(node[0], "shape")
+        in_ring = (old >= 0) & (np.arange(old.shape[1]) >= sinks)
+        layers = jax.tree.map(lambda pair: (turned(stack, pair[0], sinks), pair[1]), cache.layers, is_leaf=is_pair)
+        return cache.replace(step=jnp.asarray(np.where(in_ring, old + steps, old)), layers=layers)
 
     t, sinks = state.tokenizer, config.text.num_sinks
-    video = config.fusion != "interleave"
+    if config.fusion == "interleave":
+        fusion = moved(state.fusion, config.text, sinks)
+    else:
+        fusion = VideoStreamState(
+            video=moved(state.fusion.video, config.video),
+            projected=moved(state.fusion.projected, config.text),
+            text=moved(state.fusion.text, config.text, sinks),
+        )
     return state._replace(
-        tokenizer=t._replace(place=moved(t.place), buffers=rings(config.tokenizer.event, t.buffers)),
-        video_index=moved(state.video_index),
-        video_buffers=rings(config.video, state.video_buffers) if video else (),
-        seen=rings(config.text, (state.seen,))[0],
-        text_index=moved(state.text_index, sinks),
-        text_buffers=rings(config.text, state.text_buffers, sinks),
-        step=state.step + steps,
+        tokenizer=t._replace(cache=moved(t.cache, config.tokenizer.event)), fusion=fusion, step=state.step + steps
     )
 
 
@@ -100,7 +100,9 @@ def test_a_position_that_is_off_would_be_seen():
     params = tiny.init(config)
     begun, _ = watch(config, params, LiveModel(config).init_state(params, 1), 0, BEFORE)
     moved = later(config, begun, 100_000)
-    off = moved._replace(seen=begun.seen)  # keys as they were turned at the beginning
+    # Keys as they were turned at the beginning.
+    unturned = moved.fusion.projected.replace(layers=begun.fusion.projected.layers)
+    off = moved._replace(fusion=moved.fusion._replace(projected=unturned))
     logits = [
         np.stack([s[2] for s in watch(config, params, state, BEFORE, 4)[1]]) for state in (moved, off)
     ]  # fmt: skip

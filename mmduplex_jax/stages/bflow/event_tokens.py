@@ -6,17 +6,18 @@ rotary.)
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, repeat
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.layers import ring, rotary
-from mmduplex_jax.layers.attention import attend, causal_window_mask, heads_first
+from mmduplex_jax.layers import rotary
+from mmduplex_jax.layers.attention import AttentionReadout, causal_window_mask, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
+from mmduplex_jax.layers.kv_cache import KVCache, Pair, empty_pair
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.sharding import in_units
 from mmduplex_jax.tokenizer.bflow import Tokens
@@ -54,18 +55,6 @@ class ReaderConfig:
             raise ValueError(f"head_width must be even for rotary positions, got {self.head_width}")
 
 
-class ReaderState(NamedTuple):
-    """What a stream remembers of its tokens, for `B` streams at once.
-
-    Attributes:
-      place: which entry of the rings holds which step.
-      buffers: their keys and values.
-    """
-
-    place: ring.RingIndex
-    buffers: ring.Buffers
-
-
 class TokenReader(nn.Module):
     """Learned queries that look at the video tokens of the seconds before a step, `-> [B, X, width]`."""
 
@@ -78,14 +67,14 @@ class TokenReader(nn.Module):
         partitioned = lambda init, *axes: nn.with_logical_partitioning(init, axes)
         unit = partitioned(nn.initializers.normal(1.0), "slots", None, None)
         self.query = self.param("query", unit, (c.queries, c.heads, c.head_width))
-        self.null = self.param("null", partitioned(nn.initializers.zeros_init(), None), (c.heads,))
         # What is read where there is nothing to see: seconds without a token are what a budget is for.
         self.nothing = self.param("nothing", partitioned(nn.initializers.normal(0.1), "feature"), (c.width,))
         self.norm = layer_norm("norm", dtype)
         axis = in_units("heads", c.head_width)
         self.key = dense(heads, ("feature", axis), name="key", dtype=dtype)
         self.value = dense(heads, ("feature", axis), name="value", dtype=dtype)
-        self.out = dense(c.width, (axis, "feature"), name="out", dtype=dtype)
+        self.readout = AttentionReadout(c.width, (axis, "feature"), queries=c.queries)
+        nn.share_scope(self, self.readout)
         self.mlp_norm = layer_norm("mlp_norm", dtype)
         self.mlp = Mlp(hidden=c.hidden)
 
@@ -96,43 +85,36 @@ class TokenReader(nn.Module):
           tokens: of whole clips.
           step: where to stand; tokens of that step are seen, later ones are not.
         """
-        keys, values = self._seen(tokens)
-        mask = causal_window_mask(step, tokens.step, step, tokens.step, tokens.valid, self.config.window_steps)
+        keys, values = self._keys_values(tokens)
+        mask = causal_window_mask(step, tokens.step, tokens.valid, self.config.window_steps)
         return self._read(step, heads_first(keys, values), mask)
 
-    def initial_state(self, batch: int, size: int) -> ReaderState:
-        """Empty rings of `size` entries for `batch` streams."""
+    def initial_state(self, batch: int, size: int) -> KVCache:
+        """An empty cache of `size` entries for `batch` streams."""
         c = self.config
-        buffers = ring.empty_buffers(batch, size, c.heads, c.head_width, jnp.dtype(c.dtype))
-        return ReaderState(ring.empty_index(batch, size), buffers)
+        return KVCache.empty(batch, size, empty_pair(batch, size, c.heads, c.head_width, jnp.dtype(c.dtype)))
 
-    def step(
-        self, state: ReaderState, tokens: Tokens, now: Int32[Array, "B"]
-    ) -> tuple[ReaderState, Float[Array, "B D"]]:
+    def step(self, cache: KVCache, tokens: Tokens, now: Int32[Array, "B"]) -> tuple[KVCache, Float[Array, "B D"]]:
         """Takes in a tick's tokens (`BFlow.step`) and reads what can be seen `now`."""
-        index, entry = ring.place(state.place, tokens.step, tokens.valid)
-        state = ReaderState(index, ring.write_pair(state.buffers, entry, *self._seen(tokens)))
+        cache = cache.place(tokens.step, tokens.valid).write(*self._keys_values(tokens))
         step = now[:, None]
-        mask = causal_window_mask(step, index.step, step, index.step, index.step >= 0, self.config.window_steps)
-        return state, self._read(step, state.buffers, mask)[:, 0]
+        return cache, self._read(step, cache.layers, cache.mask(step, self.config.window_steps))[:, 0]
 
-    def _seen(self, tokens: Tokens) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:
+    def _keys_values(self, tokens: Tokens) -> tuple[Float[Array, "B N Q E"], Float[Array, "B N Q E"]]:
         c = self.config
         normed = self.norm(tokens.values)
-        split = lambda a: a.reshape(*a.shape[:2], c.heads, c.head_width)
+        split = lambda a: rearrange(a, "b n (q e) -> b n q e", q=c.heads)
         phase = rotary.phases(tokens.step, c.head_width, c.rope_base)
         return rotary.rotate(split(self.key(normed)), phase), split(self.value(normed))
 
-    def _read(self, step: Int32[Array, "B X"], buffers: ring.Buffers, mask: Bool[Array, "B X N"]) -> Array:
+    def _read(self, step: Int32[Array, "B X"], pair: Pair, mask: Bool[Array, "B X N"]) -> Float[Array, "B X D"]:
         c = self.config
-        dtype = buffers[1].dtype
-        batch, places = step.shape
-        each = lambda a: jnp.repeat(a, c.queries, axis=1)  # every query stands at every place
-        query = jnp.broadcast_to(self.query.astype(dtype), (batch, places, *self.query.shape))
-        query = query.reshape(batch, places * c.queries, c.heads, c.head_width)
-        query = rotary.rotate(query, rotary.phases(each(step), c.head_width, c.rope_base))
-        found = attend(query, *buffers, each(mask), null_logit=self.null)
-        x = self.out(found.reshape(batch, places, -1)) + self.nothing.astype(dtype)
+        dtype = pair[1].dtype
+        # Every query stands at every place.
+        query = repeat(self.query.astype(dtype), "n q e -> b (x n) q e", b=step.shape[0], x=step.shape[1])
+        at, mask = repeat(step, "b x -> b (x n)", n=c.queries), repeat(mask, "b x r -> b (x n) r", n=c.queries)
+        query = rotary.rotate(query, rotary.phases(at, c.head_width, c.rope_base))
+        x = self.readout(query, *pair, mask) + self.nothing.astype(dtype)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -177,12 +159,12 @@ class EventReader(nn.Module):
         """The event tokens of clips that stand at `step` (`EventConfig.steps`)."""
         return self.reader(tokens, jnp.broadcast_to(jnp.asarray(step, jnp.int32), (len(tokens.step), len(step))))
 
-    def initial_state(self, batch: int, tokenizer: TokenizerConfig) -> ReaderState:
+    def initial_state(self, batch: int, tokenizer: TokenizerConfig) -> KVCache:
         return self.reader.initial_state(batch, self.config.ring_size(tokenizer))
 
     def step(
-        self, state: ReaderState, tokens: Tokens, now: Int32[Array, "B"], active: Bool[Array, "B"], clock: Clock
-    ) -> tuple[ReaderState, Float[Array, "B D"], Bool[Array, "B"]]:
+        self, state: KVCache, tokens: Tokens, now: Int32[Array, "B"], active: Bool[Array, "B"], clock: Clock
+    ) -> tuple[KVCache, Float[Array, "B D"], Bool[Array, "B"]]:
         """One tick of `B` streams.
 
         Args:

@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
-from mmduplex_jax.layers.attention import attend, heads_first
+from mmduplex_jax.layers.attention import AttentionReadout, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
@@ -113,7 +114,8 @@ class BagEncoder(nn.Module):
         axis = in_units("heads", c.head_width)
         self.key = dense(heads, ("embed", axis), name="key")
         self.value = dense(heads, ("embed", axis), name="value")
-        self.join = dense(c.width, (axis, "embed"), name="join")
+        self.readout = AttentionReadout(c.width, (axis, "embed"), null=False, name_out="join")
+        nn.share_scope(self, self.readout)
         self.join_norm = layer_norm("join_norm")
         self.mlp = Mlp(hidden=c.hidden)
         self.out_norm = layer_norm("out_norm")
@@ -128,10 +130,9 @@ class BagEncoder(nn.Module):
         """
         c = self.config
         words = self.word_norm(self.embedding[ids])
-        split = lambda a: a.reshape(*a.shape[:2], c.heads, c.head_width)
+        split = lambda a: rearrange(a, "b s (q e) -> b s q e", q=c.heads)
         query = jnp.broadcast_to(self.query, (*member.shape[:2], *self.query.shape))
-        found = attend(query, *heads_first(split(self.key(words)), split(self.value(words))), member)
-        x = self.join(found.reshape(*member.shape[:2], -1))
+        x = self.readout(query, *heads_first(split(self.key(words)), split(self.value(words))), member)
         x = x + self.mlp(self.join_norm(x))
         # Nothing said is no direction; a constant one, since the gradient of a length of 0 is not a number.
         return unit(jnp.where(member.any(axis=-1, keepdims=True), self.out(self.out_norm(x)), 1.0))

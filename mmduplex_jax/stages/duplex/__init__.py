@@ -5,6 +5,7 @@ from typing import Any
 
 from mmduplex_jax.evals.report import format_table
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
+from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.stages.duplex import task as stage_task
 from mmduplex_jax.stages.duplex.evaluator import DuplexEvaluator as make_evaluator
 from mmduplex_jax.stages.registry import Language, Parts, anchor_towers
@@ -38,5 +39,5 @@ def pair_format(config: Any) -> None:
 def parts(task: stage_task.DuplexTask) -> Parts:
     """A duplex may begin with a language model, a vision tower for its anchors, and a video tokenizer."""
     c = task.config
-    gate = None if c.fusion == "interleave" else c.text.cross_gate
+    gate = c.text.cross_gate if fusion_of(c.fusion).gated else None
     return Parts(Language(c.text, "tied" if c.tied else "own"), anchor_towers(c.tokenizer), c.tokenizer, gate)

@@ -11,6 +11,7 @@ from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models import streams
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
+from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.stages import flops
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
@@ -50,8 +51,8 @@ def model_config(
     clock = Clock(**config.clock)
     text = dict(config.text)
     tied = text.pop("tied", True)
-    if config.fusion != "cross":
-        text["cross_every"] = 0  # the other fusions have no cross-attention; one knob switches them
+    if not fusion_of(config.fusion).cross_attention:
+        text["cross_every"] = 0  # one knob switches fusions
     return DualStreamConfig(
         tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock),
         video=stack_config(config.video_stream, clock),

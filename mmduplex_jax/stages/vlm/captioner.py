@@ -14,7 +14,7 @@ from data_pipelines.pairs import end_of_text, spread_ticks
 from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models.language import gather_cache
+from mmduplex_jax.models.language import LanguageState
 from mmduplex_jax.stages.vlm.caption_decoding import HOW, Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -111,7 +111,7 @@ class Captioner:
             return decode(
                 decoding,
                 lambda memory, token: model.apply({"params": params}, memory, token, method="write"),
-                lambda memory, rows: gather_cache(task.config.language, memory, rows),
+                LanguageState.gather,
                 memory,
                 logits,
                 allowed=allowed,

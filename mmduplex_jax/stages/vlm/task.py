@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.pairs import PairFormat
-from mmduplex_jax.layers.dense import dense
-from mmduplex_jax.layers.encoder import ACTIVATIONS
+from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
-from mmduplex_jax.layers.vocabulary import token_loss_of
-from mmduplex_jax.models.language import KVCache, LanguageConfig, LanguageModel
+from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
 from mmduplex_jax.stages import flops
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -44,8 +42,7 @@ class ProjectorConfig:
     def __post_init__(self):
         if self.tokens < 1 or self.hidden < 1:
             raise ValueError(f"projector.tokens and hidden must be at least 1, got {self.tokens} and {self.hidden}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"projector.activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        check_activation(self.activation, "projector.activation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +121,8 @@ class VlmModel(LanguageModel):
     def token_nll(
         self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"], chunk: int = 0
     ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
-        """Each token's surprise in nats and whether it was the likeliest, `chunk` of them at a time (0: all)."""
-        return token_loss_of(self._before(clips, ids), self.table(), ids, chunk)
+        """Each token's negative log-likelihood in nats and whether it was the likeliest, `chunk` at a time (0: all)."""
+        return self.token_nll_of(self._before(clips, ids), ids, chunk)
 
     def _before(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
         """The hidden state that each token is told by."""
@@ -139,7 +136,7 @@ class VlmModel(LanguageModel):
         assert embedding is not None  # VlmConfig refuses towers without a pool
         return self.projector(embedding.reshape(*clips.shape[:2], -1))
 
-    def begin(self, clips: Float[Array, "B T H W 3"], length: int) -> tuple[KVCache, Float[Array, "B V"]]:
+    def begin(self, clips: Float[Array, "B T H W 3"], length: int) -> tuple[LanguageState, Float[Array, "B V"]]:
         """Looks at clips and is ready to write at most `length` tokens about each.
 
         Returns:
@@ -147,10 +144,10 @@ class VlmModel(LanguageModel):
         """
         seen = self.see(clips)
         # The last token is never read.
-        memory, hidden = self.extend(self.memory(len(seen), seen.shape[1] + length - 1), seen)
+        memory, hidden = self.extend(self.initial_state(len(seen), seen.shape[1] + length - 1), seen)
         return memory, self.logits(hidden[:, -1:])[:, 0]
 
-    def write(self, memory: KVCache, token: Int32[Array, "B"]) -> tuple[KVCache, Float[Array, "B V"]]:
+    def write(self, memory: LanguageState, token: Int32[Array, "B"]) -> tuple[LanguageState, Float[Array, "B V"]]:
         """Reads one more token of every caption; float32 logits of the next."""
         memory, hidden = self.step(memory, token)
         return memory, self.logits(hidden[:, None])[:, 0]
@@ -198,7 +195,7 @@ class VlmTask:
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Cross-entropy of the captions' tokens and end marks, in nats a token; a row without a text weighs nothing.
 
-        Metrics: `told`, the share of tokens that are the likeliest after those before them; `captions`, rows with a
+        Metrics: `accuracy`, the share of tokens that are the likeliest after those before them; `captions`, rows with a
           text.
         """
         del rng  # nothing is drawn
@@ -229,7 +226,7 @@ class VlmTask:
             "vision": batch_size * c.frames * (look if self.tower_trained else look.frozen),
             "projector": batch_size * c.frames * projector,
             "text": batch_size * flops.stack(text, positions, positions),
-            "loss": batch_size * flops.product(c.length, text.width, c.language.vocab_size),
+            "loss": batch_size * flops.product(c.length, text.width, c.language.rows),
         }
 
 
@@ -249,7 +246,7 @@ def build(config: Any, vocab_size: int) -> VlmTask:
     model = VlmConfig(
         vision=VisionConfig(image_px=config.frame_px, **config.vision),
         projector=ProjectorConfig(**config.projector),
-        language=LanguageConfig(StackConfig(**text), rows, head),
+        language=LanguageConfig(StackConfig(**text), vocab_size, head, rows),
         frames=config.time.frames,
         length=config.caption.length,
     )
