@@ -11,6 +11,13 @@ from mmduplex_jax.sharding import constrain_batch_sharding
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 
+def token_hash(ids: Int32[Array, "... S"], factor: Array) -> Array:
+    """uint32 numbers that spread over all of 32 bits, the same for the same ids and (odd) factors."""
+    mixed = (ids.astype(jnp.uint32) + 1) * factor
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
+    return mixed ^ (mixed >> 12)
+
+
 def token_loss(
     logits: Float[Array, "B S V"], ids: Int32[Array, "B S"]
 ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:

@@ -15,9 +15,9 @@ from einops import rearrange
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.tokenizer.config import AnchorConfig, TokenizerConfig
+from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
-from mmduplex_jax.towers.vision import VisionTower
+from mmduplex_jax.towers.vision import VisionTower, normalise
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
 _TABLE_INIT = nn.initializers.normal(0.02)
@@ -28,13 +28,6 @@ _OCTAVES = 4  # of the Fourier features of a position
 def table(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Array:
     """A learned table of embeddings."""
     return module.param(name, nn.with_logical_partitioning(_TABLE_INIT, axes), shape)
-
-
-def normalised(frames: UInt8[Array, "B H W 3"], anchor: AnchorConfig) -> Float[Array, "B H W 3"]:
-    """Bytes as the anchors' tower takes them: from 0 to 1, less `mean`, over `std`; float32."""
-    mean, std = np.array(anchor.mean), np.array(anchor.std)
-    # In this form mean and deviation 0.5 are `bytes / 127.5 - 1` to the last bit.
-    return frames.astype(jnp.float32) / (255.0 * std).astype(np.float32) - (mean / std).astype(np.float32)
 
 
 class AnchorEncoder(nn.Module):
@@ -51,17 +44,17 @@ class AnchorEncoder(nn.Module):
         c, anchor = self.config, self.config.anchor
         dtype = jnp.dtype(c.dtype)
         tower = anchor.used_tower
-        seen = VisionTower(tower, name="tower")(normalised(frames, anchor))
+        output = VisionTower(tower, name="tower")(normalise(frames, anchor.mean, anchor.std))
         if anchor.readout == "pooled":
-            assert seen.embedding is not None  # AnchorConfig refuses towers without a pool
-            read = seen.embedding[:, None].astype(dtype)
+            assert output.embedding is not None  # AnchorConfig refuses towers without a pool
+            read = output.embedding[:, None].astype(dtype)
         else:
             queries = table(self, "queries", (c.anchor_tokens, tower.width), ("slots", "embed")).astype(dtype)
             read = jnp.broadcast_to(queries, (len(frames), *queries.shape))
             for i in range(anchor.readout_layers):
                 # Queries never look at each other, so that none leans on a later one that may be dropped.
                 block = EncoderBlock(tower.heads, self_attention=False, name=f"readout_{i}")
-                read = block(read, seen.tokens.astype(dtype))
+                read = block(read, output.tokens.astype(dtype))
         read = layer_norm("readout_norm", dtype)(read)
         return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(read)
 

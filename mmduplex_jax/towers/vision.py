@@ -6,10 +6,12 @@ as padded lists of patches) and PE-Core (Bolya et al., 2025: absolute positions 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS
 from mmduplex_jax.layers.dense import check_activation, dense
@@ -17,7 +19,7 @@ from mmduplex_jax.layers.encoder import Attention, Encoder, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.resample import linear_weights, resize_grid
 from mmduplex_jax.layers.rotary import phases_2d
-from mmduplex_jax.typing import Array, Bool, Float, Int32
+from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
 
 POOLS = ("class", "attention", "mean", "none")
 NORMS = ("tokens", "pooled")
@@ -108,6 +110,14 @@ class VisionConfig:
     @property
     def embedding_width(self) -> int:
         return self.projection or self.width
+
+
+def normalise(frames: UInt8[Array, "... 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "... 3"]:
+    """Bytes as a tower takes them: from 0 to 1, less `mean`, over `std`, an RGB channel; float32."""
+    middle, deviation = np.array(mean), np.array(std)
+    # In this form mean and deviation 0.5 are `bytes / 127.5 - 1` to the last bit.
+    shift = (middle / deviation).astype(np.float32)
+    return frames.astype(jnp.float32) / (255.0 * deviation).astype(np.float32) - shift
 
 
 class VisionOutput(NamedTuple):

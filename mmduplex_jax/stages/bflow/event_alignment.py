@@ -14,11 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmduplex_jax.layers.attention import MASKED
 from mmduplex_jax.stages.bflow.word_bags import Bags
 from mmduplex_jax.typing import Array, Bool, Float, Int
-
-# A logit that takes no part; finite, so that no gradient of it is 0 · infinity.
-_OUT = -1e30
 
 
 class Counterfeits(NamedTuple):
@@ -100,24 +98,24 @@ def align(
     counted = compared_bags(bags, centre_step, apart_steps).reshape(size, size)
     said = bags.said.reshape(size)
     mine = jnp.diagonal(logits)
-    masked = jnp.where(counted, logits, _OUT)
+    masked = jnp.where(counted, logits, MASKED)
     among_bags = jax.nn.logsumexp(masked, axis=1)
     among_events = jax.nn.logsumexp(masked, axis=0)
     refused = []
     for kind in counterfeits:
         against = scale * jnp.einsum("cxf,cyf->cxy", bag[kind.row], kind.event, precision="highest")
-        against = jnp.where(kind.against, against, _OUT)
-        none = jnp.full((batch, moments), _OUT)
+        against = jnp.where(kind.against, against, MASKED)
+        none = jnp.full((batch, moments), MASKED)
         hardest = none.at[kind.row].set(against.max(axis=-1)).reshape(size)
         total = none.at[kind.row].set(jax.nn.logsumexp(against, axis=-1)).reshape(size)
         among_events = jnp.logaddexp(among_events, total)
-        refused.append(_share(mine > hardest, said & (hardest > _OUT / 2)))
+        refused.append(_share(mine > hardest, said & (hardest > MASKED / 2)))
     each = (among_bags + among_events) / 2 - mine
     count = said.sum().astype(jnp.float32)
     other = counted & ~jnp.eye(size, dtype=bool)
     clip = jnp.repeat(jnp.arange(batch), moments)
     in_video = other & (clip[:, None] == clip)
-    best = lambda among: jnp.where(among, logits, _OUT).max(axis=0)
+    best = lambda among: jnp.where(among, logits, MASKED).max(axis=0)
     return Alignment(
         loss=jnp.where(said, each, 0.0).sum() / jnp.maximum(count, 1.0),
         moments=count,

@@ -12,14 +12,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig, TokenReader
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.contrastive import unit
-from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.towers.vision import VisionConfig, VisionTower, normalise
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
 
 TARGETS = ("teacher", "pixels", "none")
@@ -114,7 +113,7 @@ class Teacher(nn.Module):
     def __call__(self, frames: UInt8[Array, "X H W 3"]) -> Float[Array, "X F"]:
         c = self.config
         assert c.teacher is not None  # PredictionConfig refuses to go without one
-        pictures = (frames.astype(jnp.float32) / 255 - np.array(c.mean, np.float32)) / np.array(c.std, np.float32)
+        pictures = normalise(frames, c.mean, c.std)
         seen = VisionTower(c.teacher, name="tower")(pictures).embedding
         assert seen is not None  # PredictionConfig refuses towers without a pool
         return jax.lax.stop_gradient(unit(seen) * c.features**0.5)

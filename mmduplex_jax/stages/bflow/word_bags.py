@@ -18,6 +18,7 @@ from mmduplex_jax.layers.attention import AttentionReadout, heads_first
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Mlp
 from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.vocabulary import token_hash
 from mmduplex_jax.sharding import in_units
 from mmduplex_jax.towers.contrastive import unit
 from mmduplex_jax.typing import Array, Bool, Float, Int, Int32
@@ -91,10 +92,8 @@ def gather_bags(
     near = lambda step: (step >= low) & (step < low + 2 * reach_steps)
     member = near(begun[:, None]) & text[:, None]
     known = ~(near(at[None])[None] & ~slot_valid[:, None]).any(axis=-1)
-    mixed = (slots.astype(jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
-    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
-    mixed = mixed ^ (mixed >> 12)
-    label = jnp.where(member, mixed[:, None], 0).sum(axis=-1, dtype=jnp.uint32)
+    hashed = token_hash(slots, jnp.uint32(0x9E3779B1))
+    label = jnp.where(member, hashed[:, None], 0).sum(axis=-1, dtype=jnp.uint32)
     return Bags(member, member.any(axis=-1) & known, known, jax.lax.bitcast_convert_type(label, jnp.int32))
 
 

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from mmduplex_jax.layers.attention import MASKED
 from mmduplex_jax.sharding import BATCH_AXES
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 KINDS = ("sigmoid", "softmax")
-# A logit that takes no part; finite, so that no gradient of it is 0 · infinity.
-_OUT = -1e30
 
 
 class Pairs(NamedTuple):
@@ -75,10 +74,10 @@ def plain_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[Arr
     if kind == "sigmoid":
         each = _questions(logits, counted, own).sum(axis=1)
     else:
-        masked = jnp.where(counted, logits, _OUT)
+        masked = jnp.where(counted, logits, MASKED)
         rows, columns = jax.nn.logsumexp(masked, axis=1), jax.nn.logsumexp(masked, axis=0)
         each = (rows + columns) / 2 - mine
-    best_other = jnp.where(counted & ~own, logits, _OUT).max(axis=1)
+    best_other = jnp.where(counted & ~own, logits, MASKED).max(axis=1)
     count = pairs.valid.sum().astype(jnp.float32)
     share = lambda values: jnp.where(pairs.valid, values, 0.0).sum() / jnp.maximum(count, 1.0)
     return Agreement(share(each), share((mine > best_other).astype(jnp.float32)), count)
@@ -104,10 +103,10 @@ def chunked_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[A
         @jax.checkpoint
         def meet(theirs: Pairs, rows: _Met, columns: _Met, best: Array, own: Array) -> tuple[_Met, _Met, Array]:
             logits, counted = _compare(pairs, theirs, own, scale, bias)
-            best = jnp.maximum(best, jnp.where(counted & ~own, logits, _OUT).max(axis=1))
+            best = jnp.maximum(best, jnp.where(counted & ~own, logits, MASKED).max(axis=1))
             if kind == "sigmoid":
                 return _Met(rows.loss + _questions(logits, counted, own).sum(axis=1), rows.total), columns, best
-            masked = jnp.where(counted, logits, _OUT)
+            masked = jnp.where(counted, logits, MASKED)
             add = lambda met, axis: _Met(met.loss, jnp.logaddexp(met.total, jax.nn.logsumexp(masked, axis=axis)))
             return add(rows, 1), add(columns, 0), best
 
@@ -119,8 +118,8 @@ def chunked_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[A
             theirs, columns = jax.lax.ppermute((theirs, columns), BATCH_AXES, onward)
             return (theirs, rows, columns, best), None
 
-        nothing = _Met(varying(0.0), varying(_OUT))
-        (_, rows, columns, best), _ = jax.lax.scan(go_on, (pairs, nothing, nothing, varying(_OUT)), jnp.arange(ways))
+        nothing = _Met(varying(0.0), varying(MASKED))
+        (_, rows, columns, best), _ = jax.lax.scan(go_on, (pairs, nothing, nothing, varying(MASKED)), jnp.arange(ways))
         each = rows.loss if kind == "sigmoid" else (rows.total + columns.total) / 2 - mine
         count = jax.lax.psum(pairs.valid.sum().astype(jnp.float32), BATCH_AXES)
         share = lambda values: (

@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 
 from data_pipelines.pairs import PairFormat
 from mmduplex_jax.layers.encoder import Encoder
+from mmduplex_jax.layers.vocabulary import token_hash
 from mmduplex_jax.sharding import BATCH_AXES
 from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.clip.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
 from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
 from mmduplex_jax.towers.text import TextTowerConfig
-from mmduplex_jax.towers.vision import AttentionPool, VisionConfig
+from mmduplex_jax.towers.vision import AttentionPool, VisionConfig, normalise
 from mmduplex_jax.typing import Array, Float, Int32, PyTree, UInt8
 
 TIME_POOLS = ("mean", "attention")
@@ -140,7 +141,7 @@ class ClipTask:
 
     def normalised(self, frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
         """Pixels as the vision tower takes them."""
-        return (frames.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        return normalise(frames, self.mean, self.std)
 
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The contrastive loss over all rows that have a text.
@@ -187,9 +188,8 @@ class ClipTask:
 def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
     """A number for every text, the same for the same ids (others agree by chance once in 4 · 10⁹)."""
     factors = np.random.default_rng(0).integers(0, 2**32, ids.shape[1], np.uint32) | 1
-    mixed = (ids.astype(jnp.uint32) + 1) * jnp.asarray(factors)
-    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
-    return jax.lax.bitcast_convert_type((mixed ^ (mixed >> 12)).sum(axis=1, dtype=jnp.uint32), jnp.int32)
+    hashed = token_hash(ids, jnp.asarray(factors))
+    return jax.lax.bitcast_convert_type(hashed.sum(axis=1, dtype=jnp.uint32), jnp.int32)
 
 
 def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:

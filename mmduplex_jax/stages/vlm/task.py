@@ -18,7 +18,7 @@ from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
 from mmduplex_jax.stages import flops
-from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.towers.vision import VisionConfig, VisionTower, normalise
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 
 # The embedding table is padded to a multiple of this, as the duplex's is, so that it can be sharded.
@@ -190,7 +190,7 @@ class VlmTask:
 
     def normalised(self, frames: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
         """Pixels as the vision tower takes them."""
-        return (frames.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        return normalise(frames, self.mean, self.std)
 
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Cross-entropy of the captions' tokens and end marks, in nats a token; a row without a text weighs nothing.
