@@ -9,10 +9,8 @@ from pathlib import Path
 
 import cv2
 
-from data_pipelines.manifest import PARTS_NAME, Shard, ShardError
-from data_pipelines.parts import load_part
-from data_pipelines.shard_writer import ImageFormat, Motion, OnWritten, Task, write_one_shard
-from data_pipelines.sources import Source
+from data_pipelines.manifest import PARTS_NAME, Shard, ShardError, load_part
+from data_pipelines.shards import OnWritten, ShardWriter, Task
 
 _POLL_S = 2.0
 # By this name Beam fetches another runner over the network where it can, which heeds none of the options --direct_...
@@ -20,11 +18,8 @@ _RUNNERS = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApi
 
 
 def write_by_beam(
-    source: Source,
-    directory: Path,
+    writer: ShardWriter,
     todo: Sequence[Task],
-    image: ImageFormat,
-    motion: Motion | None,
     runner: str,
     options: Sequence[str],
     on_written: OnWritten,
@@ -46,14 +41,14 @@ def write_by_beam(
             f'--runner={runner} needs Apache Beam, which is not installed ({error}): pip install "mmduplex-jax[data]"'
         ) from error
 
-    place = directory.resolve()  # workers may be started elsewhere
+    place = writer.directory
     logging.getLogger("apache_beam").setLevel(logging.WARNING)  # it tells each step of each worker
     pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *options]))
     (
         pipeline
         | "shards" >> beam.Create([tuple(task) for task in todo])
         | "spread" >> beam.Reshuffle()
-        | "write" >> beam.Map(_WriteInWorker(source, place, image, motion))
+        | "write" >> beam.Map(_WriteInWorker(writer))
     )
     with _watched(place, todo, on_written):
         try:
@@ -71,21 +66,18 @@ def write_by_beam(
                 f"{task.name} was written by a worker of {runner}, but not into {place} as this process sees it: "
                 "--out must lie on a file system that all machines mount in the same place"
             )
-        yield part[0]
+        yield part.shard
 
 
 @dataclasses.dataclass(frozen=True)
 class _WriteInWorker:
     """Writes a task's shard; pickled to get to the workers. Beam wants no arguments but the task."""
 
-    source: Source
-    directory: Path
-    image: ImageFormat
-    motion: Motion | None
+    writer: ShardWriter
 
     def __call__(self, task: tuple[int, int, int, int]) -> int:
         cv2.setNumThreads(1)  # the workers already use every core
-        write_one_shard(self.source, self.directory, *task, self.image, self.motion)
+        self.writer.write(Task(*task))
         return task[0]
 
 
@@ -99,7 +91,7 @@ def _watched(directory: Path, todo: Sequence[Task], on_written: OnWritten) -> It
         for path in [path.name for path in (directory / PARTS_NAME).iterdir() if path.name in missing]:
             part = load_part(directory, missing.pop(path))
             if part is not None:
-                on_written(part[0].units, part[0].ticks)
+                on_written(part.shard.units, part.shard.ticks)
 
     def watch() -> None:
         while not ended.wait(_POLL_S):

@@ -9,18 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
 
 from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.manifest import ShardError
-from data_pipelines.memory import keep_freed_blocks
-from data_pipelines.orphans import end_with_parent
 from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
+from data_pipelines.worker_process import start_worker, tune_malloc
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
@@ -172,8 +170,7 @@ class LoaderIterator(grain.DatasetIterator):
 
 
 def _start_worker(_worker: int, _workers: int) -> None:
-    end_with_parent()
-    cv2.setNumThreads(1)  # the workers already use the cores that there are
+    start_worker()
 
 
 def make_loader(
@@ -236,7 +233,7 @@ def make_loader(
       ValueError: the arguments contradict each other; says which.
       ShardError: the data cannot be read.
     """
-    keep_freed_blocks()
+    tune_malloc()
     source, parts = _open(data, any_size=frame_px is not None)
     if len(source) == 0:
         raise ValueError("the data holds no records at all")

@@ -6,11 +6,13 @@ r"""Prepares data for training: videos with their words, or the built-in world, 
 
 The configuration says what to make; any of its values can be changed by --config.NAME=VALUE. --out receives
 shard-NNNNN-of-MMMMM.arrayrecord; manifest.json (counts, hashes, clock, configuration); summary.json (hours, bytes,
-words, rejected by cause); rejected.jsonl (each input that is not used, and why); and parts, the same of each shard.
+words, rejected by cause); rejected.jsonl (each input that is not used, and why); notes.jsonl (what of the others was
+left out or mended); and parts, the same of each shard.
 
 Interrupted? Run the same command again: finished shards are kept, the rest is written, and the files are the same, byte
 for byte, as if nothing had happened. A run over finished data does nothing. If reading reports a damaged shard, run
-the same command with --verify: it compares every hash and rewrites what does not match. Data of another configuration
+the same command with --verify: it compares every hash and rewrites what does not match. Files of a folder were added,
+changed or removed? The same command says which, prepares those and takes over the rest. Data of another configuration
 in --out is never overwritten; the differences are listed instead.
 
 All cores of this machine work on it. With --runner Apache Beam does instead, on this machine or on many, with the same
@@ -39,12 +41,9 @@ from absl import app, flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from data_pipelines.manifest import MANIFEST_NAME
-from data_pipelines.parts import REJECTED_NAME
-from data_pipelines.shard_writer import Motion
-from data_pipelines.shards import ImageFormat, Progress, ShardError, WriteReport, write_shards
+from data_pipelines.manifest import MANIFEST_NAME, NOTES_NAME, REJECTED_NAME, summary_of
+from data_pipelines.shards import ImageFormat, Motion, Progress, ShardError, WriteReport, write_shards
 from data_pipelines.sources import Source
-from data_pipelines.summary import summary_of
 
 
 def source_of(config: Mapping[str, Any]) -> Source:
@@ -164,6 +163,11 @@ def table_of(report: WriteReport, directory: Path, wall_s: float) -> str:
     listed = f", listed in {directory / REJECTED_NAME}" if summary["rejected"] else ""
     rows.append(("rejected", f"{summary['rejected_samples']:,}{listed}"))
     rows += [(f"  {cause}", f"{count:,}") for cause, count in summary["rejected"].items()]
+    if summary["notes"]:
+        rows.append(("in what is used", f"listed in {directory / NOTES_NAME}"))
+        rows += [(f"  {cause}", f"{count:,}") for cause, count in summary["notes"].items()]
+    if report.change is not None:
+        rows.insert(1, ("files", f"changed since this was written: {report.change}; the rest is kept as it was"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
 

@@ -44,5 +44,7 @@ def get_config() -> ConfigDict:
     config.license = ""
     config.language = ""  # of transcripts that do not say it
     config.keep_without_words = False
+    # Of subtitles: [Applause], (laughs), >>, dashes, JOHN:, music and credits, which nobody says. Left out and counted.
+    config.keep_marks = False
     config.duplicates = "hash"  # "keep" reads no file twice
     return config

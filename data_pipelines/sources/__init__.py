@@ -1,11 +1,11 @@
 """Where records come from. A source turns numbered units (clips of a simulator, files, lines, tars) into items."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from data_pipelines.schema import Record
-from data_pipelines.sources.causes import CAUSES
+from data_pipelines.sources.causes import CAUSES, NOTES
 from mmduplex_jax.clock import Clock
 
 
@@ -26,6 +26,25 @@ class Rejected:
             raise ValueError(f"cause {self.cause!r} is unknown, choose one of {CAUSES}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Noted:
+    """What of an input that is used was left out or mended; counted by cause and listed in notes.jsonl.
+
+    Attributes:
+      cause: one of `causes.NOTES`.
+      detail: where, and what.
+      count: how often.
+    """
+
+    cause: str
+    detail: str
+    count: int = 1
+
+    def __post_init__(self):
+        if self.cause not in NOTES:
+            raise ValueError(f"cause {self.cause!r} is unknown, choose one of {NOTES}")
+
+
 class Item(NamedTuple):
     """What a unit gives: a record, or why there is none.
 
@@ -33,11 +52,33 @@ class Item(NamedTuple):
       unit: the number of the unit that gives it.
       key: names it among all items of the source; that of the record, if it is one.
       content: the record, or the cause.
+      notes: what of the input was left out or mended all the same; each is said with one of the input's items.
     """
 
     unit: int
     key: str
     content: Record | Rejected
+    notes: Sequence[Noted] = ()
+
+
+class Unit(NamedTuple):
+    """What a unit of a source that can change is made from.
+
+    Attributes:
+      name: for people.
+      facts: a short text that is another one as soon as the unit's items may be others; unique in a source.
+    """
+
+    name: str
+    facts: str
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A source whose units are files that come, go and change. What is prepared of the others is then kept."""
+
+    def units(self) -> Sequence[Unit]:
+        """All units in their order."""
 
 
 class Source(Protocol):

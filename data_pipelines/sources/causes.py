@@ -12,6 +12,18 @@ DUPLICATE = "duplicate by hash"
 LANGUAGE = "language not wanted"
 BROKEN_ANNOTATION = "broken annotation"
 
+# What of an input that is used is left out, mended or doubtful (`sources.Noted`).
+BROKEN_CUE = "broken cue or word, left out"
+MARKS = "marks that nobody says, left out"
+SITE_ADVERTISEMENT = "credits of subtitles, left out"
+OUT_OF_ORDER = "not in the order of times, sorted"
+OVERLAP = "overlapping cues, said in turn"
+OTHER_FORMAT = "another format than the name says"
+NO_TRANSCRIPT = "JSON that is no transcript, left out"
+TIME_MAP = "X-TIMESTAMP-MAP that fits no clock of the video, left out"
+
+NOTES = (BROKEN_CUE, MARKS, SITE_ADVERTISEMENT, OUT_OF_ORDER, OVERLAP, OTHER_FORMAT, NO_TRANSCRIPT, TIME_MAP)
+
 CAUSES = (
     CANNOT_DECODE,
     MISSING_VIDEO,

@@ -1,33 +1,29 @@
 """PE-Video as a source: a unit is a WebDataset tar, of which each video with its captions is an item.
 
 Captions are untimed: a caption is about its whole clip, and its words are spread over it.
+
+The tars lie on this machine or behind any fsspec path. They are read in one pass, nothing is unpacked to disk. A sample
+is what stands side by side in a tar under one name but for the suffix: `0001.mp4` and `0001.json`.
 """
 
 import dataclasses
 import hashlib
 import json
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
 
+import fsspec
 from absl import logging
+from fsspec.implementations.local import LocalFileSystem
 
 from data_pipelines.clip_reader import probe
-from data_pipelines.json_text import parse_json
 from data_pipelines.schema import Record
 from data_pipelines.sources import Item, Rejected, causes
-from data_pipelines.sources.tar_samples import (
-    Member,
-    Tar,
-    TarError,
-    TarSample,
-    find_tars,
-    fingerprint,
-    headers_of,
-    samples_of,
-)
 from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of
 from data_pipelines.video_source import VideoError
-from data_pipelines.word_times import spread
+from data_pipelines.words import GIT_LFS_ADVICE, GIT_LFS_HEAD, parse_json, split_words, spread, visible
 
 # The fields of a JSON file that hold captions, by the names that a configuration gives them.
 CAPTIONS = {"human": "human_caption", "model": "model_caption", "description": "description"}
@@ -35,6 +31,208 @@ VIDEO_SUFFIX, FACTS_SUFFIX = "mp4", "json"
 # By more than this a file's length differs from what its JSON says; it is noted with the clip.
 _DURATION_TOLERANCE_S = 0.5
 _ABOUT = ("video_id", "num_frames")
+# One request for so much where the tar is remote; tars are read from front to back.
+_BLOCK_BYTES = 1 << 24
+
+
+class TarError(ValueError):
+    """A tar that is broken; the message names it, where, and how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tar:
+    """A tar under a root.
+
+    Attributes:
+      root: a folder or any URL that fsspec knows, e.g. "s3://bucket/videos".
+      name: below the root.
+      size_bytes: of the tar.
+    """
+
+    root: str
+    name: str
+    size_bytes: int
+
+    def open(self) -> BinaryIO:
+        """The tar, for reading from front to back.
+
+        Raises:
+          TarError: it is a pointer to the tar.
+          OSError: it cannot be read.
+          ImportError: a package for such URLs is missing; the message names it.
+        """
+        file_system, base = fsspec.core.url_to_fs(self.root)
+        path = f"{base.rstrip('/')}/{self.name}"
+        if self.size_bytes < _BLOCK_BYTES and file_system.head(path, len(GIT_LFS_HEAD)) == GIT_LFS_HEAD:
+            raise TarError(f"{self.name}: {GIT_LFS_ADVICE}")
+        return file_system.open(path, "rb", block_size=_BLOCK_BYTES)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(fsspec.core.url_to_fs(self.root)[0], LocalFileSystem)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A file in a tar.
+
+    Attributes:
+      name: in the tar.
+      data: its bytes; b"" where only headers are read.
+      byte_offset, byte_length: where the bytes are in the tar.
+    """
+
+    name: str
+    data: bytes
+    byte_offset: int
+    byte_length: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclasses.dataclass
+class TarSample:
+    """Neighbours in a tar that share their name.
+
+    Attributes:
+      key: their name up to the last dot of the video's: names may hold dots ("v.1.mp4").
+      members: by suffix, as "mp4".
+    """
+
+    key: str
+    members: dict[str, Member] = dataclasses.field(default_factory=dict)
+
+    def add(self, member: Member) -> bool:
+        """Takes a member in, unless it is of another sample; returns whether it did."""
+        stem, _, last = member.name.rpartition(".")
+        is_video = last.lower() == VIDEO_SUFFIX
+        begins = all(other.name.startswith(f"{stem}.") for other in self.members.values())
+        if is_video and begins and VIDEO_SUFFIX not in self.members and stem != self.key:
+            # What came before, as "v.thumb.jpg", has a longer name than the video.
+            members, self.key, self.members = self.members.values(), stem, {}
+            for other in members:
+                self.add(other)
+        suffix = "" if member.name == self.key else member.name.removeprefix(f"{self.key}.").lower()
+        if suffix == member.name.lower() or suffix in self.members or (is_video and stem != self.key):
+            return False
+        self.members[suffix] = member
+        return True
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A header that says so when it is broken: the tarfile module takes one after the first for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_StrictHeader":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the mark at the end
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it has no mark at its end: cut off between two members?") from error
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a header is broken: {error}") from error
+
+
+def find_tars(root: str, patterns: Sequence[str]) -> list[Tar]:
+    """The tars under a root, by name.
+
+    Args:
+      root: a folder or a URL.
+      patterns: names below the root; `*`, `?`, `**` and `[...]` stand for what they do in a shell. Where a server does
+        not list folders, give whole names.
+
+    Raises:
+      ValueError: a pattern finds nothing, or fsspec does not know such URLs.
+      OSError: the root cannot be read.
+    """
+    try:
+        file_system, base = fsspec.core.url_to_fs(root)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{root!r} cannot be opened: {error}") from error
+    base = base.rstrip("/")
+    found: dict[str, int] = {}
+    for pattern in patterns:
+        path = f"{base}/{pattern}"
+        paths = sorted(file_system.glob(path)) if set(pattern) & set("*?[") else [path]
+        if not paths or not file_system.exists(paths[0]):
+            raise ValueError(f"no tar {pattern!r} under {root}: check config.root and config.shards")
+        for one in paths:
+            found[one[len(base) + 1 :]] = int(file_system.size(one) or 0)
+    return [Tar(root, name, found[name]) for name in sorted(found)]
+
+
+def fingerprint(tars: Sequence[Tar]) -> dict[str, Any]:
+    """Which tars these are, as JSON values: their number, sizes and a hash over names and sizes."""
+    listing = "".join(f"{tar.size_bytes} {tar.name}\n" for tar in tars)
+    return {
+        "tars": len(tars),
+        "size_bytes": sum(tar.size_bytes for tar in tars),
+        "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+    }
+
+
+def samples_of(file: BinaryIO, name: str) -> Iterator[TarSample]:
+    """The samples of a tar in order, with their bytes.
+
+    Holds one sample at a time. What was whole before a break is given first.
+
+    Args:
+      file: the tar, read from where it stands; it need not be able to seek.
+      name: what messages call it.
+
+    Raises:
+      TarError: after the samples before the break.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 20, tarinfo=_StrictHeader) as tar:
+            yield from _grouped(tar, read=True)
+    except tarfile.TarError as error:
+        raise TarError(f"{name}: {error}") from error
+
+
+def headers_of(file: BinaryIO, name: str) -> Iterator[TarSample]:
+    """The samples of a tar that can seek, without their bytes; errors as `samples_of` has them."""
+    try:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
+            yield from _grouped(tar, read=False)
+    except tarfile.TarError as error:
+        raise TarError(f"{name}: {error}") from error
+
+
+def _grouped(tar: tarfile.TarFile, read: bool) -> Iterator[TarSample]:
+    sample: TarSample | None = None
+    try:
+        for header in tar:
+            if not header.isfile():
+                continue
+            # Names may be in any encoding; what cannot be read in them is replaced, so that they can be written down.
+            shown = header.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            file = tar.extractfile(header) if read else None
+            data = file.read() if file is not None else b""
+            member = Member(shown, data, header.offset_data, header.size)
+            if sample is not None and not sample.add(member):
+                yield sample
+                sample = None
+            if sample is None:
+                sample = TarSample(_first_key(shown))
+                sample.add(member)
+    except tarfile.TarError as error:
+        if sample is not None:
+            yield sample
+        where = f"after {list(sample.members.values())[-1].name!r}" if sample is not None else "at its begin"
+        raise tarfile.ReadError(f"{where}: {error}") from error
+    if sample is not None:
+        yield sample
+
+
+def _first_key(name: str) -> str:
+    """The name of a sample by its first member: up to the last dot of a video or a JSON, else up to the first."""
+    path = PurePosixPath(name)
+    stem = path.stem if path.suffix.lower() in (f".{VIDEO_SUFFIX}", f".{FACTS_SUFFIX}") else path.name.partition(".")[0]
+    return str(path.with_name(stem)) if stem else str(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +326,7 @@ class PeVideoSource(Footage):
             provenance["duration_differs_s"] = round(differs_s, 3)
         annotation = Annotation(
             key=key,
-            words=spread(caption.split(), length.begin_s, length.end_s),
+            words=spread(split_words(caption), length.begin_s, length.end_s),
             timing="clip",
             caption=caption,
             language=self.language if caption else "",
@@ -169,8 +367,8 @@ def choose_caption(facts: Mapping[str, Any], captions: Sequence[str]) -> tuple[s
     """The name and the text of the first caption that a video has; two empty strings where it has none."""
     for name in captions:
         text = facts.get(CAPTIONS[name])
-        if text is not None and text.strip():
-            return name, text.strip()
+        if text is not None and visible(text):
+            return name, visible(text)
     return "", ""
 
 
@@ -191,11 +389,10 @@ def find_duplicates(tars: Sequence[Tar]) -> dict[tuple[str, int], str]:
     logging.warning("the headers of %d tars are read once to find duplicates", len(tars))
     by_length: dict[int, list[tuple[Tar, str, int]]] = {}
     for tar in tars:
-        with tar.open() as file:
-            for sample in _headers(file, tar.name):
-                video = sample.members.get(VIDEO_SUFFIX)
-                if video is not None:
-                    by_length.setdefault(video.byte_length, []).append((tar, video.name, video.byte_offset))
+        for sample in _headers(tar):
+            video = sample.members.get(VIDEO_SUFFIX)
+            if video is not None:
+                by_length.setdefault(video.byte_length, []).append((tar, video.name, video.byte_offset))
     duplicates: dict[tuple[str, int], str] = {}
     first: dict[tuple[int, bytes], str] = {}
     for length, places in by_length.items():
@@ -207,9 +404,10 @@ def find_duplicates(tars: Sequence[Tar]) -> dict[tuple[str, int], str]:
     return duplicates
 
 
-def _headers(file: Any, name: str) -> Iterator[TarSample]:
+def _headers(tar: Tar) -> Iterator[TarSample]:
     try:
-        yield from headers_of(file, name)
+        with tar.open() as file:
+            yield from headers_of(file, tar.name)
     except TarError as error:  # rejected with its cause when its turn comes
         logging.warning("duplicates are looked for only before the break: %s", error)
 

@@ -68,8 +68,11 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
         image, motion = self._values()["image"], self.builder_config.motion
         rejected: collections.Counter[str] = collections.Counter()
         ticks: collections.Counter[int] = collections.Counter()
+        notes: collections.Counter[str] = collections.Counter()
         with (self.data_path / REJECTED_NAME).open("w") as file:
             for item in source.items(0, len(source)):
+                for note in item.notes:
+                    notes[note.cause] += note.count
                 if isinstance(item.content, Rejected):
                     rejected[item.content.cause] += 1
                     file.write(_line_of(item, item.content))
@@ -88,6 +91,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
                 "flip_safe": source.flip_safe,
                 "longest_ticks": max(ticks, default=0),
                 "rejected": dict(sorted(rejected.items())),
+                "notes": dict(sorted(notes.items())),
             }
         )
 

@@ -14,10 +14,8 @@ from tqdm import tqdm
 
 from data_pipelines.dataset import open_dataset
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.manifest import ShardError
-from data_pipelines.parts import REJECTED_NAME
+from data_pipelines.manifest import REJECTED_NAME, ShardError, summary_of
 from data_pipelines.schema import Record
-from data_pipelines.summary import summary_of
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.clips import shard_records
 from mmduplex_jax.tokenizer import config as tokenizer_config

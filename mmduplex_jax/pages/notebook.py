@@ -25,7 +25,7 @@ import jax
 
 from data_pipelines.decode import Tick
 from data_pipelines.schema import Event
-from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
+from data_pipelines.sources.folder import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, camera_index
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files

@@ -174,6 +174,7 @@ def test_summary(tmp_path, small_source):
         "shards": 4,
         "rejected": {"cannot decode": 4},
         "rejected_samples": 4,
+        "notes": {},
     }
 
 

@@ -59,7 +59,7 @@ def test_records_are_the_worlds_clips(prepared):
     dataset = open_dataset(prepared, verify=True)
     assert len(dataset) == 12
     source = world_source(dataset.manifest.config)
-    [(_, key, made)] = source.items(7, 8)
+    [(_, key, made, _)] = source.items(7, 8)
     read = dataset[7]
     assert dataset.key(7) == read.key == key == "world/plain/0/000007"
     assert read.words == made.words

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.geometry import shrink_frames
+from data_pipelines.pairs import utterances_of
 from data_pipelines.schema import Record
-from data_pipelines.utterances import utterances_of
 from data_pipelines.world.commentator import split_phrases
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics, check_clock

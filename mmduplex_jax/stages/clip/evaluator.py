@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.pairs import middle_of, spell, spread_frames
+from data_pipelines.pairs import middle_of, piece_around, spell, spread_frames
 from data_pipelines.schema import Event, Record
-from data_pipelines.utterances import piece_around
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics, check_clock
 from mmduplex_jax.stages.clip.task import ClipTask, pair_format

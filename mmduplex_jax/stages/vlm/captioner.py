@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.decode import VideoReader
 from data_pipelines.pairs import end_of_text, spread_ticks
-from data_pipelines.sources.folder_listing import VIDEO_SUFFIXES
+from data_pipelines.sources.folder import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.language import LanguageState

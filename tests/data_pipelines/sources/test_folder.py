@@ -13,8 +13,10 @@ import pytest
 
 from configs.data import folder
 from data_pipelines.dataset import open_dataset
+from data_pipelines.languages import asks_for
 from data_pipelines.schema import Record, Word
-from data_pipelines.shards import write_shards
+from data_pipelines.shards import ShardError, write_shards
+from data_pipelines.sources import causes
 from data_pipelines.sources.folder import folder_source
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 
@@ -119,7 +121,7 @@ def test_sound_is_kept_where_it_is_wanted(tmp_path: Path, media_dir: Path, share
         assert container.streams.audio[0].rate == 48000  # what Opus always says
         assert container.duration / av.time_base == pytest.approx(6.166, abs=0.03)
     assert [word.text for word in record.words[:4]] == ["Hildy!", "How", "are", "you?"]
-    assert (record.timing, len(record.words)) == ("line", 27)
+    assert (record.timing, len(record.words)) == ("line", 26)
 
 
 # What lies beside
@@ -142,7 +144,7 @@ def test_which_transcript_is_taken(root: Path, names, languages, taken):
     for name in names:
         (root / name).write_text("")
     (video,) = [one for one in source_of(root, filters__languages=languages).files if one.is_video]
-    assert video.transcript == taken
+    assert (video.transcripts[0].name if video.transcripts else "") == taken
 
 
 def test_the_language_is_in_the_name_or_in_the_file_or_given(root: Path):
@@ -158,6 +160,240 @@ def test_the_language_is_in_the_name_or_in_the_file_or_given(root: Path):
     (root / "a.vtt").rename(root / "a.nl.vtt")
     assert language() == "nl"
     assert causes_of(source_of(root, filters__languages=("en", "fr"))) == {"folder/a.mp4": "language not wanted"}
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("a.en-ehkg1hFWq8A.vtt", "en"),
+        ("a.en.forced.srt", "en"),
+        ("a.English.srt", "en"),
+        ("a.eng.srt", "en"),
+        ("a.EN.srt", "en"),
+        ("a.pt_BR.srt", "pt-BR"),
+        ("a.en-orig.vtt", "en"),
+        ("Subs/a.srt", ""),
+        ("subtitles/a.de.sdh.srt", "de"),
+        ("Subs/a/2_English.srt", "en"),
+        ("a_en.srt", "en"),
+        ("a [en].srt", "en"),
+        ("a (English).srt", "en"),
+        ("a - German.srt", "de"),
+        ("a.mp4.srt", ""),
+    ],
+)
+def test_names_of_transcripts_as_they_are_found(root: Path, name: str, language: str):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nhi\n" if name.endswith("vtt") else SRT)
+    (record,) = items_of(source_of(root)).values()
+    assert (record.language, record.provenance["transcript"]) == (language, name)
+    if language:
+        assert causes_of(source_of(root, filters__languages=(language[:2],))) == {"folder/a.mp4": "record"}
+        assert causes_of(source_of(root, filters__languages=("fr",))) == {"folder/a.mp4": "language not wanted"}
+
+
+def test_the_longest_name_of_a_video_that_fits_has_the_transcript(root: Path):
+    write_numbered(root / "a.en.mp4", count=50)
+    write_numbered(root / "my clip [x1].mkv", count=51)
+    for name in ("a.en.srt", "a.part2.srt", "my clip [x1].de.srt"):
+        (root / name).write_text(SRT)
+    found = {one.name: [text.name for text in one.transcripts] for one in source_of(root).files}
+    assert found == {
+        "a.en.mp4": ["a.en.srt"],
+        "a.mp4": [],
+        "a.part2.srt": [],
+        "my clip [x1].mkv": ["my clip [x1].de.srt"],
+    }
+
+
+@pytest.mark.parametrize(("asked", "given", "fits"), [
+    ("en", "en-US", True), ("en", "EN", True), ("EN", "eng", True), ("en", "en-orig", True), ("english", "en", True),
+    ("en-GB", "en", False), ("en", "", False), ("", "en", False), ("", "", True), ("e", "en", False),
+    ("x-own", "x-own", True),
+])  # fmt: skip
+def test_what_a_language_asks_for(asked: str, given: str, fits: bool):
+    assert asks_for(asked, given) is fits
+
+
+def test_a_json_that_is_no_transcript_does_not_hide_the_caption(root: Path):
+    (root / "a.json").write_text(json.dumps({"caption": "A red block.", "yt_meta_dict": None}))
+    (root / "a.txt").write_text("A red block.")
+    (record,) = items_of(source_of(root)).values()
+    assert (record.caption, record.timing) == ("A red block.", "clip")
+    (root / "a.srt").write_text(SRT)
+    (record,) = items_of(source_of(root)).values()
+    assert (record.words[0].text, record.timing) == ("hello", "line")
+    (root / "a.json").write_text(json.dumps({"width": 3}))
+    (item,) = source_of(root).items(0, 1)
+    assert item.content.provenance["transcript"] == "a.srt"
+    assert [note.cause for note in item.notes] == [causes.NO_TRANSCRIPT]
+    (root / "a.srt").unlink()
+    (root / "a.txt").unlink()
+    assert items_of(source_of(root))["folder/a.mp4"].detail.startswith("a.json: a transcript has a list of segments or")
+
+
+def test_what_is_left_out_of_a_transcript_is_counted_and_listed(root: Path, tmp_path: Path):
+    (root / "a.srt").write_text("1\n00:00:00,100 -> 00:00:00,300\nno\n\n" + SRT.replace("hello", "[bang] hello"))
+    write_shards(source_of(root, clip__window_s=2.0), tmp_path / "out", config={}, units_per_shard=2)
+    counts = {causes.BROKEN_CUE: 1, causes.MARKS: 1}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["notes"] == counts
+    first, second = map(json.loads, (tmp_path / "out" / "notes.jsonl").read_text().splitlines())
+    assert (first["cause"], first["times"], first["key"]) == (causes.BROKEN_CUE, 1, "folder/a.mp4/000")
+    assert first["detail"].startswith("a.srt:2: these are no times")
+    assert (second["cause"], second["detail"]) == (causes.MARKS, "a.srt:6: '[bang]'")
+    assert open_dataset(tmp_path / "out")[0].provenance["transcript_notes"] == counts
+
+
+def test_subtitles_by_the_clock_of_a_transport_stream(root: Path):
+    write_numbered(root / "b.ts", count=100)
+    with av.open(str(root / "b.ts")) as container:
+        start_s = container.start_time / av.time_base
+    assert start_s > 0.01
+    head = f"WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:{round(90_000 * (start_s + 1))},LOCAL:00:00:00.000\n\n"
+    for name in ("a.vtt", "b.vtt"):
+        (root / name).write_text(head + "00:00.500 --> 00:01.500\nhi\n")
+    other, stream = source_of(root).items(0, 2)
+    assert stream.content.words[0].start_s == pytest.approx(1.5, abs=1e-3)
+    assert (other.content.words[0].start_s, stream.notes) == (0.5, ())
+    assert [note.cause for note in other.notes] == [causes.TIME_MAP]
+
+
+def test_a_caption_and_a_video_whose_names_differ_are_linked(root: Path):
+    (root / "a.mp4").rename(root / "clip_05.mp4")
+    (root / "Clip-05.srt").write_text(SRT)
+    (root / "other thing.srt").write_text(SRT)
+    contents = items_of(source_of(root))
+    assert contents["folder/clip_05.mp4"].detail == (
+        "clip_05.mp4: no transcript or caption beside it; Clip-05.srt has no video: if it is this one's, name the "
+        "transcript clip_05.srt"
+    )
+    assert contents["folder/Clip-05.srt"].detail == (
+        "Clip-05.srt: no video of this name beside it; clip_05.mp4 has no transcript: if it is that one's, name the "
+        "transcript clip_05.srt"
+    )
+    assert contents["folder/other thing.srt"].detail == "other thing.srt: no video of this name beside it"
+
+
+def test_pointers_of_git_lfs_are_named_for_what_they_are(root: Path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n"
+    (root / "a.txt").write_text(pointer)
+    (root / "b.mp4").write_text(pointer)
+    (root / "b.srt").write_text(SRT)
+    contents = items_of(source_of(root))
+    assert contents["folder/a.mp4"].detail.startswith("a.txt: is a Git-LFS pointer, not the file itself")
+    assert contents["folder/b.mp4"].detail.startswith("b.mp4: is a Git-LFS pointer, not the file itself")
+
+
+# A folder that changes
+
+
+class Counted:
+    """A folder whose videos are counted as they are prepared."""
+
+    def __init__(self, source):
+        self.source, self.asked = source, []
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def __len__(self):
+        return len(self.source)
+
+    def units(self):
+        return self.source.units()
+
+    def items(self, begin, end):
+        self.asked += [self.source.files[unit].name for unit in range(begin, end)]
+        return self.source.items(begin, end)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def written(root: Path, out: Path, **changes):
+    source = Counted(source_of(root, **changes))
+    config = json.loads(json.dumps(config_of(root, **changes)))
+    report = write_shards(source, out, config=config, units_per_shard=2)
+    return source.asked, report
+
+
+@pytest.fixture
+def five(root: Path) -> Path:
+    """Videos b to e beside a, each with subtitles but d, and one that is damaged."""
+    for number, name in enumerate("bcde"):
+        write_numbered(root / f"{name}.mp4", count=50 + number)
+    for name in "abce":
+        (root / f"{name}.srt").write_text(SRT)
+    (root / "f.mp4").write_bytes(b"no video" * 99)
+    return root
+
+
+def test_of_a_folder_that_changed_only_what_is_new_or_changed_is_prepared(five: Path, tmp_path: Path):
+    asked, report = written(five, tmp_path / "out")
+    assert asked == ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4", "f.mp4"]
+    assert report.change is None
+    (five / "b.srt").write_text(SRT.replace("hello", "goodbye"))
+    assert (five / "b.srt").stat().st_size != len(SRT)
+    (five / "d.srt").write_text(SRT)
+    (five / "e.mp4").rename(five / "g.mp4")
+    (five / "e.srt").rename(five / "g.srt")
+    asked, report = written(five, tmp_path / "out")
+    assert asked == ["b.mp4", "d.mp4", "g.mp4"]
+    assert str(report.change) == "1 new (g.mp4); 2 changed (b.mp4, d.mp4); 1 gone (e.mp4)"
+    assert written(five, tmp_path / "anew")[1].manifest == report.manifest
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "anew")
+    asked, report = written(five, tmp_path / "out")
+    assert (asked, report.change, len(report.kept)) == ([], None, 3)
+
+
+def test_a_caption_corrected_in_its_size_is_seen(five: Path, tmp_path: Path):
+    written(five, tmp_path / "out")
+    (five / "c.srt").write_text(SRT.replace("hello", "jello"))
+    asked, report = written(five, tmp_path / "out")
+    assert (asked, str(report.change)) == (["c.mp4"], "1 changed (c.mp4)")
+    assert report.kept == ("shard-00000-of-00003.arrayrecord", "shard-00002-of-00003.arrayrecord")
+
+
+def test_a_folder_may_change_again_before_all_is_prepared(five: Path, tmp_path: Path):
+    written(five, tmp_path / "out")
+    write_numbered(five / "0.mp4", count=60)  # before all others, so that no shard keeps its units
+    source = source_of(five)
+
+    class Killed(Counted):
+        def items(self, begin, end):
+            raise KeyboardInterrupt
+
+    config = json.loads(json.dumps(config_of(five)))
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(Killed(source), tmp_path / "out", config=config, units_per_shard=2)
+    (five / "0.srt").write_text(SRT)
+    asked, _ = written(five, tmp_path / "out")
+    assert asked == ["0.mp4"]
+    written(five, tmp_path / "anew")
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "anew")
+
+
+def test_another_configuration_of_a_folder_that_changed_is_refused(five: Path, tmp_path: Path):
+    written(five, tmp_path / "out")
+    (five / "c.srt").write_text(SRT.replace("hello", "jello"))
+    before = files_in(tmp_path / "out")
+    with pytest.raises(ShardError, match="holds data of another configuration"):
+        written(five, tmp_path / "out", license="CC0-1.0")
+    assert files_in(tmp_path / "out") == before
+
+
+def test_a_directory_that_does_not_say_from_which_files_is_left_as_it_is(five: Path, tmp_path: Path):
+    written(five, tmp_path / "out")
+    for path in (tmp_path / "out" / "parts").glob("shard-*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"units": []}))
+    (five / "c.srt").write_text(SRT.replace("hello", "jello"))
+    with pytest.raises(ShardError, match="from other files than are there now.*into another directory"):
+        written(five, tmp_path / "out")
 
 
 # Rejected

@@ -13,9 +13,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Rejected, causes
-from data_pipelines.sources.livecc import livecc_source
-from data_pipelines.sources.livecc_lines import AnnotationError
-from data_pipelines.sources.livecc_sample import parse_sample
+from data_pipelines.sources.livecc import AnnotationError, livecc_source, parse_sample
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.numbered_video import SIDE_PX, number_in, write_numbered
@@ -236,7 +234,7 @@ def test_an_item_does_not_depend_on_the_process_or_the_order(source):
         (lambda sample: line("a", "0", 1, []), "video_start must be a time"),
         (lambda sample: line("a", float("nan"), 1, []), "video_start must be a time"),
         (lambda sample: line("a", 0, 1, [(0.5, 0.4, "x")]), "word 0 .'x'. is from 0.5 to 0.4 s"),
-        (lambda sample: line("a", 0, 1, [(0.5, 0.6, "x"), (None, 0.4, "y")]), "word 1 .'y'. is from None"),
+        (lambda sample: line("a", 0, 1, [(None, 0.4, "y"), (0.5, 0.4, "x")]), "word 0 .'y'. is from None"),
         (lambda sample: line("a", 0, 1, [(0.5, 0.6, 7)]), "word 0 must be"),
     ],
 )
@@ -288,3 +286,13 @@ def test_lines_about_real_clips(tmp_path, media_dir, shared_dir):
     assert np.all(cars.tick_times_s <= np.array([CLOCK.tick_time_s(tick) for tick in range(cars.num_ticks)]) + 1e-9)
     assert frog.words == (Word("frog", 1.5, 1.6),)
     assert gone.cause == causes.MISSING_VIDEO
+
+
+def test_a_broken_word_is_left_out_and_noted_and_the_others_are_kept():
+    words = [(0.9, 1.0, "b"), (0.5, 0.4, "x"), (0.1, float("nan"), "\u202ba\u202c"), (0.2, "?", "y"), (0.3, 0.4, " ")]
+    sample = parse_sample(line("a", 0, 1, words))
+    assert [(word.text, word.start_s, word.end_s) for word in sample.words] == [("a", 0.1, None), ("b", 0.9, 1.0)]
+    assert sample.words_blank == 1
+    assert [(note.cause, note.count) for note in sample.notes] == [
+        (causes.BROKEN_CUE, 1), (causes.BROKEN_CUE, 1), (causes.OUT_OF_ORDER, 1)
+    ]  # fmt: skip

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.sources import livecc_lines
-from data_pipelines.sources.livecc_lines import AnnotationError, LiveccLines
+from data_pipelines.sources import livecc
+from data_pipelines.sources.livecc import AnnotationError, LiveccLines
 from tests.data_pipelines.sources.livecc_file import write_lines
 
 
@@ -88,7 +88,7 @@ def test_only_the_end_and_the_lines_asked_for_are_read(tmp_path, monkeypatch):
         files.append(CountingFile(path))
         return io.BufferedReader(files[-1])
 
-    monkeypatch.setattr(livecc_lines, "open_binary", open_counting)
+    monkeypatch.setattr(livecc, "open_binary", open_counting)
     begin_s = time.perf_counter()
     lines = LiveccLines(path)
     assert time.perf_counter() - begin_s < 1  # some hundredths are usual
@@ -99,7 +99,7 @@ def test_only_the_end_and_the_lines_asked_for_are_read(tmp_path, monkeypatch):
     read_bytes = sum(end - begin for begin, end in file.spans)
     # The list of offsets in blocks that double (less than twice its size), three samples that opening looks at, the
     # four asked for and the one just above, each with at most two buffers.
-    assert read_bytes < 2 * tail_bytes + livecc_lines._FIRST_BLOCK_BYTES + 8 * 2 * io.DEFAULT_BUFFER_SIZE
+    assert read_bytes < 2 * tail_bytes + livecc._FIRST_BLOCK_BYTES + 8 * 2 * io.DEFAULT_BUFFER_SIZE
     assert read_bytes < size_bytes / 5
 
 
@@ -195,3 +195,18 @@ def test_another_process_reads_the_offsets_itself(tmp_path):
     with pytest.raises(ValueError, match="was changed") as raised:
         pickle.loads(sent)[0]
     assert not isinstance(raised.value, AnnotationError)  # with which each sample would be rejected
+
+
+@pytest.mark.parametrize(("offsets", "build_index"), [("[0, 11]", False), ("[3, 11]", False), ("", True)])
+def test_a_mark_of_byte_order_is_no_part_of_the_first_line(tmp_path, offsets, build_index):
+    path = tmp_path / "a.jsonl"
+    lines = [b'{"a":1}', b'{"b":2}']
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(line + b"\n" for line in lines) + offsets.encode())
+    read = LiveccLines(path, build_index=build_index)
+    assert [read[number] for number in range(2)] == [{"a": 1}, {"b": 2}]
+
+
+def test_a_pointer_of_git_lfs_is_named_for_what_it_is(tmp_path):
+    (tmp_path / "a.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(AnnotationError, match="is a Git-LFS pointer, not the file itself"):
+        LiveccLines(tmp_path / "a.jsonl")

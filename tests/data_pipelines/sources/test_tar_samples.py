@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.sources.tar_samples import TarError, find_tars, fingerprint, headers_of, samples_of
+from data_pipelines.sources.pevideo import TarError, find_tars, fingerprint, headers_of, samples_of
 from tests.data_pipelines.sources.tars import write_tar
 
 PAIRS = [("a/1.mp4", b"m" * 700), ("a/1.json", b"{}"), ("a/2.json", b"[]"), ("a/2.mp4", b"n" * 1025)]
@@ -37,7 +37,7 @@ def test_neighbours_of_one_name_are_a_sample_in_either_order(tmp_path):
         ("a/1", {"mp4": b"m" * 700, "json": b"{}"}),
         ("a/2", {"json": b"[]", "mp4": b"n" * 1025}),
         ("3", {"txt": b"x"}),
-        ("b.c/4", {"seg.mp4": b"y"}),
+        ("b.c/4.seg", {"mp4": b"y"}),
     ]
 
 
@@ -162,3 +162,26 @@ def test_tars_of_a_web_server_are_read(tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("names", "samples"),
+    [
+        (["v.1.json", "v.1.mp4", "v.2.mp4", "v.2.json"], {"v.1": ["json", "mp4"], "v.2": ["mp4", "json"]}),
+        (["v.1.json", "v.1.mp4", "v.json", "v.mp4"], {"v.1": ["json", "mp4"], "v": ["json", "mp4"]}),
+        (["a.json", "a.meta.json", "a.mp4", "a.thumb.jpg"], {"a": ["json", "meta.json", "mp4", "thumb.jpg"]}),
+        (["a.b.thumb.jpg", "a.b.mp4", "a.b.json"], {"a.b": ["thumb.jpg", "mp4", "json"]}),
+        (["d.e/a.mp4", "d.e/a.json"], {"d.e/a": ["mp4", "json"]}),
+    ],
+)
+def test_names_may_hold_dots(tmp_path, names, samples):
+    found, error = read(write_tar(tmp_path / "t.tar", [(name, b"x") for name in names]))
+    assert error is None
+    assert {key: list(members) for key, members in found} == samples
+
+
+def test_a_pointer_of_git_lfs_is_named_for_what_it_is(tmp_path):
+    (tmp_path / "t.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    (tar,) = find_tars(str(tmp_path), ["t.tar"])
+    with pytest.raises(TarError, match="t.tar: is a Git-LFS pointer, not the file itself"):
+        tar.open()

@@ -8,8 +8,8 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from data_pipelines.memory import keep_freed_blocks
-if sys.argv[1] == "kept" and not keep_freed_blocks():
+from data_pipelines.worker_process import tune_malloc
+if sys.argv[1] == "kept" and not tune_malloc():
     sys.exit(3)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.filters import Filters, filters_of
 from data_pipelines.schema import Word
+from data_pipelines.sources.video_clips import Filters, filters_of
 
 WORDS = [Word("one", 0.0, 0.4), Word("two", 0.5), Word("three", 4.0, 4.5), Word("four", 5.0, 5.5)]
 

@@ -1,0 +1,101 @@
+"""Texts from elsewhere as words: what is visible in them, where one ends, and times for those that have none."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.schema import Word
+
+GIT_LFS_HEAD = b"version https://git-lfs"
+GIT_LFS_ADVICE = "is a Git-LFS pointer, not the file itself: fetch it with `git lfs pull`"
+
+# The escape of half a character: sliced captions of films and chats hold some, which no file in UTF-8 can.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+# Characters that only steer how others are shown: soft hyphens, directions and their ends, joiners of words, marks of
+# byte order. (U+200C and U+200D change what is read in Persian and in emoji, and stay.)
+_STEERING = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+_INVISIBLE = re.compile(f"[{_STEERING}]")
+# Scripts that are written without spaces: Thai, Lao, Myanmar, Khmer, kana, Chinese characters.
+_UNSPACED = (
+    "\u0e01-\u0e2f\u0e81-\u0eae\u1000-\u1049\u1780-\u17b3\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30ff"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff6f\uff71-\uff9d\U00020000-\U0003ffff"
+)
+_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4"  # vowels of Thai and Lao that are written before their consonant
+# Vowels behind theirs, small kana and the mark of a long vowel, none of which stands alone.
+_BEHIND = "\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶー\uff67-\uff70"
+_UNSPACED_WORD = re.compile(
+    rf"[^\w\s]*[{_BEFORE}]?[{_UNSPACED}](?:[{_BEHIND}]|[^\w\s{_BEFORE}])*|[^\s{_UNSPACED}{_BEFORE}]+|\S"
+)
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text in UTF-8, with or without a mark of byte order.
+
+    Raises:
+      ValueError: it is no JSON, no UTF-8, or a text in it holds half a character (a surrogate without its partner).
+    """
+    if data.startswith(GIT_LFS_HEAD):
+        raise ValueError(f"it {GIT_LFS_ADVICE}")
+    value = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    if _HALF.search(data):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"a text in it holds half a character, \\u{ord(half):04x} without its partner") from error
+    return value
+
+
+def visible(text: str) -> str:
+    """The text without characters that only steer how others are shown, its words one space apart."""
+    return " ".join(_INVISIBLE.sub("", text).split())
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text; in scripts without spaces each character, with its marks and the punctuation at it."""
+    words: list[str] = []
+    for run in visible(text).split():
+        words += _UNSPACED_WORD.findall(run) if re.search(f"[{_UNSPACED}]", run) else [run]
+    return words
+
+
+def spread(texts: Sequence[str], start_s: float, end_s: float) -> list[Word]:
+    """Words one after another from `start_s` to `end_s`, each as long as its characters and a space are of all."""
+    weights = [len(text) + 1 for text in texts]
+    total, before, words = sum(weights), 0, []
+    for text, weight in zip(texts, weights):
+        after = before + weight
+        begin_s = start_s + (end_s - start_s) * before / total
+        words.append(Word(text, round(begin_s, 6), round(start_s + (end_s - start_s) * after / total, 6)))
+        before = after
+    return words
+
+
+def fill_in(words: Sequence[tuple[str, float | None, float | None]], start_s: float, end_s: float) -> list[Word]:
+    """Words of `[start_s, end_s]`, of which some have no start; these are spread between their neighbours.
+
+    Args:
+      words: `(text, start_s, end_s)` in order; an end without a start does not count.
+    """
+    done: list[Word] = []
+    untimed: list[str] = []
+    free_from_s = start_s
+    for text, begin_s, stop_s in words:
+        if begin_s is None:
+            untimed.append(text)
+            continue
+        done += spread(untimed, free_from_s, max(free_from_s, begin_s))
+        untimed = []
+        done.append(Word(text, begin_s, stop_s))
+        free_from_s = begin_s if stop_s is None else stop_s
+    return done + spread(untimed, free_from_s, max(free_from_s, end_s))
+
+
+def in_order(words: Sequence[Word]) -> tuple[tuple[Word, ...], int]:
+    """The words in the order of their starts, and how many began before one that stood earlier."""
+    moved, latest_s = 0, float("-inf")
+    for word in words:
+        moved += word.start_s < latest_s
+        latest_s = max(latest_s, word.start_s)
+    return tuple(sorted(words, key=lambda word: word.start_s)), moved
