@@ -11,7 +11,7 @@ PEER_TESTS := tests/weights tests/towers tests/launch/test_import_weights.py tes
 	tests/benchmarks/test_torch_peers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-peers lint types format lock clean
+.PHONY: help venv demo test test-all test-browser test-peers lint types format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -26,7 +26,10 @@ test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: venv ## run all tests, those of minutes too
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
+
+test-browser: venv ## drive the pages in Debian's Chromium (another one: CHROMIUM=PATH)
+	$(RUN) -m pytest -m browser tests/serving/test_page.py tests/pages $(PYTEST_ARGS)
 
 test-peers: ## compare with Apache Beam and transformers, in an environment of their own
 	@$(PYTHON) requirements/install.py peers

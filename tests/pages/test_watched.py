@@ -15,7 +15,13 @@ from tests.data_pipelines.numbered_video import write_numbered
 from tests.pages.tags import EVIL, Tags
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+
+
+def in_browser(test):
+    """Marks what drives the page in a real browser; skipped where there is none."""
+    return pytest.mark.browser(pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")(test))
+
+
 SAID = (("red", 0.2), ("dog", 0.5), ("stops", 2.2))  # said 0.4 s later
 CAPTIONS = "WEBVTT\n\n00:00:00.600 --> 00:00:01.900\nred <00:00:00.900>dog\n"
 

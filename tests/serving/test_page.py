@@ -18,7 +18,7 @@ from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import ThreadedServer
 
 # A browser starts in seconds and a stream runs in real time.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
