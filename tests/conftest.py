@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Gives this run's workers and the programs they start one compilation cache, so that each step compiles once."""
+    # A shell that starts tests in the background has SIGINT ignored, which tests of Ctrl-C and their programs inherit.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="mmduplex-jax-cache-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder

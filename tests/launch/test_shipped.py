@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from mmduplex_jax.weights.trained import SHIPPED
 
 
@@ -22,8 +24,8 @@ def test_it_commentates_clips_that_no_training_has_seen(repository, tmp_path):
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(scores.read_text())
-    # 0.7 on 160 clips is what it must reach; 16 clips, of about 70 events, scatter by 0.05 about it.
-    assert found["f1"] >= 0.6
+    # Recorded on 2 cores of an AMD EPYC, 2026-11-29, by this command. One of its 74 events is worth 0.014.
+    assert found["f1"] == pytest.approx(0.986, abs=0.02)
     assert found["latency_p50_s"] <= 0.6
     assert found["controls"]["other_clip"]["f1"] < 0.1
     assert found["tokens_per_s"] <= 32

@@ -68,7 +68,7 @@ def test_it_runs_from_top_to_bottom(executed):
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert printed(code_of(notebook, "load")).startswith("the shipped model: stage duplex")
     watched = printed(code_of(notebook, "watch"))
-    assert "plain world, clip 0: " in watched
+    assert "world_plain_1000003_0.mp4: h264" in watched  # the file that is opened
     assert re.search(r"\[ +\d\.\d\ds\] (red|green|blue|yellow) .*\(said \d\.\d\ds\)", watched)
     table = printed(code_of(notebook, "scores"))
     assert [line.split()[0] for line in table.splitlines()[2:8]] == [
