@@ -16,6 +16,7 @@ def data(**values: object) -> config_dict.ConfigDict:
         flip=config_dict.placeholder(bool),
         workers=8,  # processes that load; 0 loads in threads
         corrupt_records_max=10,  # samples that may be left out because their record cannot be read
+        unknown_words_max=0.01,  # the share of words that the tokenizer may be unable to spell
     )
     c.update(values)
     return c

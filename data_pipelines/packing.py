@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.schema import Word
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,26 @@ class PackedText:
     slots: np.ndarray
     lag_steps: np.ndarray
     pending: list[PendingWord]
+
+
+def encode_words(
+    words: Sequence[Word], tokenizer: TextTokenizer
+) -> tuple[list[tuple[Sequence[int], float]], list[bool]]:
+    """Words as `pack_words` wants them, and which of them the vocabulary can spell.
+
+    One that it cannot takes two slots all the same, its mark and START, which says nothing: somebody speaks there, and
+    whoever learns from the slots must leave these out.
+    """
+    encoded: list[tuple[Sequence[int], float]] = []
+    known: list[bool] = []
+    for word in words:
+        try:
+            encoded.append((tokenizer.encode_word(word.text), word.start_s))
+            known.append(True)
+        except UnknownWordError:
+            encoded.append(((tokenizer.start_id,), word.start_s))
+            known.append(False)
+    return encoded, known
 
 
 def pack_words(

@@ -4,6 +4,7 @@ A piece that is cut anywhere begins and ends within sentences, and a text of two
 So the text may be an utterance: words that are spoken without a pause.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.samples import Pieces, Place, Sample
 from data_pipelines.schema import Record, Word
-from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import Int, UInt8
 
 # Of a source that does not say when a word ends; an unhurried speaker says three a second.
@@ -76,7 +77,7 @@ class PairMaker:
 
         Raises:
           ShardError: the record cannot be read, unless such are marked.
-          ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
+          ValueError: the record is of another clock, or its frames are too small.
         """
         form = self.format
         piece = self.pieces.take(position, index, self._around_an_utterance if form.text == "utterance" else None)
@@ -222,18 +223,19 @@ def spell(words: Iterable[str], tokenizer: TextTokenizer, length: int) -> tuple[
     """A text as token ids, its end mark, and PAD to the end.
 
     Args:
-      words: what it says; none is no text.
+      words: what it says; none is no text. Those that the vocabulary cannot spell are left out (`survey_words` counts
+        them before a training begins).
       tokenizer: spells them.
       length: S; of longer texts the first `length - 1` tokens are kept, so that the end mark is always there.
 
     Returns:
       ids int32 [S], and bool [S]: which are of the text or its end mark.
-
-    Raises:
-      ValueError: a word cannot be spelled.
     """
     ids = np.full(length, tokenizer.pad_id, np.int32)
-    tokens = [token for word in words for token in tokenizer.encode_word(word)]
+    tokens: list[int] = []
+    for word in words:
+        with contextlib.suppress(UnknownWordError):
+            tokens += tokenizer.encode_word(word)
     if not tokens:
         return ids, np.zeros(length, bool)
     tokens = [*tokens[: length - 1], end_of_text(tokenizer)]

@@ -1,16 +1,18 @@
 """Records to samples of fixed length: cut, flipped, packed, padded; and what stands for a record that is missing."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.dataset import RecordSource
+from data_pipelines.dataset import RecordSource, ShardDataset
 from data_pipelines.flip import flip_record
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
-from data_pipelines.packing import pack_words
+from data_pipelines.packing import encode_words, pack_words
 from data_pipelines.schema import Record
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import UInt8
@@ -20,6 +22,8 @@ Sample = dict[str, np.ndarray]
 NO_RECORD = -1
 # `CORRUPT - index` is the index of a sample whose record cannot be read.
 CORRUPT = -2
+# A survey reads records of so many bytes together, but so many records at least.
+_SURVEY_BYTES, _SURVEY_RECORDS = 256 << 20, 32
 
 
 def is_corrupt(index: np.ndarray) -> np.ndarray:
@@ -157,16 +161,17 @@ class SampleMaker:
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run, made of a record.
 
-        A slot is not valid if the record does not know what is said in it: past its end, before `words_from_s`, and
-        where a word goes on that began before the sample does.
+        A slot is not valid if the record does not know what is said in it: past its end, before `words_from_s`, where a
+        word goes on that began before the sample does, and where a word is said that the vocabulary cannot spell.
 
         Returns:
           frames uint8 [T, H, W, 3]; slots int32 [S]; slot_valid bool [S]; index int64 []; with `with_lag` also
-          max_lag_s float32 [], how far the text falls behind the clock at worst.
+          max_lag_s float32 [], how far the text falls behind the clock at worst, and words_cut int32 [], how many words
+          begin in the sample and are not said in full before the record ends.
 
         Raises:
           ShardError: the record cannot be read, unless such are marked.
-          ValueError: the record is of another clock, its frames are too small, or a word cannot be spelled.
+          ValueError: the record is of another clock, or its frames are too small.
         """
         piece, num_ticks = self.pieces.take(position, index), self.pieces.num_ticks
         record, ticks = piece.record, piece.place.ticks
@@ -174,7 +179,7 @@ class SampleMaker:
             return self._nothing(piece.index)
         try:
             frames = self.pieces.frames(record, slice(ticks.start, ticks.stop))
-            slots, slot_valid, lag_steps = self._text(record, ticks)
+            slots, slot_valid, lag_steps, words_cut = self._text(record, ticks)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
         if len(ticks) < num_ticks:
@@ -182,38 +187,43 @@ class SampleMaker:
         sample = {"frames": frames, "slots": slots, "slot_valid": slot_valid, "index": np.array(index, np.int64)}
         if self.with_lag:
             sample["max_lag_s"] = np.array(lag_steps * self.pieces.source.clock.step_s, np.float32)
+            sample["words_cut"] = np.array(words_cut, np.int32)
         return sample
 
-    def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int]:
-        """The slots int32 [S], slot_valid bool [S], and the most steps by which a word of these ticks is late.
+    def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """The slots int32 [S], slot_valid bool [S], the most steps by which a word of these ticks is late, and how many
+        of their words the record ends too early for.
 
         The whole record is packed and then cut, so that words lie where they would if it were seen as a whole.
         """
         clock, pad_id = self.pieces.source.clock, self.tokenizer.pad_id
         first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
-        words = [(self.tokenizer.encode_word(word.text), word.start_s) for word in record.words]
+        words, spelled = encode_words(record.words, self.tokenizer)
         packed = pack_words(words, clock, clock.step_of_tick(record.num_ticks), pad_id, self.tokenizer.word_id)
         known = np.ones(len(packed.slots), bool)
-        cut = clock.step_at(record.words_from_s)
-        known[:cut] = False
-        if clock.steps_in(record.words_from_s) > cut < len(known):
+        first_known = clock.step_at(record.words_from_s)
+        known[:first_known] = False
+        if clock.steps_in(record.words_from_s) > first_known < len(known):
             # In a step that is only partly here, silence may be the begin of an earlier window's word.
-            known[cut] = packed.slots[cut] != pad_id
-        latest = 0
-        for (token_ids, start_s), lag in zip(words, packed.lag_steps.tolist()):
+            known[first_known] = packed.slots[first_known] != pad_id
+        latest = cut = 0
+        for (token_ids, start_s), lag, is_spelled in zip(words, packed.lag_steps.tolist(), spelled):
             step = clock.step_at(start_s)
+            begin = step + lag
+            if not is_spelled:
+                known[begin : begin + 1 + len(token_ids)] = False
             if max(step, 0) < first:
                 # Seen from its middle on, nobody could know the word: neither said nor kept silent here.
-                begin = step + lag
                 packed.slots[begin : begin + 1 + len(token_ids)] = pad_id
                 known[begin : begin + 1 + len(token_ids)] = False
             elif step < end:
                 latest = max(latest, lag)
+                cut += begin + 1 + len(token_ids) > len(packed.slots)
         num_steps = clock.step_of_tick(self.pieces.num_ticks)
         slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
         slots[: end - first] = packed.slots[first:end]
         slot_valid[: end - first] = known[first:end]
-        return slots, slot_valid, latest
+        return slots, slot_valid, latest, cut
 
     def _nothing(self, index: int) -> Sample:
         """A sample in which nothing is seen and no slot is valid."""
@@ -225,5 +235,65 @@ class SampleMaker:
             "index": np.array(index, np.int64),
         }
         if self.with_lag:
-            sample["max_lag_s"] = np.zeros((), np.float32)
+            sample["max_lag_s"], sample["words_cut"] = np.zeros((), np.float32), np.zeros((), np.int32)
         return sample
+
+
+@dataclasses.dataclass
+class WordSurvey:
+    """What a training will meet in the words of some data.
+
+    Attributes:
+      clips: that were looked at.
+      of_clips: of so many.
+      words: in them.
+      unknown: those that the vocabulary cannot spell, with how often they come.
+      cut: words that are not said in full before their record ends, because those before them take too long.
+      max_lag_s: the most by which a word falls behind its time.
+      lengths_s: of the clips.
+    """
+
+    clips: int = 0
+    of_clips: int = 0
+    words: int = 0
+    unknown: Counter[str] = dataclasses.field(default_factory=Counter)
+    cut: int = 0
+    max_lag_s: float = 0.0
+    lengths_s: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def unknown_share(self) -> float:
+        return self.unknown.total() / self.words if self.words else 0.0
+
+
+def survey_words(datasets: Sequence[ShardDataset], tokenizer: TextTokenizer) -> WordSurvey:
+    """Looks at the words of clips spread evenly over the data: of all, or of as many as `spread_records` reads."""
+    survey = WordSurvey(of_clips=sum(map(len, datasets)))
+    for record in spread_records(datasets):
+        clock = record.clock
+        words, spelled = encode_words(record.words, tokenizer)
+        num_steps = clock.step_of_tick(record.num_ticks)
+        packed = pack_words(words, clock, num_steps, tokenizer.pad_id, tokenizer.word_id)
+        survey.clips += 1
+        survey.words += len(words)
+        survey.unknown.update(word.text for word, known in zip(record.words, spelled) if not known)
+        survey.cut += len(packed.pending)
+        survey.max_lag_s = max(survey.max_lag_s, float(packed.lag_steps.max(initial=0)) * clock.step_s)
+        survey.lengths_s.append(clock.tick_time_s(record.num_ticks))
+    return survey
+
+
+def spread_records(datasets: Sequence[ShardDataset]) -> Iterator[Record]:
+    """Records without their pictures, spread evenly over the data, so many that it takes seconds.
+
+    One that cannot be read is left out: the loader counts and names it when it comes to it.
+    """
+    for dataset in datasets:
+        size_bytes = sum(shard.size_bytes for shard in dataset.manifest.shards)
+        share = min(1.0, _SURVEY_BYTES / len(datasets) / max(size_bytes, 1))
+        number = min(max(math.ceil(len(dataset) * share), _SURVEY_RECORDS), len(dataset))
+        for index in np.unique(np.linspace(0, len(dataset) - 1, number).astype(int)).tolist() if number else ():
+            try:
+                yield dataset.read(index, lambda num_ticks: range(0))
+            except ShardError:
+                continue

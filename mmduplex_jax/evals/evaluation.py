@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.packing import pack_words
+from data_pipelines.packing import encode_words, pack_words
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import Phrase
@@ -164,7 +164,7 @@ def delayed_slots(
     """The commentator's words as int32 `[num_steps]` slots, said `delay_steps` late, as a perfect model says them."""
     if not 0 <= delay_steps < num_steps:
         raise ValueError(f"a delay of {delay_steps} steps does not fit into a clip of {num_steps} steps")
-    encoded = [(tokenizer.encode_word(word.text), word.start_s) for word in words]
+    encoded, _ = encode_words(words, tokenizer)
     slots = np.full(num_steps, tokenizer.pad_id, np.int32)
     packed = pack_words(encoded, clock, num_steps - delay_steps, tokenizer.pad_id, tokenizer.word_id)
     slots[delay_steps:] = packed.slots
@@ -175,7 +175,8 @@ def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) ->
     """A compiled function `(params, frames, slots, counted, delay_steps) -> (summed NLL in nats, number of tokens)`.
 
     `slots` int32 `[B, S]` are what should be said, with the delay in them; `counted` bool `[B]` says which rows count.
-    Of those, the words' tokens do, PAD and the marks before words do not; so training has it in its `word_nll`.
+    Of those, the words' tokens do, marks (and what stands for words that cannot be spelled) do not; so training has it
+    in its `word_nll`.
     """
 
     @jax.jit
@@ -188,7 +189,7 @@ def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) ->
     ) -> tuple[Float[Array, ""], Int32[Array, ""]]:
         logits = forward(params, frames, shifted(slots, start_id), delay).astype(jnp.float32)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), slots[..., None], axis=-1)[..., 0]
-        words = (slots != pad_id) & (slots != word_id) & counted[:, None]
+        words = (slots != pad_id) & (slots != word_id) & (slots != start_id) & counted[:, None]
         return jnp.where(words, nll, 0.0).sum(), words.sum(dtype=jnp.int32)
 
     def word_nll(

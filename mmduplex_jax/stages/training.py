@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from data_pipelines.dataset import open_dataset
 from data_pipelines.loader import make_loader
-from data_pipelines.manifest import Manifest, ShardError
+from data_pipelines.manifest import Manifest
+from data_pipelines.samples import survey_words
 from mmduplex_jax.stages.evaluation import make_held_out
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -20,9 +20,6 @@ from mmduplex_jax.train.loop import fit
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.weights.init_from import make_start
 from mmduplex_jax.weights.trained import load_tokenizer
-
-# Clips that are read before anything compiles, to see whether the config suits them.
-_SAMPLED_CLIPS = 32
 
 
 def train(
@@ -138,7 +135,7 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
       tokenizer: of the run.
 
     Raises:
-      DataError: the tokenizer cannot spell their words.
+      DataError: the tokenizer cannot spell more of their words than `config.data.unknown_words_max`.
     """
     lines = []
     if clips < config.data.batch_size:
@@ -147,31 +144,30 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             f"a batch takes {config.data.batch_size} clips and there are {clips}, so that some come in it twice: "
             f"prepare more, or pass --config.data.batch_size={fits}"
         )
-    lengths_s: list[float] = []
-    words, unknown = 0, dict[str, None]()
-    for directory in dirs:
-        dataset = open_dataset(directory)
-        chosen = np.linspace(0, len(dataset) - 1, max(_SAMPLED_CLIPS // len(dirs), 1)).astype(int)
-        for index in np.unique(chosen):
-            try:
-                record = dataset[int(index)]
-            except ShardError:
-                continue  # the loader counts and names it when it comes to it
-            lengths_s.append(record.clock.tick_time_s(record.num_ticks))
-            for word in record.words:
-                words += 1
-                try:
-                    tokenizer.encode_word(word.text)
-                except ValueError:
-                    unknown[word.text] = None
-    if unknown:
-        shown = ", ".join(map(repr, list(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise DataError(
-            f"config.text_tokenizer={config.text_tokenizer!r} cannot spell {shown}: {len(unknown)} different words "
-            f"among {words} in {len(lengths_s)} clips of {', '.join(dirs)}. Pass --config.text_tokenizer=FILE, a "
-            "tokenizer.json that can, or a folder of imported weights with one (`world` knows the words of the "
-            "built-in world only)"
+    survey = survey_words([open_dataset(directory) for directory in dirs], tokenizer)
+    where = f"{survey.clips} of {survey.of_clips} clips" if survey.clips < survey.of_clips else f"{survey.clips} clips"
+    if survey.unknown:
+        listed = ", ".join(f"{word!r} ({times} times)" for word, times in survey.unknown.most_common(5))
+        most = config.data.unknown_words_max
+        line = (
+            f"config.text_tokenizer={config.text_tokenizer!r} cannot spell {survey.unknown.total()} of {survey.words} "
+            f"words in {where} ({survey.unknown_share:.1%}; {len(survey.unknown)} different ones): {listed}"
+            + (", ..." if len(survey.unknown) > 5 else "")
         )
+        if survey.unknown_share > most:
+            raise DataError(
+                f"{line}. Pass --config.text_tokenizer=FILE: a tokenizer.json that can, or a folder of imported "
+                f"weights with one. `python -m launch.make_tokenizer --data={','.join(dirs)} --out=tokenizer.json` "
+                "makes one; `world` knows the words of the built-in world only. "
+                f"config.data.unknown_words_max={most:g} allows {most:.1%}"
+            )
+        lines.append(f"{line}: they are left out of what is learned")
+    if survey.cut:
+        lines.append(
+            f"{survey.cut} of {survey.words} words in {where} are not said in full before their clip ends: speech "
+            f"has more tokens a second there than the text stream has steps, and falls {survey.max_lag_s:.1f} s behind"
+        )
+    lengths_s = survey.lengths_s
     short_s = [length_s for length_s in lengths_s if length_s < config.data.clip_s - 1e-6]
     if short_s:
         lines.append(

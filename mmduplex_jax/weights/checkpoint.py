@@ -55,6 +55,7 @@ FREE_TO_CHANGE = (
     "data.dirs",
     "evals",  # nothing of a training is changed by how it is evaluated
     "data.corrupt_records_max",
+    "data.unknown_words_max",
     "data.prefetch",
     "data.workers",
     "loss.chunk",  # the same loss; only sums of float32 are in another order, as on another mesh

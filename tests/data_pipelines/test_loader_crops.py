@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from data_pipelines.loader import make_loader
 from data_pipelines.packing import pack_words
-from data_pipelines.samples import Pieces, SampleMaker
+from data_pipelines.samples import Pieces, SampleMaker, survey_words
 from data_pipelines.schema import Record, Word
-from data_pipelines.shards import write_shards
+from data_pipelines.shards import open_dataset, write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests.data_pipelines.conftest import WORDS
 from tests.data_pipelines.records_in_memory import Records
+from tests.data_pipelines.small_records import SmallSource, make_record
 
 TOKENIZER = TextTokenizer.word_level(WORDS)
 PAD, WORD = TOKENIZER.pad_id, TOKENIZER.word_id
@@ -160,3 +161,32 @@ def test_only_the_piece_is_decoded(tmp_path, monkeypatch):
     assert batch["frames"].shape == (3, 5, 144, 144, 3)
     steps = np.diff(batch["frames"].mean(axis=(2, 3, 4)), axis=1)
     np.testing.assert_allclose(steps, 8, atol=1)  # each frame is 8 brighter than the one before; JPEG may round
+
+
+def test_words_that_cannot_be_spelled_are_not_learned():
+    record = dataclasses.replace(make_record(0, 10), words=(Word("red", 0.0), Word("purple", 0.16), Word("left", 0.4)))
+    sample = SampleMaker(Pieces(Records([record]), 10, flip=False, seed=0), TOKENIZER, with_lag=True)(0, 0)
+    step = Clock().step_at
+    assert np.flatnonzero(~sample["slot_valid"]).tolist() == [step(0.16), step(0.16) + 1]
+    assert sample["slots"][step(0.16)] == TOKENIZER.word_id
+    assert sample["slots"][step(0.4)] == TOKENIZER.word_id
+
+
+def test_words_for_which_the_record_ends_too_early_are_counted(tmp_path):
+    words = tuple(Word("red", 0.8) for _ in range(4))  # two steps each; the record ends at 0.96 s, step 12
+    record = dataclasses.replace(make_record(0, 6), words=words)
+    sample = SampleMaker(Pieces(Records([record]), 6, flip=False, seed=0), TOKENIZER, with_lag=True)(0, 0)
+    assert (sample["words_cut"], Clock().step_at(0.8)) == (3, 10)
+
+    class Hurried(SmallSource):
+        def items(self, begin, end):
+            for item in super().items(begin, end):
+                yield item._replace(content=dataclasses.replace(item.content, words=(*words, Word("purple", 0.1))))
+
+    write_shards(Hurried(4), tmp_path / "out", config={}, units_per_shard=2)
+    survey = survey_words([open_dataset(tmp_path / "out")], TOKENIZER)
+    assert (survey.clips, survey.of_clips, survey.words) == (4, 4, 20)
+    assert (survey.unknown, survey.unknown_share) == ({"purple": 4}, 0.2)
+    assert survey.cut == 4 * 4
+    assert survey.max_lag_s > 0.4
+    assert survey.lengths_s == [pytest.approx(0.96)] * 4

@@ -169,9 +169,10 @@ def test_the_middle_of_a_record_is_judged():
         text_of(record, range(5), "utterance")
 
 
-def test_words_that_cannot_be_spelled_name_their_record():
-    with pytest.raises(ValueError, match=r"record 0 \(numbered\): .*'purple'"):
-        pair_of(numbered(6, [Word("purple", 0.1)]), 6)
+def test_words_that_cannot_be_spelled_are_left_out():
+    pair = pair_of(numbered(6, [Word("red", 0.1), Word("purple", 0.2), Word("left", 0.3)]), 6)
+    assert pair["ids"][:2].tolist() == [WORDS.index("red"), WORDS.index("left")]
+    assert not pair_of(numbered(6, [Word("purple", 0.1)]), 6)["id_valid"].any()
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,16 @@ def written(source, folder):
 
 def test_words_that_cannot_be_spelled_are_seen_before_anything_compiles(tmp_path):
     own = written(NoisySource(words=(("a", 0.1), ("zebra", 0.5))), tmp_path / "own")
-    with pytest.raises(DataError, match=r"'world' cannot spell 'a', 'zebra': 2 .*--config.text_tokenizer=FILE"):
+    with pytest.raises(DataError, match=r"'world' cannot spell 16 of 16 words in 8 clips.*'a' \(8 times\)") as error:
         train(small_config(own), tmp_path / "run", lambda line: None)
+    assert "--config.text_tokenizer=FILE" in str(error.value)
+    assert f"python -m launch.make_tokenizer --data={own}" in str(error.value)
     assert not (tmp_path / "run").exists()
+    config = small_config(own)
+    config.data.unknown_words_max = 1.0
+    (line,) = notes_on_data([str(own)], 8, config, load_tokenizer(config))[-1:]
+    assert "2 different ones" in line
+    assert "left out of what is learned" in line
 
 
 def test_a_large_batch_and_short_clips_are_noted(shards):
