@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from mmduplex_jax.planning import cost
+from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task
@@ -78,9 +79,10 @@ def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
     """Compiles the step of a config on one device and fills a batch with noise."""
     config = load_config(file)
     config.update_from_flattened_dict(changes)
-    task = cost.counted(build_task(config, load_tokenizer(config)))
+    task = build_task(config, load_tokenizer(config))
     program = make_program(task, config, make_mesh(devices=jax.devices()[:1]))
-    compiled, state = program.compile(), program.init_state()
+    traced, state = program.trace(), program.init_state()
+    compiled = traced.lower().compile()
     rng = np.random.default_rng(0)
     filled = lambda leaf: rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape).astype(leaf.dtype)
     batch = {key: filled(leaf) for key, leaf in program.example.items()}
@@ -90,11 +92,10 @@ def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
         state, metrics = compiled(state, batch)
         jax.block_until_ready(metrics)
 
-    rows = config.data.batch_size
     return Run(
         name=name,
-        flops=task.flops_per_step(rows),
-        traced_bytes=cost.footprint(task, config, 1).memory.activations,
+        flops=count_flops(traced.jaxpr).model,
+        traced_bytes=cost.memory(task, config, 1).activations,
         planned_bytes=compiled.memory_analysis().temp_size_in_bytes,
         step=step,
         times_s=[],

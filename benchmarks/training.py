@@ -33,6 +33,7 @@ import numpy as np
 
 from benchmarks.training_tasks import DTYPES, WORK, StreamsTask, streams
 from mmduplex_jax.planning import devices
+from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.train.step import Program, make_program
 
@@ -65,10 +66,11 @@ def program_of(task: Any, config: Any) -> Program:
     return make_program(task, config, make_mesh(devices=jax.devices()[:1]))
 
 
-def our_arm(task: Any, config: Any) -> tuple[Arm, Any]:
-    """Our step, and the parameters that it begins with, on the host."""
+def our_arm(task: Any, config: Any) -> tuple[Arm, Any, float]:
+    """Our step, the parameters that it begins with, on the host, and the model's operations in a step."""
     program = program_of(task, config)
-    compiled, state = program.compile(), program.init_state()
+    traced, state = program.trace(), program.init_state()
+    compiled = traced.lower().compile()
     # A copy: what the host only looks at could not be donated.
     began_with = jax.tree.map(np.array, state.params)
     batch = jax.device_put(task.batch())
@@ -78,7 +80,7 @@ def our_arm(task: Any, config: Any) -> tuple[Arm, Any]:
         state, metrics = compiled(state, batch)
         return float(metrics["loss"])
 
-    return Arm("ours", step), began_with
+    return Arm("ours", step), began_with, count_flops(traced.jaxpr).model
 
 
 def take_turns(arms: Sequence[Arm], rounds: int, steps: int) -> None:
@@ -106,7 +108,7 @@ def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    ours, params = our_arm(task, config)
+    ours, params, operations = our_arm(task, config)
     arms, losses = [ours], [ours.step()]
     for compiled in (False, True) if torch_compile else (False,):
         step = torch_training.make_step(
@@ -119,7 +121,7 @@ def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int
         if abs(loss - losses[0]) > LOSS_TOLERANCE[dtype] * abs(losses[0]):
             raise LossMismatch(f"our first loss is {losses[0]}, PyTorch's {loss}: the twins are not the same")
     take_turns(arms, rounds, steps)
-    operations, peak = task.flops_per_step(task.rows), devices.device_peak(jax.devices()[0])
+    peak = devices.device_peak(jax.devices()[0])
     return [
         {
             "arm": arm.name,

@@ -18,7 +18,6 @@ from mmduplex_jax.layers.rotary import phases_2d
 from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
-from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
@@ -106,10 +105,6 @@ class StreamsTask(Trained):
         nll, _ = token_loss_of(x, params["embedding"], batch["target"], self.chunk, self.config.vocab_size)
         return nll.mean(), {}
 
-    def flops_per_step(self, batch_size: int) -> float:
-        parts = flops.dual_stream(self.config, self.ticks)
-        return batch_size * sum(parts[name].total for name in ("video", "text", "loss"))
-
     def twin(self, ours: PyTree) -> Any:
         """The same in PyTorch, with the same parameters."""
         from benchmarks.torch_training import Streams
@@ -162,9 +157,6 @@ class StackTask(Trained):
         del rng
         out, _ = Stack(self.config).apply({"params": params}, *self._run(batch["x"]))
         return jnp.square(out.astype(jnp.float32) - batch["wanted"]).mean(), {}
-
-    def flops_per_step(self, batch_size: int) -> float:
-        return batch_size * flops.stack(self.config, len(self.at), len(self.at)).total
 
     def twin(self, ours: PyTree) -> Any:
         """The same in PyTorch, with the same parameters."""
@@ -226,10 +218,6 @@ class EncoderTask(Trained):
         x = batch["x"].astype(self.tower.dtype)
         out = self._encoder().apply({"params": params}, x, None, self._phase())
         return jnp.square(out.astype(jnp.float32) - batch["wanted"]).mean(), {}
-
-    def flops_per_step(self, batch_size: int) -> float:
-        c = self.tower
-        return batch_size * flops.encoder(c.width, c.layers, c.hidden, self.positions).total
 
     def twin(self, ours: PyTree) -> Any:
         """The same in PyTorch, with the same parameters."""

@@ -1,29 +1,31 @@
-"""Which threshold of motion suits a data set? Says how many flow tokens a second each would spend.
+r"""Which threshold of motion suits a data set? Counts how many flow tokens a second each would spend.
 
     python -m launch.calibrate --config=configs/quickstart.py --data=data/plain
-    python -m launch.calibrate --config=configs/bflow_75m.py --data=data/mine --tokens_per_s=24 --json=thresholds.json
+    python -m launch.calibrate \
+        --config=configs/bflow_75m.py --data=data/mine --tokens_per_s=24 --json=thresholds.json
 
 B-Flow spends a flow token on a peak of motion whose saliency is over `tokenizer.budget.flow_threshold`. The right value
 depends on the camera, the codec and the frame size, so it is a quantile of your data: the command prints the
 quantiles, the mean rate that each buys, and the lowest one that stays under `--tokens_per_s`. Train with it as
 `--config.tokenizer.budget.flow_threshold=N`. The cap of every second holds whatever you take.
+
+Exit codes: 0 done, 1 no threshold stays under --tokens_per_s, 2 config, data or flags do not fit each other.
 """
 
+import argparse
 import dataclasses
-import json
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
 
@@ -54,8 +56,13 @@ def choices(frames: list[np.ndarray], config: tokenizer_config.TokenizerConfig) 
     return found
 
 
-def calibrate(config: Any, data: str, clips: int, tokens_per_s: float, json_file: str | None) -> int:
-    """Reads, prints, and returns the exit code: 0, or 1 where no threshold is under `tokens_per_s`."""
+def calibrate(config: Any, data: str, clips: int) -> list[Choice]:
+    """The choices for `clips` clips of a data set, evenly over it.
+
+    Raises:
+      ShardError: `data` is no folder of shards, or a broken one.
+      ValueError: data and config do not fit each other.
+    """
     source = open_dataset(data)
     clock = Clock(**config.clock)
     if source.clock != clock:
@@ -68,41 +75,51 @@ def calibrate(config: Any, data: str, clips: int, tokens_per_s: float, json_file
     wrong = [r.key for r in records if r.frames.shape[1] != config.frame_px]
     if wrong:
         raise ValueError(f"{data}: frames of {wrong[0]} are not {config.frame_px} px, as config.frame_px says")
-    found = choices([r.frames for r in records if r.num_ticks == source.longest_ticks], tokenizer)
-    under = [choice for choice in found if choice.flow_tokens_per_s <= tokens_per_s]
-    print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
-    for choice in found:
-        mark = "  <- take this one" if under and choice == under[0] else ""
-        print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
-    if json_file:
-        Path(json_file).write_text(json.dumps({"choices": [dataclasses.asdict(c) for c in found]}, indent=1) + "\n")
+    return choices([r.frames for r in records if r.num_ticks == source.longest_ticks], tokenizer)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    flags = argparse.ArgumentParser(
+        prog="python -m launch.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_flag(flags)
+    add = flags.add_argument
+    add("--data", required=True, metavar="DIR", help="a folder of shards, made by launch.prepare")
+    add("--clips", type=int, default=64, metavar="N", help="clips to read, evenly over the data (default: %(default)s)")
+    add(
+        "--tokens_per_s",
+        type=float,
+        default=16.0,
+        metavar="N",
+        help="flow tokens that may be spent in a second on average (default: %(default)s)",
+    )
+    add_json_flag(flags, "write the table here as JSON")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads, prints, and turns what is foreseen into a message and an exit code."""
+    flags = parser()
+    args = parse_args(flags, argv)
+    if args.clips < 1 or args.tokens_per_s < 0:
+        flags.error("--clips is at least 1, --tokens_per_s at least 0")
+    try:
+        found = calibrate(args.config, args.data, args.clips)
+    except (ShardError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    under = [choice for choice in found if choice.flow_tokens_per_s <= args.tokens_per_s]
+    if args.json != "-":
+        print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
+        for choice in found:
+            mark = "  <- take this one" if under and choice == under[0] else ""
+            print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
+    write_json(args.json, {"choices": [dataclasses.asdict(choice) for choice in found]})
     if not under:
-        print(f"error: no quantile spends under {tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
+        print(f"error: no quantile spends under {args.tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
     return 0 if under else 1
 
 
-def main(argv: list[str]) -> int:
-    """Turns what is foreseen into a message and an exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    given = flags.FLAGS
-    try:
-        return calibrate(given.config, given.data, given.clips, given.tokens_per_s, given.json)
-    except (ShardError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def define_flags() -> None:
-    """Declares the flags; not at import, so that programs beside this one may have a `--config` of their own."""
-    config_flags.DEFINE_config_file("config", None, "a file in configs/; change fields with --config.a.b=value")
-    flags.DEFINE_string("data", None, "a folder of shards, made by launch.prepare")
-    flags.DEFINE_integer("clips", 64, "clips to read, evenly over the data", lower_bound=1)
-    flags.DEFINE_float("tokens_per_s", 16.0, "flow tokens that may be spent in a second on average", lower_bound=0.0)
-    flags.DEFINE_string("json", None, "write the table here")
-    flags.mark_flags_as_required(["config", "data"])
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    sys.exit(main())

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     _OURS + "evals": UPPER,
     _OURS + "stages": RUNNING,
     _OURS + "commentator": LIBRARY,
-    _OURS + "planning": LIBRARY | {"configs"},
+    _OURS + "planning": LIBRARY,
     _OURS + "pages": LIBRARY | {_OURS + "commentator"},
     # What clients and the server agree on: a client needs no JAX.
     _OURS + "serving.protocol": set(),

@@ -1,25 +1,30 @@
 """What a run costs before it is run: memory, time, money, data; from its config and what a device is said to do.
 
-Operations are counted from shapes (`stages/flops.py`), memory is read off the traced gradient (`traced.py`), and time
-is operations over a share of the device's peak (MFU), which is a guess until it is measured. Where a guess stands, it
-is an argument.
+Operations and memory are read off the traced gradient (`traced.py`), and time is operations over a share of the
+device's peak (MFU), which is a guess until it is measured. Where a guess stands, it is an argument.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.extend import core
 from jax.sharding import AbstractMesh
 
+from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.devices import Device
-from mmduplex_jax.planning.traced import Traced, trace
+from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
 from mmduplex_jax.sharding import MESH_AXES, mesh_sizes
-from mmduplex_jax.stages.flops import Flops
+from mmduplex_jax.stages.bflow.task import BFlowTask
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.vlm.task import VlmTask
+from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
-from mmduplex_jax.train.step import Program, TrainState, make_program
+from mmduplex_jax.train.step import Program, TrainState, abstract_params, make_program
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 
@@ -28,24 +33,13 @@ ASSUMED_MFU = 0.4
 # Of a device's memory, what drivers, the compiler's own buffers and fragments leave to a program.
 USABLE_MEMORY = 0.9
 
-
-@runtime_checkable
-class CountedTask(Task, Protocol):
-    """A task that says which of its parts costs what."""
-
-    def flops_parts(self, batch_size: int) -> Mapping[str, Flops]:
-        """Operations of a step by part."""
-
-
-def counted(task: Task) -> CountedTask:
-    """The task, if it says which of its parts costs what.
-
-    Raises:
-      TypeError: it does not.
-    """
-    if not isinstance(task, CountedTask):
-        raise TypeError(f"{type(task).__name__} does not say what its parts cost: it lacks flops_parts")
-    return task
+# docs/data.md: `launch.prepare` made 78 hours of video an hour on 4 cores, 382 MB each, at 256 px.
+PREPARED_HOURS_PER_CORE_HOUR = 78 / 4
+STORED_BYTES_PER_HOUR = 382e6
+STORED_PX = 256
+# docs/data.md: four cores read 9,300 frames a second of 224 px shards; decoding takes as long as there are pixels.
+READ_FRAMES_PER_CORE_S = 9300 / 4
+READ_PX = 224
 
 
 class Memory(NamedTuple):
@@ -75,7 +69,8 @@ class Cost:
 
     Attributes:
       parameters: how many numbers are in the model.
-      flops: operations of a step by part.
+      flops: operations of a step.
+      flops_by_module: the model's, by the names of its parameters at the top.
       steps, batch_size: of the run.
       device, num_devices: on what.
       mfu: share of the devices' peak that the operations take.
@@ -85,7 +80,8 @@ class Cost:
     """
 
     parameters: int
-    flops: Mapping[str, Flops]
+    flops: Flops
+    flops_by_module: Mapping[str, float]
     steps: int
     batch_size: int
     device: Device
@@ -96,12 +92,8 @@ class Cost:
     dollars_per_hour: float | None
 
     @property
-    def flops_per_step(self) -> float:
-        return sum(part.total for part in self.flops.values())
-
-    @property
     def step_s(self) -> float:
-        return self.flops_per_step / (self.mfu * self.device.flops_per_s * self.num_devices)
+        return self.flops.model / (self.mfu * self.device.flops_per_s * self.num_devices)
 
     @property
     def days(self) -> float:
@@ -115,12 +107,17 @@ class Cost:
     def dollars(self) -> float | None:
         return None if self.dollars_per_hour is None else self.device_hours * self.dollars_per_hour
 
+    def on(self, device: Device) -> "Cost":
+        """The same run on as many devices of another kind, at the table's price."""
+        price = device.price.dollars_per_hour if device.price else None
+        return dataclasses.replace(self, device=device, dollars_per_hour=price)
+
     def fits(self, memory: Memory) -> bool:
         return memory.total <= USABLE_MEMORY * self.device.memory_bytes
 
 
 def estimate(
-    task: CountedTask,
+    task: Task,
     config: Any,
     device: Device,
     num_devices: int,
@@ -128,7 +125,7 @@ def estimate(
     mfu: float = ASSUMED_MFU,
     dollars_per_hour: float | None = None,
 ) -> Cost:
-    """The cost of the run of a config.
+    """The cost of the run of a config; tracing a step takes seconds.
 
     Args:
       task: of the config.
@@ -144,12 +141,13 @@ def estimate(
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"mfu is a share of the peak, over 0 and at most 1; got {mfu}")
-    program = program_for(task, config, num_devices)
+    program, flops = program_for(task, config, num_devices), flops_per_step(task, config)
     if dollars_per_hour is None and device.price is not None:
         dollars_per_hour = device.price.dollars_per_hour
     return Cost(
         parameters=count(program.boxed),
-        flops=task.flops_parts(config.data.batch_size),
+        flops=flops,
+        flops_by_module=flops.by_module(program.boxed),
         steps=config.train.steps,
         batch_size=config.data.batch_size,
         device=device,
@@ -173,20 +171,25 @@ def program_for(task: Task, config: Any, num_devices: int) -> Program:
     return make_program(task, config, mesh)
 
 
-class Footprint(NamedTuple):
-    """What tracing a step shows, beside what its shapes do.
+def gradient(task: Task, boxed: PyTree, groups: Groups, rows: int) -> core.ClosedJaxpr:
+    """The gradient of `rows` rows as it is traced: of what is trained, and none of what never is."""
+    trained, kept = groups.split(nn.unbox(boxed))
 
-    Attributes:
-      memory: on one device.
-      recomputed: operations that remat does a second time, as a share of those that count.
-    """
+    def of_trained(trained: PyTree, kept: PyTree, batch: Any, rng: Any) -> PyTree:
+        loss = lambda trained: task.loss(groups.join(trained, kept), batch, rng)
+        return jax.value_and_grad(loss, has_aux=True)(trained)
 
-    memory: Memory
-    recomputed: float
+    return jax.make_jaxpr(of_trained)(trained, kept, task.example_batch(rows), jax.random.key(0))
 
 
-def footprint(task: CountedTask, config: Any, num_devices: int) -> Footprint:
-    """The memory and the recomputation of a config's step; takes seconds, up to a minute for a large model unrolled.
+def flops_per_step(task: Task, config: Any) -> Flops:
+    """The operations of a step on the config's whole batch, as a run's `mfu` counts them."""
+    boxed = abstract_params(task)
+    return count_flops(gradient(task, boxed, make_groups(config.train, boxed), config.data.batch_size))
+
+
+def memory(task: Task, config: Any, num_devices: int) -> Memory:
+    """What each of the devices holds; tracing takes seconds, up to a minute for a large model unrolled.
 
     Raises:
       ValueError: as `program_for`.
@@ -194,41 +197,16 @@ def footprint(task: CountedTask, config: Any, num_devices: int) -> Footprint:
     program = program_for(task, config, num_devices)
     grad_accum, mesh = config.train.grad_accum, program.mesh
     rows = config.data.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"] * grad_accum)
-    traced = traced_gradient(task, program, rows)
-    counted = sum(part.total for part in task.flops_parts(rows).values())
-    return Footprint(memory(program, traced, rows, grad_accum), max(0.0, traced.flops / counted - 1))
-
-
-def traced_gradient(task: Task, program: Program, rows: int) -> Traced:
-    """The trace of the gradient of `rows` rows on one device, less what its results (the gradients) take themselves."""
-    trained, kept = program.groups.split(nn.unbox(program.boxed))
-
-    def gradient(trained: PyTree, kept: PyTree, batch: Any, rng: Any) -> PyTree:
-        loss = lambda trained: task.loss(program.groups.join(trained, kept), batch, rng)
-        return jax.value_and_grad(loss, has_aux=True)(trained)
-
-    found = trace(gradient, trained, kept, task.example_batch(rows), jax.random.key(0))
-    return found._replace(peak_bytes=max(0, found.peak_bytes - _bytes(trained)))
-
-
-def memory(program: Program, traced: Traced, rows: int, grad_accum: int) -> Memory:
-    """What a device of the program's mesh holds.
-
-    Args:
-      program: with its shardings.
-      traced: of `rows` rows (`traced_gradient`).
-      rows: that are on a device at a time.
-      grad_accum: microbatches; from two on, gradients are summed beside the new ones.
-    """
     target: TrainState = program.target
     trained, _ = program.groups.split(target.params)
-    example = program.task.example_batch(rows * grad_accum)
+    peak = peak_bytes(gradient(task, program.boxed, program.groups, rows))
     return Memory(
         parameters=_bytes_here(target.params),
         optimizer=_bytes_here(target.opt_state),
+        # From two microbatches on, gradients are summed beside the new ones.
         gradients=_bytes_here(trained) * (2 if grad_accum > 1 else 1),
-        activations=traced.peak_bytes,
-        batch=_bytes(example),
+        activations=max(0, peak - _bytes(trained)),  # its results are the gradients
+        batch=_bytes(task.example_batch(rows * grad_accum)),
     )
 
 
@@ -268,7 +246,110 @@ def row_cost(task: Task, config: Any) -> RowCost:
     totals = []
     for number in rows:
         config.data.batch_size = number
-        program = program_for(task, config, 1)
-        totals.append(memory(program, traced_gradient(task, program, number), number, 1).total)
+        totals.append(memory(task, config, 1).total)
     row_bytes = (totals[1] - totals[0]) / (rows[1] - rows[0])
     return RowCost(totals[0] - rows[0] * row_bytes, row_bytes)
+
+
+class DataCost(NamedTuple):
+    """What all steps of a run see; rates are those measured in docs/data.md.
+
+    Attributes:
+      samples: clips, or pairs of pictures and texts.
+      frames_per_step: pictures that are read.
+      text_tokens: slots of text, or places for the tokens of captions.
+      video_tokens: the most that there are of tokens made of pictures; patches for `clip`.
+      video_hours: of clips; where a sample is a picture, or a few frames of a piece, how long the pieces are.
+      prepare_core_hours, stored_bytes: to prepare as many hours once; a run that sees its data E times needs an E-th.
+      frames_read_per_core_s: what a core reads.
+    """
+
+    samples: int
+    frames_per_step: int
+    text_tokens: int
+    video_tokens: int
+    video_hours: float
+    prepare_core_hours: float
+    stored_bytes: float
+    frames_read_per_core_s: float
+
+
+def data_cost(task: Task, config: Any) -> DataCost:
+    """The data of a config's run."""
+    batch_size, steps = config.data.batch_size, config.train.steps
+    example = task.example_batch(1)
+    samples = batch_size * steps
+    text = example["slots" if "slots" in example else "ids"].shape[1]
+    hours = samples * config.data.clip_s / 3600
+    return DataCost(
+        samples=samples,
+        frames_per_step=batch_size * example["frames"].shape[1],
+        text_tokens=samples * text,
+        video_tokens=samples * _video_tokens(task, config),
+        video_hours=hours,
+        prepare_core_hours=hours / PREPARED_HOURS_PER_CORE_HOUR,
+        stored_bytes=stored_bytes(hours, config.frame_px),
+        frames_read_per_core_s=READ_FRAMES_PER_CORE_S * (READ_PX / config.frame_px) ** 2,
+    )
+
+
+def stored_bytes(video_hours: float, frame_px: int) -> float:
+    """Shards of frames of `frame_px`, as large as their pixels are many."""
+    return video_hours * STORED_BYTES_PER_HOUR * (frame_px / STORED_PX) ** 2
+
+
+def _video_tokens(task: Task, config: Any) -> int:
+    if isinstance(task, DuplexTask | BFlowTask):
+        return task.config.tokenizer.token_capacity(task.ticks)
+    if isinstance(task, VlmTask):
+        return task.config.prefix
+    return (config.frame_px // config.vision.patch_px) ** 2 * config.time.frames
+
+
+class StreamCost(NamedTuple):
+    """What a live stream costs.
+
+    Attributes:
+      flops_per_s: for a second of video, with as many anchors as the budget allows.
+      state_bytes: all that a stream remembers; it does not grow.
+      weights_bytes: in float32, as they are kept.
+    """
+
+    flops_per_s: float
+    state_bytes: int
+    weights_bytes: int
+
+    def step_s_least(self, device: Device) -> float:
+        """A step of a stream by itself reads all weights once; less time than that it cannot take."""
+        return self.weights_bytes / device.bytes_per_s
+
+
+def live_step_flops(task: DuplexTask) -> Mapping[str, float]:
+    """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step."""
+    live, side = LiveModel(task.config), task.config.tokenizer.frame_px
+    params = nn.unbox(abstract_params(task))
+    state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
+    row = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
+    inputs = (row(np.uint8, side, side, 3), row(np.bool_), row(np.int32), row(np.float32))
+    found = {"anchor": 0.0, "tick": 0.0, "text": 0.0}
+    for scope, flops in count_flops(jax.make_jaxpr(live.live_step)(params, state, *inputs)).by_scope.items():
+        names = scope.split("/")
+        found["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
+    return found
+
+
+def stream_cost(task: Task) -> StreamCost | None:
+    """The cost of a stream of a duplex; None for stages that do not stream."""
+    if not isinstance(task, DuplexTask):
+        return None
+    c, k = task.config, task.config.tokenizer
+    params = nn.unbox(abstract_params(task))
+    state = jax.eval_shape(lambda params: LiveModel(c).init_state(params, 1), params)
+    ticks_per_s = c.clock.step_hz / c.clock.video_stride
+    anchors_per_s = ticks_per_s / k.anchor_interval_min_ticks if k.kind == "bflow" else ticks_per_s
+    flops = live_step_flops(task)
+    return StreamCost(
+        flops_per_s=flops["anchor"] * anchors_per_s + flops["tick"] * ticks_per_s + flops["text"] * c.clock.step_hz,
+        state_bytes=_bytes(state),
+        weights_bytes=np.dtype(np.float32).itemsize * count(params),
+    )

@@ -1,65 +1,102 @@
-"""What a function costs, read off its jaxpr: matrix products and the memory that is alive. Nothing is compiled.
+"""What a program costs, read off its jaxpr: matrix products and the memory that is alive. Nothing is compiled.
 
 The jaxpr has every shape, every trip of a loop and everything that a remat policy computes again, so that this holds
 for any model at any size. What it does not know is what a compiler fuses, reorders or splits over a mesh.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from jax.extend import core
 
 # They rename or reshape what is there; compilers make no copy of it.
 _VIEWS = frozenset({"reshape", "squeeze", "expand_dims", "stop_gradient", "broadcast_in_dim", "iota", "transpose"})
+# The name scope that JAX gives to what `jax.checkpoint` computes again for the backward pass.
+_RECOMPUTED = "rematted_computation"
+_TRANSFORMS = frozenset({"jvp", "transpose", "vmap", "checkpoint", _RECOMPUTED})
+_NAME = re.compile(r"[^/()]+")  # of `transpose(jvp(Model))/tokenizer/tokenizer.step`
+LOSS = "loss"
 
 
-class Traced(NamedTuple):
-    """What a jaxpr costs.
+class Flops(NamedTuple):
+    """Floating-point operations of matrix products; a multiply-add is two.
 
     Attributes:
-      flops: of its matrix products (a multiply-add is two), loops as often as they run; once where only running shows
-        how often. Of branches the dearest counts.
-      peak_bytes: the most bytes of values between its inputs and outputs that are needed at once, in the order of the
-        jaxpr; inputs do not count, outputs do.
+      by_scope: of the model, by name scope (`DualStream.told/tokenizer/anchors/tower`), of forward and backward passes
+        together. What is computed again is not among them: this is what MFU counts (Chowdhery et al., 2022, app. B).
+      recomputed: what `jax.checkpoint` computes a second time.
     """
 
-    flops: float
-    peak_bytes: int
+    by_scope: Mapping[str, float]
+    recomputed: float
+
+    @property
+    def model(self) -> float:
+        return sum(self.by_scope.values())
+
+    def by_module(self, modules: Container[str]) -> dict[str, float]:
+        """The model's by module, the most first; what none of them computes (logits, comparing) is `loss`."""
+        found: dict[str, float] = defaultdict(float)
+        for scope, flops in self.by_scope.items():
+            names = (name.partition(".")[0] for name in scope.split("/"))  # `tokenizer` of `tokenizer.step`
+            found[next((name for name in names if name in modules), LOSS)] += flops
+        return dict(sorted(found.items(), key=lambda module: -module[1]))
 
 
-def trace(function: Callable, *args: Any) -> Traced:
-    """The cost of `function` of arguments that may be abstract.
+def count_flops(program: core.ClosedJaxpr) -> Flops:
+    """The operations of a program (`jax.make_jaxpr(f)(*shapes)`, or `jax.jit(f).trace(*shapes).jaxpr`).
+
+    A loop's body counts as often as it runs, once where only running shows how often; of branches the dearest counts;
+    a `shard_map` counts on all devices that share its arguments.
 
     Raises:
       ValueError: it has a convolution, which this does not know.
     """
-    closed = jax.make_jaxpr(function)(*args)
-    return Traced(_flops(closed.jaxpr), _peak(closed.jaxpr))
+    by_scope, recomputed = _products(program.jaxpr)
+    names: dict[str, float] = defaultdict(float)
+    for scope, flops in by_scope.items():
+        names["/".join(name for name in _NAME.findall(scope) if name not in _TRANSFORMS)] += flops
+    return Flops(dict(names), recomputed)
 
 
-def _flops(jaxpr: core.Jaxpr) -> float:
-    total = 0.0
+def _products(jaxpr: core.Jaxpr) -> tuple[dict[str, float], float]:
+    """FLOPs by raw scope without those that are computed again, and those."""
+    by_scope: dict[str, float] = defaultdict(float)
+    recomputed = 0.0
     for eqn in jaxpr.eqns:
-        total += sum(trips * _flops(inner) for inner, trips in _inner(eqn))
+        scope = str(eqn.source_info.name_stack)
+        inner = [(*_products(body), trips) for body, trips in _inner(eqn)]
+        if eqn.primitive.name == "cond":
+            inner = [max(inner, key=lambda branch: sum(branch[0].values()) + branch[1])]
+        for products, again, trips in inner:
+            recomputed += trips * again
+            for name, flops in products.items():
+                by_scope[f"{scope}/{name}"] += trips * flops
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             shape = _shape(eqn.invars[0])
-            total += 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[axis] for axis in contracted)
+            flops = 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[axis] for axis in contracted)
+            by_scope[scope] += flops
         elif eqn.primitive.name == "conv_general_dilated":
             raise ValueError("this count knows no convolutions, and the models have none")
-    return total
+    for scope in [scope for scope in by_scope if _RECOMPUTED in _NAME.findall(scope)]:
+        recomputed += by_scope.pop(scope)
+    return by_scope, recomputed
 
 
 def _inner(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, float]]:
-    """The jaxprs that an equation runs, and how often."""
+    """The jaxprs that an equation runs, and how often; all branches of a `cond`."""
     name, params = eqn.primitive.name, eqn.params
     if name == "while":
         return [(params["body_jaxpr"].jaxpr, 1.0)]
     if name == "cond":
-        return [(max((branch.jaxpr for branch in params["branches"]), key=_flops), 1.0)]
+        return [(branch.jaxpr, 1.0) for branch in params["branches"]]
     trips = float(params["length"]) if name == "scan" else 1.0
+    if name == "shard_map":
+        trips = float(_ways(params["mesh"], params["in_specs"]))
     found = []
     for value in params.values():
         if isinstance(value, core.ClosedJaxpr):
@@ -67,6 +104,15 @@ def _inner(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, float]]:
         elif isinstance(value, core.Jaxpr):
             found.append((value, trips))
     return found
+
+
+def _ways(mesh: Any, specs: Sequence[Any]) -> int:
+    """On how many devices a `shard_map` computes different things; on the others it computes the same."""
+    named = set()
+    for spec in specs:
+        for axes in spec:
+            named |= set(axes if isinstance(axes, tuple) else [] if axes is None else [axes])
+    return math.prod(mesh.shape[axis] for axis in named)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -79,6 +125,14 @@ def _size(values: Sequence[Any]) -> int:
         for value in values
         if hasattr(value.aval, "dtype") and hasattr(value.aval.dtype, "itemsize")
     )
+
+
+def peak_bytes(program: core.ClosedJaxpr) -> int:
+    """The most bytes of values between a program's inputs and outputs that are needed at once, in the jaxpr's order.
+
+    Inputs do not count, outputs do.
+    """
+    return _peak(program.jaxpr)
 
 
 def _peak(jaxpr: core.Jaxpr) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines.samples import corrupt_records, is_corrupt
 from mmduplex_jax import sharding
 from mmduplex_jax.planning import devices
+from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.train.distributed import StopSignal, any_process
 from mmduplex_jax.train.evaluation import Evaluate, Evaluations
 from mmduplex_jax.train.feed import DataError, Feed
@@ -135,7 +136,8 @@ def fit(
 
         log("compiling the step: half a minute for a small model, several minutes for a large one; nothing is shown")
         began = time.perf_counter()
-        compiled = program.compile()
+        traced = program.trace()
+        compiled = traced.lower().compile()
         log(f"compiled in {time.perf_counter() - began:.1f} s for {program.mesh.size} x {jax.devices()[0].device_kind}")
         if metadata is None:
             state, step = program.init_state(), 0
@@ -149,7 +151,7 @@ def fit(
         progress = Progress(
             end_step=end_step,
             video_s_per_step=config.data.batch_size * config.data.clip_s,
-            flops_per_step=program.task.flops_per_step(config.data.batch_size),
+            flops_per_step=count_flops(traced.jaxpr).model,
             peak=peak,
             num_devices=program.mesh.size,
         )

@@ -103,7 +103,7 @@ class Progress:
     Args:
       end_step: where the run ends, for the time to go.
       video_s_per_step: seconds of video in a batch.
-      flops_per_step: operations of a step.
+      flops_per_step: the model's operations, recomputation not counted (`planning/traced.py`).
       peak: of one device; None where it is not known.
       num_devices: devices that share the step.
     """

@@ -184,8 +184,8 @@ def check_batch_size(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
         )
 
 
-def lower_step(step: Callable, state: TrainState, shardings: TrainState, example: Mapping[str, Any], mesh: Mesh) -> Any:
-    """Lowers `step` for a state like `state` (abstract or not) and batches like `example`; the state is donated."""
+def trace_step(step: Callable, state: TrainState, shardings: TrainState, example: Mapping[str, Any], mesh: Mesh) -> Any:
+    """Traces `step` for a state like `state` (abstract or not) and batches like `example`; the state is donated."""
     by_batch = {name: batch_sharding(mesh) for name in example}
     jitted = jax.jit(
         step,
@@ -193,7 +193,7 @@ def lower_step(step: Callable, state: TrainState, shardings: TrainState, example
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return jitted.lower(state, dict(example))
+    return jitted.trace(state, dict(example))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,13 +224,13 @@ class Program:
     step: Callable
     seed: int
 
-    def lower(self) -> Any:
-        """The step as the compiler is given it; the compiled one takes the state over (donation)."""
-        return lower_step(self.step, self.target, self.shardings, self.example, self.mesh)
+    def trace(self) -> Any:
+        """The step as JAX sees it: its `jaxpr`, and `lower()` to what the compiler is given."""
+        return trace_step(self.step, self.target, self.shardings, self.example, self.mesh)
 
     def compile(self) -> Any:
         """The step, compiled for the mesh; it takes the state over (donation)."""
-        return self.lower().compile()
+        return self.trace().lower().compile()
 
     def init_state(self) -> TrainState:
         """The state at step 0, on the mesh."""

@@ -1,7 +1,7 @@
 """What the trainer knows of a stage: a `Task`.
 
 The trainer owns the optimiser, the mesh, checkpoints and metrics; a task owns the model and its loss. A new stage
-(`clip`, `vlm`, `bflow`) is a class with these four methods and a line in the table of `launch/train.py`.
+(`clip`, `vlm`, `bflow`) is a class with these three methods and a line in the table of `stages/registry.py`.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,6 @@ class Task(Protocol):
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The arrays of a batch that go to the devices, each with the batch first. What else is loaded stays behind."""
-
-    def flops_per_step(self, batch_size: int) -> float:
-        """Floating-point operations of a step, forward and backward, counted from shapes (a multiply-add is two)."""
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ def test_a_twin_needs_all_of_the_clip(tmp_path):
 def losses(task, config, torch_training):
     """The first three losses, ours and the twin's, with the same learning rate."""
     config.train.update(warmup_steps=0, learning_rate=1e-3, weight_decay=0.0, end_lr_ratio=1.0)
-    ours, params = training.our_arm(task, config)
+    ours, params, _ = training.our_arm(task, config)
     twin = task.twin(params)
     config.train.learning_rate = 1.0  # the twin takes a thousandth of it
     theirs = torch_training.make_step(

@@ -10,9 +10,14 @@ import jax
 import ml_collections
 import pytest
 
-from launch import compile_ahead
-from mmduplex_jax.planning.compiled_report import CompiledReport, activations_bytes, advice, train_report
-from mmduplex_jax.planning.topologies import Topology
+from mmduplex_jax.planning.ahead import (
+    CompiledReport,
+    Topology,
+    activations_bytes,
+    advice,
+    stream_report,
+    train_report,
+)
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.train.step import make_program
@@ -63,7 +68,7 @@ def test_activations_grow_with_the_batch_and_hold_no_parameters():
 
 def test_the_real_streaming_step_is_compiled():
     task = DuplexTask(tiny.dual_stream(), ticks=4, delay_min=1, delay_max=2, pad_weight=0.3, nested_dropout=0.0)
-    small, large = (compile_ahead.stream_report(task, HERE, streams) for streams in (1, 3))
+    small, large = (stream_report(task, HERE, streams) for streams in (1, 3))
     assert small.fits
     assert large.kinds_bytes["streams"] == 3 * small.kinds_bytes["streams"]
     assert large.kinds_bytes["parameters"] == small.kinds_bytes["parameters"]

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from launch import topology_sheet
-from mmduplex_jax.planning.topologies import get_topology
+from mmduplex_jax.planning.ahead import get_topology
 from tests.launch.compilers import needs
 
 

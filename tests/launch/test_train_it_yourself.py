@@ -22,7 +22,7 @@ def test_every_training_names_its_hours():
 @pytest.mark.slow
 @pytest.mark.parametrize(("flags", "hours", "hardware"), PROMISES)
 def test_the_hours_are_counted(flags, hours, hardware):
-    command = [sys.executable, "-m", "launch.estimate", "--json", f"--hardware={hardware}", *COUNTED.findall(flags)]
+    command = [sys.executable, "-m", "launch.estimate", "--json=-", f"--hardware={hardware}", *COUNTED.findall(flags)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["fits"]

@@ -103,7 +103,6 @@ def test_it_learns_where_its_rows_lie():
     task = small_task()
     assert isinstance(task, MeshTask)
     assert task.on_mesh(make_mesh(devices=jax.devices()[:1])).mesh is None
-    assert task.flops_per_step(8) > 2 * task.flops_per_step(4) > 0
 
 
 def test_what_cannot_be_is_refused():

@@ -176,17 +176,6 @@ def test_captions_are_as_likely_as_the_whole_says(small, decoding):
         np.testing.assert_array_equal(ids[:, :5], np.where(counted[:, :5], likeliest[:, :5], end))
 
 
-def test_operations_are_counted():
-    task, more = small_task(), small_task(tokens=4)
-    assert task.flops_per_step(8) == 2 * task.flops_per_step(4) > 0
-    assert more.flops_per_step(4) > task.flops_per_step(4)
-    config = small_config()
-    config.train.groups.vision.start_step = -1
-    kept = build_task(config, load_tokenizer(config))
-    assert dataclasses.replace(kept, tower_trained=True) == task
-    assert task.flops_per_step(4) * 0.3 < kept.flops_per_step(4) < task.flops_per_step(4)
-
-
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from configs import quickstart
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages import flops
+from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.tokenizer.bflow import ANCHOR, BFlow
 from mmduplex_jax.tokenizer.config import AnchorConfig, from_mapping
 from mmduplex_jax.tokenizer.encoders import AnchorEncoder
@@ -144,8 +145,6 @@ def test_the_cost_of_a_pooled_anchor_is_counted_by_hand():
     layer = patches * (4 * width**2 + 2 * width * hidden + 2 * patches * width)
     pool = 2 * patches * width**2 + 2 * (width**2 + width * hidden) + 2 * patches * width
     expected = 2.0 * (patches * 3 * 64 * width + layer + pool + width * 12)
-    assert flops.vision(POOLED).forward == expected
-    config = one_token("per_frame")
-    total = flops.tokenizer(config, 10).forward - 10 * flops.motion(config.motion).forward
-    rest = total - 10 * (expected + 2.0 * 12 * config.width)
-    assert rest == 2.0 * 10 * 2 * config.width * config.event.width + flops.stack(config.event, 10, 10).forward
+    tower, pictures = VisionTower(POOLED), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    params = nn.unbox(jax.eval_shape(tower.init, jax.random.key(0), pictures))
+    assert count_flops(jax.make_jaxpr(tower.apply)(params, pictures)).model == expected

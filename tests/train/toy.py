@@ -68,9 +68,6 @@ class ToyTask:
             "slot_valid": jax.ShapeDtypeStruct((batch_size, FRAMES[0]), jnp.bool_),
         }
 
-    def flops_per_step(self, batch_size):
-        return 3.0 * 2 * batch_size * FRAMES[0] * (48 * WIDTH + 4 * WIDTH * HIDDEN)
-
 
 class PoisonedTask(ToyTask):
     """Its loss is not a number when a batch holds a frame that starts with 255, 254, 253."""

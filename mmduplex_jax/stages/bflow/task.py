@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.bflow.event_alignment import Counterfeits, align
 from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
 from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
@@ -130,46 +129,6 @@ class BFlowTask:
         same = jnp.broadcast_to(jnp.eye(len(steps), dtype=bool), (len(fakes.swapped), len(steps), len(steps)))
         both = (Counterfeits(backward, fakes.backward, seen), Counterfeits(swapped, fakes.swapped, same))
         return tuple(kind for kind in both if len(kind.row))
-
-    def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward; a teacher goes forward only. Recomputation is not counted."""
-        return sum(part.total for part in self.flops_parts(batch_size).values())
-
-    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
-        """The same by part: `tokenizer`, with that of the counterfeits; `events`; `words`; `prediction`; `loss`."""
-        c = self.config
-        fakes = choose_rows(batch_size, c.align.backward_every, c.align.swapped_every)
-        counterfeits = len(fakes.backward) + len(fakes.swapped)
-        clips, width = batch_size + counterfeits, c.tokenizer.width
-        tokens, moments = c.tokenizer.token_capacity(self.ticks), len(c.event_steps(self.ticks))
-        words, heads = c.words, c.words.heads * c.words.head_width
-        events = clips * flops.token_reader(c.events.reader, width, tokens, moments)
-        events += flops.product(clips * moments, c.events.reader.width, words.embedding)
-        said = flops.product(c.clock.step_of_tick(self.ticks), words.width, 2 * heads)
-        said += flops.attention(moments, c.clock.step_of_tick(self.ticks), heads)
-        said += flops.product(moments, heads, words.width)
-        said += flops.product(moments, words.width, 2 * words.hidden + words.embedding)
-        named = flops.product(moments, c.events.reader.width, words.width)
-        named += flops.product(moments, words.width, words.vocab_rows)
-        compared = flops.product(batch_size * moments, words.embedding, batch_size * moments)
-        compared += counterfeits * flops.product(moments, words.embedding, moments)
-        return {
-            "tokenizer": clips * flops.tokenizer(c.tokenizer, self.ticks),
-            "events": events,
-            "words": batch_size * said,
-            "prediction": batch_size * self._prediction_flops(tokens),
-            "loss": batch_size * named + compared,
-        }
-
-    def _prediction_flops(self, tokens: int) -> flops.Flops:
-        """Of a clip of `tokens` tokens."""
-        c = self.config.prediction
-        if c.target == "none":
-            return flops.Flops()
-        asked = c.places * len(c.horizon_ticks)
-        read = flops.token_reader(c.reader, self.config.tokenizer.width, tokens, c.places)
-        read += flops.product(asked, c.reader.width, c.features)
-        return read if c.teacher is None else read + asked * flops.vision(c.teacher).frozen
 
 
 def _naming_error(named: Float[Array, "B X V"], slots: Int32[Array, "B S"], bags: Bags) -> Float[Array, ""]:

@@ -18,7 +18,6 @@ from data_pipelines.pairs import PairFormat
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.vocabulary import token_hash
 from mmduplex_jax.sharding import BATCH_AXES
-from mmduplex_jax.stages import flops
 from mmduplex_jax.stages.clip.contrastive_loss import KINDS, Pairs, chunked_loss, plain_loss
 from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
 from mmduplex_jax.towers.text import TextTowerConfig
@@ -164,24 +163,6 @@ class ClipTask:
             "pairs": found.pairs,
             "scale": compared.scale,
             "tokens": patches + id_valid.sum().astype(jnp.float32),
-        }
-
-    def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward, recomputation not counted."""
-        return sum(part.total for part in self.flops_parts(batch_size).values())
-
-    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
-        """The same by part: `vision`, `text`, `loss`."""
-        vision, time = self.config.vision, self.time
-        width = vision.embedding_width
-        look = time.frames * flops.vision(vision)
-        if time.pool == "attention":
-            look += flops.encoder(width, time.layers, time.hidden, time.frames)
-            look += flops.attention_pool(width, time.hidden, time.frames)
-        return {
-            "vision": batch_size * look,
-            "text": batch_size * flops.text_tower(self.config.text),
-            "loss": flops.product(batch_size, width, batch_size),
         }
 
 

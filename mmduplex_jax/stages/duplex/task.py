@@ -12,7 +12,6 @@ from mmduplex_jax.models import streams
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.fusion import fusion_of
-from mmduplex_jax.stages import flops
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -84,7 +83,6 @@ class DuplexTask:
         what a phrase will need is recognised when it begins, not when it is due (after multi-token prediction, Gloeckle
         et al., 2024).
       nested_dropout: share of clips whose anchors lose a random tail of their tokens.
-      tokenizer_trained: whether the tokenizer ever is (`config.train.groups`); it only counts for the operations.
       loss_chunk: steps whose logits are held at once, 0 for all; those of `future_word_weight` are always whole.
     """
 
@@ -96,7 +94,6 @@ class DuplexTask:
     nested_dropout: float
     future_word_weight: float = 0.0
     future_word_horizon_steps: int = 20
-    tokenizer_trained: bool = True
     loss_chunk: int = 0
 
     @property
@@ -163,15 +160,6 @@ class DuplexTask:
             "tokens": video_tokens + valid.sum(),
         }
 
-    def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward, recomputation not counted."""
-        return sum(part.total for part in self.flops_parts(batch_size).values())
-
-    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
-        """The same by part: `tokenizer`, `video`, `text`, `loss`."""
-        parts = flops.dual_stream(self.config, self.ticks, self.tokenizer_trained)
-        return {name: batch_size * part for name, part in parts.items()}
-
 
 def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
     """The task of an experiment's config."""
@@ -187,6 +175,5 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         nested_dropout=config.loss.nested_dropout,
         future_word_weight=config.loss.future_word_weight,
         future_word_horizon_steps=model.clock.steps_in(config.loss.future_word_horizon_s),
-        tokenizer_trained=not flops.never_trained(config.train, "tokenizer/projector/kernel"),
         loss_chunk=config.loss.get("chunk", 0),
     )

@@ -17,7 +17,6 @@ from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
-from mmduplex_jax.stages import flops
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower, normalise
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 
@@ -160,14 +159,12 @@ class VlmTask:
     Attributes:
       config: the model.
       mean, std: an RGB channel, of pixels from 0 to 1.
-      tower_trained: whether the vision tower ever is (`config.train.groups`); it only counts for the operations.
       loss_chunk: tokens of a caption whose logits are held at once; 0 for all.
     """
 
     config: VlmConfig
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    tower_trained: bool = True
     loss_chunk: int = 0
 
     @property
@@ -211,24 +208,6 @@ class VlmTask:
             "tokens": self.config.prefix * len(ids) + total,
         }
 
-    def flops_per_step(self, batch_size: int) -> float:
-        """Forward and backward; only forward in a tower that is never trained. Recomputation is not counted."""
-        return sum(part.total for part in self.flops_parts(batch_size).values())
-
-    def flops_parts(self, batch_size: int) -> dict[str, flops.Flops]:
-        """The same by part: `vision`, `projector`, `text`, `loss`."""
-        c, text = self.config, self.config.language.text
-        positions, hidden = c.prefix + c.length - 1, c.projector.hidden
-        look = flops.vision(c.vision)
-        projector = flops.product(1, c.vision.embedding_width, hidden)
-        projector += flops.product(1, hidden, c.projector.tokens * text.width)
-        return {
-            "vision": batch_size * c.frames * (look if self.tower_trained else look.frozen),
-            "projector": batch_size * c.frames * projector,
-            "text": batch_size * flops.stack(text, positions, positions),
-            "loss": batch_size * flops.product(c.length, text.width, c.language.rows),
-        }
-
 
 def build(config: Any, vocab_size: int) -> VlmTask:
     """The task of an experiment's config (see `configs/vlm_quickstart.py`).
@@ -250,12 +229,10 @@ def build(config: Any, vocab_size: int) -> VlmTask:
         frames=config.time.frames,
         length=config.caption.length,
     )
-    never = flops.never_trained(config.train, "vision/patch/kernel")
     return VlmTask(
         model,
         tuple(config.pixels.mean),
         tuple(config.pixels.std),
-        tower_trained=not never,
         loss_chunk=(config.get("loss") or {}).get("chunk", 0),
     )
 

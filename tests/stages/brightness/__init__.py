@@ -31,9 +31,6 @@ class Task:
         shape = (batch_size, self.ticks, self.frame_px, self.frame_px, 3)
         return {"frames": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
-    def flops_per_step(self, batch_size):
-        return 1.0
-
 
 class Evaluator:
     """What is said of a clip's brightness, beside what it is: rows `(key, said, is)`."""

@@ -1,18 +1,179 @@
-"""What a compiled program needs of a device, and whether the device has it."""
+"""Compiling a config's real steps for machines that are not here: what they need, and whether those have it.
+
+TPU slices are compiled for by libtpu, GPUs by JAX's CUDA plugin. Neither needs its accelerator, nor CUDA:
+`pip install mmduplex-jax[ahead]` brings both compilers.
+"""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import math
+import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
 from jax.extend import core
+from jax.sharding import SingleDeviceSharding
 
+from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.collectives import Collectives, collectives
-from mmduplex_jax.planning.topologies import Topology, memory_in_message
-from mmduplex_jax.train.step import Program
+from mmduplex_jax.sharding import MESH_AXES, make_mesh, replicated, replicated_axes
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.train.step import Program, abstract_params, make_program
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.trained import load_tokenizer
+
+STEPS = ("train", "stream")
+
+# What XLA asks of a card to compile for it: NVIDIA's H100 SXM5 80 GB (data sheet and CUDA's compute capability 9.0),
+# with the CUDA and cuDNN of the plugin.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+runtime_version { major: 13 minor: 0 patch: 0 }
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 12 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+_CARDS = {"h100": _H100}
+# The share of a card's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (JAX's documentation,
+# "GPU memory allocation").
+_DEFAULT_FRACTION = 0.75
+_GPU_NAME = re.compile(r"(\w+):(\d+)(?:x(\d+))?$")
+_TPU_NAME = re.compile(r"(v4|v5e|v5p|v6e|tpu7x):\d+x\d+(x\d+)?$")
+_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)([KMGT]?)"
+# Before libtpu is loaded: no machine is asked what it is, and two processes may compile at once.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+class TopologyError(ValueError):
+    """A topology that cannot be compiled for; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Machines that are not here.
+
+    Attributes:
+      name: as it was asked for.
+      devices: what a mesh is made of.
+      limit_bytes: memory of a device that a program may use.
+      compiler: whose result it is, with its version.
+    """
+
+    name: str
+    devices: Sequence[Any]
+    limit_bytes: int
+    compiler: str
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.devices[0].platform != "tpu"
+
+    @property
+    def device_kind(self) -> str:
+        return str(self.devices[0].device_kind)
+
+
+def get_topology(name: str) -> Topology:
+    """The machines of a name: `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`; `h100:8` is a host of 8, `h100:8x4` four of them.
+
+    Raises:
+      TopologyError: there is no such topology, or the compiler for it is not installed.
+    """
+    gpu = _GPU_NAME.match(name)
+    if gpu and gpu[1] in _CARDS:
+        return _gpus(name, _CARDS[gpu[1]], per_host=int(gpu[2]), hosts=int(gpu[3] or 1))
+    if not _TPU_NAME.match(name):
+        raise TopologyError(
+            f"--topology={name}: expected a TPU slice (v4, v5e, v5p, v6e or tpu7x, e.g. v5e:4x4 or v5p:4x4x4) or "
+            f"{' or '.join(_CARDS)} with the number a host and of hosts (h100:8, h100:8x4)"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise TopologyError(f"--topology={name} needs libtpu: pip install 'mmduplex-jax[ahead]'")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except (RuntimeError, ValueError) as error:
+        raise TopologyError(f"--topology={name}: {error}") from error
+    return Topology(name, found.devices, _tpu_limit(found.devices[0]), f"libtpu {importlib.metadata.version('libtpu')}")
+
+
+def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
+    if importlib.util.find_spec("jax_plugins") is None or not _has_cuda_plugin():
+        raise TopologyError(f"--topology={name} needs JAX's CUDA plugin: pip install 'mmduplex-jax[ahead]'")
+    try:
+        found = topologies.get_topology_desc(
+            name.partition(":")[0], "cuda", target_config=card, topology=f"1x{hosts}x{per_host}"
+        )
+    except (RuntimeError, ValueError) as error:
+        raise TopologyError(f"--topology={name}: {error}") from error
+    memory = re.search(r"device_memory_size: (\d+)", card)
+    if memory is None:
+        raise TopologyError(f"--topology={name}: the card's facts lack device_memory_size")
+    fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
+    return Topology(name, found.devices, int(int(memory[1]) * fraction), f"jax-cuda13-plugin {jax.__version__}")
+
+
+def _has_cuda_plugin() -> bool:
+    return importlib.util.find_spec("jax_plugins.xla_cuda13") is not None
+
+
+def _tpu_limit(device: Any) -> int:
+    """What the compiler lets a program use: asked of it with a program that fits no TPU."""
+    side = jax.ShapeDtypeStruct((1 << 20, 1 << 18), jnp.float32, sharding=SingleDeviceSharding(device))
+    try:
+        jax.jit(lambda a: jnp.sin(a) @ a.T).lower(side).compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = memory_in_message(str(error))
+        if found is None:
+            raise TopologyError(f"the compiler's message does not say how much memory there is: {error}") from error
+        return found[1]
+    raise TopologyError("a product of five terabytes was compiled for one device: no limit is known")
+
+
+def memory_in_message(message: str) -> tuple[int, int] | None:
+    """What a program needs and what there is, in bytes, of a TPU compiler's out-of-memory message; None of others."""
+    for pattern in (
+        rf"Used {_SIZE} of {_SIZE} hbm",
+        rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
+    ):
+        found = re.search(pattern, message)
+        if found:
+            return int(float(found[1]) * _SIZES[found[2]]), int(float(found[3]) * _SIZES[found[4]])
+    return None
+
 
 # Stages whose loss compares every row with every other: their batch cannot be gone through in parts.
 _COMPARING_STAGES = ("clip", "bflow")
@@ -127,7 +288,7 @@ def report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], low
 def train_report(program: Program, topology: Topology, batch_size: int, grad_accum: int) -> CompiledReport:
     """The training step of a program whose mesh is made of the topology's devices."""
     began = time.perf_counter()
-    lowered = program.lower()
+    lowered = program.trace().lower()
     lower_s = time.perf_counter() - began
     ways = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
     by_batch = jax.tree.leaves(program.example)
@@ -226,3 +387,67 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def gib(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.2f} GiB"
+
+
+def compile_ahead(config: Any, topology: Topology, *, streams: int, steps: tuple[str, ...] = STEPS) -> dict[str, Any]:
+    """Compiles what was asked for; returns what `launch.compile_ahead --json` writes.
+
+    Args:
+      config: resolved, its mesh sized for the topology.
+      topology: where the steps would run.
+      streams: rows of the streaming step.
+      steps: of `STEPS`. A stage that does not stream has no streaming step.
+
+    Raises:
+      ShardingError, GroupsError, ValueError: config and mesh do not fit each other.
+    """
+    mesh = make_mesh(**config.mesh, devices=topology.devices)
+    task = build_task(config, load_tokenizer(config))
+    sizes = {axis: int(mesh.shape[axis]) for axis in MESH_AXES}
+    found: dict[str, Any] = {
+        "topology": topology.name,
+        "devices": len(topology.devices),
+        "device_kind": topology.device_kind,
+        "compiler": topology.compiler,
+        "jax": jax.__version__,
+        "stage": config.stage,
+        "mesh": sizes,
+        "batch_size": config.data.batch_size,
+    }
+    if "train" in steps:
+        program = make_program(task, config, mesh)
+        trained = train_report(program, topology, config.data.batch_size, config.train.grad_accum)
+        found |= trained.to_json() | {
+            "advice": advice(trained, config, sizes),
+            "replicated_axes": replicated_axes(program.boxed, mesh),
+        }
+    if "stream" in steps and isinstance(task, DuplexTask):
+        streamed = stream_report(task, topology, streams)
+        found["streaming"] = {"streams": streams} | streamed.to_json()
+        found["streaming"]["advice"] = advice(streamed, config, sizes, streams)
+    return found
+
+
+def stream_report(task: DuplexTask, topology: Topology, streams: int) -> CompiledReport:
+    """The streaming step of some rows on the topology's first device, as the server compiles it."""
+    live = LiveModel(task.config)
+    whole = replicated(make_mesh(1, 1, 1, devices=topology.devices[:1]))
+    began = time.perf_counter()
+    params = nn.unbox(abstract_params(task))
+    state = jax.eval_shape(lambda given: live.init_state(given, streams), params)
+    row = lambda dtype, *shape: jax.ShapeDtypeStruct((streams, *shape), dtype)
+    side = task.config.tokenizer.frame_px
+    settings = (row(jnp.int32), row(jnp.float32), row(jnp.int32))
+    inputs = (row(jnp.uint8, side, side, 3), row(jnp.bool_), *settings)
+
+    def step(params: Any, state: Any, frame: Any, active: Any, delay: Any, pad_bias: Any, cap: Any) -> Any:
+        return live.live_step(params, state, frame, active, delay, pad_bias, cap=cap)
+
+    jitted = jax.jit(step, donate_argnums=1, in_shardings=whole, out_shardings=whole)
+    lowered = jitted.lower(params, state, *inputs)
+    kinds = {
+        "parameters": shard_bytes(params, whole),
+        "streams": shard_bytes(state, whole),
+        "inputs": shard_bytes(inputs, whole),
+    }
+    return report(lowered, topology, kinds, time.perf_counter() - began)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmduplex_jax.planning import topologies
-from mmduplex_jax.planning.topologies import TopologyError, get_topology, memory_in_message
+from mmduplex_jax.planning import ahead
+from mmduplex_jax.planning.ahead import TopologyError, get_topology, memory_in_message
 from mmduplex_jax.sharding import make_mesh
 
 GIB = 2**30
@@ -36,7 +36,7 @@ def test_a_topology_that_there_is_not(name):
 
 @pytest.mark.parametrize(("name", "said"), [("v5e:4x4", "needs libtpu"), ("h100:8", "needs JAX's CUDA plugin")])
 def test_a_compiler_that_is_missing_is_named(name, said, monkeypatch):
-    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ahead.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TopologyError, match=rf"{said}: pip install 'mmduplex-jax\[ahead\]'"):
         get_topology(name)
 
