@@ -37,10 +37,9 @@ from data_pipelines.shards import ImageFormat, open_dataset, write_shards
 from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
-from launch.prepare import motion_of
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.tokenizer.motion_field import MotionField
+from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
 CLOCK = Clock()
 # More than any of the loaders holds ready for each worker.

@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,23 @@ class MotionField:
             some = planes[np.minimum(ticks, len(frames) - 1)]
             field[begin : begin + _TICKS_AT_ONCE] = match(some)[: len(frames) - begin]
         return field
+
+
+def motion_of(config: Mapping[str, Any]) -> MotionField | None:
+    """What computes the motion fields that `config["motion"]` asks for; None where it asks for none.
+
+    Raises:
+      ValueError: the fields are not possible, or not for frames of `config["frame_px"]`.
+    """
+    motion = config.get("motion")
+    if motion is None or not motion["keep"]:
+        return None
+    if config["frame_px"] % motion["plane_px"]:
+        raise ValueError(
+            f"config.motion.plane_px must divide config.frame_px, {config['frame_px']}, without rest, got "
+            f"{motion['plane_px']}: change one of them, or set --config.motion.keep=False"
+        )
+    return MotionField(plane_px=motion["plane_px"], search_radius=motion["search_radius"])
 
 
 def shrink(frames: np.ndarray, plane_px: int) -> np.ndarray:

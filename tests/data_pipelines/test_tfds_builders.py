@@ -1,7 +1,6 @@
 """Builders of tfds: the same records as the source gives, read without TensorFlow, and what is rejected is counted."""
 
 import dataclasses
-import importlib
 import json
 import pickle
 import sys
@@ -16,8 +15,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import ImageFormat, write_shards
 from data_pipelines.sources import Item, causes
-from data_pipelines.tfds_builders.source_builder import SourceBuilder, SourceConfig
-from data_pipelines.tfds_builders.tfds_records import TfdsRecords
+from data_pipelines.tfds_builders import SourceBuilder, SourceConfig, TfdsRecords, source_builder
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
@@ -100,7 +98,7 @@ def build_given(source, data_dir, image_format="png", frame_px=16, motion=None):
     """A dataset of a given source."""
 
     class Given(SourceBuilder, skip_registration=True):
-        name = "given"
+        name = "world"
 
         def source(self, values):
             return source
@@ -129,8 +127,7 @@ def test_a_builder_gives_what_its_source_gives(tmp_path, name):
     if "motion" in config:
         config.motion.keep = False
     values = config.to_dict()
-    module = importlib.import_module(f"data_pipelines.tfds_builders.{name}_dataset_builder")
-    builder = module.Builder(data_dir=str(tmp_path / "tfds"), config=SourceConfig(name="tiny", values=values))
+    builder = source_builder(values, name="tiny", data_dir=tmp_path / "tfds")
     builder.download_and_prepare()
 
     assert (builder.name, builder.info.file_format.value) == (name, "array_record")
@@ -247,13 +244,15 @@ def test_what_cannot_be_opened_says_why(tmp_path):
 
 
 def test_a_builder_asks_for_its_configuration(tmp_path):
-    module = importlib.import_module("data_pipelines.tfds_builders.world_dataset_builder")
-    with pytest.raises(ValueError, match=r"world needs config=SourceConfig"):
-        module.Builder(data_dir=str(tmp_path))
     values, _ = world_config(tmp_path)
+    with pytest.raises(ValueError, match=r"world needs config=SourceConfig"):
+        type(source_builder(values.to_dict(), name="tiny", data_dir=tmp_path))(data_dir=str(tmp_path))
     values.motion = {"keep": True, "plane_px": 32, "search_radius": 3}
     with pytest.raises(ValueError, match=r"motion_of"):
-        module.Builder(data_dir=str(tmp_path), config=SourceConfig(name="tiny", values=values.to_dict()))
+        source_builder(values.to_dict(), name="tiny", data_dir=tmp_path)
     values.image.format, values.motion.keep = "webp", False
     with pytest.raises(ValueError, match=r"one of \('jpeg', 'png'\)"):
-        module.Builder(data_dir=str(tmp_path), config=SourceConfig(name="tiny", values=values.to_dict()))
+        source_builder(values.to_dict(), name="tiny", data_dir=tmp_path)
+    values.source = "tape"
+    with pytest.raises(ValueError, match=r"config.source 'tape' is unknown"):
+        source_builder(values.to_dict(), name="tiny", data_dir=tmp_path)
