@@ -51,7 +51,9 @@ def prepare(
             file=sys.stderr,
         )
     # A line in a log file every ten seconds, or a bar that moves where someone watches.
-    with tqdm(total=len(source), unit="unit", mininterval=0.2 if sys.stderr.isatty() else 10.0, desc="prepare") as bar:
+    interval_s = 0.2 if sys.stderr.isatty() else 10.0
+    # (Not at once: what is wrong is said within a second, and an empty bar before it helps nobody.)
+    with tqdm(total=len(source), unit="unit", mininterval=interval_s, delay=1.0, desc="prepare") as bar:
         shown_s: float | None = None
 
         def show(progress: Progress) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines import parts
+from data_pipelines import manifest
 from data_pipelines.schema import encode_record
 from data_pipelines.shards import ShardError, open_dataset, write_shards
 from tests.data_pipelines.small_records import SmallSource
@@ -184,7 +184,7 @@ def test_a_full_disk_under_the_files_about_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.os, "fsync", no_room)
+        patch.setattr(manifest.os, "fsync", no_room)
         with pytest.raises(ShardError, match="could not be written .*No space left.*run the same command again"):
             write_shards(SmallSource(), tmp_path, config={}, units_per_shard=3)
     write_shards(SmallSource(), tmp_path, config={}, units_per_shard=3)

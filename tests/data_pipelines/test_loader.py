@@ -273,10 +273,11 @@ def test_lag_is_reported(record, tokenizer):
     assert batch["max_lag_s"].tolist() == pytest.approx([0.08, 0.48])
 
 
-def test_unknown_word_names_the_record(record, tokenizer):
-    source = Records([dataclasses.replace(record(0), words=(Word("blue", 0.0),))])
-    with pytest.raises(ValueError, match=r"record 0 \(small/000000\).*'blue'"):
-        next(make_loader(source, tokenizer, batch_size=1))
+def test_an_unknown_word_is_not_learned(record, tokenizer):
+    source = Records([dataclasses.replace(record(0), words=(Word("blue", 0.0), Word("red", 0.2)))])
+    batch = next(make_loader(source, tokenizer, batch_size=1))
+    assert np.flatnonzero(~batch["slot_valid"][0]).tolist() == [0, 1]
+    assert batch["slots"][0, 2:4].tolist() == [tokenizer.word_id, 0]
 
 
 def test_directories_are_joined_or_mixed(tmp_path, shards, small_source, tokenizer):
