@@ -8,6 +8,9 @@
 `docs/library.md` has more. Nothing is loaded before it is used: the import itself takes no time to speak of.
 """
 
+import importlib.util
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +19,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CommentaryStream", "Commentator", "TimedWord", "load"]
 __version__ = "0.1.0"
+
+
+_GOOGLE = "0x1ae0"  # as a vendor of PCI devices, by which JAX finds TPUs too
+
+
+def _quiet_libtpu(devices: Path = Path("/sys/bus/pci/devices")) -> None:
+    """Keeps libtpu from printing errors about this machine where it is installed and no TPU is; JAX then takes the CPU.
+
+    It reads these variables when JAX starts; where there is a TPU they stay as they are.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        return
+    if any(vendor.read_text().strip() == _GOOGLE for vendor in devices.glob("*/vendor")):
+        return
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_HOST_BOUNDS", "1,1,1")
+
+
+_quiet_libtpu()
 
 
 def __getattr__(name: str) -> Any:
