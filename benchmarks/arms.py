@@ -4,14 +4,17 @@ Every run is two commands of the project, `launch.train` and `launch.evaluate`. 
 again, so an experiment that was stopped goes on.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from mmduplex_jax.stages.config_file import add_json_flag, write_json
 
 SCORES = "scores.json"
 Row = dict[str, Any]
@@ -87,3 +90,41 @@ def spread(rows: Sequence[Row], key: str) -> str:
     """Mean over seeds, in brackets the least and the most."""
     values = [row[key] for row in rows]
     return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def add_flags(parser: argparse.ArgumentParser, arms: Iterable[str], default: str, steps: int) -> None:
+    """The flags of every such experiment; `default` are the arms that run where none are named."""
+    add = parser.add_argument
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the runs and their scores")
+    add("--arms", default=default, help=f"some of {','.join(arms)} (default: %(default)s)")
+    add("--seeds", default="0,1,2", help="one run an arm and seed (default: %(default)s)")
+    add("--steps", type=int, default=steps, help="training steps (default: %(default)s)")
+    add("--clips", type=int, default=160, help="clips to score on (default: %(default)s)")
+    add_json_flag(parser)
+    add("--markdown", type=Path, metavar="FILE", help="write the table here")
+
+
+def run_arms(args: argparse.Namespace, arms: Iterable[str], train: Callable[[str, int, list[Row]], Row]) -> list[Row]:
+    """All arms of `--arms` for all seeds: `train(arm, seed, rows of the runs before)` makes a row.
+
+    Raises:
+      ValueError: an arm is not one of `arms`, or needs one that did not run before it.
+    """
+    chosen = args.arms.split(",")
+    unknown = sorted(set(chosen) - set(arms))
+    if unknown:
+        raise ValueError(f"no such arm: {', '.join(unknown)}; there are {', '.join(arms)}")
+    rows: list[Row] = []
+    for seed in map(int, args.seeds.split(",")):
+        for arm in chosen:
+            rows.append(train(arm, seed, rows))
+    return rows
+
+
+def write_report(args: argparse.Namespace, rows: Sequence[Row], table: str) -> None:
+    """Prints the table and writes what `--json` and `--markdown` ask for."""
+    if args.json != "-":
+        print(table)
+    write_json(args.json, {"runs": rows})
+    if args.markdown:
+        args.markdown.write_text(table, encoding="utf-8")

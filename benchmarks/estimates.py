@@ -1,8 +1,8 @@
-r"""Do estimates hold? Time of steps foretold from one measured step, and memory from the trace, beside the real ones.
+r"""Do estimates hold? Time of steps predicted from one measured step, and memory from the trace, beside the real ones.
 
-    python -m benchmarks.estimates [--rounds=5] [--steps=3] [--json FILE]
+    python -m benchmarks.estimates --rounds=5 --steps=3 --json=estimates.json
 
-Of each family one run is measured, as a training logs its `mfu`; with that share of the peak, estimates foretell
+Of each family one run is measured, as a training logs its `mfu`; with that share of the peak, estimates predict
 the others, which are of another batch, depth or width. Runs take turns, step by step, so that the machine's moods touch
 all alike. Memory is what the compiler plans for the step's temporaries, beside what the trace says. The aim is 15 % of
 time. Run it on a machine that does nothing else.
@@ -10,26 +10,23 @@ time. Run it on a machine that does nothing else.
 
 import argparse
 import dataclasses
-import json
-import statistics
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.training import Arm, take_turns
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import load_config
+from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
 
-# The first of a family is measured, the others are foretold.
+# The first of a family is measured, the others are predicted.
 FAMILIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "configs/clip_quickstart.py": (
         ("as it is", {}),
@@ -59,20 +56,18 @@ class Run:
       name: what differs.
       flops: of a step.
       traced_bytes, planned_bytes: of the step's temporaries, by the trace and by the compiler.
-      step: does one.
-      times_s: of the steps that were measured.
+      arm: does a step, and keeps what rounds of them took.
     """
 
     name: str
     flops: float
     traced_bytes: int
     planned_bytes: int
-    step: Any
-    times_s: list[float]
+    arm: Arm
 
     @property
     def step_s(self) -> float:
-        return statistics.median(self.times_s)
+        return self.arm.step_s
 
 
 def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
@@ -87,43 +82,30 @@ def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
     filled = lambda leaf: rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape).astype(leaf.dtype)
     batch = {key: filled(leaf) for key, leaf in program.example.items()}
 
-    def step() -> None:
+    def step() -> float:
         nonlocal state
         state, metrics = compiled(state, batch)
-        jax.block_until_ready(metrics)
+        return float(metrics["loss"])
 
     return Run(
         name=name,
         flops=count_flops(traced.jaxpr).model,
         traced_bytes=cost.memory(task, config, 1).activations,
         planned_bytes=compiled.memory_analysis().temp_size_in_bytes,
-        step=step,
-        times_s=[],
+        arm=Arm(name, step),
     )
 
 
-def measure(runs: Sequence[Run], rounds: int, steps: int) -> None:
-    """Times the runs' steps in turns, after one of each that does not count."""
-    for run in runs:
-        run.step()
-    for _ in range(rounds):
-        for run in runs:
-            for _ in range(steps):
-                start = time.perf_counter()
-                run.step()
-                run.times_s.append(time.perf_counter() - start)
-
-
 def compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Rows of the table: the first run's speed foretells the others'."""
+    """Rows of the table: the first run's speed predicts the others'."""
     per_second = runs[0].flops / runs[0].step_s
     return [
         {
             "run": run.name,
             "gflop": run.flops / 1e9,
             "step_s": run.step_s,
-            "foretold_s": run.flops / per_second,
-            "foretold_over_measured": run.flops / per_second / run.step_s,
+            "predicted_s": run.flops / per_second,
+            "predicted_over_measured": run.flops / per_second / run.step_s,
             "traced_mb": run.traced_bytes / 1e6,
             "planned_mb": run.planned_bytes / 1e6,
         }
@@ -133,26 +115,29 @@ def compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures all families and prints a table."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.estimates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
-    flags.add_argument("--config", action="append", choices=sorted(FAMILIES), help="only this family")
-    flags.add_argument("--json", type=Path, metavar="FILE")
-    args = flags.parse_args(argv)
+    flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
     found = {}
-    for file in args.config or FAMILIES:
+    for file in args.family or FAMILIES:
         runs = [make_run(file, name, changes) for name, changes in FAMILIES[file]]
-        measure(runs, args.rounds, args.steps)
+        take_turns([run.arm for run in runs], args.rounds, args.steps)
         found[file] = compared(runs)
-        print(f"\n{file}\n{'run':24} {'GFLOP':>8} {'s':>7} {'foretold':>9} {'ratio':>6} {'trace MB':>9} {'plan MB':>8}")
+        print(
+            f"\n{file}\n{'run':24} {'GFLOP':>8} {'s':>7} {'predicted':>9} {'ratio':>6} {'trace MB':>9} {'plan MB':>8}"
+        )
         for row in found[file]:
             print(
-                f"{row['run']:24} {row['gflop']:8.1f} {row['step_s']:7.3f} {row['foretold_s']:9.3f} "
-                f"{row['foretold_over_measured']:6.2f} {row['traced_mb']:9.0f} {row['planned_mb']:8.0f}",
+                f"{row['run']:24} {row['gflop']:8.1f} {row['step_s']:7.3f} {row['predicted_s']:9.3f} "
+                f"{row['predicted_over_measured']:6.2f} {row['traced_mb']:9.0f} {row['planned_mb']:8.0f}",
                 flush=True,
             )
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, found)
     return 0
 
 

@@ -24,7 +24,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.arms import Row, by_arm, spread, steady_step_s, train_and_score
+from benchmarks.arms import Row, add_flags, by_arm, run_arms, spread, steady_step_s, train_and_score, write_report
+from mmduplex_jax.stages.config_file import parse_args
 
 CONFIG = "configs/chain_quickstart.py:duplex"
 # What of the duplex begins with which stage of the chain.
@@ -46,16 +47,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = flags.add_argument
-    add("--chain", required=True, metavar="DIR", help="workdir of launch.chain, finished")
-    add("--out", required=True, metavar="DIR", help="folder for the runs and their scores")
-    add("--data", metavar="DIRS", help="shards to train on (default: the chain's own)")
-    add("--arms", default="scratch,clip,bflow,vlm,chain", help=f"some of {','.join(ARMS)} (default: %(default)s)")
-    add("--seeds", default="0,1,2", help="one run an arm and seed (default: %(default)s)")
-    add("--steps", type=int, default=600, help="training steps (default: %(default)s)")
-    add("--clips", type=int, default=160, help="clips to score on (default: %(default)s)")
-    add("--json", metavar="FILE", help="write every number here")
-    add("--markdown", metavar="FILE", help="write the table here")
+    flags.add_argument("--chain", required=True, type=Path, metavar="DIR", help="workdir of launch.chain, finished")
+    flags.add_argument("--data", metavar="DIRS", help="shards to train on (default: the chain's own)")
+    add_flags(flags, ARMS, default="scratch,clip,bflow,vlm,chain", steps=600)
     return flags
 
 
@@ -87,35 +81,28 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs all arms, prints the table, and returns the exit code."""
-    args = parser().parse_args(argv)
-    chain, arms, seeds = Path(args.chain), args.arms.split(","), [int(seed) for seed in args.seeds.split(",")]
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        print(f"error: no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}", file=sys.stderr)
+    args = parse_args(parser(), argv)
+    missing = [stage for stage in EARLIER if not (args.chain / stage / "checkpoints").is_dir()]
+
+    def train(arm: str, seed: int, before: list[Row]) -> Row:
+        steps = args.steps
+        if arm == "scratch_time":
+            step_s = next((row["step_s"] for row in before if row["arm"] == "scratch"), None)
+            if step_s is None:
+                raise ValueError("scratch_time needs scratch among the arms before it")
+            steps += round(sum(training_s(args.chain / stage) for stage in EARLIER) / step_s)
+        begins = [f"--config.init_from.{part}={args.chain / stage}" for part, stage in ARMS[arm].items()]
+        data = args.data or str(args.chain / "data")
+        return train_and_score(args.out, arm, seed, CONFIG, data, steps, args.clips, begins)
+
+    try:
+        if missing:
+            raise ValueError(f"{args.chain} lacks {', '.join(missing)}: finish `python -m launch.chain` first")
+        rows = run_arms(args, ARMS, train)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    missing = [stage for stage in EARLIER if not (chain / stage / "checkpoints").is_dir()]
-    if missing:
-        print(f"error: {chain} lacks {', '.join(missing)}: finish `python -m launch.chain` first", file=sys.stderr)
-        return 2
-    rows: list[Row] = []
-    for seed in seeds:
-        for arm in arms:
-            steps = args.steps
-            if arm == "scratch_time":
-                step_s = next((row["step_s"] for row in rows if row["arm"] == "scratch"), None)
-                if step_s is None:
-                    print("error: scratch_time needs scratch among the arms before it", file=sys.stderr)
-                    return 2
-                steps += round(sum(training_s(chain / stage) for stage in EARLIER) / step_s)
-            begins = [f"--config.init_from.{part}={chain / stage}" for part, stage in ARMS[arm].items()]
-            data = args.data or str(chain / "data")
-            rows.append(train_and_score(Path(args.out), arm, seed, CONFIG, data, steps, args.clips, begins))
-    found = table(rows)
-    print(found)
-    if args.json:
-        Path(args.json).write_text(json.dumps({"runs": rows}, indent=1) + "\n")
-    if args.markdown:
-        Path(args.markdown).write_text(found)
+    write_report(args, rows, table(rows))
     return 0
 
 

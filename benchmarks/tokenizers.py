@@ -1,8 +1,8 @@
-"""B-Flow against the fixed grid: the same model, data, steps and seeds; only what the tokens look at differs.
+r"""B-Flow against the fixed grid: the same model, data, steps and seeds; only what the tokens look at differs.
 
     python -m benchmarks.tokenizers --data=data/plain --out=runs/tokenizers
-    python -m benchmarks.tokenizers --data=data/plain --out=runs/tokenizers --seeds=0,1,2 --steps=800
-    --json=tokenizers.json
+    python -m benchmarks.tokenizers \
+        --data=data/plain --out=runs/tokenizers --seeds=0,1,2 --steps=800 --json=tokenizers.json
 
 Every arm is trained by `launch.train` with `configs/quickstart.py` and scored by `launch.evaluate` on clips that no
 arm has seen. All arms obey the same cap of 32 tokens in any second. Arms:
@@ -16,12 +16,12 @@ Finished runs are kept in `--out` and not redone; the table is printed and, with
 """
 
 import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from benchmarks.arms import Row, by_arm, spread, train_and_score
+from benchmarks.arms import Row, add_flags, by_arm, run_arms, spread, train_and_score, write_report
+from mmduplex_jax.stages.config_file import parse_args
 
 ARMS: dict[str, list[str]] = {
     "bflow": [],
@@ -38,15 +38,8 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = flags.add_argument
-    add("--data", required=True, metavar="DIR", help="shards to train on, made by launch.prepare")
-    add("--out", required=True, metavar="DIR", help="folder for the runs and their scores")
-    add("--arms", default="bflow,uniform,uniform_time", help=f"some of {','.join(ARMS)} (default: %(default)s)")
-    add("--seeds", default="0,1,2", help="one run an arm and seed (default: %(default)s)")
-    add("--steps", type=int, default=800, help="training steps (default: %(default)s)")
-    add("--clips", type=int, default=160, help="clips to score on (default: %(default)s)")
-    add("--json", metavar="FILE", help="write every number here")
-    add("--markdown", metavar="FILE", help="write the table here")
+    flags.add_argument("--data", required=True, metavar="DIR", help="shards to train on, made by launch.prepare")
+    add_flags(flags, ARMS, default="bflow,uniform,uniform_time", steps=800)
     return flags
 
 
@@ -65,34 +58,25 @@ def table(rows: list[Row], steps: int) -> str:
     return "\n".join(lines) + f"\n\n{len({row['train_seed'] for row in rows})} seeds, {steps} steps of 8 clips.\n"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs all arms, prints the table, and returns the exit code."""
-    args = parser().parse_args()
-    arms, seeds = args.arms.split(","), [int(seed) for seed in args.seeds.split(",")]
-    unknown = sorted(set(arms) - set(ARMS))
-    if unknown:
-        print(f"error: no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}", file=sys.stderr)
+    args = parse_args(parser(), argv)
+
+    def train(arm: str, seed: int, before: list[Row]) -> Row:
+        steps = args.steps
+        if arm == "uniform_time":
+            timed = {row["arm"]: row["step_s"] for row in before if row["train_seed"] == before[0]["train_seed"]}
+            if not {"bflow", "uniform"} <= set(timed):
+                raise ValueError("uniform_time needs bflow and uniform among the arms before it")
+            steps = round(args.steps * timed["bflow"] / timed["uniform"])
+        return train_and_score(args.out, arm, seed, "configs/quickstart.py", args.data, steps, args.clips, ARMS[arm])
+
+    try:
+        rows = run_arms(args, ARMS, train)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    rows: list[Row] = []
-    for seed in seeds:
-        for arm in arms:
-            steps = args.steps
-            if arm == "uniform_time":
-                timed = {row["arm"]: row["step_s"] for row in rows if row["train_seed"] == seeds[0]}
-                if not {"bflow", "uniform"} <= set(timed):
-                    print("error: uniform_time needs bflow and uniform among the arms before it", file=sys.stderr)
-                    return 2
-                steps = round(args.steps * timed["bflow"] / timed["uniform"])
-            row = train_and_score(
-                Path(args.out), arm, seed, "configs/quickstart.py", args.data, steps, args.clips, ARMS[arm]
-            )
-            rows.append(row)
-    found = table(rows, args.steps)
-    print(found)
-    if args.json:
-        Path(args.json).write_text(json.dumps({"runs": rows}, indent=1) + "\n")
-    if args.markdown:
-        Path(args.markdown).write_text(found)
+    write_report(args, rows, table(rows, args.steps))
     return 0
 
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import training, training_tasks
+from benchmarks import training
 
 
 def small_streams(tmp_path):
     """The streams of the quick start, whose text sees a whole clip."""
-    return training_tasks.streams(written(tmp_path, text_window_s=13.0), "float32", 2)
+    return training.streams(written(tmp_path, text_window_s=13.0), "float32", 2)
 
 
 def written(tmp_path, text_window_s: float):
@@ -25,7 +25,7 @@ def written(tmp_path, text_window_s: float):
 
 def test_a_twin_needs_all_of_the_clip(tmp_path):
     with pytest.raises(ValueError, match="the twin sees all 50 steps"):
-        training_tasks.streams(written(tmp_path, text_window_s=2.0), "float32", 2)
+        training.streams(written(tmp_path, text_window_s=2.0), "float32", 2)
 
 
 def losses(task, config, torch_training):
@@ -46,11 +46,11 @@ def test_the_twin_trains_as_ours(part, tmp_path):
     if part == "streams":
         task, config = small_streams(tmp_path)
     elif part == "pictures":
-        task, config = training_tasks.pictures("configs/clip_s16.py", "float32", 1)
+        task, config = training.pictures("configs/clip_s16.py", "float32", 1)
         tower = dataclasses.replace(task.tower, layers=2, width=96, hidden=128)
         task = dataclasses.replace(task, tower=tower, side=5)
     else:
-        task, config = getattr(training_tasks, part)("configs/quickstart.py", "float32", 2)
+        task, config = getattr(training, part)("configs/quickstart.py", "float32", 2)
     mine, theirs = losses(task, config, torch_training)
     # Sums in another order; AdamW divides by the gradient's size, so small differences of small gradients are seen.
     np.testing.assert_allclose(mine, theirs, rtol=2e-4)
