@@ -1,7 +1,8 @@
-"""Real data against its peers, in one run on one machine: videos to shards, and shards to batches.
+r"""Real data against its peers, in one run on one machine: videos to shards, and shards to batches.
 
     python -m benchmarks.data --videos=FOLDER --out=runs/data_benchmark
-    python -m benchmarks.data --videos=FOLDER --out=runs/data_benchmark --workers=4 --rounds=5 --json=data.json
+    python -m benchmarks.data \
+        --videos=FOLDER --out=runs/data_benchmark --workers=4 --rounds=5 --json=data.json
 
 Decoding: every arm turns the same videos into 256 px frames at the tick times, in as many processes, one after another
 in turn, `--rounds` times. `shards` is all that `launch.prepare` does: decoding, motion, JPEG, ArrayRecord. Reading: the
@@ -14,14 +15,13 @@ It needs the extra `bench` (torch, torchcodec, webdataset, decord); an arm whose
 import argparse
 import functools
 import importlib.util
-import json
 import os
 import platform
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks import decoding_peers, reading_peers
+from benchmarks import data_peers
 from data_pipelines.clip_reader import Clip, probe, read_clips
 from data_pipelines.loader import make_loader
 from data_pipelines.shards import ImageFormat, open_dataset, write_shards
@@ -38,6 +38,7 @@ from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -73,10 +74,10 @@ def arms() -> dict[str, tuple[Callable[[Path, Clock, int], np.ndarray], str]]:
     return {
         "ours": (ours, "av"),
         "ours, with motion": (ours_with_motion, "av"),
-        "PyAV, frame threads": (functools.partial(decoding_peers.pyav, threads="AUTO"), "av"),
-        "PyAV, one thread": (functools.partial(decoding_peers.pyav, threads="NONE"), "av"),
-        "torchcodec": (decoding_peers.torchcodec, "torchcodec"),
-        "decord": (decoding_peers.decord, "decord"),
+        "PyAV, frame threads": (functools.partial(data_peers.pyav, threads="AUTO"), "av"),
+        "PyAV, one thread": (functools.partial(data_peers.pyav, threads="NONE"), "av"),
+        "torchcodec": (data_peers.torchcodec, "torchcodec"),
+        "decord": (data_peers.decord, "decord"),
     }
 
 
@@ -189,25 +190,23 @@ def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int,
     clips = lambda: (dataset[number].frames for number in range(len(dataset)))
     raw = out / "shards_raw"
     copy_raw(dataset, raw)
-    reading_peers.write_arrays(clips(), out / "arrays")
-    reading_peers.write_pictures(clips(), out / "pictures", quality=90)
-    reading_peers.write_tars(clips(), out / "tars", quality=90)
-    torch_over = lambda kind, folder: (
-        lambda: reading_peers.torch_loader(kind(out / folder), batch_size, workers, epochs)
-    )
+    data_peers.write_arrays(clips(), out / "arrays")
+    data_peers.write_pictures(clips(), out / "pictures", quality=90)
+    data_peers.write_tars(clips(), out / "tars", quality=90)
+    torch_over = lambda kind, folder: lambda: data_peers.torch_loader(kind(out / folder), batch_size, workers, epochs)
     loaders: dict[str, tuple[str, Callable[[], Iterator]]] = {
         "ours, JPEG, threads": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, False)),
         "ours, JPEG, processes": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, True)),
         "ours, raw, threads": ("grain", lambda: batches_of_ours(raw, batch_size, workers, epochs, False)),
-        "torch DataLoader, .npy": ("torch", torch_over(reading_peers.ArrayClips, "arrays")),
-        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(reading_peers.PictureClips, "pictures")),
+        "torch DataLoader, .npy": ("torch", torch_over(data_peers.ArrayClips, "arrays")),
+        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(data_peers.PictureClips, "pictures")),
         "torch DataLoader, JPEG files, Pillow": (
             "torch",
-            torch_over(functools.partial(reading_peers.PictureClips, pillow=True), "pictures"),
+            torch_over(functools.partial(data_peers.PictureClips, pillow=True), "pictures"),
         ),
         "WebDataset, JPEG": (
             "webdataset",
-            lambda: reading_peers.webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
+            lambda: data_peers.webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
         ),
     }
     there = {name: make for name, (module, make) in loaders.items() if not missing(module)}
@@ -315,14 +314,14 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
     add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every number here")
+    add_json_flag(command)
     add("--markdown", type=Path, metavar="FILE", help="write the tables here")
     return command
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the tables, and returns the exit code."""
-    args = parser().parse_args()
+    args = parse_args(parser(), argv)
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     if args.out.exists():
         print(f"error: {args.out} is there already; name a new folder", file=sys.stderr)
@@ -346,9 +345,9 @@ def main() -> int:
         }
     finally:
         shutil.rmtree(args.out)
-    print(table(found))
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.json != "-":
+        print(table(found))
+    write_json(args.json, found)
     if args.markdown:
         args.markdown.write_text(table(found), encoding="utf-8")
     return 0

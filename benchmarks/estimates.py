@@ -9,6 +9,7 @@ time. Run it on a machine that does nothing else.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from benchmarks.training import Arm, take_turns
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -113,17 +114,9 @@ def compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures all families and prints a table."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.estimates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
-    flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
-    flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")
-    add_json_flag(flags)
-    args = parse_args(flags, argv)
-    found = {}
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures the families, and prints each."""
+    found: dict[str, Any] = {}
     for file in args.family or FAMILIES:
         runs = [make_run(file, name, changes) for name, changes in FAMILIES[file]]
         take_turns([run.arm for run in runs], args.rounds, args.steps)
@@ -137,6 +130,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{row['predicted_over_measured']:6.2f} {row['traced_mb']:9.0f} {row['planned_mb']:8.0f}",
                 flush=True,
             )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints tables, and returns the exit code."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.estimates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
+    flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
+    flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        found = measured(args)
     write_json(args.json, found)
     return 0
 

@@ -12,7 +12,6 @@ Exit codes: 0 all rows within the limit; 1 a reference cannot be imported, nothi
 import argparse
 import datetime
 import importlib
-import json
 import platform
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from tests.weights.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
 
 LIBRARIES = ("torch", "transformers", "timm")
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--only", default="", metavar="TEXT", help="rows whose name has this in it (default: all)")
     add("--machine", default="", help="what it ran on, for the document")
-    add("--json", metavar="FILE", help="write every number here")
+    add_json_flag(flags)
     add("--markdown", metavar="FILE", help="write the table here")
     return flags
 
@@ -104,7 +104,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compares, prints and writes the table; returns the exit code."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     try:
         found = versions()
     except ImportError as error:
@@ -124,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": rows,
     }
     text = markdown(report)
-    print(text)
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.json != "-":
+        print(text)
+    write_json(args.json, report)
     if args.markdown:
         Path(args.markdown).write_text(text, encoding="utf-8")
     return 0 if largest <= LIMIT else EXIT_DIFFERS

@@ -10,6 +10,7 @@ milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 
 from benchmarks.simulated_hours import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
@@ -208,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.exists() and any(out.iterdir()):
         print(f"timeline: {out} is not empty", file=sys.stderr)
         return 2
-    rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
     device = jax.devices()[0].device_kind
     write_json(args.json, {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows})
     return 0

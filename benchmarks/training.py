@@ -4,11 +4,11 @@ r"""Training steps beside the same architecture in PyTorch, in turns; and what e
     python -m benchmarks.training --only=clip_s16
     python -m benchmarks.training --measures --json=measures.json
 
-What is trained are the transformers of our full-size configs with reduced batches (noise stands for what comes before them): all
-of `duplex_300m` after its tokenizer (602 GFLOP a clip; one clip here), and the transformers of `bflow_75m`
-and of the vision tower of `clip_s16`. A step is forward, backward, clipping and AdamW: ours is the trainer's own, the
-other one `benchmarks/torch_training.py` (SDPA, fused AdamW, compiled if asked). Both begin with the same parameters and
-the same batch, and their first losses must agree, or nothing is timed.
+What is trained are the transformers of our full-size configs with reduced batches, on noise for what comes before them:
+all of `duplex_300m` after its tokenizer (602 GFLOP a clip; one clip here), and the transformers of `bflow_75m` and of
+the vision tower of `clip_s16`. A step is forward, backward, clipping and AdamW: ours is the trainer's own, the other
+one `benchmarks/torch_training.py` (SDPA, fused AdamW, compiled if asked). Both begin with the same parameters and the
+same batch, and their first losses must agree, or nothing is timed.
 
 One process, the same threads, in turns; the order turns around from round to round, and a ratio is taken within a
 round. `mfu` is the share of the device's peak (measured, on a CPU) that the model's own operations take.
@@ -20,6 +20,7 @@ that does nothing else.
 
 import abc
 import argparse
+import contextlib
 import dataclasses
 import os
 import statistics
@@ -41,7 +42,7 @@ from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.planning import devices
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
@@ -427,7 +428,7 @@ def variants(path: str, rows: int) -> dict[str, tuple[StreamsTask, Any]]:
             "text.dtype": "bfloat16", "video_stream.dtype": "bfloat16",
         },
     }  # fmt: skip
-    found = {}
+    found: dict[str, Any] = {}
     for name, change in changes.items():
         task, config = streams(path, "float32", rows)
         scanned = {"text.scan": True, "video_stream.scan": True}
@@ -480,21 +481,8 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what was asked for and prints tables."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = flags.add_argument
-    add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
-    add("--steps", type=int, default=2, help="timed steps a turn (default: %(default)s)")
-    add("--dtype", choices=DTYPES, default="float32", help="to compute in; parameters are float32 (default: float32)")
-    add("--only", default="", help="those whose name begins so")
-    add("--torch_compile", action="store_true", help="also PyTorch's compiled form")
-    add("--measures", action="store_true", help="our own measures instead")
-    add("--rows", type=int, help="rows at a time, instead of what the table says; with --measures 2")
-    add_json_flag(flags)
-    args = parse_args(flags, argv)
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures what was asked for, and prints it."""
     device = jax.devices()[0].device_kind
     peak = devices.device_peak(jax.devices()[0])
     found: dict[str, Any] = {
@@ -528,6 +516,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{row['arm']:18} {row['step_s']:7.3f} {share:>6} {spread:>22} {row['first_loss']:12.6f}",
                     flush=True,
                 )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints tables, and returns the exit code."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
+    add("--steps", type=int, default=2, help="timed steps a turn (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="to compute in; parameters are float32 (default: float32)")
+    add("--only", default="", help="those whose name begins so")
+    add("--torch_compile", action="store_true", help="also PyTorch's compiled form")
+    add("--measures", action="store_true", help="our own measures instead")
+    add("--rows", type=int, help="rows at a time, instead of what the table says; with --measures 2")
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        found = measured(args)
     write_json(args.json, found)
     return 0
 

@@ -1,14 +1,15 @@
 """How fast the built-in world makes clips: seconds of video for a second of CPU.
 
-python -m benchmarks.world [--look=plain|rich] [--clips=100] [--frame_px=64] [--json=FILE]
+python -m benchmarks.world --look=rich --clips=100 --frame_px=64 --json=world.json
 """
 
 import argparse
-import json
+import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from data_pipelines.world import WorldConfig, make_clip, make_events
+from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 
 
 def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float | int | str]:
@@ -31,26 +32,29 @@ def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float |
     }
 
 
-def main():
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--look", choices=("plain", "rich"), help="one look; by default both")
-    parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--frame_px", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="write the measurements to this file")
-    arguments = parser.parse_args()
-    if arguments.clips < 1:
-        parser.error(f"--clips must be positive, got {arguments.clips}")
-    looks = [arguments.look] if arguments.look else ["plain", "rich"]
-    rows = [measure(WorldConfig(look=look, frame_px=arguments.frame_px), arguments.clips) for look in looks]
-    for row in rows:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints a line a look, and returns the exit code."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.world", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--look", choices=("plain", "rich"), help="one look (default: both)")
+    add("--clips", type=int, default=100, help="clips to make (default: %(default)s)")
+    add("--frame_px", type=int, default=64, help="side of the frames (default: %(default)s)")
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
+    if args.clips < 1:
+        flags.error(f"--clips must be positive, got {args.clips}")
+    looks = [args.look] if args.look else ["plain", "rich"]
+    rows = [measure(WorldConfig(look=look, frame_px=args.frame_px), args.clips) for look in looks]
+    for row in rows if args.json != "-" else ():
         print(
             f"{row['look']:6} {row['frame_px']} px: {row['video_s_per_cpu_s']:7.0f} s of video a CPU-second, "
             f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

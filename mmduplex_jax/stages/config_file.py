@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
@@ -75,6 +75,11 @@ def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True, h
 def add_json_flag(parser: argparse.ArgumentParser, help: str = "write every number here as JSON") -> None:
     """Adds `--json=FILE`, `-` for standard output; `parse_args` checks it and `write_json` writes it."""
     parser.add_argument("--json", metavar="FILE", help=f"{help}; - for standard output, instead of lines to read")
+
+
+def shown_on(target: str | None) -> TextIO:
+    """Where lines to read go: where standard output is taken by JSON, to standard error."""
+    return sys.stderr if target == "-" else sys.stdout
 
 
 def write_json(target: str | None, report: Any) -> None:
