@@ -18,7 +18,7 @@ def flags_by_benchmark() -> dict[str, set[str]]:
     for file in [*PAGES, *sorted((ROOT / "benchmarks").glob("*.py"))]:
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
         for name, rest in NAMED.findall(text):
-            if file in PAGES or (file.stem == name and "def main(" in text):
+            if file in PAGES or (file.stem == name and "def main(argv" in text):
                 found.setdefault(name, set()).update(re.findall(r"(--[a-z]\w*)", rest))
     return found
 
