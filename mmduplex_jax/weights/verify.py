@@ -96,11 +96,11 @@ def text_outputs(config: LanguageConfig, params: Mapping[str, Any], tokens: np.n
         {f"hidden{suffix}": np.asarray(hidden)}
         | ({} if config.head == "none" else {f"logits{suffix}": np.asarray(run("logits")(params, hidden))})
     )
-    memory, step, states = model.memory(*tokens.shape), run("step"), []
+    state, step, hidden = model.initial_state(*tokens.shape), run("step"), []
     for position in range(tokens.shape[1]):
-        memory, state = step(params, memory, tokens[:, position])
-        states.append(state)
-    return named(run("__call__")(params, tokens), "") | named(jnp.stack(states, axis=1), " (cached)")
+        state, one = step(params, state, tokens[:, position])
+        hidden.append(one)
+    return named(run("__call__")(params, tokens), "") | named(jnp.stack(hidden, axis=1), " (cached)")
 
 
 def _their_text(source: str | Path, tokens: np.ndarray, with_logits: bool) -> tuple[Outputs, str]:
@@ -154,39 +154,38 @@ def _pictures(config: VisionConfig | ContrastiveConfig, rng: np.random.Generator
 def _our_vision(
     config: VisionConfig | ContrastiveConfig, params: Mapping[str, Any], inputs: Mapping[str, np.ndarray]
 ) -> Outputs:
-    def look(tower: VisionTower, given: Mapping[str, Any]) -> Any:
-        return (
-            tower.from_patches(given["patches"], given["grid"], given["mask"])
-            if "grid" in given
-            else tower(given["pictures"])
-        )
+    patches = ("patches", "grid", "mask") if "grid" in inputs else ()
+    pictures = lambda given: [given[name] for name in patches or ("pictures",)]
+
+    def encode(tower: VisionTower, given: Mapping[str, Any]) -> Any:
+        return (tower.from_patches if patches else tower)(*pictures(given))
 
     def pair(model: Contrastive, given: Mapping[str, Any]) -> Any:
-        seen, read = look(model.vision, given), model.text(given["ids"])
-        image = (
-            model.encode_patches(given["patches"], given["grid"], given["mask"])
-            if "grid" in given
-            else (model.encode_image(given["pictures"]))
-        )
-        return seen, read, model.compare(image, model.encode_text(given["ids"]))
+        image = (model.encode_patches if patches else model.encode_image)(*pictures(given))
+        compared = model.compare(image, model.encode_text(given["ids"]))
+        return encode(model.vision, given), model.text(given["ids"]), compared
 
     module = module_of(config)
     run = lambda method: jax.jit(lambda params, given: module.apply({"params": params}, given, method=method))(
         params, dict(inputs)
     )
     if isinstance(config, VisionConfig):
-        seen = run(look)
-        found = {"hidden": seen.tokens, "pooled": seen.pooled}
+        vision = run(encode)
+        outputs = {"hidden": vision.tokens, "pooled": vision.pooled}
         if config.projection:
-            found["embedding"] = seen.embedding
+            outputs["embedding"] = vision.embedding
     else:
-        seen, read, compared = run(pair)
-        found = {"hidden": seen.tokens, "text hidden": read.tokens}
-        found |= {"image": compared.image, "text": compared.text, "logits": compared.logits}
-    found = {key: np.asarray(value) for key, value in found.items() if value is not None}
-    if "mask" in inputs:
-        found["hidden"] = found["hidden"] * inputs["mask"][..., None]
-    return found
+        vision, text, compared = run(pair)
+        outputs = {"hidden": vision.tokens, "text hidden": text.tokens}
+        outputs |= {"image": compared.image, "text": compared.text, "logits": compared.logits}
+    return _masked({key: np.asarray(value) for key, value in outputs.items() if value is not None}, inputs)
+
+
+def _masked(outputs: Outputs, inputs: Mapping[str, np.ndarray]) -> Outputs:
+    """Hidden states of patches that only fill up are set to zero."""
+    if "mask" not in inputs:
+        return outputs
+    return outputs | {"hidden": outputs["hidden"] * inputs["mask"][..., None]}
 
 
 def _their_vision(
@@ -222,10 +221,7 @@ def _their_vision(
             found["embedding"] = out.image_embeds
         elif config.pool != "none":
             found["pooled"] = out.pooler_output
-    theirs = {key: value.numpy() for key, value in found.items()}
-    if "mask" in inputs:
-        theirs["hidden"] = theirs["hidden"] * inputs["mask"][..., None]
-    return theirs, _named(model)
+    return _masked({key: value.numpy() for key, value in found.items()}, inputs), _named(model)
 
 
 def _their_timm(source: str | Path, config: VisionConfig, inputs: Mapping[str, np.ndarray]) -> tuple[Outputs, str]:

@@ -7,15 +7,18 @@ from typing import Any
 from mmduplex_jax.towers.contrastive import ContrastiveConfig
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
-from mmduplex_jax.weights.huggingface.encoder_entries import (
+from mmduplex_jax.weights.huggingface.layout import (
     QUERY_KEY_VALUE,
+    Entry,
+    Layout,
     fused_linear,
     linear,
     norm,
     patch_convolution,
+    reshaped,
+    same,
     vector,
 )
-from mmduplex_jax.weights.huggingface.layout import Entry, Layout, reshaped, same
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 
 FAMILIES = ("clip", "siglip", "siglip2")

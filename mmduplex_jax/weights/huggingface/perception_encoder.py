@@ -12,15 +12,17 @@ from mmduplex_jax.towers.contrastive import ContrastiveConfig
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.weights.huggingface.clip_family import square
-from mmduplex_jax.weights.huggingface.encoder_entries import (
+from mmduplex_jax.weights.huggingface.layout import (
     QUERY_KEY_VALUE,
+    Entry,
+    Layout,
     fused_linear,
     linear,
     norm,
     patch_convolution,
+    same,
     vector,
 )
-from mmduplex_jax.weights.huggingface.layout import Entry, Layout, same
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 
 FAMILIES = ("pe", "pe_timm")
@@ -213,16 +215,25 @@ def native_contrastive_layout(config: ContrastiveConfig, vision: str, text: str)
 def _native_encoder(layers: int, prefix: str, turned_heads: int = 0) -> list[Entry]:
     entries: list[Entry] = []
     for i in range(layers):
-        ours, theirs = f"encoder/block_{i}", f"{prefix}transformer.resblocks.{i}"
-        entries += norm(f"{ours}/attention_norm", f"{theirs}.ln_1")
-        fused = f"{theirs}.attn.in_proj_"
-        entries += fused_linear(
-            f"{ours}/attention", QUERY_KEY_VALUE, f"{fused}weight", f"{fused}bias", turned_heads=turned_heads
-        )
-        entries += linear(f"{ours}/attention/out", f"{theirs}.attn.out_proj")
-        entries += norm(f"{ours}/mlp_norm", f"{theirs}.ln_2")
-        entries += linear(f"{ours}/mlp/up", f"{theirs}.mlp.c_fc") + linear(f"{ours}/mlp/down", f"{theirs}.mlp.c_proj")
+        names = ("ln_1", "attn.in_proj_", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+        entries += _block(i, f"{prefix}transformer.resblocks.{i}", names, turned_heads)
     return entries
+
+
+def _block(number: int, theirs: str, names: tuple[str, str, str, str, str, str], turned_heads: int) -> list[Entry]:
+    """A layer; `names` are theirs of its norm, query, key and value in one, output, second norm and MLP."""
+    ours = f"encoder/block_{number}"
+    first, fused, out, second, up, down = (f"{theirs}.{name}" for name in names)
+    return [
+        *norm(f"{ours}/attention_norm", first),
+        *fused_linear(
+            f"{ours}/attention", QUERY_KEY_VALUE, f"{fused}weight", f"{fused}bias", turned_heads=turned_heads
+        ),
+        *linear(f"{ours}/attention/out", out),
+        *norm(f"{ours}/mlp_norm", second),
+        *linear(f"{ours}/mlp/up", up),
+        *linear(f"{ours}/mlp/down", down),
+    ]
 
 
 def timm_layout(config: VisionConfig, prefix: str) -> Layout:
@@ -237,15 +248,8 @@ def timm_layout(config: VisionConfig, prefix: str) -> Layout:
     if config.class_token:
         entries.append(vector("class_token", f"{prefix}cls_token", (1, 1, config.width)))
     for i in range(config.layers):
-        ours, theirs = f"encoder/block_{i}", f"{prefix}blocks.{i}"
-        entries += norm(f"{ours}/attention_norm", f"{theirs}.norm1")
-        fused = f"{theirs}.attn.qkv."
-        entries += fused_linear(
-            f"{ours}/attention", QUERY_KEY_VALUE, f"{fused}weight", f"{fused}bias", turned_heads=config.heads
-        )
-        entries += linear(f"{ours}/attention/out", f"{theirs}.attn.proj")
-        entries += norm(f"{ours}/mlp_norm", f"{theirs}.norm2")
-        entries += linear(f"{ours}/mlp/up", f"{theirs}.mlp.fc1") + linear(f"{ours}/mlp/down", f"{theirs}.mlp.fc2")
+        names = ("norm1", "attn.qkv.", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        entries += _block(i, f"{prefix}blocks.{i}", names, config.heads)
     pool = f"{prefix}attn_pool"
     entries.append(vector("pool/probe", f"{pool}.latent", (1, 1, config.width), rows=1))
     entries += linear("pool/attention/query", f"{pool}.q")
