@@ -32,37 +32,37 @@ EXIT_TOO_LARGE = 1
 EXIT_MISFIT = 2
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(report: Mapping[str, Any]) -> list[str]:
     """The report for people."""
-    mesh = " x ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
-    text = [f"{found['topology']}: {found['devices']} x {found['device_kind']}, mesh {mesh} ({found['compiler']})"]
-    if "fits" in found:
-        text += _step_lines(f"training step, batch {found['batch_size']}", found)
-        text += [f"  {line}" for line in found["replicated_axes"]]
-    if "streaming" in found:
-        streaming = found["streaming"]
+    mesh = " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    text = [f"{report['topology']}: {report['devices']} x {report['device_kind']}, mesh {mesh} ({report['compiler']})"]
+    if "fits" in report:
+        text += _step_lines(f"training step, batch {report['batch_size']}", report)
+        text += [f"  {line}" for line in report["replicated_axes"]]
+    if "streaming" in report:
+        streaming = report["streaming"]
         text += _step_lines(f"streaming step, {streaming['streams']} streams on one device", streaming)
     return text
 
 
-def _step_lines(what: str, found: Mapping[str, Any]) -> list[str]:
-    hbm, kinds = found["hbm_bytes"], found["hbm_bytes_by_kind"]
-    verdict = "fits" if found["fits"] else "DOES NOT FIT"
+def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
+    hbm, kinds = report["hbm_bytes"], report["hbm_bytes_by_kind"]
+    verdict = "fits" if report["fits"] else "DOES NOT FIT"
     text = [f"{what}: {verdict}, {gib(hbm['peak'])} of {gib(hbm['limit'])} a device"]
     arguments = ", ".join(f"{kind} {gib(size)}" for kind, size in kinds.items() if kind != "activations")
     text += [f"  arguments {gib(hbm['arguments'])}: {arguments}"]
     activations = kinds.get("activations")
     kept = "" if activations is None else f" (forward keeps {gib(activations)} for backward, before fusion)"
     text += [f"  temporaries {gib(hbm['temporaries'])}{kept}"]
-    for kind, moved in (found["collectives"] or {}).items():
+    for kind, moved in (report["collectives"] or {}).items():
         text += [f"  {kind}: {moved['count']:,} a step, {gib(moved['bytes'])}"]
-    if found["collectives"] == {}:
+    if report["collectives"] == {}:
         text += ["  no collectives: nothing is sent between devices"]
-    if found["loops_counted_once"]:
-        text += [f"  {found['loops_counted_once']} loops with collectives run as often as data says: counted once"]
-    text += [f"  traced and lowered in {found['lower_s']} s, compiled in {found['compile_s']} s"]
-    text += [f"  the compiler: {found['message']}"] if found["message"] else []
-    return text + [f"  change: {line}" for line in found["advice"]]
+    if report["loops_counted_once"]:
+        text += [f"  {report['loops_counted_once']} loops with collectives run as often as data says: counted once"]
+    text += [f"  traced and lowered in {report['lower_s']} s, compiled in {report['compile_s']} s"]
+    text += [f"  the compiler: {report['message']}"] if report["message"] else []
+    return text + [f"  change: {line}" for line in report["advice"]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,15 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error(f"--streams={args.streams}: at least 1")
     try:
         topology = get_topology(args.topology)
-        found = compile_ahead(args.config, topology, streams=args.streams, steps=tuple(args.steps or STEPS))
+        report = compile_ahead(args.config, topology, streams=args.streams, steps=tuple(args.steps or STEPS))
     except (TopologyError, ShardingError, GroupsError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISFIT
     if args.json != "-":
-        print("\n".join(lines(found)))
-    write_json(args.json, found)
-    steps = [found] if "fits" in found else []
-    steps += [found["streaming"]] if "streaming" in found else []
+        print("\n".join(lines(report)))
+    write_json(args.json, report)
+    steps = [report] if "fits" in report else []
+    steps += [report["streaming"]] if "streaming" in report else []
     return 0 if all(step["fits"] for step in steps) else EXIT_TOO_LARGE
 
 

@@ -119,13 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.price is not None and args.price < 0:
         flags.error(f"--price={args.price}: at least 0")
     try:
-        found = report(args.config, args.hardware, args.mfu, args.price)
+        counts = report(args.config, args.hardware, args.mfu, args.price)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISFIT
     if args.json != "-":
-        print(sheets.run_table(found))
-    write_json(args.json, found)
+        print(sheets.run_table(counts))
+    write_json(args.json, counts)
     return 0
 
 

@@ -125,17 +125,19 @@ def get_topology(name: str) -> Topology:
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except (RuntimeError, ValueError) as error:
         raise TopologyError(f"--topology={name}: {error}") from error
-    return Topology(name, found.devices, _tpu_limit(found.devices[0]), f"libtpu {importlib.metadata.version('libtpu')}")
+    return Topology(
+        name, description.devices, _tpu_limit(description.devices[0]), f"libtpu {importlib.metadata.version('libtpu')}"
+    )
 
 
 def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
     if importlib.util.find_spec("jax_plugins") is None or not _has_cuda_plugin():
         raise TopologyError(f"--topology={name} needs JAX's CUDA plugin: pip install 'mmduplex-jax[ahead]'")
     try:
-        found = topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             name.partition(":")[0], "cuda", target_config=card, topology=f"1x{hosts}x{per_host}"
         )
     except (RuntimeError, ValueError) as error:
@@ -144,7 +146,7 @@ def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
     if memory is None:
         raise TopologyError(f"--topology={name}: the card's facts lack device_memory_size")
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
-    return Topology(name, found.devices, int(int(memory[1]) * fraction), f"jax-cuda13-plugin {jax.__version__}")
+    return Topology(name, description.devices, int(int(memory[1]) * fraction), f"jax-cuda13-plugin {jax.__version__}")
 
 
 def _has_cuda_plugin() -> bool:
@@ -157,10 +159,10 @@ def _tpu_limit(device: Any) -> int:
     try:
         jax.jit(lambda a: jnp.sin(a) @ a.T).lower(side).compile()
     except jax.errors.JaxRuntimeError as error:
-        found = memory_in_message(str(error))
-        if found is None:
+        sizes = memory_in_message(str(error))
+        if sizes is None:
             raise TopologyError(f"the compiler's message does not say how much memory there is: {error}") from error
-        return found[1]
+        return sizes[1]
     raise TopologyError("a product of five terabytes was compiled for one device: no limit is known")
 
 
@@ -170,9 +172,9 @@ def memory_in_message(message: str) -> tuple[int, int] | None:
         rf"Used {_SIZE} of {_SIZE} hbm",
         rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
     ):
-        found = re.search(pattern, message)
-        if found:
-            return int(float(found[1]) * _SIZES[found[2]]), int(float(found[3]) * _SIZES[found[4]])
+        match = re.search(pattern, message)
+        if match:
+            return int(float(match[1]) * _SIZES[match[2]]), int(float(match[3]) * _SIZES[match[4]])
     return None
 
 
@@ -239,7 +241,7 @@ def shard_bytes(tree: PyTree, shardings: PyTree) -> int:
     return sum(math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, s in zip(leaves, placed))
 
 
-def report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], lower_s: float) -> CompiledReport:
+def compile_report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], lower_s: float) -> CompiledReport:
     """Compiles a program and says what it needs.
 
     Args:
@@ -256,11 +258,11 @@ def report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], low
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        found = memory_in_message(str(error))
-        if found is None:
+        sizes = memory_in_message(str(error))
+        if sizes is None:
             raise
         compile_s = time.perf_counter() - began
-        needed = found[0]
+        needed = sizes[0]
         # The compiler gives up as soon as temporaries alone are too many, or tells the sum of everything.
         temporaries = needed if "HLO temporaries" in str(error) else max(0, needed - known)
         message = " ".join(str(error).split("\n\n")[0].split())
@@ -299,7 +301,7 @@ def train_report(program: Program, topology: Topology, batch_size: int, grad_acc
         "batch": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in by_batch) // ways,
         "activations": activations_bytes(program, batch_size // grad_accum) // ways,
     }
-    return report(lowered, topology, kinds, lower_s)
+    return compile_report(lowered, topology, kinds, lower_s)
 
 
 def activations_bytes(program: Program, batch_size: int) -> int:
@@ -327,41 +329,41 @@ def activations_bytes(program: Program, batch_size: int) -> int:
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in made.values())
 
 
-def advice(found: CompiledReport, config: Any, mesh: Mapping[str, int], streams: int | None = None) -> list[str]:
+def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams: int | None = None) -> list[str]:
     """What to change where a program does not fit, most effective first; empty where it fits.
 
     Args:
-      found: the program's.
+      report: the program's.
       config: resolved, of the experiment.
       mesh: sizes of its axes.
       streams: rows, of a streaming step; None of a training step.
     """
-    if found.fits:
+    if report.fits:
         return []
-    room = found.limit_bytes - found.arguments_bytes
+    room = report.limit_bytes - report.arguments_bytes
     if streams is not None:
         if room <= 0 or streams == 1:
             return ["one stream is too much for this device: take a smaller model or a device with more memory"]
-        return [f"--streams={max(1, int(streams * max(room, 0) / found.peak_bytes))}: fewer streams on a device"]
+        return [f"--streams={max(1, int(streams * max(room, 0) / report.peak_bytes))}: fewer streams on a device"]
     lines = []
     ways = mesh["data"] * mesh["fsdp"]
-    state = found.kinds_bytes.get("parameters", 0) + found.kinds_bytes.get("optimiser", 0)
-    if state > found.limit_bytes / 3 and mesh["data"] > 1:
+    state = report.kinds_bytes.get("parameters", 0) + report.kinds_bytes.get("optimiser", 0)
+    if state > report.limit_bytes / 3 and mesh["data"] > 1:
         lines.append(
             f"--mesh.fsdp={mesh['data'] * mesh['fsdp']} --mesh.data=1: parameters and optimiser take "
-            f"{gib(state)} of {gib(found.limit_bytes)}; split them over all devices"
+            f"{gib(state)} of {gib(report.limit_bytes)}; split them over all devices"
         )
-    elif state > found.limit_bytes / 3:
+    elif state > report.limit_bytes / 3:
         lines.append(f"more devices for --mesh.fsdp: parameters and optimiser take {gib(state)} of each")
     off = [name for name, value in sorted(_fields(config)) if name.rpartition(".")[2] == "remat" and not value]
     if off:
         lines.append(" ".join(f"--config.{name}=True" for name in off) + ": compute activations again")
     rows = config.data.batch_size // (config.train.grad_accum * ways)
-    wanted = math.ceil(found.temporaries_bytes / room) if room > 0 else rows
+    wanted = math.ceil(report.temporaries_bytes / room) if room > 0 else rows
     parts = next((parts for parts in range(1, rows + 1) if rows % parts == 0 and parts >= wanted), rows)
     if config.stage in _COMPARING_STAGES:
-        per_row = (found.temporaries_bytes + found.kinds_bytes.get("batch", 0)) / rows
-        fit = max(1, int((found.limit_bytes - state) / per_row)) * ways
+        per_row = (report.temporaries_bytes + report.kinds_bytes.get("batch", 0)) / rows
+        fit = max(1, int((report.limit_bytes - state) / per_row)) * ways
         lines.append(
             f"--config.data.batch_size={fit}, or {math.ceil(config.data.batch_size / fit)} times the devices: every "
             "row is compared with the whole batch, which therefore cannot be cut"
@@ -369,7 +371,7 @@ def advice(found: CompiledReport, config: Any, mesh: Mapping[str, int], streams:
     elif rows > 1 and parts > 1:
         lines.append(
             f"--config.train.grad_accum={config.train.grad_accum * parts}: {rows // parts} rows of a batch at a time "
-            f"on a device, not {rows}; temporaries take {gib(found.temporaries_bytes)} and {gib(max(room, 0))} is left"
+            f"on a device, not {rows}; temporaries take {gib(report.temporaries_bytes)} and {gib(max(room, 0))} is left"
         )
     elif rows == 1:
         lines.append(f"a shorter clip (--config.data.clip_s, now {config.data.clip_s}): one row of a batch is too much")
@@ -405,7 +407,7 @@ def compile_ahead(config: Any, topology: Topology, *, streams: int, steps: tuple
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     task = build_task(config, load_tokenizer(config))
     sizes = {axis: int(mesh.shape[axis]) for axis in MESH_AXES}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "topology": topology.name,
         "devices": len(topology.devices),
         "device_kind": topology.device_kind,
@@ -418,15 +420,15 @@ def compile_ahead(config: Any, topology: Topology, *, streams: int, steps: tuple
     if "train" in steps:
         program = make_program(task, config, mesh)
         trained = train_report(program, topology, config.data.batch_size, config.train.grad_accum)
-        found |= trained.to_json() | {
+        result |= trained.to_json() | {
             "advice": advice(trained, config, sizes),
             "replicated_axes": replicated_axes(program.boxed, mesh),
         }
     if "stream" in steps and isinstance(task, DuplexTask):
         streamed = stream_report(task, topology, streams)
-        found["streaming"] = {"streams": streams} | streamed.to_json()
-        found["streaming"]["advice"] = advice(streamed, config, sizes, streams)
-    return found
+        result["streaming"] = {"streams": streams} | streamed.to_json()
+        result["streaming"]["advice"] = advice(streamed, config, sizes, streams)
+    return result
 
 
 def stream_report(task: DuplexTask, topology: Topology, streams: int) -> CompiledReport:
@@ -451,4 +453,4 @@ def stream_report(task: DuplexTask, topology: Topology, streams: int) -> Compile
         "streams": shard_bytes(state, whole),
         "inputs": shard_bytes(inputs, whole),
     }
-    return report(lowered, topology, kinds, time.perf_counter() - began)
+    return compile_report(lowered, topology, kinds, time.perf_counter() - began)

@@ -95,7 +95,7 @@ class _Computation:
 
     @property
     def root(self) -> _Instruction:
-        return next(found for found in self.instructions.values() if found.is_root)
+        return next(instruction for instruction in self.instructions.values() if instruction.is_root)
 
 
 def collectives(hlo: str) -> Collectives:
@@ -123,8 +123,8 @@ def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
             if header:
                 current = computations[header[1]] = _Computation(header[1])
                 entry = header[1] if line.startswith("ENTRY") else entry
-        elif current is not None and (found := _instruction(line)) is not None:
-            current.instructions[found.name] = found
+        elif current is not None and (instruction := _instruction(line)) is not None:
+            current.instructions[instruction.name] = instruction
     if entry is None:
         raise ValueError("no ENTRY computation: this is not the text of a compiled program")
     return computations, entry
@@ -164,10 +164,10 @@ class _Reading:
         total = Collectives({})
         spread: set[tuple[str, str]] = set()
         for instruction in computation.instructions.values():
-            found = _payload(instruction, computation)
+            payload = _payload(instruction, computation)
             called = _CALLED.findall(instruction.rest)
-            if found is not None:
-                total += Collectives({found[0]: Traffic(1, found[1])})
+            if payload is not None:
+                total += Collectives({payload[0]: Traffic(1, payload[1])})
             elif instruction.opcode == "while":
                 total += self._loop(instruction, computation, known)
             elif instruction.opcode == "conditional":
@@ -224,12 +224,12 @@ class _Reading:
         """Kind, channel and bytes of the collectives in a fusion."""
         computation = self.computations[dict(_CALLED.findall(fusion.rest))["calls"]]
         for instruction in computation.instructions.values():
-            found = _payload(instruction, computation)
-            if found is not None:
+            payload = _payload(instruction, computation)
+            if payload is not None:
                 channel = _CHANNEL.search(instruction.rest)
                 # A TPU's reduce-scatter is a fusion of an all-reduce and of the slice that a device keeps.
-                kind = "reduce-scatter" if "all-reduce-scatter" in computation.name else found[0]
-                yield kind, channel[1] if channel else f"{computation.name}/{instruction.name}", found[1]
+                kind = "reduce-scatter" if "all-reduce-scatter" in computation.name else payload[0]
+                yield kind, channel[1] if channel else f"{computation.name}/{instruction.name}", payload[1]
             elif instruction.opcode == "fusion":
                 yield from self._fused(instruction)
 
@@ -240,10 +240,10 @@ def _nothing(number: int, index: int | None) -> None:
 
 def _index(instruction: _Instruction) -> int:
     """Which element a `get-tuple-element` takes; ValueError where the text does not say."""
-    found = _INDEX.search(instruction.rest)
-    if found is None:
+    match = _INDEX.search(instruction.rest)
+    if match is None:
         raise ValueError(f"a get-tuple-element without `index=`: {instruction.rest!r}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _integer(name: str, where: _Computation, known: _Known, index: int | None = None) -> int | None:

@@ -331,11 +331,11 @@ def live_step_flops(task: DuplexTask) -> Mapping[str, float]:
     state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
     row = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
     inputs = (row(np.uint8, side, side, 3), row(np.bool_), row(np.int32), row(np.float32))
-    found = {"anchor": 0.0, "tick": 0.0, "text": 0.0}
+    parts = {"anchor": 0.0, "tick": 0.0, "text": 0.0}
     for scope, flops in count_flops(jax.make_jaxpr(live.live_step)(params, state, *inputs)).by_scope.items():
         names = scope.split("/")
-        found["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
-    return found
+        parts["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
+    return parts
 
 
 def stream_cost(task: Task) -> StreamCost | None:

@@ -272,40 +272,41 @@ All three measured (docs/data.md) and taken in proportion to pixels. Figures of 
 a whole piece of video a sample, of which few frames are read."""
 
 
-def run_table(found: dict[str, Any]) -> str:
+def run_table(report: dict[str, Any]) -> str:
     """What `launch.estimate` prints of a run: its report as lines to read."""
     giga, tera = 1e9, 1e12
-    whole, data, memory = found["flops_per_step"], found["data"], found["memory_bytes_per_device"]
+    whole, data, memory = report["flops_per_step"], report["data"], report["memory_bytes_per_device"]
     rows: list[tuple[str, str]] = [
-        ("stage", f"{found['stage']}, {found['parameters'] / 1e6:,.1f} M parameters, {found['steps']:,} steps"),
+        ("stage", f"{report['stage']}, {report['parameters'] / 1e6:,.1f} M parameters, {report['steps']:,} steps"),
         (
             "operations a step",
-            f"{whole / tera:,.2f} TFLOP; remat repeats {found['recomputed_flops_per_step'] / whole:.0%}",
+            f"{whole / tera:,.2f} TFLOP; remat repeats {report['recomputed_flops_per_step'] / whole:.0%}",
         ),
     ]
-    rows += [(f"  {part}", f"{value / whole:6.1%}") for part, value in found["flops_by_module"].items()]
-    money = "no price known: pass --price" if found["cost"] is None else f"${found['cost']:,.0f}"
-    price = "" if found["cost"] is None else f" at ${found['price_per_device_hour']:.2f} ({found['price_source']})"
+    rows += [(f"  {part}", f"{value / whole:6.1%}") for part, value in report["flops_by_module"].items()]
+    money = "no price known: pass --price" if report["cost"] is None else f"${report['cost']:,.0f}"
+    price = "" if report["cost"] is None else f" at ${report['price_per_device_hour']:.2f} ({report['price_source']})"
     rows += [
-        ("hardware", f"{found['hardware']}, MFU {found['mfu']:.0%} of {found['peak_source']}"),
-        ("a step", f"{found['step_s']:.3g} s"),
-        ("the run", f"{found['device_hours']:,.1f} device-hours, {found['days']:.3g} days, {money}{price}"),
+        ("hardware", f"{report['hardware']}, MFU {report['mfu']:.0%} of {report['peak_source']}"),
+        ("a step", f"{report['step_s']:.3g} s"),
+        ("the run", f"{report['device_hours']:,.1f} device-hours, {report['days']:.3g} days, {money}{price}"),
         (
             "memory a device",
-            f"{memory['total'] / giga:,.1f} of {found['memory_limit_bytes'] / giga:,.0f} GB: {_fit(found)}",
+            f"{memory['total'] / giga:,.1f} of {report['memory_limit_bytes'] / giga:,.0f} GB: {_fit(report)}",
         ),
     ]
     rows += [(f"  {kind}", f"{value / giga:7.2f} GB") for kind, value in memory.items() if kind != "total"]
     rows += [
-        ("a checkpoint", f"{found['checkpoint_bytes'] / giga:.2f} GB, weights {found['weights_bytes'] / giga:.2f} GB"),
+        ("a checkpoint", f"{report['checkpoint_bytes'] / giga:.2f} GB, "
+                         f"weights {report['weights_bytes'] / giga:.2f} GB"),
         ("data seen", f"{data['samples']:,} samples, {data['text_tokens'] / giga:,.2f} G text slots, at most "
                       f"{data['video_tokens'] / giga:,.2f} G video tokens, {data['video_hours']:,.0f} hours of video"),
         ("preparing that once", f"{data['prepare_core_hours']:,.0f} core-hours, {data['stored_bytes'] / tera:,.2f} TB"),
         ("reading", f"{data['frames_per_s']:,.0f} frames a second: "
                     f"{data['frames_per_s'] / data['frames_read_per_core_s']:,.1f} cores"),
     ]  # fmt: skip
-    if found["stream"]:
-        stream = found["stream"]
+    if report["stream"]:
+        stream = report["stream"]
         rows += [
             ("live, a stream", f"{stream['flops_per_s'] / giga:,.1f} GFLOP a second of video at most, "
                                f"{stream['state_bytes'] / 1e6:,.1f} MB"),
@@ -316,8 +317,8 @@ def run_table(found: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{wide}}  {value}" for name, value in rows)
 
 
-def _fit(found: dict[str, Any]) -> str:
-    if found["fits"]:
+def _fit(report: dict[str, Any]) -> str:
+    if report["fits"]:
         return "fits"
     return (
         "does not fit; more devices with --config.mesh.fsdp=N, a smaller --config.data.batch_size, "

@@ -39,11 +39,11 @@ class Flops(NamedTuple):
 
     def by_module(self, modules: Container[str]) -> dict[str, float]:
         """The model's by module, the most first; what none of them computes (logits, comparing) is `loss`."""
-        found: dict[str, float] = defaultdict(float)
+        by_module: dict[str, float] = defaultdict(float)
         for scope, flops in self.by_scope.items():
             names = (name.partition(".")[0] for name in scope.split("/"))  # `tokenizer` of `tokenizer.step`
-            found[next((name for name in names if name in modules), LOSS)] += flops
-        return dict(sorted(found.items(), key=lambda module: -module[1]))
+            by_module[next((name for name in names if name in modules), LOSS)] += flops
+        return dict(sorted(by_module.items(), key=lambda module: -module[1]))
 
 
 def count_flops(program: core.ClosedJaxpr) -> Flops:
@@ -97,13 +97,13 @@ def _inner(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, float]]:
     trips = float(params["length"]) if name == "scan" else 1.0
     if name == "shard_map":
         trips = float(_ways(params["mesh"], params["in_specs"]))
-    found = []
+    inner = []
     for value in params.values():
         if isinstance(value, core.ClosedJaxpr):
-            found.append((value.jaxpr, trips))
+            inner.append((value.jaxpr, trips))
         elif isinstance(value, core.Jaxpr):
-            found.append((value, trips))
-    return found
+            inner.append((value, trips))
+    return inner
 
 
 def _ways(mesh: Any, specs: Sequence[Any]) -> int:
