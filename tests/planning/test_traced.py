@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.extend import core
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
@@ -229,7 +230,7 @@ def test_xla_counts_as_much_at_full_width(stage: str, fusion: str):
     task = build_task(config, load_tokenizer(config))
     boxed = abstract_params(task)
     program = cost.gradient(task, boxed, make_groups(config.train, boxed), 8)
-    found = jax.jit(jax.core.jaxpr_as_fun(program)).lower(*program.in_avals).cost_analysis()
+    found = jax.jit(core.jaxpr_as_fun(program)).lower(*program.in_avals).cost_analysis()
     assert found is not None
     counted = count_flops(program)
     model = counted.model
