@@ -23,16 +23,8 @@ from mmduplex_jax.weights.trained import load_tokenizer
 GOLDEN = Path(__file__).parent / "golden"
 # A config is added to the goldens by its line here.
 CONFIGS = (
-    "quickstart",
-    "memory_quickstart",
-    "bflow_75m",
     "duplex_300m",
-    "duplex_clip_llm",
-    "clip_quickstart",
     "clip_s16",
-    "vlm_quickstart",
-    "vlm_single_token",
-    "bflow_quickstart",
     "bflow_events_75m",
 )
 MESH = (2, 2, 2)
