@@ -35,7 +35,7 @@ class VisionConfig:
       patch_px: side of a patch.
       width, layers, heads, hidden: D, depth, Q, F.
       channels: C.
-      activation: of the MLPs: "gelu", "gelu_tanh" or "quick_gelu".
+      activation: of the MLPs, one of `layers.dense.ACTIVATIONS`.
       norm_epsilon: of the LayerNorms.
       class_token: a learned token before the patches.
       patch_bias: whether the patch embedding has a bias.

@@ -147,7 +147,9 @@ def test_without_video_it_is_the_language_model_and_the_anchors_are_the_tower_s(
     wanted = alone.apply({"params": weights}, slots, method=lambda m, ids: m.logits(m(ids)))
     tree = _with_closed_gates(params)
     for video in no_tokens(model.config, 2):
-        found = model.apply({"params": tree}, video, slots, np.full(2, 4), method=lambda m, *a: m._logits(m.hidden(*a)))
+        found = model.apply(
+            {"params": tree}, video, slots, np.full(2, 4), method=lambda m, *a: m.language.logits(m.hidden(*a))
+        )
         np.testing.assert_allclose(found[..., : wanted.shape[-1]], wanted, atol=2e-5)
 
 
@@ -219,6 +221,6 @@ def test_from_what_transformers_wrote_it_sees_and_speaks_as_transformers_does(tm
     tree = _with_closed_gates(params)
     for video in no_tokens(task.config, 2):
         found = jax.jit(
-            lambda p, *a: task.model.apply({"params": p}, *a, method=lambda m, *b: m._logits(m.hidden(*b)))
+            lambda p, *a: task.model.apply({"params": p}, *a, method=lambda m, *b: m.language.logits(m.hidden(*b)))
         )(tree, video, slots, np.full(2, 4))
         assert np.abs(np.asarray(found)[..., :64] - wanted).max() <= 1e-4

@@ -111,8 +111,9 @@ def test_clips_made_ahead_are_those_of_the_source():
     made = list(world_records(WorldConfig(), 3, 70))
     assert len(made) == 70
     for index in (0, 69):
-        ((_, key, record),) = WorldSource(WorldConfig(), 3, 70).items(index, index + 1)
-        assert made[index].key == key
+        (item,) = WorldSource(WorldConfig(), 3, 70).items(index, index + 1)
+        record = item.content
+        assert made[index].key == item.key
         np.testing.assert_array_equal(made[index].frames, record.frames)
         assert (made[index].words, made[index].events) == (record.words, record.events)
 

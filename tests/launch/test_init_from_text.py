@@ -115,7 +115,7 @@ def same_next_token_logits(config, task, params, model, tokens):
     @jax.jit
     def logits(params, video, slots, delay):
         def both(m):
-            return m._logits(m.hidden(video, slots, delay))
+            return m.language.logits(m.hidden(video, slots, delay))
 
         return module.apply({"params": params}, method=both)
 

@@ -124,7 +124,7 @@ def test_weights_that_make_no_mixture_are_refused(text):
 @pytest.mark.parametrize(
     ("flag", "code", "said"),
     [
-        ("--config.data.dirs=nowhere", EXIT_MISFIT, "error: nowhere"),
+        ("--config.data.dirs=nowhere", EXIT_MISFIT, "error: there is no folder nowhere"),
         ("--config.frame_px=100", EXIT_MISFIT, "--config.frame_px=96 would fit"),
         ("--config.text_tokenizer=no/tokenizer.json", EXIT_MISFIT, "there is no such file or folder; pass"),
         ("--config.stage=dulpex", EXIT_MISFIT, "there are clip, bflow, vlm, duplex"),

@@ -348,9 +348,9 @@ def test_videos_come_from_anywhere_with_names_of_their_own(dialog, tmp_path):
 
 def test_clips_of_the_world_are_the_evaluated_ones(tmp_path):
     (only,) = collect_videos("", tmp_path, world_clips=1, look="rich", clip_s=12.0, seed=3)
-    ((_, _, record),) = WorldSource(WorldConfig(look="rich"), 3, 1).items(0, 1)
+    (item,) = WorldSource(WorldConfig(look="rich"), 3, 1).items(0, 1)
     assert only.name == "rich world, clip 0"
-    assert only.events == tuple(record.events)
+    assert only.events == tuple(item.content.events)
     assert all(isinstance(event, Event) for event in only.events)
     with VideoReader(only.source, Clock(), 64) as reader:
         assert len(list(reader)) == Clock().ticks_in(12.0)

@@ -174,7 +174,7 @@ def test_every_parameter_has_a_place_on_the_mesh():
         ({"pool": "max"}, "pool is one of"),
         ({"pool": "class"}, "needs class_token"),
         ({"pool": "none"}, "without a pool"),
-        ({"activation": "relu"}, "activation is one of"),
+        ({"activation": "swish"}, "activation is one of"),
         ({"heads": 5}, "multiple of heads"),
         ({"heads": 4, "rotary": True}, "a multiple of 4 wide, not 6"),
         ({"pool_heads": 5}, "multiple of pool_heads"),
