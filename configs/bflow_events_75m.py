@@ -114,7 +114,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         scale_init=14.3,
     )
     # Half a batch backwards and a quarter with another's motion would cost as much again; there are negatives enough.
-    c.counterfeits = config_dict.create(backward_every=4, swapped_every=8)
+    c.hard_negatives = config_dict.create(backward_every=4, swapped_every=8)
     c.prediction = config_dict.create(
         places=8,
         horizon_s=(0.0, 0.64, 1.28),

@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         band_s=0.4,  # between bags of one video that are compared
         scale_init=14.3,
     )
-    c.counterfeits = config_dict.create(backward_every=2, swapped_every=4)  # every n-th clip; 0 for none
+    c.hard_negatives = config_dict.create(backward_every=2, swapped_every=4)  # every n-th clip; 0 for none
     c.prediction = config_dict.create(
         places=4,
         horizon_s=(0.0, 0.64),

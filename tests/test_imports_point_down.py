@@ -6,6 +6,7 @@ tokenizer -> towers -> layers -> the ground.
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,6 +200,42 @@ def test_file_is_about_one_thing(file: str):
         if isinstance(node, ast.ClassDef) and JUNK_CLASSES.search(node.name)
     ]
     assert not drawers, f"{file}: {drawers} name no thing; say what it is about"
+
+
+# Names of packages that differ from those of their modules; "-" and "_" are the same.
+MODULES = {
+    "absl-py": "absl", "opencv-python-headless": "cv2", "orbax-checkpoint": "orbax", "apache-beam": "apache_beam",
+    "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
+}  # fmt: skip
+LIBRARY_EXTRAS = ("live", "data")
+
+
+def declared() -> tuple[set[str], set[str]]:
+    """Modules of the packages in setup.py: of the plain install, and of the extras that the library imports from."""
+    wanted = ("INSTALL_REQUIRES", "CAPTIONS", "LIVE", "EXTRAS_REQUIRE")
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    named = [node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id in wanted]
+    values: dict[str, object] = {}
+    exec(compile(ast.Module(named, []), "setup.py", "exec"), values)
+
+    def modules(requirements: list[str]) -> set[str]:
+        names = {re.split(r"[\[>=<]", requirement)[0].replace("_", "-").lower() for requirement in requirements}
+        return {MODULES.get(name, name.replace("-", "_")) for name in names} - {None}
+
+    extras = values["EXTRAS_REQUIRE"]
+    return modules(values["INSTALL_REQUIRES"]), {module for name in LIBRARY_EXTRAS for module in modules(extras[name])}
+
+
+def test_what_is_imported_is_declared_and_what_is_required_is_imported():
+    imported = {
+        module.split(".")[0]
+        for file in files_of(("mmduplex_jax", "data_pipelines"))
+        for _, module in imports(file, (ROOT / file).read_text(encoding="utf-8"))
+    }
+    theirs = {module.lower() for module in imported - set(PACKAGES) - sys.stdlib_module_names}
+    required, optional = declared()
+    assert theirs - required - optional == set(), "imported, but not in setup.py"
+    assert required - theirs == set(), "required by setup.py, but never imported"
 
 
 def test_nothing_names_a_path_of_one_machine():

@@ -32,6 +32,7 @@ _WRITTEN_HERE = ("layout_version", "dtype", "params_sha256", "tensors")
 # Beginnings of parameters' paths, and fields of configs, in layout 2 and what they are called since.
 _RENAMED_PARAMETERS = {"ahead/": "future_word_head/", "tokenizer/flows/told/": "tokenizer/flows/features/"}
 _RENAMED_FIELDS = {
+    "counterfeits": "hard_negatives",
     "loss.ahead_s": "loss.future_word_horizon_s",
     "loss.ahead_weight": "loss.future_word_weight",
     "loss.drop_anchor_tail": "loss.nested_dropout",

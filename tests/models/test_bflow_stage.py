@@ -62,7 +62,7 @@ def test_what_is_not_known_teaches_nothing_about_words():
     batch["slot_valid"][3] = False
     (value, metrics), grads = loss(params, batch, RNG)
     assert float(metrics["moments"]) == 15
-    # The third row is imitated by no counterfeit; its frames and words can be anything.
+    # The third row is imitated by no hard negative; its frames and words can be anything.
     other = {name: array.copy() for name, array in batch.items()}
     other["frames"][3], other["slots"][3] = 0, task.config.marks.pad_id
     (same, _), same_grads = loss(params, other, RNG)
@@ -149,7 +149,7 @@ def test_some_anchors_lose_their_tail():
         ({"align__bag_s": 0.0}, "needs bag_s of a step at least"),
         ({"align__band_s": -0.5}, "band_s not negative"),
         ({"events__interval_s": 6.0}, r"interval_s \(6.0\) is longer than config.data.clip_s"),
-        ({"counterfeits__backward_every": -1}, "every n-th clip, n from 1 on, or 0 for none"),
+        ({"hard_negatives__backward_every": -1}, "every n-th clip, n from 1 on, or 0 for none"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, said):

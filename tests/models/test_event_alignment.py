@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.bflow.event_alignment import Counterfeits, align, compared_bags
+from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align, compared_bags
 from mmduplex_jax.stages.bflow.word_bags import Bags
 
 BATCH, MOMENTS, WIDTH, SCALE = 3, 4, 6, 5.0
@@ -24,12 +24,12 @@ def batch(seed=0):
     said = known & (rng.random((BATCH, MOMENTS)) < 0.8)
     label = np.where(said, rng.integers(0, 9, (BATCH, MOMENTS)), 0).astype(np.int32)
     bags = Bags(jnp.zeros((BATCH, MOMENTS, 1), bool), jnp.asarray(said), jnp.asarray(known), jnp.asarray(label))
-    backward = Counterfeits(unit(rng, 2, MOMENTS), np.array([0, 2]), rng.random((2, MOMENTS, MOMENTS)) < 0.5)
-    swapped = Counterfeits(unit(rng, 1, MOMENTS), np.array([1]), np.eye(MOMENTS, dtype=bool)[None])
+    backward = HardNegatives(unit(rng, 2, MOMENTS), np.array([0, 2]), rng.random((2, MOMENTS, MOMENTS)) < 0.5)
+    swapped = HardNegatives(unit(rng, 1, MOMENTS), np.array([1]), np.eye(MOMENTS, dtype=bool)[None])
     return unit(rng, BATCH, MOMENTS), unit(rng, BATCH, MOMENTS), bags, (backward, swapped)
 
 
-def by_hand(event, bag, bags, counterfeits):
+def by_hand(event, bag, bags, hard_negatives):
     """Every sum written out, in float64."""
     event, bag = event.astype(float), bag.astype(float)
     places = [(clip, moment) for clip in range(BATCH) for moment in range(MOMENTS)]
@@ -51,7 +51,7 @@ def by_hand(event, bag, bags, counterfeits):
         others = [SCALE * event[other] @ bag[place] for other in places if other != place and counts(other, place)]
         fakes = [
             SCALE * kind.event[row, other] @ bag[place]
-            for kind in counterfeits
+            for kind in hard_negatives
             for row in range(len(kind.row))
             for other in range(MOMENTS)
             if kind.row[row] == place[0] and kind.against[row, place[1], other]
@@ -66,14 +66,14 @@ def by_hand(event, bag, bags, counterfeits):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_mean_over_what_is_said(seed):
-    event, bag, bags, counterfeits = batch(seed)
-    found = jax.jit(lambda e, b: align(e, b, bags, CENTRES, APART, counterfeits, SCALE))(event, bag)
-    loss, matched, in_video = by_hand(event, bag, bags, counterfeits)
+    event, bag, bags, hard_negatives = batch(seed)
+    found = jax.jit(lambda e, b: align(e, b, bags, CENTRES, APART, hard_negatives, SCALE))(event, bag)
+    loss, matched, in_video = by_hand(event, bag, bags, hard_negatives)
     np.testing.assert_allclose(found.loss, loss, rtol=1e-6)
     assert float(found.moments) == int(bags.said.sum())
     np.testing.assert_allclose(found.matched, matched, rtol=1e-6)
     np.testing.assert_allclose(found.in_video, in_video, rtol=1e-6)
-    for kind, refused in zip(counterfeits, found.refused):
+    for kind, refused in zip(hard_negatives, found.refused):
         wins = []
         for row, clip in enumerate(kind.row):
             for moment in np.flatnonzero(np.asarray(bags.said[clip]) & kind.against[row].any(axis=1)):
@@ -99,12 +99,12 @@ def test_near_moments_and_the_same_words_are_neither_right_nor_wrong():
 
 
 def test_a_moment_that_is_not_known_takes_no_part():
-    event, bag, bags, counterfeits = batch()
+    event, bag, bags, hard_negatives = batch()
     known = np.asarray(bags.known).copy()
     assert bags.said[1, 2]
     known[1, 2] = False
     fewer = bags._replace(known=jnp.asarray(known), said=bags.said & known)
-    loss = lambda e, b: align(e, b, fewer, CENTRES, APART, counterfeits, SCALE).loss
+    loss = lambda e, b: align(e, b, fewer, CENTRES, APART, hard_negatives, SCALE).loss
     event_grad, bag_grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(event, bag)
     assert not event_grad[1, 2].any()
     assert not bag_grad[1, 2].any()
@@ -112,20 +112,20 @@ def test_a_moment_that_is_not_known_takes_no_part():
 
 
 def test_nothing_said_is_no_loss():
-    event, bag, bags, counterfeits = batch()
+    event, bag, bags, hard_negatives = batch()
     silent = bags._replace(said=jnp.zeros_like(bags.said))
-    loss = lambda e: align(e, bag, silent, CENTRES, APART, counterfeits, SCALE).loss
+    loss = lambda e: align(e, bag, silent, CENTRES, APART, hard_negatives, SCALE).loss
     value, grad = jax.jit(jax.value_and_grad(loss))(event)
     assert float(value) == 0
     assert not grad.any()
 
 
 def test_the_right_answer_lowers_it():
-    """Event tokens that are their bags, and counterfeits that are other things, leave little to be surprised at."""
-    _, bag, bags, counterfeits = batch()
+    """Event tokens that are their bags, and hard negatives that are other things, leave little to be surprised at."""
+    _, bag, bags, hard_negatives = batch()
     judge = jax.jit(lambda b, fakes: align(b, b, bags, CENTRES, APART, fakes, 50.0))
-    good = judge(bag, counterfeits)
+    good = judge(bag, hard_negatives)
     assert float(good.matched) == float(good.in_video_matched) == 1
-    fooled = tuple(kind._replace(event=bag[kind.row]) for kind in counterfeits)
+    fooled = tuple(kind._replace(event=bag[kind.row]) for kind in hard_negatives)
     assert float(judge(bag, fooled).loss) > float(good.loss) + 0.1
     assert float(judge(bag, fooled).refused[1]) == 0

@@ -1,5 +1,6 @@
 """What a fusion must do."""
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar, Generic, TypeVar
 
@@ -42,14 +43,15 @@ class Fusion(nn.Module, Generic[S]):
         return {}
 
     @classmethod
+    @abc.abstractmethod
     def video_width(cls, text: StackConfig, video: StackConfig) -> int:
         """W, the width of what `embed` makes of video tokens."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def embed(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N W"]:
         """Video tokens as the fusion takes them; what the event memory finds is added to it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(
         self, text: Float[Array, "B S D"], video: Float[Array, "B N W"], step: Int32[Array, "B N"], valid: Array
     ) -> Float[Array, "B S D"]:
@@ -61,20 +63,19 @@ class Fusion(nn.Module, Generic[S]):
           step: of the video tokens' ticks.
           valid: bool `[B, N]`, which of them exist.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def initial_state(self, batch: int) -> S:
         """What `batch` streams remember at first."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def video_step(
         self, state: S, video: Float[Array, "B M W"], step: Int32[Array, "B M"], valid: Bool[Array, "B M"]
     ) -> S:
         """Takes in a tick's video tokens; those of rows that take no part are not valid."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def text_step(
         self, state: S, text: Float[Array, "B 1 D"], step: Int32[Array, "B 1"], active: Bool[Array, "B 1"]
     ) -> tuple[S, Float[Array, "B 1 D"]]:
         """One step of the text stream of the rows that are active: the state and hidden states."""
-        raise NotImplementedError

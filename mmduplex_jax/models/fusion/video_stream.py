@@ -1,5 +1,6 @@
 """A causal video stream whose vectors become keys and values for text: what `cross` and `sum` share."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,21 +60,21 @@ class VideoStreamFusion(Fusion[VideoStreamState]):
         return video.width
 
     @property
+    @abc.abstractmethod
     def readers(self) -> int:
         """Layers that attend to video, each to keys and values of its own."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pairs(self, keys: Float[Array, "L B N G E"], values: Float[Array, "L B N G E"]) -> Any:
         """Keys and values of a whole clip, as `text_hidden` takes them."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def empty_projected(self, batch: int, size: int) -> KVCache:
         """A cache for them; its layers are as `pairs` makes them."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def text_hidden(self, text: Array, step: Array, cross_mask: Array, pairs: Any, cache: KVCache | None, active: Any):
         """The text's cache (None over whole clips) and hidden states."""
-        raise NotImplementedError
 
     def embed(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B N W"]:
         return self.video_in(tokens)

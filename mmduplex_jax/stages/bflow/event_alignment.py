@@ -4,8 +4,8 @@ A moment's event token must find its bag of words among all bags, and the bag it
 as in CLIP, Radford et al., 2021). Other moments of the same video are among the others: they look alike, and only what
 happens differs. Moments so near that their bags overlap, and bags of the same words, are neither right nor wrong.
 
-A bag must also refuse counterfeits, which differ from what it describes in nothing but the arrow of time or the motion:
-the clip played backwards, and the clip with another's motion (after the arrow of time of Wei et al., 2018).
+A bag must also refuse hard negatives, which differ from what it describes in nothing but the arrow of time or the
+motion: the clip played backwards, and the clip with another's motion (after the arrow of time of Wei et al., 2018).
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from mmduplex_jax.stages.bflow.word_bags import Bags
 from mmduplex_jax.typing import Array, Bool, Float, Int
 
 
-class Counterfeits(NamedTuple):
+class HardNegatives(NamedTuple):
     """Event tokens of clips that look like some of the batch, and are not.
 
     Attributes:
@@ -39,10 +39,10 @@ class Alignment(NamedTuple):
     Attributes:
       loss: a mean over moments at which something is said.
       moments: how many those are.
-      matched: share of bags whose own event token is the nearest of all that count, counterfeits left out.
+      matched: share of bags whose own event token is the nearest of all that count, hard negatives left out.
       in_video: moments of the same video that a bag is compared with, its own left out, on average.
       in_video_matched: share of bags whose own event token is nearer than those.
-      refused: share of bags that prefer their own event token to every counterfeit, one a kind of counterfeit.
+      refused: share of bags that prefer their own event token to every hard negative, one a kind of hard negative.
     """
 
     loss: Float[Array, ""]
@@ -78,7 +78,7 @@ def align(
     bags: Bags,
     centre_step: Int[np.ndarray, "X"],
     apart_steps: int,
-    counterfeits: tuple[Counterfeits, ...],
+    hard_negatives: tuple[HardNegatives, ...],
     scale: Float[Array, ""],
 ) -> Alignment:
     """The loss of a batch.
@@ -89,7 +89,7 @@ def align(
       bags: what is said, and what of it is known.
       centre_step: of a clip's bags.
       apart_steps: see `compared_bags`.
-      counterfeits: one entry a kind.
+      hard_negatives: one entry a kind.
       scale: factor of the cosines.
     """
     batch, moments = bags.said.shape
@@ -102,7 +102,7 @@ def align(
     among_bags = jax.nn.logsumexp(masked, axis=1)
     among_events = jax.nn.logsumexp(masked, axis=0)
     refused = []
-    for kind in counterfeits:
+    for kind in hard_negatives:
         against = scale * jnp.einsum("cxf,cyf->cxy", bag[kind.row], kind.event, precision="highest")
         against = jnp.where(kind.against, against, MASKED)
         none = jnp.full((batch, moments), MASKED)

@@ -54,7 +54,7 @@ class AlignConfig:
                 f"{self.reach_steps}, {self.lag_steps} and {self.apart_steps - 2 * self.reach_steps} steps"
             )
         if min(self.backward_every, self.swapped_every) < 0:
-            raise ValueError("config.counterfeits: every n-th clip, n from 1 on, or 0 for none")
+            raise ValueError("config.hard_negatives: every n-th clip, n from 1 on, or 0 for none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Compared(NamedTuple):
     """What the model gives for a batch; the loss decides what is right.
 
     Attributes:
-      tokens: of the clips and, after them, of the counterfeits.
+      tokens: of the clips and, after them, of the hard negatives.
       event: `[B + C, X, F]`, event tokens' embeddings, of length 1.
       bag: `[B, X, F]`, of length 1.
       named: `[B, X, V]`, logits of the words that are said around each moment.
@@ -142,7 +142,7 @@ class EventModel(nn.Module):
         """Everything that the loss compares.
 
         Args:
-          frames: the batch's clips and, after them, counterfeits.
+          frames: the batch's clips and, after them, hard negatives.
           motion_from, anchor_keep: see `BFlow`.
           slots, member: of the batch's clips: which of their tokens are in which bag (`word_bags.gather_bags`).
           moments: of the batch's clips, where the picture is predicted.

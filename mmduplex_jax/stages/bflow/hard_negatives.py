@@ -1,4 +1,4 @@
-"""Counterfeits: clips that show the same things, and not what was said of them.
+"""Hard negatives: clips that show the same things, and not what was said of them.
 
 Backwards: what entered leaves. With another's motion: what is seen is the same, and how it moves is not.
 """
@@ -34,7 +34,7 @@ def choose_rows(batch: int, backward_every: int, swapped_every: int) -> Rows:
     if len(swapped) and batch < 2:
         raise ValueError(
             "a batch of one clip has no other whose motion it could have: set config.data.batch_size to 2 or more, or "
-            "config.counterfeits.swapped_every=0"
+            "config.hard_negatives.swapped_every=0"
         )
     return Rows(backward, swapped)
 

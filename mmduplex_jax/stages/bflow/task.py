@@ -1,6 +1,6 @@
 """The `bflow` stage: the tokenizer learns what happens from words that are timed to a second.
 
-Event tokens must find the words that are said around them and refuse counterfeits of their clip
+Event tokens must find the words that are said around them and refuse hard negatives of their clip
 (`event_alignment.py`); they also name these words. Tokens must hold what will be seen (`prediction.py`). A duplex may
 begin with what the tokenizer has learned (`config.init_from.tokenizer`).
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.bflow.event_alignment import Counterfeits, align
+from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align
 from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
 from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
 from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_rows, known_end, mirrored_moments
@@ -75,7 +75,7 @@ class BFlowTask:
         Metrics: `align`, `name_nll` (nats a word) and `predict`, the losses; `moments`, at which something is said;
           `matched` and `in_video_matched`, shares of bags that find their event token among all and among those of
           their video; `in_video`, how many of these there are; `backward_refused` and `swapped_refused`, shares of bags
-          that prefer it to the counterfeits'; `explained`, the share of the targets' variance that is predicted;
+          that prefer it to the hard negatives'; `explained`, the share of the targets' variance that is predicted;
           `video_tokens` a clip.
         """
         c = self.config
@@ -96,8 +96,8 @@ class BFlowTask:
         found = self.model.apply(
             {"params": params}, jnp.concatenate(shown), motion_from, keep, slots, bags.member, moments
         )
-        counterfeits = self._counterfeits(found.event[rows:], fakes, end_tick)
-        aligned = align(found.event[:rows], found.bag, bags, centres, c.align.apart_steps, counterfeits, found.scale)
+        hard_negatives = self._hard_negatives(found.event[rows:], fakes, end_tick)
+        aligned = align(found.event[:rows], found.bag, bags, centres, c.align.apart_steps, hard_negatives, found.scale)
         name_nll = _naming_error(found.named, slots, bags)
         loss = self.align_weight * aligned.loss + self.name_weight * name_nll
         metrics = {"align": aligned.loss, "name_nll": name_nll}
@@ -118,16 +118,16 @@ class BFlowTask:
             "tokens": video_tokens + bags.member.any(axis=1).sum().astype(jnp.float32),
         }
 
-    def _counterfeits(
+    def _hard_negatives(
         self, event: Float[Array, "C X F"], fakes: Rows, end_tick: Int32[Array, "B"]
-    ) -> tuple[Counterfeits, ...]:
+    ) -> tuple[HardNegatives, ...]:
         c = self.config
         steps, centres = c.event_steps(self.ticks), c.bag_centres(self.ticks)
         backward, swapped = event[: len(fakes.backward)], event[len(fakes.backward) :]
         last_step = (end_tick[fakes.backward] - 1) * c.clock.video_stride
         seen = mirrored_moments(centres, steps, last_step, c.events.reader.window_steps)
         same = jnp.broadcast_to(jnp.eye(len(steps), dtype=bool), (len(fakes.swapped), len(steps), len(steps)))
-        both = (Counterfeits(backward, fakes.backward, seen), Counterfeits(swapped, fakes.swapped, same))
+        both = (HardNegatives(backward, fakes.backward, seen), HardNegatives(swapped, fakes.swapped, same))
         return tuple(kind for kind in both if len(kind.row))
 
 
@@ -153,7 +153,7 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
         )
     clock = Clock(**config.clock)
     tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock)
-    align, fakes = config.align, config.counterfeits
+    align, fakes = config.align, config.hard_negatives
     reach = clock.steps_in(align.bag_s)
     model = EventModelConfig(
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""Counterfeits: which clips, played how, and which of their moments could be mistaken for which."""
+"""Hard negatives: which clips, played how, and which of their moments could be mistaken for which."""
 
 import numpy as np
 import pytest
