@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -248,30 +249,55 @@ def _write_by_processes(
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(writer, written, stop))
     waiting = iter(todo)
     running: set[Future[Shard]] = set()
+    with _ctrl_c_noted() as raise_if_interrupted:
+        try:
+            while True:
+                raise_if_interrupted()
+                # A few ahead of the workers and no more: each wait looks at all that were handed in.
+                for task in waiting:
+                    with _workers_deaf_to_ctrl_c():
+                        running.add(pool.submit(_write_in_worker, task))
+                    if len(running) >= 2 * workers:
+                        break
+                if not running:
+                    return
+                finished, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                units, ticks = written[:]
+                on_written(units - reported_units, ticks - reported_ticks)
+                reported_units, reported_ticks = units, ticks
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise ShardError(
+                "a worker process died, out of memory perhaps. Finished shards are kept: run the same command again, "
+                "with fewer workers if it happens again"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_noted() -> Iterator[Callable[[], None]]:
+    """Notes Ctrl-C while it is entered; what it gives raises KeyboardInterrupt if there was one.
+
+    An exception that a signal raises in the middle of what waits for processes leaves a lock held behind it, and then
+    the end waits for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # only the main thread hears signals
+        return
+    received = threading.Event()
+
+    def raise_if_interrupted() -> None:
+        if received.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, lambda *_: received.set())
     try:
-        while True:
-            # A few ahead of the workers and no more: each wait looks at all that were handed in.
-            for task in waiting:
-                with _workers_deaf_to_ctrl_c():
-                    running.add(pool.submit(_write_in_worker, task))
-                if len(running) >= 2 * workers:
-                    break
-            if not running:
-                return
-            finished, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            units, ticks = written[:]
-            on_written(units - reported_units, ticks - reported_ticks)
-            reported_units, reported_ticks = units, ticks
-            for future in finished:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise ShardError(
-            "a worker process died, out of memory perhaps. Finished shards are kept: run the same command again, "
-            "with fewer workers if it happens again"
-        ) from error
+        yield raise_if_interrupted
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

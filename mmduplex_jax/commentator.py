@@ -1,14 +1,16 @@
 """A model that commentates: `load` one and let it watch a file, an address, a camera, or your own frames.
 
-import mmduplex_jax as mm
+    import mmduplex_jax as mm
 
-model = mm.load()                                 # the shipped model, or a folder
-for word in model.commentate("video.mp4"):        # words with the time of the picture and of being said
-    print(word)
+    model = mm.load()  # the shipped model, or a folder
+    for word in model.commentate("video.mp4"):  # words with the time of the picture and of being said
+        print(word)
 
-stream = model.stream()
-words = stream.push(frame, t_s)                   # one's own frames, RGB uint8 of any size
-words += stream.close()
+    stream = model.stream()
+    words = stream.push(frame, t_s)  # one's own frames, RGB uint8 of any size
+    words += stream.close()
+
+All times are in seconds.
 """
 
 import contextlib

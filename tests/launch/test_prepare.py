@@ -111,8 +111,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
-def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group):
+@pytest.mark.parametrize(("group", "times"), [(False, 1), (True, 1), (True, 5)], ids=["parent", "group", "impatient"])
+def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group, times):
     out = tmp_path / "world"
     with subprocess.Popen(
         [sys.executable, "-c", HEED_CTRL_C, *command(out, *SMALL, "--config.clips=2000", "--workers=2")],
@@ -124,8 +124,14 @@ def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group):
     ) as process:
         while process.poll() is None and not list(out.glob("shard-*")):
             time.sleep(0.02)
-        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-        errors = process.communicate(timeout=30)[1]
+        for _ in range(times):
+            (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        try:
+            errors = process.communicate(timeout=120)[1]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     assert process.returncode == 130
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors
