@@ -5,7 +5,7 @@ One table of patterns serves both ways. In a pattern `{s}` is the subject ("red 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from data_pipelines.schema import Event, Word
 from data_pipelines.world.config import LOOKS, WorldConfig
@@ -129,8 +129,23 @@ def split_phrases(words: Sequence[tuple[str, float]]) -> list[tuple[Attributes |
       (attributes, start in seconds, text) of each phrase. Words that belong to none are phrases too, with attributes
       None: as many as stand together without a pause.
     """
+    return cut_phrases(words, _parse, sorted(_patterns_by_length(), reverse=True))
+
+
+def cut_phrases(
+    words: Sequence[tuple[str, float]], parse: Callable[[tuple[str, ...]], Attributes | None], lengths: Sequence[int]
+) -> list[tuple[Attributes | None, float, str]]:
+    """What `split_phrases` does, for any grammar.
+
+    Args:
+      words: (text, start in seconds), in order.
+      parse: the attributes that words say, None if they are no phrase.
+      lengths: how many words a phrase may have, longest first.
+
+    Returns:
+      As `split_phrases`.
+    """
     phrases: list[tuple[Attributes | None, float, str]] = []
-    lengths = sorted(_patterns_by_length(), reverse=True)
     strays: list[tuple[str, float]] = []
 
     def close_strays():
@@ -145,7 +160,7 @@ def split_phrases(words: Sequence[tuple[str, float]]) -> list[tuple[Attributes |
         for length in lengths:
             candidate = words[first : first + length]
             unbroken = all(b[1] - a[1] <= PAUSE_S for a, b in zip(candidate, candidate[1:]))
-            attributes = _parse(tuple(text for text, _ in candidate)) if len(candidate) == length and unbroken else None
+            attributes = parse(tuple(text for text, _ in candidate)) if len(candidate) == length and unbroken else None
             if attributes is not None:
                 close_strays()
                 phrases.append((attributes, candidate[0][1], " ".join(text for text, _ in candidate)))
