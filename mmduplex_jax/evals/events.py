@@ -248,12 +248,15 @@ def latency_s(scores: Sequence[ClipScore]) -> dict[str, float | None]:
 
 
 def busy_spans_s(
-    events: Sequence[Event], duration_s: float, window: Window, phrase_s: float = PHRASE_S
+    events: Sequence[Event], duration_s: float, window: Window, phrase_s: float = PHRASE_S, before_s: float = 0.0
 ) -> list[tuple[float, float]]:
-    """Spans in which a phrase may start or go on: from each event to the end of its window and of a phrase; merged."""
+    """Spans in which a phrase may start or go on, merged.
+
+    Each is from `before_s` before an event to the end of its window and of a phrase.
+    """
     merged: list[tuple[float, float]] = []
     for t_s in sorted(event.t_s for event in events):
-        start_s, end_s = max(t_s, 0.0), min(t_s + window.latest_s + phrase_s, duration_s)
+        start_s, end_s = max(t_s - before_s, 0.0), min(t_s + window.latest_s + phrase_s, duration_s)
         if start_s >= end_s:
             continue
         if merged and start_s <= merged[-1][1]:
@@ -269,9 +272,10 @@ def score_quiet(
     duration_s: float,
     window: Window = TWO_SECONDS,
     phrase_s: float = PHRASE_S,
+    before_s: float = 0.0,
 ) -> QuietScore:
-    """Counts one clip's quiet seconds and the phrases that start in them, whatever they say."""
-    busy = busy_spans_s(events, duration_s, window, phrase_s)
+    """Counts one clip's quiet seconds and the phrases that start in them, whatever they say; see `busy_spans_s`."""
+    busy = busy_spans_s(events, duration_s, window, phrase_s, before_s)
     quiet_s = duration_s - sum(end_s - start_s for start_s, end_s in busy)
     inside = [phrase for phrase in phrases if 0 <= phrase.start_s < duration_s]
     alarms = sum(not any(start_s <= phrase.start_s < end_s for start_s, end_s in busy) for phrase in inside)

@@ -205,7 +205,7 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
     """The report as aligned text; "-" where there is nothing to say."""
     quartiles = "  ".join(f"{tokens:.1f}" for tokens in report["tokens_per_s_by_motion_quartile"])
     tail = [
-        f"word NLL {_cell(report['word_nll'], '.3f')} nats a token (teacher-forced)",
+        f"word NLL {cell(report['word_nll'], '.3f')} nats a token (teacher-forced)",
         f"video tokens {report['tokens_per_s']:.1f} a second; in seconds from still to moving: {quartiles}",
     ]
     if report["clips_too_short"]:
@@ -214,9 +214,9 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
     if not report["controls"]:
         lines = ["no clip lists its events: scored against the clips' own words"]
         for unit in ("word", "phrase"):
-            lines += ["", _aligned(_score_rows(words[unit], f"{name}, every {unit}")), "", _spread_line(words[unit])]
+            lines += ["", aligned(_score_rows(words[unit], f"{name}, every {unit}")), "", _spread_line(words[unit])]
         return "\n".join([*lines, "", f"{report['clips']} clips", *tail])
-    lines = [_aligned(_score_rows(report, name)), ""]
+    lines = [aligned(_score_rows(report, name)), ""]
     lines.append(
         f"{report['clips']} clips, {report['events']} events, {report['phrases']} phrases, "
         f"{report['quiet_minutes']:.1f} quiet minutes"
@@ -233,15 +233,15 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
     kinds = [["event", "F1", "precision", "recall", "how many"]]
     for kind, scores in sorted(report["f1_by_kind"].items(), key=lambda item: -item[1]["f1"]):
         kinds.append(
-            [kind, *(_cell(scores[key], ".3f") for key in ("f1", "precision", "recall")), str(scores["events"])]
+            [kind, *(cell(scores[key], ".3f") for key in ("f1", "precision", "recall")), str(scores["events"])]
         )
-    return "\n".join([*lines, *tail, "", _aligned(kinds)])
+    return "\n".join([*lines, *tail, "", aligned(kinds)])
 
 
 def _score_rows(scores: dict[str, Any], name: str) -> list[list[str]]:
     rows = [["", *(title for _, title, _ in _COLUMNS)]]
     for label, values in [(name, scores), *scores["controls"].items()]:
-        rows.append([label, *(_cell(values[key], spec) for key, _, spec in _COLUMNS)])
+        rows.append([label, *(cell(values[key], spec) for key, _, spec in _COLUMNS)])
     return rows
 
 
@@ -253,11 +253,12 @@ def _spread_line(scores: dict[str, Any]) -> str:
     )
 
 
-def _cell(value: float | None, spec: str) -> str:
+def cell(value: float | None, spec: str) -> str:
+    """A figure in a table; "-" where there is none."""
     return "-" if value is None else format(value, spec)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """First column to the left, the others to the right; a rule under the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
