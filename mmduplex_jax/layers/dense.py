@@ -13,6 +13,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "silu": nn.silu,
 }
 

@@ -18,11 +18,13 @@ _VIEWS = frozenset({"reshape", "squeeze", "expand_dims", "stop_gradient", "broad
 _RECOMPUTED = "rematted_computation"
 _TRANSFORMS = frozenset({"jvp", "transpose", "vmap", "checkpoint", _RECOMPUTED})
 _NAME = re.compile(r"[^/()]+")  # of `transpose(jvp(Model))/tokenizer/tokenizer.step`
+# The name scope in which `layers/convolution.py` multiplies for a depthwise convolution.
+_DEPTHWISE = "depthwise_products"
 LOSS = "loss"
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of matrix products; a multiply-add is two.
+    """Floating-point operations of matrix products and depthwise convolutions; a multiply-add is two.
 
     Attributes:
       by_scope: of the model, by name scope (`DualStream.told/tokenizer/anchors/tower`), of forward and backward passes
@@ -53,7 +55,7 @@ def count_flops(program: core.ClosedJaxpr) -> Flops:
     a `shard_map` counts on all devices that share its arguments.
 
     Raises:
-      ValueError: it has a convolution, which this does not know.
+      ValueError: it has a convolution of XLA's own, which this does not know.
     """
     by_scope, recomputed = _products(program.jaxpr)
     names: dict[str, float] = defaultdict(float)
@@ -80,8 +82,10 @@ def _products(jaxpr: core.Jaxpr) -> tuple[dict[str, float], float]:
             shape = _shape(eqn.invars[0])
             flops = 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[axis] for axis in contracted)
             by_scope[scope] += flops
+        elif eqn.primitive.name == "mul" and _DEPTHWISE in _NAME.findall(scope):
+            by_scope[scope] += 2.0 * math.prod(_shape(eqn.outvars[0]))  # each is added to a sum
         elif eqn.primitive.name == "conv_general_dilated":
-            raise ValueError("this count knows no convolutions, and the models have none")
+            raise ValueError("this count knows no such convolutions, and the models have none (layers/convolution.py)")
     for scope in [scope for scope in by_scope if _RECOMPUTED in _NAME.findall(scope)]:
         recomputed += by_scope.pop(scope)
     return by_scope, recomputed
