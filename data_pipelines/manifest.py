@@ -35,6 +35,8 @@ PREVIOUS_NAME = "previous"
 # What a description of a source says about its files (`sources.Listing`); other data may differ in nothing else.
 _OF_FILES = ("source.files", "num_units", "num_shards")
 _NAMES_SHOWN = 5
+# Of the world, those that show no real picture.
+_DRAWN_LOOKS = ("plain", "rich")
 
 
 class ShardError(RuntimeError):
@@ -125,6 +127,14 @@ class Manifest:
     def duration_s(self) -> float:
         """Seconds of video in all records."""
         return sum(shard.ticks for shard in self.shards) * self.clock.tick_s
+
+    @property
+    def cameras(self) -> tuple[str, ...] | None:
+        """Real cameras of which pictures are in the records, as the source names them; None where it does not say."""
+        if "cameras" in self.source:
+            return tuple(self.source["cameras"])
+        drawn = _is_of_the_world(self.source) and self.source["world"]["look"] in _DRAWN_LOOKS
+        return () if drawn else None
 
     def rejected_by_cause(self) -> dict[str, int]:
         return _sums(shard.rejected for shard in self.shards)

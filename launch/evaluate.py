@@ -8,6 +8,7 @@
     python -m launch.evaluate --data=shards/heldout              on clips you prepared with launch.prepare
     python -m launch.evaluate --tokenizer_control=zeroed         is it the video that it talks about?
     python -m launch.evaluate --pad_bias=1                       quieter: more precision, less recall
+    python -m launch.evaluate --data=real --root=DIR             on real videos with labelled events (docs/real.md)
 
 How it is scored. A phrase is right if all of it is (what happened, to what, where) and it starts within 2 seconds
 after the event, timed by the step at which its first word is known; each event counts once. Precision is the share of
@@ -21,6 +22,9 @@ How to read the table. `oracle` is the best that can be reached at this delay. A
 Clips that list no events, as captioned videos, are scored against their own words in the same way: each word, and each
 phrase (words without a pause of half a second between them), must be said from a second before to 2 seconds after its
 time. `oracle` says them as late as the model may.
+
+--data=real: videos as DIR/clips.jsonl labels them, watched live from begin to end. A phrase is right if kind and class
+are and it starts from 0.75 s before to 2 s after the label.
 
 --metrics=module:function (or file.py:function, several with commas) adds a score of your own: a function of what the
 model did on every clip that returns numbers by name (CONTRIBUTING.md, "Add an evaluation metric").
@@ -44,8 +48,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from data_pipelines.geometry import FITS
 from data_pipelines.manifest import ShardError
+from data_pipelines.video_source import VideoError
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
+from mmduplex_jax.evals.real_events import format_real_events
+from mmduplex_jax.pages.scores import real_events_page
+from mmduplex_jax.real_videos import REAL, SPLITS, evaluate_folder, watching_lines
 from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
@@ -59,12 +68,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
-    add(
-        "--data",
-        default=WORLD,
-        metavar="world|DIR",
-        help="new clips of the built-in world, or prepared shards (default: world)",
-    )
+    data = "new clips of the built-in world, labelled real videos, or prepared shards (default: world)"
+    add("--data", default=WORLD, metavar="world|real|DIR", help=data)
+    real = flags.add_argument_group("of --data=real").add_argument
+    real("--root", metavar="DIR", help="the folder with clips.jsonl and the videos that it labels")
+    real("--cameras", default="", metavar="REGEX", help="only cameras whose whole name matches")
+    real("--split", choices=SPLITS, default="all", help="cameras that training held back, or has seen (default: all)")
+    real("--fit", choices=FITS, help="of a wide picture: its centre, or all of it between bars (default: as usual)")
+    real("--page", metavar="FILE.html", help="also write a page with every label beside what was said")
     add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
     add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
@@ -80,6 +91,8 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Runs the model over the clips, with progress on stderr; returns the report and its table."""
     if args.clips < 1 or args.batch < 1:
         raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
+    if args.data == REAL:
+        return evaluate_real(args)
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint)
     config, stage = trained.config, trained.config.stage
@@ -98,6 +111,20 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return report, "\n".join([find_stage(stage).format_table(report), *metric_lines(report)])
 
 
+def evaluate_real(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The same over labelled real videos, of which --clips, --batch, --look and --metrics are not."""
+    if not args.root:
+        raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
+    trained = load_trained(args.checkpoint)
+    own = stage_options(trained.config.stage, vars(args))
+    report = evaluate_folder(
+        trained, args.root, split=args.split, cameras=args.cameras, fit=args.fit, seed=args.seed, **own
+    )
+    if args.page is not None:
+        real_events_page(report).save(args.page)
+    return report, "\n".join([format_real_events(report), "", *watching_lines(report)])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
     args = parse_args(parser(), argv)
@@ -105,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         report, table = evaluate(args)
-    except (OSError, ValueError, ShardError) as error:
+    except (OSError, ValueError, ShardError, VideoError) as error:
         print(f"launch.evaluate: {error}", file=sys.stderr)
         return 1
     write_json(args.json, report)

@@ -55,6 +55,7 @@ MAY_IMPORT = {
     _OURS + "stages": RUNNING,
     _OURS + "commentator": LIBRARY,
     _OURS + "planning": LIBRARY,
+    _OURS + "real_videos": LIBRARY | {_OURS + "commentator", _OURS + "planning"},
     _OURS + "pages": LIBRARY | {_OURS + "commentator"},
     # What clients and the server agree on: a client needs no JAX.
     _OURS + "serving.protocol": set(),
@@ -68,7 +69,8 @@ MAY_IMPORT = {
     "configs": set(),
     "launch": LIBRARY
     | SERVING
-    | {"mmduplex_jax", "configs", _OURS + "commentator", _OURS + "pages", _OURS + "planning"},
+    | {"mmduplex_jax", "configs"}
+    | {_OURS + name for name in ("commentator", "pages", "planning", "real_videos")},
 }
 ONLY_ORBAX = "mmduplex_jax/weights/checkpoint.py"
 JUNK_DRAWERS = re.compile(r"(^|_)(utils?|helpers?|common|managers?|misc)(_|$)")

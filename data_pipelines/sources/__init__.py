@@ -103,7 +103,11 @@ class Source(Protocol):
         """The number of units."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the items, as JSON values, for the manifest; with a fingerprint of the files that are read."""
+        """What decides the items, as JSON values, for the manifest; with a fingerprint of the files that are read.
+
+        `cameras` lists the names of all real cameras of which pictures are in the records, where they have names: a
+        training refuses data of cameras that it holds back (`config.data.held_cameras`).
+        """
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         """The items of the units `begin..end-1`, in the order of the units; of every unit at least one."""

@@ -18,8 +18,8 @@ What happens in the last 2 s of a clip is not asked for, see `mmduplex_jax/evals
 
 import collections
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -71,6 +71,32 @@ class LabelledClip:
     said: Sequence[Phrase]
     view: str = ""
     camera: str = ""
+
+
+class TimedPhrase(NamedTuple):
+    """What a control says: a whole phrase, and when it begins to be said, in the video's seconds."""
+
+    text: str
+    t_s: float
+
+
+class LiveControl(Protocol):
+    """Something else that watches a video and says what happens, in the words of `event_words`; a teacher run live.
+
+    It must be causal: a phrase depends on no picture that is later than its `t_s`.
+    """
+
+    @property
+    def gflop(self) -> float | None:
+        """Operations of all calls so far, in billions (a multiply-add is two); None where nobody counts."""
+
+    def __call__(self, frames: Iterable[np.ndarray], times_s: Iterable[float]) -> Sequence[TimedPhrase]:
+        """Watches one video from its begin.
+
+        Args:
+          frames: every picture in turn, RGB uint8 `[H, W, 3]`; they can be gone through once.
+          times_s: when each is shown, in seconds from the first; taken in step with `frames`, neither is held.
+        """
 
 
 class Claim(NamedTuple):
@@ -170,7 +196,8 @@ def score_real_events(
       `false_alarms_per_quiet_minute`, `quiet_minutes`; `latency_p50_s`, `latency_p90_s`; `colour` and `side` (`labels`
       among the pairs that know one, `said`, `right`, `accuracy` = right / labels, `precision` = right / said);
       `classes`, `kinds`, `views`, `by_clip`: rows; `intervals`: of the main figures, clips drawn with replacement;
-      and counts. Of the row of a kind the class does not count.
+      and counts. Of the row of a kind the class does not count. `lines` of a clip are its labels and phrases in the
+      order of time, a label and the phrase that names it in one.
 
     Raises:
       ValueError: no clip is long enough.
@@ -200,7 +227,10 @@ def score_real_events(
             for view in sorted({one.clip.view for one in read})
             for of_view in [[one for one in read if one.clip.view == view]]
         },
-        "by_clip": {one.clip.key: {"camera": one.clip.camera, **_summary([one])} for one in read},
+        "by_clip": {
+            one.clip.key: {"camera": one.clip.camera, "view": one.clip.view, **_summary([one]), "lines": _lines(one)}
+            for one in read
+        },
         "intervals": _intervals(read, seed, level, resamples),
         "clips": len(scored),
         "cameras": len({one.clip.camera for one in read}),
@@ -291,6 +321,8 @@ def _named(read: Sequence[_Read], value: Callable[[Claim], str]) -> dict[str, An
         events, phrases = one.seen_as(_WHOLE)
         for i, j in match(events, phrases, REAL_WINDOW):
             phrase = one.phrases[j]
+            if one.clip.events[i].t_s >= one.clip.duration_s - REAL_WINDOW.latest_s:
+                continue
             assert phrase is not None  # what cannot be read has no pair
             true, heard = value(one.events[i]), value(phrase)
             labels += bool(true)
@@ -303,6 +335,32 @@ def _named(read: Sequence[_Read], value: Callable[[Claim], str]) -> dict[str, An
         "accuracy": right / labels if labels else None,
         "precision": right / said if said else None,
     }
+
+
+def _lines(one: _Read) -> list[dict[str, Any]]:
+    """A clip's labels and phrases in the order of time: `label`, `label_s`, `said`, `said_s`, None where not there."""
+    pairs = match(*one.seen_as(_WHOLE), REAL_WINDOW)
+    named, naming = {i for i, _ in pairs}, {j for _, j in pairs}
+    missed = [(i, None) for i in range(len(one.events)) if i not in named]
+    wrong = [(None, j) for j in range(len(one.phrases)) if j not in naming]
+    lines = []
+    for i, j in (*pairs, *missed, *wrong):
+        event = None if i is None else one.clip.events[i]
+        phrase = None if j is None else one.clip.said[j]
+        lines.append(
+            {
+                "label": None if event is None else _text_of(event),
+                "label_s": None if event is None else event.t_s,
+                "said": None if phrase is None else phrase.text,
+                "said_s": None if phrase is None else phrase.start_s,
+            }
+        )
+    return sorted(lines, key=lambda line: line["said_s"] if line["label_s"] is None else line["label_s"])
+
+
+def _text_of(event: Event) -> str:
+    kind, subject, detail = cast(tuple[str, str, str], event.attributes)
+    return " ".join(filter(None, (subject, kind, detail)))
 
 
 def _intervals(read: Sequence[_Read], seed: int, level: float, resamples: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from data_pipelines.dataset import open_dataset
+from data_pipelines.labelled_videos import matching_cameras
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import survey_words
@@ -51,6 +52,7 @@ def train(
     if not dirs:
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     weights = weights_of(config.data.weights, len(dirs))
+    check_held_cameras(dirs, config.data.get("held_cameras") or "")
     try:
         data = make_loader(
             dirs,
@@ -176,6 +178,35 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             "not counted"
         )
     return lines
+
+
+def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:
+    """Makes sure that no data shows a camera that is held back for evaluation.
+
+    Args:
+      dirs: of the shards.
+      held_cameras: a regular expression of whole names, `config.data.held_cameras`; "" where none is held back.
+
+    Raises:
+      DataError: data show such a camera, or do not say which cameras they show.
+      ShardError: data cannot be read.
+    """
+    for directory in dirs if held_cameras else ():
+        cameras = Manifest.load(Path(directory)).cameras
+        if cameras is None:
+            raise DataError(
+                f"{directory} does not say of which cameras its pictures are, and config.data.held_cameras="
+                f"{held_cameras!r} holds some back: prepare it again from a source that names them"
+            )
+        try:
+            seen = matching_cameras(held_cameras, cameras)
+        except ValueError as error:
+            raise DataError(f"config.data.held_cameras: {error}") from error
+        if seen:
+            raise DataError(
+                f"{directory} shows {', '.join(sorted(seen))}, which config.data.held_cameras={held_cameras!r} holds "
+                "back for evaluation: prepare it without"
+            )
 
 
 def weights_of(text: str, num_dirs: int) -> list[float] | None:

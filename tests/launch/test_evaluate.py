@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
+from data_pipelines.world.clip import write_clip_files
 from launch import evaluate
 from mmduplex_jax.evals.clips import shard_records, world_records
 
@@ -83,6 +85,25 @@ def test_what_does_not_fit_is_said(portable_dir, tmp_path, capsys, flags, said):
     error = capsys.readouterr().err
     assert error.startswith("launch.evaluate: ")
     assert said in error
+
+
+def test_a_model_on_labelled_videos(portable_dir, tmp_path, capsys):
+    clip = write_clip_files(tmp_path, WorldConfig(clip_s=5.0), seed=5, index=0)
+    label = {"t_s": 1.0, "kind": "enters", "class": "person", "side": None}
+    line = {"file": Path(clip.video).name, "camera": "a", "view": "top", "checked": True, "events": [label]}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--pad_bias=-2")
+    report = run(tmp_path, *flags, f"--page={tmp_path / 'page.html'}", "--cameras=a")
+    assert report.keys() >= {"f1", "f1_kind", "false_alarms_per_quiet_minute", "latency_p50_s", "classes", "controls"}
+    assert (report["events"], report["split"], report["pad_bias"], report["steps"]) == (1, "all", -2.0, 7)
+    assert report["watching"]["model"]["gflop_per_s"] > 0
+    printed = capsys.readouterr().out
+    assert "another camera's words" in printed
+    assert "GFLOP" in printed
+    assert "person enters" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    for flag, said in (("--split=held", "held_cameras"), ("--cameras=b", "leaves none"), ("--root=", "--root")):
+        assert evaluate.main([*flags, flag]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_another_clock_is_refused(portable_dir, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from data_pipelines.manifest import Manifest
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
@@ -18,7 +20,7 @@ from launch.import_weights import import_weights
 from launch.train import EXIT_MISFIT
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.stages.training import data_fingerprint, notes_on_data, train, weights_of
+from mmduplex_jax.stages.training import check_held_cameras, data_fingerprint, notes_on_data, train, weights_of
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
@@ -120,6 +122,29 @@ def test_weights_that_make_no_mixture_are_refused(text):
         weights_of(text, 2)
     assert weights_of(" ", 2) is None
     assert weights_of("1, 2.5", 2) == [1.0, 2.5]
+
+
+def test_data_of_cameras_that_are_held_back_are_refused(tmp_path):
+    def data(name: str, source: dict) -> str:
+        (tmp_path / name).mkdir()
+        manifest = Manifest({}, source, Clock(), 0, 0)
+        (tmp_path / name / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        return str(tmp_path / name)
+
+    world = data("world", {"kind": "world", "world": {"look": "rich"}})
+    yards = data("yards", {"kind": "narrated", "cameras": ["yard_a", "yard_b"]})
+    unsaid = data("unsaid", {"kind": "folder"})
+    look = data("look", {"kind": "world", "world": {"look": "real"}})
+    check_held_cameras([world, yards, unsaid, look], "")
+    check_held_cameras([world, yards], "street.*|yard")
+    for directory, held, said in (
+        (yards, "yard_[bc]", "shows yard_b, which"),
+        (unsaid, "street", "does not say of which cameras"),
+        (look, "street", "does not say of which cameras"),
+        (yards, "(", "no regular expression"),
+    ):
+        with pytest.raises(DataError, match=re.escape(said)):
+            check_held_cameras([world, directory], held)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""A folder of videos with labelled events: `clips.jsonl` beside them, a line a video.
+
+    {"file": "clips/yard.mp4", "camera": "yard_cam", "view": "oblique", "checked": true, "events": [
+        {"t_s": 1.4, "kind": "enters", "class": "car", "side": "left", "colour": "white"}]}
+
+`file` is under the folder. `checked`: a person has seen every event, and an empty list means that nothing happens;
+labels that nobody has checked are left out. `side` and `colour` may be missing or null where nobody is sure. Whatever
+else a line says is ignored.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.schema import Event
+from data_pipelines.words import parse_json
+from data_pipelines.world import event_words
+from data_pipelines.world.commentator import SIDES
+
+LABELS_NAME = "clips.jsonl"
+
+
+class LabelError(ValueError):
+    """Labels that cannot be read; says which file and line, and what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledVideo:
+    """A video with the events that a person saw in it.
+
+    Attributes:
+      name: its file, as the labels name it.
+      path: where it is.
+      camera: that filmed it; its name where nobody says.
+      view: how the camera looks at the scene ("side", "oblique", "top"); "" where nobody says.
+      events: in the order of time.
+      classes: of its events, as the labels name them.
+    """
+
+    name: str
+    path: Path
+    camera: str
+    view: str
+    events: tuple[Event, ...]
+    classes: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledVideos:
+    """What a folder holds.
+
+    Attributes:
+      videos: those whose labels are checked, in the order of the file.
+      unchecked: names of the others.
+      unsayable: labels that no phrase can name in full, since it has no word for their kind, colour or side; they are
+        kept, and nobody can be right about that part of them.
+    """
+
+    videos: tuple[LabelledVideo, ...]
+    unchecked: tuple[str, ...]
+    unsayable: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes that a phrase about these videos may name: those that are always known, and the labels' own."""
+        own = frozenset().union(*(video.classes for video in self.videos)) - {event_words.UNSURE, "object", "unknown"}
+        return (*event_words.CLASSES, *sorted(own - set(event_words.CLASSES)))
+
+    def of_cameras(self, pattern: str, *, others: bool = False) -> "LabelledVideos":
+        """Only the videos of cameras whose whole name matches a regular expression, or (`others`) of all others.
+
+        Raises:
+          ValueError: it is no regular expression, or matches no camera here.
+        """
+        chosen = matching_cameras(pattern, [video.camera for video in self.videos])
+        videos = tuple(video for video in self.videos if (video.camera in chosen) != others)
+        if not videos:
+            cameras = ", ".join(sorted({video.camera for video in self.videos}))
+            raise ValueError(f"{pattern!r} leaves none of the cameras {cameras}")
+        return dataclasses.replace(self, videos=videos)
+
+
+def matching_cameras(pattern: str, cameras: Sequence[str]) -> frozenset[str]:
+    """Those whose whole name matches a regular expression; ValueError where it is none."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return frozenset(camera for camera in cameras if compiled.fullmatch(camera))
+
+
+def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:
+    """Reads the labels of a folder; the videos are not opened.
+
+    Raises:
+      FileNotFoundError: there is no `clips.jsonl`, or a video of it is missing.
+      LabelError: a line cannot be read.
+    """
+    file = Path(root) / LABELS_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"no {LABELS_NAME} in {root}: name a folder with labelled videos (docs/real.md)")
+    videos: list[LabelledVideo] = []
+    unchecked: list[str] = []
+    unsayable: list[str] = []
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            fields = parse_json(line)
+            name = _text(fields, "file")
+            if fields.get("checked") is not True:
+                unchecked.append(name)
+                continue
+            path = Path(root) / name
+            if not path.is_file():
+                raise FileNotFoundError(f"{place}: there is no video {path}")
+            labels = _labels(fields)
+            events = [event_of_label(label) for label in labels]
+        except (ValueError, TypeError) as error:
+            raise LabelError(f"{place}: {error}") from error
+        unsayable += [f"{name}: {json.dumps(label)}" for label in labels if not _is_sayable(label)]
+        videos.append(
+            LabelledVideo(
+                name,
+                path,
+                str(fields.get("camera") or name),
+                str(fields.get("view") or ""),
+                tuple(sorted(events, key=lambda event: event.t_s)),
+                frozenset(label["class"] for label in labels),
+            )
+        )
+    if not videos:
+        raise LabelError(
+            f"{file}: of {len(unchecked)} videos none is `checked`, so nothing is sure enough to be scored against"
+        )
+    return LabelledVideos(tuple(videos), tuple(unchecked), tuple(unsayable))
+
+
+def event_of_label(label: Mapping[str, Any]) -> Event:
+    """The event of a label, with the colour and the side as it names them.
+
+    Raises:
+      ValueError: it has no time, kind or class.
+    """
+    t_s, kind, class_name = label.get("t_s"), _text(label, "kind"), _text(label, "class")
+    if isinstance(t_s, bool) or not isinstance(t_s, int | float) or not 0 <= t_s < float("inf"):
+        raise ValueError(f"an event's t_s must be seconds from the first frame, got {t_s!r}")
+    colour, side = str(label.get("colour") or ""), str(label.get("side") or "")
+    noun = event_words.noun_of(class_name)
+    try:
+        subject = event_words.subject_of(class_name, colour)
+    except ValueError:  # a colour that no phrase has a word for: it stays what it is
+        subject = f"{colour} {noun}"
+    return Event(float(t_s), kind, subject, side if kind in event_words.SIDED else "")
+
+
+def _labels(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    labels = fields.get("events")
+    if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
+        raise ValueError(f"`events` must be a list of objects, got {labels!r}")
+    return labels
+
+
+def _text(fields: Any, name: str) -> str:
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"`{name}` must be a text, got {value!r}")
+    return value
+
+
+def _is_sayable(label: Mapping[str, Any]) -> bool:
+    """Whether there is a word for the kind, the colour and the side of a label (the class may be the labels' own)."""
+    try:
+        event_words.colour_of(label.get("colour"))
+    except ValueError:
+        return False
+    kind, side = label["kind"], label.get("side")
+    return kind in event_words.PREDICATES and (not side or kind not in event_words.SIDED or side in SIDES)
