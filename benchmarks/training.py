@@ -120,7 +120,9 @@ class StreamsTask(Trained):
         shape = values.shape[:2]
         centre_px = jnp.zeros((*shape, 2), jnp.int32)
         at = jnp.broadcast_to(jnp.asarray(self._at), shape)
-        return Tokens(values, jnp.ones(shape, bool), at, jnp.zeros(shape, jnp.int32), centre_px)
+        return Tokens(
+            values, jnp.ones(shape, bool), at, jnp.zeros(shape, jnp.int32), centre_px, jnp.ones(shape, jnp.int32)
+        )
 
     def loss(self, params: PyTree, batch: Mapping[str, Any], rng: Any) -> tuple[Any, dict[str, Any]]:
         del rng

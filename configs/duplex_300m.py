@@ -69,6 +69,7 @@ def get_config() -> config_dict.ConfigDict:
         ),
         flow=dict(
             crop_px=64,
+            crop_scales=(1,),
             patch_px=16,
             width=384,
             layers=8,

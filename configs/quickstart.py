@@ -68,7 +68,16 @@ def get_config() -> config_dict.ConfigDict:
             std=(0.5, 0.5, 0.5),
             tower=dict(patch_px=16, width=96, layers=2, heads=4, hidden=384, activation="gelu_tanh", pool="none"),
         ),
-        flow=dict(crop_px=20, patch_px=20, width=160, layers=0, heads=4, motion_features=True, centre=True),
+        flow=dict(
+            crop_px=20,
+            crop_scales=(1,),  # (1, 2, 4): a crop as large as what moves, averaged down to crop_px
+            patch_px=20,
+            width=160,
+            layers=0,
+            heads=4,
+            motion_features=True,
+            centre=True,
+        ),
         state=dict(slots=4, layers=1, heads=4),
         baseline=dict(grid_side=4, interval_ticks=4, dense_tokens=64, dense_hz=5),
         event=dict(layers=1, width=96, heads=2, kv_heads=2, head_width=32, hidden=256, window_s=2.0),

@@ -26,6 +26,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 VOCAB = 23
 PAD, WORD, START = 20, 21, 22
+SCALED_FLOW = FlowConfig(crop_px=4, crop_scales=(1, 2, 3), patch_px=4, width=16)
 
 
 def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> TokenizerConfig:

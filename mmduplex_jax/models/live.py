@@ -123,11 +123,11 @@ class LiveModel:
     def _no_tokens(self, batch: int) -> Tokens:
         c = self.config.tokenizer
         zeros = lambda *shape, dtype=jnp.int32: jnp.zeros((batch, c.slots, *shape), dtype)
-        return Tokens(zeros(c.width, dtype=jnp.dtype(c.dtype)), zeros(dtype=bool), zeros(), zeros(), zeros(2))
+        return Tokens(zeros(c.width, dtype=jnp.dtype(c.dtype)), zeros(dtype=bool), zeros(), zeros(), zeros(2), zeros())
 
     def _report(self, tokens: Tokens) -> TokenReport:
         c = self.config.tokenizer
-        size = jnp.where(tokens.kind == ANCHOR, c.frame_px, c.flow.crop_px)
+        size = jnp.where(tokens.kind == ANCHOR, c.frame_px, c.flow.crop_px * tokens.scale)
         is_anchor = (tokens.valid & (tokens.kind == ANCHOR)).any(axis=1)
         mask = lambda a: jnp.where(tokens.valid.reshape(*tokens.valid.shape, *[1] * (a.ndim - 2)), a, 0)
         return TokenReport(

@@ -13,6 +13,7 @@ from data_pipelines.decode import Tick
 from data_pipelines.geometry import square_in_picture
 from mmduplex_jax.streaming.captions import PAUSE_S
 from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.word_decoder import TimedWord
 
 # Longer side of what the reader should hand out, and the least that overlays are readable on.
@@ -91,9 +92,9 @@ class Renderer:
             self._anchor_s = t_s
         before = [centre for centre, _, _ in self._crops]
         self._crops, self._crops_s = [], t_s
-        for centre, size in zip(tokens.centre_px, tokens.size_px):
-            if size >= self._frame_px:
-                continue  # an anchor shows the whole square
+        for centre, size, kind in zip(tokens.centre_px, tokens.size_px, tokens.kind):
+            if kind == ANCHOR:
+                continue  # it shows the whole square
             steps = [centre - other for other in before]
             step = min(steps, key=lambda s: float(np.hypot(*s)), default=np.zeros(2))
             near = np.hypot(*step) <= _NEAR * size

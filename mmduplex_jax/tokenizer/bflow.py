@@ -32,6 +32,7 @@ class Tokens(NamedTuple):
       step: int32 `[B, N]`, the step of the token's tick.
       kind: int32 `[B, N]`, FLOW or ANCHOR.
       centre_px: int32 `[B, N, 2]`, where the token looks (the frame's middle for an anchor).
+      scale: int32 `[B, N]`, side of what a flow token looks at, in `flow.crop_px`; 1 for an anchor.
     """
 
     values: Float[Array, "B N D"]
@@ -39,6 +40,7 @@ class Tokens(NamedTuple):
     step: Int32[Array, "B N"]
     kind: Int32[Array, "B N"]
     centre_px: Int32[Array, "B N 2"]
+    scale: Int32[Array, "B N"]
 
 
 class BFlowState(NamedTuple):
@@ -96,7 +98,10 @@ class BFlow(nn.Module):
         return values + self.projector(x), cache
 
     def _flow_values(self, pictures, motion, places, states, at):
-        """Flow tokens `[B, N, D]`; `places` holds cell, centre and camera of each, `at` which of the scene's states."""
+        """Flow tokens `[B, N, D]`.
+
+        `places` holds cell, centre, scale and camera of each, `at` which of the scene's states it reads.
+        """
         values = self.flows(pictures, motion, *places)
         if self.config.kind == "bflow":
             values = self.scene.read(values, states, at)
@@ -131,6 +136,7 @@ class BFlow(nn.Module):
             valid &= is_flow | (slot < anchor_keep[:, None])
         values = jnp.zeros((batch, capacity, c.width), jnp.dtype(c.dtype))
         centre = jnp.full((batch, capacity, 2), c.frame_px // 2, jnp.int32)
+        scale = jnp.ones((batch, capacity), jnp.int32)
 
         if c.anchor_tokens:
             room = c.anchor_capacity(ticks)
@@ -149,18 +155,19 @@ class BFlow(nn.Module):
                 (tick * c.flow_slots + jnp.maximum(slot - c.anchor_tokens, 0))[..., None],
                 axis=1,
             )
-            cell, flow_centre = pick(plan.cell), pick(plan.centre_px)
+            cell, flow_centre, flow_scale = pick(plan.cell), pick(plan.centre_px), pick(plan.scale)[..., 0]
             camera = jnp.take_along_axis(plan.camera, tick[..., None], axis=1)
-            pictures = jax.vmap(functools.partial(crops, crop_px=c.flow.crop_px))(frames, tick, flow_centre)
+            pictures = jax.vmap(functools.partial(crops, flow=c.flow))(frames, tick, flow_centre, flow_scale)
             motion = jax.vmap(motion_patches)(plan.motion, tick, cell)
             if motion_from is not None:
                 motion, camera = motion[motion_from], camera[motion_from]
             states, seen = None, None
             if c.kind == "bflow":
                 states, seen = self._states(read), jnp.take_along_axis(count, tick, axis=1)
-            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, camera), states, seen)
+            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, flow_scale, camera), states, seen)
             values = jnp.where(is_flow[..., None], from_flow, values)
             centre = jnp.where(is_flow[..., None], flow_centre, centre)
+            scale = jnp.where(is_flow, flow_scale, scale)
 
         values = jnp.where(valid[..., None], values, 0)
         step = tick * c.clock.video_stride
@@ -169,7 +176,7 @@ class BFlow(nn.Module):
         values = jnp.where(valid[..., None], values, 0)
         # The budget rules it out; if a change of its rule breaks that, no loss is a number and no token is lost unseen.
         values = jnp.where(fits[:, None, None], values, jnp.nan)
-        return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre)
+        return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre, scale)
 
     def _states(self, read: Float[Array, "B A U D"]) -> Float[Array, "B A+1 Z D"]:
         """The slots before the first anchor and after each; a short loop, since few anchors fit a clip."""
@@ -228,22 +235,25 @@ class BFlow(nn.Module):
             cap = jnp.full((batch,), c.cap, jnp.int32)
         new_plan_state, plan = jax.vmap(lambda s, f, m: token_plan.plan_tick(s, f, c, m))(state.plan, frame, cap)
         anchor = plan.anchor & active
-        parts, centres, slots = [], [], state.slots
+        parts, centres, scales, slots = [], [], [], state.slots
         if c.anchor_tokens:
             read = self.anchors(frame) if self.is_initializing() else self._read_anchors(frame, anchor)
             if c.kind == "bflow":
                 slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
             parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
             centres.append(jnp.full((batch, c.anchor_tokens, 2), c.frame_px // 2, jnp.int32))
+            scales.append(jnp.ones((batch, c.anchor_tokens), jnp.int32))
         if c.flow_slots:
             tick = jnp.zeros((c.flow_slots,), jnp.int32)
-            pictures = jax.vmap(lambda f, at: crops(f[None], tick, at, c.flow.crop_px))(frame, plan.centre_px)
+            cut = lambda f, at, scale: crops(f[None], tick, at, scale, c.flow)
+            pictures = jax.vmap(cut)(frame, plan.centre_px, plan.scale)
             motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(plan.motion, plan.cell)
             camera = jnp.broadcast_to(plan.camera[:, None], (batch, c.flow_slots, 2))
             first = jnp.zeros((batch, c.flow_slots), jnp.int32)
-            places = (plan.cell, plan.centre_px, camera)
+            places = (plan.cell, plan.centre_px, plan.scale, camera)
             parts.append(self._flow_values(pictures, motion, places, slots[:, None], first))
             centres.append(plan.centre_px)
+            scales.append(plan.scale)
         valid = self._spent(plan) & active[:, None]
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
@@ -257,7 +267,9 @@ class BFlow(nn.Module):
             lambda a, b: jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
         )
         state = BFlowState(keep(new_plan_state, state.plan), slots, cache)
-        tokens = Tokens(values, valid, steps, jnp.broadcast_to(kind, valid.shape), jnp.concatenate(centres, axis=1))
+        kinds = jnp.broadcast_to(kind, valid.shape)
+        looks = (jnp.concatenate(part, axis=1) for part in (centres, scales))
+        tokens = Tokens(values, valid, steps, kinds, *looks)
         return state, tokens
 
 

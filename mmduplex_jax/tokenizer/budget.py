@@ -31,7 +31,8 @@ class BudgetConfig:
       tokens_per_s_max: the cap of every half-open second.
       flow_token_levels: the numbers of flow tokens a tick may have, rising from 0.
       flow_threshold: saliency over which a peak counts as moving; a quantile of data (see `launch/calibrate.py`).
-      nms_radius_px: of non-maximum suppression: a peak nearer than this to a better one is none, in frame pixels.
+      nms_radius_px: of non-maximum suppression: a peak nearer than this to a better one is none, in frame pixels; times
+        the scale of the better one's crop (`flow.crop_scales`).
       anchor_interval_min_s: shortest time between anchors.
       anchor_interval_max_s: longest time without an anchor.
       disocclusion_threshold: share of disoccluded cells that asks for an anchor.

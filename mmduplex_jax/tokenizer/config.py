@@ -62,7 +62,9 @@ class FlowConfig:
     """Crops on motion peaks.
 
     Attributes:
-      crop_px: side of the crop, in frame pixels, at full resolution.
+      crop_px: side of the crop, in its own pixels.
+      crop_scales: frame pixels along a side of a crop's pixel, rising from 1: a crop is as large as what moves, and
+        averaged down to `crop_px`. (1,): all crops are cut at full resolution.
       patch_px: side of its patches; the whole crop for a plain MLP.
       width, layers, heads: of the trunk over the patches.
       motion_features: whether tokens carry motion vectors, match costs and their short history.
@@ -71,6 +73,7 @@ class FlowConfig:
     """
 
     crop_px: int = 20
+    crop_scales: tuple[int, ...] = (1,)
     patch_px: int = 20
     width: int = 160
     layers: int = 0
@@ -78,6 +81,11 @@ class FlowConfig:
     motion_features: bool = True
     centre: bool = True
     remat: bool = False
+
+    def __post_init__(self):
+        scales = self.crop_scales
+        if not scales or scales[0] != 1 or list(scales) != sorted(set(scales)):
+            raise ValueError(f"tokenizer.flow.crop_scales must rise from 1, got {scales}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +172,8 @@ def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
     made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()}
     ladder = tuple(made["budget"].flow_token_levels)
     made["budget"] = dataclasses.replace(made["budget"], flow_token_levels=ladder)
+    scales = tuple(made["flow"].crop_scales)
+    made["flow"] = dataclasses.replace(made["flow"], crop_scales=scales)
     anchor = dict(values.pop("anchor"))
     if "tower" not in anchor:
         raise ValueError(

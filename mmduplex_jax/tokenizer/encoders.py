@@ -15,7 +15,8 @@ from einops import rearrange
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
-from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer import motion
+from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
 from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
 from mmduplex_jax.towers.vision import VisionTower, normalise
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
@@ -133,13 +134,29 @@ def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
 
 
 def crops(
-    frames: UInt8[Array, "T H W 3"], tick: Int32[Array, "N"], centre_px: Int32[Array, "N 2"], crop_px: int
+    frames: UInt8[Array, "T H W 3"],
+    tick: Int32[Array, "N"],
+    centre_px: Int32[Array, "N 2"],
+    scale: Int32[Array, "N"],
+    flow: FlowConfig,
 ) -> UInt8[Array, "N h w 3"]:
-    """Cuts squares of `crop_px` around centres; outside the frame its rim is repeated."""
-    half = crop_px // 2
-    padded = jnp.pad(frames, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
-    cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), (1, crop_px, crop_px, 3))[0]
-    return jax.vmap(cut)(tick, centre_px)
+    """Cuts squares of `scale · crop_px` around centres, averaged to `crop_px`; outside the frame its rim is repeated.
+
+    A larger square begins at a multiple of its scale, so that it is cut from a frame which is shrunk once for all.
+    """
+    half = flow.crop_px // 2
+
+    def at_scale(factor: int) -> UInt8[Array, "N h w 3"]:
+        small = motion.shrunk(frames, factor)
+        padded = jnp.pad(small, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
+        size = (1, flow.crop_px, flow.crop_px, 3)
+        cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), size)[0]
+        return jax.vmap(cut)(tick, centre_px // factor)
+
+    cut = at_scale(1)
+    for factor in flow.crop_scales[1:]:
+        cut = jnp.where((scale == factor)[:, None, None, None], at_scale(factor), cut)
+    return cut
 
 
 def silhouette(crops: UInt8[Array, "... h w 3"], dtype) -> Float[Array, "... h w 1"]:
@@ -206,9 +223,10 @@ class FlowEncoder(nn.Module):
     def __call__(
         self,
         pictures: UInt8[Array, "B N h w 3"],
-        motion: Int32[Array, "B N 5 5 10"],
+        moved: Int32[Array, "B N 5 5 10"],
         cell: Int32[Array, "B N 2"],
         centre_px: Int32[Array, "B N 2"],
+        scale: Int32[Array, "B N"],
         camera: Int32[Array, "B N 2"],
     ) -> Float[Array, "B N D"]:
         c, flow = self.config, self.config.flow
@@ -219,9 +237,12 @@ class FlowEncoder(nn.Module):
         offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
         parts = [place, offset, _fourier(centre_px, c.frame_px)]
         if flow.motion_features:
-            parts += [_scaled(motion).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
+            parts += [_scaled(moved).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
         features = jnp.concatenate(parts, axis=-1).astype(dtype)
         token = dense(flow.width, ("patch", "embed"), name="features", dtype=dtype, use_bias=True)(features)
+        if len(flow.crop_scales) > 1:
+            scales = table(self, "scales", (len(flow.crop_scales), flow.width), (None, "embed")).astype(dtype)
+            token += scales[jnp.searchsorted(jnp.asarray(flow.crop_scales), scale)]
 
         picture = pixels(pictures, dtype)
         patches = patchify(jnp.concatenate([picture, silhouette(pictures, dtype)], axis=-1), flow.patch_px)

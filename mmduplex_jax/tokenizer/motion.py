@@ -62,6 +62,20 @@ def plane(frame: UInt8[Array, "H W 3"], config: MotionConfig) -> Int32[Array, "h
     return cut.sum(axis=(1, 3)) // (side * side)
 
 
+def shrunk(picture: Array, scale: int) -> Array:
+    """Shrinks `[..., H, W, C]` integers by averaging squares of `scale` pixels; the rim is repeated to fill the last.
+
+    Averages are rounded to the nearest integer, halves up; the type is the picture's.
+    """
+    if scale == 1:
+        return picture
+    *batch, height, width, channels = picture.shape
+    fill = [(0, 0)] * len(batch) + [(0, -height % scale), (0, -width % scale), (0, 0)]
+    filled = jnp.pad(picture, fill, mode="edge").astype(jnp.int32)
+    cut = filled.reshape(*batch, -(-height // scale), scale, -(-width // scale), scale, channels)
+    return ((cut.sum(axis=(-4, -2)) + scale * scale // 2) // (scale * scale)).astype(picture.dtype)
+
+
 def _luma(rgb: Int32[Array, "h w 3"]) -> Int32[Array, "h w"]:
     return (77 * rgb[..., 0] + 150 * rgb[..., 1] + 29 * rgb[..., 2]) >> 8
 

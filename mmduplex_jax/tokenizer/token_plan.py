@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.tokenizer import budget, motion
-from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
 from mmduplex_jax.typing import Array, Bool, Int32, UInt8
 
 # A flow token has the motion of this tick and those before, newest first: a map of saliency and vector for each; then
@@ -26,6 +26,8 @@ _SUBPIXEL = 16  # fixed-point fractions of a plane pixel
 _PEAK_SIGMA = 4.0  # of the kernel, in plane pixels
 _MEAN_SHIFT_ROUNDS = 3  # of mean shift
 _CONTRAST_MIN = 60  # contrast, summed over three colours, that background texture reaches
+_CONNECTED = 4  # a cell moves with a peak if it has a fourth of the peak's saliency
+_SMEARED = 2  # cells by which a match's window makes a moving thing longer than it is
 
 
 class TokenPlan(NamedTuple):
@@ -36,6 +38,7 @@ class TokenPlan(NamedTuple):
       flow: bool `[K]`, which flow tokens are spent.
       cell: int32 `[K, 2]`, their peaks' cells.
       centre_px: int32 `[K, 2]`, the centres of their crops (row, column).
+      scale: int32 `[K]`, their crops' sides in `flow.crop_px`, one of `flow.crop_scales`.
       motion: int32 `[Y, X, 10]`, saliency and vector of this tick and the two before, and this tick's residual.
       camera: int32 `[2]`, the camera's shift in plane pixels.
     """
@@ -44,6 +47,7 @@ class TokenPlan(NamedTuple):
     flow: Bool[Array, "K"]
     cell: Int32[Array, "K 2"]
     centre_px: Int32[Array, "K 2"]
+    scale: Int32[Array, "K"]
     motion: Int32[Array, "Y X 10"]
     camera: Int32[Array, "2"]
 
@@ -87,11 +91,13 @@ class Peaks(NamedTuple):
       level: int32 `[K]`, saliency at the peak.
       cell: int32 `[K, 2]`, the peak's cell (row, column).
       centre_px: int32 `[K, 2]`, where to look, in frame pixels (row, column).
+      scale: int32 `[K]`, how much is looked at: `scale · flow.crop_px` along a side.
     """
 
     level: Int32[Array, "K"]
     cell: Int32[Array, "K 2"]
     centre_px: Int32[Array, "K 2"]
+    scale: Int32[Array, "K"]
 
 
 def _kernel() -> np.ndarray:
@@ -123,30 +129,79 @@ def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int3
 
 
 def find_peaks(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig) -> Peaks:
-    """Finds `K` peaks one after the other; each hides what is nearer than `nms_radius_px` to it or to its centre."""
-    scale = config.frame_px // config.motion.plane_px
-    grid = saliency.shape[0]
-    cell_px = 2 * scale
-    where = cell_px * jnp.arange(grid) + cell_px // 2
-    reach = config.budget.nms_radius_px
+    """Finds `K` peaks one after the other; each hides what is near to it or to its centre.
 
-    def centred(peak_px):
-        start = peak_px * _SUBPIXEL // scale
+    Near is nearer than `nms_radius_px` times the crop's scale, so that one large thing does not take all tokens.
+    """
+    plane_scale = config.frame_px // config.motion.plane_px
+    cell_px = 2 * plane_scale
+    scales = config.flow.crop_scales
+    planes = [motion.shrunk(plane, scale) for scale in scales]
+    rows, columns = (cell_px * jnp.arange(cells) + cell_px // 2 for cells in saliency.shape)
+
+    def centred(start_px, shrunk_plane, pixel_px):
+        """Where a thing's middle is, seen on a plane whose pixels are `pixel_px` frame pixels."""
+        start = start_px * _SUBPIXEL // pixel_px
         # Never further than the window reaches: a peak on bare background must not wander to another thing.
-        shift = lambda _, at: jnp.clip(_mean_shift(plane, at), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
+        shift = lambda _, at: jnp.clip(_mean_shift(shrunk_plane, at), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
         centre = jax.lax.fori_loop(0, _MEAN_SHIFT_ROUNDS, shift, start)
-        return jnp.clip((centre * scale + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
+        return jnp.clip((centre * pixel_px + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
 
     def next_peak(left, _):
         flat = jnp.argmax(left.reshape(-1)).astype(jnp.int32)
-        cell = jnp.stack([flat // grid, flat % grid])
+        cell = jnp.stack([flat // left.shape[1], flat % left.shape[1]])
         peak_px = cell_px * cell + cell_px // 2
-        centre_px = centred(peak_px) if config.flow.centre else peak_px
-        near = lambda at: (jnp.abs(where - at[0]) < reach)[:, None] & (jnp.abs(where - at[1]) < reach)[None]
+        number = jnp.zeros((), jnp.int32)
+        starts_px = [peak_px] * len(scales)
+        if len(scales) > 1:
+            low, high = moving_box(left, cell, scales[-1] * config.flow.crop_px // (2 * cell_px) + _SMEARED)
+            number = _scale_number(low, high, cell_px, config.flow)
+            starts_px[1:] = [cell_px * (low + high) // 2] * (len(scales) - 1)
+        centres = starts_px
+        if config.flow.centre:
+            centres = [centred(px, p, s * plane_scale) for px, p, s in zip(starts_px, planes, scales)]
+        centre_px, scale = jnp.stack(centres)[number], jnp.asarray(scales, jnp.int32)[number]
+        reach = config.budget.nms_radius_px * scale
+        near = lambda at: (jnp.abs(rows - at[0]) < reach)[:, None] & (jnp.abs(columns - at[1]) < reach)[None]
         hidden = near(peak_px) | near(centre_px)
-        return jnp.where(hidden, 0, left), Peaks(left.reshape(-1)[flat], cell, centre_px)
+        return jnp.where(hidden, 0, left), Peaks(left.reshape(-1)[flat], cell, centre_px, scale)
 
     return jax.lax.scan(next_peak, saliency, None, length=config.flow_slots)[1]
+
+
+def moving_box(
+    saliency: Int32[Array, "Y X"], cell: Int32[Array, "2"], rounds: int
+) -> tuple[Int32[Array, "2"], Int32[Array, "2"]]:
+    """The box of the cells that move with a peak: connected to it, over gaps of one cell, by a fourth of its saliency.
+
+    Args:
+      saliency: of a tick.
+      cell: of the peak.
+      rounds: times that the region grows, by two cells at most.
+
+    Returns:
+      Its first cells and those after its last (row, column).
+    """
+    level = saliency[cell[0], cell[1]]
+    moves = (saliency * _CONNECTED >= level) & (saliency > 0)
+    lines = [jnp.arange(cells) for cells in saliency.shape]
+    seed = (lines[0] == cell[0])[:, None] & (lines[1] == cell[1])[None]
+    grow = lambda _, region: _spread(_spread(region)) * moves
+    region = jax.lax.fori_loop(0, rounds, grow, seed.astype(jnp.int32)) > 0
+    low, high = [], []
+    for axis, line in enumerate(lines):
+        inside = region.any(axis=1 - axis)
+        low.append(jnp.where(inside, line, len(line)).min())
+        high.append(jnp.where(inside, line + 1, 0).max())
+    # The peak belongs to it, even where nothing moves.
+    return jnp.minimum(jnp.stack(low), cell), jnp.maximum(jnp.stack(high), cell + 1)
+
+
+def _scale_number(low: Int32[Array, "2"], high: Int32[Array, "2"], cell_px: int, flow: FlowConfig) -> Int32[Array, ""]:
+    """Which of the scales is the smallest whose crop holds a box of cells; the last where none does."""
+    extent_px = cell_px * (high - low - _SMEARED).max()
+    fits = extent_px <= flow.crop_px * jnp.asarray(flow.crop_scales[:-1], jnp.int32)
+    return (~fits).sum(dtype=jnp.int32)
 
 
 def _spread(saliency: Int32[Array, "Y X"]) -> Int32[Array, "Y X"]:
@@ -171,7 +226,7 @@ def _map(moved: motion.Motion) -> Int32[Array, "Y X 3"]:
 
 
 def _peaks(moved: motion.Motion, plane, maps, config: TokenizerConfig):
-    """How many peaks of a tick move, where the best are, and its motion with that of the ticks before.
+    """How many peaks of a tick move, where and how large the best are, its motion with that of the ticks before.
 
     `maps` are of this tick and those before, `[HISTORY_TICKS, Y, X, 3]`, newest first.
     """
@@ -179,12 +234,13 @@ def _peaks(moved: motion.Motion, plane, maps, config: TokenizerConfig):
         decayed = _spread(maps[1, ..., 0]) * config.budget.saliency_decay // 16
         best = find_peaks(jnp.maximum(moved.saliency, decayed), plane, config)
         moving = (best.level >= config.budget.flow_threshold).sum(dtype=jnp.int32)
-        cell, centre = best.cell, best.centre_px
+        cell, centre, scale = best.cell, best.centre_px, best.scale
     else:
         cell, centre = _fixed_grid(config)
+        scale = jnp.ones(len(cell), jnp.int32)
         moving = jnp.zeros((), jnp.int32)
     history = jnp.concatenate([*maps, moved.residual[..., None]], axis=-1)
-    return moving, cell, centre, history
+    return moving, cell, centre, scale, history
 
 
 def _decide(state: budget.BudgetState, tick, disoccluded, moving, config: TokenizerConfig, cap=None):
@@ -201,10 +257,10 @@ def plan_tick(
     before = jnp.where(state.tick == 0, plane, state.plane)  # nothing has moved in a stream's first frame
     moved = motion.match(before, plane, config.motion)
     maps = jnp.concatenate([_map(moved)[None], state.maps])
-    moving, cell, centre, history = _peaks(moved, plane, maps, config)
+    moving, cell, centre, scale, history = _peaks(moved, plane, maps, config)
     spent, spending = _decide(state.budget, state.tick, moved.disoccluded, moving, config, cap)
     flow = jnp.arange(config.flow_slots) < spending.flow
-    plan = TokenPlan(spending.anchor, flow, cell, centre, history, moved.camera)
+    plan = TokenPlan(spending.anchor, flow, cell, centre, scale, history, moved.camera)
     # Saturates instead of wrapping: schedules count modulo small numbers, so it restarts at a multiple of them all.
     tick = jnp.where(state.tick >= budget.SCHEDULE_PERIOD, state.tick + 1 - budget.SCHEDULE_PERIOD, state.tick + 1)
     return TokenPlanState(plane, maps[: HISTORY_TICKS - 1], spent, tick), plan
@@ -218,7 +274,7 @@ def plan_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Token
     maps = jax.vmap(_map)(moved)
     past = lambda ticks: jnp.pad(maps, [(ticks, 0)] + [(0, 0)] * 3)[: len(maps)]
     histories = jnp.stack([past(i) for i in range(HISTORY_TICKS)], axis=1)
-    moving, cell, centre, history = jax.vmap(functools.partial(_peaks, config=config))(moved, planes, histories)
+    moving, cell, centre, scale, history = jax.vmap(functools.partial(_peaks, config=config))(moved, planes, histories)
 
     def scan(state, observed):
         tick, disoccluded, moving = observed
@@ -227,7 +283,7 @@ def plan_clip(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Token
     ticks = jnp.arange(len(frames), dtype=jnp.int32)
     spending = jax.lax.scan(scan, budget.initial(config), (ticks, moved.disoccluded, moving))[1]
     flow = jnp.arange(config.flow_slots) < spending.flow[:, None]
-    return TokenPlan(spending.anchor, flow, cell, centre, history, moved.camera)
+    return TokenPlan(spending.anchor, flow, cell, centre, scale, history, moved.camera)
 
 
 def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int32[Array, "T-1 K"]:

@@ -101,7 +101,7 @@ def no_tokens(model, batch):
     rng = np.random.default_rng(2)
     zeros = lambda *shape: jnp.zeros((batch, count, *shape), jnp.int32)
     values = jnp.asarray(rng.standard_normal((batch, count, c.width)), jnp.dtype(c.dtype))
-    empty = Tokens(values, jnp.zeros((batch, count), bool), zeros(), zeros(), zeros(2))
+    empty = Tokens(values, jnp.zeros((batch, count), bool), zeros(), zeros(), zeros(2), zeros())
     return empty, empty._replace(valid=jnp.ones((batch, count), bool))
 
 

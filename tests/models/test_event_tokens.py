@@ -30,7 +30,9 @@ def tokens_of(batch: int, number: int, seed: int = 0) -> Tokens:
     values = rng.normal(size=(batch, number, 32)).astype(np.float32)
     valid = rng.random((batch, number)) < 0.8
     zeros = jnp.zeros((batch, number), jnp.int32)
-    return Tokens(jnp.asarray(values), jnp.asarray(valid), jnp.asarray(step), zeros, jnp.zeros((batch, number, 2)))
+    return Tokens(
+        jnp.asarray(values), jnp.asarray(valid), jnp.asarray(step), zeros, jnp.zeros((batch, number, 2)), zeros
+    )
 
 
 @jax.jit

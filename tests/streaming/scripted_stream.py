@@ -15,6 +15,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.tokenizer.bflow import FLOW
 
 CLOCK = Clock()
 FRAME_PX = 32
@@ -64,7 +65,7 @@ class ScriptedLive:
         centre = jnp.stack([row, jnp.full_like(row, 16)], axis=-1)
         report = TokenReport(
             valid, number == self._tokens_max, number, jnp.where(valid[..., None], centre, 0), jnp.where(valid, 8, 0),
-            jnp.where(valid, 1, 0),
+            jnp.full_like(valid, FLOW, jnp.int32),
         )  # fmt: skip
         token = jnp.asarray(self._slots)[jnp.minimum(state.step, len(self._slots) - 1)]
         logits = jnp.zeros((frame.shape[0], TOKENIZER.vocab_size))

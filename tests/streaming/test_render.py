@@ -10,6 +10,7 @@ from data_pipelines.decode import Picture, Tick
 from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import Renderer
 from mmduplex_jax.streaming.runtime import Runtime
+from mmduplex_jax.tokenizer.bflow import FLOW
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, ScriptedReader, script, session
 
 
@@ -73,7 +74,7 @@ def test_without_a_picture_there_is_no_file_also_not_an_older_one(tmp_path: Path
 
 def test_a_picture_of_another_size_keeps_its_shape_and_its_boxes(tmp_path: Path):
     renderer = Renderer(tmp_path / "a.mp4", frame_px=FRAME_PX, fit="crop", tokens_per_s_max=8, tick_s=CLOCK.tick_s)
-    spent = SpentTokens(1, False, np.array([[16, 16]]), np.array([16]), np.array([1]))
+    spent = SpentTokens(1, False, np.array([[16, 16]]), np.array([16]), np.array([FLOW]))
     for number, (height_px, width_px) in enumerate([(90, 160), (160, 90)]):
         image = np.full((height_px, width_px, 3), 200, np.uint8)
         t_s = number * CLOCK.tick_s

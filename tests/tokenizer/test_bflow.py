@@ -14,10 +14,13 @@ TICKS, BATCH = 60, 3
 KINDS = ("bflow", "uniform", "per_frame", "dense")
 
 
+SCALED = "bflow, crops in three sizes"
+
+
 @functools.cache
 def make(kind):
     """A tokenizer of a kind: its config, module, parameters, clips, and `(params, frames) -> tokens` compiled."""
-    config = tiny.tokenizer(kind)
+    config = tiny.tokenizer(kind) if kind != SCALED else tiny.tokenizer(flow=tiny.SCALED_FLOW)
     module = BFlow(config)
     frames = tiny.clips(BATCH, TICKS)
     params = tiny.random_params(lambda key: module.init(key, frames[:1, :2])["params"])
@@ -46,12 +49,13 @@ def stream(module, params, frames, step=None):
                         int(tokens.kind[b, m]),
                         tuple(tokens.centre_px[b, m].tolist()),
                         np.asarray(tokens.values[b, m]),
+                        int(tokens.scale[b, m]),
                     )
                 )
     return rows
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, SCALED])
 def test_streaming_equals_offline(kind):
     _, module, params, frames, clip = make(kind)
     tokens = clip(params, frames)
@@ -62,6 +66,9 @@ def test_streaming_equals_offline(kind):
         assert np.asarray(tokens.kind[b])[valid].tolist() == [r[1] for r in row]
         assert [tuple(c) for c in np.asarray(tokens.centre_px[b])[valid].tolist()] == [r[2] for r in row]
         np.testing.assert_allclose(np.asarray(tokens.values[b])[valid], [r[3] for r in row], atol=1e-5)
+        assert np.asarray(tokens.scale[b])[valid].tolist() == [r[4] for r in row]
+    if kind == SCALED:
+        assert set(np.asarray(tokens.scale)[np.asarray(tokens.valid)].tolist()) == {1, 2, 3}
 
 
 def same_streams(some, others, bound):
