@@ -56,6 +56,8 @@ EXTRAS_REQUIRE = {
     "live": LIVE,
     # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
+    # `launch.import_weights` of ONNX files, and ONNX Runtime to verify them with.
+    "onnx": ["onnx>=1.19", "onnxruntime>=1.22"],
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
     # What `benchmarks.data` and `benchmarks.streaming --peers` measure beside ours: decoders, loaders, models.

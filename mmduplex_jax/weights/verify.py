@@ -1,6 +1,7 @@
 """Imported weights beside the model that they came from: the same random inputs through both, and how far they differ.
 
-The references are transformers' models (and timm's of Perception Encoder), with PyTorch on the CPU: the extra `parity`.
+The references are transformers' models (and timm's of Perception Encoder), with PyTorch on the CPU: the extra `parity`;
+of convolutional towers see `convolutional/reference.py`.
 """
 
 import importlib
@@ -15,6 +16,8 @@ import numpy as np
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel
 from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.weights.convolutional import reference
+from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig
 from mmduplex_jax.weights.huggingface.reader import WeightsError, read_config
 from mmduplex_jax.weights.huggingface.source import config_from_metadata, module_of
 
@@ -31,6 +34,9 @@ def check_possible(family: str, source: str | Path) -> None:
             f"{source}: no library reads Perception Encoder under these names, so there is nothing to verify with: "
             "import it without --verify, or from timm's names"
         )
+    if family in CONFIGS:
+        reference.check_possible(family)
+        return
     for name in ("torch", "timm") if family == "pe_timm" else ("torch", "transformers"):
         _import(name)
 
@@ -48,7 +54,7 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
     """Compares imported weights with their reference.
 
     Args:
-      source: the Hugging Face directory.
+      source: the Hugging Face directory, or the file.
       weights: what was written from it.
       tolerance: the largest absolute difference that passes.
       seed: of the random inputs.
@@ -69,6 +75,8 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
         tokens = rng.integers(0, config.vocab_size, (ROWS, TOKENS)).astype(np.int32)
         theirs, name = _their_text(source, tokens, with_logits=config.head != "none")
         ours = text_outputs(config, params, tokens)
+    elif isinstance(config, ConvolutionalConfig):
+        theirs, ours, name = reference.compare(source, config, params, ROWS, rng)
     else:
         inputs = _pictures(config, rng)
         theirs, name = _their_vision(source, config, metadata["family"], inputs)

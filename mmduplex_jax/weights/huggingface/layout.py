@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, TensorFiles, WeightsError
+from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, Tensors, WeightsError
 from mmduplex_jax.weights.portable import flatten, unflatten
 
 _STORED_AS = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16), "float16": ("F16", np.float16)}
@@ -221,7 +221,7 @@ def theirs_expected(layout: Layout, expected: Mapping[str, Any]) -> dict[str, tu
     return theirs
 
 
-def check_fits(files: TensorFiles, layout: Layout, expected: Mapping[str, Any]) -> None:
+def check_fits(files: Tensors, layout: Layout, expected: Mapping[str, Any]) -> None:
     """Compares names and shapes, before any number is read.
 
     Raises:
@@ -250,13 +250,13 @@ def check_fits(files: TensorFiles, layout: Layout, expected: Mapping[str, Any]) 
     ]
     if wrong:
         raise WeightsError(
-            f"{files.path}: {len(wrong)} tensors do not fit what {CONFIG_FILE} describes\n  "
+            f"{files.path}: {len(wrong)} tensors do not fit the model\n  "
             + "\n  ".join(wrong)
-            + "\n-> are these the weights of that config, and is it an architecture that is read?"
+            + f"\n-> are these the weights of its {CONFIG_FILE}, and is it an architecture that is read?"
         )
 
 
-def iterate_params(files: TensorFiles, layout: Layout, expected: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def iterate_params(files: Tensors, layout: Layout, expected: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Our parameters one after the other, `(path, float32 array)`; at most one entry's tensors are in memory.
 
     Args:
@@ -288,7 +288,7 @@ def iterate_params(files: TensorFiles, layout: Layout, expected: Mapping[str, An
             yield name, array
 
 
-def read_params(files: TensorFiles, layout: Layout, expected: Mapping[str, Any]) -> dict[str, Any]:
+def read_params(files: Tensors, layout: Layout, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Our parameters as a nested dict of float32 NumPy arrays; arguments and errors as of `iterate_params`."""
     return unflatten(dict(iterate_params(files, layout, expected)))
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -41,6 +41,35 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.pt"
 
 class WeightsError(ValueError):
     """Weights that cannot be read or do not fit; says which tensors, in which file, and what to do."""
+
+
+class Tensors(Protocol):
+    """Named tensors of whatever file."""
+
+    path: Path
+    renamed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor."""
+
+    def dtype(self, name: str) -> str:
+        """In which form its numbers are stored, e.g. "BF16"."""
+
+    def is_floating(self, name: str) -> bool:
+        """Whether it holds numbers, rather than indices."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, floats as float32."""
 
 
 class Stored(NamedTuple):

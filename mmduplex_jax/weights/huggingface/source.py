@@ -1,4 +1,4 @@
-"""What a Hugging Face directory holds: which model of ours it is, and all that goes with its weights."""
+"""Others' weights, a Hugging Face directory or the file of a convolutional tower: which model, and all with it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,36 +16,45 @@ from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
 from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.convolutional.files import find_file
+from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig, open_file
 from mmduplex_jax.weights.huggingface import text, vision
 from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
-from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError, read_config, refuse_other_formats
+from mmduplex_jax.weights.huggingface.reader import (
+    TensorFiles,
+    Tensors,
+    WeightsError,
+    read_config,
+    refuse_other_formats,
+)
+from mmduplex_jax.weights.notice import notice_of
 
 # Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
 LAYOUT_VERSION = 1
 KINDS = ("text", "vision", "contrastive")
 TOKENIZER_FILE = "tokenizer.json"
 
-Config = LanguageConfig | VisionConfig | ContrastiveConfig
+Config = LanguageConfig | VisionConfig | ContrastiveConfig | ConvolutionalConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A directory that can be imported: its file fits its config.
+    """A directory, or a file, that can be imported: its tensors fit its config.
 
     Attributes:
       files: the tensors.
       kind: one of `KINDS`.
-      family: in whose names and arithmetic, e.g. "llama", "siglip".
+      family: in whose names and arithmetic, e.g. "llama", "siglip", "yolox".
       config: our shape.
       layout: which tensor is which parameter.
       shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
-      their_config: the `config.json`.
+      their_config: the `config.json`; of a convolutional network its file's name and SHA-256.
       their_prefixes: what names of a tower start with, as `vision_prefix` and `text_prefix`.
       tokenizer: of texts; None where there is no tokenizer.json, or nothing reads texts.
       preprocessing: of pictures; None where it is not said, or nothing looks at pictures.
     """
 
-    files: TensorFiles
+    files: Tensors
     kind: str
     family: str
     config: Config
@@ -68,6 +77,7 @@ class Source:
             "their_dtypes": sorted({self.files.dtype(name) for name in self.files.names}),
             "tokenizer_json": None if self.tokenizer is None else self.tokenizer.to_json(),
             "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
+            "notice": notice_of(self.files.path),
         }
 
 
@@ -75,13 +85,17 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
     """Reads everything of a directory but the numbers, and checks that it fits.
 
     Args:
-      folder: `config.json`, safetensors, and what else is there.
+      folder: `config.json`, safetensors, and what else is there; or the file of a convolutional tower (`.npz`, `.pth`,
+        `.onnx`), or a folder with no other such file.
       only_vision: take the vision tower alone of a contrastive pair.
 
     Raises:
       WeightsError: it is no architecture that is read, or its tensors do not fit (all of them are named).
       ValueError: its tokenizer or its preprocessing cannot be used.
     """
+    convolutional = find_file(folder)
+    if convolutional is not None:
+        return _convolutional(convolutional)
     refuse_other_formats(folder)
     their_config = read_config(folder)
     files = TensorFiles(folder)
@@ -106,6 +120,24 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
     check_fits(files, layout, shapes)
     tokenizer = None if kind == "vision" else _tokenizer(Path(folder), config)
     return Source(files, kind, family, config, layout, shapes, their_config, prefixes, tokenizer, preprocessing)
+
+
+def _convolutional(file: Path) -> Source:
+    found = open_file(file)
+    shapes = nn.unbox(boxed_shapes(found.config))
+    check_fits(found.files, found.layout, shapes)
+    return Source(
+        found.files,
+        "vision",
+        found.family,
+        found.config,
+        found.layout,
+        shapes,
+        their_config=found.about,
+        their_prefixes={},
+        tokenizer=None,
+        preprocessing=found.preprocessing,
+    )
 
 
 def _tokenizer(folder: Path, config: Any) -> TextTokenizer | None:
@@ -136,7 +168,7 @@ def config_from_metadata(metadata: Mapping[str, Any]) -> Config:
         )
     values = _with_tuples(metadata["architecture"])
     if kind == "vision":
-        return VisionConfig(**values)
+        return CONFIGS.get(metadata["family"], VisionConfig)(**values)
     if kind == "contrastive":
         return ContrastiveConfig.from_dict(values)
     return LanguageConfig(**{**values, "text": StackConfig(**values["text"])})
@@ -146,6 +178,8 @@ def module_of(config: Config) -> nn.Module:
     """The model of a shape."""
     if isinstance(config, LanguageConfig):
         return LanguageModel(config)
+    if isinstance(config, ConvolutionalConfig):
+        return config.build()
     return VisionTower(config) if isinstance(config, VisionConfig) else Contrastive(config)
 
 
@@ -156,6 +190,8 @@ def boxed_shapes(config: Config) -> PyTree:
     inputs: tuple[Any, ...]
     if isinstance(config, LanguageConfig):
         inputs = (tokens,)
+    elif isinstance(config, ConvolutionalConfig):
+        inputs = (jnp.zeros((1, 32, 32, 3)),)  # any size: the parameters are the same
     elif isinstance(config, VisionConfig):
         inputs = (pictures(config),)
     else:

@@ -1,0 +1,1 @@
+"""Weights of convolutional towers, in the files in which others publish them."""
