@@ -22,6 +22,7 @@ import abc
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import statistics
 import sys
@@ -206,16 +207,16 @@ class EncoderTask(Trained):
 
     Attributes:
       tower: whose.
-      rows, side: B; patches a side of a picture.
+      rows, grid: B; rows and columns of patches of a picture.
     """
 
     tower: VisionConfig
     rows: int
-    side: int
+    grid: tuple[int, int]
 
     @property
     def positions(self) -> int:
-        return self.side**2 + self.tower.class_token
+        return math.prod(self.grid) + self.tower.class_token
 
     def batch(self) -> dict[str, np.ndarray]:
         shape = (self.rows, self.positions, self.tower.width)
@@ -232,7 +233,7 @@ class EncoderTask(Trained):
         c = self.tower
         if not c.rotary:
             return None
-        row, column = np.divmod(np.arange(self.side**2, dtype=np.int32), self.side)
+        row, column = np.divmod(np.arange(math.prod(self.grid), dtype=np.int32), self.grid[1])
         first = int(c.class_token)
         row, column = (np.pad(place + first, (first, 0))[None] for place in (row, column))
         return phases_2d(jnp.asarray(row), jnp.asarray(column), c.width // c.heads, c.rope_base)
@@ -297,7 +298,7 @@ def anchors(path: str, dtype: str, rows: int) -> tuple[EncoderTask, Any]:
     config.tokenizer.anchor.tower.update(remat=False)
     task: Any = build_task(config, load_tokenizer(config))
     tower = task.config.tokenizer.anchor.used_tower
-    return EncoderTask(tower, rows, task.config.tokenizer.frame_px // tower.patch_px), config
+    return EncoderTask(tower, rows, tower.grid_of(task.config.tokenizer.anchor_px)), config
 
 
 def pictures(path: str, dtype: str, rows: int) -> tuple[EncoderTask, Any]:
@@ -306,7 +307,7 @@ def pictures(path: str, dtype: str, rows: int) -> tuple[EncoderTask, Any]:
     config.vision.update(remat=False, dtype=dtype)
     task: Any = build_task(config, load_tokenizer(config))
     tower = task.config.vision
-    return EncoderTask(tower, rows, tower.side), config
+    return EncoderTask(tower, rows, tower.grid), config
 
 
 # By name: of what config, how many rows at a time, and what of it.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import av
@@ -11,8 +11,8 @@ import numpy as np
 from einops import rearrange
 
 from data_pipelines.video_source import VideoError, why
+from mmduplex_jax.frame_size import FITS, FrameSize, frame_size, size_flag, size_text
 
-FITS = ("crop", "pad")
 # Formats of three planes of bytes, and how many times smaller the planes of colour are, across and down.
 _PLANAR = {
     "yuv420p": (2, 2),
@@ -138,21 +138,33 @@ def square_in_picture(width_px: int, height_px: int, frame_px: int, fit: str) ->
     return (width_px - side) / 2, (height_px - side) / 2, side / frame_px
 
 
-def shrink_frames(frames: np.ndarray, frame_px: int) -> np.ndarray:
-    """uint8 [T, px, px, 3] to [T, frame_px, frame_px, 3] as a reader would have given them, areas averaged.
+def shrink_frames(frames: np.ndarray, frame_px: int | Sequence[int]) -> np.ndarray:
+    """uint8 [T, H, W, 3] to frames of `frame_px` as a reader would have given them, areas averaged.
 
     Raises:
-      ValueError: they are smaller; nothing would be gained by making them larger.
+      ValueError: they are smaller, by which nothing would be gained, or of another shape.
     """
-    stored_px = frames.shape[1]
-    if stored_px < frame_px:
-        raise ValueError(
-            f"frames of {stored_px} px are smaller than the {frame_px} px that the model takes: prepare the data with "
-            f"--config.frame_px={frame_px} or more"
-        )
-    if stored_px == frame_px:
+    height_px, width_px = frame_size(frame_px)
+    check_shrinks((frames.shape[1], frames.shape[2]), (height_px, width_px))
+    if frames.shape[1:3] == (height_px, width_px):
         return frames
-    return np.stack([resize(frame, frame_px, frame_px) for frame in frames])
+    return np.stack([resize(frame, width_px, height_px) for frame in frames])
+
+
+def check_shrinks(stored_px: FrameSize, frame_px: FrameSize) -> None:
+    """ValueError for stored frames that are smaller than a model's, or of another shape (to a pixel of the model's)."""
+    (stored_h, stored_w), (height_px, width_px) = stored_px, frame_px
+    scale = max(stored_h / height_px, stored_w / width_px)
+    if stored_h < height_px or stored_w < width_px:
+        wrong = "smaller than"
+    elif abs(stored_h / scale - height_px) >= 1 or abs(stored_w / scale - width_px) >= 1:
+        wrong = "of another shape than"
+    else:
+        return
+    raise ValueError(
+        f"frames of {size_text(stored_px)} are {wrong} the {size_text(frame_px)} that the model takes: prepare the "
+        f"data with --config.frame_px={size_flag(frame_px)}"
+    )
 
 
 def resize(image: np.ndarray, width_px: int, height_px: int, shrink: int = cv2.INTER_AREA) -> np.ndarray:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import fit_of, size_text
 from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
@@ -67,14 +68,15 @@ def calibrate(config: Any, data: str, clips: int) -> list[Choice]:
     clock = Clock(**config.clock)
     if source.clock != clock:
         raise ValueError(f"{data} has {source.clock}, the config {clock}: prepare the data with the config's clock")
-    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock)
+    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock, fit_of(config))
     if tokenizer.kind != "bflow":
         raise ValueError(f"tokenizer.kind is {tokenizer.kind!r}: only bflow has thresholds")
     which = np.unique(np.linspace(0, len(source) - 1, min(clips, len(source))).astype(int))
     records = [source[int(i)] for i in which]
-    wrong = [r.key for r in records if r.frames.shape[1] != config.frame_px]
+    wrong = [r.key for r in records if r.frames.shape[1:3] != tokenizer.frame_px]
     if wrong:
-        raise ValueError(f"{data}: frames of {wrong[0]} are not {config.frame_px} px, as config.frame_px says")
+        size = size_text(tokenizer.frame_px)
+        raise ValueError(f"{data}: frames of {wrong[0]} are not {size}, as config.frame_px says")
     return choices([r.frames for r in records if r.num_ticks == source.longest_ticks], tokenizer)
 
 

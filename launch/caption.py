@@ -20,8 +20,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data_pipelines.geometry import FITS
 from data_pipelines.video_source import VideoError, redact
+from mmduplex_jax.frame_size import FITS
 from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.stages.vlm.captioner import (
     DECODING_FLAGS,

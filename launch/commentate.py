@@ -29,11 +29,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.geometry import FITS
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax import commentator
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.client.session import RemoteCommentator, remote_commentator
+from mmduplex_jax.frame_size import FITS
 from mmduplex_jax.interruptible import leave, run_interruptibly
 from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
 from mmduplex_jax.streaming.captions import Terminal

@@ -20,7 +20,10 @@ MAX_LINES = 700
 # Each part may import itself and what is named here. A part that is not named here may not exist: an architecture has
 # a place for everything, so a new one is added to this table and to docs/design.md together. There is no circle in it.
 _OURS = "mmduplex_jax."
-GROUND = {_OURS + name for name in ("typing", "clock", "sharding", "text_tokenizer", "word_decoder", "interruptible")}
+GROUND = {
+    _OURS + name
+    for name in ("typing", "clock", "frame_size", "sharding", "text_tokenizer", "word_decoder", "interruptible")
+}
 DATA = {"data_pipelines"}
 MODEL = GROUND | {_OURS + name for name in ("layers", "tokenizer", "towers", "models")}
 # What everybody agrees on: what a task and an evaluator are, and the table of stages, which holds names of modules.
@@ -34,6 +37,7 @@ SERVING = {_OURS + name for name in ("serving", "serving.protocol", "client", "c
 MAY_IMPORT = {
     _OURS + "typing": set(),
     _OURS + "clock": set(),
+    _OURS + "frame_size": set(),
     _OURS + "interruptible": set(),
     _OURS + "text_tokenizer": set(),
     _OURS + "word_decoder": {_OURS + "clock", _OURS + "text_tokenizer"},
@@ -65,7 +69,7 @@ MAY_IMPORT = {
     _OURS + "serving": UPPER | {_OURS + name for name in ("streaming", "commentator", "serving.protocol")},
     # Its names, each loaded when it is used.
     "mmduplex_jax": {_OURS + "commentator", _OURS + "word_decoder"},
-    "data_pipelines": {_OURS + name for name in ("clock", "interruptible", "typing", "text_tokenizer")},
+    "data_pipelines": {_OURS + name for name in ("clock", "frame_size", "interruptible", "typing", "text_tokenizer")},
     "configs": set(),
     "launch": LIBRARY
     | SERVING

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
@@ -81,25 +82,26 @@ def dual_stream(fusion: str = "cross", kind: str = "bflow", **changes) -> DualSt
     return DualStreamConfig(**(values | changes))
 
 
-def clips(batch: int, ticks: int, side: int = 32, seed: int = 0, busy: bool = False) -> np.ndarray:
+def clips(batch: int, ticks: int, side: int | tuple[int, int] = 32, seed: int = 0, busy: bool = False) -> np.ndarray:
     """uint8 `[B, T, H, W, 3]`: squares that move, rest and jump before noise, with a cut of the scene now and then.
 
     Busy ones never rest and turn back at the edges, so that the budget is spent.
     """
     rng = np.random.default_rng(seed)
-    frames = np.empty((batch, ticks, side, side, 3), np.uint8)
-    size = side // 4
+    height, width = frame_size(side)
+    frames, room = np.empty((batch, ticks, height, width, 3), np.uint8), np.array([height, width]) - height // 4
+    size = height // 4
     for b in range(batch):
-        background = rng.integers(60, 140, (side, side, 3), dtype=np.uint8)
-        place, speed, colour = rng.uniform(0, side - size, 2), rng.uniform(-3, 3, 2), rng.integers(0, 256, 3)
+        background = rng.integers(60, 140, (height, width, 3), dtype=np.uint8)
+        place, speed, colour = rng.uniform(0, room), rng.uniform(-3, 3, 2), rng.integers(0, 256, 3)
         for t in range(ticks):
             if rng.random() < 0.03:
-                background = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                background = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             if rng.random() < 0.1:
                 speed = rng.uniform(-3, 3, 2) * (rng.random() < 0.6 or busy)
             if busy:
-                speed = np.where((place + speed < 0) | (place + speed > side - size), -speed, speed)
-            place = np.clip(place + speed, 0, side - size)
+                speed = np.where((place + speed < 0) | (place + speed > room), -speed, speed)
+            place = np.clip(place + speed, 0, room)
             y, x = place.astype(int)
             frames[b, t] = background
             frames[b, t, y : y + size, x : x + size] = colour
@@ -139,7 +141,6 @@ def random_params(init, seed: int = 0):
 
 def init(config: DualStreamConfig, ticks: int = 4, seed: int = 0):
     """Random parameters of a model."""
-    side = config.tokenizer.frame_px
-    frames = np.zeros((1, ticks, side, side, 3), np.uint8)
+    frames = np.zeros((1, ticks, *config.tokenizer.frame_px, 3), np.uint8)
     slots, delay = np.zeros((1, ticks * config.clock.video_stride), np.int32), np.zeros(1, np.int32)
     return random_params(lambda key: DualStream(config).init(key, frames, slots, delay)["params"], seed)

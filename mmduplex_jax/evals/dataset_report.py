@@ -18,6 +18,7 @@ from data_pipelines.manifest import REJECTED_NAME, ShardError, summary_of
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.clips import shard_records
+from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.motion_field import MotionField
@@ -222,7 +223,7 @@ def tokenizer_of(config: Any, name: str, frame_px: int, clock: Clock) -> Tokeniz
             f"{name} takes frames of {config.frame_px} px by {own}, the data has {frame_px} px and {clock}: give "
             f"another --config, or change this one with --config.frame_px={frame_px} and the like"
         )
-    return tokenizer_config.from_mapping(config.tokenizer, config.frame_px, own)
+    return tokenizer_config.from_mapping(config.tokenizer, config.frame_px, own, fit_of(config))
 
 
 def inspect(
@@ -300,7 +301,7 @@ def _motion_field(frame_px: int, tokenizer: TokenizerConfig | None) -> MotionFie
     divisors = [side for side in range(2, min(frame_px, 64) + 1, 2) if frame_px % side == 0]
     if not divisors:
         raise ValueError(f"motion cannot be matched in frames of {frame_px} px: their side has no even divisor")
-    return MotionField(divisors[-1])
+    return MotionField((divisors[-1], divisors[-1]))
 
 
 def _rejected_examples(directory: Path) -> dict[str, list[dict[str, str]]]:

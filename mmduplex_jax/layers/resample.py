@@ -83,11 +83,11 @@ def resize_matrix(size: int, new_size: int, method: str, antialias: bool) -> np.
     return matrix
 
 
-def resize_grid(grid: Float[Array, "Y X D"], rows: int, columns: int, method: str, antialias: bool) -> Array:
-    """Resizes a grid of vectors to `[rows, columns, D]`, in float32."""
-    down = jnp.asarray(resize_matrix(grid.shape[0], rows, method, antialias), jnp.float32)
-    across = jnp.asarray(resize_matrix(grid.shape[1], columns, method, antialias), jnp.float32)
-    return jnp.einsum("ri,cj,ijd->rcd", down, across, grid.astype(jnp.float32), precision="highest")
+def resize_grid(grid: Float[Array, "... Y X D"], rows: int, columns: int, method: str, antialias: bool) -> Array:
+    """Resizes a grid of vectors, or a picture, to `[..., rows, columns, D]`, in float32."""
+    down = jnp.asarray(resize_matrix(grid.shape[-3], rows, method, antialias), jnp.float32)
+    across = jnp.asarray(resize_matrix(grid.shape[-2], columns, method, antialias), jnp.float32)
+    return jnp.einsum("ri,cj,...ijd->...rcd", down, across, grid.astype(jnp.float32), precision="highest")
 
 
 def linear_weights(place: Int32[Array, "..."], new_size: Int32[Array, "..."], size: int) -> Float[Array, "... size"]:

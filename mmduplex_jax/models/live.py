@@ -127,7 +127,7 @@ class LiveModel:
 
     def _report(self, tokens: Tokens) -> TokenReport:
         c = self.config.tokenizer
-        size = jnp.where(tokens.kind == ANCHOR, c.frame_px, c.flow.crop_px * tokens.scale)
+        size = jnp.where(tokens.kind == ANCHOR, max(c.frame_px), c.flow.crop_px * tokens.scale)
         is_anchor = (tokens.valid & (tokens.kind == ANCHOR)).any(axis=1)
         mask = lambda a: jnp.where(tokens.valid.reshape(*tokens.valid.shape, *[1] * (a.ndim - 2)), a, 0)
         return TokenReport(

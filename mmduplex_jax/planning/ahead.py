@@ -439,9 +439,8 @@ def stream_report(task: DuplexTask, topology: Topology, streams: int) -> Compile
     params = nn.unbox(abstract_params(task))
     state = jax.eval_shape(lambda given: live.init_state(given, streams), params)
     row = lambda dtype, *shape: jax.ShapeDtypeStruct((streams, *shape), dtype)
-    side = task.config.tokenizer.frame_px
     settings = (row(jnp.int32), row(jnp.float32), row(jnp.int32))
-    inputs = (row(jnp.uint8, side, side, 3), row(jnp.bool_), *settings)
+    inputs = (row(jnp.uint8, *task.config.tokenizer.frame_px, 3), row(jnp.bool_), *settings)
 
     def step(params: Any, state: Any, frame: Any, active: Any, delay: Any, pad_bias: Any, cap: Any) -> Any:
         return live.live_step(params, state, frame, active, delay, pad_bias, cap=cap)

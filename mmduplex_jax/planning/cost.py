@@ -6,7 +6,7 @@ device's peak (MFU), which is a guess until it is measured. Where a guess stands
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend import core
 from jax.sharding import AbstractMesh
 
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.devices import Device
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
@@ -289,13 +290,13 @@ def data_cost(task: Task, config: Any) -> DataCost:
         video_hours=hours,
         prepare_core_hours=hours / PREPARED_HOURS_PER_CORE_HOUR,
         stored_bytes=stored_bytes(hours, config.frame_px),
-        frames_read_per_core_s=READ_FRAMES_PER_CORE_S * (READ_PX / config.frame_px) ** 2,
+        frames_read_per_core_s=READ_FRAMES_PER_CORE_S * READ_PX**2 / math.prod(frame_size(config.frame_px)),
     )
 
 
-def stored_bytes(video_hours: float, frame_px: int) -> float:
+def stored_bytes(video_hours: float, frame_px: int | Sequence[int]) -> float:
     """Shards of frames of `frame_px`, as large as their pixels are many."""
-    return video_hours * STORED_BYTES_PER_HOUR * (frame_px / STORED_PX) ** 2
+    return video_hours * STORED_BYTES_PER_HOUR * math.prod(frame_size(frame_px)) / STORED_PX**2
 
 
 def _video_tokens(task: Task, config: Any) -> int:
@@ -303,7 +304,8 @@ def _video_tokens(task: Task, config: Any) -> int:
         return task.config.tokenizer.token_capacity(task.ticks)
     if isinstance(task, VlmTask):
         return task.config.prefix
-    return (config.frame_px // config.vision.patch_px) ** 2 * config.time.frames
+    rows, columns = (side // config.vision.patch_px for side in frame_size(config.frame_px))
+    return rows * columns * config.time.frames
 
 
 class StreamCost(NamedTuple):
@@ -326,11 +328,11 @@ class StreamCost(NamedTuple):
 
 def live_step_flops(task: DuplexTask) -> Mapping[str, float]:
     """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step."""
-    live, side = LiveModel(task.config), task.config.tokenizer.frame_px
+    live = LiveModel(task.config)
     params = nn.unbox(abstract_params(task))
     state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
     row = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
-    inputs = (row(np.uint8, side, side, 3), row(np.bool_), row(np.int32), row(np.float32))
+    inputs = (row(np.uint8, *task.config.tokenizer.frame_px, 3), row(np.bool_), row(np.int32), row(np.float32))
     parts = {"anchor": 0.0, "tick": 0.0, "text": 0.0}
     for scope, flops in count_flops(jax.make_jaxpr(live.live_step)(params, state, *inputs)).by_scope.items():
         names = scope.split("/")

@@ -135,7 +135,7 @@ class BFlow(nn.Module):
         if anchor_keep is not None:
             valid &= is_flow | (slot < anchor_keep[:, None])
         values = jnp.zeros((batch, capacity, c.width), jnp.dtype(c.dtype))
-        centre = jnp.full((batch, capacity, 2), c.frame_px // 2, jnp.int32)
+        centre = jnp.broadcast_to(jnp.array(c.middle_px, jnp.int32), (batch, capacity, 2))
         scale = jnp.ones((batch, capacity), jnp.int32)
 
         if c.anchor_tokens:
@@ -241,7 +241,7 @@ class BFlow(nn.Module):
             if c.kind == "bflow":
                 slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
             parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
-            centres.append(jnp.full((batch, c.anchor_tokens, 2), c.frame_px // 2, jnp.int32))
+            centres.append(jnp.broadcast_to(jnp.array(c.middle_px, jnp.int32), (batch, c.anchor_tokens, 2)))
             scales.append(jnp.ones((batch, c.anchor_tokens), jnp.int32))
         if c.flow_slots:
             tick = jnp.zeros((c.flow_slots,), jnp.int32)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.tokenizer.motion import MotionConfig
 from mmduplex_jax.typing import Array, Bool, Int32
 
@@ -63,14 +64,18 @@ class BaselineConfig:
     frame; `dense`: what video language models pay today.
 
     Attributes:
-      grid_side, interval_ticks: of `uniform`: `grid_side²` crops every `interval_ticks`.
+      grid_side, interval_ticks: of `uniform`: rows and columns of crops every `interval_ticks`; one integer: as many
+        of both.
       dense_tokens, dense_hz: of `dense`: `dense_tokens` a frame at `dense_hz`.
     """
 
-    grid_side: int = 4
+    grid_side: tuple[int, int] = (4, 4)
     interval_ticks: int = 4
     dense_tokens: int = 64
     dense_hz: int = 5
+
+    def __post_init__(self):
+        object.__setattr__(self, "grid_side", frame_size(self.grid_side, "tokenizer.baseline.grid_side"))
 
 
 class _Anchor(Protocol):
@@ -127,7 +132,8 @@ class BudgetRule:
     @property
     def flow_slots(self) -> int:
         """K: flow tokens that a tick has room for."""
-        return {"bflow": self.budget.flow_token_levels[-1], "uniform": self.baseline.grid_side**2}.get(self.kind, 0)
+        rows, columns = self.baseline.grid_side
+        return {"bflow": self.budget.flow_token_levels[-1], "uniform": rows * columns}.get(self.kind, 0)
 
     @property
     def slots(self) -> int:
@@ -243,7 +249,7 @@ def spend(
     used = state.spent.sum()
     wanted = (
         (state.since_anchor >= _NEVER)
-        | (disoccluded >= int(budget.disocclusion_threshold * rule.motion.grid**2))
+        | (disoccluded >= int(budget.disocclusion_threshold * rule.motion.cells))
         | (state.since_anchor >= rule.clock.ticks_in(budget.anchor_interval_max_s))
     )
     bought = wanted & (state.since_anchor >= rule.anchor_interval_min_ticks) & (used + size <= cap) & (size > 0)

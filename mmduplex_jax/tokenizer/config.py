@@ -1,8 +1,10 @@
 """The tokenizer's knobs, as frozen dataclasses that jit can hash."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size, size_flag, size_text, whole_factor
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.tokenizer.budget import BaselineConfig, BudgetConfig, BudgetRule
 from mmduplex_jax.tokenizer.motion import MotionConfig
@@ -22,6 +24,9 @@ class AnchorConfig:
       readout: "queries": learned, nested ones attend to the tower's patches; "pooled": the tower's embedding is the one
         token of the anchor.
       readout_layers: how many times queries attend.
+      resize_to_tower: resize the whole frame to the tower's own `image_px`, whatever its proportions, as SigLIP's
+        processor does with any picture: for imported towers that know one size. False: the tower looks at the frame as
+        it is, its positions fitted to the frame's patches where `tower.positions` allows it.
       mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to.
     """
 
@@ -29,6 +34,7 @@ class AnchorConfig:
     tokens: int = 16
     readout: str = "queries"
     readout_layers: int = 1
+    resize_to_tower: bool = False
     mean: tuple[float, float, float] = _HALF
     std: tuple[float, float, float] = _HALF
 
@@ -52,7 +58,7 @@ class AnchorConfig:
 
 def without_pool(tower: VisionConfig) -> VisionConfig:
     """A tower for its patches alone: the last norm is of every token, and nothing comes after it."""
-    plain = VisionConfig(image_px=1, patch_px=1, width=1, layers=1, heads=1, hidden=1)
+    plain = VisionConfig(image_px=(1, 1), patch_px=1, width=1, layers=1, heads=1, hidden=1)
     reset = {name: getattr(plain, name) for name in ("pool_heads", "pool_hidden", "projection", "projection_bias")}
     return dataclasses.replace(tower, pool="none", last_norm="tokens", **reset)
 
@@ -114,7 +120,7 @@ class TokenizerConfig(BudgetRule):
 
     Attributes:
       kind, clock, anchor, motion, budget, baseline: see `BudgetRule`; `anchor` is the frames tokenized whole.
-      frame_px: side of the square frames.
+      frame_px: height and width of the frames. One integer: a square.
       width: width of the tokens given out.
       event: the causal event transformer over the tokens.
       flow: crops on what moves.
@@ -123,7 +129,7 @@ class TokenizerConfig(BudgetRule):
     """
 
     anchor: AnchorConfig
-    frame_px: int
+    frame_px: FrameSize
     width: int
     event: StackConfig
     flow: FlowConfig = FlowConfig()
@@ -132,20 +138,25 @@ class TokenizerConfig(BudgetRule):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, whole, part in (
-            ("frame_px by motion.plane_px", self.frame_px, self.motion.plane_px),
-            ("flow.crop_px by flow.patch_px", self.flow.crop_px, self.flow.patch_px),
-        ):
-            if whole % part:
-                raise ValueError(f"tokenizer: {name} must divide without rest, got {whole} / {part}")
-        tower = self.anchor.tower
-        if self.frame_px < tower.patch_px or (
-            tower.positions == "fixed" and self.frame_px // tower.patch_px != tower.side
-        ):
+        object.__setattr__(self, "frame_px", frame_size(self.frame_px))
+        if whole_factor(self.frame_px, self.motion.plane_px) is None:
             raise ValueError(
-                f"tokenizer.anchor.tower has positions for {tower.side}x{tower.side} patches of {tower.patch_px} px, "
-                f"the frame ({self.frame_px} px) has {self.frame_px // tower.patch_px} along a side: set "
-                f"config.frame_px={tower.image_px}, or tokenizer.anchor.tower.positions='bicubic'"
+                f"tokenizer: frame_px by motion.plane_px must be one integer in both directions, got {self.frame_px} / "
+                f"{self.motion.plane_px}"
+            )
+        if self.flow.crop_px % self.flow.patch_px:
+            raise ValueError(
+                "tokenizer: flow.crop_px by flow.patch_px must divide without rest, got "
+                f"{self.flow.crop_px} / {self.flow.patch_px}"
+            )
+        tower = self.anchor.tower
+        patches = tower.grid_of(self.anchor_px)
+        if 0 in patches or (tower.positions == "fixed" and patches != tower.grid):
+            raise ValueError(
+                f"tokenizer.anchor.tower has positions for {tower.grid[0]}x{tower.grid[1]} patches of "
+                f"{tower.patch_px} px, the frame ({size_text(self.frame_px)}) has {patches[0]}x{patches[1]}: set "
+                f"config.frame_px={size_flag(tower.image_px)}, or tokenizer.anchor.tower.positions='bicubic', or "
+                "tokenizer.anchor.resize_to_tower=True"
             )
         if self.anchor.readout == "pooled" and self.anchor_tokens > 1:
             raise ValueError(
@@ -154,13 +165,30 @@ class TokenizerConfig(BudgetRule):
                 "'queries'"
             )
 
+    @property
+    def plane_scale(self) -> int:
+        """Frame pixels along a side of a plane pixel."""
+        return self.frame_px[0] // self.motion.plane_px[0]
 
-def from_mapping(values, frame_px: int, clock: Clock) -> TokenizerConfig:
+    @property
+    def middle_px(self) -> tuple[int, int]:
+        """The frame's middle (row, column)."""
+        return self.frame_px[0] // 2, self.frame_px[1] // 2
+
+    @property
+    def anchor_px(self) -> FrameSize:
+        """Height and width of the pictures that the anchors' tower sees."""
+        return self.anchor.tower.image_px if self.anchor.resize_to_tower else self.frame_px
+
+
+def from_mapping(values, frame_px: int | Sequence[int], clock: Clock, fit: str = "crop") -> TokenizerConfig:
     """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError.
 
     The anchors' tower is for pictures of `frame_px`, and computes in the tokenizer's dtype, where it does not say.
+    Frames that pictures were padded to (`fit`) have bars, in which nothing moves.
     """
-    values = dict(values)
+    values, frame_px = dict(values), frame_size(frame_px, "config.frame_px")
+    values["motion"] = {"bars": fit == "pad", **dict(values.get("motion", {}))}
     dtype = values.get("dtype", "float32")
     parts = {
         "motion": MotionConfig,

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.resample import resize_grid
 from mmduplex_jax.tokenizer import motion
 from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
 from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
@@ -45,7 +47,10 @@ class AnchorEncoder(nn.Module):
         c, anchor = self.config, self.config.anchor
         dtype = jnp.dtype(c.dtype)
         tower = anchor.used_tower
-        output = VisionTower(tower, name="tower")(normalise(frames, anchor.mean, anchor.std))
+        pictures = normalise(frames, anchor.mean, anchor.std)
+        if c.anchor_px != frames.shape[1:3]:
+            pictures = resize_grid(pictures, *c.anchor_px, "bilinear", antialias=True)
+        output = VisionTower(tower, name="tower")(pictures)
         if anchor.readout == "pooled":
             assert output.embedding is not None  # AnchorConfig refuses towers without a pool
             read = output.embedding[:, None].astype(dtype)
@@ -198,7 +203,7 @@ def _scaled(patches: Int32[Array, "... 10"]) -> Float[Array, "... 10"]:
     return jnp.concatenate([level(saliency), vector / 2.0, level(residual)], axis=-1)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _fourier_table(side_px: int) -> np.ndarray:
     """Fourier features of every pixel position of a line, float32 `[side_px, 2 · octaves]`.
 
@@ -210,8 +215,9 @@ def _fourier_table(side_px: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
 
-def _fourier(centre_px: Int32[Array, "... 2"], side_px: int) -> Float[Array, "... 16"]:
-    return jnp.asarray(_fourier_table(side_px))[centre_px].reshape(*centre_px.shape[:-1], -1)
+def _fourier(centre_px: Int32[Array, "... 2"], frame_px: FrameSize) -> Float[Array, "... 16"]:
+    down, across = (jnp.asarray(_fourier_table(side))[centre_px[..., i]] for i, side in enumerate(frame_px))
+    return jnp.concatenate([down, across], axis=-1)
 
 
 class FlowEncoder(nn.Module):
@@ -232,8 +238,8 @@ class FlowEncoder(nn.Module):
         c, flow = self.config, self.config.flow
         dtype = jnp.dtype(c.dtype)
         batch, count = centre_px.shape[:2]
-        cell_px = c.frame_px / c.motion.grid
-        place = centre_px.astype(jnp.float32) / c.frame_px * 2.0 - 1.0
+        cell_px = 2.0 * c.plane_scale
+        place = centre_px.astype(jnp.float32) / np.array(c.frame_px, np.float32) * 2.0 - 1.0
         offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
         parts = [place, offset, _fourier(centre_px, c.frame_px)]
         if flow.motion_features:

@@ -75,10 +75,9 @@ class TokenPlanState(NamedTuple):
 
 def initial(config: TokenizerConfig) -> TokenPlanState:
     """A stream's memory before its first frame."""
-    side, grid = config.motion.plane_px, config.motion.grid
     return TokenPlanState(
-        jnp.zeros((side, side, 3), jnp.int32),
-        jnp.zeros((HISTORY_TICKS - 1, grid, grid, MAP_CHANNELS), jnp.int32),
+        jnp.zeros((*config.motion.plane_px, 3), jnp.int32),
+        jnp.zeros((HISTORY_TICKS - 1, *config.motion.grid, MAP_CHANNELS), jnp.int32),
         budget.initial(config),
         jnp.zeros((), jnp.int32),
     )
@@ -114,10 +113,10 @@ def _rim() -> np.ndarray:
 
 def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int32[Array, "2"]:
     """One step towards what stands out from its surroundings; `centre` in sixteenths of a plane pixel."""
-    side = plane.shape[0]
+    height, width = plane.shape[:2]
     corner = centre // _SUBPIXEL - _PEAK_WINDOW // 2
-    rows = jnp.clip(corner[0] + jnp.arange(_PEAK_WINDOW), 0, side - 1)
-    columns = jnp.clip(corner[1] + jnp.arange(_PEAK_WINDOW), 0, side - 1)
+    rows = jnp.clip(corner[0] + jnp.arange(_PEAK_WINDOW), 0, height - 1)
+    columns = jnp.clip(corner[1] + jnp.arange(_PEAK_WINDOW), 0, width - 1)
     window = plane[rows[:, None], columns[None]]
     rim = jnp.asarray(_rim())
     surroundings = (window * rim[..., None]).sum(axis=(0, 1)) // int(_rim().sum())
@@ -128,13 +127,28 @@ def _mean_shift(plane: Int32[Array, "h w 3"], centre: Int32[Array, "2"]) -> Int3
     return jnp.where(total > 0, corner * _SUBPIXEL + moment // jnp.maximum(total, 1), centre)
 
 
-def find_peaks(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], config: TokenizerConfig) -> Peaks:
+def find_peaks(
+    saliency: Int32[Array, "Y X"],
+    plane: Int32[Array, "h w 3"],
+    config: TokenizerConfig,
+    bounds: Int32[Array, "4"] | None = None,
+) -> Peaks:
     """Finds `K` peaks one after the other; each hides what is near to it or to its centre.
 
     Near is nearer than `nms_radius_px` times the crop's scale, so that one large thing does not take all tokens.
+
+    Args:
+      saliency: 0 outside of the picture.
+      plane: the frame's.
+      config: the tokenizer's.
+      bounds: of the picture in the plane (`Motion.bounds`), inside of which crops are centred; all of it where None.
     """
-    plane_scale = config.frame_px // config.motion.plane_px
-    cell_px = 2 * plane_scale
+    cell_px = 2 * config.plane_scale
+    if bounds is None:
+        bounds = motion.whole(config.motion)
+    first_px, last_px = bounds[::2] * config.plane_scale, (bounds[1::2] + 1) * config.plane_scale - 1
+    if config.motion.bars:
+        plane = motion.without_bars(plane, bounds)
     scales = config.flow.crop_scales
     planes = [motion.shrunk(plane, scale) for scale in scales]
     rows, columns = (cell_px * jnp.arange(cells) + cell_px // 2 for cells in saliency.shape)
@@ -145,7 +159,7 @@ def find_peaks(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], conf
         # Never further than the window reaches: a peak on bare background must not wander to another thing.
         shift = lambda _, at: jnp.clip(_mean_shift(shrunk_plane, at), start - 8 * _SUBPIXEL, start + 8 * _SUBPIXEL)
         centre = jax.lax.fori_loop(0, _MEAN_SHIFT_ROUNDS, shift, start)
-        return jnp.clip((centre * pixel_px + _SUBPIXEL // 2) // _SUBPIXEL, 0, config.frame_px - 1)
+        return jnp.clip((centre * pixel_px + _SUBPIXEL // 2) // _SUBPIXEL, first_px, last_px)
 
     def next_peak(left, _):
         flat = jnp.argmax(left.reshape(-1)).astype(jnp.int32)
@@ -159,7 +173,7 @@ def find_peaks(saliency: Int32[Array, "Y X"], plane: Int32[Array, "h w 3"], conf
             starts_px[1:] = [cell_px * (low + high) // 2] * (len(scales) - 1)
         centres = starts_px
         if config.flow.centre:
-            centres = [centred(px, p, s * plane_scale) for px, p, s in zip(starts_px, planes, scales)]
+            centres = [centred(px, p, s * config.plane_scale) for px, p, s in zip(starts_px, planes, scales)]
         centre_px, scale = jnp.stack(centres)[number], jnp.asarray(scales, jnp.int32)[number]
         reach = config.budget.nms_radius_px * scale
         near = lambda at: (jnp.abs(rows - at[0]) < reach)[:, None] & (jnp.abs(columns - at[1]) < reach)[None]
@@ -215,10 +229,12 @@ def _spread(saliency: Int32[Array, "Y X"]) -> Int32[Array, "Y X"]:
 
 def _fixed_grid(config: TokenizerConfig) -> tuple[Int32[Array, "K 2"], Int32[Array, "K 2"]]:
     """Cells and centres (in frame pixels) of a fixed grid of crops that covers the frame: the baseline "uniform"."""
-    side = config.baseline.grid_side if config.kind == "uniform" else 0
-    along = (2 * jnp.arange(side) + 1) * config.frame_px // max(2 * side, 1)
-    centre = jnp.stack(jnp.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2).astype(jnp.int32)
-    return centre * config.motion.grid // config.frame_px, centre
+    grid_side = config.baseline.grid_side if config.kind == "uniform" else (0, 0)
+    down, across = (
+        (2 * jnp.arange(number) + 1) * side // max(2 * number, 1) for number, side in zip(grid_side, config.frame_px)
+    )
+    centre = jnp.stack(jnp.meshgrid(down, across, indexing="ij"), axis=-1).reshape(-1, 2).astype(jnp.int32)
+    return centre // (2 * config.plane_scale), centre
 
 
 def _map(moved: motion.Motion) -> Int32[Array, "Y X 3"]:
@@ -232,7 +248,9 @@ def _peaks(moved: motion.Motion, plane, maps, config: TokenizerConfig):
     """
     if config.kind == "bflow":
         decayed = _spread(maps[1, ..., 0]) * config.budget.saliency_decay // 16
-        best = find_peaks(jnp.maximum(moved.saliency, decayed), plane, config)
+        if config.motion.bars:
+            decayed = jnp.where(motion.inside(moved.bounds, config.motion.grid), decayed, 0)
+        best = find_peaks(jnp.maximum(moved.saliency, decayed), plane, config, moved.bounds)
         moving = (best.level >= config.budget.flow_threshold).sum(dtype=jnp.int32)
         cell, centre, scale = best.cell, best.centre_px, best.scale
     else:
@@ -293,6 +311,7 @@ def peak_levels(frames: UInt8[Array, "T H W 3"], config: TokenizerConfig) -> Int
     planes = jax.vmap(lambda frame: motion.plane(frame, config.motion))(frames)
 
     def levels(before, now):
-        return find_peaks(motion.match(before, now, config.motion).saliency, now, config).level
+        moved = motion.match(before, now, config.motion)
+        return find_peaks(moved.saliency, now, config, moved.bounds).level
 
     return jax.vmap(levels)(planes[:-1], planes[1:])

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS
 from mmduplex_jax.layers.dense import check_activation, dense
 from mmduplex_jax.layers.encoder import Attention, Encoder, Mlp, patchify
@@ -31,7 +32,8 @@ class VisionConfig:
     """The shape of a vision tower.
 
     Attributes:
-      image_px: side of the square pictures that it was trained on; with `patch_px` it says how many positions it has.
+      image_px: height and width of the pictures that it was trained on; with `patch_px` it says how many positions it
+        has. One integer: a square.
       patch_px: side of a patch.
       width, layers, heads, hidden: D, depth, Q, F.
       channels: C.
@@ -54,7 +56,7 @@ class VisionConfig:
       attention: among the tokens, "einsum" or "fused" (`layers/attention.attend`).
     """
 
-    image_px: int
+    image_px: FrameSize
     patch_px: int
     width: int
     layers: int
@@ -80,6 +82,7 @@ class VisionConfig:
     attention: str = "einsum"
 
     def __post_init__(self):
+        object.__setattr__(self, "image_px", frame_size(self.image_px, "image_px"))
         for name, known in (
             ("attention", IMPLEMENTATIONS),
             ("pool", POOLS),
@@ -93,7 +96,7 @@ class VisionConfig:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         if self.pool == "attention" and self.width % (self.pool_heads or self.heads):
             raise ValueError(f"width ({self.width}) must be a multiple of pool_heads ({self.pool_heads})")
-        if not 0 < self.patch_px <= self.image_px:
+        if not 0 < self.patch_px <= min(self.image_px):
             raise ValueError(f"patch_px ({self.patch_px}) must be from 1 to image_px ({self.image_px})")
         if self.pool == "class" and not self.class_token:
             raise ValueError("pool 'class' needs class_token=True")
@@ -103,9 +106,18 @@ class VisionConfig:
             raise ValueError(f"rotary needs heads of a multiple of 4 wide, not {self.width // self.heads}")
 
     @property
-    def side(self) -> int:
-        """Rows, and columns, of the grid of patches that positions were learned for."""
-        return self.image_px // self.patch_px
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid of patches that positions were learned for."""
+        return self.grid_of(self.image_px)
+
+    @property
+    def patches(self) -> int:
+        """How many patches positions were learned for."""
+        return self.grid[0] * self.grid[1]
+
+    def grid_of(self, image_px: FrameSize) -> tuple[int, int]:
+        """Rows and columns of whole patches in a picture."""
+        return image_px[0] // self.patch_px, image_px[1] // self.patch_px
 
     @property
     def embedding_width(self) -> int:
@@ -168,7 +180,7 @@ class VisionTower(nn.Module):
           ValueError: they need other positions than "fixed" allows.
         """
         side = self.config.patch_px
-        rows, columns = pictures.shape[1] // side, pictures.shape[2] // side
+        rows, columns = self.config.grid_of((pictures.shape[1], pictures.shape[2]))
         return self.from_patches(patchify(pictures[:, : rows * side, : columns * side], side), (rows, columns))
 
     @nn.compact
@@ -194,9 +206,9 @@ class VisionTower(nn.Module):
         table = self.param(
             "position",
             nn.with_logical_partitioning(normal, ("position", "embed")),
-            (c.side**2 + c.class_token, c.width),
+            (c.patches + c.class_token, c.width),
         )
-        places = table[c.class_token :].reshape(c.side, c.side, c.width)
+        places = table[c.class_token :].reshape(*c.grid, c.width)
         rows, columns = grid if isinstance(grid, tuple) else (grid[:, :1], grid[:, 1:])
         # Padding stands at the first place, as in transformers; nobody looks at it.
         index = jnp.arange(patches.shape[1], dtype=jnp.int32)[None]

@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mmduplex_jax.frame_size import size_flag
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.stages.registry import Language, Parts, Tower, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -49,6 +50,7 @@ _POOL = ("pool/", "projection/")
 _FREE_TOKENIZER = ("remat", "dtype", "attention")
 _FREE_VISION = (*_FREE_TOKENIZER, "positions")
 _FREE_TEXT = (*_FREE_TOKENIZER, "cross_every", "cross_gate", "num_sinks", "window_steps", "scan")
+_SIZES = ("frame_px", "plane_px", "grid_side", "image_px")  # pairs, which a flag takes in its own way
 _TABLES = ("embedding", "head")  # may have more rows, or fewer, than there are ids
 
 Fill = Callable[[PyTree], PyTree]
@@ -318,12 +320,14 @@ def differences(found: Any, wanted: Any, free: Collection[str], prefix: str) -> 
       free: fields that may differ.
       prefix: of the flags that set the run's.
     """
-    return [
-        f"{field.name} is {getattr(found, field.name)}, the model's is {getattr(wanted, field.name)}: set "
-        f"{prefix}{field.name}={getattr(found, field.name)}"
-        for field in dataclasses.fields(found)
-        if field.name not in free and getattr(found, field.name) != getattr(wanted, field.name)
-    ]
+    lines = []
+    for field in dataclasses.fields(found):
+        theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name not in free and theirs != ours:
+            if field.name in _SIZES:
+                theirs, ours = size_flag(theirs), size_flag(ours)
+            lines.append(f"{field.name} is {theirs}, the model's is {ours}: set {prefix}{field.name}={theirs}")
+    return lines
 
 
 def filled(params: PyTree, plans: Iterable[Plan]) -> PyTree:
@@ -496,13 +500,15 @@ def _tokenizer_differences(found: TokenizerConfig, wanted: TokenizerConfig) -> l
     parts = {field.name for field in dataclasses.fields(found) if dataclasses.is_dataclass(getattr(found, field.name))}
     lines = differences(found, wanted, {*parts, *_FREE_TOKENIZER, "frame_px"}, flags)
     if found.frame_px != wanted.frame_px:
-        lines += [
-            f"frame_px is {found.frame_px}, the model's is {wanted.frame_px}: set config.frame_px={found.frame_px}"
-        ]
+        theirs, ours = size_flag(found.frame_px), size_flag(wanted.frame_px)
+        lines += [f"frame_px is {theirs}, the model's is {ours}: set config.frame_px={theirs}"]
     lines += differences(found.clock, wanted.clock, (), "config.clock.")
     used = parts - {"clock", "anchor", "event", *(() if found.kind != "bflow" else ("baseline",))}
     for name in sorted(used):
-        lines += differences(getattr(found, name), getattr(wanted, name), _FREE_TOKENIZER, f"{flags}{name}.")
+        lines += differences(getattr(found, name), getattr(wanted, name), (*_FREE_TOKENIZER, "bars"), f"{flags}{name}.")
+    if found.motion.bars != wanted.motion.bars:
+        theirs, ours = ("pad" if c.motion.bars else "crop" for c in (found, wanted))
+        lines.append(f"fit is {theirs}, the model's is {ours}: set config.fit={theirs}")
     lines += differences(found.anchor, wanted.anchor, ("tower",), f"{flags}anchor.")
     lines += differences(
         found.anchor.used_tower, wanted.anchor.used_tower, (*_FREE_TOKENIZER, "positions"), f"{flags}anchor.tower."

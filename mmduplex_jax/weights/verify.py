@@ -139,16 +139,16 @@ def _their_text(source: str | Path, tokens: np.ndarray, with_logits: bool) -> tu
 def _pictures(config: VisionConfig | ContrastiveConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Random pictures; patches of unlike grids for NaFlex; texts for a pair."""
     vision = config.vision if isinstance(config, ContrastiveConfig) else config
-    side, patch = vision.image_px, vision.patch_px**2 * vision.channels
+    patch = vision.patch_px**2 * vision.channels
     inputs: dict[str, np.ndarray] = {}
     if vision.positions == "naflex":
-        most = vision.side**2
-        grid = np.array([(vision.side, vision.side), (max(1, vision.side // 2), vision.side)], np.int32)
+        most, (rows, columns) = vision.patches, vision.grid
+        grid = np.array([(rows, columns), (max(1, rows // 2), columns)], np.int32)
         mask = np.arange(most)[None] < grid.prod(axis=1)[:, None]
         values = rng.standard_normal((ROWS, most, patch)).astype(np.float32) * mask[..., None]
         inputs |= {"patches": values, "grid": grid, "mask": mask}
     else:
-        inputs["pictures"] = rng.standard_normal((ROWS, side, side, vision.channels)).astype(np.float32)
+        inputs["pictures"] = rng.standard_normal((ROWS, *vision.image_px, vision.channels)).astype(np.float32)
     if isinstance(config, ContrastiveConfig):
         text = config.text
         ids = rng.integers(0, text.vocab_size, (ROWS, text.length)).astype(np.int32)

@@ -89,7 +89,7 @@ def import_tower(config: VisionConfig | ContrastiveConfig, folder: Path, preproc
     found = vision.exported(config, family)
     write_params(random_arrays(config), vision.layout(found), folder / "theirs", vision.config_json(found))
     if preprocessing:
-        (folder / "theirs" / "preprocessor_config.json").write_text(json.dumps(processor(family, tower.image_px)))
+        (folder / "theirs" / "preprocessor_config.json").write_text(json.dumps(processor(family, tower.image_px[0])))
     import_weights(open_source(folder / "theirs"), folder / "weights")
     return folder / "weights"
 

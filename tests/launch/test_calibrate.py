@@ -37,4 +37,4 @@ def test_thresholds_trade_tokens(repository, shards, tmp_path):
 def test_a_config_that_does_not_fit_the_data_is_named(repository, shards):
     done = calibrate(repository, f"--data={shards}", "--config.frame_px=128")
     assert done.returncode == 2
-    assert "are not 128 px" in done.stderr
+    assert "are not 128x128 px" in done.stderr

@@ -192,8 +192,8 @@ def test_everything_rejected(tmp_path):
 
 def test_a_config_that_does_not_fit_is_refused():
     fits = lambda frame_px, clock, config=quickstart: tokenizer_of(config.get_config(), "mine.py", frame_px, clock)
-    assert fits(64, Clock()).motion.plane_px == 32
-    assert fits(256, Clock()).frame_px == 64  # frames are shrunk to it
+    assert fits(64, Clock()).motion.plane_px == (32, 32)
+    assert fits(256, Clock()).frame_px == (64, 64)  # frames are shrunk to it
     with pytest.raises(
         ValueError, match=r"mine.py takes frames of 64 px .*, the data has 48 px .*--config.frame_px=48"
     ):

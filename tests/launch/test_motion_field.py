@@ -30,18 +30,30 @@ def tokenizer_motion(frames: np.ndarray, config: MotionConfig) -> motion.Motion:
     return jax.tree.map(np.asarray, found)
 
 
-# A clip of a simulator, and noise with cuts, where nothing matches and int8 is full.
-@pytest.mark.parametrize("frames", [world_frames(3), tiny.clips(1, 40, side=64)[0]], ids=["world", "cuts"])
-@pytest.mark.parametrize("config", [MotionConfig(), MotionConfig(plane_px=16, search_radius=2)], ids=["32", "16"])
+# A clip of a simulator, and noise with cuts, where nothing matches and int8 is full; wide, with bars and without.
+@pytest.mark.parametrize(
+    ("frames", "config"),
+    [
+        (world_frames(3), MotionConfig()),
+        (world_frames(3), MotionConfig(plane_px=16, search_radius=2)),
+        (tiny.clips(1, 40, side=64)[0], MotionConfig()),
+        (np.pad(tiny.clips(1, 40, (32, 48))[0], [(0, 0), (0, 0), (8, 8), (0, 0)]), MotionConfig((16, 32), bars=True)),
+        (tiny.clips(1, 40, (32, 48))[0], MotionConfig((16, 24), search_radius=2)),
+    ],
+    ids=["world-32", "world-16", "cuts-32", "bars-16x32", "cuts-16x24"],
+)
 def test_it_is_the_tokenizers_own(frames, config):
-    field = MotionField(config.plane_px, config.search_radius)(frames)
+    field = MotionField(config.plane_px, config.search_radius, bars=config.bars)(frames)
     found = tokenizer_motion(frames, config)
     assert field.dtype == np.int8
-    assert field.shape == (len(frames), config.plane_px // 2, config.plane_px // 2, 4)
+    assert field.shape == (len(frames), *config.grid, 4)
     assert not field[0].any()
     np.testing.assert_array_equal(field[1:, ..., :2], found.vector + found.camera[:, None, None])
     np.testing.assert_array_equal(field[1:, ..., 2], np.minimum(found.residual // 36, 127))
     np.testing.assert_array_equal(field[1:, ..., 3], np.minimum(found.saliency // 36, 127))
+    if config.bars:
+        assert not field[:, :, [0, 1, -2, -1], 2:].any()
+        return
     # As the field's description says: the camera's shift can be had from it, hence the tokenizer's vector too.
     shifts = np.sort(field[1:, ..., :2].reshape(len(frames) - 1, -1, 2), axis=1)
     np.testing.assert_array_equal(shifts[:, shifts.shape[1] // 2], found.camera)
@@ -64,20 +76,24 @@ def test_clips_of_any_length_are_the_same_clip():
         np.testing.assert_array_equal(of(frames[:ticks]), whole[:ticks])
 
 
-@pytest.mark.parametrize(("px", "plane_px"), [(64, 64), (64, 32), (48, 16), (256, 4), (96, 32)])
-def test_shrinking_is_exact(px, plane_px):
-    rng = np.random.default_rng(px)
-    frames = np.concatenate([rng.integers(0, 256, (2, px, px, 3), np.uint8), np.full((1, px, px, 3), 255, np.uint8)])
+@pytest.mark.parametrize(
+    ("frame_px", "plane_px"),
+    [((64, 64), (64, 64)), ((48, 48), (16, 16)), ((256, 256), (4, 4)), ((96, 96), (32, 32)), ((48, 80), (12, 20))],
+)
+def test_shrinking_is_exact(frame_px, plane_px):
+    rng = np.random.default_rng(0)
+    noise, white = rng.integers(0, 256, (2, *frame_px, 3), np.uint8), np.full((1, *frame_px, 3), 255, np.uint8)
+    frames = np.concatenate([noise, white])
     wanted = [motion.plane(frame, MotionConfig(plane_px=plane_px)) for frame in jnp.asarray(frames)]
     np.testing.assert_array_equal(shrink(frames, plane_px), np.stack(wanted))
 
 
 def test_what_does_not_divide_is_said():
-    with pytest.raises(ValueError, match="must divide the side of the frames, 64, without rest, got 48"):
+    with pytest.raises(ValueError, match=r"one integer in both directions, got \(64, 64\) / \(48, 48\)"):
         MotionField(48)(np.zeros((2, 64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="even plane_px"):
         MotionField(33)
-    with pytest.raises(ValueError, match="search_radius of 1 to 63, got 32 and 64"):
+    with pytest.raises(ValueError, match=r"search_radius of 1 to 63, got \(32, 32\) and 64"):
         MotionField(32, 64)
 
 

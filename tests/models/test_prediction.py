@@ -21,7 +21,7 @@ def config(**changes) -> PredictionConfig:
 
 def test_a_small_picture_is_made_of_means():
     frames = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), np.uint8)
-    out = np.asarray(shrunk(frames, 2))
+    out = np.asarray(shrunk(frames, (2, 2)))
     assert out.shape == (2, 3, 12)
     for row in (0, 1):
         for column in (0, 1):
@@ -72,7 +72,7 @@ def test_the_teacher_is_its_tower_at_unit_variance_and_frozen():
     [
         ({"target": "depth"}, "config.loss.predict is one of teacher, pixels, none, not 'depth'"),
         ({"horizon_ticks": ()}, "at least one place and horizon_s from 0 on"),
-        ({"picture_px": 3}, r"picture_px \(3\) must divide config.frame_px \(8\)"),
+        ({"picture_px": 3}, r"picture_px \(3, 3\) must divide config.frame_px \(8, 8\)"),
         ({"target": "teacher"}, "needs a config.teacher with a pool"),
     ],
 )

@@ -106,11 +106,11 @@ def test_one_token_a_tick_by_flags():
 def test_a_tower_has_the_frame_s_size_and_the_tokenizer_s_dtype_unless_it_says_otherwise():
     values = quickstart.get_config().tokenizer
     values.dtype = "bfloat16"
-    assert from_mapping(values, 64, Clock()).anchor.tower.image_px == 64
+    assert from_mapping(values, 64, Clock()).anchor.tower.image_px == (64, 64)
     assert from_mapping(values, 64, Clock()).anchor.tower.dtype == "bfloat16"
     values.anchor.tower.update(image_px=48, dtype="float32", positions="bicubic")
     tower = from_mapping(values, 64, Clock()).anchor.tower
-    assert (tower.image_px, tower.side, tower.dtype) == (48, 3, "float32")
+    assert (tower.image_px, tower.grid, tower.dtype) == ((48, 48), (3, 3), "float32")
 
 
 def test_a_config_from_before_there_was_a_tower_says_so():
@@ -130,7 +130,7 @@ def test_a_config_from_before_there_was_a_tower_says_so():
         ),
         (dict(tokens=2), "gives one token a frame, kind 'bflow' asks for 2: set tokenizer.anchor.tokens=1"),
         (dict(std=(0.5, 0.0, 0.5)), "std above 0"),
-        (dict(tower=dataclasses.replace(POOLED, image_px=24)), r"3x3 patches of 8 px, the frame \(32 px\) has 4 along"),
+        (dict(tower=dataclasses.replace(POOLED, image_px=24)), r"3x3 patches of 8 px, the frame \(32x32 px\) has 4x4"),
         (dict(tower=dataclasses.replace(POOLED, channels=4)), "channels must be 3, got 4"),
     ],
 )

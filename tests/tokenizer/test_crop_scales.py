@@ -17,7 +17,7 @@ from tests import tiny
 
 SCALES = (1, 2, 3)
 CONFIG = tiny.tokenizer(flow=tiny.SCALED_FLOW)
-CELL_PX = CONFIG.frame_px // CONFIG.motion.grid
+CELL_PX = 2 * CONFIG.plane_scale
 
 
 @functools.cache

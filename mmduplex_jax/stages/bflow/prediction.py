@@ -7,12 +7,14 @@ al., 2022).
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig, TokenReader
@@ -33,7 +35,8 @@ class PredictionConfig:
       places: moments of a clip, drawn at random.
       horizon_ticks: how long after a moment the frames are that are predicted from it.
       reader: how tokens are read.
-      picture_px: side of the small picture; divides the frame's side.
+      frame_px: height and width of the frames.
+      picture_px: height and width of the small picture, which divide the frame's. One integer: a square.
       teacher: the frozen tower; None without one.
       mean, std: an RGB channel, of pixels from 0 to 1, as the teacher is used to.
     """
@@ -42,13 +45,15 @@ class PredictionConfig:
     places: int
     horizon_ticks: tuple[int, ...]
     reader: ReaderConfig
-    frame_px: int
-    picture_px: int = 16
+    frame_px: FrameSize
+    picture_px: FrameSize = (16, 16)
     teacher: VisionConfig | None = None
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
+        object.__setattr__(self, "frame_px", frame_size(self.frame_px))
+        object.__setattr__(self, "picture_px", frame_size(self.picture_px, "config.prediction.picture_px"))
         if self.target not in TARGETS:
             raise ValueError(f"config.loss.predict is one of {', '.join(TARGETS)}, not {self.target!r}")
         if self.places < 1 or not self.horizon_ticks or min(self.horizon_ticks) < 0:
@@ -56,9 +61,10 @@ class PredictionConfig:
                 f"config.prediction needs at least one place and horizon_s from 0 on, got {self.places} and "
                 f"{self.horizon_ticks} ticks"
             )
-        if self.target == "pixels" and (self.picture_px < 1 or self.frame_px % self.picture_px):
+        rest = [whole % part for whole, part in zip(self.frame_px, self.picture_px)]
+        if self.target == "pixels" and any(rest):
             raise ValueError(
-                f"config.prediction.picture_px ({self.picture_px}) must divide config.frame_px ({self.frame_px})"
+                f"config.prediction.picture_px {self.picture_px} must divide config.frame_px {self.frame_px}"
             )
         if self.target == "teacher" and (self.teacher is None or self.teacher.pool == "none"):
             raise ValueError("config.loss.predict='teacher' needs a config.teacher with a pool")
@@ -66,7 +72,7 @@ class PredictionConfig:
     @property
     def features(self) -> int:
         """Numbers that describe a frame."""
-        return self.picture_px**2 * 3 if self.teacher is None else self.teacher.embedding_width
+        return math.prod(self.picture_px) * 3 if self.teacher is None else self.teacher.embedding_width
 
 
 class Moments(NamedTuple):
@@ -97,10 +103,11 @@ def draw_moments(key: Array, config: PredictionConfig, batch: int, ticks: int, v
     return Moments(tick * video_stride, tick[..., None] + jnp.array(config.horizon_ticks, jnp.int32))
 
 
-def shrunk(frames: UInt8[Array, "... H W 3"], side: int) -> Float[Array, "... F"]:
-    """Frames averaged to `side` x `side` pixels from -1 to 1, as one row of numbers, float32."""
+def shrunk(frames: UInt8[Array, "... H W 3"], picture_px: FrameSize) -> Float[Array, "... F"]:
+    """Frames averaged to a picture of `picture_px` with pixels from -1 to 1, as one row of numbers, float32."""
     *lead, height, width, channels = frames.shape
-    cut = frames.astype(jnp.float32).reshape(*lead, side, height // side, side, width // side, channels)
+    rows, columns = picture_px
+    cut = frames.astype(jnp.float32).reshape(*lead, rows, height // rows, columns, width // columns, channels)
     return (cut.mean(axis=(-4, -2)) / 127.5 - 1.0).reshape(*lead, -1)
 
 

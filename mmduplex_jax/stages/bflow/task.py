@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align
 from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
 from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
@@ -62,9 +63,9 @@ class BFlowTask:
         return self.model.init(rng, batch["frames"], None, None, batch["slots"], member, moments)["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        side, steps = self.config.tokenizer.frame_px, self.config.clock.step_of_tick(self.ticks)
+        steps = self.config.clock.step_of_tick(self.ticks)
         return {
-            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, side, side, 3), jnp.uint8),
+            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, *self.config.tokenizer.frame_px, 3), jnp.uint8),
             "slots": jax.ShapeDtypeStruct((batch_size, steps), jnp.int32),
             "slot_valid": jax.ShapeDtypeStruct((batch_size, steps), jnp.bool_),
         }
@@ -152,7 +153,7 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
             "which therefore cannot be cut; set it to 1 and use more devices"
         )
     clock = Clock(**config.clock)
-    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock)
+    tokenizer = tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock, fit_of(config))
     align, fakes = config.align, config.hard_negatives
     reach = clock.steps_in(align.bag_s)
     model = EventModelConfig(

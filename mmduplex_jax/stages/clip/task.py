@@ -131,9 +131,9 @@ class ClipTask:
         return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"])["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        side, length = self.config.vision.image_px, self.config.text.length
+        length = self.config.text.length
         return {
-            "frames": jax.ShapeDtypeStruct((batch_size, self.time.frames, side, side, 3), jnp.uint8),
+            "frames": jax.ShapeDtypeStruct((batch_size, self.time.frames, *self.config.vision.image_px, 3), jnp.uint8),
             "ids": jax.ShapeDtypeStruct((batch_size, length), jnp.int32),
             "id_valid": jax.ShapeDtypeStruct((batch_size, length), jnp.bool_),
         }
@@ -156,7 +156,7 @@ class ClipTask:
             found = plain_loss(self.loss_kind, pairs, compared.scale, compared.bias)
         else:
             found = chunked_loss(self.loss_kind, pairs, compared.scale, compared.bias, self.mesh)
-        patches = self.config.vision.side**2 * self.time.frames * len(ids)
+        patches = self.config.vision.patches * self.time.frames * len(ids)
         return found.loss, {
             "loss_weight": found.pairs,
             "matched": found.matched,

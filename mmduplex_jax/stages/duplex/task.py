@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models import streams
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
@@ -53,7 +54,7 @@ def model_config(
     if not fusion_of(config.fusion).cross_attention:
         text["cross_every"] = 0  # one knob switches fusions
     return DualStreamConfig(
-        tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock),
+        tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock, fit_of(config)),
         video=stack_config(config.video_stream, clock),
         text=stack_config(text, clock),
         fusion=config.fusion,
@@ -110,9 +111,8 @@ class DuplexTask:
         return self.model.init(rng, batch["frames"], batch["slots"], jnp.zeros((1,), jnp.int32))["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        side = self.config.tokenizer.frame_px
         return {
-            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, side, side, 3), jnp.uint8),
+            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, *self.config.tokenizer.frame_px, 3), jnp.uint8),
             "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
             "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
         }

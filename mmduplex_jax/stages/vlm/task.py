@@ -178,9 +178,9 @@ class VlmTask:
         return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"], method="tell")["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        c, side = self.config, self.config.vision.image_px
+        c = self.config
         return {
-            "frames": jax.ShapeDtypeStruct((batch_size, c.frames, side, side, 3), jnp.uint8),
+            "frames": jax.ShapeDtypeStruct((batch_size, c.frames, *c.vision.image_px, 3), jnp.uint8),
             "ids": jax.ShapeDtypeStruct((batch_size, c.length), jnp.int32),
             "id_valid": jax.ShapeDtypeStruct((batch_size, c.length), jnp.bool_),
         }

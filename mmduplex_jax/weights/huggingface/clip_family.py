@@ -82,7 +82,7 @@ def vision_config(family: str, given: Mapping[str, Any], projection: int = 0) ->
     clip = family == "clip"
     pool = "class" if clip else "attention" if values["vision_use_head"] else "none"
     return VisionConfig(
-        image_px=image,
+        image_px=(image, image),
         patch_px=patch,
         channels=values["num_channels"],
         class_token=clip,
@@ -148,11 +148,11 @@ def square(size: Any, name: str) -> int:
     """The side of what configs give as one number or as two equal ones.
 
     Raises:
-      WeightsError: two that differ.
+      WeightsError: two that differ: these libraries know towers of square pictures.
     """
     sides = set(size) if isinstance(size, list | tuple) else {size}
     if len(sides) != 1:
-        raise WeightsError(f"{name} is {size}: read are square ones")
+        raise WeightsError(f"{name} is {size}: read and written are square ones")
     return int(sides.pop())
 
 
@@ -242,9 +242,9 @@ def vision_json(family: str, config: VisionConfig) -> dict[str, Any]:
     values = _layers_json(config) | {"model_type": f"{family}_vision_model", "num_channels": config.channels}
     values["patch_size"] = config.patch_px
     if family == "siglip2":
-        values["num_patches"] = config.side**2
+        values["num_patches"] = config.patches
     else:
-        values["image_size"] = config.image_px
+        values["image_size"] = square(config.image_px, "image_px")
     name = f"{_ARCHITECTURES[family]}VisionModel"
     if family == "clip":
         values["projection_dim"] = config.projection or _PROJECTION_DIM

@@ -129,8 +129,8 @@ def _vision_of(trained: Trained) -> Going:
     """The vision tower of a model that has one of its own, in the names of a library that reads them."""
     if "vision" not in trained.params:
         raise WeightsError(f"{trained.folder}: stage {trained.config.stage!r} has no vision tower to write")
-    side, pixels = trained.config.frame_px, trained.config.pixels
-    config = VisionConfig(image_px=side, **trained.config.vision)
+    pixels = trained.config.pixels
+    config = VisionConfig(image_px=trained.config.frame_px, **trained.config.vision)
     of = vision.exported(config)
     added = {}
     if of.family == "pe":  # no library reads a tower alone in these names
@@ -142,7 +142,7 @@ def _vision_of(trained: Trained) -> Going:
     if _PRETRAINED in config_json:
         config_json[_PRETRAINED] |= {"mean": list(pixels.mean), "std": list(pixels.std), "interpolation": "bilinear"}
     # Frames are brought to size by averaging areas, which no processor does; this is the nearest.
-    prepared = Preprocessing(resize_to=(side, side), method="bilinear", mean=pixels.mean, std=pixels.std)
+    prepared = Preprocessing(resize_to=config.image_px, method="bilinear", mean=pixels.mean, std=pixels.std)
     return Going(vision.layout(of), config_json, None, prepared, "vision/", added)
 
 

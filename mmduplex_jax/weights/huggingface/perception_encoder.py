@@ -238,7 +238,7 @@ def _block(number: int, theirs: str, names: tuple[str, str, str, str, str, str],
 
 def timm_layout(config: VisionConfig, prefix: str) -> Layout:
     """Tensors of the vision tower in timm's names, which start with `prefix`."""
-    positions = config.side**2 + config.class_token
+    positions = config.patches + config.class_token
     entries = [
         patch_convolution("patch", f"{prefix}patch_embed.proj.weight", config.patch_px, config.channels),
         vector("position", f"{prefix}pos_embed", (1, positions, config.width), rows=positions),
@@ -272,7 +272,7 @@ def native_json(config: VisionConfig | ContrastiveConfig) -> dict[str, Any]:
         "heads": vision.heads,
         "mlp_ratio": vision.hidden / vision.width,
         "output_dim": vision.projection or None,
-        "image_size": vision.image_px,
+        "image_size": square(vision.image_px, "image_px"),
         "use_cls_token": vision.class_token,
         "attn_pooler_heads": vision.pool_heads,
     }
@@ -296,17 +296,17 @@ def native_json(config: VisionConfig | ContrastiveConfig) -> dict[str, Any]:
 def timm_json(config: VisionConfig) -> dict[str, Any]:
     """A `config.json` as timm has it: the published model of that patch that is nearest, and what differs from it."""
     near = min(_TIMM, key=lambda name: (_VISION[_TIMM[name]][0] != config.patch_px, _distance(name, config)))
-    side = config.side
+    image_px = square(config.image_px, "image_px")
     args = {
         "patch_size": config.patch_px,
         "embed_dim": config.width,
         "depth": config.layers,
         "num_heads": config.heads,
         "mlp_ratio": config.hidden / config.width,
-        "img_size": config.image_px,
+        "img_size": image_px,
         "class_token": config.class_token,
         "rope_grid_offset": float(config.class_token),
-        "ref_feat_shape": [side, side],
+        "ref_feat_shape": list(config.grid),
         "attn_pool_num_heads": config.pool_heads,
     }
     return {
@@ -316,7 +316,7 @@ def timm_json(config: VisionConfig) -> dict[str, Any]:
         "global_pool": "map",
         "model_args": args,
         "pretrained_cfg": {
-            "input_size": [config.channels, config.image_px, config.image_px],
+            "input_size": [config.channels, image_px, image_px],
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",

@@ -186,7 +186,7 @@ def module_of(config: Config) -> nn.Module:
 def boxed_shapes(config: Config) -> PyTree:
     """Boxed `ShapeDtypeStruct`s of a model's parameters; computes nothing."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    pictures = lambda tower: jnp.zeros((1, tower.image_px, tower.image_px, tower.channels))
+    pictures = lambda tower: jnp.zeros((1, *tower.image_px, tower.channels))
     inputs: tuple[Any, ...]
     if isinstance(config, LanguageConfig):
         inputs = (tokens,)

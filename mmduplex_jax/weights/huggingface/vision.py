@@ -263,6 +263,5 @@ def preprocessing(folder: str | Path, config: Mapping[str, Any], of: Architectur
     if of.family == "pe_timm" and "pretrained_cfg" in config:
         return from_timm(config["pretrained_cfg"])
     if of.family == "pe":
-        side = of.vision.image_px
-        return Preprocessing(resize_to=(side, side), method="bilinear")
+        return Preprocessing(resize_to=of.vision.image_px, method="bilinear")
     return None

@@ -67,7 +67,7 @@ def model_of(config) -> VisionTower | Contrastive:
 def shapes_of(config) -> dict[str, Any]:
     """Our parameters' shapes, nothing computed."""
     tower = config if isinstance(config, VisionConfig) else config.vision
-    picture = jax.ShapeDtypeStruct((1, tower.image_px, tower.image_px, tower.channels), jnp.float32)
+    picture = jax.ShapeDtypeStruct((1, *tower.image_px, tower.channels), jnp.float32)
     model = model_of(config)
     more = () if isinstance(config, VisionConfig) else (jax.ShapeDtypeStruct((1, 2), jnp.int32),)
     return nn.unbox(jax.eval_shape(model.init, jax.random.key(0), picture, *more))["params"]
