@@ -38,7 +38,7 @@ from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -302,10 +302,8 @@ def table(found: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    command = argparse.ArgumentParser(
-        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = command.add_argument
+    parser = command_parser("benchmarks.data", __doc__)
+    add = parser.add_argument
     add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
     add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
     add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
@@ -314,9 +312,9 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
     add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
-    add_json_flag(command)
+    add_json_flag(parser)
     add("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    return command
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from benchmarks.training import Arm, take_turns
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -135,9 +135,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints tables, and returns the exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.estimates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.estimates", __doc__)
     flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
     flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")

@@ -14,7 +14,6 @@ any connections, nothing comes after a bye, whatever was asked ends, nothing is 
 A failure is shown with the smallest case that was found, and the exit code is 1. Finds become tests.
 """
 
-import argparse
 import asyncio
 import atexit
 import dataclasses
@@ -26,7 +25,6 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -57,6 +55,7 @@ from mmduplex_jax.serving.protocol import (
 from mmduplex_jax.serving.session import ModelFacts, Session
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -543,24 +542,19 @@ def fuzz(parts: Sequence[str], minutes: float, first_seed: int) -> dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fuzzes; 1 where something was found, 2 for wrong flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.fuzz_protocol",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.fuzz_protocol", __doc__)
     flags.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
     flags.add_argument("--parts", default=",".join(_ROUND), help="(default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0, help="of the first turn (default: %(default)s)")
-    flags.add_argument("--json", metavar="FILE", help="write the numbers here")
-    args = flags.parse_args(argv)
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
     parts = [part for part in args.parts.split(",") if part]
     if not parts or set(parts) - set(_ROUND):
         print(f"fuzz_protocol: --parts of {tuple(_ROUND)}", file=sys.stderr)
         return 2
     found = fuzz(parts, args.minutes, args.seed)
     print(found)
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, found)
     return 0
 
 

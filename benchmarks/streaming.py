@@ -35,18 +35,14 @@ from benchmarks.simulated_hours import simulated_hours
 from benchmarks.step_times import text_steps, whole_steps, with_every_row
 from benchmarks.streaming_peers import PEERS, compare
 from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 
 PARTS = {"text": text_steps, "whole": whole_steps}
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.streaming",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.streaming", __doc__)
     add = flags.add_argument
     add(
         "--config",

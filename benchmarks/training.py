@@ -42,7 +42,7 @@ from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.planning import devices
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
@@ -521,9 +521,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints tables, and returns the exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.training", __doc__)
     add = flags.add_argument
     add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     add("--steps", type=int, default=2, help="timed steps a turn (default: %(default)s)")

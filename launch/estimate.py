@@ -22,7 +22,14 @@ from typing import Any
 
 from mmduplex_jax.planning import cost, sheets
 from mmduplex_jax.planning.devices import named
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, load_config, parse_args, write_json
+from mmduplex_jax.stages.config_file import (
+    add_config_flag,
+    add_json_flag,
+    command_parser,
+    load_config,
+    parse_args,
+    write_json,
+)
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights.trained import load_tokenizer
 
@@ -87,9 +94,7 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.estimate", __doc__)
     add_config_flag(flags, required=False)
     add = flags.add_argument
     add(

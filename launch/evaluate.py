@@ -46,7 +46,7 @@ from typing import Any
 
 from data_pipelines.manifest import ShardError
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import load_trained
@@ -54,9 +54,7 @@ from mmduplex_jax.weights.trained import load_trained
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.evaluate", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     add(
