@@ -173,24 +173,24 @@ def spread(rows: Sequence[Row], key: str) -> str:
     return f"{statistics.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
+def mean_of(rows: Sequence[Row], key: str, form: str) -> str:
+    """The mean of those that have it."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return format(statistics.mean(values), form) if values else "–"
+
+
 def table(rows: Sequence[Row], first: str) -> str:
     """A Markdown table: mean and range over seeds, and the gain over the first arm's same seeds."""
     base = {row["train_seed"]: row["f1"] for row in rows if row["arm"] == first}
-    mean_of = lambda rows, key, digits: (
-        f"{statistics.mean(values):.{digits}f}"
-        if (values := [row[key] for row in rows if row[key] is not None])
-        else "–"
-    )
     lines = [f"| arm | steps | F1 | gain over {first} | word NLL | latency p50, s | tokens/s | s a step |"]
     lines.append("|---" * 8 + "|")
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm]
         gains = [row["f1"] - base[row["train_seed"]] for row in mine if row["train_seed"] in base and arm != first]
         gain = f"{statistics.mean(gains):+.3f} ({min(gains):+.3f} to {max(gains):+.3f})" if gains else "–"
-        lines.append(
-            f"| {arm} | {mine[0]['train_steps']} | {spread(mine, 'f1')} | {gain} | {spread(mine, 'word_nll')} | "
-            f"{mean_of(mine, 'latency_p50_s', 2)} | {mean_of(mine, 'tokens_per_s', 1)} | {spread(mine, 'step_s')} |"
-        )
+        cells = [arm, str(mine[0]["train_steps"]), spread(mine, "f1"), gain, spread(mine, "word_nll")]
+        cells += [mean_of(mine, "latency_p50_s", ".2f"), mean_of(mine, "tokens_per_s", ".1f"), spread(mine, "step_s")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\n{len({row['train_seed'] for row in rows})} seeds.\n"
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving_clients import Task
-from benchmarks.streaming import machine
+from benchmarks.turns import machine
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.client import encode
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
