@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ def in_turns(arms: Sequence[Callable[[], Answer]], rounds: int) -> list[list[Ans
     for number in range(rounds):
         for index in range(len(arms)) if number % 2 == 0 else reversed(range(len(arms))):
             found[index].append(arms[index]())
-        print(f"round {number + 1} of {rounds}", flush=True)
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return found
 
 
