@@ -7,9 +7,9 @@ hypothesis makes up the cases; the time is shared out among the parts, in turns.
 
 `parser`: texts and pictures' messages, nearly right ones and noise: a message or a ProtocolError, nothing else.
 `pictures`: JPEG, WebP and H.264 with bytes changed, cut or repeated: a square or a PictureRefused.
-`sessions`: programs of up to 40 acts of 4 clients on 3 seats (connect, drop, come back, stand still, orders, pictures,
+`sessions`: programs of up to 40 acts of 4 clients on 3 slots (connect, drop, come back, stand still, orders, pictures,
 garbage) against the server's own sessions and a pool with a model that counts. Every word comes once and in order over
-any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no seat, no error logged.
+any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no stream, no error logged.
 
 A failure is shown with the smallest case that was found, and the exit code is 1. Finds become tests.
 """
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import av
@@ -36,11 +37,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.metrics import Counters
+from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
 from mmduplex_jax.serving.protocol import (
     Change,
@@ -52,7 +54,7 @@ from mmduplex_jax.serving.protocol import (
     parse_frame,
     parse_text,
 )
-from mmduplex_jax.serving.session import ModelFacts, Session
+from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
@@ -114,7 +116,7 @@ Texts = st.one_of(
 CLOCK = Clock(step_hz=250.0, video_stride=2)
 FRAME_PX, SLOTS, CLIENTS = 32, 3, 4
 WORDS = ("red", "circle", "enters", "left")
-FACTS = ModelFacts("counts", CLOCK, FRAME_PX, 64, delay_min=0, delay_max=4, delay_steps=1)
+FACTS = SimpleNamespace(name="counts", clock=CLOCK, frame_px=FRAME_PX, tokens_per_s_max=64, delays=Delays(0, 4, 1))
 LIMITS = Limits(
     hello_s=0.3, send_s=0.2, resume_s=0.4, idle_s=5.0, bad_frames=3, inbox_frames=3, messages_hz=50.0, text_bytes=4096
 )

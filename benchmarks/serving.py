@@ -275,9 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     good = True
     with tempfile.TemporaryDirectory(prefix="mmduplex-serving-") as folder:
         for part in parts:
-            # A garbage sender that goes away without a word keeps its seat until nobody can come back to it.
-            seats = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
-            server = Server(model, seats, Path(folder) / f"{part}.log")
+            # A garbage sender that goes away without a word keeps its slot until nobody can come back to it.
+            slots = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
+            server = Server(model, slots, Path(folder) / f"{part}.log")
             pictures = Path(folder) / part
             write_pictures(pictures, server.info["frame_px"])
             report["model"] = server.info["model"]

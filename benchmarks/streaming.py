@@ -8,7 +8,7 @@
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
-do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one seat.
+do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one slot.
 
 Every arm is timed once a round, and the order turns around from round to round, so that a drift of the machine's speed
 falls on all alike; a ratio is taken within a round, and its spread over the rounds is part of the result.
