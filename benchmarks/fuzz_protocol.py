@@ -9,7 +9,7 @@ hypothesis makes up the cases; the time is shared out among the parts, in turns.
 `pictures`: JPEG, WebP and H.264 with bytes changed, cut or repeated: a square or a PictureRefused.
 `sessions`: programs of up to 40 acts of 4 clients on 3 slots (connect, drop, come back, stand still, orders, pictures,
 garbage) against the server's own sessions and a pool with a model that counts. Every word comes once and in order over
-any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no stream, no error logged.
+any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no stream, no error.
 
 A failure is shown with the smallest case that was found, and the exit code is 1. Finds become tests.
 """

@@ -30,9 +30,9 @@ from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import phrase
 from data_pipelines.world.config import RETURNS, WorldConfig
 from data_pipelines.world.drawing import Painter
+from mmduplex_jax.models.dual_stream import delayed
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.models.streams import delayed
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.weights.trained import Trained, load_trained

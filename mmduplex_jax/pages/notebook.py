@@ -36,11 +36,11 @@ from mmduplex_jax.pages.watched import CaptionedVideo, Commentary, Spent, captio
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.evaluation import evaluate, stage_options
 from mmduplex_jax.stages.registry import find_stage
-from mmduplex_jax.stages.vlm.caption_decoding import Decoding
 from mmduplex_jax.stages.vlm.captioner import (
     PICTURE_SUFFIXES,
     Captioned,
     Captioner,
+    Decoding,
     caption_source,
     files_of,
     line_of,

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.dense import dense, layer_norm
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
-from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
 from mmduplex_jax.towers.vision import VisionTower, normalise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.fusion import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex.task import DuplexTask, model_config
@@ -33,7 +33,7 @@ def test_it_trains_and_a_stream_equals_the_clip_with_rows_that_pause_and_begin_a
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert np.abs(gradient["video_in"]["kernel"]).max() > 0
 
-    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay))
+    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(shifted(slots, tiny.START)), delay))
     live, step = LiveModel(config), tiny.live_step(config)
     state, at, call = live.init_state(params, BATCH), np.zeros(BATCH, int), 0
     while at.min() < 2 * TICKS:

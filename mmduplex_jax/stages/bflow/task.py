@@ -14,12 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align
-from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
-from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
-from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_rows, known_end, mirrored_moments
-from mmduplex_jax.stages.bflow.prediction import PredictionConfig, draw_moments, prediction_error
-from mmduplex_jax.stages.bflow.word_bags import BagConfig, Bags, Marks, gather_bags
+from mmduplex_jax.stages.bflow.event_alignment import (
+    BagConfig,
+    Bags,
+    HardNegatives,
+    Marks,
+    Rows,
+    align,
+    backwards,
+    choose_rows,
+    gather_bags,
+    known_end,
+    mirrored_moments,
+)
+from mmduplex_jax.stages.bflow.event_model import (
+    AlignConfig,
+    EventConfig,
+    EventModel,
+    EventModelConfig,
+    PredictionConfig,
+    ReaderConfig,
+    draw_moments,
+    prediction_error,
+)
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep

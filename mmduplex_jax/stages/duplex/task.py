@@ -8,8 +8,14 @@ import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
-from mmduplex_jax.models import streams
-from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.models.dual_stream import (
+    DualStream,
+    DualStreamConfig,
+    delayed,
+    future_word_counts,
+    sample_delays,
+    shifted,
+)
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.tokenizer import config as tokenizer_config
@@ -127,15 +133,15 @@ class DuplexTask:
         frames, slots = batch["frames"], batch["slots"]
         delay_key, drop_key, keep_key = jax.random.split(rng, 3)
         rows = len(frames)
-        delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
+        delay = sample_delays(delay_key, rows, self.delay_min, self.delay_max)
         keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
-        target = streams.delayed(slots, delay, c.pad_id)
-        given = streams.shifted(target, c.start_id)
+        target = delayed(slots, delay, c.pad_id)
+        given = shifted(target, c.start_id)
         inputs = (frames, given, delay, keep, target, self.loss_chunk)
         nll, future_logits, tokens = self.model.apply({"params": params}, *inputs, method="token_nll")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
-        brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
+        brought = delayed(known.astype(jnp.int32), delay, 1) > 0
         valid = (known & brought).astype(jnp.float32)
         is_pad, is_mark = target == c.pad_id, target == c.word_id
         weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
@@ -145,7 +151,7 @@ class DuplexTask:
         loss, metrics = (nll * weight).sum(), {}
         if c.future_word_head:
             spoken = ~is_pad & ~is_mark & (valid > 0)
-            soon = streams.future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
+            soon = future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
             count = soon.sum(axis=-1)
             named = -(soon * jax.nn.log_softmax(future_logits)).sum(axis=-1) / jnp.maximum(count, 1.0)
             asked = valid * ~is_pad * (count > 0)

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.pairs import PairFormat
-from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
-from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense, layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower, normalise
