@@ -63,7 +63,7 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
     if price is None:
         source = run.device.price.source if run.device.price else "no price known: pass --price"
     memory = cost.memory(task, config, num_devices)
-    data, stream = cost.data_cost(task, config), cost.stream_cost(task)
+    data, stream = cost.data_cost(task, config), cost.stream_cost(task, config)
     live = None if stream is None else stream._asdict() | {"step_s_least": stream.step_s_least(run.device)}
     return {
         "stage": config.stage,

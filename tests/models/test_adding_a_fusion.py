@@ -53,10 +53,10 @@ def test_it_trains_and_a_stream_equals_the_clip_with_rows_that_pause_and_begin_a
 def test_the_rest_takes_it_from_the_table(config):
     experiment = quickstart.get_config()
     experiment.fusion = "latest"
-    assert model_config(experiment, 60, 57, 58, 59).text.cross_every == 0
+    assert model_config(experiment, tiny.ids(60, 57, 58, 59)).text.cross_every == 0
     flat, params = unrolled(config, tiny.init(config))
     assert flat.fusion == "latest"
     assert "video" not in params
     experiment.fusion = "earliest"
     with pytest.raises(ValueError, match="fusion is one of cross, sum, interleave, latest, not 'earliest'"):
-        model_config(experiment, 60, 57, 58, 59)
+        model_config(experiment, tiny.ids(60, 57, 58, 59))

@@ -36,7 +36,7 @@ def batch(seed=0):
 
 def parameters(name, vocab):
     config = importlib.import_module(f"configs.{name}").get_config()
-    built = stage.build(config, vocab, vocab - 3, vocab - 2, vocab - 1)
+    built = stage.build_task(config, tiny.ids(vocab, vocab - 3, vocab - 2, vocab - 1))
     shapes = nn.unbox(jax.eval_shape(built.init, jax.random.key(0)))
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     return built, shapes, count
@@ -159,7 +159,7 @@ def test_delays_that_contradict_are_named():
     config = importlib.import_module("configs.quickstart").get_config()
     config.delay.min = 5
     with pytest.raises(ValueError, match=r"config\.delay\.min \(5\)"):
-        stage.build(config, 60, 57, 58, 59)
+        stage.build_task(config, tiny.ids(60, 57, 58, 59))
 
 
 def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():

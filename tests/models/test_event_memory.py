@@ -127,7 +127,7 @@ def test_periods_without_tokens_take_no_place():
 
 def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     with_memory = memory_quickstart.get_config()
-    config = task.model_config(with_memory, 40, 0, 1, 2)
+    config = task.model_config(with_memory, tiny.ids(40, 0, 1, 2))
     memory = config.memory
     assert memory.ring_size * memory.period_steps >= config.clock.steps_in(3600.0)
     state = jax.eval_shape(lambda: alone(memory)[0].apply({"params": alone(memory)[1]}, 1, method="initial_state"))
@@ -135,8 +135,8 @@ def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     assert kept == memory.bytes_a_stream
     assert memory.recent_steps == config.video.window_steps
     with_memory.memory.capacity_s = 0.0
-    assert task.model_config(with_memory, 40, 0, 1, 2).memory is None
-    assert task.model_config(ConfigDict(quickstart.get_config()), 40, 0, 1, 2).memory is None
+    assert task.model_config(with_memory, tiny.ids(40, 0, 1, 2)).memory is None
+    assert task.model_config(ConfigDict(quickstart.get_config()), tiny.ids(40, 0, 1, 2)).memory is None
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from data_pipelines.pairs import PairFormat
+from data_pipelines.pairs import PairFormat, end_of_text
 from mmduplex_jax.layers.attention import MASKED
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.vocabulary import token_hash
 from mmduplex_jax.sharding import BATCH_AXES
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.contrastive import Compared, Contrastive, ContrastiveConfig, unit
 from mmduplex_jax.towers.text import TextTowerConfig
 from mmduplex_jax.towers.vision import AttentionPool, VisionConfig, normalise
@@ -251,6 +252,11 @@ class ClipTask:
     def model(self) -> ClipModel:
         return ClipModel(self.config, time=self.time)
 
+    @property
+    def patches(self) -> int:
+        """Of a clip."""
+        return self.config.vision.side**2 * self.time.frames
+
     def on_mesh(self, mesh: Mesh) -> "ClipTask":
         """The task with its loss in chunks over the devices that split the batch, where there are several."""
         ways = mesh.shape[BATCH_AXES[0]] * mesh.shape[BATCH_AXES[1]]
@@ -287,7 +293,7 @@ class ClipTask:
             found = plain_loss(self.loss_kind, pairs, compared.scale, compared.bias)
         else:
             found = chunked_loss(self.loss_kind, pairs, compared.scale, compared.bias, self.mesh)
-        patches = self.config.vision.side**2 * self.time.frames * len(ids)
+        patches = self.patches * len(ids)
         return found.loss, {
             "loss_weight": found.pairs,
             "matched": found.matched,
@@ -304,13 +310,8 @@ def text_labels(ids: Int32[Array, "B S"]) -> Int32[Array, "B"]:
     return jax.lax.bitcast_convert_type(hashed.sum(axis=1, dtype=jnp.uint32), jnp.int32)
 
 
-def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
+def build_task(config: Any, tokenizer: TextTokenizer) -> ClipTask:
     """The task of an experiment's config (see `configs/clip_quickstart.py`).
-
-    Args:
-      config: of the experiment.
-      vocab_size: of the text tokenizer.
-      end_id: the id that ends a text.
 
     Raises:
       ValueError: the config contradicts itself, or cuts the batch whose rows are to be compared.
@@ -321,7 +322,9 @@ def build(config: Any, vocab_size: int, end_id: int) -> ClipTask:
             "which therefore cannot be cut; set it to 1 and use more devices, or config.vision.remat"
         )
     vision = VisionConfig(image_px=config.frame_px, **config.vision)
-    text = TextTowerConfig(vocab_size=max(vocab_size, config.vocab_rows_min), end_id=end_id, **config.text)
+    text = TextTowerConfig(
+        vocab_size=max(tokenizer.vocab_size, config.vocab_rows_min), end_id=end_of_text(tokenizer), **config.text
+    )
     if config.text.length < 2:
         raise ValueError(f"config.text.length must be at least 2, a word and the end mark; got {config.text.length}")
     return ClipTask(

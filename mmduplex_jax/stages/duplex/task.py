@@ -18,6 +18,7 @@ from mmduplex_jax.models.dual_stream import (
 )
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.fusion import fusion_of
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -49,9 +50,7 @@ def memory_config(values: Any, clock: Clock, video: StackConfig) -> MemoryConfig
     )
 
 
-def model_config(
-    config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int, token_control: str = "real"
-) -> DualStreamConfig:
+def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
     """The model of an experiment's config (see `configs/quickstart.py`)."""
     clock = Clock(**config.clock)
     text = dict(config.text)
@@ -63,16 +62,15 @@ def model_config(
         video=stack_config(config.video_stream, clock),
         text=stack_config(text, clock),
         fusion=config.fusion,
-        vocab_size=vocab_size,
-        pad_id=pad_id,
-        word_id=word_id,
-        start_id=start_id,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        word_id=tokenizer.word_id,
+        start_id=tokenizer.start_id,
         delay_max=config.delay.max,
         vocab_rows_min=config.vocab_rows_min,
         tied=tied,
         future_word_head=config.loss.future_word_weight > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
-        token_control=token_control,
     )
 
 
@@ -167,9 +165,9 @@ class DuplexTask:
         }
 
 
-def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
+def build_task(config: Any, tokenizer: TextTokenizer) -> DuplexTask:
     """The task of an experiment's config."""
-    model = model_config(config, vocab_size, pad_id, word_id, start_id)
+    model = model_config(config, tokenizer)
     if config.delay.min > config.delay.max:
         raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
     return DuplexTask(

@@ -22,9 +22,8 @@ from data_pipelines.sources.folder import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.language import LanguageState
-from mmduplex_jax.stages.vlm.task import VlmTask
+from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree
 
 HOW = ("greedy", "sample", "beam")
@@ -287,7 +286,7 @@ class Captioner:
 
     def __init__(
         self,
-        task: Task,
+        task: Any,
         config: Any,
         tokenizer: TextTokenizer,
         decoding: Decoding,
@@ -309,7 +308,7 @@ class Captioner:
         Raises:
           ValueError: the model is of another stage.
         """
-        if not isinstance(task, VlmTask):
+        if find_stage(config.stage).OUTPUT != "captions":
             raise ValueError(f"this model is of stage {config.stage!r}; only `vlm` models caption")
         self.frames, self.frame_px = task.config.frames, config.frame_px
         self.num_ticks = Clock(**config.clock).ticks_in(config.data.clip_s)
