@@ -15,11 +15,13 @@ It needs the extra `bench` (torch, torchcodec, webdataset, decord); an arm whose
 import argparse
 import functools
 import importlib.util
+import io
+import itertools
 import os
-import platform
 import shutil
 import statistics
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,10 +29,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 from absl import flags
 
-from benchmarks import data_peers
+from benchmarks.turns import in_turns, machine
 from data_pipelines.clip_reader import Clip, probe, read_clips
 from data_pipelines.loader import make_loader
 from data_pipelines.shards import ImageFormat, open_dataset, write_shards
@@ -38,7 +42,7 @@ from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -46,6 +50,199 @@ CLOCK = Clock()
 # More than any of the loaders holds ready for each worker.
 _BATCHES_AHEAD = 4
 SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
+
+
+# What others do with a video file: `(path, clock, frame_px) -> uint8 [T, px, px, 3]`, the frames at the tick times, of
+# the centre.
+
+
+def _cover(width_px: int, height_px: int, frame_px: int) -> tuple[int, int]:
+    """The size at which the shorter side is `frame_px`."""
+    scale = frame_px / min(width_px, height_px)
+    return max(frame_px, round(width_px * scale)), max(frame_px, round(height_px * scale))
+
+
+def _centre(image: np.ndarray, frame_px: int) -> np.ndarray:
+    top, left = (image.shape[-3] - frame_px) // 2, (image.shape[-2] - frame_px) // 2
+    return image[..., top : top + frame_px, left : left + frame_px, :]
+
+
+def pyav(path: Path, clock: Clock, frame_px: int, threads: str = "AUTO") -> np.ndarray:
+    """The plain loop: decode every frame, scale and convert those that a tick shows, by libswscale."""
+    frames = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = threads
+        begin_s: float | None = None
+        held: av.VideoFrame | None = None
+
+        def show(until: int) -> None:
+            if held is not None and len(frames) < until:
+                width, height = _cover(held.width, held.height, frame_px)
+                image = held.reformat(width=width, height=height, format="rgb24").to_ndarray()
+                frames.extend([_centre(image, frame_px)] * (until - len(frames)))
+
+        end_s = 0.0
+        for frame in container.decode(stream):
+            begin_s = frame.time if begin_s is None else begin_s
+            time_s = frame.time - begin_s
+            show(clock.ticks_in(time_s))
+            held, end_s = frame, time_s + float(frame.duration * frame.time_base)
+        show(clock.ticks_in(end_s))
+    return np.stack(frames)
+
+
+def torchcodec(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
+    """PyTorch's decoder, scaling inside it; one thread, as the other arms have in their workers."""
+    import torch
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import CenterCrop, Resize
+
+    torch.set_num_threads(1)
+    seen = VideoDecoder(str(path), seek_mode="approximate").metadata
+    width, height = _cover(seen.width, seen.height, frame_px)
+    decoder = VideoDecoder(
+        str(path),
+        dimension_order="NHWC",
+        seek_mode="approximate",
+        transforms=[Resize((height, width)), CenterCrop((frame_px, frame_px))],
+    )
+    begin_s, end_s = seen.begin_stream_seconds, seen.end_stream_seconds
+    times_s = [begin_s + clock.tick_time_s(tick) for tick in range(clock.ticks_in(end_s - begin_s))]
+    return decoder.get_frames_played_at(times_s).data.numpy()
+
+
+def decord(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
+    """Decord, scaling inside it; it takes frames by number, so their time stamps are asked for first."""
+    import decord as library
+
+    with av.open(str(path)) as container:
+        width, height = _cover(container.streams.video[0].width, container.streams.video[0].height, frame_px)
+    reader = library.VideoReader(str(path), width=width, height=height, num_threads=1)
+    stamps_s = reader.get_frame_timestamp(np.arange(len(reader)))
+    begin_s, end_s = stamps_s[0, 0], stamps_s[-1, 1]
+    times_s = np.array([clock.tick_time_s(tick) for tick in range(clock.ticks_in(float(end_s - begin_s)))])
+    numbers = np.searchsorted(stamps_s[:, 0] - begin_s, times_s + 1e-6, side="right") - 1
+    return _centre(reader.get_batch(numbers).asnumpy(), frame_px)
+
+
+def write_arrays(clips: Iterator[np.ndarray], directory: Path) -> None:
+    """One `.npy` a clip: decoded and not compressed."""
+    directory.mkdir(parents=True)
+    for number, frames in enumerate(clips):
+        np.save(directory / f"{number:06d}.npy", frames)
+
+
+def write_pictures(clips: Iterator[np.ndarray], directory: Path, quality: int) -> None:
+    """A folder a clip, a JPEG a frame."""
+    for number, frames in enumerate(clips):
+        folder = directory / f"{number:06d}"
+        folder.mkdir(parents=True)
+        for tick, frame in enumerate(frames):
+            (folder / f"{tick:04d}.jpg").write_bytes(jpeg(frame, quality))
+
+
+def write_tars(clips: Iterator[np.ndarray], directory: Path, quality: int, clips_a_tar: int = 16) -> None:
+    """WebDataset: tars of samples, each frame a JPEG member of its sample."""
+    directory.mkdir(parents=True)
+    numbered = enumerate(clips)
+    while some := list(itertools.islice(numbered, clips_a_tar)):
+        with tarfile.open(directory / f"{some[0][0]:06d}.tar", "w") as tar:
+            for number, frames in some:
+                for tick, frame in enumerate(frames):
+                    data = jpeg(frame, quality)
+                    member = tarfile.TarInfo(f"{number:06d}.{tick:04d}.jpg")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def jpeg(frame: np.ndarray, quality: int) -> bytes:
+    """As the shards have it: chroma at full resolution."""
+    chroma = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    written, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality, *chroma]
+    )
+    if not written:
+        raise ValueError(f"OpenCV could not write a JPEG of {frame.shape}")
+    return data.tobytes()
+
+
+class ArrayClips:
+    """A torch dataset over `write_arrays`."""
+
+    def __init__(self, directory: Path):
+        self.paths = sorted(directory.glob("*.npy"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int):
+        import torch
+
+        return torch.from_numpy(np.load(self.paths[index]))
+
+
+class PictureClips:
+    """A torch dataset over `write_pictures`, decoding with OpenCV or, as torchvision's datasets do, with Pillow."""
+
+    def __init__(self, directory: Path, pillow: bool = False):
+        self.folders = sorted(directory.iterdir())
+        self.decode = _by_pillow if pillow else _by_opencv
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int):
+        import torch
+
+        cv2.setNumThreads(1)
+        return torch.from_numpy(np.stack([self.decode(path) for path in sorted(self.folders[index].iterdir())]))
+
+
+def _by_opencv(path: Path) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def _by_pillow(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def torch_loader(dataset, batch_size: int, workers: int, epochs: int) -> Iterator:
+    """A torch DataLoader that shuffles, its workers kept from epoch to epoch."""
+    import torch
+
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+    )
+    for _ in range(epochs):
+        yield from loader
+
+
+def _frames_of(sample: dict) -> tuple[np.ndarray]:
+    """A tuple of one field, as WebDataset's batches want samples."""
+    cv2.setNumThreads(1)
+    names = sorted(name for name in sample if name.endswith("jpg"))
+    pictures = [cv2.imdecode(np.frombuffer(sample[name], np.uint8), cv2.IMREAD_COLOR_RGB) for name in names]
+    return (np.stack(pictures),)
+
+
+def webdataset_loader(directory: Path, batch_size: int, workers: int, epochs: int, clips: int) -> Iterator:
+    """WebDataset with a shuffle buffer, without end, cut off after as many batches as the others give."""
+    import webdataset
+
+    urls = [str(path) for path in sorted(directory.glob("*.tar"))]
+    dataset = webdataset.WebDataset(urls, resampled=True, shardshuffle=False, nodesplitter=webdataset.split_by_node)
+    dataset = dataset.shuffle(100).map(_frames_of).batched(batch_size, partial=False)
+    loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers)
+    batches = iter(loader)
+    for _ in range(epochs * (clips // batch_size)):
+        yield next(batches)[0]
+
+
+# What is measured.
 
 
 def ours(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
@@ -74,10 +271,10 @@ def arms() -> dict[str, tuple[Callable[[Path, Clock, int], np.ndarray], str]]:
     return {
         "ours": (ours, "av"),
         "ours, with motion": (ours_with_motion, "av"),
-        "PyAV, frame threads": (functools.partial(data_peers.pyav, threads="AUTO"), "av"),
-        "PyAV, one thread": (functools.partial(data_peers.pyav, threads="NONE"), "av"),
-        "torchcodec": (data_peers.torchcodec, "torchcodec"),
-        "decord": (data_peers.decord, "decord"),
+        "PyAV, frame threads": (functools.partial(pyav, threads="AUTO"), "av"),
+        "PyAV, one thread": (functools.partial(pyav, threads="NONE"), "av"),
+        "torchcodec": (torchcodec, "torchcodec"),
+        "decord": (decord, "decord"),
     }
 
 
@@ -87,8 +284,6 @@ def missing(module: str) -> bool:
 
 
 def _ticks(arm: str, path: Path, frame_px: int) -> int:
-    import cv2
-
     cv2.setNumThreads(1)
     return len(arms()[arm][0](path, CLOCK, frame_px))
 
@@ -96,29 +291,26 @@ def _ticks(arm: str, path: Path, frame_px: int) -> int:
 def decoding(videos: list[Path], copies: int, workers: int, rounds: int, frame_px: int) -> list[dict[str, Any]]:
     """Ticks a second of every arm, in turn, in the same number of processes."""
     there = [name for name, (_, module) in arms().items() if not missing(module)]
-    rates: dict[str, list[float]] = {name: [] for name in there}
     ticks: dict[str, int] = {}
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+
+        def ticks_per_s(name: str, tasks: list[Path]) -> float:
+            began_s = time.perf_counter()
+            ticks[name] = sum(pool.map(_ticks, [name] * len(tasks), tasks, [frame_px] * len(tasks)))
+            return ticks[name] / (time.perf_counter() - began_s)
+
         for name in there:  # imports, compiling, and the page cache are not what is measured
-            list(pool.map(_ticks, [name] * 4 * workers, videos[:1] * 4 * workers, [frame_px] * 4 * workers))
-        for number in range(rounds):
-            for name in there:
-                tasks = videos * copies
-                began_s = time.perf_counter()
-                ticks[name] = sum(pool.map(_ticks, [name] * len(tasks), tasks, [frame_px] * len(tasks)))
-                rates[name].append(ticks[name] / (time.perf_counter() - began_s))
-                print(f"round {number + 1}: {name}: {rates[name][-1]:.0f} ticks/s", file=sys.stderr)
+            ticks_per_s(name, videos[:1] * 4 * workers)
+        rates = in_turns([functools.partial(ticks_per_s, name, videos * copies) for name in there], rounds)
     return [
-        {
-            "arm": name,
-            "ticks_per_s": statistics.median(rates[name]),
-            "hours_of_video_an_hour": statistics.median(rates[name]) * CLOCK.tick_s,
-            "least": min(rates[name]),
-            "most": max(rates[name]),
-            "ticks": ticks[name],
-        }
-        for name in there
+        {"arm": name, "hours_of_video_an_hour": statistics.median(found) * CLOCK.tick_s, "ticks": ticks[name]}
+        | _spread("ticks_per_s", found)
+        for name, found in zip(there, rates)
     ]
+
+
+def _spread(name: str, rates: Sequence[float]) -> dict[str, float]:
+    return {name: statistics.median(rates), "least": min(rates), "most": max(rates)}
 
 
 def folder_config(root: Path, frame_px: int, window_s: float) -> dict[str, Any]:
@@ -190,42 +382,36 @@ def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int,
     clips = lambda: (dataset[number].frames for number in range(len(dataset)))
     raw = out / "shards_raw"
     copy_raw(dataset, raw)
-    data_peers.write_arrays(clips(), out / "arrays")
-    data_peers.write_pictures(clips(), out / "pictures", quality=90)
-    data_peers.write_tars(clips(), out / "tars", quality=90)
-    torch_over = lambda kind, folder: lambda: data_peers.torch_loader(kind(out / folder), batch_size, workers, epochs)
+    write_arrays(clips(), out / "arrays")
+    write_pictures(clips(), out / "pictures", quality=90)
+    write_tars(clips(), out / "tars", quality=90)
+    torch_over = lambda kind, folder: lambda: torch_loader(kind(out / folder), batch_size, workers, epochs)
     loaders: dict[str, tuple[str, Callable[[], Iterator]]] = {
         "ours, JPEG, threads": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, False)),
         "ours, JPEG, processes": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, True)),
         "ours, raw, threads": ("grain", lambda: batches_of_ours(raw, batch_size, workers, epochs, False)),
-        "torch DataLoader, .npy": ("torch", torch_over(data_peers.ArrayClips, "arrays")),
-        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(data_peers.PictureClips, "pictures")),
+        "torch DataLoader, .npy": ("torch", torch_over(ArrayClips, "arrays")),
+        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(PictureClips, "pictures")),
         "torch DataLoader, JPEG files, Pillow": (
             "torch",
-            torch_over(functools.partial(data_peers.PictureClips, pillow=True), "pictures"),
+            torch_over(functools.partial(PictureClips, pillow=True), "pictures"),
         ),
         "WebDataset, JPEG": (
             "webdataset",
-            lambda: data_peers.webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
+            lambda: webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
         ),
     }
     there = {name: make for name, (module, make) in loaders.items() if not missing(module)}
-    rates: dict[str, list[float]] = {name: [] for name in there}
-    clip_mb = dataset[0].frames.nbytes / 1e6
-    for number in range(rounds):
-        for name, make in there.items():
-            rates[name].append(_samples_per_s(make(), workers))
-            print(f"round {number + 1}: {name}: {rates[name][-1]:.1f} samples/s", file=sys.stderr)
+    rates = in_turns([lambda make=make: _samples_per_s(make(), workers) for make in there.values()], rounds)
+    frames = dataset[0].frames
     return [
-        {
+        _spread("samples_per_s", found)
+        | {
             "loader": name,
-            "samples_per_s": statistics.median(found),
-            "mb_per_s": statistics.median(found) * clip_mb,
-            "frames_per_s": statistics.median(found) * len(dataset[0].frames),
-            "least": min(found),
-            "most": max(found),
+            "mb_per_s": statistics.median(found) * frames.nbytes / 1e6,
+            "frames_per_s": statistics.median(found) * len(frames),
         }
-        for name, found in rates.items()
+        for name, found in zip(there, rates)
     ]
 
 
@@ -302,10 +488,8 @@ def table(found: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    command = argparse.ArgumentParser(
-        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = command.add_argument
+    parser = command_parser("benchmarks.data", __doc__)
+    add = parser.add_argument
     add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
     add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
     add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
@@ -314,9 +498,9 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
     add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
-    add_json_flag(command)
+    add_json_flag(parser)
     add("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    return command
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -334,12 +518,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = args.workers or len(os.sched_getaffinity(0))
     args.out.mkdir(parents=True)
     try:
-        made = sharding(videos, args.out, args.copies, workers, args.frame_px)
         found = {
-            "machine": {"processor": platform.processor() or platform.machine(), "workers": workers},
+            "machine": machine() | {"workers": workers},
             "videos": [path.name for path in videos],
+            "sharding": sharding(videos, args.out, args.copies, workers, args.frame_px),
             "decoding": decoding(videos, args.copies, workers, args.rounds, args.frame_px),
-            "sharding": made,
             "reading": reading(args.out / "shards", args.out, workers, args.rounds, args.batch, args.epochs),
             "not_installed": [m for m in ("torch", "torchcodec", "webdataset", "decord") if missing(m)],
         }

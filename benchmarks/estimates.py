@@ -10,19 +10,18 @@ time. Run it on a machine that does nothing else.
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.training import Arm, take_turns
+from benchmarks.training import Arm, stepping, take_turns
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -49,26 +48,19 @@ FAMILIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 }
 
 
-@dataclasses.dataclass
-class Run:
+class Run(NamedTuple):
     """One config's step, compiled.
 
     Attributes:
-      name: what differs.
+      arm: does a step, and keeps what rounds of them took.
       flops: of a step.
       traced_bytes, planned_bytes: of the step's temporaries, by the trace and by the compiler.
-      arm: does a step, and keeps what rounds of them took.
     """
 
-    name: str
+    arm: Arm
     flops: float
     traced_bytes: int
     planned_bytes: int
-    arm: Arm
-
-    @property
-    def step_s(self) -> float:
-        return self.arm.step_s
 
 
 def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
@@ -77,36 +69,29 @@ def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
     config.update_from_flattened_dict(changes)
     task = build_task(config, load_tokenizer(config))
     program = make_program(task, config, make_mesh(devices=jax.devices()[:1]))
-    traced, state = program.trace(), program.init_state()
+    traced = program.trace()
     compiled = traced.lower().compile()
     rng = np.random.default_rng(0)
     filled = lambda leaf: rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape).astype(leaf.dtype)
     batch = {key: filled(leaf) for key, leaf in program.example.items()}
-
-    def step() -> float:
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return float(metrics["loss"])
-
     return Run(
-        name=name,
+        stepping(name, compiled, [program.init_state()], batch),
         flops=count_flops(traced.jaxpr).model,
         traced_bytes=cost.memory(task, config, 1).activations,
         planned_bytes=compiled.memory_analysis().temp_size_in_bytes,
-        arm=Arm(name, step),
     )
 
 
 def compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Rows of the table: the first run's speed predicts the others'."""
-    per_second = runs[0].flops / runs[0].step_s
+    per_second = runs[0].flops / runs[0].arm.step_s
     return [
         {
-            "run": run.name,
+            "run": run.arm.name,
             "gflop": run.flops / 1e9,
-            "step_s": run.step_s,
+            "step_s": run.arm.step_s,
             "predicted_s": run.flops / per_second,
-            "predicted_over_measured": run.flops / per_second / run.step_s,
+            "predicted_over_measured": run.flops / per_second / run.arm.step_s,
             "traced_mb": run.traced_bytes / 1e6,
             "planned_mb": run.planned_bytes / 1e6,
         }
@@ -135,9 +120,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints tables, and returns the exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.estimates", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.estimates", __doc__)
     flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
     flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")

@@ -7,14 +7,13 @@ hypothesis makes up the cases; the time is shared out among the parts, in turns.
 
 `parser`: texts and pictures' messages, nearly right ones and noise: a message or a ProtocolError, nothing else.
 `pictures`: JPEG, WebP and H.264 with bytes changed, cut or repeated: a square or a PictureRefused.
-`sessions`: programs of up to 40 acts of 4 clients on 3 seats (connect, drop, come back, stand still, orders, pictures,
+`sessions`: programs of up to 40 acts of 4 clients on 3 slots (connect, drop, come back, stand still, orders, pictures,
 garbage) against the server's own sessions and a pool with a model that counts. Every word comes once and in order over
-any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no seat, no error logged.
+any connections, nothing comes after a bye, whatever was asked ends, nothing is left: no task, no stream, no error.
 
 A failure is shown with the smallest case that was found, and the exit code is 1. Finds become tests.
 """
 
-import argparse
 import asyncio
 import atexit
 import dataclasses
@@ -26,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import av
@@ -38,11 +37,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.metrics import Counters
+from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
 from mmduplex_jax.serving.protocol import (
     Change,
@@ -54,9 +54,10 @@ from mmduplex_jax.serving.protocol import (
     parse_frame,
     parse_text,
 )
-from mmduplex_jax.serving.session import ModelFacts, Session
+from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -115,7 +116,7 @@ Texts = st.one_of(
 CLOCK = Clock(step_hz=250.0, video_stride=2)
 FRAME_PX, SLOTS, CLIENTS = 32, 3, 4
 WORDS = ("red", "circle", "enters", "left")
-FACTS = ModelFacts("counts", CLOCK, FRAME_PX, 64, delay_min=0, delay_max=4, delay_steps=1)
+FACTS = SimpleNamespace(name="counts", clock=CLOCK, frame_px=FRAME_PX, tokens_per_s_max=64, delays=Delays(0, 4, 1))
 LIMITS = Limits(
     hello_s=0.3, send_s=0.2, resume_s=0.4, idle_s=5.0, bad_frames=3, inbox_frames=3, messages_hz=50.0, text_bytes=4096
 )
@@ -543,24 +544,19 @@ def fuzz(parts: Sequence[str], minutes: float, first_seed: int) -> dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fuzzes; 1 where something was found, 2 for wrong flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.fuzz_protocol",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.fuzz_protocol", __doc__)
     flags.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
     flags.add_argument("--parts", default=",".join(_ROUND), help="(default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0, help="of the first turn (default: %(default)s)")
-    flags.add_argument("--json", metavar="FILE", help="write the numbers here")
-    args = flags.parse_args(argv)
+    add_json_flag(flags)
+    args = parse_args(flags, argv)
     parts = [part for part in args.parts.split(",") if part]
     if not parts or set(parts) - set(_ROUND):
         print(f"fuzz_protocol: --parts of {tuple(_ROUND)}", file=sys.stderr)
         return 2
     found = fuzz(parts, args.minutes, args.seed)
     print(found)
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, found)
     return 0
 
 

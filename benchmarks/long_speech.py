@@ -31,7 +31,7 @@ from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words
@@ -149,11 +149,7 @@ def _interval(value: dict[str, float | None]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.long_speech",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.long_speech", __doc__)
     add = flags.add_argument
     add(
         "--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped model)"

@@ -30,10 +30,10 @@ from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import phrase
 from data_pipelines.world.config import RETURNS, WorldConfig
 from data_pipelines.world.drawing import Painter
+from mmduplex_jax.models.dual_stream import delayed
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.models.streams import delayed
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.weights.trained import Trained, load_trained
 
@@ -274,9 +274,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.memory", __doc__)
     add = flags.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a training of `configs/memory_quickstart.py`, or another")
     add("--silences_s", default="0,10,30,60,300,600", metavar="S,S", help="lengths of silences (default: %(default)s)")

@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from tests.weights.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
 
 LIBRARIES = ("torch", "transformers", "timm")
@@ -36,11 +36,7 @@ goes out is what came in, bit for bit."""
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.parity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.parity", __doc__)
     add = flags.add_argument
     add("--only", default="", metavar="TEXT", help="rows whose name has this in it (default: all)")
     add("--machine", default="", help="what it ran on, for the document")

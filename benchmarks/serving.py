@@ -33,9 +33,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving_clients import Task
-from benchmarks.streaming import machine
+from benchmarks.turns import machine
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.client import encode
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 
 PARTS = ("latency", "soak")
 # Of 64: those that stand still, that send garbage, that drop; and as many well-behaved ones whose feed is read along.
@@ -247,9 +248,7 @@ def latency(server: Server, pictures: Path, seconds: float) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.serving", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     add("--random_init", metavar="CONFIG.py", help="instead: random parameters of this config")
@@ -258,13 +257,13 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
     add("--phase_s", type=float, default=30.0, help="of the soak (default: %(default)s)")
     add("--latency_s", type=float, default=120.0, help="of the one client (default: %(default)s)")
-    add("--json", metavar="FILE", help="write every number here")
+    add_json_flag(flags)
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is asked for; 1 where a word was lost or doubled, 2 for wrong flags."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     parts = [part for part in args.parts.split(",") if part]
     phases = round(args.minutes * 60.0 / args.phase_s)
     if set(parts) - set(PARTS) or args.clients < 8 or phases < 2:
@@ -276,9 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     good = True
     with tempfile.TemporaryDirectory(prefix="mmduplex-serving-") as folder:
         for part in parts:
-            # A garbage sender that goes away without a word keeps its seat until nobody can come back to it.
-            seats = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
-            server = Server(model, seats, Path(folder) / f"{part}.log")
+            # A garbage sender that goes away without a word keeps its slot until nobody can come back to it.
+            slots = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
+            server = Server(model, slots, Path(folder) / f"{part}.log")
             pictures = Path(folder) / part
             write_pictures(pictures, server.info["frame_px"])
             report["model"] = server.info["model"]
@@ -291,8 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found["words"] = words = check_words(found.pop("accounts"), found.pop("feeds"), server.stop())
             good = not (words["lost"] or words["doubled"] or words["differ_from_feed"] or words["errors_in_log"])
             print(words, found["p99_hostile_over_calm"])
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, report)
     return 0 if good else 1
 
 

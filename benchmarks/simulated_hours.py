@@ -49,7 +49,7 @@ class Saturated:
 
         Args:
           model: who watches.
-          streams: seats, all taken.
+          streams: slots, all taken.
           ahead: see `StreamPool`.
           on_output: takes every stream's outputs.
         """
@@ -60,7 +60,9 @@ class Saturated:
             ahead=ahead,
         )  # fmt: skip
         delay_steps = model.config.delay.eval
-        self._seats = [self.pool.join(delay_steps=delay_steps, live=False, on_output=on_output) for _ in range(streams)]
+        self._handles = [
+            self.pool.join(delay_steps=delay_steps, live=False, on_output=on_output) for _ in range(streams)
+        ]
         clips = world_frames(model, clips=_CLIPS)
         self._frames, self._clip_ticks = np.concatenate(clips), clips.shape[1]
         self.cycle, self.ticks = len(self._frames), 0
@@ -69,10 +71,10 @@ class Saturated:
         """Runs so many more ticks of every stream and waits for the last; seconds that they took."""
         started_s = time.perf_counter()
         for tick in range(self.ticks, self.ticks + ticks):
-            for number, seat in enumerate(self._seats):
+            for number, handle in enumerate(self._handles):
                 frame = self._frames[(tick + number * self._clip_ticks) % len(self._frames)]
-                seat.offer(self._clock.tick_time_s(tick), frame)
-            while not min(seat.room for seat in self._seats):
+                handle.offer(self._clock.tick_time_s(tick), frame)
+            while not min(handle.room for handle in self._handles):
                 self.pool.run_once()
         while self.pool.run_once():
             pass
@@ -81,8 +83,8 @@ class Saturated:
 
     def close(self) -> None:
         """Ends the streams and the pool."""
-        for seat in self._seats:
-            seat.leave()
+        for handle in self._handles:
+            handle.leave()
         self.pool.stop()
 
 
@@ -130,7 +132,7 @@ class Watcher:
 def simulated_hours(
     model: Commentator, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0
 ) -> dict[str, Any]:
-    """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one seat.
+    """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one slot.
 
     Args:
       model: who watches.

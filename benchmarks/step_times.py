@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from benchmarks.stepper import Stepper, percentiles, timed
+from benchmarks.stepper import Arms, Stepper
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.layers.kv_cache import KVCache
@@ -22,8 +22,6 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
 
-# Before anything is timed: rings fill, allocators settle.
-_WARM_STEPS = 20
 # Clips of the world that streams share out among them.
 _CLIPS = 8
 
@@ -69,19 +67,6 @@ def whole_stepper(model: Commentator, batch: int) -> Stepper:
     return Stepper(shares, lambda: nullcontext(step), rows.compile_s)
 
 
-def whole_steps(model: Commentator, batch: int, steps: int) -> dict[str, Any]:
-    """What `whole_stepper` takes.
-
-    Returns:
-      `all`, `tick` (with a frame) and `between` (text alone), each as `percentiles` gives them, and `compile_s`.
-    """
-    stepper = whole_stepper(model, batch)
-    times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
-    found: dict[str, Any] = {kind: percentiles(times_s[kind], batch) for kind in times_s}
-    everything = [t for kind in times_s for t in times_s[kind]]
-    return {"between": None} | found | {"all": percentiles(everything, batch), "compile_s": round(stepper.compile_s, 1)}
-
-
 def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Stepper:
     """The text stream's step alone, its rings of video in place: what a language model of that shape costs, live.
 
@@ -118,11 +103,13 @@ def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Step
     return Stepper({"all": 1.0}, lambda: nullcontext(step), compile_s)
 
 
-def text_steps(model: Commentator, batch: int, steps: int) -> dict[str, Any]:
-    """What `text_stepper` takes: `all`, as `percentiles` gives it, and `compile_s`."""
-    stepper = text_stepper(model, batch)
-    times_s = timed(stepper, steps, warm_steps=_WARM_STEPS)
-    return {"all": percentiles(times_s["all"], batch), "compile_s": round(stepper.compile_s, 1)}
+def arms_of(model: Commentator) -> Arms:
+    """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a model."""
+
+    def make(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
+        return whole_stepper(model, batch) if part == "whole" else text_stepper(model, batch, watched_s)
+
+    return Arms(make)
 
 
 def watched(live: LiveModel, state: LiveState, watched_s: float) -> LiveState:

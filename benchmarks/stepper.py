@@ -4,7 +4,8 @@
 
 Several such processes can take turns on one machine. A line on standard input is a request, `{"arm": {...}, "steps": N,
 "warm_steps": N, "limit_s": S}`; the answer is a line on standard output, `{"shares": {kind: share}, "ms": {kind:
-[...]}}`. What an `arm` holds are the arguments of the family's steppers. The process ends with its input.
+[...]}, "compile_s": S}`. What an `arm` holds are the arguments of the family's steppers. The process ends with its
+input.
 """
 
 import functools
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def timed(stepper: Stepper, steps: int, *, warm_steps: int = 0, limit_s: float =
       stepper: what to time.
       steps: how many at least, every kind included.
       warm_steps: before those, not timed.
-      limit_s: stop sooner than after `steps` once this long has passed and every kind has been seen.
+      limit_s: stop sooner than after `steps` once this long has passed and every kind has been timed.
     """
     times_s: dict[str, list[float]] = {kind: [] for kind in stepper.shares}
     with stepper.open() as step:
@@ -57,12 +58,6 @@ def timed(stepper: Stepper, steps: int, *, warm_steps: int = 0, limit_s: float =
     return times_s
 
 
-def percentiles(times_s: Sequence[float], streams: int) -> dict[str, float]:
-    """Milliseconds of a step, and of a stream's share of one."""
-    p50, p99 = (float(np.percentile(times_s, p)) * 1e3 for p in (50, 99))
-    return {"p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "per_stream_p50_ms": round(p50 / streams, 3)}
-
-
 def step_cost_ms(times_ms: Mapping[str, Sequence[float]], shares: Mapping[str, float]) -> float:
     """What a step costs on average: every kind's median, by its share."""
     return sum(share * float(np.median(times_ms[kind])) for kind, share in shares.items())
@@ -75,20 +70,26 @@ def step_percentile_ms(times_ms: Mapping[str, Sequence[float]], shares: Mapping[
     return float(np.quantile(values, percent / 100, weights=weights, method="inverted_cdf"))
 
 
-Arms = Callable[..., Stepper]
+class Arms:
+    """Steppers of a family, each made when it is first asked for."""
+
+    def __init__(self, make: Callable[..., Stepper]):
+        self._made = functools.cache(lambda key: make(**dict(key)))
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a request, as the module's docstring has both."""
+        arguments = dict(request)
+        stepper = self._made(tuple(sorted(arguments.pop("arm").items())))
+        milliseconds = {kind: [round(t * 1e3, 3) for t in times] for kind, times in timed(stepper, **arguments).items()}
+        return {"shares": dict(stepper.shares), "ms": milliseconds, "compile_s": round(stepper.compile_s, 1)}
 
 
 def ours(config: str) -> Arms:
     """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a config with random parameters."""
-    from benchmarks.step_times import text_stepper, whole_stepper, with_every_row
+    from benchmarks.step_times import arms_of, with_every_row
     from mmduplex_jax.commentator import random_commentator
 
-    model = with_every_row(random_commentator(config, seed=0))
-
-    def arm(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
-        return whole_stepper(model, batch) if part == "whole" else text_stepper(model, batch, watched_s)
-
-    return arm
+    return arms_of(with_every_row(random_commentator(config, seed=0)))
 
 
 def peer(stepper: str, shape: Sequence[Any], threads: int) -> Arms:
@@ -98,7 +99,7 @@ def peer(stepper: str, shape: Sequence[Any], threads: int) -> Arms:
     from benchmarks import torch_peers
 
     torch.set_num_threads(threads)
-    return functools.partial(getattr(torch_peers, stepper), torch_peers.TextShape(*shape))
+    return Arms(functools.partial(getattr(torch_peers, stepper), torch_peers.TextShape(*shape)))
 
 
 FAMILIES: dict[str, Callable[..., Arms]] = {
@@ -108,25 +109,15 @@ FAMILIES: dict[str, Callable[..., Arms]] = {
 }
 
 
-def answer(arms: Arms, requests: TextIO, answers: TextIO) -> None:
-    """Answers every request until there are no more; an arm is made at its first."""
-    made = functools.cache(lambda key: arms(**dict(key)))
-    for line in requests:
-        request = json.loads(line)
-        stepper = made(tuple(sorted(request.pop("arm").items())))
-        times_s = timed(stepper, **request)
-        milliseconds = {kind: [round(t * 1e3, 3) for t in times] for kind, times in times_s.items()}
-        answers.write(json.dumps({"shares": dict(stepper.shares), "ms": milliseconds}) + "\n")
-        answers.flush()
-
-
 def main() -> None:
     """Serves the family that the first argument names, with the rest of it as arguments."""
     options = json.loads(sys.argv[1])
     # What libraries print goes where errors go; standard output is for answers alone.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
-    answer(FAMILIES[options.pop("family")](**options), sys.stdin, answers)
+    arms = FAMILIES[options.pop("family")](**options)
+    for line in sys.stdin:
+        answers.write(json.dumps(arms.ask(json.loads(line))) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,56 +8,279 @@
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
-do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one seat.
+do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one slot.
+
+Every arm is timed once a round, and the order turns around from round to round, so that a drift of the machine's speed
+falls on all alike; a ratio is taken within a round, and its spread over the rounds is part of the result.
+
+With `--peers` our steps take turns with those of others (`benchmarks.torch_peers`), in processes of their own of which
+one works at a time, in another Python where these are installed: PyTorch, transformers, and `moshi` by `pip install
+--no-deps moshi sentencepiece` (its own pins are of older packages).
 
 With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.sessions`).
-
-With `--peers` our steps take turns with those of others (`benchmarks.streaming_peers`), in another Python where these
-are installed: PyTorch, transformers, and `moshi` by `pip install --no-deps moshi sentencepiece` (its own pins are of
-older packages).
 
 Times are of this machine, which the report names; keep it quiet meanwhile.
 """
 
 import argparse
+import contextlib
+import json
 import os
-import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import jax
+import numpy as np
 
 from benchmarks.sessions import real_time_sessions
 from benchmarks.simulated_hours import simulated_hours
-from benchmarks.step_times import text_steps, whole_steps, with_every_row
-from benchmarks.streaming_peers import PEERS, compare
-from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from benchmarks.step_times import arms_of, with_every_row
+from benchmarks.stepper import step_cost_ms, step_percentile_ms
+from benchmarks.turns import in_turns, machine
+from mmduplex_jax.commentator import load, random_commentator
+from mmduplex_jax.stages.config_file import (
+    add_json_flag,
+    command_parser,
+    load_config,
+    parse_args,
+    shown_on,
+    write_json,
+)  # fmt: skip
+from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.weights.trained import load_tokenizer
 
-PARTS = {"text": text_steps, "whole": whole_steps}
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("text", "whole")
+# By the package that each is in.
+PEERS = {"moshi": "moshi", "interleaved": "transformers"}
+
+
+class Arm(NamedTuple):
+    """One thing to time.
+
+    Attributes:
+      name: what tables call it; the same at every batch.
+      worker: the process that runs it.
+      batch: streams.
+      request: the arguments of its stepper.
+      warm_steps: before those that are timed; none where a single one takes seconds.
+    """
+
+    name: str
+    worker: str
+    batch: int
+    request: Mapping[str, Any]
+    warm_steps: int = 3
+
+
+class Asked(Protocol):
+    """Whoever times an arm: `stepper.Arms` here, or a `Worker`."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+class Worker:
+    """A `benchmarks.stepper` and the way to it."""
+
+    def __init__(self, python: str, options: Mapping[str, Any]):
+        self.family = options["family"]
+        self._process = subprocess.Popen(
+            [python, "-m", "benchmarks.stepper", json.dumps(options)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one request; ChildProcessError where the process ends instead, having said why on stderr."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ChildProcessError(f"the process of {self.family} ended with {self._process.wait()} at {request}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def workers(python: str, peers_python: str, options: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Asked]]:
+    """Starts a process for each entry of `options`; they end with the context."""
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Asked] = {}
+        for name, given in options.items():
+            started[name] = worker = Worker(python if given["family"] == "ours" else peers_python, given)
+            stack.callback(worker.close)
+        yield started
+
+
+def text_shape(config_path: str) -> tuple[Any, ...]:
+    """The fields of `benchmarks.torch_peers.TextShape` of a config's text stream.
+
+    Raises:
+      ValueError: the config is of no duplex, or its heads do not make up its width, as those of others must.
+    """
+    config = load_config(config_path).lock()
+    task = build_task(config, load_tokenizer(config))
+    if not isinstance(task, DuplexTask):
+        raise ValueError(f"{config_path} is of stage {config.stage!r}; steps are those of `duplex` models")
+    model, text = task.config, task.config.text
+    if text.heads * text.head_width != text.width:
+        raise ValueError(f"{text.heads} heads of {text.head_width} are not {text.width}: others' models cannot be so")
+    step_hz = 1 / model.clock.step_s
+    shape = (text.width, text.layers, text.heads, text.kv_heads, text.hidden, model.language.rows, text.window_steps)
+    return (*shape, step_hz)
+
+
+def plan(
+    parts: Sequence[str],
+    batches: Sequence[int],
+    peers: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    watched_s: Sequence[float] = (),
+) -> list[Arm]:
+    """What is timed.
+
+    Args:
+      parts: of our model, of `PARTS`.
+      batches: streams at once.
+      peers: of `PEERS`.
+      dtypes: of the peers' weights, names of PyTorch's.
+      watched_s: seconds of video that went before, for the interleaved peer and beside it our text stream, at batch 1.
+    """
+    arms = [Arm(f"ours, {part}", "ours", b, {"part": part}) for part in parts for b in batches]
+    ages = [s for s in watched_s if s and peers]
+    arms += [Arm(f"ours, text, after {s:g} s", "ours", 1, {"part": "text", "watched_s": s}) for s in ages]
+    for dtype in dtypes:
+        if "moshi" in peers:
+            for batch in batches:
+                name = lambda what, dtype=dtype: f"moshi LMGen {dtype}, {what}"
+                arms += [
+                    Arm(name("text and speech"), "moshi", batch, {"dtype": dtype, "depth": True}),
+                    Arm(name("text"), "moshi", batch, {"dtype": dtype}),
+                    Arm(name("text, shared heads"), "moshi", batch, {"dtype": dtype, "shared": True}),
+                ]
+        if "interleaved" in peers:
+            arms += [
+                Arm(f"interleaved {dtype}, after {s:g} s", "interleaved", 1, {"dtype": dtype, "watched_s": s}, 0)
+                for s in watched_s
+            ]
+    return arms
+
+
+def take_turns(
+    arms: Sequence[Arm], started: Mapping[str, Asked], rounds: int, steps: int, limit_s: float
+) -> list[list[dict[str, Any]]]:
+    """What every arm answers in every round, `[arm][round]`, after a first round that prepares them.
+
+    Args:
+      arms: what to time.
+      started: who times them, by `Arm.worker`.
+      rounds: how often.
+      steps: of an arm in a round.
+      limit_s: of an arm in a round, once every kind of its steps has been timed.
+    """
+
+    def ask(arm: Arm, steps: int) -> dict[str, Any]:
+        given = {"arm": {"batch": arm.batch, **arm.request}, "steps": steps, "warm_steps": arm.warm_steps}
+        return started[arm.worker].ask(given | {"limit_s": limit_s})
+
+    for arm in arms:
+        ask(arm, 1)
+        print(f"ready: {arm.name}, batch {arm.batch}", flush=True)
+    return in_turns([lambda arm=arm: ask(arm, steps) for arm in arms], rounds)
+
+
+def summary(arm: Arm, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of the table: milliseconds of a step over all rounds, and its mean cost in each."""
+    shares = answers[0]["shares"]
+    together = {kind: [t for answer in answers for t in answer["ms"][kind]] for kind in shares}
+    costs_ms = [step_cost_ms(answer["ms"], shares) for answer in answers]
+    return {
+        "arm": arm.name,
+        "batch": arm.batch,
+        "steps": sum(map(len, together.values())),
+        "p50_ms": round(step_percentile_ms(together, shares, 50), 3),
+        "p99_ms": round(step_percentile_ms(together, shares, 99), 3),
+        "mean_ms": round(float(np.median(costs_ms)), 3),
+        "per_stream_ms": round(float(np.median(costs_ms)) / arm.batch, 3),
+        "kinds_p50_ms": {kind: round(float(np.median(times)), 3) for kind, times in together.items()},
+        "shares": shares,
+        "rounds_ms": [round(cost, 3) for cost in costs_ms],
+        "compile_s": answers[0]["compile_s"],
+    }
+
+
+def pairs(arms: Sequence[Arm]) -> list[tuple[int, int]]:
+    """What is divided by what, as indices: ours by each peer at the same batch and after as much video; old by new."""
+    watched = lambda arm: arm.request.get("watched_s", 0.0)
+    kind = lambda arm: (arm.worker, arm.batch, {k: v for k, v in arm.request.items() if k != "watched_s"})
+    found = []
+    for i, one in enumerate(arms):
+        for j, other in enumerate(arms):
+            peers = one.worker == "ours" != other.worker and one.batch == other.batch
+            # Our whole step has no age of its own here; the others' without one stand for all.
+            same_age = watched(one) == watched(other) or one.request.get("part") == "whole"
+            older = kind(one) == kind(other) and watched(one) > watched(other) == 0
+            if (peers and same_age) or older:
+                found.append((i, j))
+    return found
+
+
+def ratios(arms: Sequence[Arm], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Costs of a step, one over the other, for `pairs`: the median of the rounds' ratios, and their range."""
+    found = []
+    for i, j in pairs(arms):
+        each = np.array(rows[i]["rounds_ms"]) / np.array(rows[j]["rounds_ms"])
+        spread = {"ratio": np.median(each), "least": each.min(), "most": each.max()}
+        names = {"one": rows[i]["arm"], "other": rows[j]["arm"], "batch": arms[i].batch}
+        found.append(names | {name: round(float(value), 3) for name, value in spread.items()})
+    return found
+
+
+def versions(python: str, packages: Sequence[str]) -> dict[str, str]:
+    """The versions of packages in another Python; CalledProcessError where one is not installed there."""
+    asked = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    return json.loads(subprocess.run([python, "-c", asked, *packages], stdout=subprocess.PIPE, check=True).stdout)
+
+
+def compare(arms: Sequence[Arm], started: Mapping[str, Asked], rounds: int, steps: int, limit_s: float) -> dict:
+    """Times arms in turns, prints what they cost, and returns `arms`, a row each, and `ratios`; see `take_turns`."""
+    answers = take_turns(arms, started, rounds, -(-steps // rounds), limit_s)
+    rows = [summary(arm, given) for arm, given in zip(arms, answers)]
+    for row in rows:
+        print(
+            f"{row['arm']:42} batch {row['batch']:2}: p50 {row['p50_ms']:9.2f} ms, p99 {row['p99_ms']:9.2f} ms, "
+            f"mean {row['mean_ms']:9.2f} ms, {row['per_stream_ms']:8.2f} ms a stream"
+        )
+    found = ratios(arms, rows)
+    for row in found:
+        spread = f"{row['ratio']:7.3f} ({row['least']:.3f} to {row['most']:.3f})"
+        print(f"{spread:28} batch {row['batch']:2}: {row['one']} / {row['other']}")
+    return {"arms": rows, "ratios": found, "rounds": rounds}
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.streaming",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.streaming", __doc__)
     add = flags.add_argument
-    add(
-        "--config",
-        default="configs/duplex_300m.py",
-        metavar="CONFIG.py",
-        help="random parameters (default: %(default)s)",
-    )
+    config = "configs/duplex_300m.py"
+    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
     add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
     add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
-    add("--parts", default="text,whole", help=f"some of {','.join(PARTS)} (default: %(default)s)")
-    add("--steps", type=int, default=300, help="steps to time, after some to warm up (default: %(default)s)")
+    add("--parts", default=",".join(PARTS), help="some of %(default)s")
+    add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
+    add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
     add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
     add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
@@ -65,89 +288,34 @@ def parser() -> argparse.ArgumentParser:
     add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
     add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
     add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
-    add("--watched_s", default="0,60,300", help="seconds of video seen before (default: %(default)s)")
-    add(
-        "--rounds",
-        type=int,
-        default=5,
-        help="with --peers: `--steps` are shared out among these (default: %(default)s)",
-    )
-    add("--limit_s", type=float, default=15.0, help="with --peers: of an arm in a round (default: %(default)s)")
+    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
     add_json_flag(flags)
     return flags
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
+def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> dict:
+    """What was asked for.
 
-
-def step_times(model: Commentator, batches: Sequence[int], parts: Sequence[str], steps: int) -> list[dict[str, Any]]:
-    """A row for every part and batch."""
-    rows = []
-    for part in parts:
-        for batch in batches:
-            found = PARTS[part](model, batch, steps)
-            rows.append({"part": part, "batch": batch, "steps": steps, **found})
-            for name in ("all", "tick", "between"):
-                if found.get(name):
-                    t = found[name]
-                    print(
-                        f"{part:5} {name:7} batch {batch:3}: p50 {t['p50_ms']:8.2f} ms, p99 {t['p99_ms']:8.2f} ms, "
-                        f"{t['per_stream_p50_ms']:7.2f} ms a stream",
-                        flush=True,
-                    )
-    return rows
-
-
-def wrong(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> str:
-    """What is wrong with the flags; empty where nothing is."""
-    if set(parts) - set(PARTS) or set(peers) - set(PEERS):
-        return f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}"
-    if min([*batches, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
-        return "--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive"
-    if peers and args.checkpoint:
-        return "--peers compares a config's shape, with random parameters: leave --checkpoint out"
-    return ""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is asked for, and returns the exit code."""
-    args = parse_args(parser(), argv)
-    listed = lambda text: [part for part in text.split(",") if part]
-    batches, parts, peers = [int(batch) for batch in listed(args.batches)], listed(args.parts), listed(args.peers)
-    if problem := wrong(args, batches, parts, peers):
-        print(f"streaming: {problem}", file=sys.stderr)
-        return 2
+    Raises:
+      ValueError, OSError: there is no such model, or a process failed.
+      subprocess.CalledProcessError: a peer is not installed in `--peers_python`.
+    """
+    arms = plan(parts, batches, peers, args.peer_dtypes.split(","), [float(s) for s in args.watched_s.split(",")])
+    turns = {"rounds": args.rounds, "steps": args.steps, "limit_s": args.limit_s}
     report: dict[str, Any] = {"machine": machine()}
-    try:
-        if peers:
-            report["peers"] = compare(
-                args.config, peers, parts, batches, dtypes=listed(args.peer_dtypes),
-                watched_s=[float(s) for s in listed(args.watched_s)], rounds=args.rounds, steps=args.steps,
-                limit_s=args.limit_s, peers_python=args.peers_python,
-            )  # fmt: skip
-        if not peers or args.simulated_hours or args.sessions:
-            if args.checkpoint:
-                model = load(args.checkpoint)
-            else:
-                model = with_every_row(random_commentator(args.config, seed=0))
-            report["model"] = model.name
-            report["steps"] = [] if peers else step_times(model, batches, parts, args.steps)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"streaming: {error}", file=sys.stderr)
-        return 2
+    if peers:
+        report["versions"] = versions(args.peers_python, ["torch", *(PEERS[peer] for peer in peers)])
+        shape, threads = text_shape(args.config), len(os.sched_getaffinity(0))
+        options: dict[str, dict[str, Any]] = {"ours": {"family": "ours", "config": args.config}}
+        options |= {peer: {"family": peer, "shape": shape, "threads": threads} for peer in peers}
+        with workers(sys.executable, args.peers_python, options) as started:
+            report["steps"] = compare(arms, started, **turns)
+        if not args.simulated_hours and not args.sessions:
+            return report
+    model = load(args.checkpoint) if args.checkpoint else with_every_row(random_commentator(args.config, seed=0))
+    report["model"] = model.name
+    if not peers:
+        report["steps"] = compare(arms, {"ours": arms_of(model)}, **turns)
     if args.sessions:
         report["sessions"] = real_time_sessions(model, args.session_s, args.sessions)
         print(f"{report['sessions']['largest']} sessions in real time, of at most {args.sessions} tried")
@@ -157,6 +325,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{found['hours']} h at {found['real_time_factor']} x real time: memory {found['memory_drift']:+.2%}, "
             f"p99 of the last part {found['p99_ratio']:.3f} x the first's, {found['recompilations']} recompilations"
         )
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is asked for, and returns the exit code."""
+    flags = parser()
+    args = parse_args(flags, argv)
+    batches, parts, peers = (list(filter(None, text.split(","))) for text in (args.batches, args.parts, args.peers))
+    if set(parts) - set(PARTS) or set(peers) - set(PEERS):
+        flags.error(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
+    numbers = [int(batch) for batch in batches]
+    if min([*numbers, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
+        flags.error("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
+    if peers and args.checkpoint:
+        flags.error("--peers compares a config's shape, with random parameters: leave --checkpoint out")
+    try:
+        with contextlib.redirect_stdout(shown_on(args.json)):
+            report = measured(args, numbers, parts, peers)
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"streaming: {error}", file=sys.stderr)
+        return 2
     write_json(args.json, report)
     return 0
 

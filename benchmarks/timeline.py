@@ -9,7 +9,6 @@ host's own work (dispatching rounds, delivering words) that was done while the d
 milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows both down alike.
 """
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from benchmarks.simulated_hours import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
@@ -181,11 +180,7 @@ def compare(model: Commentator, streams: int, ticks: int, rounds: int, out: Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.timeline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("benchmarks.timeline", __doc__)
     add = flags.add_argument
     add("--config", metavar="CONFIG.py", help="a model with random parameters")
     add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")

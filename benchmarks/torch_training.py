@@ -27,7 +27,7 @@ def rotate(x: Tensor, phase: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """`layers/norms.RMSNorm`; its sums are in float32, its product in the input's dtype."""
+    """`layers/dense.RMSNorm`; its sums are in float32, its product in the input's dtype."""
 
     def __init__(self, width: int, epsilon: float = 1e-5):
         super().__init__()

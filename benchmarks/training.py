@@ -22,6 +22,7 @@ import abc
 import argparse
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import statistics
@@ -34,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.turns import in_turns, machine, spread
 from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.rotary import phases_2d
@@ -43,7 +45,7 @@ from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.planning import devices
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
@@ -340,6 +342,15 @@ class Arm:
     def step_s(self) -> float:
         return statistics.median(self.rounds_s)
 
+    def round_s(self, steps: int) -> float:
+        """The median of `steps` steps after one that does not count."""
+        times_s = []
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            self.step()
+            times_s.append(time.perf_counter() - start)
+        return statistics.median(times_s[1:])
+
 
 def program_of(task: Any, config: Any) -> Program:
     """The trainer's program of a task on the first device, in which everything is trained."""
@@ -355,27 +366,25 @@ def our_arm(task: Any, config: Any) -> tuple[Arm, Any, float]:
     compiled = traced.lower().compile()
     # A copy: what the host only looks at could not be donated.
     began_with = jax.tree.map(np.array, state.params)
-    batch = jax.device_put(task.batch())
-
-    def step() -> float:
-        nonlocal state
-        state, metrics = compiled(state, batch)
-        return float(metrics["loss"])
-
-    return Arm("ours", step), began_with, count_flops(traced.jaxpr).model
+    arm = stepping("ours", compiled, [state], jax.device_put(task.batch()))
+    return arm, began_with, count_flops(traced.jaxpr).model
 
 
 def take_turns(arms: Sequence[Arm], rounds: int, steps: int) -> None:
-    """Times all arms in every round, there and back: the median of `steps` steps after one that does not count."""
-    for number in range(rounds):
-        for arm in arms if number % 2 == 0 else reversed(arms):
-            arm.step()
-            times_s = []
-            for _ in range(steps):
-                start = time.perf_counter()
-                arm.step()
-                times_s.append(time.perf_counter() - start)
-            arm.rounds_s.append(statistics.median(times_s))
+    """Times all arms in every round, there and back."""
+    timed = in_turns([functools.partial(arm.round_s, steps) for arm in arms], rounds)
+    for arm, rounds_s in zip(arms, timed, strict=True):
+        arm.rounds_s += rounds_s
+
+
+def stepping(name: str, compiled: Any, held: list[Any], batch: Any) -> Arm:
+    """An arm of a compiled training step; `held` is the state that it goes on from, alone in a list: others may too."""
+
+    def step() -> float:
+        held[0], metrics = compiled(held[0], batch)
+        return float(metrics["loss"])
+
+    return Arm(name, step)
 
 
 def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int, steps: int) -> list[dict[str, Any]]:
@@ -449,23 +458,15 @@ def variants(path: str, rows: int) -> dict[str, tuple[StreamsTask, Any]]:
 
 def measure(path: str, batch: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Rows of the table of measures; all train one state in turns, since none of them changes its form."""
-    made = variants(path, batch)
-    arms, planned, state = [], [], None
-
-    def arm(name: str, compiled: Any, given: Any) -> Arm:
-        def step() -> float:
-            nonlocal state
-            state, metrics = compiled(state, given)
-            return float(metrics["loss"])
-
-        return Arm(name, step)
-
-    for name, (task, config) in made.items():
+    arms: list[Arm] = []
+    planned: list[int] = []
+    state: list[Any] = []
+    for name, (task, config) in variants(path, batch).items():
         program = program_of(task, config)
-        state = program.init_state() if state is None else state
+        state = state or [program.init_state()]
         compiled = program.compile()
         planned.append(compiled.memory_analysis().temp_size_in_bytes)
-        arms.append(arm(name, compiled, jax.device_put(task.batch())))
+        arms.append(stepping(name, compiled, state, jax.device_put(task.batch())))
         print(f"compiled: {name}", flush=True)
     take_turns(arms, rounds, steps)
     first = arms[0]
@@ -480,19 +481,11 @@ def measure(path: str, batch: int, rounds: int, steps: int) -> list[dict[str, An
     ]
 
 
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what was asked for, and prints it."""
-    device = jax.devices()[0].device_kind
     peak = devices.device_peak(jax.devices()[0])
-    found: dict[str, Any] = {
-        "device": device, "peak": None if peak is None else peak.source, "threads": len(os.sched_getaffinity(0)),
-        "jax": jax.__version__, "numpy": np.__version__, "dtype": args.dtype,
-    }  # fmt: skip
-    print(f"{device}; peak: {found['peak']}; {found['threads']} threads; {args.dtype}")
+    found: dict[str, Any] = machine() | {"peak": None if peak is None else peak.source, "dtype": args.dtype}
+    print(", ".join(f"{name} {value}" for name, value in found.items()))
     if args.measures:
         rows = args.rows or 2
         found["measures"] = measure("configs/duplex_300m.py", rows, args.rounds, args.steps)
@@ -500,7 +493,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             f"\nduplex_300m, after its tokenizer, {rows} clips\n{'':26} {'s':>7} {'times the first':>22} {'plan MB':>8}"
         )
         for row in found["measures"]:
-            print(f"{row['arm']:26} {row['step_s']:7.2f} {_spread(row['times_first']):>22} {row['planned_mb']:8.0f}")
+            print(f"{row['arm']:26} {row['step_s']:7.2f} {spread(row['times_first']):>22} {row['planned_mb']:8.0f}")
     else:
         import torch
 
@@ -514,9 +507,9 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             print(f"\n{name}, {task.rows} a step\n{'':18} {'s':>7} {'mfu':>6} {'times ours':>22} {'first loss':>12}")
             for row in table:
                 share = "n/a" if row["mfu"] is None else f"{row['mfu']:.1%}"
-                spread = _spread(row["times_ours"])
                 print(
-                    f"{row['arm']:18} {row['step_s']:7.3f} {share:>6} {spread:>22} {row['first_loss']:12.6f}",
+                    f"{row['arm']:18} {row['step_s']:7.3f} {share:>6} {spread(row['times_ours']):>22} "
+                    f"{row['first_loss']:12.6f}",
                     flush=True,
                 )
     return found
@@ -524,9 +517,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints tables, and returns the exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.training", __doc__)
     add = flags.add_argument
     add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     add("--steps", type=int, default=2, help="timed steps a turn (default: %(default)s)")

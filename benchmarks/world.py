@@ -3,13 +3,12 @@
 python -m benchmarks.world --look=rich --clips=100 --frame_px=64 --json=world.json
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 
 from data_pipelines.world import WorldConfig, make_clip, make_events
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 
 
 def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float | int | str]:
@@ -34,9 +33,7 @@ def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float |
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints a line a look, and returns the exit code."""
-    flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.world", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("benchmarks.world", __doc__)
     add = flags.add_argument
     add("--look", choices=("plain", "rich"), help="one look (default: both)")
     add("--clips", type=int, default=100, help="clips to make (default: %(default)s)")

@@ -26,7 +26,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of, size_text
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
 
@@ -82,9 +82,7 @@ def calibrate(config: Any, data: str, clips: int) -> list[Choice]:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.calibrate", __doc__)
     add_config_flag(flags)
     add = flags.add_argument
     add("--data", required=True, metavar="DIR", help="a folder of shards, made by launch.prepare")

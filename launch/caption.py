@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.frame_size import FITS
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.stages.vlm.captioner import (
     DECODING_FLAGS,
     Captioned,
@@ -39,9 +39,7 @@ _INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.caption", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.caption", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", required=True, help="a training of stage `vlm`: its workdir, or a portable one")
     add("--source", metavar="FILE|DIR|URL", required=True, help="a picture, a video, or a folder of them")

@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from mmduplex_jax.stages.chain import SCORES, StepFailed, load_chain, run_command, steps_of
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.chain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.chain", __doc__)
     add = flags.add_argument
     add("--config", required=True, metavar="FILE.py", help="a chain, such as configs/chain_quickstart.py")
     add("--workdir", required=True, metavar="DIR", help="gets data/ and a folder for every stage")

@@ -35,7 +35,7 @@ from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.client.session import RemoteCommentator, remote_commentator
 from mmduplex_jax.frame_size import FITS
 from mmduplex_jax.interruptible import leave, run_interruptibly
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.statistics import format_report
 
@@ -44,9 +44,7 @@ _INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.commentate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.commentate", __doc__)
     add = flags.add_argument
     sources = "a video, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)"
     add("--source", metavar="FILE|URL|NUMBER", required=True, help=sources)

@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from mmduplex_jax.planning.ahead import STEPS, TopologyError, compile_ahead, get_topology, gib
 from mmduplex_jax.sharding import ShardingError
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.train.optimizer import GroupsError
 
 EXIT_TOO_LARGE = 1
@@ -67,11 +67,7 @@ def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.compile_ahead",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.compile_ahead", __doc__)
     add_config_flag(flags)
     add = flags.add_argument
     add("--topology", required=True, metavar="NAME", help="v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, h100:8x4, ...")

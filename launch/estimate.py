@@ -22,7 +22,14 @@ from typing import Any
 
 from mmduplex_jax.planning import cost, sheets
 from mmduplex_jax.planning.devices import named
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, load_config, parse_args, write_json
+from mmduplex_jax.stages.config_file import (
+    add_config_flag,
+    add_json_flag,
+    command_parser,
+    load_config,
+    parse_args,
+    write_json,
+)
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights.trained import load_tokenizer
 
@@ -56,7 +63,7 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
     if price is None:
         source = run.device.price.source if run.device.price else "no price known: pass --price"
     memory = cost.memory(task, config, num_devices)
-    data, stream = cost.data_cost(task, config), cost.stream_cost(task)
+    data, stream = cost.data_cost(task, config), cost.stream_cost(task, config)
     live = None if stream is None else stream._asdict() | {"step_s_least": stream.step_s_least(run.device)}
     return {
         "stage": config.stage,
@@ -87,9 +94,7 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.estimate", __doc__)
     add_config_flag(flags, required=False)
     add = flags.add_argument
     add(

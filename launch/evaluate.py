@@ -55,7 +55,7 @@ from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
 from mmduplex_jax.evals.real_events import format_real_events
 from mmduplex_jax.pages.scores import real_events_page
 from mmduplex_jax.real_videos import REAL, SPLITS, evaluate_folder, watching_lines
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import load_trained
@@ -63,9 +63,7 @@ from mmduplex_jax.weights.trained import load_trained
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.evaluate", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     data = "new clips of the built-in world, labelled real videos, or prepared shards (default: world)"

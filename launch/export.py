@@ -13,16 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmduplex_jax.stages.config_file import parse_args
+from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.trained import load_trained
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with their help."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.export", __doc__)
     flags.add_argument(
         "--checkpoint", required=True, metavar="WORKDIR", help="workdir of a training, or WORKDIR/checkpoints/STEP"
     )

@@ -16,17 +16,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmduplex_jax.stages.config_file import parse_args
+from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.weights.huggingface.export import PARTS, export_weights
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with their help."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.export_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.export_weights", __doc__)
     flags.add_argument("--weights", required=True, metavar="DIR", help="imported weights, or a training's folder")
     flags.add_argument("--out", required=True, metavar="HF_DIR", help="directory to write; must not hold weights")
     flags.add_argument(

@@ -32,7 +32,7 @@ from typing import Any
 
 import jax
 
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
 from mmduplex_jax.weights.huggingface.source import Source, open_source
@@ -44,11 +44,7 @@ _MOST_NAMES = 12
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with their help."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.import_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.import_weights", __doc__)
     flags.add_argument("--from", required=True, dest="source", metavar="PATH", help="directory, or file, to read")
     flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
     flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")

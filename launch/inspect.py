@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.manifest import ShardError
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
 
 _DEFAULT_CONFIG = "configs/quickstart.py"
 _INTERRUPTED = 130
@@ -29,9 +29,7 @@ _INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.inspect", __doc__)
     add = flags.add_argument
     add("directory", metavar="DIR", type=Path, help="a folder that launch.prepare wrote")
     add_config_flag(flags, required=False, help=f"whose tokens are counted (default: {_DEFAULT_CONFIG})")

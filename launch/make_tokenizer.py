@@ -23,17 +23,13 @@ from pathlib import Path
 from data_pipelines.dataset import open_dataset
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import spread_records
-from mmduplex_jax.stages.config_file import add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer, advised_size, bpe_sizes
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.make_tokenizer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.make_tokenizer", __doc__)
     add = flags.add_argument
     add("--data", metavar="DIR", required=True, help="data that launch.prepare wrote; several with commas")
     add("--out", metavar="FILE", required=True, help="the tokenizer.json to write")

@@ -42,17 +42,13 @@ from pathlib import Path
 from data_pipelines.manifest import ShardError, summary_of
 from data_pipelines.prepare import prepare, table_of
 from data_pipelines.sources.registry import describe_sources
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.tokenizer.motion_field import motion_of
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.prepare",
-        description=(__doc__ or "SOURCES").replace("SOURCES", describe_sources()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.prepare", (__doc__ or "SOURCES").replace("SOURCES", describe_sources()))
     add_config_flag(flags, help="what to make, e.g. configs/data/world.py; change its fields with --config.a.b=VALUE")
     add = flags.add_argument
     add("--out", metavar="DIR", required=True, help="receives shards and what is said about them; made if need be")

@@ -11,8 +11,9 @@ from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.listen import ServerSettings, exit_now, run_server, tls_context
-from mmduplex_jax.serving.logs import configure_logs, flush_logs
+from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
 from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 
 _DESCRIPTION = """\
@@ -52,9 +53,7 @@ _POLICY_FLAGS = {
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.serve", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = command_parser("launch.serve", _DESCRIPTION)
     add = flags.add_argument
     listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
@@ -105,7 +104,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, serves; errors go to stderr as one line. 0 stopped, 2 wrong flags, model or address, 130 interrupted."""
-    args = parser().parse_args(argv)
+    args = parse_args(parser(), argv)
     try:
         settings = settings_of(args)
         if not args.only_check_args:

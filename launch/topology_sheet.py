@@ -7,7 +7,6 @@ Every topology is compiled in a process of its own and kept at once, so that a r
 one anew, take it out of the JSON file. The same file is what tests compare a new compilation with.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmduplex_jax.planning.sheets import topology_page
+from mmduplex_jax.stages.config_file import command_parser, parse_args
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CONFIG = "configs/duplex_300m.py"
@@ -63,16 +63,12 @@ def page(reports: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compiles what is missing and writes the page."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.topology_sheet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.topology_sheet", __doc__)
     flags.add_argument("--render", action="store_true", help="compile nothing")
     flags.add_argument(
         "--out", type=Path, default=DOCS, metavar="DIR", help="folder of topologies.md and topologies.json"
     )
-    args = flags.parse_args(argv)
+    args = parse_args(flags, argv)
     file = args.out / "topologies.json"
     reports = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for case in CASES:

@@ -32,7 +32,7 @@ from absl import logging
 
 from data_pipelines.manifest import ShardError
 from mmduplex_jax.sharding import ShardingError
-from mmduplex_jax.stages.config_file import add_config_flag, parse_args
+from mmduplex_jax.stages.config_file import add_config_flag, command_parser, parse_args
 from mmduplex_jax.stages.registry import describe_stages
 from mmduplex_jax.stages.training import train
 from mmduplex_jax.train.distributed import EXIT_FAILED, EXIT_MISFIT, Job, JoinError, take_part, voices
@@ -54,11 +54,7 @@ def say(line: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = argparse.ArgumentParser(
-        prog="python -m launch.train",
-        description=(__doc__ or "STAGES").replace("STAGES", describe_stages()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    flags = command_parser("launch.train", (__doc__ or "STAGES").replace("STAGES", describe_stages()))
     add_config_flag(flags)
     add = flags.add_argument
     add("--workdir", metavar="DIR", required=True, help="of the run: checkpoints/, metrics.jsonl, tensorboard/, best/")

@@ -35,8 +35,7 @@ from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
-from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.captions import CaptionFile
 from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
@@ -331,9 +330,8 @@ def load(checkpoint: str | os.PathLike[str] | None = None) -> Commentator:
 
 def commentator_of(trained: Trained, name: str) -> Commentator:
     """From a trained model; ValueError where it is of a stage that does not speak."""
-    if not isinstance(trained.task, DuplexTask):
-        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}; only `duplex` models commentate")
-    live, params = _live(trained.task.config, trained.params)
+    task = _commentating(trained.task, trained.config, str(trained.folder))
+    live, params = _live(task.config, trained.params)
     return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps)
 
 
@@ -346,13 +344,18 @@ def random_commentator(path: str | Path, seed: int) -> Commentator:
     """
     config = load_config(path).lock()
     tokenizer = load_tokenizer(config)
-    task = build_task(config, tokenizer)
-    if not isinstance(task, DuplexTask):
-        raise ValueError(f"--random_init={path} is of stage {config.stage!r}; only `duplex` models commentate")
+    task = _commentating(build_task(config, tokenizer), config, f"--random_init={path}")
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
     return Commentator(f"{Path(path).stem} with random parameters", *_live(task.config, params), config, tokenizer)
+
+
+def _commentating(task: Any, config: Any, named: str) -> Any:
+    """The task of a stage that commentates; ValueError for one of another."""
+    if find_stage(config.stage).OUTPUT != "commentary":
+        raise ValueError(f"{named} is of stage {config.stage!r}; only `duplex` models commentate")
+    return task
 
 
 def _live(config: DualStreamConfig, params: PyTree) -> tuple[LiveModel, PyTree]:

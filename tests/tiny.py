@@ -1,6 +1,7 @@
 """A model small enough for tests, with rings that wrap often, and clips in which things move."""
 
 import functools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -28,6 +29,11 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 VOCAB = 23
 PAD, WORD, START = 20, 21, 22
 SCALED_FLOW = FlowConfig(crop_px=4, crop_scales=(1, 2, 3), patch_px=4, width=16)
+
+
+def ids(vocab_size: int, pad_id: int, word_id: int, start_id: int) -> SimpleNamespace:
+    """What a stage's task asks of a text tokenizer."""
+    return SimpleNamespace(vocab_size=vocab_size, pad_id=pad_id, word_id=word_id, start_id=start_id)
 
 
 def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> TokenizerConfig:

@@ -19,7 +19,7 @@ from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
 
 Result = TypeVar("Result")
-# A server that says nothing for so long is stuck.
+# A server that sends nothing for so long is stuck.
 _ANSWER_S = 60.0
 _HELLO_S = 30.0
 # Times this close are one.
@@ -47,7 +47,7 @@ class RemoteCommentator:
     delays: Delays
 
     def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> "RemoteSession":
-        """A stream on the server; ConnectionError where it does not want one."""
+        """A stream on the server; ConnectionError where it refuses one."""
         return RemoteSession(self, self.delays.chosen(delay_steps), pad_bias)
 
 
@@ -55,7 +55,7 @@ def remote_commentator(url: str, token: str | None, *, realtime: bool) -> Remote
     """Asks a server for its model.
 
     Raises:
-      ConnectionError: there is no server, or it does not want to say.
+      ConnectionError: there is no server, or it refuses.
       ValueError: no http address.
     """
     facts = asyncio.run(info(url, token))
@@ -85,7 +85,7 @@ class RemoteSession:
     """
 
     def __init__(self, model: RemoteCommentator, delay_steps: int, pad_bias: float):
-        """Connects; ConnectionError where the server does not want the stream."""
+        """Connects; ConnectionError where the server refuses the stream."""
         self.clock, self.compile_s = model.clock, 0.0
         self._realtime = model.realtime
         self._loop = asyncio.new_event_loop()

@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Frame, frame_bytes
+from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Frame, Status, Word, frame_bytes
 
 _log = logging.getLogger(__name__)
 
-# Pictures of a file that the server has not told of yet; they are sent again where a connection drops.
+# Pictures of a file that the server has not answered yet; they are sent again where a connection drops.
 _UNANSWERED_MAX = 16
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _HEARTBEAT_S = 20.0
@@ -46,30 +46,6 @@ class StreamLost(ConnectionError):
     """The connection dropped, and the server could not be reached again while it kept the stream."""
 
 
-class Word(NamedTuple):
-    """A word that was said; times in seconds on the client's own clock (that of the pictures)."""
-
-    seq: int
-    text: str
-    t_video_s: float
-    t_emit_s: float
-
-
-class Status(NamedTuple):
-    """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md."""
-
-    t_video_s: float
-    step: int
-    lag_s: float
-    dropped_frames: int
-    late_frames: int
-    tokens: int
-    tokens_per_s: int
-    anchor: bool
-    places: list[list[int]]
-    change: float
-
-
 class Notice(NamedTuple):
     """Something that does not end the stream: an error's code, "config" (new settings), "connection" or "missed"."""
 
@@ -82,7 +58,7 @@ Event = Word | Status | Notice
 
 @dataclasses.dataclass
 class _Sent:
-    """A picture that the server has not told of yet."""
+    """A picture that the server has not answered yet."""
 
     number: int
     t_s: float
@@ -109,7 +85,7 @@ class Stream:
         self._socket: Any = None
         self._unanswered: deque[_Sent] = deque()
         self._number = 0
-        self._ending = self._giving = False
+        self._ending = self._writing = False
         self._error: Exception | None = None
         self._done = False
         self.hello: dict[str, Any] = {}
@@ -141,14 +117,14 @@ class Stream:
         message = frame_bytes(Frame(number, t_s, codec, keyframe, data))
         if not self._file:
             self._raise_end()
-            if self._giving or self._socket is None:
+            if self._writing or self._socket is None:
                 self.left_out += 1
                 return
-            self._giving = True
+            self._writing = True
             try:
-                await self._give(message)
+                await self._write(message)
             finally:
-                self._giving = False
+                self._writing = False
             return
         async with self._changed:
             await self._changed.wait_for(lambda: self._done or len(self._unanswered) < _UNANSWERED_MAX)
@@ -158,35 +134,35 @@ class Stream:
                 self._unanswered.clear()
             self._unanswered.append(_Sent(number, t_s, message))
         # Without a connection it goes with the next one's beginning.
-        await self._give(message)
+        await self._write(message)
 
     async def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
-        """Changes the settings; a Notice "config" tells when they hold."""
+        """Changes the settings; a Notice "config" comes when they hold."""
         if delay_steps is not None:
             self._config["delay_steps"] = delay_steps
         if pad_bias is not None:
             self._config["pad_bias"] = pad_bias
-        await self._say({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias})
+        await self._order({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias})
 
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
         """Pauses, plays on, or forgets everything; after the pictures that were sent before.
 
-        An order that goes with a connection that drops may be lost; a Notice "connection" tells of that.
+        An order that goes with a connection that drops may be lost; a Notice "connection" comes then.
         """
         if order == "reset":
             # What was sent before is forgotten, and need not be sent again.
             self._unanswered.clear()
-        await self._say({"type": order})
+        await self._order({"type": order})
 
     async def end(self) -> None:
-        """No more pictures will come; the stream ends when all were looked at."""
+        """No more pictures will come; the stream ends when the model has taken all."""
         if not self._ending:
             self._ending = True
             if self._socket is not None:
-                await self._give(json.dumps({"type": "end"}))
+                await self._write(json.dumps({"type": "end"}))
 
     async def leave(self) -> None:
-        """Lets the server give the seat to others, where the stream has not ended; waits for nothing."""
+        """Lets the server give the slot to others, where the stream has not ended; waits for nothing."""
         if not self._done:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LEAVE_S):
@@ -231,7 +207,7 @@ class Stream:
                 await socket.send_str(json.dumps(hello))
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
-                        await self._hear(json.loads(message.data), socket)
+                        await self._take_message(json.loads(message.data), socket)
             except Refused:
                 raise
             except (ConnectionError, aiohttp.ClientError) as error:
@@ -261,40 +237,40 @@ class Stream:
                 continue
             if self.hello:
                 self.reconnections += 1
-                await self._tell(Notice("connection", "the connection dropped and was made anew"))
+                await self._emit(Notice("connection", "the connection dropped and was made anew"))
             return socket
 
-    async def _hear(self, message: dict[str, Any], socket: Any) -> None:
+    async def _take_message(self, message: dict[str, Any], socket: Any) -> None:
         match message:
             case {"type": "hello"}:
-                await self._greeted(message, socket)
+                await self._take_hello(message, socket)
             case {"type": "word", "seq": seq}:
                 if seq <= self.last_seq:
                     self.doubled += 1
                 else:
                     self.missing += seq - self.last_seq - 1
                     self.last_seq = seq
-                    await self._tell(Word(seq, message["text"], message["t_video_s"], message["t_emit_s"]))
+                    await self._emit(Word(seq, message["text"], message["t_video_s"], message["t_emit_s"]))
             case {"type": "status"}:
-                await self._tell(Status(**{name: message[name] for name in Status._fields}))
+                await self._emit(Status(**{name: message[name] for name in Status._fields}))
             case {"type": "config"}:
-                said = f"delay {message['delay_steps']} steps, bias {message['pad_bias']:g}"
-                await self._tell(Notice("config", said))
+                settings = f"delay {message['delay_steps']} steps, bias {message['pad_bias']:g}"
+                await self._emit(Notice("config", settings))
             case {"type": "error", "fatal": True}:
                 raise Refused(message["code"], message["message"])
             case {"type": "error"}:
-                await self._tell(Notice(message["code"], message["message"]))
+                await self._emit(Notice(message["code"], message["message"]))
             case {"type": "bye"}:
                 self.bye = message
                 if message["reason"] != "end":
                     raise Refused(message["reason"], message["message"])
 
-    async def _greeted(self, hello: dict[str, Any], socket: Any) -> None:
+    async def _take_hello(self, hello: dict[str, Any], socket: Any) -> None:
         first, self.hello = not self.hello, hello
         if hello["missed_words"]:
             self.last_seq += hello["missed_words"]
             self.missing += hello["missed_words"]
-            await self._tell(Notice("missed", f"{hello['missed_words']} words were no longer kept"))
+            await self._emit(Notice("missed", f"{hello['missed_words']} words were no longer kept"))
         if not first:
             wanted = {name: self._config[name] for name in ("delay_steps", "pad_bias")}
             if any(value is not None and value != hello[name]["now"] for name, value in wanted.items()):
@@ -312,7 +288,7 @@ class Stream:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _tell(self, event: Event) -> None:
+    async def _emit(self, event: Event) -> None:
         async with self._changed:
             self._events.append(event)
             if isinstance(event, Status):
@@ -320,13 +296,13 @@ class Stream:
                     self._unanswered.popleft()
             self._changed.notify_all()
 
-    async def _say(self, message: dict[str, Any]) -> None:
+    async def _order(self, message: dict[str, Any]) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._done or self._socket is not None)
         self._raise_end()
-        await self._give(json.dumps(message))
+        await self._write(json.dumps(message))
 
-    async def _give(self, message: str | bytes) -> None:
+    async def _write(self, message: str | bytes) -> None:
         aiohttp = _load_aiohttp()
         socket = self._socket
         if socket is None:
@@ -411,7 +387,7 @@ def encode(image: np.ndarray, quality: int | None = None) -> tuple[bytes, str]:
 
 
 def read_token(path: str | None) -> str | None:
-    """The first line of the file, or else what the environment says; None where neither is there.
+    """The first line of the file, or else that of the environment; None where neither is there.
 
     Raises:
       OSError: the file cannot be read.
@@ -435,10 +411,10 @@ def _load_aiohttp() -> Any:
 
 
 async def info(url: str, token: str | None = None) -> dict[str, Any]:
-    """What a server says of its model; the fields are in docs/protocol.md.
+    """A server's model; the fields are in docs/protocol.md.
 
     Raises:
-      Refused: the server does not want to say it.
+      Refused: the server refuses it.
       StreamLost: there is no server.
       ValueError: no http address.
     """

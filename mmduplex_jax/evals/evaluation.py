@@ -14,7 +14,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.free_running import Live, make_decoder
 from mmduplex_jax.evals.report import ClipResult, motion_by_tick
-from mmduplex_jax.models.streams import shifted
+from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words

@@ -5,8 +5,7 @@ from einops import rearrange
 
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import attend, heads_first
-from mmduplex_jax.layers.dense import ACTIVATIONS, dense
-from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.dense import ACTIVATIONS, dense, layer_norm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float
 

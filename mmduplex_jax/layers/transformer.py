@@ -15,9 +15,8 @@ from einops import rearrange
 
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS, AttentionReadout, attend, heads_first
-from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
+from mmduplex_jax.layers.dense import ACTIVATIONS, RMSNorm, check_activation, dense
 from mmduplex_jax.layers.kv_cache import KVCache, Pair, Placed, empty_layers, empty_pair, write_pair
-from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 

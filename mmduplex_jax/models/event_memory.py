@@ -18,9 +18,8 @@ from einops import rearrange
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.attention import MASKED, AttentionReadout, attend, heads_first
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.dense import RMSNorm, dense
 from mmduplex_jax.layers.kv_cache import EMPTY, KVCache, Pair, empty_pair
-from mmduplex_jax.layers.norms import RMSNorm
 from mmduplex_jax.sharding import in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 

@@ -33,20 +33,18 @@ from mmduplex_jax.commentator import Commentator, commentator_of, recording, rep
 from mmduplex_jax.evals.evaluator import UNSEEN_SEED
 from mmduplex_jax.pages import Page, jpeg
 from mmduplex_jax.pages.watched import CaptionedVideo, Commentary, Spent, captions_page, commentary_page
-from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.evaluation import evaluate, stage_options
 from mmduplex_jax.stages.registry import find_stage
-from mmduplex_jax.stages.vlm.caption_decoding import Decoding
 from mmduplex_jax.stages.vlm.captioner import (
     PICTURE_SUFFIXES,
     Captioned,
     Captioner,
+    Decoding,
     caption_source,
     files_of,
     line_of,
     pieces_of,
 )
-from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
@@ -123,7 +121,7 @@ def load(checkpoint: str = "", *, upload: bool = False, folder: str | Path = "wa
         checkpoint = str(Path(folder) / "checkpoint")
     where = str(find_checkpoint(checkpoint)) if checkpoint else None
     trained = load_trained(where)
-    if not isinstance(trained.task, DuplexTask | VlmTask):
+    if not find_stage(trained.config.stage).OUTPUT:
         raise ValueError(
             f"{trained.folder} is of stage {trained.config.stage!r}, which says nothing about a video; `duplex` and "
             f"`vlm` do. Its scores: python -m launch.evaluate --checkpoint={trained.folder}"
@@ -163,7 +161,7 @@ def watch(
     """
     chosen = _as_videos([videos] if isinstance(videos, str | Path) else videos)
     trained = model.trained
-    if isinstance(trained.task, VlmTask):
+    if find_stage(trained.config.stage).OUTPUT == "captions":
         if pad_bias:
             raise ValueError(f"pad_bias={pad_bias} is of models of stage 'duplex'; this one is of stage 'vlm'")
         captioner = Captioner(

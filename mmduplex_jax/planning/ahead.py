@@ -24,8 +24,7 @@ from jax.sharding import SingleDeviceSharding
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.collectives import Collectives, collectives
 from mmduplex_jax.sharding import MESH_AXES, make_mesh, replicated, replicated_axes
-from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.train.step import Program, abstract_params, make_program
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -424,14 +423,14 @@ def compile_ahead(config: Any, topology: Topology, *, streams: int, steps: tuple
             "advice": advice(trained, config, sizes),
             "replicated_axes": replicated_axes(program.boxed, mesh),
         }
-    if "stream" in steps and isinstance(task, DuplexTask):
+    if "stream" in steps and find_stage(config.stage).OUTPUT == "commentary":
         streamed = stream_report(task, topology, streams)
         result["streaming"] = {"streams": streams} | streamed.to_json()
         result["streaming"]["advice"] = advice(streamed, config, sizes, streams)
     return result
 
 
-def stream_report(task: DuplexTask, topology: Topology, streams: int) -> CompiledReport:
+def stream_report(task: Any, topology: Topology, streams: int) -> CompiledReport:
     """The streaming step of some rows on the topology's first device, as the server compiles it."""
     live = LiveModel(task.config)
     whole = replicated(make_mesh(1, 1, 1, devices=topology.devices[:1]))

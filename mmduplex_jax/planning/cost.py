@@ -20,9 +20,7 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.devices import Device
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
 from mmduplex_jax.sharding import MESH_AXES, mesh_sizes
-from mmduplex_jax.stages.bflow.task import BFlowTask
-from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.vlm.task import VlmTask
+from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.step import Program, TrainState, abstract_params, make_program
@@ -286,7 +284,7 @@ def data_cost(task: Task, config: Any) -> DataCost:
         samples=samples,
         frames_per_step=batch_size * example["frames"].shape[1],
         text_tokens=samples * text,
-        video_tokens=samples * _video_tokens(task, config),
+        video_tokens=samples * find_stage(config.stage).video_tokens(task),
         video_hours=hours,
         prepare_core_hours=hours / PREPARED_HOURS_PER_CORE_HOUR,
         stored_bytes=stored_bytes(hours, config.frame_px),
@@ -297,15 +295,6 @@ def data_cost(task: Task, config: Any) -> DataCost:
 def stored_bytes(video_hours: float, frame_px: int | Sequence[int]) -> float:
     """Shards of frames of `frame_px`, as large as their pixels are many."""
     return video_hours * STORED_BYTES_PER_HOUR * math.prod(frame_size(frame_px)) / STORED_PX**2
-
-
-def _video_tokens(task: Task, config: Any) -> int:
-    if isinstance(task, DuplexTask | BFlowTask):
-        return task.config.tokenizer.token_capacity(task.ticks)
-    if isinstance(task, VlmTask):
-        return task.config.prefix
-    rows, columns = (side // config.vision.patch_px for side in frame_size(config.frame_px))
-    return rows * columns * config.time.frames
 
 
 class StreamCost(NamedTuple):
@@ -326,7 +315,7 @@ class StreamCost(NamedTuple):
         return self.weights_bytes / device.bytes_per_s
 
 
-def live_step_flops(task: DuplexTask) -> Mapping[str, float]:
+def live_step_flops(task: Any) -> Mapping[str, float]:
     """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step."""
     live = LiveModel(task.config)
     params = nn.unbox(abstract_params(task))
@@ -340,9 +329,9 @@ def live_step_flops(task: DuplexTask) -> Mapping[str, float]:
     return parts
 
 
-def stream_cost(task: Task) -> StreamCost | None:
+def stream_cost(task: Any, config: Any) -> StreamCost | None:
     """The cost of a stream of a duplex; None for stages that do not stream."""
-    if not isinstance(task, DuplexTask):
+    if find_stage(config.stage).OUTPUT != "commentary":
         return None
     c, k = task.config, task.config.tokenizer
     params = nn.unbox(abstract_params(task))

@@ -217,7 +217,7 @@ def data() -> str:
 
 
 def _live(stage: Stage) -> str:
-    stream, rows = cost.stream_cost(stage.task), []
+    stream, rows = cost.stream_cost(stage.task, stage.config), []
     if stream is None:
         raise TypeError(f"{stage.name} does not stream")
     for name in HARDWARE:

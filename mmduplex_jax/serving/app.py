@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
-from typing import Any
 
 from aiohttp import WSMsgType, hdrs, web
 
@@ -15,13 +14,12 @@ from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.feeds import CAPTIONS_TYPE, EVENTS_TYPE, live_captions, server_sent_events
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.metrics import CONTENT_TYPE, Counters, PoolCollector
+from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
-from mmduplex_jax.serving.session import ModelFacts
+from mmduplex_jax.serving.session import ModelFacts, public_facts
 from mmduplex_jax.serving.sessions import Sessions
-from mmduplex_jax.serving.sources import Sources
+from mmduplex_jax.serving.sources import Sources, WorldClips
 from mmduplex_jax.serving.webrtc import Peers, WebRtcRefused
-from mmduplex_jax.serving.world_clips import WorldClips
 from mmduplex_jax.streaming.pool import StreamPool
 
 _log = logging.getLogger(__name__)
@@ -68,9 +66,9 @@ def build_app(
     """The application, ready to be run.
 
     Args:
-      pool: the model's seats.
-      facts: what clients are told of it.
-      access: who may speak to it.
+      pool: the model's streams.
+      facts: what clients know of it.
+      access: who may use it.
       limits: bounds for clients.
       sources: what it may watch by itself; by default nothing.
       counters: where it counts; by default a registry of its own.
@@ -97,8 +95,8 @@ def build_app(
 
     app.cleanup_ctx.append(run)
     add = app.router.add_get
-    add("/", _page, name="page")
-    add("/static/{name}", _asset, name="asset")
+    add("/", _static, name="page")
+    add("/static/{name}", _static, name="asset")
     add("/healthz", _healthz, name="healthz")
     add("/readyz", _readyz, name="readyz")
     add("/metrics", _metrics, name="metrics")
@@ -123,7 +121,7 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     request.app[SILENT].discard(request.protocol)
     route = request.match_info.route.name
     refusal = request.app[_ACCESS].refusal(request, needs_token=route not in _PUBLIC)
-    # Whoever asks for health may use any name for this machine: nothing private is told, and probes use addresses.
+    # Whoever asks for health may use any name for this machine: the answer is not private, and probes use addresses.
     if refusal is not None and route not in ("healthz", "readyz"):
         status, message = refusal
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
@@ -229,11 +227,8 @@ async def _info(request: web.Request) -> web.StreamResponse:
     return web.json_response(
         {
             "version": VERSION,
-            "model": facts.name,
-            "clock": {"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
-            "frame_px": facts.frame_px,
-            "tokens_per_s_max": facts.tokens_per_s_max,
-            "delay_steps": {"default": facts.delay_steps, "min": facts.delay_min, "max": facts.delay_max},
+            **public_facts(facts),
+            "delay_steps": {"default": facts.delays.usual, "min": facts.delays.least, "max": facts.delays.most},
             "webrtc": request.app[_PEERS].available,
         }
     )
@@ -245,15 +240,8 @@ async def _world(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
 
-async def _page(_: web.Request) -> web.StreamResponse:
-    return await _static("index.html")
-
-
-async def _asset(request: web.Request) -> web.StreamResponse:
-    return await _static(request.match_info["name"])
-
-
-async def _static(name: str) -> web.StreamResponse:
+async def _static(request: web.Request) -> web.StreamResponse:
+    name = request.match_info.get("name", "index.html")
     folder = files("mmduplex_jax.serving") / "static"
     # Looked up among the names that are there: nothing that a client writes becomes a path.
     found = next((entry for entry in folder.iterdir() if entry.name == name and entry.is_file()), None)
@@ -265,15 +253,14 @@ async def _static(name: str) -> web.StreamResponse:
 
 
 async def _healthz(request: web.Request) -> web.StreamResponse:
-    alive = bool(request.app[_POOL].statistics().running)
+    alive = request.app[_POOL].statistics().running
     return web.json_response({"alive": alive}, status=200 if alive else 503)
 
 
 async def _readyz(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
-    ready = bool(request.app[_POOL].statistics().running) and not sessions.draining
-    body: dict[str, Any] = {"ready": ready, "draining": sessions.draining}
-    return web.json_response(body, status=200 if ready else 503)
+    ready = request.app[_POOL].statistics().running and not sessions.draining
+    return web.json_response({"ready": ready, "draining": sessions.draining}, status=200 if ready else 503)
 
 
 async def _metrics(request: web.Request) -> web.StreamResponse:

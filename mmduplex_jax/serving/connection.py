@@ -9,6 +9,7 @@ from mmduplex_jax.serving.limits import Bucket
 from mmduplex_jax.serving.protocol import (
     CLOSE_CODES,
     PAD_BIAS_MAX,
+    VERSION,
     Change,
     Hello,
     Message,
@@ -18,17 +19,16 @@ from mmduplex_jax.serving.protocol import (
     bye_reply,
     encode_reply,
     error_reply,
-    hello_reply,
+    event_reply,
     parse_frame,
     parse_text,
-    word_reply,
 )
-from mmduplex_jax.serving.session import Session, WordsGone
+from mmduplex_jax.serving.session import Session, WordsGone, public_facts
 from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
 
 _log = logging.getLogger(__name__)
 _MESSAGES_BURST_S = 2.0
-# So many times as many pictures are read as may be looked at.
+# So many times as many pictures are read as may be decoded.
 _FLOOD = 4
 # What a client must know of the limits to keep within them.
 _PUBLISHED_LIMITS = ("message_bytes", "pixels", "frame_rate_hz", "idle_s", "resume_s", "replay_words")
@@ -52,7 +52,7 @@ class Wire(Protocol):
 
 
 async def converse(wire: Wire, sessions: Sessions, *, on_session: Any = None) -> None:
-    """Speaks with a client until one side ends it; closes the wire.
+    """Serves a client until one side ends it; closes the wire.
 
     Args:
       wire: to the client.
@@ -61,24 +61,24 @@ async def converse(wire: Wire, sessions: Sessions, *, on_session: Any = None) ->
     """
     reason, message = "protocol", ""
     try:
-        opened = await _greet(wire, sessions)
+        opened = await _accept_hello(wire, sessions)
         if on_session is not None:
             on_session(opened.session)
         reason, message = await _Connection(wire, sessions, opened).run()
     except ProtocolError as error:
         message = str(error)
         sessions.counters.refused.labels(error.code).inc()
-        await _say_last(wire, sessions, error_reply(error.code, message, fatal=True))
+        await _send_last(wire, sessions, error_reply(error.code, message, fatal=True))
     except Refused as refusal:
         reason, message = refusal.reason, str(refusal)
-        await _say_last(wire, sessions, error_reply(reason, message, fatal=True))
+        await _send_last(wire, sessions, error_reply(reason, message, fatal=True))
     except (WireGone, TimeoutError):
         return
     finally:
         await wire.close(CLOSE_CODES.get(reason, 1000), message[:100])
 
 
-async def _greet(wire: Wire, sessions: Sessions) -> Opened:
+async def _accept_hello(wire: Wire, sessions: Sessions) -> Opened:
     try:
         async with asyncio.timeout(sessions.limits.hello_s):
             hello = _read(await wire.receive(), sessions)
@@ -97,12 +97,12 @@ def _read(data: str | bytes, sessions: Sessions) -> Message:
     return parse_text(data)
 
 
-async def _say_last(wire: Wire, sessions: Sessions, reply: Reply) -> None:
+async def _send_last(wire: Wire, sessions: Sessions, reply: Reply) -> None:
     try:
         async with asyncio.timeout(sessions.limits.send_s):
             await wire.send(encode_reply(reply))
     except (WireGone, TimeoutError):
-        _log.debug("the client was gone before it could be told", extra={"reply": reply["type"]})
+        _log.debug("the client was gone before its last message", extra={"reply": reply["type"]})
 
 
 class _Connection:
@@ -115,26 +115,26 @@ class _Connection:
         self._messages = Bucket(self._limits.messages_hz, self._limits.messages_hz * _MESSAGES_BURST_S)
 
     async def run(self) -> tuple[str, str]:
-        """Speaks until the end; returns why and what to say of it. The session is detached or ended by then."""
+        """Serves until the end; returns its reason and message. The session is detached or ended by then."""
         session = self._session
         attachment = self._sessions.attach(session)
         reading = asyncio.create_task(self._receive(), name=f"receive {session.id}")
-        speaking = asyncio.create_task(self._speak(attachment), name=f"speak {session.id}")
+        sending = asyncio.create_task(self._send_replies(attachment), name=f"send {session.id}")
         try:
-            await asyncio.wait([reading, speaking], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and not speaking.done() and (error := reading.exception()) is not None:
+            await asyncio.wait([reading, sending], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not sending.done() and (error := reading.exception()) is not None:
                 if isinstance(error, ProtocolError):
-                    # The session ends with it, and its last words and the cause are still said.
+                    # The session ends with it, and its last words and the cause are still sent.
                     session.notify(error_reply(error.code, str(error), fatal=True))
                     self._sessions.counters.refused.labels(error.code).inc()
                     session.end("protocol", str(error))
                 else:
                     raise error
-            return await speaking
+            return await sending
         finally:
-            for task in (reading, speaking):
+            for task in (reading, sending):
                 task.cancel()
-            await asyncio.gather(reading, speaking, return_exceptions=True)
+            await asyncio.gather(reading, sending, return_exceptions=True)
             self._sessions.detach(attachment)
 
     async def _receive(self) -> None:
@@ -156,7 +156,7 @@ class _Connection:
                 case Hello():
                     raise ProtocolError("bad_message", "a stream begins with one hello; this is the second")
 
-    async def _speak(self, attachment: Attachment) -> tuple[str, str]:
+    async def _send_replies(self, attachment: Attachment) -> tuple[str, str]:
         session = self._session
         superseded = asyncio.create_task(attachment.superseded.wait())
         try:
@@ -164,7 +164,7 @@ class _Connection:
             while True:
                 changes = session.changes
                 # Statuses first out of the session and last onto the wire: their words are said before them.
-                statuses, notices, ended = session.take_statuses(), session.take_notices(), session.ended
+                replies, ended = session.take_replies(), session.ended
                 try:
                     words = session.words.after(self._seq)
                 except WordsGone as gone:
@@ -173,9 +173,9 @@ class _Connection:
                     session.end("too_slow", message)
                     return "too_slow", message
                 for word in words:
-                    await self._send(word_reply(**word._asdict()))
+                    await self._send(event_reply(word))
                     self._seq = word.seq
-                for reply in (*notices, *statuses):
+                for reply in replies:
                     await self._send(reply)
                 if ended is not None:
                     await self._bye(*ended)
@@ -207,21 +207,20 @@ class _Connection:
     def _hello(self) -> Reply:
         session, facts, opened = self._session, self._sessions.facts, self._opened
         limits = dataclasses.asdict(self._limits)
-        return hello_reply(
-            session=session.id,
-            token=session.token,
-            feed=session.feed,
-            resumed=opened.resumed,
-            missed_words=opened.missed_words,
-            seq=session.words.seq,
-            t_s=session.received_s,
-            model=facts.name,
-            clock={"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
-            frame_px=facts.frame_px,
-            tokens_per_s_max=facts.tokens_per_s_max,
-            mode=session.config.mode,
-            fit=session.config.fit,
-            delay_steps={"now": session.delay_steps, "min": facts.delay_min, "max": facts.delay_max},
-            pad_bias={"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
-            limits={name: limits[name] for name in _PUBLISHED_LIMITS},
-        )
+        return {
+            "type": "hello",
+            "version": VERSION,
+            "session": session.id,
+            "token": session.token,
+            "feed": session.feed,
+            "resumed": opened.resumed,
+            "missed_words": opened.missed_words,
+            "seq": session.words.seq,
+            "t_s": session.received_s,
+            **public_facts(facts),
+            "mode": session.config.mode,
+            "fit": session.config.fit,
+            "delay_steps": {"now": session.delay_steps, "min": facts.delays.least, "max": facts.delays.most},
+            "pad_bias": {"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
+            "limits": {name: limits[name] for name in _PUBLISHED_LIMITS},
+        }

@@ -3,7 +3,7 @@
 A small process, the *nursery*, has loaded the decoders and nothing of the model. It forks a process for every stream
 that sends pictures; the two speak over a socket pair, and the stream's end of it closes the process. What a picture may
 cost is bounded by timers of the kernel, whose signal ends the process: by the processor's time, so that a busy machine
-ends nobody, and by a multiple of it on the clock on the wall. The server is told by the end of the socket.
+ends nobody, and by a multiple of it on the clock on the wall. The server sees the socket end.
 """
 
 import asyncio
@@ -23,8 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mmduplex_jax.serving.intake import Intake, IntakeConfig, Taken, Tick
-from mmduplex_jax.serving.pictures import PictureRefused
+from mmduplex_jax.serving.pictures import Intake, IntakeConfig, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import Frame
 
 _REQUEST = struct.Struct(">I")
@@ -85,7 +84,7 @@ class DecoderProcesses:
             try:
                 socket.send_fds(self._control, [b"+"], [theirs.fileno()])
             except OSError:
-                # The nursery was ended by somebody; with it went its decoders, whose streams are told by their sockets.
+                # The nursery was ended by somebody; with it went its decoders, whose streams see their sockets end.
                 self.close()
                 self._start()
                 socket.send_fds(self._control, [b"+"], [theirs.fileno()])

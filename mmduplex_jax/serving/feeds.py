@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from mmduplex_jax.serving.protocol import bye_reply, encode_reply, word_reply
-from mmduplex_jax.serving.session import NumberedWord, Session, WordsGone
+from mmduplex_jax.serving.protocol import Word, bye_reply, encode_reply, event_reply
+from mmduplex_jax.serving.session import Session, WordsGone
 from mmduplex_jax.streaming.captions import PAUSE_S, CueGrouper, vtt_cue
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -20,7 +20,7 @@ class Gap(int):
     """So many words were missed by a reader that was too slow."""
 
 
-async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[NumberedWord | Gap | None]:
+async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[Word | Gap | None]:
     """The words after number `seq` as they are said, to the end of the stream; None where `while_s` brought nothing."""
     while True:
         changes, ended = session.changes, session.ended is not None
@@ -56,7 +56,7 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
         elif isinstance(word, Gap):
             text = f"event: gap\ndata: {json.dumps({'missed_words': int(word)})}\n\n"
         else:
-            text = f"id: {word.seq}\nevent: word\ndata: {encode_reply(word_reply(**word._asdict()))}\n\n"
+            text = f"id: {word.seq}\nevent: word\ndata: {encode_reply(event_reply(word))}\n\n"
         await _write(response, text, send_s)
     assert session.ended is not None
     data = encode_reply(bye_reply(*session.ended, seq=session.words.seq))

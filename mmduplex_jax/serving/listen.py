@@ -20,8 +20,7 @@ from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import SESSIONS, SILENT, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.logs import flush_logs
-from mmduplex_jax.serving.session import ModelFacts
+from mmduplex_jax.serving.monitoring import flush_logs
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
@@ -132,18 +131,9 @@ def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderPr
 async def _serve_pool(
     pool: StreamPool, model: Commentator, settings: ServerSettings, decoders: DecoderProcesses
 ) -> None:
-    facts = ModelFacts(
-        name=model.name,
-        clock=model.clock,
-        frame_px=model.frame_px,
-        tokens_per_s_max=model.tokens_per_s_max,
-        delay_min=model.delays.least,
-        delay_max=model.delays.most,
-        delay_steps=model.delays.usual,
-    )
     app = build_app(
         pool,
-        facts,
+        model,
         settings.access,
         limits=settings.limits,
         sources=settings.sources,
@@ -185,7 +175,7 @@ async def serve(
 ) -> None:
     """Serves until `stop` is set. Then it takes no new streams, gives those that run `drain_s` to end, and ends them.
 
-    While it drains it listens on: health and readiness are told, and who was cut off may come back for the last words.
+    While it drains it listens on: health is answered, and who was cut off may come back for the last words.
 
     Args:
       app: from `build_app`.

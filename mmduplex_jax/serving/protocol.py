@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 VERSION = 1
 SUBPROTOCOL = f"mmduplex.v{VERSION}"
@@ -95,7 +95,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """A message without fields: stop looking, look again, forget everything, no more pictures will come."""
+    """A message without fields: pause, go on, forget everything, no more pictures will come."""
 
     order: Literal["pause", "play", "reset", "end"]
 
@@ -285,66 +285,49 @@ def encode_reply(reply: Reply) -> str:
     return json.dumps(reply, separators=(",", ":"), allow_nan=False)
 
 
-def hello_reply(
-    *, session: str, token: str, feed: str, resumed: bool, missed_words: int, seq: int, **facts: Any
-) -> Reply:
-    """The answer to a hello: who the stream is, and all that a client must know of the model and the limits."""
-    return {
-        "type": "hello",
-        "version": VERSION,
-        "session": session,
-        "token": token,
-        "feed": feed,
-        "resumed": resumed,
-        "missed_words": missed_words,
-        "seq": seq,
-        **facts,
-    }
+class Word(NamedTuple):
+    """A word of a stream; times in seconds on the client's own clock (that of the pictures).
+
+    Attributes:
+      seq: its number in the stream, from 1.
+      text: as written.
+      t_video_s: the time of the picture that it is about.
+      t_emit_s: when it was said.
+    """
+
+    seq: int
+    text: str
+    t_video_s: float
+    t_emit_s: float
+
+
+class Status(NamedTuple):
+    """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
+
+    Never numbered: the newest counts, old ones may be left out.
+    """
+
+    t_video_s: float
+    step: int
+    lag_s: float
+    dropped_frames: int
+    late_frames: int
+    tokens: int
+    tokens_per_s: int
+    anchor: bool
+    places: Places
+    change: float
+
+
+def event_reply(event: Word | Status) -> Reply:
+    """A word or a status as a message."""
+    values = {k: round(v, 6) if isinstance(v, float) else v for k, v in event._asdict().items()}
+    return {"type": type(event).__name__.lower(), **values}
 
 
 def config_reply(*, delay_steps: int, pad_bias: float) -> Reply:
     """The settings as they now are."""
     return {"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias}
-
-
-def word_reply(*, seq: int, text: str, t_video_s: float, t_emit_s: float) -> Reply:
-    """A word that was said."""
-    return {
-        "type": "word",
-        "seq": seq,
-        "text": text,
-        "t_video_s": round(t_video_s, 6),
-        "t_emit_s": round(t_emit_s, 6),
-    }
-
-
-def status_reply(
-    *,
-    t_video_s: float,
-    step: int,
-    lag_s: float,
-    dropped_frames: int,
-    late_frames: int,
-    tokens: int,
-    tokens_per_s: int,
-    anchor: bool,
-    places: Places,
-    change: float,
-) -> Reply:
-    """What a tick did: lag, tokens and where they look. Never numbered; the newest counts, old ones may be left out."""
-    return {
-        "type": "status",
-        "t_video_s": round(t_video_s, 6),
-        "step": step,
-        "lag_s": round(lag_s, 4),
-        "dropped_frames": dropped_frames,
-        "late_frames": late_frames,
-        "tokens": tokens,
-        "tokens_per_s": tokens_per_s,
-        "anchor": anchor,
-        "places": [list(place) for place in places],
-        "change": round(change, 4),
-    }
 
 
 def error_reply(code: str, message: str, *, fatal: bool) -> Reply:

@@ -1,32 +1,33 @@
 """One stream: pictures in, numbered words out. It outlives its connections."""
 
 import asyncio
-import dataclasses
 import itertools
 import logging
 import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
-from mmduplex_jax.serving.intake import IntakeConfig, Taken, Tick
 from mmduplex_jax.serving.limits import Bucket, Limits
-from mmduplex_jax.serving.metrics import Counters
-from mmduplex_jax.serving.pictures import PictureRefused
+from mmduplex_jax.serving.monitoring import Counters
+from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import (
     PREDICTED,
     Change,
     Frame,
     ProtocolError,
     Reply,
+    Status,
     StreamConfig,
+    Word,
     config_reply,
     error_reply,
-    status_reply,
+    event_reply,
 )
 from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamHandle, StreamOutput
 
@@ -50,41 +51,29 @@ _ORDERS_WAITING = 4
 _LATE_REPORT_S = 5.0
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """What clients are told of the model.
+class ModelFacts(Protocol):
+    """What clients know of a model; `commentator.Commentator` has it."""
 
-    Attributes:
-      name: of the checkpoint.
-      clock: its steps and ticks.
-      frame_px: side of what it looks at.
-      tokens_per_s_max: the cap on video tokens in any second.
-      delay_min, delay_max: the delays that it was trained for, in steps.
-      delay_steps: its own.
-    """
-
-    name: str
-    clock: Clock
-    frame_px: int
-    tokens_per_s_max: int
-    delay_min: int
-    delay_max: int
-    delay_steps: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def frame_px(self) -> int: ...
+    @property
+    def tokens_per_s_max(self) -> int: ...
+    @property
+    def delays(self) -> Delays: ...
 
 
-class NumberedWord(NamedTuple):
-    """A word and its number in the stream, from 1.
-
-    Attributes:
-      text: as written.
-      t_video_s: the time of the picture that it is about, on the client's clock.
-      t_emit_s: when it was said, on the same clock.
-    """
-
-    seq: int
-    text: str
-    t_video_s: float
-    t_emit_s: float
+def public_facts(facts: ModelFacts) -> dict[str, Any]:
+    """The model as hellos and `/v1/info` describe it, less its delays."""
+    return {
+        "model": facts.name,
+        "clock": {"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
+        "frame_px": facts.frame_px,
+        "tokens_per_s_max": facts.tokens_per_s_max,
+    }
 
 
 class WordsGone(LookupError):
@@ -107,22 +96,20 @@ class WordLog:
     """
 
     def __init__(self, words_max: int):
-        self._words: deque[NumberedWord] = deque(maxlen=words_max)
+        self._words: deque[Word] = deque(maxlen=words_max)
         self.seq = 0
 
-    def append(self, text: str, t_video_s: float, t_emit_s: float) -> NumberedWord:
+    def append(self, text: str, t_video_s: float, t_emit_s: float) -> None:
         """Numbers a word and keeps it."""
         self.seq += 1
-        word = NumberedWord(self.seq, text, t_video_s, t_emit_s)
-        self._words.append(word)
-        return word
+        self._words.append(Word(self.seq, text, t_video_s, t_emit_s))
 
     def missed(self, seq: int) -> int:
         """How many of the words after `seq` are no longer kept."""
         first = self.seq - len(self._words) + 1
         return max(0, first - 1 - seq)
 
-    def after(self, seq: int) -> Iterator[NumberedWord]:
+    def after(self, seq: int) -> list[Word]:
         """The words after number `seq`, as they are now.
 
         Raises:
@@ -131,7 +118,7 @@ class WordLog:
         if missed := self.missed(seq):
             raise WordsGone(missed)
         new = max(0, self.seq - seq)
-        return iter(list(itertools.islice(self._words, len(self._words) - new, None)))
+        return list(itertools.islice(self._words, len(self._words) - new, None))
 
 
 class Inbox:
@@ -215,10 +202,8 @@ class Session:
       id: public; `token` lets a client come back, `feed` lets anybody read the words. Both are secrets.
       config: how it began.
       words: its numbered words.
-      statuses: of the last ticks, for the client; taken by `take_statuses`.
-      notices: errors and settings that are the client's to know, oldest first; taken by `take_notices`.
-      ended: why it ended and what to say of it; None while it runs.
-      last_heard_s: when the client was last heard, by the monotonic clock.
+      ended: why it ended, for programs and for people; None while it runs.
+      last_activity_s: when something last came of the client, by the monotonic clock.
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
@@ -240,17 +225,17 @@ class Session:
         self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
         self._now = now
         self.words = WordLog(limits.replay_words)
-        self.statuses: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
-        self.notices: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
+        self._statuses: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
+        self._notices: deque[Reply] = deque(maxlen=_STATUSES_KEPT)
         self.ended: tuple[str, str] | None = None
         self.ended_s = 0.0
         self._ending: tuple[str, str] | None = None
-        self.last_heard_s = self.started_s = now()
+        self.last_activity_s = self.started_s = now()
         self.received_s: float | None = None
         self.detached_s: float | None = None
         self.now_s = 0.0
         self.readers = self.changes = 0
-        self.delay_steps = facts.delay_steps if config.delay_steps is None else config.delay_steps
+        self.delay_steps = facts.delays.usual if config.delay_steps is None else config.delay_steps
         self.pad_bias = config.pad_bias
         self._live = config.mode == "live"
         self._inbox = Inbox(limits.inbox_frames, may_drop=self._live)
@@ -268,7 +253,7 @@ class Session:
         self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
         self._second: deque[int] = deque(maxlen=facts.clock.ticks_in_a_second)
         self._changed = asyncio.Event()
-        self._seat: StreamHandle | None = None
+        self._handle: StreamHandle | None = None
         self._last_words: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
         self._source: asyncio.Task[None] | None = None
@@ -276,18 +261,18 @@ class Session:
 
     # What the connection calls.
 
-    def begin(self, seat: StreamHandle) -> None:
-        """Takes its seat and begins to look at what comes in."""
-        self._seat = seat
+    def begin(self, handle: StreamHandle) -> None:
+        """Takes its stream of the pool and begins to decode what comes in."""
+        self._handle = handle
         self._worker = asyncio.create_task(self._work(), name=f"session {self.id}")
 
-    def watch(self, source: asyncio.Task[None]) -> None:
+    def follow(self, source: asyncio.Task[None]) -> None:
         """Takes the task that watches a source of the server's; it ends with the session."""
         self._source = source
 
-    async def watched(self, tick: Tick) -> None:
+    async def put_tick(self, tick: Tick) -> None:
         """Takes a tick of that source."""
-        self.last_heard_s = self._now()
+        self.last_activity_s = self._now()
         await self._offer(tick)
 
     async def put(self, picture: Frame) -> bool:
@@ -302,9 +287,9 @@ class Session:
         if self._source is not None:
             raise ProtocolError("bad_message", "this stream watches a source of the server's; it takes no pictures")
         if picture.number is None and not self._live:
-            # A track cannot be told to wait: its pictures would fill the memory meanwhile.
+            # A track cannot be made to wait: its pictures would fill the memory meanwhile.
             raise ProtocolError("bad_config", "`mode` must be live where the pictures come over a track")
-        self.last_heard_s = self._now()
+        self.last_activity_s = self._now()
         self._counters.frames.inc()
         if self._live and not self._rate.take():
             self._inbox.refuse(picture)
@@ -316,41 +301,35 @@ class Session:
 
     async def order(self, order: InOrder) -> None:
         """Takes an order; it is carried out after the pictures that came before it."""
-        self.last_heard_s = self._now()
+        self.last_activity_s = self._now()
         await self._inbox.put(order)
         if order == "reset":
             self.received_s = None
 
     def change(self, change: Change) -> None:
         """Sets the delay or the bias from now on; ProtocolError for a delay that the model was not made for."""
-        self.last_heard_s = self._now()
+        self.last_activity_s = self._now()
         if change.delay_steps is not None:
-            check_delay(change.delay_steps, self._facts)
-            self.delay_steps = change.delay_steps
+            self.delay_steps = checked_delay(change.delay_steps, self._facts)
         if change.pad_bias is not None:
             self.pad_bias = change.pad_bias
-        if self._seat is not None and self._ending is None:
+        if self._handle is not None and self._ending is None:
             try:
-                self._seat.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
+                self._handle.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
             except StreamEnded:
                 self.end("internal", _MODEL_STOPPED)
         self.notify(config_reply(delay_steps=self.delay_steps, pad_bias=self.pad_bias))
 
-    def take_statuses(self) -> list[Reply]:
-        """The statuses since the last call, as many as are kept."""
-        taken = list(self.statuses)
-        self.statuses.clear()
-        return taken
-
     def notify(self, notice: Reply) -> None:
         """Lets the client know of something."""
-        self.notices.append(notice)
+        self._notices.append(notice)
         self._wake()
 
-    def take_notices(self) -> list[Reply]:
-        """The notices since the last call, as many as are kept."""
-        taken = list(self.notices)
-        self.notices.clear()
+    def take_replies(self) -> list[Reply]:
+        """Notices (errors, settings) and then the ticks' statuses since the last call, as many as are kept."""
+        taken = [*self._notices, *self._statuses]
+        self._notices.clear()
+        self._statuses.clear()
         return taken
 
     async def news(self, since: int) -> int:
@@ -377,7 +356,7 @@ class Session:
         Args:
           reason: one of `protocol.CLOSE_CODES`.
           message: for people.
-          drain: let the model look at the ticks that wait.
+          drain: let the model take the ticks that wait.
         """
         if self._ending is not None:
             return
@@ -385,11 +364,11 @@ class Session:
         for task in (self._worker, self._source):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
-        if self._seat is None:
-            self.on_seat_ended()
+        if self._handle is None:
+            self.on_stream_ended()
         else:
-            self._last_words = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_seat_ended)
-            self._seat.leave(drain=drain)
+            self._last_words = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_stream_ended)
+            self._handle.leave(drain=drain)
 
     async def stopped(self) -> None:
         """Waits until it has ended and nothing works for it any more; after `end`."""
@@ -400,11 +379,11 @@ class Session:
 
     # From the model. On the event loop; the pool's thread goes through ToLoop.
 
-    def on_seat_ended(self) -> None:
+    def on_stream_ended(self) -> None:
         """Takes that there will be no more outputs."""
         if self.ended is not None:
             return
-        # A seat that ends by itself has lost its model.
+        # A stream that ends by itself has lost its model.
         self.ended = self._ending = self._ending or ("internal", _MODEL_STOPPED)
         self.ended_s = self._now()
         if self._last_words is not None:
@@ -423,29 +402,29 @@ class Session:
         for word in output.words:
             self.words.append(word.text, word.t_video_s, word.t_emit_s)
         self._counters.words.inc(len(output.words))
-        # A tick is told of after its last step, so that all words that it gave come before.
+        # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:
             self._second.append(self._tick_tokens.number)
-            self.statuses.append(self._status(output))
+            self._statuses.append(event_reply(self._status(output)))
         self._wake()
 
-    def _status(self, output: StreamOutput) -> Reply:
+    def _status(self, output: StreamOutput) -> Status:
         tokens = self._tick_tokens
         places = [
             (int(row), int(column), int(size), int(kind))
             for (row, column), size, kind in zip(tokens.centre_px, tokens.size_px, tokens.kind)
         ]
-        return status_reply(
+        return Status(
             t_video_s=self.now_s,
             step=output.step,
-            lag_s=output.lag_s,
+            lag_s=round(output.lag_s, 4),
             dropped_frames=output.dropped_frames + self.dropped,
             late_frames=self._late,
             tokens=tokens.number,
             tokens_per_s=sum(self._second),
             anchor=tokens.is_anchor,
             places=places,
-            change=self._tick_change,
+            change=round(self._tick_change, 4),
         )
 
     # The work on what came in.
@@ -457,7 +436,7 @@ class Session:
                 item = await self._inbox.get()
                 if isinstance(item, Frame):
                     await self._take(item)
-                elif await self._obey(item):
+                elif await self._carry_out(item):
                     return
         except StreamEnded:
             self.end("internal", _MODEL_STOPPED)
@@ -498,16 +477,16 @@ class Session:
                 f"{_name(picture)} is {taken.set_back_s:.3f} s before the one before it: the stream begins anew there"
             )
             self.notify(error_reply("clock_set_back", message, fatal=False))
-            self._begin_anew()
+            self._restart()
 
     async def _offer(self, tick: Tick) -> None:
         """Gives a tick to the model; a file's waits for the ticks before it."""
-        assert self._seat is not None
+        assert self._handle is not None
         while not self._live and len(self._offered) >= self._limits.file_ticks and self._ending is None:
             await self._changed.wait()
         while self._ending is None:
             try:
-                self._seat.offer(tick.t_s, tick.frame)
+                self._handle.offer(tick.t_s, tick.frame)
             except BufferError:
                 # After a reset, answers that were on their way seem to make more room than there is.
                 await self._changed.wait()
@@ -528,30 +507,30 @@ class Session:
         if fatal:
             self.end("protocol", message)
 
-    async def _obey(self, order: InOrder) -> bool:
+    async def _carry_out(self, order: InOrder) -> bool:
         """Carries out an order; whether it was the last one."""
-        assert self._seat is not None
+        assert self._handle is not None
         match order:
             case "pause":
                 self._paused = True
-                self._seat.pause()
+                self._handle.pause()
                 await self._decoder.jump()
             case "play":
                 self._paused = False
-                self._seat.resume()
+                self._handle.resume()
             case "reset":
                 await self._decoder.reset()
-                self._begin_anew()
+                self._restart()
             case "end":
                 self.end("end", "the stream is finished", drain=True)
                 return True
         return False
 
-    def _begin_anew(self) -> None:
-        assert self._seat is not None
+    def _restart(self) -> None:
+        assert self._handle is not None
         self._offered.clear()
         self._second.clear()
-        self._seat.reset()
+        self._handle.reset()
 
     def _wake(self) -> None:
         self.changes += 1
@@ -563,11 +542,9 @@ def _name(picture: Frame) -> str:
     return "a picture of the track" if picture.number is None else f"picture {picture.number}"
 
 
-def check_delay(delay_steps: int, facts: ModelFacts) -> None:
-    """ProtocolError for a delay that the model was not made for."""
-    if not facts.delay_min <= delay_steps <= facts.delay_max:
-        raise ProtocolError(
-            "bad_config",
-            f"`delay_steps` is {delay_steps}; this model was made for delays of {facts.delay_min} to "
-            f"{facts.delay_max} steps",
-        )
+def checked_delay(delay_steps: int, facts: ModelFacts) -> int:
+    """The same; ProtocolError for a delay that the model was not made for."""
+    try:
+        return facts.delays.chosen(delay_steps)
+    except ValueError as error:
+        raise ProtocolError("bad_config", f"`delay_steps`: {error}") from error

@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from data_pipelines.video_source import redact
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.metrics import Counters
+from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
-from mmduplex_jax.serving.session import ModelFacts, Session, check_delay
-from mmduplex_jax.serving.sources import Sources, for_log
+from mmduplex_jax.serving.session import ModelFacts, Session, checked_delay
+from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.5
-# What clients are told where the pool gives no seat.
+# The reason in a refusal, by that of the pool.
 _REASONS = {"full": "full", "overloaded": "overloaded", "stopping": "draining"}
 
 
@@ -101,29 +102,34 @@ class Sessions:
             raise Refused("draining", "the server is going down; try another one, or again in a minute")
         config, facts = hello.config, self.facts
         if config.delay_steps is not None:
-            check_delay(config.delay_steps, facts)
+            checked_delay(config.delay_steps, facts)
         source = None if config.source is None else self._sources.check(config.source)
         session = Session(config, facts, self.limits, self.counters, self._decoders, now=self._now)
         try:
-            seat = self._pool.join(
+            handle = self._pool.join(
                 delay_steps=session.delay_steps,
                 pad_bias=session.pad_bias,
                 live=config.mode == "live",
                 on_output=lambda output: self._to_loop.call(session.on_output, output),
-                on_end=lambda: self._to_loop.call(session.on_seat_ended),
+                on_end=lambda: self._to_loop.call(session.on_stream_ended),
             )
         except PoolFull as full:
             reason = _REASONS[full.reason]
             self.counters.refused.labels(reason).inc()
             raise Refused(reason, str(full)) from full
-        session.begin(seat)
+        session.begin(handle)
         if source is not None:
             self._sources.watch(source, session, facts)
         self._sessions[session.id] = session
         self.counters.sessions_begun.inc()
         _log.info(
             "session began",
-            extra={"session": session.id, "mode": config.mode, "source": for_log(source), "client": hello.client},
+            extra={
+                "session": session.id,
+                "mode": config.mode,
+                "source": source and redact(source),
+                "client": hello.client,
+            },
         )
         return Opened(session, False, 0, 0)
 
@@ -142,12 +148,12 @@ class Sessions:
         return Opened(session, True, resume.last_seq + missed, missed)
 
     def attach(self, session: Session) -> Attachment:
-        """Gives the session to a connection; one that has it is told."""
+        """Gives the session to a connection; one that has it is superseded."""
         before = self._attached.get(session.id)
         if before is not None:
             before.superseded.set()
         session.detached_s = None
-        session.last_heard_s = self._now()
+        session.last_activity_s = self._now()
         attachment = self._attached[session.id] = Attachment(session)
         self.counters.connections.inc()
         return attachment
@@ -201,7 +207,7 @@ class Sessions:
             if session.ended is None:
                 if session.detached_s is not None and now_s - session.detached_s > limits.resume_s:
                     session.end("gone", f"its client did not come back within {limits.resume_s:g} s")
-                elif now_s - session.last_heard_s > limits.idle_s:
+                elif now_s - session.last_activity_s > limits.idle_s:
                     session.end("idle", f"nothing came for {limits.idle_s:g} s")
             elif now_s - session.ended_s > limits.resume_s and session.id not in self._attached:
                 self._drop(session)
@@ -211,7 +217,7 @@ class Sessions:
 
 
 class ToLoop:
-    """Brings calls to the loop. Hundreds of streams speak at the same moment; the loop is woken once for all."""
+    """Brings calls to the loop, which is woken once for the outputs of all streams at a moment."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop

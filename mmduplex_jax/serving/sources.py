@@ -1,4 +1,4 @@
-"""Videos that the server itself watches: only those that whoever started it allows by name."""
+"""Videos of the server's own: what it may watch by itself, allowed by name, and the built-in world for the page."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import logging
 import os
 import posixpath
 import re
+import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
@@ -14,17 +15,25 @@ from urllib.parse import SplitResult, urlsplit
 
 from data_pipelines.decode import VideoReader
 from data_pipelines.video_source import VideoError, redact, scheme_of
-from mmduplex_jax.serving.intake import Tick, changed_share
+from mmduplex_jax.serving.pictures import Tick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.session import ModelFacts, Session
 from mmduplex_jax.streaming.frame_feed import FrameFeed
 
 _log = logging.getLogger(__name__)
+# What no address has in it: `redact` would take it for the address's end.
+_NO_ADDRESS = re.compile(r"[\s'\"<>\\]")
 # How far a file is decoded ahead.
 _AHEAD_S = 2.0
 _LAG_MAX_S = 1.0
 # Threads that read sources, those included whose streams are gone and which hang in a read.
 _READING_MAX = 256
+# A page plays one after another; after so many they begin again.
+CLIPS = 16
+_CLIP_S = 12.0
+_SIZE_PX, _FPS = 256, 25
+# No training takes clips of this seed.
+_SEED = 20_240_229
 
 
 class Sources:
@@ -50,7 +59,7 @@ class Sources:
             else:
                 address = urlsplit(one)
                 if not address.hostname:
-                    raise ValueError(f"--allow_sources: {for_log(one)} names no host")
+                    raise ValueError(f"--allow_sources: {redact(one)} names no host")
                 self._addresses.append(address)
         self._reading = 0
 
@@ -76,7 +85,7 @@ class Sources:
 
     def watch(self, source: str, session: Session, facts: ModelFacts) -> None:
         """Has the session watch it from now on; what breaks it ends the session with the cause."""
-        session.watch(asyncio.create_task(self._watch(source, session, facts), name=f"source of {session.id}"))
+        session.follow(asyncio.create_task(self._watch(source, session, facts), name=f"source of {session.id}"))
 
     async def _watch(self, source: str, session: Session, facts: ModelFacts) -> None:
         if self._reading >= _READING_MAX:
@@ -90,12 +99,12 @@ class Sources:
             await asyncio.shield(reading.finished)
         except VideoError as error:
             # (The path stays on the server; the cause is the client's to know.)
-            cause = without_secrets(str(error).removeprefix(f"{redact(source)}: "), source)
-            _log.info("source broke", extra={"session": session.id, "source": for_log(source), "error": cause})
+            cause = redact(str(error)).removeprefix(f"{redact(source)}: ")
+            _log.info("source broke", extra={"session": session.id, "source": redact(source), "error": cause})
             session.end("source", f"the source broke: {cause}", drain=True)
         except Exception as error:  # noqa: BLE001  whatever a file or a library does, its stream is told and ends
-            fields: dict[str, object] = {"session": session.id, "source": for_log(source)}
-            fields |= {"error": without_secrets(repr(error), source), "at": traceback.format_tb(error.__traceback__)}
+            fields: dict[str, object] = {"session": session.id, "source": redact(source)}
+            fields |= {"error": redact(repr(error)), "at": traceback.format_tb(error.__traceback__)}
             _log.error("source failed", extra=fields)
             session.end("source", f"the source cannot be read: {type(error).__name__}", drain=True)
         else:
@@ -159,25 +168,11 @@ class _Reading:
                 if self._stopped:
                     return
                 tick = Tick(one.t_s, one.frame, changed_share(before, one.frame))
-                asyncio.run_coroutine_threadsafe(session.watched(tick), self._loop).result()
+                asyncio.run_coroutine_threadsafe(session.put_tick(tick), self._loop).result()
                 before = one.frame
         finally:
             feed.stop()
             feed.close()
-
-
-def without_secrets(text: str, source: str) -> str:
-    """A message about a source, without what may be secret in the source's address."""
-    return redact(text.replace(source, for_log(source) or ""))
-
-
-def for_log(source: str | None) -> str | None:
-    """A source without what may be secret in it: who signs in at an address, and what is asked of it."""
-    if source is None or scheme_of(source) is None:
-        return source
-    scheme, _, rest = source.partition("://")
-    authority, slash, path = rest.partition("/")
-    return re.split("[?#]", f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}")[0]
 
 
 def _begins_with(source: str, allowed: SplitResult) -> bool:
@@ -190,7 +185,64 @@ def _begins_with(source: str, allowed: SplitResult) -> bool:
         )
     except ValueError:
         return False
+    if _NO_ADDRESS.search(source):
+        return False
     path = posixpath.normpath(address.path or "/")
     prefix = allowed.path or "/"
     inside = path == prefix.rstrip("/") or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
-    return same and (inside or prefix == "/") and "%" not in address.path and "\\" not in source
+    return same and (inside or prefix == "/") and "%" not in address.path
+
+
+class WorldClips:
+    """Films clips, one at a time, and the next one while one is watched."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mmduplex-world-")
+        self._filming = asyncio.Lock()
+        self._clips: dict[int, Path] = {}
+        self._ahead: asyncio.Task[Path] | None = None
+
+    async def clip(self, index: int) -> Path:
+        """The mp4 of the `index`-th clip, in H.264, as browsers play it.
+
+        Raises:
+          ValueError: this PyAV has no encoder for it.
+        """
+        path = await self._filmed(index % CLIPS)
+        if self._ahead is None or self._ahead.done():
+            self._ahead = asyncio.create_task(self._filmed((index + 1) % CLIPS))
+        return path
+
+    async def close(self) -> None:
+        """Removes the videos."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
+        # A film that is being made is waited for: it is written into the folder.
+        async with self._filming:
+            self._folder.cleanup()
+
+    async def _filmed(self, number: int) -> Path:
+        async with self._filming:
+            if number not in self._clips:
+                # (A request that is cancelled leaves the thread to its end, with the lock.)
+                filming = asyncio.get_running_loop().run_in_executor(None, self._film, number)
+                self._clips[number] = await _to_its_end(filming)
+            return self._clips[number]
+
+    def _film(self, number: int) -> Path:
+        from data_pipelines.world import WorldConfig
+        from data_pipelines.world.clip import write_clip_files
+
+        config = WorldConfig(look="plain", clip_s=_CLIP_S)
+        files = write_clip_files(self._folder.name, config, _SEED, number, size_px=_SIZE_PX, fps=_FPS, codec="libx264")
+        return files.video
+
+
+async def _to_its_end(filming: "asyncio.Future[Path]") -> Path:
+    """Waits for a thread also when whoever waits is cancelled, and passes the cancelling on after it."""
+    try:
+        return await asyncio.shield(filming)
+    except asyncio.CancelledError:
+        await asyncio.gather(filming, return_exceptions=True)
+        raise

@@ -118,7 +118,7 @@ class _Channel:
         try:
             self._received.put_nowait(message)
         except asyncio.QueueFull:
-            # The channel cannot be told to wait. Pictures belong on the track; whoever floods it is cut off.
+            # The channel cannot be made to wait. Pictures belong on the track; whoever floods it is cut off.
             self.lose()
 
     async def receive(self) -> str | bytes:
@@ -234,7 +234,7 @@ class _Peer:
                 # A stream that goes on takes up its own time, with the time that it was away.
                 before_s = session.received_s
                 begin_s = (
-                    0.0 if before_s is None else before_s + time.monotonic() - session.last_heard_s
+                    0.0 if before_s is None else before_s + time.monotonic() - session.last_activity_s
                 ) - picture.t_s
             t_s = max(0.0, begin_s + picture.t_s)
             try:

@@ -1,6 +1,6 @@
 """Configs on the command line of every command: `--config=FILE.py` and `--config.a.b=VALUE`, beside argparse's flags.
 
-    flags = argparse.ArgumentParser(prog="python -m launch.NAME", description=__doc__, ...)
+    flags = command_parser("launch.NAME", __doc__)
     add_config_flag(flags)                     # or required=False
     add_json_flag(flags)
     args = parse_args(flags, argv)             # args.config: resolved and locked; args.config_file: as typed
@@ -65,6 +65,12 @@ def _similar_files(path: Path) -> str:
     if close:
         return f"; did you mean {folder / close[0]}?"
     return f"; {folder} has {', '.join(names)}" if names else ""
+
+
+def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m NAME`; the module's docstring is its help."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m {name}", description=doc, formatter_class=form)
 
 
 def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True, help: str = CONFIG_HELP) -> None:

@@ -94,9 +94,11 @@ class Stage(Protocol):
       __doc__: its first line is the stage's help.
       EVALUATION_FLAGS: options of its evaluator, beside those of every stage: name to what argparse's `add_argument`
         takes. Only those that are given reach the evaluator, so its own defaults hold.
+      OUTPUT: of a model about a video: "commentary" (live, word by word), "captions" (of its pieces), or "" for none.
     """
 
     __doc__: str | None
+    OUTPUT: str
     EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]]
 
     def build_task(self, config: Any, tokenizer: TextTokenizer) -> Task:
@@ -110,6 +112,9 @@ class Stage(Protocol):
 
     def pair_format(self, config: Any) -> PairFormat | None:
         """What a sample is where it is a text and pictures; None where it is a clip with timed words."""
+
+    def video_tokens(self, task: Any) -> int:
+        """The most tokens that are made of the pictures of a sample."""
 
     def parts(self, task: Any) -> Parts:
         """The parts of a task's model that may begin with other weights."""

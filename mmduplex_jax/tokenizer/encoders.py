@@ -13,9 +13,8 @@ import numpy as np
 from einops import rearrange
 
 from mmduplex_jax.frame_size import FrameSize
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.dense import dense, layer_norm
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
-from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.resample import resize_grid
 from mmduplex_jax.tokenizer import motion
 from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig

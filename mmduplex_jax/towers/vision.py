@@ -15,9 +15,8 @@ import numpy as np
 
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS
-from mmduplex_jax.layers.dense import check_activation, dense
+from mmduplex_jax.layers.dense import check_activation, dense, layer_norm
 from mmduplex_jax.layers.encoder import Attention, Encoder, Mlp, patchify
-from mmduplex_jax.layers.norms import layer_norm
 from mmduplex_jax.layers.resample import linear_weights, resize_grid
 from mmduplex_jax.layers.rotary import phases_2d
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8

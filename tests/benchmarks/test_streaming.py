@@ -3,12 +3,11 @@
 import json
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from benchmarks import streaming
 from benchmarks.simulated_hours import Watcher, simulated_hours
-from benchmarks.step_times import percentiles, text_steps, whole_steps
+from benchmarks.step_times import arms_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
@@ -68,16 +67,15 @@ def test_steps_of_a_whole_model_and_of_its_text():
     tokenizer = TextTokenizer.word_level([f"w{i}" for i in range(tiny.PAD)])
     small = speaker(LiveModel(config), tiny.init(config), tokenizer, config.tokenizer.frame_px)
     # The whole step of one stream is compiled for other tests too.
-    whole, text = whole_steps(small, 1, 10), text_steps(small, 2, 10)
-    for found, streams in ((whole["all"], 1), (whole["tick"], 1), (whole["between"], 1), (text["all"], 2)):
-        assert 0 < found["p50_ms"] <= found["p99_ms"]
-        assert found["per_stream_p50_ms"] == pytest.approx(found["p50_ms"] / streams, abs=1e-3)
-
-
-def test_percentiles_by_hand():
-    assert percentiles(np.arange(1, 102).tolist(), 4) == {
-        "p50_ms": 51_000.0, "p99_ms": 100_000.0, "per_stream_p50_ms": 12_750.0,
-    }  # fmt: skip
+    arms = streaming.plan(["whole"], [1]) + streaming.plan(["text"], [2])
+    found = streaming.compare(arms, {"ours": arms_of(small)}, rounds=2, steps=10, limit_s=60.0)
+    whole, text = found["arms"]
+    assert set(whole["kinds_p50_ms"]) == {"tick", "between"}
+    for row, streams in ((whole, 1), (text, 2)):
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["per_stream_ms"] == pytest.approx(row["mean_ms"] / streams, abs=1e-3)
+        assert (row["steps"], len(row["rounds_ms"])) == (10, 2)
+    assert found["ratios"] == []
 
 
 def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
@@ -85,7 +83,8 @@ def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
     path = tmp_path / "report.json"
     assert streaming.main(["--checkpoint=x", "--batches=2", "--parts=whole", "--steps=6", f"--json={path}"]) == 0
     report = json.loads(path.read_text())
-    assert (report["model"], [row["batch"] for row in report["steps"]]) == ("scripted", [2])
+    assert (report["model"], [row["batch"] for row in report["steps"]["arms"]]) == ("scripted", [2])
     assert report["machine"]["cores"] > 0
-    assert "batch   2" in capsys.readouterr().out
-    assert streaming.main(["--checkpoint=x", "--parts=sound"]) == 2
+    assert "batch  2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        streaming.main(["--checkpoint=x", "--parts=sound"])

@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines.schema import Event
 from data_pipelines.world.commentator import parse_phrase
-from mmduplex_jax.stages.clip.zero_shot import answers_of, classify, world_prompts
+from mmduplex_jax.stages.clip.evaluator import answers_of, classify, world_prompts
 
 EVENTS = [
     Event(1.0, "enters", "red circle", "left"),

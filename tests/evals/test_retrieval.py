@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.clip.zero_shot import ranks, retrieval
+from mmduplex_jax.stages.clip.evaluator import ranks, retrieval
 
 
 def test_ranks_by_hand():

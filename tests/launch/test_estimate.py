@@ -138,7 +138,7 @@ def test_the_command_prints_a_table_and_json(repository: Path):
 def test_a_duplex_says_what_a_stream_costs():
     c = quickstart.get_config()
     task = task_of(c)
-    found = cost.stream_cost(task)
+    found = cost.stream_cost(task, c)
     assert found is not None
     assert found.step_s_least(named("h100")) == pytest.approx(4 * count(abstract_params(task)) / 3.35e12)
     # At the budget's most: an anchor every two seconds, 6.25 ticks and 12.5 steps a second.

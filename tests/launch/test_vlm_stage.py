@@ -14,8 +14,7 @@ from data_pipelines.world import WorldConfig
 from launch import caption, evaluate, export_weights, import_weights
 from launch.train import train
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.vlm.caption_decoding import Decoding
-from mmduplex_jax.stages.vlm.captioner import Captioner, pieces_of
+from mmduplex_jax.stages.vlm.captioner import Captioner, Decoding, pieces_of
 from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.trained import load_trained
 from tests.data_pipelines.numbered_video import number_in, write_numbered

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmduplex_jax.sharding import batch_sharding, make_mesh, replicated
-from mmduplex_jax.stages.clip.contrastive_loss import KINDS, Agreement, Pairs, chunked_loss, plain_loss
+from mmduplex_jax.stages.clip.task import KINDS, Agreement, Pairs, chunked_loss, plain_loss
 from mmduplex_jax.towers.contrastive import unit
 
 MESHES = ((8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.fusion import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex.task import DuplexTask, model_config
@@ -33,7 +33,7 @@ def test_it_trains_and_a_stream_equals_the_clip_with_rows_that_pause_and_begin_a
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert np.abs(gradient["video_in"]["kernel"]).max() > 0
 
-    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay))
+    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(shifted(slots, tiny.START)), delay))
     live, step = LiveModel(config), tiny.live_step(config)
     state, at, call = live.init_state(params, BATCH), np.zeros(BATCH, int), 0
     while at.min() < 2 * TICKS:
@@ -53,10 +53,10 @@ def test_it_trains_and_a_stream_equals_the_clip_with_rows_that_pause_and_begin_a
 def test_the_rest_takes_it_from_the_table(config):
     experiment = quickstart.get_config()
     experiment.fusion = "latest"
-    assert model_config(experiment, 60, 57, 58, 59).text.cross_every == 0
+    assert model_config(experiment, tiny.ids(60, 57, 58, 59)).text.cross_every == 0
     flat, params = unrolled(config, tiny.init(config))
     assert flat.fusion == "latest"
     assert "video" not in params
     experiment.fusion = "earliest"
     with pytest.raises(ValueError, match="fusion is one of cross, sum, interleave, latest, not 'earliest'"):
-        model_config(experiment, 60, 57, 58, 59)
+        model_config(experiment, tiny.ids(60, 57, 58, 59))

@@ -11,7 +11,7 @@ import pytest
 
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
 from mmduplex_jax.sharding import array_name
-from mmduplex_jax.stages.bflow.prediction import Teacher, draw_moments
+from mmduplex_jax.stages.bflow.event_model import Teacher, draw_moments
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import BFlow
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep

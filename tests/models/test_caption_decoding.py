@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.vlm.caption_decoding import Decoding, Written, decode, nucleus
+from mmduplex_jax.stages.vlm.captioner import Decoding, Written, decode, nucleus
 
 VOCAB, END, LENGTH = 4, 3, 4
 WORDS = range(VOCAB - 1)

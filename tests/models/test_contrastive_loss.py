@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.clip.contrastive_loss import KINDS, Pairs, plain_loss
+from mmduplex_jax.stages.clip.task import KINDS, Pairs, plain_loss
 from mmduplex_jax.towers.contrastive import unit
 
 

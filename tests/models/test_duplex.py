@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import delayed, shifted
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.stages.duplex import task as stage
 from mmduplex_jax.stages.duplex.task import DuplexTask
@@ -36,7 +36,7 @@ def batch(seed=0):
 
 def parameters(name, vocab):
     config = importlib.import_module(f"configs.{name}").get_config()
-    built = stage.build(config, vocab, vocab - 3, vocab - 2, vocab - 1)
+    built = stage.build_task(config, tiny.ids(vocab, vocab - 3, vocab - 2, vocab - 1))
     shapes = nn.unbox(jax.eval_shape(built.init, jax.random.key(0)))
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
     return built, shapes, count
@@ -94,7 +94,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
     loss, metrics = loss_of(stage)(params, data, jax.random.key(0))
     target = np.full(data["slots"].shape, tiny.PAD)
     target[:, 2:] = data["slots"][:, :-2]
-    given = np.asarray(streams.shifted(jnp.asarray(target, jnp.int32), tiny.START))
+    given = np.asarray(shifted(jnp.asarray(target, jnp.int32), tiny.START))
     logits = np.asarray(tiny.offline(stage.config)(params, data["frames"], given, np.full(BATCH, 2, np.int32)))
     logits = logits.astype(np.float64)
     nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, target[..., None], -1)[..., 0]
@@ -159,7 +159,7 @@ def test_delays_that_contradict_are_named():
     config = importlib.import_module("configs.quickstart").get_config()
     config.delay.min = 5
     with pytest.raises(ValueError, match=r"config\.delay\.min \(5\)"):
-        stage.build(config, 60, 57, 58, 59)
+        stage.build_task(config, tiny.ids(60, 57, 58, 59))
 
 
 def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():
@@ -170,6 +170,6 @@ def test_looking_ahead_adds_the_mean_surprise_at_the_words_to_come():
     loss, metrics = loss_of(stage)(params, data, jax.random.key(0))
     without = {name: value for name, value in params.items() if name != "future_word_head"}
     alone, _ = loss_of(plain)(without, data, jax.random.key(0))
-    asked = (np.asarray(streams.delayed(data["slots"], np.full(BATCH, 2), tiny.PAD)) != tiny.PAD) & data["slot_valid"]
+    asked = (np.asarray(delayed(data["slots"], np.full(BATCH, 2), tiny.PAD)) != tiny.PAD) & data["slot_valid"]
     most = 0.5 * float(metrics["future_word_nll"]) * asked.sum() / float(metrics["loss_weight"])
     assert float(alone) < float(loss) <= float(alone) + most + 1e-5

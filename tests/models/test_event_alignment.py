@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align, compared_bags
-from mmduplex_jax.stages.bflow.word_bags import Bags
+from mmduplex_jax.stages.bflow.event_alignment import Bags, HardNegatives, align, compared_bags
 
 BATCH, MOMENTS, WIDTH, SCALE = 3, 4, 6, 5.0
 CENTRES = np.array([0, 12, 24, 36])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import memory_quickstart, quickstart
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, emptied
 from mmduplex_jax.models.fusion import FUSIONS
 from mmduplex_jax.models.live import LiveModel
@@ -42,7 +42,7 @@ def test_a_stream_equals_a_clip_with_rows_that_wait_and_begin_anew(fusion):
     config = tiny.dual_stream(fusion, memory=MEMORY)
     params, live, step = open_memory(config), LiveModel(config), tiny.live_step(config)
     frames, slots, delay = tiny.clips(BATCH, TICKS, busy=True), words(), np.array([0, 2, 4], np.int32)
-    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay))
+    expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(shifted(slots, tiny.START)), delay))
     rng, state, at = np.random.default_rng(2), live.init_state(params, BATCH), np.zeros(BATCH, int)
     worst, wraps, call = 0.0, 0, 0
     while at.min() < 2 * TICKS:
@@ -127,7 +127,7 @@ def test_periods_without_tokens_take_no_place():
 
 def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     with_memory = memory_quickstart.get_config()
-    config = task.model_config(with_memory, 40, 0, 1, 2)
+    config = task.model_config(with_memory, tiny.ids(40, 0, 1, 2))
     memory = config.memory
     assert memory.ring_size * memory.period_steps >= config.clock.steps_in(3600.0)
     state = jax.eval_shape(lambda: alone(memory)[0].apply({"params": alone(memory)[1]}, 1, method="initial_state"))
@@ -135,8 +135,8 @@ def test_an_hour_is_a_ring_of_fixed_size_and_off_is_the_model_as_it_was():
     assert kept == memory.bytes_a_stream
     assert memory.recent_steps == config.video.window_steps
     with_memory.memory.capacity_s = 0.0
-    assert task.model_config(with_memory, 40, 0, 1, 2).memory is None
-    assert task.model_config(ConfigDict(quickstart.get_config()), 40, 0, 1, 2).memory is None
+    assert task.model_config(with_memory, tiny.ids(40, 0, 1, 2)).memory is None
+    assert task.model_config(ConfigDict(quickstart.get_config()), tiny.ids(40, 0, 1, 2)).memory is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.bflow.event_tokens import EventConfig, EventReader, ReaderConfig
+from mmduplex_jax.stages.bflow.event_model import EventConfig, EventReader, ReaderConfig
 from mmduplex_jax.tokenizer.bflow import BFlow, Tokens
 from tests import tiny
 

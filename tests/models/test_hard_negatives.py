@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.bflow.hard_negatives import backwards, choose_rows, known_end, mirrored_moments
+from mmduplex_jax.stages.bflow.event_alignment import backwards, choose_rows, known_end, mirrored_moments
 
 
 def test_every_nth_clip_is_imitated():

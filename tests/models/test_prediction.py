@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.stages.bflow.event_tokens import ReaderConfig
-from mmduplex_jax.stages.bflow.prediction import PredictionConfig, Teacher, draw_moments, prediction_error, shrunk
+from mmduplex_jax.stages.bflow.event_model import (
+    PredictionConfig,
+    ReaderConfig,
+    Teacher,
+    draw_moments,
+    prediction_error,
+    shrunk,
+)
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from tests import tiny
 

@@ -10,7 +10,7 @@ import pytest
 
 from mmduplex_jax.layers.kv_cache import KVCache
 from mmduplex_jax.layers.transformer import unstack_layers
-from mmduplex_jax.models import streams
+from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.fusion import FUSIONS
 from mmduplex_jax.models.live import LiveModel
 from tests import tiny
@@ -43,7 +43,7 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     rng = np.random.default_rng(1)
     frames, slots = tiny.clips(BATCH, TICKS, busy=True), words(rng, 2 * TICKS)
     delay = np.array([0, 2, 4, 6], np.int32)
-    expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    expected = offline(config, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
 
     state = live.init_state(params, BATCH)
     at = np.zeros(BATCH, int)
@@ -84,7 +84,7 @@ def test_logits_are_equal_with_the_baselines(kind):
     params = tiny.init(config)
     live, rng = LiveModel(config), np.random.default_rng(2)
     frames, slots, delay = tiny.clips(BATCH, 40), words(rng, 80), np.full(BATCH, 3, np.int32)
-    expected = offline(config, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    expected = offline(config, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
     state, step, active = live.init_state(params, BATCH), tiny.live_step(config), np.ones(BATCH, bool)
     for s in range(80):
         state, out = step(params, state, frames[:, s // 2], active, delay, jnp.zeros(BATCH), forced=slots[:, s])
@@ -95,7 +95,7 @@ def test_every_delay_is_told_apart():
     config = tiny.dual_stream()
     params = tiny.init(config)
     frames = np.repeat(tiny.clips(1, TICKS), BATCH, axis=0)
-    given = np.asarray(streams.shifted(np.full((BATCH, 2 * TICKS), tiny.PAD, np.int32), tiny.START))
+    given = np.asarray(shifted(np.full((BATCH, 2 * TICKS), tiny.PAD, np.int32), tiny.START))
     delays = np.minimum(np.arange(2 * BATCH, dtype=np.int32), config.delay_max)
     assert set(delays.tolist()) == set(range(config.delay_max + 1))
     logits = np.concatenate([offline(config, params, frames, given, some) for some in delays.reshape(2, BATCH)])
@@ -107,7 +107,7 @@ def test_the_first_step_sees_the_first_frame_and_the_start_mark():
     config = tiny.dual_stream()
     params = tiny.init(config)
     frames, slots = tiny.clips(BATCH, TICKS), np.zeros((BATCH, 2 * TICKS), np.int32)
-    given, delay = np.asarray(streams.shifted(slots, tiny.START)), np.zeros(BATCH, np.int32)
+    given, delay = np.asarray(shifted(slots, tiny.START)), np.zeros(BATCH, np.int32)
     logits = offline(config, params, frames, given, delay)
     fresh = LiveModel(config).init_state(params, BATCH)
     settings = np.ones(BATCH, bool), delay, jnp.zeros(BATCH)
@@ -159,7 +159,7 @@ def test_a_scanned_stack_equals_an_unrolled_one():
         offline(scanned, params, frames, slots, delay), offline(unrolled, flat, frames, slots, delay), atol=1e-5
     )
     live, state = LiveModel(scanned), LiveModel(scanned).init_state(params, BATCH)
-    expected = offline(scanned, params, frames, np.asarray(streams.shifted(slots, tiny.START)), delay)
+    expected = offline(scanned, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
     step = tiny.live_step(scanned)
     for s in range(16):
         state, out = step(

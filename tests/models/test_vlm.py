@@ -12,7 +12,7 @@ import pytest
 from configs import clip_quickstart, vlm_quickstart, vlm_single_token
 from mmduplex_jax.models.language import LanguageModel, LanguageState
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.stages.vlm.caption_decoding import Decoding, decode
+from mmduplex_jax.stages.vlm.captioner import Decoding, decode
 from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.huggingface import clip_family

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.stages.bflow.word_bags import BagConfig, BagEncoder, Marks, gather_bags
+from mmduplex_jax.stages.bflow.event_alignment import BagConfig, BagEncoder, Marks, gather_bags
 from tests import tiny
 
 PAD, WORD, START = 20, 21, 22

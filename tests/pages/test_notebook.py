@@ -58,7 +58,9 @@ def scripted(monkeypatch):
         session=lambda delay_steps, pad_bias: session(script(SAID, 60), delay_steps),
     )
     monkeypatch.setattr(notebook, "commentator_of", lambda trained, name: speaker)
-    return notebook.Model("a script", None, types.SimpleNamespace(task=None))
+    return notebook.Model(
+        "a script", None, types.SimpleNamespace(task=None, config=types.SimpleNamespace(stage="duplex"))
+    )
 
 
 @pytest.fixture(scope="module")

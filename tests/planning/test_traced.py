@@ -18,7 +18,7 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
 from mmduplex_jax.sharding import MESH_AXES, make_mesh
-from mmduplex_jax.stages.clip.contrastive_loss import Pairs, chunked_loss, plain_loss
+from mmduplex_jax.stages.clip.task import Pairs, chunked_loss, plain_loss
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.serving.session import ModelFacts
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.streaming.pool import PoolFull
 from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, StreamEnded, StreamOutput
 from mmduplex_jax.word_decoder import TimedWord
 
-FACTS = ModelFacts("a scripted model", Clock(), 32, 64, delay_min=0, delay_max=4, delay_steps=3)
+FACTS = SimpleNamespace(
+    name="a scripted model", clock=Clock(), frame_px=32, tokens_per_s_max=64, delays=Delays(least=0, most=4, usual=3)
+)
 TOKENS = SpentTokens(
     2, False, np.array([[3, 4], [20, 21]], np.int32), np.array([16, 16], np.int32), np.zeros(2, np.int32)
 )

@@ -15,8 +15,7 @@ import pytest
 
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.logs import BackgroundHandler
-from mmduplex_jax.serving.metrics import Counters
+from mmduplex_jax.serving.monitoring import BackgroundHandler, Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused, vp8_size
 from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from mmduplex_jax.serving.sessions import Sessions
@@ -261,7 +260,7 @@ import asyncio, sys
 from mmduplex_jax.serving import listen
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
-from mmduplex_jax.serving.logs import configure_logs
+from mmduplex_jax.serving.monitoring import configure_logs
 from mmduplex_jax.serving.sources import Sources
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 

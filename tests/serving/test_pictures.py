@@ -13,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.serving.intake import Intake, IntakeConfig, TickSampler
-from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused, jpeg_size, webp_size
+from mmduplex_jax.serving.pictures import (
+    Intake,
+    IntakeConfig,
+    PictureDecoder,
+    PictureRefused,
+    TickSampler,
+    jpeg_size,
+    webp_size,
+)
 from mmduplex_jax.serving.protocol import Frame
 
 CLOCK = Clock()

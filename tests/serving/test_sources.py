@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.video_source import VideoError
+from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.serving import sources as sources_module
 from mmduplex_jax.serving.protocol import ProtocolError
-from mmduplex_jax.serving.sources import Sources, for_log
+from mmduplex_jax.serving.sources import Sources
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.served import run, served
 
@@ -85,15 +85,20 @@ def test_what_is_opened_is_a_file_and_no_protocol_or_camera(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("source", "logged"),
     [
-        ("rtsp://me:secret@camera.local/a?key=secret", "rtsp://camera.local/a"),
-        ("rtsp://camera.local?key=secret", "rtsp://camera.local"),
-        ("https://a@b:c@camera.local/@a", "https://camera.local/@a"),
+        ("rtsp://me:secret@camera.local/a?key=secret", "rtsp://***@camera.local/a?key=***"),
+        ("rtsp://camera.local?key=secret", "rtsp://camera.local?key=***"),
+        ("https://a@b:secret@camera.local/@a", "https://***@camera.local/@a"),
         ("videos/a?.mp4", "videos/a?.mp4"),
-        (None, None),
     ],
 )
-def test_no_secret_is_logged(source: str | None, logged: str | None):
-    assert for_log(source) == logged
+def test_no_secret_is_logged(source: str, logged: str):
+    assert redact(source) == logged
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:sec ret@camera.local/", "rtsp://me:'secret'@camera.local/"])
+def test_what_would_hide_a_secret_from_redaction_is_no_address(source: str):
+    with pytest.raises(ProtocolError):
+        Sources(["rtsp://camera.local/"]).check(source)
 
 
 def test_nothing_is_allowed_by_default(tmp_path: Path):

@@ -64,5 +64,5 @@ def test_a_stage_is_a_folder_and_a_line(stages, shards, tmp_path, capsys):
 def test_contributing_names_what_a_stage_has(repository):
     """Every name that the protocol wants is in the how-to."""
     text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    names = {name for name in vars(registry.Stage) if not name.startswith("_")} | {"EVALUATION_FLAGS"}
+    names = {name for name in vars(registry.Stage) if not name.startswith("_")} | {"EVALUATION_FLAGS", "OUTPUT"}
     assert {name for name in names if f"`{name}" not in text} == set()

@@ -14,7 +14,7 @@ import pytest
 
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.transformer import phases
-from mmduplex_jax.models.fusion.video_stream import VideoStreamState
+from mmduplex_jax.models.fusion.protocol import VideoStreamState
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.statistics import PoolCounts
 from tests import tiny

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from mmduplex_jax.layers.kv_cache import KVCache
 from mmduplex_jax.layers.transformer import empty_cross_cache, layer_pairs
-from mmduplex_jax.models.fusion.video_stream import VideoStreamFusion
+from mmduplex_jax.models.fusion.protocol import VideoStreamFusion
 from mmduplex_jax.typing import Array
 
 

@@ -12,7 +12,7 @@ from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import AttentionReadout, heads_first
 from mmduplex_jax.layers.kv_cache import KVCache, Pair, empty_pair
 from mmduplex_jax.layers.transformer import StackConfig, phases
-from mmduplex_jax.models.fusion.video_stream import VideoStreamFusion
+from mmduplex_jax.models.fusion.protocol import VideoStreamFusion
 from mmduplex_jax.typing import Array, Bool, Float, Int32
 
 

@@ -159,7 +159,7 @@ export class Connection extends EventTarget {
     else this.finish("end", "Stopped.");
   }
 
-  // The page goes away: the seat is for others. (Closing the wire as well might overtake the message.)
+  // The page goes away: the slot is for others. (Closing the wire as well might overtake the message.)
   leave() {
     this.say({ type: "end" });
     this.wire = null;

@@ -3,24 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmduplex_jax.stages.bflow import evaluator
 from mmduplex_jax.stages.bflow import task as stage_task
-from mmduplex_jax.stages.bflow.evaluator import BFlowEvaluator as make_evaluator
-from mmduplex_jax.stages.bflow.evaluator import format_table
 from mmduplex_jax.stages.registry import Parts, Tower, anchor_towers
-from mmduplex_jax.text_tokenizer import TextTokenizer
 
-__all__ = ["EVALUATION_FLAGS", "build_task", "format_table", "make_evaluator", "pair_format", "parts"]
-
+OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {}
-
-
-def build_task(config: Any, tokenizer: TextTokenizer) -> stage_task.BFlowTask:
-    """The task of a config."""
-    return stage_task.build(config, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.word_id, tokenizer.start_id)
+build_task = stage_task.build_task
+make_evaluator, format_table = evaluator.BFlowEvaluator, evaluator.format_table
 
 
 def pair_format(config: Any) -> None:
     """None: a sample is a clip with timed words."""
+
+
+def video_tokens(task: stage_task.BFlowTask) -> int:
+    """As many as the budget lets a clip have."""
+    return task.config.tokenizer.token_capacity(task.ticks)
 
 
 def parts(task: stage_task.BFlowTask) -> Parts:

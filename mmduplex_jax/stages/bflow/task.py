@@ -15,12 +15,30 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of
-from mmduplex_jax.stages.bflow.event_alignment import HardNegatives, align
-from mmduplex_jax.stages.bflow.event_model import AlignConfig, EventModel, EventModelConfig
-from mmduplex_jax.stages.bflow.event_tokens import EventConfig, ReaderConfig
-from mmduplex_jax.stages.bflow.hard_negatives import Rows, backwards, choose_rows, known_end, mirrored_moments
-from mmduplex_jax.stages.bflow.prediction import PredictionConfig, draw_moments, prediction_error
-from mmduplex_jax.stages.bflow.word_bags import BagConfig, Bags, Marks, gather_bags
+from mmduplex_jax.stages.bflow.event_alignment import (
+    BagConfig,
+    Bags,
+    HardNegatives,
+    Marks,
+    Rows,
+    align,
+    backwards,
+    choose_rows,
+    gather_bags,
+    known_end,
+    mirrored_moments,
+)
+from mmduplex_jax.stages.bflow.event_model import (
+    AlignConfig,
+    EventConfig,
+    EventModel,
+    EventModelConfig,
+    PredictionConfig,
+    ReaderConfig,
+    draw_moments,
+    prediction_error,
+)
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
@@ -141,7 +159,7 @@ def _naming_error(named: Float[Array, "B X V"], slots: Int32[Array, "B S"], bags
     return of_bag.sum() / jnp.maximum(bags.said.sum(), 1)
 
 
-def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> BFlowTask:
+def build_task(config: Any, words: TextTokenizer) -> BFlowTask:
     """The task of an experiment's config (see `configs/bflow_quickstart.py`).
 
     Raises:
@@ -159,7 +177,9 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
     model = EventModelConfig(
         tokenizer=tokenizer,
         events=EventConfig(clock.ticks_in(config.events.interval_s), _reader(config.events.reader, tokenizer)),
-        words=BagConfig(vocab_rows=max(vocab_size, config.vocab_rows_min), embedding=align.embedding, **config.words),
+        words=BagConfig(
+            vocab_rows=max(words.vocab_size, config.vocab_rows_min), embedding=align.embedding, **config.words
+        ),
         align=AlignConfig(
             lag_steps=clock.steps_in(align.lag_s),
             reach_steps=reach,
@@ -168,7 +188,7 @@ def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int
             backward_every=fakes.backward_every,
             swapped_every=fakes.swapped_every,
         ),
-        marks=Marks(pad_id, word_id, start_id),
+        marks=Marks(words.pad_id, words.word_id, words.start_id),
         prediction=_prediction(config, tokenizer),
     )
     ticks = clock.ticks_in(config.data.clip_s)

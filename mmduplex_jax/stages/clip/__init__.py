@@ -3,22 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.pairs import end_of_text
+from mmduplex_jax.stages.clip import evaluator
 from mmduplex_jax.stages.clip import task as stage_task
-from mmduplex_jax.stages.clip.evaluator import ClipEvaluator as make_evaluator
-from mmduplex_jax.stages.clip.evaluator import format_table
-from mmduplex_jax.stages.clip.task import pair_format
 from mmduplex_jax.stages.registry import Parts, Tower
-from mmduplex_jax.text_tokenizer import TextTokenizer
 
-__all__ = ["EVALUATION_FLAGS", "build_task", "format_table", "make_evaluator", "pair_format", "parts"]
-
+OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {}
+build_task, pair_format = stage_task.build_task, stage_task.pair_format
+make_evaluator, format_table = evaluator.ClipEvaluator, evaluator.format_table
 
 
-def build_task(config: Any, tokenizer: TextTokenizer) -> stage_task.ClipTask:
-    """The task of a config."""
-    return stage_task.build(config, tokenizer.vocab_size, end_of_text(tokenizer))
+def video_tokens(task: stage_task.ClipTask) -> int:
+    """The patches of a clip."""
+    return task.patches
 
 
 def parts(task: stage_task.ClipTask) -> Parts:

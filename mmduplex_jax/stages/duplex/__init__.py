@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmduplex_jax.evals.report import format_table
+from mmduplex_jax.evals import report
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
 from mmduplex_jax.models.fusion import fusion_of
+from mmduplex_jax.stages.duplex import evaluator
 from mmduplex_jax.stages.duplex import task as stage_task
-from mmduplex_jax.stages.duplex.evaluator import DuplexEvaluator as make_evaluator
 from mmduplex_jax.stages.registry import Language, Parts, anchor_towers
-from mmduplex_jax.text_tokenizer import TextTokenizer
 
-__all__ = ["EVALUATION_FLAGS", "build_task", "format_table", "make_evaluator", "pair_format", "parts"]
-
+OUTPUT = "commentary"
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {
     "tokenizer_control": {
         "choices": TOKEN_CONTROLS,
@@ -25,15 +23,17 @@ EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {
     },
     "pad_bias": {"type": float, "help": "added to silence's logit: more is quieter (default: 0.0)"},
 }
-
-
-def build_task(config: Any, tokenizer: TextTokenizer) -> stage_task.DuplexTask:
-    """The task of a config."""
-    return stage_task.build(config, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.word_id, tokenizer.start_id)
+build_task = stage_task.build_task
+make_evaluator, format_table = evaluator.DuplexEvaluator, report.format_table
 
 
 def pair_format(config: Any) -> None:
     """None: a sample is a clip with timed words."""
+
+
+def video_tokens(task: stage_task.DuplexTask) -> int:
+    """As many as the budget lets a clip have."""
+    return task.config.tokenizer.token_capacity(task.ticks)
 
 
 def parts(task: stage_task.DuplexTask) -> Parts:

@@ -9,10 +9,17 @@ import jax.numpy as jnp
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.layers.transformer import StackConfig
-from mmduplex_jax.models import streams
-from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
+from mmduplex_jax.models.dual_stream import (
+    DualStream,
+    DualStreamConfig,
+    delayed,
+    future_word_counts,
+    sample_delays,
+    shifted,
+)
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.fusion import fusion_of
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -44,9 +51,7 @@ def memory_config(values: Any, clock: Clock, video: StackConfig) -> MemoryConfig
     )
 
 
-def model_config(
-    config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int, token_control: str = "real"
-) -> DualStreamConfig:
+def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
     """The model of an experiment's config (see `configs/quickstart.py`)."""
     clock = Clock(**config.clock)
     text = dict(config.text)
@@ -58,16 +63,15 @@ def model_config(
         video=stack_config(config.video_stream, clock),
         text=stack_config(text, clock),
         fusion=config.fusion,
-        vocab_size=vocab_size,
-        pad_id=pad_id,
-        word_id=word_id,
-        start_id=start_id,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        word_id=tokenizer.word_id,
+        start_id=tokenizer.start_id,
         delay_max=config.delay.max,
         vocab_rows_min=config.vocab_rows_min,
         tied=tied,
         future_word_head=config.loss.future_word_weight > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
-        token_control=token_control,
     )
 
 
@@ -127,15 +131,15 @@ class DuplexTask:
         frames, slots = batch["frames"], batch["slots"]
         delay_key, drop_key, keep_key = jax.random.split(rng, 3)
         rows = len(frames)
-        delay = streams.sample_delays(delay_key, rows, self.delay_min, self.delay_max)
+        delay = sample_delays(delay_key, rows, self.delay_min, self.delay_max)
         keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
-        target = streams.delayed(slots, delay, c.pad_id)
-        given = streams.shifted(target, c.start_id)
+        target = delayed(slots, delay, c.pad_id)
+        given = shifted(target, c.start_id)
         inputs = (frames, given, delay, keep, target, self.loss_chunk)
         nll, future_logits, tokens = self.model.apply({"params": params}, *inputs, method="token_nll")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
-        brought = streams.delayed(known.astype(jnp.int32), delay, 1) > 0
+        brought = delayed(known.astype(jnp.int32), delay, 1) > 0
         valid = (known & brought).astype(jnp.float32)
         is_pad, is_mark = target == c.pad_id, target == c.word_id
         weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
@@ -145,7 +149,7 @@ class DuplexTask:
         loss, metrics = (nll * weight).sum(), {}
         if c.future_word_head:
             spoken = ~is_pad & ~is_mark & (valid > 0)
-            soon = streams.future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
+            soon = future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
             count = soon.sum(axis=-1)
             named = -(soon * jax.nn.log_softmax(future_logits)).sum(axis=-1) / jnp.maximum(count, 1.0)
             asked = valid * ~is_pad * (count > 0)
@@ -161,9 +165,9 @@ class DuplexTask:
         }
 
 
-def build(config: Any, vocab_size: int, pad_id: int, word_id: int, start_id: int) -> DuplexTask:
+def build_task(config: Any, tokenizer: TextTokenizer) -> DuplexTask:
     """The task of an experiment's config."""
-    model = model_config(config, vocab_size, pad_id, word_id, start_id)
+    model = model_config(config, tokenizer)
     if config.delay.min > config.delay.max:
         raise ValueError(f"config.delay.min ({config.delay.min}) is over config.delay.max ({config.delay.max})")
     return DuplexTask(

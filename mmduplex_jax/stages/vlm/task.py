@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.pairs import PairFormat
-from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense
-from mmduplex_jax.layers.norms import layer_norm
+from mmduplex_jax.layers.dense import ACTIVATIONS, check_activation, dense, layer_norm
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower, normalise
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 
@@ -209,23 +209,19 @@ class VlmTask:
         }
 
 
-def build(config: Any, vocab_size: int) -> VlmTask:
+def build_task(config: Any, tokenizer: TextTokenizer) -> VlmTask:
     """The task of an experiment's config (see `configs/vlm_quickstart.py`).
-
-    Args:
-      config: of the experiment.
-      vocab_size: of the text tokenizer, its marks included.
 
     Raises:
       ValueError: the config contradicts itself.
     """
     text = dict(config.text)
     head = "tied" if text.pop("tied", True) else "own"
-    rows = -(-max(vocab_size, config.vocab_rows_min) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+    rows = -(-max(tokenizer.vocab_size, config.vocab_rows_min) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
     model = VlmConfig(
         vision=VisionConfig(image_px=config.frame_px, **config.vision),
         projector=ProjectorConfig(**config.projector),
-        language=LanguageConfig(StackConfig(**text), vocab_size, head, rows),
+        language=LanguageConfig(StackConfig(**text), tokenizer.vocab_size, head, rows),
         frames=config.time.frames,
         length=config.caption.length,
     )

@@ -11,6 +11,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import apply_metrics
 from mmduplex_jax.stages.registry import Parts
 
+OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {"gain": {"type": float, "help": "multiplies what is said"}}
 
 
@@ -58,6 +59,10 @@ def format_table(report):
 
 def pair_format(config):
     return None
+
+
+def video_tokens(task):
+    return 0
 
 
 def parts(task):

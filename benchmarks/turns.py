@@ -1,0 +1,44 @@
+"""Arms of a comparison take turns on one machine, and the machine is named."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Answer = TypeVar("Answer")
+
+
+def in_turns(arms: Sequence[Callable[[], Answer]], rounds: int) -> list[list[Answer]]:
+    """What every arm returns in every round, `[arm][round]`.
+
+    The order turns around from round to round, so that a drift of the machine's speed falls on all alike.
+    """
+    found: list[list[Answer]] = [[] for _ in arms]
+    for number in range(rounds):
+        for index in range(len(arms)) if number % 2 == 0 else reversed(range(len(arms))):
+            found[index].append(arms[index]())
+        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return found
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """The median, in brackets the least and the most."""
+    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def machine() -> dict[str, Any]:
+    """What numbers were measured on."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in facts if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
