@@ -6,8 +6,11 @@ from typing import Any
 
 from data_pipelines.schema import Record
 from data_pipelines.sources import Item
-from data_pipelines.world import WorldConfig, make_clip
+from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip
 from data_pipelines.world.config import Appearance, Dynamics
+from data_pipelines.world.real import config as real
+from data_pipelines.world.real.pack import read_pack
+from data_pipelines.world.real.settings import usable_settings
 from mmduplex_jax.clock import Clock
 
 
@@ -21,7 +24,7 @@ class WorldSource:
       clips: how many.
     """
 
-    world: WorldConfig
+    world: World
     seed: int
     clips: int
 
@@ -37,7 +40,12 @@ class WorldSource:
         return self.clips
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": dataclasses.asdict(self.world)}
+        world = dataclasses.asdict(self.world)
+        if isinstance(self.world, RealWorldConfig):
+            # What is in the pack decides the clips, not where it lies.
+            pack = read_pack(self.world.pack, self.world.exclude_cameras)
+            world |= {"look": self.world.look, "pack": {"sha256": pack.fingerprint, "excluded": list(pack.excluded)}}
+        return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": world}
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         for index in range(begin, end):
@@ -52,14 +60,15 @@ class WorldSource:
                     clock=self.clock,
                     words=tuple(clip.words),
                     events=tuple(clip.events),
-                    provenance={"source": "world", "look": self.world.look, "seed": self.seed, "index": index},
-                    license="Apache-2.0",
+                    provenance={"source": "world", "look": self.world.look, "seed": self.seed, "index": index}
+                    | ({"files": list(clip.files)} if clip.files else {}),
+                    license=clip.licence,
                 ),
             )
 
 
 def world_source(config: Mapping[str, Any]) -> WorldSource:
-    """The source of `configs/data/world.py`.
+    """The source of `configs/data/world.py` and `configs/data/world_real.py`.
 
     Args:
       config: the configuration as plain values.
@@ -70,6 +79,8 @@ def world_source(config: Mapping[str, Any]) -> WorldSource:
     if config["clips"] < 1:
         raise ValueError(f"config.clips must be positive, got {config['clips']}")
     clock = config["clock"]
+    if config["look"] == real.LOOK:
+        return WorldSource(_real_world(config), config["seed"], config["clips"])
     world = WorldConfig(
         look=config["look"],
         clip_s=config["clip_s"],
@@ -83,6 +94,27 @@ def world_source(config: Mapping[str, Any]) -> WorldSource:
     return WorldSource(world, config["seed"], config["clips"])
 
 
+def _real_world(config: Mapping[str, Any]) -> RealWorldConfig:
+    given, clock = config["world"], config["clock"]
+    excluded = given["exclude_cameras"]
+    if isinstance(excluded, str):
+        raise ValueError(f"config.world.exclude_cameras is a tuple of names, ('{excluded}',) for one; got a text")
+    frame_px = config["frame_px"]
+    world = RealWorldConfig(
+        pack=given["pack"] or "",
+        exclude_cameras=tuple(sorted(excluded)),
+        clip_s=config["clip_s"],
+        frame_px=frame_px if isinstance(frame_px, int) else tuple(frame_px),
+        step_hz=clock["step_hz"],
+        video_stride=clock["video_stride"],
+        dynamics=_changed(real.RealDynamics(), given["dynamics"], "config.world.dynamics"),
+        appearance=_changed(real.RealAppearance(), given["appearance"], "config.world.appearance"),
+    )
+    # What is wrong with the pack is said before any clip is made.
+    usable_settings(read_pack(world.pack, world.exclude_cameras), world.dynamics)
+    return world
+
+
 def _changed(ranges: Any, changes: Mapping[str, Any], where: str) -> Any:
     """The ranges with those changes that are not None."""
     known = {field.name for field in dataclasses.fields(ranges)}
@@ -90,4 +122,8 @@ def _changed(ranges: Any, changes: Mapping[str, Any], where: str) -> Any:
     if unknown:
         raise ValueError(f"{where}.{unknown[0]} is unknown, the world has {sorted(known)}")
     given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(ranges, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return dataclasses.replace(ranges, **{name: _with_tuples(value) for name, value in given.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(_with_tuples(one) for one in value) if isinstance(value, list | tuple) else value

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -12,10 +12,15 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from data_pipelines.schema import Event, Word
+from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, comment, split_phrases
 from data_pipelines.world.config import LOOKS, WorldConfig
 from data_pipelines.world.drawing import Painter
 from data_pipelines.world.planner import plan_scene
+from data_pipelines.world.real.config import RealWorldConfig
+from data_pipelines.world.real.pack import read_pack
+from data_pipelines.world.real.painter import RealPainter
+from data_pipelines.world.real.planner import RealScene, plan_real_scene
 from data_pipelines.world.scene import Dice, Scene
 
 CODECS = ("libx264", "mpeg4")
@@ -29,27 +34,57 @@ class Clip:
     """What is seen, what happens and what is said. Times in seconds from the first frame.
 
     Attributes:
-      frames: uint8 [T, px, px, 3] RGB, one at each tick of the clock.
+      frames: uint8 [T, height, width, 3] RGB, one at each tick of the clock.
       events: in order of time.
       words: in order of time.
+      licence: under which it may be used; of real things those of all of them.
+      files: the pictures of a pack that are in it.
     """
 
     frames: np.ndarray
     events: tuple[Event, ...]
     words: tuple[Word, ...]
+    licence: str = "Apache-2.0"
+    files: tuple[str, ...] = ()
 
 
-def make_clip(config: WorldConfig, seed: int, index: int) -> Clip:
-    """The `index`-th clip of a seed. The same arguments give the same clip, in any process."""
-    scene, words, rng = plan_clip(config, seed, index)
+# A kind of clips: drawn shapes, or real things out of a pack.
+World = WorldConfig | RealWorldConfig
+
+
+def make_clip(config: World, seed: int, index: int) -> Clip:
+    """The `index`-th clip of a seed. The same arguments (and pack) give the same clip, in any process."""
     clock = config.clock
     times_s = np.array([clock.tick_time_s(tick) for tick in range(clock.ticks_in(config.clip_s))])
+    if isinstance(config, RealWorldConfig):
+        real, rng = plan_real_clip(config, seed, index)
+        frames = RealPainter(config, real, rng).frames(times_s)
+        return Clip(frames, real.events, real.words, " | ".join(real.licences), real.files)
+    scene, words, rng = plan_clip(config, seed, index)
     return Clip(Painter(config, scene, rng).frames(times_s), scene.events, words)
 
 
-def make_events(config: WorldConfig, seed: int, index: int) -> tuple[Event, ...]:
+def make_events(config: World, seed: int, index: int) -> tuple[Event, ...]:
     """The events of the same clip, without drawing it."""
+    if isinstance(config, RealWorldConfig):
+        return plan_real_clip(config, seed, index)[0].events
     return plan_clip(config, seed, index)[0].events
+
+
+def plan_real_clip(config: RealWorldConfig, seed: int, index: int) -> tuple[RealScene, np.random.Generator]:
+    """What happens in a clip of the look `real`, and the generator that decides how it looks.
+
+    Raises:
+      ValueError: seed or index is negative, or the pack cannot be used.
+    """
+    rng = _generator(seed, index, len(LOOKS))
+    return plan_real_scene(config, Dice(rng)), rng
+
+
+def _generator(seed: int, index: int, look: int) -> np.random.Generator:
+    if seed < 0 or index < 0:
+        raise ValueError(f"a clip's seed and index must not be negative, got {seed} and {index}")
+    return np.random.default_rng([seed, index, look])
 
 
 def plan_clip(config: WorldConfig, seed: int, index: int) -> tuple[Scene, tuple[Word, ...], np.random.Generator]:
@@ -58,9 +93,7 @@ def plan_clip(config: WorldConfig, seed: int, index: int) -> tuple[Scene, tuple[
     Raises:
       ValueError: seed or index is negative.
     """
-    if seed < 0 or index < 0:
-        raise ValueError(f"a clip's seed and index must not be negative, got {seed} and {index}")
-    rng = np.random.default_rng([seed, index, LOOKS.index(config.look)])
+    rng = _generator(seed, index, LOOKS.index(config.look))
     dice = Dice(rng)
     d = config.dynamics
     while True:
@@ -88,7 +121,7 @@ class ClipFiles:
 
 def write_clip_files(
     folder: str | Path,
-    config: WorldConfig,
+    config: World,
     seed: int,
     index: int,
     *,
@@ -106,7 +139,7 @@ def write_clip_files(
       config: the world.
       seed, index: which clip.
       name: of the files, without suffix; by default made of look, seed and index.
-      size_px: width and height of the video, even.
+      size_px: height of the video, even; its width follows from the config's frames.
       fps: its frames per second.
       codec: one of `CODECS`; by default the first that this PyAV has.
 
@@ -125,21 +158,33 @@ def write_clip_files(
     name = name or f"world_{config.look}_{seed}_{index}"
     files = ClipFiles(folder / f"{name}.mp4", folder / f"{name}.vtt", folder / f"{name}.json", codec)
 
-    filmed = dataclasses.replace(config, frame_px=size_px)
-    scene, words, rng = plan_clip(filmed, seed, index)
-    painter = Painter(filmed, scene, rng)
+    width_px = size_px
+    if isinstance(config, RealWorldConfig):
+        width_px = 2 * round(size_px * config.aspect / 2)
+        enlarged = dataclasses.replace(config, frame_px=(size_px, width_px))
+        real, rng = plan_real_clip(enlarged, seed, index)
+        events, words, frame = real.events, real.words, RealPainter(enlarged, real, rng).frame
+        text = captions(
+            words,
+            lambda spoken: event_words.split_phrases(spoken, read_pack(config.pack, config.exclude_cameras).classes),
+        )
+    else:
+        filmed = dataclasses.replace(config, frame_px=size_px)
+        scene, words, rng = plan_clip(filmed, seed, index)
+        events, frame, text = scene.events, Painter(filmed, scene, rng).frame, captions(words)
     num_frames = round(config.clip_s * fps)
-    _write_video(files.video, (painter.frame(number / fps) for number in range(num_frames)), size_px, fps, codec)
-    files.captions.write_text(captions(words), encoding="utf-8")
-    facts = _facts(config, seed, index, scene.events, words) | {"fps": fps, "size_px": size_px, "codec": codec}
+    pictures = (frame(number / fps) for number in range(num_frames))
+    _write_video(files.video, pictures, (width_px, size_px), fps, codec)
+    files.captions.write_text(text, encoding="utf-8")
+    facts = _facts(config, seed, index, events, words) | {"fps": fps, "size_px": size_px, "codec": codec}
     files.events.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return files
 
 
-def captions(words: Sequence[Word]) -> str:
-    """WebVTT with a cue for each phrase, and the time of each word in it."""
+def captions(words: Sequence[Word], split: Callable[..., list] = split_phrases) -> str:
+    """WebVTT with a cue for each phrase that `split` finds, and the time of each word in it."""
     cues, first = [], 0
-    for _, _, text in split_phrases([(word.text, word.start_s) for word in words]):
+    for _, _, text in split([(word.text, word.start_s) for word in words]):
         last = first + len(text.split())
         cues.append(words[first:last])
         first = last
@@ -166,24 +211,24 @@ def _encoder(codec: str | None) -> str:
     return codec
 
 
-def _write_video(path: Path, frames: Iterator[np.ndarray], size_px: int, fps: int, codec: str):
+def _write_video(path: Path, frames: Iterator[np.ndarray], size_px: tuple[int, int], fps: int, codec: str):
     part = path.with_name(f"{path.name}.part")
     with av.open(str(part), "w", format="mp4") as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=fps))
-        stream.width = stream.height = size_px
+        stream.width, stream.height = size_px
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, fps)
         if codec == "libx264":
             stream.options = {"crf": "18", "preset": "veryfast"}
         else:
-            stream.bit_rate = round(size_px * size_px * fps * _MPEG4_BITS)
+            stream.bit_rate = round(size_px[0] * size_px[1] * fps * _MPEG4_BITS)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     part.replace(path)
 
 
-def _facts(config: WorldConfig, seed: int, index: int, events: Sequence[Event], words: Sequence[Word]) -> dict:
+def _facts(config: World, seed: int, index: int, events: Sequence[Event], words: Sequence[Word]) -> dict:
     return {
         "seed": seed,
         "index": index,

@@ -173,13 +173,20 @@ def cut_phrases(
     return phrases
 
 
-def speech_s(num_words: int) -> float:
+def speech_s(num_words: int, word_gap_s: float = WORD_GAP_S) -> float:
     """How long a phrase of so many words takes, to the end of its last word."""
-    return (num_words - 1) * WORD_GAP_S + WORD_S
+    return (num_words - 1) * word_gap_s + min(WORD_S, word_gap_s)
 
 
 def comment(
-    events: Sequence[Event], picks: Sequence[float], num_variants: int, lag_s: float, clip_s: float
+    events: Sequence[Event],
+    picks: Sequence[float],
+    num_variants: int,
+    lag_s: float,
+    clip_s: float,
+    *,
+    word_gap_s: float = WORD_GAP_S,
+    say: Callable[[Event, int], tuple[str, ...]] = phrase,
 ) -> tuple[Word, ...] | None:
     """Says each event as it happens; a phrase waits until the one before it is said.
 
@@ -189,6 +196,8 @@ def comment(
       num_variants: how many phrasings are in use.
       lag_s: the longest that a phrase may wait. A shorter phrasing is taken where the next phrase would wait longer.
       clip_s: all is said by then.
+      word_gap_s: from the start of a word to that of the next.
+      say: the words of an event in a phrasing.
 
     Returns:
       The words, or None if even the shortest phrasings take too long.
@@ -199,14 +208,14 @@ def comment(
         start_s = max(event.t_s, free_s)
         next_s = events[number + 1].t_s + lag_s if number + 1 < len(events) else None
         first = int(picks[number] * num_variants)
-        variants = [phrase(event, (first + k) % num_variants) for k in range(num_variants)]
+        variants = [say(event, (first + k) % num_variants) for k in range(num_variants)]
         for spoken in (variants[0], *sorted(variants[1:], key=len)):
-            free_s = start_s + len(spoken) * WORD_GAP_S
-            if start_s + speech_s(len(spoken)) <= clip_s and (next_s is None or free_s <= next_s):
+            free_s = start_s + len(spoken) * word_gap_s
+            if start_s + speech_s(len(spoken), word_gap_s) <= clip_s and (next_s is None or free_s <= next_s):
                 break
         else:
             return None
         for position, text in enumerate(spoken):
-            word_s = start_s + position * WORD_GAP_S
-            words.append(Word(text, word_s, word_s + WORD_S))
+            word_s = start_s + position * word_gap_s
+            words.append(Word(text, word_s, word_s + min(WORD_S, word_gap_s)))
     return tuple(words)
