@@ -11,11 +11,11 @@ else a line says is ignored.
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.cameras import matching_cameras
 from data_pipelines.schema import Event
 from data_pipelines.words import parse_json
 from data_pipelines.world import event_words
@@ -82,15 +82,6 @@ class LabelledVideos:
             cameras = ", ".join(sorted({video.camera for video in self.videos}))
             raise ValueError(f"{pattern!r} leaves none of the cameras {cameras}")
         return dataclasses.replace(self, videos=videos)
-
-
-def matching_cameras(pattern: str, cameras: Sequence[str]) -> frozenset[str]:
-    """Those whose whole name matches a regular expression; ValueError where it is none."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-    return frozenset(camera for camera in cameras if compiled.fullmatch(camera))
 
 
 def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:

@@ -7,8 +7,9 @@ Result:   2,400 clips (10.7 hours of video). In a third of them nothing happens,
 
 DIR is a pack: cut-outs with alpha and backgrounds, listed in two files (`data_pipelines/world/real/pack.py` has the
 format). `python -m launch.make_pack` makes one from COCO's instances or from masks of videos. Words are the pack's
-classes, colours where it says one. `--config.world.exclude_cameras="('cam_a','cam_b')"` takes out all that was made
-from these cameras, so that a model can be judged on them.
+classes, colours where it says one. `--config.world.exclude_cameras="cam_a|cam_b"` (a regular expression of whole
+names, as `config.data.held_cameras` of a training) takes out all that was made from these cameras, so that a model can
+be judged on them.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
 
     config.world = ConfigDict()
     config.world.pack = config_dict.placeholder(str)
-    config.world.exclude_cameras = ()
+    config.world.exclude_cameras = ""
     # What the look would choose; None leaves it. Any other field of `RealDynamics` or `RealAppearance` in
     # data_pipelines/world/real/config.py may be added in a configuration of your own.
     config.world.dynamics = ConfigDict(

@@ -40,12 +40,13 @@ class WorldSource:
         return self.clips
 
     def describe(self) -> dict[str, Any]:
-        world = dataclasses.asdict(self.world)
+        world, cameras = dataclasses.asdict(self.world), {}
         if isinstance(self.world, RealWorldConfig):
             # What is in the pack decides the clips, not where it lies.
             pack = read_pack(self.world.pack, self.world.exclude_cameras)
             world |= {"look": self.world.look, "pack": {"sha256": pack.fingerprint, "excluded": list(pack.excluded)}}
-        return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": world}
+            cameras = {} if pack.cameras is None else {"cameras": list(pack.cameras)}
+        return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": world, **cameras}
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
         for index in range(begin, end):
@@ -96,13 +97,10 @@ def world_source(config: Mapping[str, Any]) -> WorldSource:
 
 def _real_world(config: Mapping[str, Any]) -> RealWorldConfig:
     given, clock = config["world"], config["clock"]
-    excluded = given["exclude_cameras"]
-    if isinstance(excluded, str):
-        raise ValueError(f"config.world.exclude_cameras is a tuple of names, ('{excluded}',) for one; got a text")
     frame_px = config["frame_px"]
     world = RealWorldConfig(
         pack=given["pack"] or "",
-        exclude_cameras=tuple(sorted(excluded)),
+        exclude_cameras=given["exclude_cameras"],
         clip_s=config["clip_s"],
         frame_px=frame_px if isinstance(frame_px, int) else tuple(frame_px),
         step_hz=clock["step_hz"],

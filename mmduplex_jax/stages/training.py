@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from data_pipelines.cameras import matching_cameras
 from data_pipelines.dataset import open_dataset
-from data_pipelines.labelled_videos import matching_cameras
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import survey_words

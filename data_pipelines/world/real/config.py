@@ -108,7 +108,7 @@ class RealWorldConfig:
 
     Attributes:
       pack: the folder of the pack (`pack.py`).
-      exclude_cameras: cameras, or clips of them, from which nothing is used.
+      exclude_cameras: a regular expression of whole names of cameras from which nothing is used; "" for none.
       clip_s: a clip's length.
       frame_px: (height, width) of the frames; one number for squares.
       step_hz, video_stride: the clock; frames are taken at its ticks.
@@ -116,7 +116,7 @@ class RealWorldConfig:
     """
 
     pack: str
-    exclude_cameras: tuple[str, ...] = ()
+    exclude_cameras: str = ""
     clip_s: float = 16.0
     frame_px: int | tuple[int, int] = (144, 256)
     step_hz: float = 12.5

@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data_pipelines.cameras import matching_cameras
 from data_pipelines.world.event_words import CLASSES, colour_of
 from data_pipelines.world.real.traits import ROLES, TRAITS, trait_of
 
@@ -47,7 +48,7 @@ class Cutout:
       facing: one of `FACINGS`.
       from_above: whether it was seen from above.
       rate_hz: pictures a second of one that moves, 0 of one that does not.
-      camera: what it was cut from, "" if from no fixed camera.
+      camera: what it was cut from, "" if from no fixed camera, None if from a clip of which nobody knows the camera.
       licence: under which it may be used.
       role, height_m: see `traits.Trait`.
     """
@@ -58,7 +59,7 @@ class Cutout:
     facing: str
     from_above: bool
     rate_hz: float
-    camera: str
+    camera: str | None
     licence: str
     role: str
     height_m: float
@@ -110,6 +111,11 @@ class Pack:
         """All classes that may be spoken of: those that are always known, and the pack's own."""
         return (*CLASSES, *sorted({cutout.class_name for cutout in self.cutouts} - set(CLASSES)))
 
+    @property
+    def cameras(self) -> tuple[str, ...] | None:
+        """The cameras of which pictures may be used; None where the pack does not know them all."""
+        return None if any(one.camera is None for one in self.cutouts) else _cameras_of(self.cutouts, self.backgrounds)
+
     def by_class(self, role: str, *, from_above: bool = False) -> dict[str, list[Cutout]]:
         """The cut-outs of a role by class."""
         found: dict[str, list[Cutout]] = collections.defaultdict(list)
@@ -120,17 +126,17 @@ class Pack:
 
 
 @functools.lru_cache(maxsize=8)
-def read_pack(root: str, exclude_cameras: tuple[str, ...] = ()) -> Pack:
+def read_pack(root: str, exclude_cameras: str = "") -> Pack:
     """Reads a pack's lists; its pictures are read as they are needed.
 
     Args:
       root: the folder.
-      exclude_cameras: names of cameras (or of their clips) of which nothing may be used, so that a model can be judged
-        on them.
+      exclude_cameras: a regular expression of whole names; nothing is used that is of such a camera, so that a model
+        can be judged on them. "" for none.
 
     Raises:
-      PackError: there is no such folder or list, a line is not usable, nothing is left, or a camera to exclude is
-        nowhere in the pack.
+      PackError: there is no such folder or list, a line is not usable, nothing is left, or it is unknown of which
+        cameras cut-outs are, and some are excluded.
     """
     folder = Path(root)
     if not root or not folder.is_dir():
@@ -142,8 +148,7 @@ def read_pack(root: str, exclude_cameras: tuple[str, ...] = ()) -> Pack:
     camera_of = _cameras_of_clips(folder)
     cutouts = [_cutout(row, where, camera_of) for row, where in rows[CUTOUTS_FILE]]
     backgrounds = [_background(row, where) for row, where in rows[BACKGROUNDS_FILE]]
-    _check_excluded(exclude_cameras, rows, camera_of, folder)
-    banned = {camera_of.get(name, name) for name in exclude_cameras} | set(exclude_cameras)
+    banned = _excluded(exclude_cameras, cutouts, backgrounds, folder)
     kept_cutouts = tuple(one for one in cutouts if one.camera not in banned)
     kept_backgrounds = tuple(one for one in backgrounds if one.camera not in banned)
     for kept, name in ((kept_cutouts, CUTOUTS_FILE), (kept_backgrounds, BACKGROUNDS_FILE)):
@@ -208,7 +213,7 @@ def _cutout(row: dict[str, Any], where: str, camera_of: dict[str, str]) -> Cutou
             raise PackError(f"{where}: a moving cut-out needs `source_fps`, and `frames` as long as `files`")
         rate_hz = fps * (len(files) - 1) / (numbers[-1] - numbers[0])
     clip = row.get("camera_clip") or ""
-    camera = row.get("camera") or camera_of.get(clip, clip)
+    camera = row.get("camera") or (camera_of.get(clip) if clip else "")
     return Cutout(
         files, name, colour, facing, row.get("view") == "top", rate_hz, camera, str(row.get("licence", "")), role,
         float(height_m),
@@ -222,20 +227,26 @@ def _background(row: dict[str, Any], where: str) -> Background:
     return Background(row["file"], camera, tuple(row.get("objects") or ()), str(row.get("licence", "")))
 
 
-def _check_excluded(exclude_cameras, rows, camera_of, folder):
-    """A name with a slip of the pen would let pictures of a held-out camera through."""
-    known = set(camera_of) | set(camera_of.values())
-    for row, _ in [*rows[CUTOUTS_FILE], *rows[BACKGROUNDS_FILE]]:
-        known |= {row.get("camera"), row.get("camera_clip")}
-    unknown = sorted(set(exclude_cameras) - known)
+def _cameras_of(cutouts: Sequence[Cutout], backgrounds: Sequence[Background]) -> tuple[str, ...]:
+    named = {cutout.camera or "" for cutout in cutouts} | {background.camera for background in backgrounds}
+    return tuple(sorted(named - {""}))
+
+
+def _excluded(
+    pattern: str, cutouts: Sequence[Cutout], backgrounds: Sequence[Background], folder: Path
+) -> frozenset[str]:
+    if not pattern:
+        return frozenset()
+    unknown = [cutout.files[0] for cutout in cutouts if cutout.camera is None]
     if unknown:
-        raise PackError(f"exclude_cameras: no camera and no clip of {folder} is called {unknown[0]!r}")
-    unmapped = {row["camera_clip"] for row, _ in rows[CUTOUTS_FILE] if row.get("camera_clip") and not row.get("camera")}
-    if exclude_cameras and (lost := sorted(unmapped - set(camera_of))):
         raise PackError(
-            f"exclude_cameras: nobody says of which camera the clip {lost[0]!r} is, from which cut-outs were made: "
-            f"give them a `camera`, or list the clip in {folder / CLIPS_FILE}"
+            f"exclude_cameras: nobody says of which camera {unknown[0]} and {len(unknown) - 1} other cut-outs are: "
+            f"give them a `camera`, or list their `camera_clip` with its camera in {folder / CLIPS_FILE}"
         )
+    try:
+        return matching_cameras(pattern, _cameras_of(cutouts, backgrounds))
+    except ValueError as error:
+        raise PackError(f"exclude_cameras: {error}") from error
 
 
 def _fingerprint(folder: Path, cutouts: Sequence[Cutout], backgrounds: Sequence[Background]) -> str:
