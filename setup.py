@@ -58,8 +58,10 @@ EXTRAS_REQUIRE = {
     "captions": CAPTIONS,
     # `launch.import_weights` of ONNX files, and ONNX Runtime to verify them with.
     "onnx": ["onnx>=1.19", "onnxruntime>=1.22"],
+    # `launch.import_weights` of GGUF files.
+    "gguf": ["gguf>=0.17"],
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
-    "parity": ["torch>=2.13", "transformers>=5.23", "pillow>=12.0"],
+    "parity": ["torch>=2.13", "transformers>=5.23", "accelerate>=1.10", "pillow>=12.0"],
     # What `benchmarks.data` and `benchmarks.streaming --peers` measure beside ours: decoders, loaders, models.
     # moshi comes by itself, `pip install --no-deps moshi==0.2.13`: its bounds on torch and numpy exclude current ones.
     "bench": [

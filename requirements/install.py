@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What each environment holds besides the plain install, by extras of setup.py, and about how much that is.
-EXTRAS = {"": "dev", "peers": "dev,data,live,parity"}
+EXTRAS = {"": "dev", "peers": "dev,data,live,parity,onnx,gguf"}
 SIZES = {"": "1.3 GB", "peers": "3 GB"}
 
 

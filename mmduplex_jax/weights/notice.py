@@ -1,7 +1,7 @@
 """The licence of imported weights: found beside them, kept with them, and written beside what is made of them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 NOTICE_FILE = "NOTICE"
@@ -10,7 +10,7 @@ _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst")
 _MAX_BYTES = 200_000
 
 
-def notice_of(source: str | Path) -> str:
+def notice_of(source: str | Path, about: Sequence[str] = ()) -> str:
     """What a NOTICE beside weights says: which file they are of, and the texts that came with it.
 
     Texts are those named LICENSE, NOTICE, COPYING or SOURCE in the folder of the weights or, where a Python package
@@ -18,11 +18,14 @@ def notice_of(source: str | Path) -> str:
 
     Args:
       source: the file or the folder of the weights.
+      about: lines that the file itself has on it.
     """
     source = Path(source).resolve()
     folder = source if source.is_dir() else source.parent
     texts = list(_texts_of(folder)) or list(_texts_of_package(folder))
     said = [f"These weights were made of {source.name}."]
+    if about:
+        said.append("It says of itself:\n\n" + "\n".join(about))
     for file in texts:
         said.append(f"{file.name}, which came with it:\n\n{file.read_text('utf-8', errors='replace').strip()}")
     if not texts:

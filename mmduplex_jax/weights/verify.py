@@ -4,7 +4,6 @@ The references are transformers' models (and timm's of Perception Encoder), with
 of convolutional towers see `convolutional/reference.py`.
 """
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import Tokenizer
 
-from mmduplex_jax.models.language import LanguageConfig, LanguageModel
+from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
+from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from mmduplex_jax.typing import Array, PyTree
 from mmduplex_jax.weights.convolutional import reference
 from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig
-from mmduplex_jax.weights.huggingface.reader import WeightsError, read_config
+from mmduplex_jax.weights.huggingface import gguf
+from mmduplex_jax.weights.huggingface.reader import WeightsError, import_optional, read_config
 from mmduplex_jax.weights.huggingface.source import config_from_metadata, module_of
 
 ROWS, TOKENS = 2, 24
@@ -28,7 +31,12 @@ Outputs = dict[str, np.ndarray]
 
 
 def check_possible(family: str, source: str | Path) -> None:
-    """Raises WeightsError where weights of a family have no reference, or what it needs is not installed."""
+    """WeightsError where weights of a family have no reference, or what it needs is not installed.
+
+    Args:
+      family: of the weights.
+      source: where they are from; transformers needs more packages for GGUF files.
+    """
     if family == "pe":
         raise WeightsError(
             f"{source}: no library reads Perception Encoder under these names, so there is nothing to verify with: "
@@ -37,17 +45,13 @@ def check_possible(family: str, source: str | Path) -> None:
     if family in CONFIGS:
         reference.check_possible(family)
         return
-    for name in ("torch", "timm") if family == "pe_timm" else ("torch", "transformers"):
+    more = ("gguf", "accelerate") if gguf.find_file(source) else ()
+    for name in ("torch", "timm") if family == "pe_timm" else ("torch", "transformers", *more):
         _import(name)
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise WeightsError(
-            f"verifying needs {name}, which is not installed ({error}): pip install 'mmduplex-jax[parity]'"
-        ) from error
+    return import_optional(name, "gguf" if name == "gguf" else "parity", "verifying")
 
 
 def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int = 0) -> dict[str, Any]:
@@ -109,6 +113,36 @@ def text_outputs(config: LanguageConfig, params: Mapping[str, Any], tokens: np.n
         state, one = step(params, state, tokens[:, position])
         hidden.append(one)
     return named(run("__call__")(params, tokens), "") | named(jnp.stack(hidden, axis=1), " (cached)")
+
+
+def continuation(
+    config: LanguageConfig, params: Mapping[str, Any], tokenizer: TextTokenizer, text: str, tokens: int
+) -> str:
+    """How the language model goes on with a text: `tokens` more, each the likeliest.
+
+    Args:
+      config, params: the model.
+      tokenizer: its own; the text is taken as it stands, without marks of a beginning.
+      text: to go on with.
+      tokens: how many.
+    """
+    plain = Tokenizer.from_str(tokenizer.to_json())
+    ids = plain.encode(text, add_special_tokens=False).ids
+    model = LanguageModel(config)
+
+    @jax.jit
+    def step(params: PyTree, state: LanguageState, token: Array) -> tuple[LanguageState, Array]:
+        state, hidden = model.apply({"params": params}, state, token, method="step")
+        logits = model.apply({"params": params}, hidden[:, None], method="logits")
+        return state, jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+
+    state, said = model.initial_state(1, len(ids) + tokens), list[int]()
+    for number in range(len(ids) + tokens - 1):
+        token = ids[number] if number < len(ids) else said[-1]
+        state, likeliest = step(params, state, jnp.array([token], jnp.int32))
+        if number >= len(ids) - 1:
+            said.append(int(likeliest[0]))
+    return str(plain.decode(said, skip_special_tokens=False))
 
 
 def _their_text(source: str | Path, tokens: np.ndarray, with_logits: bool) -> tuple[Outputs, str]:
@@ -250,8 +284,10 @@ def _their_timm(source: str | Path, config: VisionConfig, inputs: Mapping[str, n
 
 
 def _loaded(kind: Any, source: str | Path) -> Any:
-    torch = _import("torch")
-    return kind.from_pretrained(str(source), dtype=torch.float32, attn_implementation="eager").eval()
+    torch, file = _import("torch"), gguf.find_file(source)
+    options = {} if file is None else {"gguf_file": file.name}
+    folder = source if file is None else file.parent
+    return kind.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="eager", **options).eval()
 
 
 def _named(model: Any) -> str:

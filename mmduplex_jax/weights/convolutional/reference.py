@@ -18,8 +18,9 @@ from mmduplex_jax.towers.efficientnet_lite import EfficientNetLiteConfig
 from mmduplex_jax.towers.vision import normalise
 from mmduplex_jax.towers.yolox import Yolox, YoloxConfig
 from mmduplex_jax.weights.convolutional import efficientnet_lite, yolox
-from mmduplex_jax.weights.convolutional.files import find_file, import_optional, read_npz, read_onnx, read_pth
+from mmduplex_jax.weights.convolutional.files import find_file, read_npz, read_onnx, read_pth
 from mmduplex_jax.weights.convolutional.source import ConvolutionalConfig
+from mmduplex_jax.weights.huggingface.reader import import_optional
 
 # That the towers were not trained at; ONNX files of YOLOX take multiples of 32 only.
 SIZES_PX = {"yolox": ((64, 64), (96, 160)), "efficientnet_lite": ((64, 64), (75, 130))}

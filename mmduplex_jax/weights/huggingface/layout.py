@@ -130,7 +130,7 @@ def fused_linear(
         are not. Their angles turn neighbours, ours the halves of a head: the outputs change places accordingly, which
         no product of a query and a key notices.
     """
-    to_halves, to_pairs = _places(turned_heads)
+    to_halves, to_pairs = rotary_places(turned_heads)
     turned = [bool(turned_heads) and name in ("query", "key") for name in names]
 
     def cut(fused: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -147,8 +147,11 @@ def fused_linear(
     )
 
 
-def _places(heads: int):
-    """Functions that move outputs (the first axis) from neighbours to halves of a head, and back."""
+def rotary_places(heads: int) -> tuple[Convert, Convert]:
+    """Functions that move outputs (the first axis) from neighbours to halves of a head, and back.
+
+    Rotary angles turn pairs of outputs: two neighbours in some libraries, one of each half of a head in ours.
+    """
 
     def to_halves(a: np.ndarray) -> np.ndarray:
         return a.reshape(heads, -1, 2, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape)

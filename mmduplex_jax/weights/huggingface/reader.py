@@ -5,6 +5,7 @@ tensor, then the bytes) is read here without mapping the file: a mapped page cou
 import must not hold much more than one tensor that is not yet where it goes.
 """
 
+import importlib
 import json
 import math
 import re
@@ -33,7 +34,7 @@ _DTYPES: Mapping[str, Any] = {
 }
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _HEADER_MAX_BYTES = 100_000_000  # the format's own limit
-_GGUF_MAGIC, _LFS_MAGIC = b"GGUF", b"version https://git-lfs.github.com/spec/"
+_LFS_MAGIC = b"version https://git-lfs.github.com/spec/"
 # What PyTorch's wrappers put before, or into, the names of parameters: `DistributedDataParallel`, `torch.compile`.
 _WRAPPERS = re.compile(r"(^|(?<=\.))_orig_mod\.")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -41,6 +42,16 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.pt"
 
 class WeightsError(ValueError):
     """Weights that cannot be read or do not fit; says which tensors, in which file, and what to do."""
+
+
+def import_optional(package: str, extra: str, purpose: str) -> Any:
+    """A package that is not of the plain install; WeightsError, with the extra that brings it, where it is absent."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise WeightsError(
+            f"{purpose} needs {package}, which is not installed ({error}): pip install 'mmduplex-jax[{extra}]'"
+        ) from error
 
 
 class Tensors(Protocol):
@@ -185,13 +196,13 @@ def _without_wrappers(tensors: Mapping[str, Stored], path: Path) -> tuple[dict[s
     return plain, len(tensors.keys() - plain.keys())
 
 
-def refuse_other_formats(path: str | Path) -> None:
-    """Raises WeightsError for weights of another kind, by their name: GGUF files, and Git-LFS pointers to files."""
+def refuse_pointers(path: str | Path) -> None:
+    """Raises WeightsError for Git-LFS pointers in place of files."""
     path = Path(path)
     if path.is_dir() and any(path.glob("*.safetensors*")):
         files = sorted(path.glob("*.safetensors")) + [path / CONFIG_FILE, path / "tokenizer.json"]
     else:
-        files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             continue
@@ -203,11 +214,6 @@ def refuse_other_formats(path: str | Path) -> None:
             raise WeightsError(
                 f"{file} is a Git-LFS pointer and not the file itself{stands_for}: run `git lfs pull` in its folder, "
                 "or download the file"
-            )
-        if head.startswith(_GGUF_MAGIC) or file.suffix == ".gguf":
-            raise WeightsError(
-                f"{file} is a GGUF file (of llama.cpp, mostly quantised), which is not read: fetch the directory with "
-                f"{CONFIG_FILE} and {SINGLE_FILE} of the same model"
             )
 
 

@@ -18,14 +18,15 @@ from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.convolutional.files import find_file
 from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig, open_file
-from mmduplex_jax.weights.huggingface import text, vision
+from mmduplex_jax.weights.huggingface import gguf, text, vision
+from mmduplex_jax.weights.huggingface.gguf_tokenizer import text_tokenizer
 from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
 from mmduplex_jax.weights.huggingface.reader import (
     TensorFiles,
     Tensors,
     WeightsError,
     read_config,
-    refuse_other_formats,
+    refuse_pointers,
 )
 from mmduplex_jax.weights.notice import notice_of
 
@@ -52,6 +53,7 @@ class Source:
       their_prefixes: what names of a tower start with, as `vision_prefix` and `text_prefix`.
       tokenizer: of texts; None where there is no tokenizer.json, or nothing reads texts.
       preprocessing: of pictures; None where it is not said, or nothing looks at pictures.
+      about: lines on where it is from and its licence, where the file itself says it.
     """
 
     files: Tensors
@@ -64,6 +66,7 @@ class Source:
     their_prefixes: Mapping[str, str]
     tokenizer: TextTokenizer | None
     preprocessing: Preprocessing | None
+    about: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Any]:
         """JSON for a checkpoint: all but the numbers."""
@@ -77,7 +80,7 @@ class Source:
             "their_dtypes": sorted({self.files.dtype(name) for name in self.files.names}),
             "tokenizer_json": None if self.tokenizer is None else self.tokenizer.to_json(),
             "preprocessing": None if self.preprocessing is None else dataclasses.asdict(self.preprocessing),
-            "notice": notice_of(self.files.path),
+            "notice": notice_of(self.files.path, self.about),
         }
 
 
@@ -86,17 +89,19 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
 
     Args:
       folder: `config.json`, safetensors, and what else is there; or the file of a convolutional tower (`.npz`, `.pth`,
-        `.onnx`), or a folder with no other such file.
+        `.onnx`) or of a language model (`.gguf`), or a folder with no other such file.
       only_vision: take the vision tower alone of a contrastive pair.
 
     Raises:
       WeightsError: it is no architecture that is read, or its tensors do not fit (all of them are named).
       ValueError: its tokenizer or its preprocessing cannot be used.
     """
-    convolutional = find_file(folder)
+    refuse_pointers(folder)
+    convolutional, gguf_file = find_file(folder), gguf.find_file(folder)
     if convolutional is not None:
         return _convolutional(convolutional)
-    refuse_other_formats(folder)
+    if gguf_file is not None:
+        return _gguf(gguf_file)
     their_config = read_config(folder)
     files = TensorFiles(folder)
     config: Config
@@ -140,18 +145,40 @@ def _convolutional(file: Path) -> Source:
     )
 
 
+def _gguf(path: Path) -> Source:
+    """Of a GGUF file; a tokenizer.json beside it goes before the tokenizer in it."""
+    file = gguf.read_file(path)
+    their_config, files = gguf.config_json(file), gguf.GgufTensors(file)
+    config = text.architecture(their_config, files)
+    layout = text.layout(config)
+    shapes = nn.unbox(boxed_shapes(config))
+    check_fits(files, layout, shapes)
+    tokenizer = _tokenizer(path.parent, config) or text_tokenizer(file.fields, path)
+    if tokenizer is not None:
+        _check_rows(tokenizer, config, path)
+    prefixes = {"text_prefix": text.BASE_PREFIX}
+    family = their_config["model_type"]
+    return Source(
+        files, "text", family, config, layout, shapes, their_config, prefixes, tokenizer, None, tuple(gguf.about(file))
+    )
+
+
 def _tokenizer(folder: Path, config: Any) -> TextTokenizer | None:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         return None
     tokenizer = TextTokenizer.from_file(file)
+    _check_rows(tokenizer, config, file)
+    return tokenizer
+
+
+def _check_rows(tokenizer: TextTokenizer, config: Any, file: Path) -> None:
     rows = config.vocab_size if isinstance(config, LanguageConfig) else config.text.vocab_size
     if tokenizer.base_vocab_size > rows:
         raise WeightsError(
             f"{file} has ids up to {tokenizer.base_vocab_size - 1}, the model's embedding {rows} rows: it is another "
             "model's tokenizer"
         )
-    return tokenizer
 
 
 def config_from_metadata(metadata: Mapping[str, Any]) -> Config:

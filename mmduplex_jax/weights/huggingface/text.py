@@ -11,7 +11,7 @@ from typing import Any
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.weights.huggingface.layout import Entry, Layout, same, stacked, transposed
-from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError
+from mmduplex_jax.weights.huggingface.reader import TensorFiles, Tensors, WeightsError
 
 MODEL_TYPES = ("llama", "qwen3")
 _ACTIVATIONS = {
@@ -42,7 +42,7 @@ def prefix_of(names: Iterable[str]) -> str:
     return BASE_PREFIX if any(name.startswith(BASE_PREFIX) for name in names) else ""
 
 
-def architecture(config: Mapping[str, Any], files: TensorFiles) -> LanguageConfig:
+def architecture(config: Mapping[str, Any], files: Tensors) -> LanguageConfig:
     """Our shape of their `config.json`, unrolled and in float32.
 
     Args:
