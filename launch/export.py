@@ -4,7 +4,8 @@
     python -m launch.evaluate --checkpoint=checkpoints/mine --data=world
 
 The folder gets params.safetensors and metadata.json (layout version, config, tokenizer, steps, data, scores). Scores
-come from the JSON files that `launch.evaluate --json` wrote, each under its file's name.
+come from the JSON files that `launch.evaluate --json` wrote, each under its file's name. Where the training began with
+weights of others (`config.init_from`), their licences go into a NOTICE beside it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.notice import NOTICE_FILE, notice_behind
 from mmduplex_jax.weights.trained import load_trained
 
 
@@ -66,6 +68,9 @@ def export(checkpoint: str, out: str, dtype: str, scores: Sequence[str], note: s
         dtype=dtype,
         max_bytes=max_bytes,
     )
+    notice = notice_behind(json.loads(trained.config.to_json_best_effort()))
+    if notice:
+        (Path(out) / NOTICE_FILE).write_text(notice, encoding="utf-8")
     again, _ = portable.load(out)
     portable.check(again, trained.params, f"{out} against {checkpoint}")
     return f"{out}: {len(portable.flatten(again))} tensors after {trained.steps} steps, {size:,} bytes ({dtype})"

@@ -1,13 +1,16 @@
 """The licence of imported weights: found beside them, kept with them, and written beside what is made of them."""
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 NOTICE_FILE = "NOTICE"
 _LICENCE_NAMES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|SOURCE)([.-].*)?", re.IGNORECASE)
 _TEXT_SUFFIXES = ("", ".txt", ".md", ".rst")
 _MAX_BYTES = 200_000
+_RULE = f"\n\n{'-' * 80}\n\n"
 
 
 def notice_of(source: str | Path, about: Sequence[str] = ()) -> str:
@@ -30,7 +33,7 @@ def notice_of(source: str | Path, about: Sequence[str] = ()) -> str:
         said.append(f"{file.name}, which came with it:\n\n{file.read_text('utf-8', errors='replace').strip()}")
     if not texts:
         said.append("No text of a licence came with it: find out what may be done with it before you pass it on.")
-    return f"\n\n{'-' * 80}\n\n".join(said) + "\n"
+    return _RULE.join(said) + "\n"
 
 
 def _texts_of(folder: Path) -> Iterator[Path]:
@@ -50,3 +53,42 @@ def _texts_of_package(folder: Path) -> Iterator[Path]:
             if (about / "licenses").is_dir():
                 yield from _texts_of(about / "licenses")
             return
+
+
+def notice_behind(config: Mapping[str, Any]) -> str:
+    """What a NOTICE says of all that a training began with, and what that began with; "" where it began with nothing.
+
+    Folders that are not there any more, or say nothing, are named as such.
+
+    Args:
+      config: of the training, as JSON has it, with `init_from`.
+    """
+    notices = dict.fromkeys(_notices(config, set()))
+    return "" if not notices else ("=" * 80 + "\n\n").join(notice.strip() + "\n\n" for notice in notices)
+
+
+def _notices(config: Mapping[str, Any], seen: set[Path]) -> Iterator[str]:
+    for name, value in dict(config.get("init_from") or {}).items():
+        if name == "strict" or not value or Path(value).resolve() in seen:
+            continue
+        folder = Path(value)
+        seen.add(folder.resolve())
+        if (folder / NOTICE_FILE).is_file():
+            yield (folder / NOTICE_FILE).read_text(encoding="utf-8")
+            continue
+        inner = _config_in(folder)
+        if inner is None:
+            yield f"This training began with {value}, beside which nothing says under which licence it is."
+        else:
+            yield from _notices(inner, seen)
+
+
+def _config_in(folder: Path) -> Mapping[str, Any] | None:
+    """The config of a training: of a portable checkpoint, a workdir or one of its steps; None where there is none."""
+    portable, workdirs = folder / "metadata.json", (folder, *folder.parents[1:2])
+    if portable.is_file():
+        return dict(json.loads(portable.read_text(encoding="utf-8"))["config"])
+    for workdir in workdirs:
+        if (workdir / "config.json").is_file():
+            return dict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    return None
