@@ -19,6 +19,7 @@ def get_config() -> config_dict.ConfigDict:
     c.stage = "duplex"
     c.frame_px = 64
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
+    c.sentence_ends = False  # give the tokenizer the mark of a sentence's end, where it has none (docs/design.md)
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.
     c.init_from = config_dict.create(text="", vision="", tokenizer="", strict=True)

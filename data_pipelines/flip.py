@@ -7,7 +7,7 @@ as the world's commentator has it. In real speech "he left" would become "he rig
 import dataclasses
 import re
 
-from data_pipelines.schema import Event, Record, Word
+from data_pipelines.schema import Event, Record
 from data_pipelines.world.commentator import MIRROR
 
 
@@ -35,7 +35,7 @@ def flip_record(record: Record) -> Record:
     return dataclasses.replace(
         record,
         frames=record.frames[:, :, ::-1],
-        words=tuple(Word(flip_text(word.text), word.start_s, word.end_s) for word in record.words),
+        words=tuple(dataclasses.replace(word, text=flip_text(word.text)) for word in record.words),
         caption=re.sub(r"\S+", lambda word: flip_text(word[0]), record.caption),
         events=tuple(Event(event.t_s, event.kind, event.subject, flip_text(event.detail)) for event in record.events),
     )

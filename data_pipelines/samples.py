@@ -12,7 +12,7 @@ from data_pipelines.dataset import RecordSource, ShardDataset
 from data_pipelines.flip import flip_record
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
-from data_pipelines.packing import encode_words, pack_words
+from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import UInt8
@@ -198,8 +198,8 @@ class SampleMaker:
         """
         clock, pad_id = self.pieces.source.clock, self.tokenizer.pad_id
         first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
-        words, spelled = encode_words(record.words, self.tokenizer)
-        packed = pack_words(words, clock, clock.step_of_tick(record.num_ticks), pad_id, self.tokenizer.word_id)
+        spoken = pack_spoken(record.words, self.tokenizer, clock, clock.step_of_tick(record.num_ticks))
+        packed = spoken.packed
         known = np.ones(len(packed.slots), bool)
         first_known = clock.step_at(record.words_from_s)
         known[:first_known] = False
@@ -207,18 +207,20 @@ class SampleMaker:
             # In a step that is only partly here, silence may be the begin of an earlier window's word.
             known[first_known] = packed.slots[first_known] != pad_id
         latest = cut = 0
-        for (token_ids, start_s), lag, is_spelled in zip(words, packed.lag_steps.tolist(), spelled):
+        for (token_ids, start_s), lag, is_spelled in zip(spoken.words, packed.lag_steps.tolist(), spoken.spelled):
             step = clock.step_at(start_s)
             begin = step + lag
+            after = begin + 1 + len(token_ids)
             if not is_spelled:
-                known[begin : begin + 1 + len(token_ids)] = False
+                known[begin:after] = False
             if max(step, 0) < first:
                 # Seen from its middle on, nobody could know the word: neither said nor kept silent here.
-                packed.slots[begin : begin + 1 + len(token_ids)] = pad_id
-                known[begin : begin + 1 + len(token_ids)] = False
+                after += packed.slots[after : after + 1].tolist() == [self.tokenizer.end_id]
+                packed.slots[begin:after] = pad_id
+                known[begin:after] = False
             elif step < end:
                 latest = max(latest, lag)
-                cut += begin + 1 + len(token_ids) > len(packed.slots)
+                cut += after > len(packed.slots)
         num_steps = clock.step_of_tick(self.pieces.num_ticks)
         slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
         slots[: end - first] = packed.slots[first:end]
@@ -271,13 +273,12 @@ def survey_words(datasets: Sequence[ShardDataset], tokenizer: TextTokenizer) -> 
     survey = WordSurvey(of_clips=sum(map(len, datasets)))
     for record in spread_records(datasets):
         clock = record.clock
-        words, spelled = encode_words(record.words, tokenizer)
-        num_steps = clock.step_of_tick(record.num_ticks)
-        packed = pack_words(words, clock, num_steps, tokenizer.pad_id, tokenizer.word_id)
+        spoken = pack_spoken(record.words, tokenizer, clock, clock.step_of_tick(record.num_ticks))
+        packed = spoken.packed
         survey.clips += 1
-        survey.words += len(words)
-        survey.unknown.update(word.text for word, known in zip(record.words, spelled) if not known)
-        survey.cut += len(packed.pending)
+        survey.words += len(record.words)
+        survey.unknown.update(word.text for word, known in zip(record.words, spoken.spelled) if not known)
+        survey.cut += sum(bool(rest.slot_ids) for rest in packed.pending)
         survey.max_lag_s = max(survey.max_lag_s, float(packed.lag_steps.max(initial=0)) * clock.step_s)
         survey.lengths_s.append(clock.tick_time_s(record.num_ticks))
     return survey

@@ -21,11 +21,19 @@ TIMINGS = ("word", "line", "clip")
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A spoken word. `end_s` is None where the source does not say; times count from the clip's first frame."""
+    """A spoken word; times count from the clip's first frame.
+
+    Attributes:
+      text: as written.
+      start_s: when it begins.
+      end_s: when it ends, None where the source does not say.
+      ends_sentence: whether a sentence ends with it.
+    """
 
     text: str
     start_s: float
     end_s: float | None = None
+    ends_sentence: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +142,7 @@ def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92)
         "clock": [record.clock.step_hz, record.clock.video_stride],
         "frames": dataclasses.asdict(sheets),
         "tick_times_s": np.asarray(record.tick_times_s, "<f8").tobytes(),
-        "words": [[word.text, float(word.start_s), _optional_float(word.end_s)] for word in record.words],
+        "words": [_word_fields(word) for word in record.words],
         "timing": record.timing,
         "words_from_s": float(record.words_from_s),
         "caption": record.caption,
@@ -202,6 +210,11 @@ def _fields_of(data: bytes) -> dict[str, Any]:
     if zlib.crc32(envelope["body"]) != envelope["crc32"]:
         raise RecordError("damaged: the checksum of the record's body does not match")
     return _unpack(envelope["body"], "the body")
+
+
+def _word_fields(word: Word) -> list[Any]:
+    """A word in a record; whether it ends a sentence only where it does, as records had it before."""
+    return [word.text, float(word.start_s), _optional_float(word.end_s), *([True] if word.ends_sentence else [])]
 
 
 def _optional_float(value: float | None) -> float | None:

@@ -69,7 +69,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
     What is rejected is counted by its cause in the dataset's metadata and listed in rejected.jsonl beside the data.
     """
 
-    VERSION = tfds.core.Version(f"{SCHEMA_VERSION}.0.0")
+    VERSION = tfds.core.Version(f"{SCHEMA_VERSION}.1.0")
 
     def __init__(self, **arguments: Any):
         """Args: those of `tfds.core.GeneratorBasedBuilder`; `config` must be a SourceConfig."""
@@ -287,7 +287,12 @@ def features_of(frame_px: int, image_format: str, *, pictures: bool = True) -> t
             "tick_times_s": numbers(np.float64, None),
             "step_hz": numbers(np.float64),
             "video_stride": features.Scalar(np.int64),
-            "words": {"text": texts, "start_s": numbers(np.float64, None), "end_s": numbers(np.float64, None)},
+            "words": {
+                "text": texts,
+                "start_s": numbers(np.float64, None),
+                "end_s": numbers(np.float64, None),
+                "ends_sentence": numbers(np.bool_, None),
+            },
             "timing": features.Text(),
             "words_from_s": numbers(np.float64),
             "caption": features.Text(),
@@ -315,6 +320,7 @@ def example_of(record: Record, image_format: str, quality: int) -> dict[str, Any
             "text": [word.text for word in record.words],
             "start_s": np.array([word.start_s for word in record.words], np.float64),
             "end_s": np.array([np.nan if word.end_s is None else word.end_s for word in record.words], np.float64),
+            "ends_sentence": np.array([word.ends_sentence for word in record.words], np.bool_),
         },
         "timing": record.timing,
         "words_from_s": np.float64(record.words_from_s),
@@ -345,6 +351,8 @@ def record_of(example: Mapping[str, Any], wanted: range | None = None) -> Record
       ValueError: a picture does not decode; a RecordError where the record contradicts itself.
     """
     words, events = example["words"], example["events"]
+    # (Version 2.0 did not say where sentences end.)
+    ends_sentence = words.get("ends_sentence", np.zeros(len(words["text"]), bool))
     shape = tuple(int(size) for size in np.atleast_1d(example["motion_shape"]))
     audio = np.asarray(example["audio"], np.uint8).tobytes()
     return Record(
@@ -352,8 +360,8 @@ def record_of(example: Mapping[str, Any], wanted: range | None = None) -> Record
         frames=_frames(example["frames"], wanted),
         clock=Clock(float(example["step_hz"]), int(example["video_stride"])),
         words=tuple(
-            Word(_text(text), float(start_s), None if np.isnan(end_s) else float(end_s))
-            for text, start_s, end_s in zip(words["text"], words["start_s"], words["end_s"])
+            Word(_text(text), float(start_s), None if np.isnan(end_s) else float(end_s), bool(ends))
+            for text, start_s, end_s, ends in zip(words["text"], words["start_s"], words["end_s"], ends_sentence)
         ),
         timing=_text(example["timing"]),
         tick_times_s=np.asarray(example["tick_times_s"], np.float64).reshape(-1),

@@ -79,10 +79,10 @@ def words_of(words: Sequence[Word], window: Window) -> tuple[Word, ...]:
     start, end = _on_grid(window.start_s), _on_grid(window.end_s)
     words_begin = start + _on_grid(window.words_from_s)
     return tuple(
-        Word(
-            word.text,
-            _seconds(_on_grid(word.start_s) - start),
-            None if word.end_s is None else _seconds(_on_grid(word.end_s) - start),
+        dataclasses.replace(
+            word,
+            start_s=_seconds(_on_grid(word.start_s) - start),
+            end_s=None if word.end_s is None else _seconds(_on_grid(word.end_s) - start),
         )
         for word in words
         if words_begin <= _on_grid(word.start_s) < end

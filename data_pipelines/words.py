@@ -1,8 +1,10 @@
 """Texts from elsewhere as words: what is visible in them, where one ends, and times for those that have none."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from data_pipelines.schema import Word
@@ -27,6 +29,13 @@ _BEHIND = "\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3ぁぃぅぇぉっゃゅょ
 _UNSPACED_WORD = re.compile(
     rf"[^\w\s]*[{_BEFORE}]?[{_UNSPACED}](?:[{_BEHIND}]|[^\w\s{_BEFORE}])*|[^\s{_UNSPACED}{_BEFORE}]+|\S"
 )
+
+# What ends a sentence, with the quotes and brackets that close with it.
+_CLOSED = re.compile(r"""([.?!…。？！｡])["'”’»)\]]*$""")
+_INITIALS = re.compile(r"""["'“‘(]?(\w\.)+""")
+_ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "vs.", "etc.", "no.", "sr.", "jr.", "approx."})
+# The silence that ends a sentence where nothing else does, and how long a word is of which only the begin is known.
+_PAUSE_S, _WORD_S = 1.0, 0.3
 
 
 def parse_json(data: bytes) -> Any:
@@ -90,6 +99,38 @@ def fill_in(words: Sequence[tuple[str, float | None, float | None]], start_s: fl
         done.append(Word(text, begin_s, stop_s))
         free_from_s = begin_s if stop_s is None else stop_s
     return done + spread(untimed, free_from_s, max(free_from_s, end_s))
+
+
+def with_sentence_ends(words: Sequence[Word]) -> tuple[Word, ...]:
+    """The words, with `ends_sentence` where one ends.
+
+    Punctuation tells, unless it is an abbreviation's or the next word goes on in lower case (and not all words are in
+    it). Where a transcript has none (recognised speech, many subtitles), a silence of a second does, and so does its
+    end.
+
+    Args:
+      words: of a whole transcript, in order.
+    """
+    cased = any(word.text[:1].isupper() for word in words)
+    ends = [_closes(word.text, after.text if after else "", cased) for word, after in zip_longest(words, words[1:])]
+    if not any(ends):
+        ends = [after is None or _silence_s(word, after) >= _PAUSE_S for word, after in zip_longest(words, words[1:])]
+    return tuple(dataclasses.replace(word, ends_sentence=end) for word, end in zip(words, ends))
+
+
+def _closes(text: str, after: str, cased: bool) -> bool:
+    """Whether the punctuation of a word ends a sentence; `after` is the next one, `cased`: sentences have capitals."""
+    found = _CLOSED.search(text)
+    if found is None:
+        return False
+    if found[1] == "." and (_INITIALS.fullmatch(text) or text.lower() in _ABBREVIATIONS):
+        return not after
+    first = next((letter for letter in after if letter.isalpha()), "")
+    return not (cased and first.islower())
+
+
+def _silence_s(word: Word, after: Word) -> float:
+    return after.start_s - (word.start_s + _WORD_S if word.end_s is None else word.end_s)
 
 
 def in_order(words: Sequence[Word]) -> tuple[tuple[Word, ...], int]:

@@ -9,7 +9,8 @@ spells as much, but most of a small model would then be its embedding table: Qwe
 are 19 million parameters beside the 2 million of the quick start.
 
 The table says what each size brings. A word takes a step of the text stream for each token and one for its mark, so
-fewer tokens a word let speech be faster; --size is by default the smallest with at most 1.3 tokens a word.
+fewer tokens a word let speech be faster; --size is by default the smallest with at most 1.3 tokens a word. The mark
+of a sentence's end is in the file (docs/design.md), so that what a model says is shown in sentences.
 
 Exit codes: 0 done; 1 there are no words, or something cannot be read or written; 2 no such flag.
 """
@@ -57,7 +58,7 @@ def make(args: argparse.Namespace) -> None:
         raise ValueError(f"nothing is said in {clips} clips of {args.data}: there are no words to make tokens of")
     sizes = bpe_sizes(counts)
     advised = advised_size(sizes)
-    tokenizer = TextTokenizer.train_bpe(counts, args.size or advised)
+    tokenizer = TextTokenizer.train_bpe(counts, args.size or advised).with_sentence_ends()
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(args.out)
     if args.json != "-":

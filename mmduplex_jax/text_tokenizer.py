@@ -1,7 +1,8 @@
-"""Text tokens and the three marks of a text stream: PAD, WORD and START.
+"""Text tokens and the marks of a text stream: PAD, WORD and START, and END of a sentence where a vocabulary has it.
 
 Any `tokenizer.json` of the Hugging Face `tokenizers` library serves. The marks take the ids right after the base
-vocabulary, so no id of an imported language model moves and its embedding table only grows at the end.
+vocabulary, so no id of an imported language model moves and its embedding table only grows at the end. A file whose
+added tokens hold `END_TOKEN` has the mark END, the last one, so that it moves none of the others.
 """
 
 import functools
@@ -10,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import Encoding, Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-MARKS = 3
+MARKS = 3  # that every vocabulary has
+# What stands for END in a tokenizer.json, among its added tokens.
+END_TOKEN = "<|sentence_end|>"
 _GIT_LFS_HEAD = "version https://git-lfs"
 # Words that may stand before another one to see how that is written in running text.
 _ANCHORS = ("a", "the", "1", ".", "x")
@@ -40,13 +43,14 @@ class TextTokenizer:
       pad_id: the slot in which nothing is said.
       word_id: the slot before a word's tokens.
       start_id: what the text stream is fed before its first slot.
+      end_id: the slot after the last token of a sentence; None in a vocabulary without the mark.
       vocab_size: ids that an embedding table needs.
       whole_words: every token is a word: none can go on.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         # Through JSON: a truncation or padding that the caller keeps for other uses must not cut or pad words here.
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer, has_end = _without_end(tokenizer)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # A subtitle that quotes "<|im_end|>" is text, not a command to the language model.
@@ -58,7 +62,8 @@ class TextTokenizer:
         self.pad_id = self.base_vocab_size
         self.word_id = self.base_vocab_size + 1
         self.start_id = self.base_vocab_size + 2
-        self.vocab_size = self.base_vocab_size + MARKS
+        self.end_id = self.base_vocab_size + MARKS if has_end else None
+        self.vocab_size = self.base_vocab_size + MARKS + has_end
         # (Another splitter may cut a word before the vocabulary is asked.)
         splits = isinstance(self._tokenizer.pre_tokenizer, WhitespaceSplit)
         self.whole_words = splits and isinstance(self._tokenizer.model, WordLevel)
@@ -145,9 +150,22 @@ class TextTokenizer:
         tokenizer.train_from_iterator(words, trainer)
         return cls(tokenizer)
 
+    @property
+    def marks(self) -> frozenset[int]:
+        """Every id that is no text."""
+        return frozenset(range(self.base_vocab_size, self.vocab_size))
+
+    def with_sentence_ends(self) -> "TextTokenizer":
+        """The same with the mark END."""
+        return self if self.end_id is not None else TextTokenizer(_with_end(self._tokenizer))
+
+    def without_sentence_ends(self) -> "TextTokenizer":
+        """The same without the mark END; all ids that are left are what they were."""
+        return self if self.end_id is None else TextTokenizer(self._tokenizer)
+
     def to_json(self) -> str:
-        """The base tokenizer as the text of a `tokenizer.json`."""
-        return self._tokenizer.to_str()
+        """The base tokenizer as the text of a `tokenizer.json`, with `END_TOKEN` where it has that mark."""
+        return (self._tokenizer if self.end_id is None else _with_end(self._tokenizer)).to_str()
 
     def save(self, path: str | Path) -> None:
         """Writes a `tokenizer.json` that `from_file`, and any other user of the library, reads."""
@@ -249,6 +267,23 @@ class TextTokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes of the loader get it by pickle.
         return (TextTokenizer.from_json, (self.to_json(),))
+
+
+def _with_end(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy with `END_TOKEN` among its added tokens."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.add_special_tokens([AddedToken(END_TOKEN, special=True, normalized=False)])
+    return copy
+
+
+def _without_end(tokenizer: Tokenizer) -> tuple[Tokenizer, bool]:
+    """A copy without `END_TOKEN`, and whether it was there."""
+    text = tokenizer.to_str()
+    if tokenizer.token_to_id(END_TOKEN) is None:
+        return Tokenizer.from_str(text), False
+    fields = json.loads(text)
+    fields["added_tokens"] = [token for token in fields["added_tokens"] if token["content"] != END_TOKEN]
+    return Tokenizer.from_str(json.dumps(fields)), True
 
 
 class BpeSize(NamedTuple):

@@ -17,11 +17,13 @@ class TimedWord(NamedTuple):
       text: as written.
       t_video_s: the time of the picture that it is about: its first slot's, less the delay.
       t_emit_s: when it was said: the time of its last slot, or of the wall clock where that ran later.
+      ends_sentence: whether a sentence ends with it; None where the vocabulary has no mark that would say so.
     """
 
     text: str
     t_video_s: float
     t_emit_s: float
+    ends_sentence: bool | None = None
 
     def __str__(self) -> str:
         return f"[{self.t_video_s:7.2f}s] {self.text}   (said {self.t_emit_s:.2f}s)"
@@ -30,9 +32,10 @@ class TimedWord(NamedTuple):
 class WordDecoder:
     """Turns the slots of one stream, one at a time, into words.
 
-    A word begins with a WORD mark, and is known to be whole when the next slot is PAD or WORD, or at once where every
-    token is a word. Where a model leaves the mark out, a token that begins with a space begins a word, and no word is
-    longer than any vocabulary spells. Marks without a token, as an untrained model utters them, say nothing.
+    A word begins with a WORD mark, and is known to be whole when the next slot is PAD, WORD or END, which also says
+    that a sentence ends with it; or at once where every token is a word and there is no END. Where a model leaves the
+    mark out, a token that begins with a space begins a word, and no word is longer than any vocabulary spells. Marks
+    without a token, as an untrained model utters them, say nothing.
 
     Attributes:
       delay_s: how far the words run behind the picture; may change between words.
@@ -43,6 +46,8 @@ class WordDecoder:
         self._token_ids: list[int] = []
         self._video_s = self._last_s = 0.0
         self._open = False
+        self._marks = tokenizer.marks
+        self._known_at_once = tokenizer.whole_words and tokenizer.end_id is None
 
     def push(self, slot: int, t_s: float) -> TimedWord | None:
         """Takes the slot of the step at `t_s`; returns the word that it shows to be whole, if any.
@@ -50,26 +55,29 @@ class WordDecoder:
         Raises:
           ValueError: the slot lies outside the vocabulary.
         """
-        marks = (self._tokenizer.pad_id, self._tokenizer.word_id, self._tokenizer.start_id)
-        if slot not in marks:
+        if slot not in self._marks:
             whole = self.flush() if self._token_ids and not self._continues(slot) else None
             if not self._open:
                 self._begin(t_s)
             self._token_ids.append(slot)
             self._last_s = t_s
-            return self.flush() if self._tokenizer.whole_words else whole
+            return self.flush() if self._known_at_once else whole
         if slot == self._tokenizer.word_id:
             whole = self.flush()
             self._begin(t_s)
             return whole
-        # Between its mark and its first token a word may pause; a mark alone says nothing.
-        return self.flush() if self._token_ids else None
+        # Between its mark and its first token a word may pause; a mark alone says nothing, and nothing ends with it.
+        return self._close(slot == self._tokenizer.end_id) if self._token_ids else None
 
     def flush(self) -> TimedWord | None:
         """The word that is still open, when the stream ends."""
+        return self._close(ends_sentence=False)
+
+    def _close(self, ends_sentence: bool) -> TimedWord | None:
         token_ids, self._token_ids, self._open = self._token_ids, [], False
         text = self._tokenizer.decode_word(token_ids) if token_ids else ""
-        return TimedWord(text, self._video_s, self._last_s) if text else None
+        known = None if self._tokenizer.end_id is None else ends_sentence
+        return TimedWord(text, self._video_s, self._last_s, known) if text else None
 
     def _begin(self, t_s: float) -> None:
         self._open, self._video_s = True, max(0.0, t_s - self.delay_s)

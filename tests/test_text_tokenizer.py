@@ -6,7 +6,7 @@ import pickle
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
+from mmduplex_jax.text_tokenizer import END_TOKEN, TextTokenizer, UnknownWordError
 
 WORDS = ["a", "red", "circle", "enters"]
 
@@ -238,3 +238,37 @@ def test_a_small_bpe_of_words_spells_everything():
     assert TextTokenizer.train_bpe(dict(reversed(counts.items())), 300) == tokenizer
     with pytest.raises(ValueError, match="at least 256 tokens"):
         TextTokenizer.train_bpe(counts, 255)
+
+
+@pytest.mark.parametrize(
+    "words", [TextTokenizer.word_level(["red", "circle"]), TextTokenizer.train_bpe({"red": 3, "circle": 2}, 280)]
+)
+def test_a_mark_of_sentence_ends_moves_no_other_id(words: TextTokenizer, tmp_path):
+    assert words.end_id is None
+    ended = words.with_sentence_ends()
+    assert (ended.base_vocab_size, ended.pad_id, ended.word_id, ended.start_id) == (
+        words.base_vocab_size, words.pad_id, words.word_id, words.start_id
+    )  # fmt: skip
+    assert ended.end_id == words.vocab_size
+    assert ended.vocab_size == words.vocab_size + 1
+    assert ended.marks == words.marks | {ended.end_id}
+    assert ended.encode_word("circle") == words.encode_word("circle")
+    assert ended.whole_words == words.whole_words
+    # It is in the file, for every reader.
+    ended.save(tmp_path / "tokenizer.json")
+    assert END_TOKEN in (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    for copy in (TextTokenizer.from_file(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(ended))):
+        assert copy == ended
+        assert copy.end_id == ended.end_id
+    assert ended.with_sentence_ends() is ended
+    assert ended.without_sentence_ends() == words
+    assert words.without_sentence_ends() is words
+
+
+def test_a_text_that_quotes_the_mark_is_text():
+    words = TextTokenizer.train_bpe({"red": 3}, 280).with_sentence_ends()
+    ids = words.encode_word(END_TOKEN)
+    assert words.marks.isdisjoint(ids)
+    assert words.decode_word(ids) == END_TOKEN
+    with pytest.raises(ValueError, match="is no text"):
+        words.decode_word([words.end_id])

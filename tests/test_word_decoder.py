@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from data_pipelines.packing import pack_words
+from data_pipelines.packing import pack_spoken, pack_words
+from data_pipelines.schema import Word
 from data_pipelines.world import split_phrases
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluation import phrases_in
@@ -95,3 +96,49 @@ def test_a_score_is_of_what_a_viewer_sees_where_a_mark_is_missing(left_out: int)
     assert scored == [(word.text, pytest.approx(word.t_emit_s)) for word in viewer]
     assert [word.text for word in viewer[:4]] == ["red", "circle", "enters", "left"]
     assert phrases[0].attributes == ("enters", "red circle", "left")
+
+
+def test_an_end_closes_the_sentence_of_the_word_before_it():
+    ended = TOKENIZER.with_sentence_ends()
+    end = ended.end_id
+    words = decoded([WORD, RED, WORD, CIRCLE, end, WORD, LEFT, PAD, end, end, WORD, RED], tokenizer=ended)
+    # One that comes late, or twice, or with nothing before it, says nothing.
+    assert [(word.text, word.ends_sentence) for word in words] == [
+        ("red", False), ("circle", True), ("left", False), ("red", False)
+    ]  # fmt: skip
+    assert [word.ends_sentence for word in decoded([WORD, RED, WORD, CIRCLE])] == [None, None]
+
+
+@pytest.mark.parametrize("words", [TextTokenizer.word_level(["red", "circle", "enters", "left"]), byte_pieces()])
+@given(data=st.data())
+def test_words_and_their_times_are_the_same_with_and_without_sentence_ends(words, data):
+    times_s = sorted(data.draw(st.lists(st.floats(0, 20), max_size=12)))
+    said = [
+        Word(
+            data.draw(st.sampled_from(["red", "circle", "enters", "left"])), t_s, ends_sentence=data.draw(st.booleans())
+        )
+        for t_s in times_s
+    ]
+    ended = words.with_sentence_ends()
+    slots = {t: pack_spoken(said, t, CLOCK, 400).packed.slots for t in (words, ended)}
+    without, with_ends = (decode_words(slots[t], t, CLOCK, 3) for t in (words, ended))
+    assert [word[:3] for word in with_ends] == [word[:3] for word in without]
+    assert all(word.ends_sentence is None for word in without)
+    for word, told in zip(with_ends, said, strict=True):
+        assert not word.ends_sentence or told.ends_sentence
+    # Only where the next word stood at once behind it does a sentence's end give way.
+    marks = np.flatnonzero(slots[ended] == ended.word_id).tolist()
+    for k, told in enumerate(said):
+        after = marks[k] + 1 + len(words.encode_word(told.text))
+        assert with_ends[k].ends_sentence == (told.ends_sentence and after not in marks)
+
+
+def test_with_ends_a_word_is_known_at_the_next_slot():
+    """As in every vocabulary whose tokens may go on: a viewer sees it then, with the time of its last token."""
+    words = TextTokenizer.word_level(["red", "circle", "enters", "left"]).with_sentence_ends()
+    assert words.whole_words
+    decoder = WordDecoder(words, 0.0)
+    slots = [words.word_id, RED, words.end_id, CIRCLE, LEFT, words.pad_id]
+    pushed = [decoder.push(slot, 0.08 * step) for step, slot in enumerate(slots)]
+    assert [word and word.text for word in pushed] == [None, None, "red", None, "circle", "left"]
+    assert pushed[2].t_emit_s == pytest.approx(0.08)

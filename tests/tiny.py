@@ -31,9 +31,9 @@ PAD, WORD, START = 20, 21, 22
 SCALED_FLOW = FlowConfig(crop_px=4, crop_scales=(1, 2, 3), patch_px=4, width=16)
 
 
-def ids(vocab_size: int, pad_id: int, word_id: int, start_id: int) -> SimpleNamespace:
+def ids(vocab_size: int, pad_id: int, word_id: int, start_id: int, end_id: int | None = None) -> SimpleNamespace:
     """What a stage's task asks of a text tokenizer."""
-    return SimpleNamespace(vocab_size=vocab_size, pad_id=pad_id, word_id=word_id, start_id=start_id)
+    return SimpleNamespace(vocab_size=vocab_size, pad_id=pad_id, word_id=word_id, start_id=start_id, end_id=end_id)
 
 
 def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> TokenizerConfig:

@@ -18,7 +18,7 @@ from absl import logging
 from data_pipelines import transcripts
 from data_pipelines.clip_reader import probe
 from data_pipelines.languages import asks_for, parse_language
-from data_pipelines.schema import Record, Word
+from data_pipelines.schema import Record
 from data_pipelines.sources import Item, Noted, Rejected, Unit, causes
 from data_pipelines.sources.video_clips import (
     Annotation,
@@ -420,7 +420,9 @@ def _by_the_clock_of(path: Path, name: str, transcript: Transcript) -> Transcrip
         start_s = (container.start_time or 0) / av.time_base
     later_s = (transcript.mpegts_s - start_s + _MPEGTS_WRAPS_S / 2) % _MPEGTS_WRAPS_S - _MPEGTS_WRAPS_S / 2
     words = tuple(
-        Word(word.text, word.start_s + later_s, None if word.end_s is None else word.end_s + later_s)
+        dataclasses.replace(
+            word, start_s=word.start_s + later_s, end_s=None if word.end_s is None else word.end_s + later_s
+        )
         for word in transcript.words
     )
     return dataclasses.replace(transcript, words=words)

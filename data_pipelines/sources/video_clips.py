@@ -15,6 +15,7 @@ from data_pipelines.manifest import sha256_of
 from data_pipelines.schema import Record, Word
 from data_pipelines.sources import Rejected, causes
 from data_pipelines.windows import Window, cut_windows, words_of, words_outside
+from data_pipelines.words import with_sentence_ends
 from mmduplex_jax.clock import Clock
 
 # A clip that is said to end so little after its video does, ends with it: annotations round to a tenth of a second.
@@ -246,7 +247,9 @@ def clips_of(
         yield key, Rejected(causes.WORDS_OUTSIDE, f"{detail} of a clip of {begin_s:.2f} to {end_s:.2f} s")
         return
 
-    words = [words_of(annotation.words, window) for window in windows]
+    # Before it is cut, since the next word shows whether a full stop ended a sentence.
+    said_in_all = with_sentence_ends(annotation.words)
+    words = [words_of(said_in_all, window) for window in windows]
     decisions = [_refused(window, said, annotation, settings) for window, said in zip(windows, words)]
     wanted = [window for window, decision in zip(windows, decisions) if decision is None]
     clips = read_clips(video, wanted, settings.clock, settings.frame_px, settings.fit, settings.audio, name=name)

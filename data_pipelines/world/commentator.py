@@ -217,5 +217,6 @@ def comment(
             return None
         for position, text in enumerate(spoken):
             word_s = start_s + position * word_gap_s
-            words.append(Word(text, word_s, word_s + min(WORD_S, word_gap_s)))
+            last = position == len(spoken) - 1
+            words.append(Word(text, word_s, word_s + min(WORD_S, word_gap_s), ends_sentence=last))
     return tuple(words)

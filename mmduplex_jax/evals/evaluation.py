@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.geometry import shrink_frames
-from data_pipelines.packing import encode_words, pack_words
+from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import Phrase
@@ -61,7 +61,7 @@ class Evaluation:
           batch_size: clips that are decoded at a time.
         """
         self._decode = make_decoder(live, clock)
-        self._word_nll = make_word_nll(forward, tokenizer.pad_id, tokenizer.word_id, tokenizer.start_id)
+        self._word_nll = make_word_nll(forward, tokenizer)
         self._tokenizer, self._clock, self._frame_px, self._split = tokenizer, clock, frame_px, split
         self._delay_steps, self._pad_bias, self._batch_size = delay_steps, pad_bias, batch_size
 
@@ -164,14 +164,12 @@ def delayed_slots(
     """The commentator's words as int32 `[num_steps]` slots, said `delay_steps` late, as a perfect model says them."""
     if not 0 <= delay_steps < num_steps:
         raise ValueError(f"a delay of {delay_steps} steps does not fit into a clip of {num_steps} steps")
-    encoded, _ = encode_words(words, tokenizer)
     slots = np.full(num_steps, tokenizer.pad_id, np.int32)
-    packed = pack_words(encoded, clock, num_steps - delay_steps, tokenizer.pad_id, tokenizer.word_id)
-    slots[delay_steps:] = packed.slots
+    slots[delay_steps:] = pack_spoken(words, tokenizer, clock, num_steps - delay_steps).packed.slots
     return slots
 
 
-def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) -> Callable[..., tuple[float, int]]:
+def make_word_nll(forward: Forward, tokenizer: TextTokenizer) -> Callable[..., tuple[float, int]]:
     """A compiled function `(params, frames, slots, counted, delay_steps) -> (summed NLL in nats, number of tokens)`.
 
     `slots` int32 `[B, S]` are what should be said, with the delay in them; `counted` bool `[B]` says which rows count.
@@ -187,9 +185,9 @@ def make_word_nll(forward: Forward, pad_id: int, word_id: int, start_id: int) ->
         counted: Bool[Array, "B"],
         delay: Int32[Array, "B"],
     ) -> tuple[Float[Array, ""], Int32[Array, ""]]:
-        logits = forward(params, frames, shifted(slots, start_id), delay).astype(jnp.float32)
+        logits = forward(params, frames, shifted(slots, tokenizer.start_id), delay).astype(jnp.float32)
         nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), slots[..., None], axis=-1)[..., 0]
-        words = (slots != pad_id) & (slots != word_id) & (slots != start_id) & counted[:, None]
+        words = (slots < tokenizer.base_vocab_size) & counted[:, None]
         return jnp.where(words, nll, 0.0).sum(), words.sum(dtype=jnp.int32)
 
     def word_nll(

@@ -71,7 +71,7 @@ class DualStreamConfig:
       vocab_size: ids of the text tokenizer, marks included.
       vocab_rows_min: rows that the embedding table has at least.
       vocab_multiple: the embedding table is padded to a multiple of this, so that it can be sharded.
-      pad_id, word_id, start_id: the marks.
+      pad_id, word_id, start_id, end_id: the marks; end_id None where the tokenizer has no sentence ends.
       delay_max: largest delay that the model is told apart from others.
       tied: whether the head is the embedding table; otherwise it is a table of its own.
       future_word_head: whether there is a head that names the words of the next second or two (a helper in training).
@@ -95,6 +95,7 @@ class DualStreamConfig:
     future_word_head: bool = False
     memory: MemoryConfig | None = None
     token_control: str = "real"
+    end_id: int | None = None
 
     def __post_init__(self):
         if self.token_control not in TOKEN_CONTROLS:

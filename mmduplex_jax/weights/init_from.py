@@ -440,11 +440,13 @@ def _rows_fit(have: tuple[int, ...], need: tuple[int, ...], rows: int | None) ->
 
 
 def _other_tokenizer(folder: Folder, tokenizer: TextTokenizer) -> list[str]:
+    # The mark of sentence ends is the last id, so that it moves none: the run may have it and the folder not.
+    words = tokenizer.without_sentence_ends()
     if isinstance(folder, Imported):
-        same = folder.metadata["tokenizer_json"] in (None, tokenizer.to_json())
+        same = folder.metadata["tokenizer_json"] in (None, words.to_json(), tokenizer.to_json())
         named = folder.path
     else:
-        same = folder.trained.tokenizer.to_json() == tokenizer.to_json()
+        same = folder.trained.tokenizer.without_sentence_ends() == words
         named = folder.trained.config.text_tokenizer
     return [] if same else [f"it speaks another tokenizer than the run: set config.text_tokenizer={named}"]
 

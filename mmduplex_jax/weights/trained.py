@@ -82,13 +82,19 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
 def load_tokenizer(config: Any) -> TextTokenizer:
     """The text tokenizer of a config.
 
-    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights.
+    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights; with
+    `config.sentence_ends` it gets the mark END where it has none.
 
     Raises:
       FileNotFoundError: there is no such file, or no such folder with a tokenizer.
       ValueError: the file is no tokenizer.
     """
-    name = config.text_tokenizer
+    tokenizer = _load_words(config.text_tokenizer)
+    return tokenizer.with_sentence_ends() if config.get("sentence_ends") else tokenizer
+
+
+def _load_words(name: str) -> TextTokenizer:
+    """The tokenizer of a name; errors as of `load_tokenizer`."""
     hint = "pass --config.text_tokenizer=FILE (a tokenizer.json, or a folder of imported weights with one), or `world`"
     if name == "world":
         from data_pipelines.world.commentator import lexicon

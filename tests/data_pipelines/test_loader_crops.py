@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.loader import make_loader
-from data_pipelines.packing import pack_words
+from data_pipelines.packing import pack_spoken, pack_words
 from data_pipelines.samples import Pieces, SampleMaker, survey_words
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import open_dataset, write_shards
@@ -29,9 +29,9 @@ def numbered(ticks, words=(), **fields):
     return Record(key="numbered", frames=frames, clock=Clock(), words=tuple(words), **fields)
 
 
-def sample_of(record, num_ticks, position, seed=0, **fields):
+def sample_of(record, num_ticks, position, seed=0, tokenizer=TOKENIZER, **fields):
     pieces = Pieces(Records([record]), num_ticks, flip=False, seed=seed, **fields)
-    return SampleMaker(pieces, TOKENIZER, with_lag=True)(position, 0)
+    return SampleMaker(pieces, tokenizer, with_lag=True)(position, 0)
 
 
 def test_every_piece_of_a_long_record_is_seen():
@@ -124,6 +124,28 @@ def test_a_piece_is_the_whole_but_for_words_that_have_begun(words, num_ticks, po
         if Clock().step_at(word.start_s) >= begin and mark < begin + 2 * num_ticks
     ]
     assert np.flatnonzero(sample["slots"] == WORD).tolist() == kept
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 300), st.booleans()), max_size=20),
+    st.integers(1, 25),
+    st.integers(0, 1000),
+)
+def test_a_sentence_end_is_known_where_its_word_is(words, num_ticks, position):
+    ended = TOKENIZER.with_sentence_ends()
+    words = [Word(text, at / 100, ends_sentence=end) for text, at, end in sorted(words, key=lambda word: word[1])]
+    record = numbered(25, words)
+    sample, without = (sample_of(record, num_ticks, position, tokenizer=t) for t in (ended, TOKENIZER))
+    begin = 2 * int(sample["frames"][0, 0, 0, 0])
+    whole = pack_spoken(words, ended, Clock(), 50).packed.slots[begin : begin + 2 * num_ticks]
+    valid = sample["slot_valid"]
+    np.testing.assert_array_equal(sample["slots"][valid], whole[valid])
+    assert (sample["slots"][~valid] == PAD).all()
+    np.testing.assert_array_equal(np.where(sample["slots"] == ended.end_id, PAD, sample["slots"]), without["slots"])
+    # Besides what is not known without ends, only the ends of words that have begun before are not.
+    more = without["slot_valid"] & ~valid
+    assert (whole[more] == ended.end_id).all()
+    assert more.sum() <= 1
 
 
 class LongSource:

@@ -157,3 +157,71 @@ def test_bad_words_are_refused(words, message):
 def test_negative_length_is_refused():
     with pytest.raises(ValueError, match="num_steps"):
         pack([], -1)
+
+
+ENDED = TOKENIZER.with_sentence_ends()
+END = ENDED.end_id
+
+
+def pack_ended(words, num_steps, ends, clock=CLOCKS[0], **window):
+    return pack_words(words, clock, num_steps, PAD, WORD, end_id=END, ends_sentence=ends, **window)
+
+
+def test_a_sentence_end_takes_the_slot_after_its_last_token_if_that_is_free():
+    words = [([7, 5], 0.0), ([8], 0.5), ([3], 0.52)]
+    packed = pack_ended(words, 14, [True, True, True])
+    # At 0.52 s the third word waits for the second one's slots: the end of the second gives way to it.
+    assert packed.slots.tolist() == [WORD, 7, 5, END, PAD, PAD, WORD, 8, WORD, 3, END, PAD, PAD, PAD]
+    assert packed.pending == []
+
+
+def test_a_vocabulary_without_the_mark_has_no_ends():
+    words = [([7, 5], 0.0)]
+    assert pack(words, 5, ends_sentence=[True]).slots.tolist() == [WORD, 7, 5, PAD, PAD]
+
+
+def test_an_end_that_does_not_fit_is_of_the_next_window():
+    first = pack_ended([([7, 5], 0.0)], 3, [True])
+    assert first.pending == [PendingWord((), 3, True)]
+    assert pack_ended([], 2, [], first_step=3, carried=first.pending).slots.tolist() == [END, PAD]
+    taken = pack_ended([([8], 0.24)], 2, [False], first_step=3, carried=first.pending)
+    assert taken.slots.tolist() == [WORD, 8]
+    cut = pack_ended([([7, 5], 0.0)], 2, [True])
+    assert cut.pending == [PendingWord((5,), 2, True)]
+    assert pack_ended([], 2, [], first_step=2, carried=cut.pending).slots.tolist() == [5, END]
+
+
+def test_flags_are_of_these_words():
+    with pytest.raises(ValueError, match="1 words, and 2 flags"):
+        pack_ended([([7], 0.0)], 3, [True, False])
+    with pytest.raises(ValueError, match="holds a mark"):
+        pack_ended([([END], 0.0)], 3, [True])
+
+
+@given(speech(), st.integers(0, 2**32))
+def test_ends_change_nothing_else(case, seed):
+    clock, num_steps, words = case
+    ends = [bool(seed >> (k % 32) & 1) for k in range(len(words))]
+    without, packed = pack(words, num_steps, clock), pack_ended(words, num_steps, ends, clock)
+    assert np.where(packed.slots == END, PAD, packed.slots).tolist() == without.slots.tolist()
+    assert packed.lag_steps.tolist() == without.lag_steps.tolist()
+    assert [rest.slot_ids for rest in packed.pending if rest.slot_ids] == [rest.slot_ids for rest in without.pending]
+
+
+@given(speech(), st.integers(0, 2**32), st.lists(st.integers(1, 40), min_size=1, max_size=10))
+def test_windows_with_ends_hold_what_one_long_window_holds(case, seed, lengths):
+    clock, num_steps, words = case
+    words = sorted(words, key=lambda word: word[1])
+    ends = [bool(seed >> (k % 32) & 1) for k in range(len(words))]
+    whole = pack_ended(words, num_steps, ends, clock)
+    slots, carried, first, given_words = [], [], 0, 0
+    while first < num_steps:
+        length = min(lengths[len(slots) % len(lengths)], num_steps - first)
+        in_it = [k for k, (_, s) in enumerate(words) if k >= given_words and clock.step_at(s) < first + length]
+        part = pack_ended(
+            [words[k] for k in in_it], length, [ends[k] for k in in_it], clock, first_step=first, carried=carried
+        )
+        given_words += len(in_it)
+        slots += part.slots.tolist()
+        carried, first = part.pending, first + length
+    assert slots == whole.slots.tolist()

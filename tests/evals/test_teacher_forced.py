@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.evals.evaluation import make_word_nll, mean_nll
+from mmduplex_jax.text_tokenizer import TextTokenizer
 
-PAD, WORD, START, VOCAB = 4, 5, 6, 7
+TOKENIZER = TextTokenizer.word_level(["a", "b", "c", "d"])
+PAD, WORD, START, VOCAB = TOKENIZER.pad_id, TOKENIZER.word_id, TOKENIZER.start_id, TOKENIZER.vocab_size
 
 
 def certain(params, frames, slots_in, delay):
@@ -14,7 +16,7 @@ def certain(params, frames, slots_in, delay):
 
 
 def test_only_words_of_counted_rows_are_summed():
-    word_nll = make_word_nll(certain, PAD, WORD, START)
+    word_nll = make_word_nll(certain, TOKENIZER)
     slots = np.array([[0, 1, 2, PAD], [0, 1, PAD, PAD], [3, 3, 3, 3], [WORD, PAD, WORD, PAD]], np.int32)
     frames = np.zeros((4, 2, 8, 8, 3), np.uint8)
     total, count = word_nll(jnp.float32(2.0), frames, slots, np.array([True, True, False, True]), 0)

@@ -326,3 +326,14 @@ def test_a_training_that_speaks_otherwise_is_told(tmp_path, portable_dir):
     config.init_from.text = str(portable_dir)
     with pytest.raises(InitFromError, match="speaks another tokenizer than the run: set config.text_tokenizer=world"):
         started(config)
+
+
+def test_a_run_may_have_sentence_ends_where_what_it_begins_with_has_none(portable_dir):
+    """The mark is the last id: no row of the embedding moves for it."""
+    config = small_config()
+    config.init_from.text = str(portable_dir)
+    config.sentence_ends = True
+    words = load_tokenizer(config)
+    assert words.end_id == words.vocab_size - 1
+    found, _ = started(config)
+    np.testing.assert_array_equal(found["embedding"], flatten(portable.load(portable_dir)[0])["embedding"])

@@ -34,6 +34,7 @@ def test_a_tokenizer_of_own_data(data, tmp_path, capsys):
     out, report = tmp_path / "new" / "tokenizer.json", tmp_path / "report.json"
     assert make_tokenizer.main([f"--data={data}", f"--out={out}", f"--json={report}"]) == 0
     tokenizer = TextTokenizer.from_file(out)
+    assert tokenizer.end_id is not None
     tokens = [tokenizer.encode_word(word) for word in TEXT]
     assert sum(map(len, tokens)) <= 1.3 * len(TEXT)
     assert [tokenizer.decode_word(ids) for ids in tokens] == TEXT

@@ -105,6 +105,25 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
     assert float(metrics["loss_weight"]) == pytest.approx(weight.sum(), rel=1e-6)
 
 
+def test_sentence_ends_are_learned_as_words_are_and_counted_by_themselves():
+    """(Of the tiny vocabulary the last word is taken for the mark.)"""
+    without, ended = task(), DuplexTask(**(vars(task()) | {"config": tiny.dual_stream(end_id=19)}))
+    data = batch()
+    data["slots"][:, 5:9] = [19, 3, 19, 4]
+    params = tiny.init(without.config)
+    (loss, metrics), (other, others) = (loss_of(stage)(params, data, jax.random.key(0)) for stage in (without, ended))
+    assert float(loss) == float(other)
+    assert metrics["loss_weight"] == others["loss_weight"]
+    assert metrics["pad_nll"] == others["pad_nll"]
+    target = np.asarray(delayed(jnp.asarray(data["slots"]), jnp.full(BATCH, 2), tiny.PAD))
+    counted = data["slot_valid"] & (target < 20)
+    ends = (counted & (target == 19)).sum()
+    assert 0 < ends < counted.sum()
+    parted = float(others["word_nll"]) * (counted.sum() - ends) + float(others["end_nll"]) * ends
+    assert parted == pytest.approx(float(metrics["word_nll"]) * counted.sum(), rel=1e-5)
+    assert "end_nll" not in metrics
+
+
 # 5 does not divide the steps; the others take the same way, and tests/layers/test_vocabulary.py has them cheaply.
 @pytest.mark.parametrize("chunk", [5, pytest.param(1, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
 def test_the_loss_in_chunks_is_the_loss(chunk):

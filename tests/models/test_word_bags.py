@@ -1,5 +1,6 @@
 """Bags of words: which words are in which, and that a bag has no order."""
 
+import dataclasses
 import functools
 
 import jax
@@ -37,6 +38,14 @@ def test_a_word_is_in_the_bags_near_its_beginning():
     # The three tokens of the word at step 4 stay together although the last of them lies past the bag of its beginning.
     assert int(bags.member[0, 0].sum()) == 1
     assert int(bags.member[0, 1].sum()) == 4
+
+
+def test_a_sentence_end_is_no_word():
+    slots = slots_of({4: [5]})[None]
+    slots[0, 6] = 23
+    known = np.ones(slots.shape, bool)
+    member = gather_bags(slots, known, CENTRES, REACH, dataclasses.replace(MARKS, end_id=23)).member
+    np.testing.assert_array_equal(member, gather_bags(slots_of({4: [5]})[None], known, CENTRES, REACH, MARKS).member)
 
 
 def test_what_is_not_known_is_no_silence():

@@ -9,6 +9,7 @@ from mmduplex_jax.streaming.batch import DispatchedStep
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 from mmduplex_jax.streaming.slot import StreamEnded
+from mmduplex_jax.word_decoder import TimedWord
 from tests.streaming.scripted_pool import SAID, TICK_S, FakeClock, frame, join, make_pool, play, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 
@@ -24,8 +25,8 @@ def test_an_output_a_step_with_its_times_and_tokens():
     assert [o.tokens.number for o in outputs] == [3, 0] * 6
     assert words_of(outputs) == ["red", "circle", "left"]
     # Known to be whole at the slot after the last one, and said then.
-    assert outputs[4].words[0] == ("red", pytest.approx(0.0), pytest.approx(0.32))
-    assert outputs[6].words[0] == ("circle", pytest.approx(0.16), pytest.approx(0.48))
+    assert outputs[4].words[0] == TimedWord("red", pytest.approx(0.0), pytest.approx(0.32))
+    assert outputs[6].words[0] == TimedWord("circle", pytest.approx(0.16), pytest.approx(0.48))
     assert {o.lag_s for o in outputs} == {0.0}
     seat.leave()
     run(pool)
@@ -115,7 +116,7 @@ def test_a_pause_stands_still_and_goes_on():
     outputs = taken(one)
     assert [o.step for o in outputs] == [4, 5, 6, 7]
     assert words_of(outputs) == ["red", "circle"]
-    assert outputs[0].words[0] == ("red", pytest.approx(0.16), pytest.approx(10 * TICK_S))  # it was said at last
+    assert outputs[0].words[0] == TimedWord("red", pytest.approx(0.16), pytest.approx(10 * TICK_S))  # said at last
     assert words_of(taken(other)) == ["red", "circle", "left"]
     assert one.dropped_frames == 0
 

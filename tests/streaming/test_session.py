@@ -8,7 +8,7 @@ from mmduplex_jax.evals.free_running import make_decoder
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.word_decoder import WordDecoder
+from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 from tests import tiny
 from tests.streaming.scripted_stream import FRAME_PX, script, session
 
@@ -30,7 +30,7 @@ def test_ticks_one_by_one_equal_the_clip_at_once():
     said += stream.finish()
     want += [w for w in [assembler.flush()] if w is not None]
     assert [w.text for w in said] == [w.text for w in want]
-    assert [w[1:] for w in said] == [pytest.approx(w[1:]) for w in want]
+    assert [w[1:3] for w in said] == [pytest.approx(w[1:3]) for w in want]
     assert [r.tokens.number for r in results] == whole.video_tokens[0].tolist()
     for result in results:
         assert len(result.step_ms) == Clock().video_stride
@@ -42,8 +42,8 @@ def test_words_and_tokens_of_a_script():
     stream = session(script({2: "red", 4: "circle"}, 12), delay_steps=2)
     results = [stream.tick(0.16 * k, np.full((FRAME_PX, FRAME_PX, 3), k, np.uint8)) for k in range(4)]
     assert [[w.text for w in r.words] for r in results] == [[], [], ["red"], ["circle"]]
-    assert results[2].words[0] == ("red", pytest.approx(0.0), pytest.approx(0.24))
-    assert results[3].words[0] == ("circle", pytest.approx(0.16), pytest.approx(0.40))
+    assert results[2].words[0] == TimedWord("red", pytest.approx(0.0), pytest.approx(0.24))
+    assert results[3].words[0] == TimedWord("circle", pytest.approx(0.16), pytest.approx(0.40))
     assert [r.tokens.number for r in results] == [0, 1, 2, 3]
     assert stream.compile_s > 0
 

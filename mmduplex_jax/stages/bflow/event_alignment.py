@@ -52,11 +52,12 @@ class BagConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """Ids that are no words: silence, and what stands before every word."""
+    """Ids that are no words: silence, what stands before every word, and what ends a sentence, where anything does."""
 
     pad_id: int
     word_id: int
     start_id: int
+    end_id: int | None = None
 
 
 class Bags(NamedTuple):
@@ -94,6 +95,8 @@ def gather_bags(
     at = jnp.arange(slots.shape[1], dtype=jnp.int32)
     begun = jax.lax.cummax(jnp.where(slots == marks.word_id, at, -1), axis=1)  # -1: its mark lies before the clip
     text = (slots != marks.pad_id) & (slots != marks.word_id) & (slots != marks.start_id) & (begun >= 0) & slot_valid
+    if marks.end_id is not None:
+        text &= slots != marks.end_id
     low = jnp.asarray(centre_step, jnp.int32)[:, None] - reach_steps
     near = lambda step: (step >= low) & (step < low + 2 * reach_steps)
     member = near(begun[:, None]) & text[:, None]

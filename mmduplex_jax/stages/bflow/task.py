@@ -188,7 +188,7 @@ def build_task(config: Any, words: TextTokenizer) -> BFlowTask:
             backward_every=fakes.backward_every,
             swapped_every=fakes.swapped_every,
         ),
-        marks=Marks(words.pad_id, words.word_id, words.start_id),
+        marks=Marks(words.pad_id, words.word_id, words.start_id, words.end_id),
         prediction=_prediction(config, tokenizer),
     )
     ticks = clock.ticks_in(config.data.clip_s)

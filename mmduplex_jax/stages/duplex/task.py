@@ -72,6 +72,7 @@ def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
         tied=tied,
         future_word_head=config.loss.future_word_weight > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
+        end_id=tokenizer.end_id,
     )
 
 
@@ -124,8 +125,8 @@ class DuplexTask:
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted cross-entropy of every slot, at a delay drawn for every clip.
 
-        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts) and `pad_nll`, in nats a slot; `video_tokens` a
-          clip.
+        Metrics: `word_nll` (words' tokens), `mark_nll` (word starts), `pad_nll` and, where the vocabulary has the mark,
+          `end_nll` (sentence ends), in nats a slot; `video_tokens` a clip.
         """
         c = self.config
         frames, slots = batch["frames"], batch["slots"]
@@ -142,24 +143,27 @@ class DuplexTask:
         brought = delayed(known.astype(jnp.int32), delay, 1) > 0
         valid = (known & brought).astype(jnp.float32)
         is_pad, is_mark = target == c.pad_id, target == c.word_id
+        is_end = jnp.zeros_like(is_pad) if c.end_id is None else target == c.end_id
+        is_word = ~is_pad & ~is_mark & ~is_end
         weight = jnp.where(is_pad, self.pad_weight, 1.0) * valid
         total = weight.sum()
         mean = lambda where: (nll * valid * where).sum() / jnp.maximum((valid * where).sum(), 1.0)
         video_tokens = tokens.valid.sum().astype(jnp.float32)
         loss, metrics = (nll * weight).sum(), {}
         if c.future_word_head:
-            spoken = ~is_pad & ~is_mark & (valid > 0)
+            spoken = is_word & (valid > 0)
             soon = future_word_counts(target, spoken, self.future_word_horizon_steps, c.vocab_size)
             count = soon.sum(axis=-1)
             named = -(soon * jax.nn.log_softmax(future_logits)).sum(axis=-1) / jnp.maximum(count, 1.0)
-            asked = valid * ~is_pad * (count > 0)
+            asked = valid * (~is_pad & ~is_end) * (count > 0)
             loss += self.future_word_weight * (named * asked).sum()
             metrics["future_word_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
         return loss / jnp.maximum(total, 1.0), metrics | {
             "loss_weight": total,
-            "word_nll": mean(~is_pad & ~is_mark),
+            "word_nll": mean(is_word),
             "mark_nll": mean(is_mark),
             "pad_nll": mean(is_pad),
+            **({} if c.end_id is None else {"end_nll": mean(is_end)}),
             "video_tokens": video_tokens / rows,
             "tokens": video_tokens + valid.sum(),
         }

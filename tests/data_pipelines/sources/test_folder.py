@@ -67,8 +67,9 @@ def test_windows_become_records_with_their_words(root: Path):
     assert list(items) == ["folder/a.mp4/000", "folder/a.mp4/001", "folder/a.mp4/002"]
     first, second, third = items.values()
     assert third.cause == "no words"  # from 3.5 s on
-    assert first.words == (Word("hello", 0.4, 0.7), Word("there", 0.7, 1.0))
-    assert second.words == (Word("and", 0.5, 1.0), Word("now", 1.0, 1.5))
+    # Nothing is punctuated: a second of silence ends a sentence, and so does the end.
+    assert first.words == (Word("hello", 0.4, 0.7), Word("there", 0.7, 1.0, ends_sentence=True))
+    assert second.words == (Word("and", 0.5, 1.0), Word("now", 1.0, 1.5, ends_sentence=True))
     assert (first.words_from_s, second.words_from_s) == (0.0, 0.5)
     assert [number_in(frame) for frame in second.frames] == [int((1.5 + 0.16 * k + 1e-6) * 25) for k in range(13)]
     assert second.frames.shape == (13, 64, 64, 3)

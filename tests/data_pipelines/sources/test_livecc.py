@@ -88,7 +88,7 @@ def test_a_line_is_a_stretch_of_its_video_with_words_that_count_from_its_begin(s
     assert item.key == record.key == "livecc/lines/0000000"
     assert record.num_ticks == CLOCK.ticks_in(4.0)
     assert [number_in(frame) for frame in record.frames] == seen_at(record, 1.0)
-    assert record.words == (Word("this", 0.0, 0.3), Word("is", 1.52, 1.9), Word("live", 3.92, 4.2))
+    assert record.words == (Word("this", 0.0, 0.3, True), Word("is", 1.52, 1.9, True), Word("live", 3.92, 4.2, True))
     assert (record.timing, record.words_from_s, record.caption, record.language) == ("line", 0.0, "", "")
     facts = record.provenance
     assert (facts["source"], facts["file"], facts["start_s"], facts["end_s"]) == ("livecc", "youtube/a.mp4", 1.0, 5.0)
@@ -145,7 +145,7 @@ def test_every_cause_is_counted_and_nothing_is_put_in_its_place(tmp_path, source
     data = open_dataset(tmp_path / "out")
     records = {data.key(index)[-2:]: data.read(index) for index in range(len(data))}
     assert sorted(records) == ["00", "08", "09"]
-    assert records["08"].words == (Word("in", 1.0, 1.1),)
+    assert records["08"].words == (Word("in", 1.0, 1.1, ends_sentence=True),)
     assert records["08"].provenance["words_outside"] == 2
     assert records["08"].provenance["words_blank"] == 1
     assert records["09"].provenance["end_s"] == VIDEO_S
@@ -284,7 +284,7 @@ def test_lines_about_real_clips(tmp_path, media_dir, shared_dir):
     assert [word.start_s for word in cars.words] == [float(number) for number in range(17)]
     assert cars.num_ticks == CLOCK.ticks_in(17.0)
     assert np.all(cars.tick_times_s <= np.array([CLOCK.tick_time_s(tick) for tick in range(cars.num_ticks)]) + 1e-9)
-    assert frog.words == (Word("frog", 1.5, 1.6),)
+    assert frog.words == (Word("frog", 1.5, 1.6, ends_sentence=True),)
     assert gone.cause == causes.MISSING_VIDEO
 
 
