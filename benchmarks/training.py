@@ -300,7 +300,7 @@ def anchors(path: str, dtype: str, rows: int) -> tuple[EncoderTask, Any]:
     config.tokenizer.anchor.tower.update(remat=False)
     task: Any = build_task(config, load_tokenizer(config))
     tower = task.config.tokenizer.anchor.used_tower
-    return EncoderTask(tower, rows, tower.grid_of(task.config.tokenizer.anchor_px)), config
+    return EncoderTask(tower, rows, tower.map_size(task.config.tokenizer.anchor_px)), config
 
 
 def pictures(path: str, dtype: str, rows: int) -> tuple[EncoderTask, Any]:

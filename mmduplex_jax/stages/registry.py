@@ -13,7 +13,7 @@ from mmduplex_jax.evals.evaluator import Evaluator, Report
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.config import TokenizerConfig
-from mmduplex_jax.towers.vision import VisionConfig
+from mmduplex_jax.towers.kinds import AnyTower, pooled_width
 from mmduplex_jax.train.task import Task
 
 # Names of modules and not the modules, so that who loads one model does not import every stage.
@@ -48,18 +48,20 @@ class Tower:
       flags: beginning of the config fields that set its shape.
       pixel_flags: beginning of those that set `mean` and `std`.
       mean, std: an RGB channel, of pixels from 0 to 1, as they are given to it; None: not known.
+      sees: "frames", or "crops" of what moves.
     """
 
     prefix: str
-    config: VisionConfig
+    config: AnyTower
     flags: str = ""
     pixel_flags: str = ""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    sees: str = "frames"
 
     @property
     def has_pool(self) -> bool:
-        return self.config.pool != "none"
+        return pooled_width(self.config) > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +81,18 @@ class Parts:
     cross_gate: float | None = None
 
 
-def anchor_towers(tokenizer: TokenizerConfig) -> tuple[Tower, ...]:
-    """The vision tower of a video tokenizer's anchors; none where it has no anchors."""
-    if not tokenizer.anchor_tokens:
-        return ()
-    anchor, flags = tokenizer.anchor, "config.tokenizer.anchor."
-    return (Tower("tokenizer/anchors/tower/", anchor.used_tower, f"{flags}tower.", flags, anchor.mean, anchor.std),)
+def tokenizer_towers(tokenizer: TokenizerConfig) -> tuple[Tower, ...]:
+    """The vision towers of a video tokenizer: of its anchors and of its crops, where it has them."""
+    towers: tuple[Tower, ...] = ()
+    if tokenizer.anchor_tokens:
+        anchor, flags = tokenizer.anchor, "config.tokenizer.anchor."
+        prefix = "tokenizer/anchors/tower/"
+        towers += (Tower(prefix, anchor.used_tower, f"{flags}tower.", flags, anchor.mean, anchor.std),)
+    flow, tower = tokenizer.flow, tokenizer.flow.used_tower
+    if tokenizer.flow_slots and tower is not None:
+        prefix, flags = "tokenizer/crops/tower/", "config.tokenizer.flow."
+        towers += (Tower(prefix, tower, f"{flags}tower.", flags, flow.mean, flow.std, sees="crops"),)
+    return towers
 
 
 class Stage(Protocol):

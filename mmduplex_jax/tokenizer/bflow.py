@@ -1,10 +1,10 @@
 """The tokenizer: `step` for a stream, `__call__` for a clip, equal in values and masks.
 
-frame ─ plan (integers: motion, peaks, budget) ─┬─ anchor ─ ViT ─ nested queries ─┬─ event transformer ─ tokens
-└─ crops + motion ─ flow tokens ──┘
+frame ─ plan (integers: motion, peaks, budget) ─┬─ anchor ─ tower ─ nested queries ─┬─ event transformer ─ tokens
+                                               └─ crops (tower) + motion ─ flow ──┘
 """
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,7 +17,8 @@ from mmduplex_jax.layers.kv_cache import KVCache, Placed
 from mmduplex_jax.layers.transformer import AttentionContext, Stack, attention_context, empty_stack_cache
 from mmduplex_jax.tokenizer import token_plan
 from mmduplex_jax.tokenizer.config import TokenizerConfig
-from mmduplex_jax.tokenizer.encoders import AnchorEncoder, FlowEncoder, SceneState, crops, motion_patches, table
+from mmduplex_jax.tokenizer.encoders import AnchorEncoder, CropTower, FlowEncoder, SceneState, table
+from mmduplex_jax.tokenizer.sight import FlowSight, Sight, see_clips, see_tick, spent_slots
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
 
 FLOW, ANCHOR = 0, 1
@@ -70,6 +71,8 @@ class BFlow(nn.Module):
             self.scene = SceneState(c)
         if c.flow_slots:
             self.flows = FlowEncoder(c)
+            if c.flow.tower is not None:
+                self.crops = CropTower(c.flow)
         self.kinds = table(self, "kinds", (2, c.width), (None, "feature"))
         self.event_in = dense(c.event.width, ("feature", "embed"), name="event_in", dtype=jnp.dtype(c.dtype))
         self.events = Stack(c.event)
@@ -85,11 +88,6 @@ class BFlow(nn.Module):
             empty_stack_cache(c.event, batch, size),
         )
 
-    def _spent(self, plan: token_plan.TokenPlan) -> Bool[Array, "... M"]:
-        """Which of a tick's slots hold a token: an anchor's first ones, then flow."""
-        anchor = jnp.arange(self.config.anchor_tokens) < plan.anchor_tokens[..., None]
-        return jnp.concatenate([anchor, plan.flow], axis=-1)
-
     def _contextualise(
         self, values: Float[Array, "B N D"], context: AttentionContext, placed: Placed | None = None
     ) -> tuple[Float[Array, "B N D"], KVCache | None]:
@@ -97,77 +95,59 @@ class BFlow(nn.Module):
         x, cache = self.events(self.event_in(values), context, placed)
         return values + self.projector(x), cache
 
-    def _flow_values(self, pictures, motion, places, states, at):
-        """Flow tokens `[B, N, D]`.
-
-        `places` holds cell, centre, scale and camera of each, `at` which of the scene's states it reads.
-        """
-        values = self.flows(pictures, motion, *places)
+    def _flow_values(self, sight: FlowSight, states, at):
+        """Flow tokens `[B, N, D]`; `at` says which of the scene's states each of them reads."""
+        values = self.flows(sight)
         if self.config.kind == "bflow":
             values = self.scene.read(values, states, at)
         return values + self.kinds[FLOW].astype(values.dtype)
 
     def __call__(
         self,
-        frames: UInt8[Array, "B T H W 3"],
+        video: UInt8[Array, "B T H W 3"] | Sight,
         anchor_keep: Int32[Array, "B"] | None = None,
         motion_from: Int32[Array, "B"] | None = None,
     ) -> Tokens:
         """Tokenizes whole clips; tick `t` stands at step `t · video_stride`.
 
         Args:
-          frames: one a tick.
+          video: frames, one a tick, or what tokens look at in them (`sight.see_clips`), perhaps looked at already
+            (`look`).
           anchor_keep: how many of an anchor's tokens stay, the first ones; training draws it, so that every prefix is a
             valid, coarser code. All stay where it is not given.
           motion_from: whose motion a clip's flow tokens are told of, by row: with another than its own a clip looks as
             it did and moves as it did not. Each its own where it is not given.
         """
         c = self.config
-        batch, ticks = frames.shape[:2]
-        plan = jax.vmap(lambda f: token_plan.plan_clip(f, c))(frames)
-        spent = self._spent(plan)
-        capacity = c.token_capacity(ticks)
-        source, fits = _packed_positions(spent.reshape(batch, -1), capacity)  # [B, N], flat (tick, slot)
-        valid = source < ticks * c.slots
-        source = jnp.minimum(source, ticks * c.slots - 1)
-        tick, slot = source // c.slots, source % c.slots
-        is_flow = slot >= c.anchor_tokens
+        sight = video if isinstance(video, Sight) else see_clips(video, c)
+        sight = self.look(sight, anchors=True, crops=c.flow.tower is not None)
+        tick, valid = sight.tick, sight.valid
+        batch, capacity = tick.shape
+        is_flow = sight.slot >= c.anchor_tokens
         if anchor_keep is not None:
-            valid &= is_flow | (slot < anchor_keep[:, None])
+            valid &= is_flow | (sight.slot < anchor_keep[:, None])
         values = jnp.zeros((batch, capacity, c.width), jnp.dtype(c.dtype))
         centre = jnp.broadcast_to(jnp.array(c.middle_px, jnp.int32), (batch, capacity, 2))
         scale = jnp.ones((batch, capacity), jnp.int32)
-
-        if c.anchor_tokens:
-            room = c.anchor_capacity(ticks)
-            which, anchors_fit = _packed_positions(plan.anchor, room)  # [B, A]
-            fits, which = fits & anchors_fit, jnp.minimum(which, ticks - 1)
-            chosen = jnp.take_along_axis(frames, which[..., None, None, None], axis=1)
-            read = self.anchors(chosen.reshape(-1, *frames.shape[2:])).reshape(batch, room, c.anchor_tokens, c.width)
-            count = jnp.cumsum(plan.anchor, axis=1)  # anchors up to and including each tick
-            at = jnp.take_along_axis(count, tick, axis=1) - 1
-            at = jnp.clip(at, 0, room - 1) * c.anchor_tokens + jnp.minimum(slot, c.anchor_tokens - 1)
+        read = None
+        if sight.looks is not None:
+            room = sight.looks.shape[1]
+            read = self.anchors.read(sight.looks.reshape(batch * room, *sight.looks.shape[2:]))
+            read = read.reshape(batch, room, c.anchor_tokens, c.width)
+            at = jnp.clip(sight.anchors_before - 1, 0, room - 1) * c.anchor_tokens
+            at += jnp.minimum(sight.slot, c.anchor_tokens - 1)
             from_anchor = jnp.take_along_axis(read.reshape(batch, -1, c.width), at[..., None], axis=1)
             values = from_anchor + self.kinds[ANCHOR].astype(values.dtype)
-        if c.flow_slots:
-            pick = lambda a: jnp.take_along_axis(
-                a.reshape(batch, ticks * c.flow_slots, -1),
-                (tick * c.flow_slots + jnp.maximum(slot - c.anchor_tokens, 0))[..., None],
-                axis=1,
-            )
-            cell, flow_centre, flow_scale = pick(plan.cell), pick(plan.centre_px), pick(plan.scale)[..., 0]
-            camera = jnp.take_along_axis(plan.camera, tick[..., None], axis=1)
-            pictures = jax.vmap(functools.partial(crops, flow=c.flow))(frames, tick, flow_centre, flow_scale)
-            motion = jax.vmap(motion_patches)(plan.motion, tick, cell)
+        if sight.flow is not None:
+            flow, states, seen = sight.flow, None, None
             if motion_from is not None:
-                motion, camera = motion[motion_from], camera[motion_from]
-            states, seen = None, None
-            if c.kind == "bflow":
-                states, seen = self._states(read), jnp.take_along_axis(count, tick, axis=1)
-            from_flow = self._flow_values(pictures, motion, (cell, flow_centre, flow_scale, camera), states, seen)
+                flow = flow._replace(motion=flow.motion[motion_from], camera=flow.camera[motion_from])
+            if read is not None:  # of the kinds with flow tokens, "bflow" alone has anchors
+                states, seen = self._states(read), sight.anchors_before
+            from_flow = self._flow_values(flow, states, seen)
             values = jnp.where(is_flow[..., None], from_flow, values)
-            centre = jnp.where(is_flow[..., None], flow_centre, centre)
-            scale = jnp.where(is_flow, flow_scale, scale)
+            centre = jnp.where(is_flow[..., None], flow.centre_px, centre)
+            scale = jnp.where(is_flow, flow.scale, scale)
 
         values = jnp.where(valid[..., None], values, 0)
         step = tick * c.clock.video_stride
@@ -175,8 +155,26 @@ class BFlow(nn.Module):
         values, _ = self._contextualise(values, attention_context(c.event, step, mask))
         values = jnp.where(valid[..., None], values, 0)
         # The budget rules it out; if a change of its rule breaks that, no loss is a number and no token is lost unseen.
-        values = jnp.where(fits[:, None, None], values, jnp.nan)
+        values = jnp.where(sight.fits[:, None, None], values, jnp.nan)
         return Tokens(values, valid, step, jnp.where(is_flow, FLOW, ANCHOR), centre, scale)
+
+    def look(self, sight: Sight, *, anchors: bool, crops: bool) -> Sight:
+        """Lets towers look at the pictures of a sight, whose `looks` become their features; what is no picture stays.
+
+        Args:
+          sight: of clips.
+          anchors: whether the anchors' tower looks.
+          crops: whether that of the crops does.
+        """
+        if anchors and sight.looks is not None and sight.looks.dtype == jnp.uint8:
+            batch, room = sight.looks.shape[:2]
+            seen = self.anchors.look(sight.looks.reshape(batch * room, *sight.looks.shape[2:]))
+            sight = sight._replace(looks=seen.reshape(batch, room, *seen.shape[1:]))
+        if crops and sight.flow is not None and sight.flow.looks.dtype == jnp.uint8:
+            pictures = sight.flow.looks
+            seen = self.crops(pictures.reshape(-1, *pictures.shape[2:]))
+            sight = sight._replace(flow=sight.flow._replace(looks=seen.reshape(*pictures.shape[:2], *seen.shape[1:])))
+        return sight
 
     def _states(self, read: Float[Array, "B A U D"]) -> Float[Array, "B A+1 Z D"]:
         """The slots before the first anchor and after each; a short loop, since few anchors fit a clip."""
@@ -185,29 +183,57 @@ class BFlow(nn.Module):
             states.append(self.scene.update(states[-1], read[:, i]))
         return jnp.stack(states, axis=1)
 
-    def _read_anchors(self, frame: UInt8[Array, "B H W 3"], anchor: Bool[Array, "B"]) -> Float[Array, "B U D"]:
-        """The tokens of the frames that are anchors; of others nothing, or what nobody looks at.
+    def _of_some(
+        self,
+        look: Callable[["BFlow", Array], Array],
+        pictures: UInt8[Array, "X ..."],
+        wanted: Bool[Array, "X"],
+        each: jax.ShapeDtypeStruct,
+    ) -> Float[Array, "X ..."]:
+        """What `look` makes of the pictures that are wanted; of others nothing, or what nobody looks at.
 
-        Of many streams few spend an anchor at the same tick, so frames are looked at an eighth of the rows at a time,
-        as often as it takes: not at all where there is none, and never more than all.
+        Of many streams few spend an anchor at the same tick, and of the crops of a tick few move, so pictures are
+        looked at an eighth at a time, as often as it takes: not at all where there is none, and never more than all.
+
+        Args:
+          look: of this module and some pictures.
+          pictures: of which some are wanted.
+          wanted: which.
+          each: what `look` gives of one picture.
         """
-        batch = len(frame)
-        room = max(1, batch // 8)
-        order = jnp.argsort(~anchor, stable=True).astype(jnp.int32)
-        order = jnp.pad(order, (0, -batch % room), constant_values=batch)
-        number = anchor.sum(dtype=jnp.int32)
+        if self.is_initializing():
+            return look(self, pictures)
+        size = len(pictures)
+        room = max(1, size // 8)
+        order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
+        order = jnp.pad(order, (0, -size % room), constant_values=size)
+        number = wanted.sum(dtype=jnp.int32)
 
-        def look(module: "BFlow", carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            done, read = carry
+        def look_on(module: "BFlow", carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            done, seen = carry
             rows = jax.lax.dynamic_slice(order, (done,), (room,))
-            new = module.anchors(jnp.take(frame, jnp.minimum(rows, batch - 1), axis=0))
-            return done + room, read.at[rows].set(new, mode="drop")
+            new = look(module, jnp.take(pictures, jnp.minimum(rows, size - 1), axis=0))
+            return done + room, seen.at[rows].set(new, mode="drop")
 
-        nothing = jnp.zeros((batch, self.config.anchor_tokens, self.config.width), jnp.dtype(self.config.dtype))
-        begin = jnp.zeros((), jnp.int32), nothing
+        begin = jnp.zeros((), jnp.int32), jnp.zeros((size, *each.shape), each.dtype)
         # Flax's types ask for a `bool` where the loop's condition is an array.
         more: Any = lambda module, carry: carry[0] < number
-        return nn.while_loop(more, look, self, begin)[1]
+        return nn.while_loop(more, look_on, self, begin)[1]
+
+    def _read_anchors(self, frame: UInt8[Array, "B H W 3"], anchor: Bool[Array, "B"]) -> Float[Array, "B U D"]:
+        """The tokens of the frames that are anchors."""
+        each = jax.ShapeDtypeStruct((self.config.anchor_tokens, self.config.width), jnp.dtype(self.config.dtype))
+        return self._of_some(lambda module, some: module.anchors(some), frame, anchor, each)
+
+    def _looked_at(self, sight: FlowSight, flow: Bool[Array, "B K"]) -> FlowSight:
+        """A tick's sight with the features of the crops that are spent."""
+        if self.config.flow.tower is None:
+            return sight
+        batch, count = flow.shape
+        each = jax.ShapeDtypeStruct(*self.config.crop_features)
+        pictures = sight.looks.reshape(batch * count, *sight.looks.shape[2:])
+        seen = self._of_some(lambda module, some: module.crops(some), pictures, flow.reshape(-1), each)
+        return sight._replace(looks=seen.reshape(batch, count, *each.shape))
 
     def step(
         self,
@@ -237,24 +263,19 @@ class BFlow(nn.Module):
         anchor = plan.anchor & active
         parts, centres, scales, slots = [], [], [], state.slots
         if c.anchor_tokens:
-            read = self.anchors(frame) if self.is_initializing() else self._read_anchors(frame, anchor)
+            read = self._read_anchors(frame, anchor)
             if c.kind == "bflow":
                 slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
             parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
             centres.append(jnp.broadcast_to(jnp.array(c.middle_px, jnp.int32), (batch, c.anchor_tokens, 2)))
             scales.append(jnp.ones((batch, c.anchor_tokens), jnp.int32))
         if c.flow_slots:
-            tick = jnp.zeros((c.flow_slots,), jnp.int32)
-            cut = lambda f, at, scale: crops(f[None], tick, at, scale, c.flow)
-            pictures = jax.vmap(cut)(frame, plan.centre_px, plan.scale)
-            motion = jax.vmap(lambda m, at: motion_patches(m[None], tick, at))(plan.motion, plan.cell)
-            camera = jnp.broadcast_to(plan.camera[:, None], (batch, c.flow_slots, 2))
             first = jnp.zeros((batch, c.flow_slots), jnp.int32)
-            places = (plan.cell, plan.centre_px, plan.scale, camera)
-            parts.append(self._flow_values(pictures, motion, places, slots[:, None], first))
+            sight = self._looked_at(see_tick(frame, plan, c), plan.flow & active[:, None])
+            parts.append(self._flow_values(sight, slots[:, None], first))
             centres.append(plan.centre_px)
             scales.append(plan.scale)
-        valid = self._spent(plan) & active[:, None]
+        valid = spent_slots(plan, c) & active[:, None]
         values = jnp.where(valid[..., None], jnp.concatenate(parts, axis=1), 0)
         steps = jnp.broadcast_to(now[:, None], valid.shape)
         placed = state.cache.place(steps, valid)
@@ -271,13 +292,3 @@ class BFlow(nn.Module):
         looks = (jnp.concatenate(part, axis=1) for part in (centres, scales))
         tokens = Tokens(values, valid, steps, kinds, *looks)
         return state, tokens
-
-
-def _packed_positions(mask: Bool[Array, "B X"], capacity: int) -> tuple[Int32[Array, "B capacity"], Bool[Array, "B"]]:
-    """The positions of the true entries, in order, `X` (one past the end) where there are no more; whether all fit."""
-    size = mask.shape[1]
-    target = jnp.where(mask, jnp.cumsum(mask, axis=1) - 1, capacity)
-    rows = jnp.arange(mask.shape[0])[:, None]
-    filled = jnp.full((mask.shape[0], capacity), size, jnp.int32)
-    filled = filled.at[rows, target].set(jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), mask.shape), mode="drop")
-    return filled, mask.sum(axis=1) <= capacity

@@ -4,14 +4,27 @@ import dataclasses
 from collections.abc import Sequence
 
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.frame_size import FrameSize, frame_size, size_flag, size_text, whole_factor
+from mmduplex_jax.frame_size import FrameSize, frame_size, size_flag, whole_factor
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.tokenizer.budget import BaselineConfig, BudgetConfig, BudgetRule
 from mmduplex_jax.tokenizer.motion import MotionConfig
+from mmduplex_jax.towers.kinds import (
+    AnyTower,
+    check_picture,
+    features_shape,
+    pooled_width,
+    tower_from_mapping,
+    without_pool,
+)
 from mmduplex_jax.towers.vision import VisionConfig
 
 READOUTS = ("queries", "pooled")
-_HALF = (0.5, 0.5, 0.5)
+CROP_READOUTS = ("pooled", "tokens")
+
+
+def _check_pixels(where: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"{where}.mean and std are three numbers each, std above 0; got {mean} and {std}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,48 +32,52 @@ class AnchorConfig:
     """A vision tower over the frame, and what reads it out.
 
     Attributes:
-      tower: its shape; trained here, or imported (`config.init_from.vision`).
+      tower: its shape, of any kind (`towers/kinds.py`); trained here, or imported (`config.init_from.vision`).
       tokens: what an anchor takes.
-      readout: "queries": learned, nested ones attend to the tower's patches; "pooled": the tower's embedding is the one
+      readout: "queries": learned, nested ones attend to the tower's tokens; "pooled": the tower's embedding is the one
         token of the anchor.
       readout_layers: how many times queries attend.
       resize_to_tower: resize the whole frame to the tower's own `image_px`, whatever its proportions, as SigLIP's
         processor does with any picture: for imported towers that know one size. False: the tower looks at the frame as
         it is, its positions fitted to the frame's patches where `tower.positions` allows it.
-      mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to.
+      readout_width: of the queries; the tower's where 0.
+      readout_heads: of their attention; the tower's where 0, which only a transformer has.
+      mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to; what its kind is used to where empty.
     """
 
-    tower: VisionConfig
+    tower: AnyTower
     tokens: int = 16
     readout: str = "queries"
     readout_layers: int = 1
     resize_to_tower: bool = False
-    mean: tuple[float, float, float] = _HALF
-    std: tuple[float, float, float] = _HALF
+    readout_width: int = 0
+    readout_heads: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.readout not in READOUTS:
             raise ValueError(f"tokenizer.anchor.readout is one of {', '.join(READOUTS)}, not {self.readout!r}")
-        if self.readout == "pooled" and self.tower.pool == "none":
+        if self.readout == "pooled" and not pooled_width(self.tower):
             raise ValueError("tokenizer.anchor.readout='pooled' needs a tokenizer.anchor.tower.pool other than 'none'")
-        if self.tower.channels != 3:
-            raise ValueError(f"tokenizer.anchor.tower.channels must be 3, got {self.tower.channels}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if isinstance(self.tower, VisionConfig):
+            if self.tower.channels != 3:
+                raise ValueError(f"tokenizer.anchor.tower.channels must be 3, got {self.tower.channels}")
+            object.__setattr__(self, "readout_heads", self.readout_heads or self.tower.heads)
+        object.__setattr__(self, "readout_width", self.readout_width or self.tower.width)
+        if self.readout == "queries" and (not self.readout_heads or self.readout_width % self.readout_heads):
             raise ValueError(
-                f"tokenizer.anchor.mean and std are three numbers each, std above 0; got {self.mean} and {self.std}"
+                f"tokenizer.anchor.readout_width ({self.readout_width}) must be a multiple of readout_heads "
+                f"({self.readout_heads}), which must be given for a tower of kind {self.tower.kind!r}"
             )
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(self.tower, name))
+        _check_pixels("tokenizer.anchor", self.mean, self.std)
 
     @property
-    def used_tower(self) -> VisionConfig:
+    def used_tower(self) -> AnyTower:
         """The part of the tower that has a use: queries read normalised patches, and need no pool and no projection."""
         return self.tower if self.readout == "pooled" else without_pool(self.tower)
-
-
-def without_pool(tower: VisionConfig) -> VisionConfig:
-    """A tower for its patches alone: the last norm is of every token, and nothing comes after it."""
-    plain = VisionConfig(image_px=(1, 1), patch_px=1, width=1, layers=1, heads=1, hidden=1)
-    reset = {name: getattr(plain, name) for name in ("pool_heads", "pool_hidden", "projection", "projection_bias")}
-    return dataclasses.replace(tower, pool="none", last_norm="tokens", **reset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +93,10 @@ class FlowConfig:
       motion_features: whether tokens carry motion vectors, match costs and their short history.
       centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
       remat: recompute the trunk's activations in the backward pass.
+      tower: of any kind (`towers/kinds.py`): the trunk is over its features instead of patches of pixels. Trained here,
+        or imported (`config.init_from.crops`). None: patches.
+      readout: what the trunk is over: "pooled", the tower's one vector of a crop, or "tokens", those of all its places.
+      mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to; what its kind is used to where empty.
     """
 
     crop_px: int = 20
@@ -87,11 +108,39 @@ class FlowConfig:
     motion_features: bool = True
     centre: bool = True
     remat: bool = False
+    tower: AnyTower | None = None
+    readout: str = "pooled"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self):
         scales = self.crop_scales
         if not scales or scales[0] != 1 or list(scales) != sorted(set(scales)):
             raise ValueError(f"tokenizer.flow.crop_scales must rise from 1, got {scales}")
+        tower = self.tower
+        if tower is None:
+            if self.crop_px % self.patch_px:
+                raise ValueError(
+                    "tokenizer: flow.crop_px by flow.patch_px must divide without rest, got "
+                    f"{self.crop_px} / {self.patch_px}"
+                )
+            return
+        if self.readout not in CROP_READOUTS:
+            raise ValueError(f"tokenizer.flow.readout is one of {', '.join(CROP_READOUTS)}, not {self.readout!r}")
+        if self.readout == "pooled" and not pooled_width(tower):
+            raise ValueError("tokenizer.flow.readout='pooled' needs a tokenizer.flow.tower.pool other than 'none'")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(tower, name))
+        _check_pixels("tokenizer.flow", self.mean, self.std)
+        remedy = f"set tokenizer.flow.tower.image_px={self.crop_px}, or tokenizer.flow.tower.positions='bicubic'"
+        check_picture(tower, (self.crop_px, self.crop_px), "tokenizer.flow.tower", "a crop", remedy)
+
+    @property
+    def used_tower(self) -> AnyTower | None:
+        """The part of the tower that has a use."""
+        if self.tower is None or self.readout == "pooled":
+            return self.tower
+        return without_pool(self.tower)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,20 +193,12 @@ class TokenizerConfig(BudgetRule):
                 f"tokenizer: frame_px by motion.plane_px must be one integer in both directions, got {self.frame_px} / "
                 f"{self.motion.plane_px}"
             )
-        if self.flow.crop_px % self.flow.patch_px:
-            raise ValueError(
-                "tokenizer: flow.crop_px by flow.patch_px must divide without rest, got "
-                f"{self.flow.crop_px} / {self.flow.patch_px}"
-            )
         tower = self.anchor.tower
-        patches = tower.grid_of(self.anchor_px)
-        if 0 in patches or (tower.positions == "fixed" and patches != tower.grid):
-            raise ValueError(
-                f"tokenizer.anchor.tower has positions for {tower.grid[0]}x{tower.grid[1]} patches of "
-                f"{tower.patch_px} px, the frame ({size_text(self.frame_px)}) has {patches[0]}x{patches[1]}: set "
-                f"config.frame_px={size_flag(tower.image_px)}, or tokenizer.anchor.tower.positions='bicubic', or "
-                "tokenizer.anchor.resize_to_tower=True"
-            )
+        remedy = (
+            f"set config.frame_px={size_flag(frame_size(tower.image_px))}, or tokenizer.anchor.tower.positions="
+            "'bicubic', or tokenizer.anchor.resize_to_tower=True"
+        )
+        check_picture(tower, self.anchor_px, "tokenizer.anchor.tower", "the frame", remedy)
         if self.anchor.readout == "pooled" and self.anchor_tokens > 1:
             raise ValueError(
                 f"tokenizer.anchor.readout='pooled' gives one token a frame, kind {self.kind!r} asks for "
@@ -178,41 +219,59 @@ class TokenizerConfig(BudgetRule):
     @property
     def anchor_px(self) -> FrameSize:
         """Height and width of the pictures that the anchors' tower sees."""
-        return self.anchor.tower.image_px if self.anchor.resize_to_tower else self.frame_px
+        return frame_size(self.anchor.tower.image_px) if self.anchor.resize_to_tower else self.frame_px
+
+    @property
+    def anchor_features(self) -> tuple[tuple[int, int], str]:
+        """P and F of what the anchors' tower makes of a frame, and its dtype."""
+        anchor = self.anchor
+        return features_shape(anchor.used_tower, self.anchor_px, anchor.readout == "pooled"), anchor.tower.dtype
+
+    @property
+    def crop_features(self) -> tuple[tuple[int, int], str]:
+        """P and F of what the crops' tower makes of a crop, and its dtype; ValueError where there is none."""
+        tower, size = self.flow.used_tower, (self.flow.crop_px, self.flow.crop_px)
+        if tower is None:
+            raise ValueError("tokenizer.flow.tower is None: nothing looks at crops but the trunk")
+        return features_shape(tower, size, self.flow.readout == "pooled"), tower.dtype
 
 
 def from_mapping(values, frame_px: int | Sequence[int], clock: Clock, fit: str = "crop") -> TokenizerConfig:
     """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError.
 
-    The anchors' tower is for pictures of `frame_px`, and computes in the tokenizer's dtype, where it does not say.
-    Frames that pictures were padded to (`fit`) have bars, in which nothing moves.
+    Where towers do not say it, the anchors' is for pictures of `frame_px`, that of the crops for pictures of `crop_px`,
+    and both compute in the tokenizer's dtype. Frames that pictures were padded to (`fit`) have bars, in which nothing
+    moves.
     """
     values, frame_px = dict(values), frame_size(frame_px, "config.frame_px")
     values["motion"] = {"bars": fit == "pad", **dict(values.get("motion", {}))}
     dtype = values.get("dtype", "float32")
+    flow = _with_tuples(values.pop("flow", {}))
+    if flow.get("tower") is not None:
+        flow["tower"] = tower_from_mapping(flow["tower"], image_px=flow.get("crop_px", FlowConfig.crop_px), dtype=dtype)
     parts = {
         "motion": MotionConfig,
         "budget": BudgetConfig,
-        "flow": FlowConfig,
         "state": StateConfig,
         "baseline": BaselineConfig,
     }
-    made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()}
+    made = {name: kind(**dict(values.pop(name, {}))) for name, kind in parts.items()} | {"flow": FlowConfig(**flow)}
     ladder = tuple(made["budget"].flow_token_levels)
     made["budget"] = dataclasses.replace(made["budget"], flow_token_levels=ladder)
-    scales = tuple(made["flow"].crop_scales)
-    made["flow"] = dataclasses.replace(made["flow"], crop_scales=scales)
     anchor = dict(values.pop("anchor"))
     if "tower" not in anchor:
         raise ValueError(
             "tokenizer.anchor lacks `tower`, the shape of the vision tower that sees anchors: in configs of older code "
             "(portable layout version 1) its fields stood in tokenizer.anchor itself"
         )
-    tower = VisionConfig(**{"image_px": frame_px, "dtype": dtype, **dict(anchor.pop("tower"))})
-    for name in {"mean", "std"} & anchor.keys():
-        anchor[name] = tuple(anchor[name])
-    made["anchor"] = AnchorConfig(tower, **anchor)
+    tower = tower_from_mapping(anchor.pop("tower"), image_px=frame_px, dtype=dtype)
+    made["anchor"] = AnchorConfig(tower, **_with_tuples(anchor))
     event = dict(values.pop("event"))
     window_s = event.pop("window_s")
     made["event"] = StackConfig(**event, window_steps=clock.steps_in(window_s), dtype=dtype)
     return TokenizerConfig(frame_px=frame_px, clock=clock, **made, **values)
+
+
+def _with_tuples(values) -> dict:
+    """A mapping's values, its lists as tuples, which jit can hash."""
+    return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in dict(values).items()}

@@ -5,6 +5,8 @@ when and how it moves.
 """
 
 import functools
+import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,14 +18,14 @@ from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.dense import dense, layer_norm
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.resample import resize_grid
-from mmduplex_jax.tokenizer import motion
 from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
+from mmduplex_jax.tokenizer.sight import FlowSight
 from mmduplex_jax.tokenizer.token_plan import MAP_CHANNELS
-from mmduplex_jax.towers.vision import VisionTower, normalise
+from mmduplex_jax.towers.kinds import features_of
+from mmduplex_jax.towers.vision import VisionConfig, normalise
 from mmduplex_jax.typing import Array, Float, Int32, UInt8
 
 _TABLE_INIT = nn.initializers.normal(0.02)
-_AROUND = 5  # cells along a side of the motion patch that a token has
 _OCTAVES = 4  # of the Fourier features of a position
 
 
@@ -33,35 +35,82 @@ def table(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str 
 
 
 class AnchorEncoder(nn.Module):
-    """A frame through a vision tower and read out, `[B, H, W, 3] -> [B, U, D]`.
+    """A frame through a vision tower (`look`) and read out (`read`), `[B, H, W, 3] -> [B, P, F] -> [B, U, D]`.
 
-    Nested queries read the tower's patches: any prefix of them is a coarser code (Matryoshka, Hu et al., 2024). Or,
+    Nested queries read the tower's tokens: any prefix of them is a coarser code (Matryoshka, Hu et al., 2024). Or,
     where `anchor.readout` is "pooled", the tower's own embedding is the one token: all that CLIP says of a picture.
     """
 
     config: TokenizerConfig
 
-    @nn.compact
-    def __call__(self, frames: UInt8[Array, "B H W 3"]) -> Float[Array, "B U D"]:
+    def setup(self):
         c, anchor = self.config, self.config.anchor
         dtype = jnp.dtype(c.dtype)
-        tower = anchor.used_tower
+        self.tower = anchor.used_tower.build()
+        if anchor.readout == "queries":
+            width = anchor.readout_width
+            self.queries = table(self, "queries", (c.anchor_tokens, width), ("slots", "embed"))
+            if not isinstance(anchor.tower, VisionConfig):
+                # A map does not say where its places are, and its features are of any size and number.
+                places = math.prod(anchor.tower.map_size(c.anchor_px))
+                self.positions = table(self, "positions", (places, width), ("position", "embed"))
+                self.tokens_norm = layer_norm("tokens_norm", dtype)
+            if width != anchor.tower.width or not isinstance(anchor.tower, VisionConfig):
+                self.tokens_in = dense(width, ("patch", "embed"), name="tokens_in", dtype=dtype, use_bias=True)
+            # Queries never look at each other, so that none leans on a later one that may be dropped.
+            block = functools.partial(EncoderBlock, anchor.readout_heads, self_attention=False)
+            self.readout = [block() for _ in range(anchor.readout_layers)]
+        self.readout_norm = layer_norm("readout_norm", dtype)
+        self.out = dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)
+
+    def __call__(self, frames: UInt8[Array, "B H W 3"]) -> Float[Array, "B U D"]:
+        return self.read(self.look(frames))
+
+    def look(self, frames: UInt8[Array, "B H W 3"]) -> Float[Array, "B P F"]:
+        """What the tower tells of frames: of each place, or (readout "pooled") of the whole, `P = 1`."""
+        c, anchor = self.config, self.config.anchor
         pictures = normalise(frames, anchor.mean, anchor.std)
         if c.anchor_px != frames.shape[1:3]:
             pictures = resize_grid(pictures, *c.anchor_px, "bilinear", antialias=True)
-        output = VisionTower(tower, name="tower")(pictures)
-        if anchor.readout == "pooled":
-            assert output.embedding is not None  # AnchorConfig refuses towers without a pool
-            read = output.embedding[:, None].astype(dtype)
-        else:
-            queries = table(self, "queries", (c.anchor_tokens, tower.width), ("slots", "embed")).astype(dtype)
-            read = jnp.broadcast_to(queries, (len(frames), *queries.shape))
-            for i in range(anchor.readout_layers):
-                # Queries never look at each other, so that none leans on a later one that may be dropped.
-                block = EncoderBlock(tower.heads, self_attention=False, name=f"readout_{i}")
-                read = block(read, output.tokens.astype(dtype))
-        read = layer_norm("readout_norm", dtype)(read)
-        return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(read)
+        return _looked(self.tower(pictures), anchor.readout == "pooled")
+
+    def read(self, features: Float[Array, "B P F"]) -> Float[Array, "B U D"]:
+        """Tokens of what the tower tells."""
+        c, anchor = self.config, self.config.anchor
+        read = features = features.astype(jnp.dtype(c.dtype))
+        if anchor.readout == "queries":
+            if not isinstance(anchor.tower, VisionConfig):
+                features = self.tokens_in(self.tokens_norm(features)) + self.positions.astype(features.dtype)
+            elif anchor.readout_width != anchor.tower.width:
+                features = self.tokens_in(features)
+            queries = self.queries.astype(features.dtype)
+            read = jnp.broadcast_to(queries, (len(features), *queries.shape))
+            for block in self.readout:
+                read = block(read, features)
+        return self.out(self.readout_norm(read))
+
+
+class CropTower(nn.Module):
+    """What a flow token's tower makes of crops, `[X, h, w, 3] -> [X, P, F]`."""
+
+    config: FlowConfig
+
+    def setup(self):
+        assert self.config.used_tower is not None  # there is none without a tower
+        self.tower = self.config.used_tower.build()
+
+    def __call__(self, crops: UInt8[Array, "X h w 3"]) -> Float[Array, "X P F"]:
+        flow = self.config
+        return _looked(self.tower(normalise(crops, flow.mean, flow.std)), flow.readout == "pooled")
+
+
+def _looked(output: Any, pooled: bool) -> Float[Array, "B P F"]:
+    """The vectors that are read out of what a tower's module gives."""
+    features = features_of(output)
+    if not pooled:
+        return features.tokens
+    assert features.pooled is not None  # configurations refuse towers without a pool
+    return features.pooled[:, None]
 
 
 class SceneState(nn.Module):
@@ -137,32 +186,6 @@ def pixels(picture: UInt8[Array, "..."], dtype) -> Float[Array, "..."]:
     return ((2 * picture.astype(jnp.int32) - 255).astype(jnp.float32) / 255.0).astype(dtype)
 
 
-def crops(
-    frames: UInt8[Array, "T H W 3"],
-    tick: Int32[Array, "N"],
-    centre_px: Int32[Array, "N 2"],
-    scale: Int32[Array, "N"],
-    flow: FlowConfig,
-) -> UInt8[Array, "N h w 3"]:
-    """Cuts squares of `scale · crop_px` around centres, averaged to `crop_px`; outside the frame its rim is repeated.
-
-    A larger square begins at a multiple of its scale, so that it is cut from a frame which is shrunk once for all.
-    """
-    half = flow.crop_px // 2
-
-    def at_scale(factor: int) -> UInt8[Array, "N h w 3"]:
-        small = motion.shrunk(frames, factor)
-        padded = jnp.pad(small, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
-        size = (1, flow.crop_px, flow.crop_px, 3)
-        cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), size)[0]
-        return jax.vmap(cut)(tick, centre_px // factor)
-
-    cut = at_scale(1)
-    for factor in flow.crop_scales[1:]:
-        cut = jnp.where((scale == factor)[:, None, None, None], at_scale(factor), cut)
-    return cut
-
-
 def silhouette(crops: UInt8[Array, "... h w 3"], dtype) -> Float[Array, "... h w 1"]:
     """How far every pixel stands out from the crop's rim, from 0 to 2 where it does most.
 
@@ -180,17 +203,6 @@ def silhouette(crops: UInt8[Array, "... h w 3"], dtype) -> Float[Array, "... h w
     contrast = jnp.abs(count * crops - behind).sum(axis=-1, keepdims=True)  # in steps of 1 / count of a byte
     most = contrast.max(axis=(-3, -2), keepdims=True).astype(jnp.float32)
     return (2 * contrast.astype(jnp.float32) / (most + 0.1 * 127.5 * count)).astype(dtype)
-
-
-def motion_patches(
-    maps: Int32[Array, "T Y X 10"], tick: Int32[Array, "N"], cell: Int32[Array, "N 2"]
-) -> Int32[Array, "N 5 5 10"]:
-    """The motion around cells, zero outside the picture."""
-    half = _AROUND // 2
-    padded = jnp.pad(maps, [(0, 0), (half, half), (half, half), (0, 0)])
-    size = (1, _AROUND, _AROUND, maps.shape[-1])
-    cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), size)[0]
-    return jax.vmap(cut)(tick, cell)
 
 
 def _scaled(patches: Int32[Array, "... 10"]) -> Float[Array, "... 10"]:
@@ -220,20 +232,13 @@ def _fourier(centre_px: Int32[Array, "... 2"], frame_px: FrameSize) -> Float[Arr
 
 
 class FlowEncoder(nn.Module):
-    """Crops and motion to tokens, `[B, N, ...] -> [B, N, D]`."""
+    """Crops (or what a tower makes of them) and motion to tokens, `[B, N, ...] -> [B, N, D]`."""
 
     config: TokenizerConfig
 
     @nn.compact
-    def __call__(
-        self,
-        pictures: UInt8[Array, "B N h w 3"],
-        moved: Int32[Array, "B N 5 5 10"],
-        cell: Int32[Array, "B N 2"],
-        centre_px: Int32[Array, "B N 2"],
-        scale: Int32[Array, "B N"],
-        camera: Int32[Array, "B N 2"],
-    ) -> Float[Array, "B N D"]:
+    def __call__(self, sight: FlowSight) -> Float[Array, "B N D"]:
+        cell, centre_px = sight.cell, sight.centre_px
         c, flow = self.config, self.config.flow
         dtype = jnp.dtype(c.dtype)
         batch, count = centre_px.shape[:2]
@@ -242,15 +247,19 @@ class FlowEncoder(nn.Module):
         offset = (centre_px - (cell + 0.5) * cell_px) / flow.crop_px
         parts = [place, offset, _fourier(centre_px, c.frame_px)]
         if flow.motion_features:
-            parts += [_scaled(moved).reshape(batch, count, -1), camera.astype(jnp.float32) / 2.0]
+            parts += [_scaled(sight.motion).reshape(batch, count, -1), sight.camera.astype(jnp.float32) / 2.0]
         features = jnp.concatenate(parts, axis=-1).astype(dtype)
         token = dense(flow.width, ("patch", "embed"), name="features", dtype=dtype, use_bias=True)(features)
         if len(flow.crop_scales) > 1:
             scales = table(self, "scales", (len(flow.crop_scales), flow.width), (None, "embed")).astype(dtype)
-            token += scales[jnp.searchsorted(jnp.asarray(flow.crop_scales), scale)]
+            token += scales[jnp.searchsorted(jnp.asarray(flow.crop_scales), sight.scale)]
 
-        picture = pixels(pictures, dtype)
-        patches = patchify(jnp.concatenate([picture, silhouette(pictures, dtype)], axis=-1), flow.patch_px)
+        if flow.tower is None:
+            picture = pixels(sight.looks, dtype)
+            patches = patchify(jnp.concatenate([picture, silhouette(sight.looks, dtype)], axis=-1), flow.patch_px)
+        else:
+            # Towers' features are of any size.
+            patches = layer_norm("features_norm", dtype)(sight.looks.astype(dtype))
         x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
         if flow.layers:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.convolution import Convolution
 from mmduplex_jax.typing import Array, Float
 
@@ -101,9 +102,9 @@ class EfficientNetLiteConfig:
             stride *= stage.stride
         return stride
 
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the map of a picture in px."""
-        return -(-height // self.stride), -(-width // self.stride)
+    def map_size(self, image_px: FrameSize) -> tuple[int, int]:
+        """Rows and columns of the map of a picture."""
+        return -(-image_px[0] // self.stride), -(-image_px[1] // self.stride)
 
     def build(self, name: str | None = None) -> "EfficientNetLite":
         """The module."""

@@ -7,7 +7,7 @@ as padded lists of patches) and PE-Core (Bolya et al., 2025: absolute positions 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -54,6 +54,10 @@ class VisionConfig:
       dtype: compute dtype, "float32" or "bfloat16".
       attention: among the tokens, "einsum" or "fused" (`layers/attention.attend`).
     """
+
+    kind: ClassVar[str] = "vit"
+    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
 
     image_px: FrameSize
     patch_px: int
@@ -107,20 +111,24 @@ class VisionConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid of patches that positions were learned for."""
-        return self.grid_of(self.image_px)
+        return self.map_size(self.image_px)
 
     @property
     def patches(self) -> int:
         """How many patches positions were learned for."""
         return self.grid[0] * self.grid[1]
 
-    def grid_of(self, image_px: FrameSize) -> tuple[int, int]:
+    def map_size(self, image_px: FrameSize) -> tuple[int, int]:
         """Rows and columns of whole patches in a picture."""
         return image_px[0] // self.patch_px, image_px[1] // self.patch_px
 
     @property
     def embedding_width(self) -> int:
         return self.projection or self.width
+
+    def build(self, name: str | None = None) -> "VisionTower":
+        """The module."""
+        return VisionTower(self, name=name)
 
 
 def normalise(frames: UInt8[Array, "... 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "... 3"]:
@@ -179,7 +187,7 @@ class VisionTower(nn.Module):
           ValueError: they need other positions than "fixed" allows.
         """
         side = self.config.patch_px
-        rows, columns = self.config.grid_of((pictures.shape[1], pictures.shape[2]))
+        rows, columns = self.config.map_size((pictures.shape[1], pictures.shape[2]))
         return self.from_patches(patchify(pictures[:, : rows * side, : columns * side], side), (rows, columns))
 
     @nn.compact

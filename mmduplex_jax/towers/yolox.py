@@ -10,6 +10,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.convolution import Convolution, max_pool
 from mmduplex_jax.typing import Array, Float
 
@@ -66,9 +67,9 @@ class YoloxConfig:
         """F, channels of the map."""
         return self.stem * self.stride // 2
 
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the map of a picture in px, which is padded to a multiple of 32."""
-        rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] // self.stride for side in (height, width))
+    def map_size(self, image_px: FrameSize) -> tuple[int, int]:
+        """Rows and columns of the map of a picture, which is padded to a multiple of 32."""
+        rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] // self.stride for side in image_px)
         return rows, columns
 
     def build(self, name: str | None = None) -> "Yolox":

@@ -2,7 +2,8 @@
 
     text       the language model: imported weights (`launch.import_weights`), or a training of stage vlm or duplex
     vision     the vision towers: imported weights, or a training of stage clip or vlm; they go to `vision/` (clip, vlm)
-               or to the anchors of the tokenizer (bflow, duplex)
+               or to the anchors and the crops of the tokenizer (bflow, duplex)
+    crops      the tower of the tokenizer's crops, where it is another than `vision` has: the same kinds of folders
     tokenizer  the video tokenizer: a training of stage bflow or duplex
     strict     what is named must be all that the model's part needs, compute the same, and speak the run's tokenizer
 
@@ -28,13 +29,14 @@ from mmduplex_jax.frame_size import size_flag
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.stages.registry import Language, Parts, Tower, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
-from mmduplex_jax.tokenizer.config import TokenizerConfig, without_pool
+from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.contrastive import ContrastiveConfig
+from mmduplex_jax.towers.kinds import without_pool
 from mmduplex_jax.towers.preprocessing import Preprocessing
+from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.checkpoint import is_weights, read_weights, read_weights_metadata
-from mmduplex_jax.weights.convolutional.source import ConvolutionalConfig
 from mmduplex_jax.weights.huggingface import text
 from mmduplex_jax.weights.huggingface.layout import Entry, Layout, theirs_expected
 from mmduplex_jax.weights.huggingface.reader import WeightsError
@@ -42,8 +44,9 @@ from mmduplex_jax.weights.huggingface.source import Config, boxed_shapes, config
 from mmduplex_jax.weights.portable import flatten, is_portable, unflatten
 from mmduplex_jax.weights.trained import Trained, load_trained
 
-PARTS = ("text", "vision", "tokenizer")
-TOKENIZER, VISION = "tokenizer/", "vision/"
+PARTS = ("text", "vision", "crops", "tokenizer")
+_OPTIONAL = {"crops"}  # of a model with a tower for crops
+TOKENIZER, CROPS, VISION = "tokenizer/", "tokenizer/crops/", "vision/"
 _POOL = ("pool/", "projection/")
 # What decides how a part runs, and not what it computes; of a text stack also cross-attention, which a language model
 # by itself has not; of a tower also how its positions are fitted to other pictures.
@@ -101,13 +104,13 @@ def _named(config: Any) -> dict[str, str]:
     """The folders that a config names, by part."""
     fields = {*PARTS, "strict"}
     have = set(config.init_from) if "init_from" in config else set()
-    if have != fields:
-        lacks, unknown = sorted(fields - have), sorted(have - fields)
+    if have | _OPTIONAL != fields:
+        lacks, unknown = sorted(fields - _OPTIONAL - have), sorted(have - fields)
         raise InitFromError(
             f"config.init_from lacks {lacks} and has {unknown}, which nobody reads: write "
             'c.init_from = config_dict.create(text="", vision="", tokenizer="", strict=True)'
         )
-    return {part: config.init_from[part] for part in PARTS if config.init_from[part]}
+    return {part: config.init_from[part] for part in PARTS if part in have and config.init_from[part]}
 
 
 def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> list[Plan]:
@@ -118,9 +121,12 @@ def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, sha
     plans = []
     if "text" in named:
         plans.append(text_plan(folders[named["text"]], parts, tokenizer, shapes))
-    if "vision" in named:
-        exclude_prefix = TOKENIZER if "tokenizer" in named else ""
-        plans += vision_plans(folders[named["vision"]], parts, shapes, exclude_prefix)
+    for part in ("vision", "crops"):
+        if part in named:
+            brought = {"tokenizer": TOKENIZER} if "tokenizer" in named else {}
+            if part == "vision" and "crops" in named:
+                brought["crops"] = CROPS
+            plans += vision_plans(part, folders[named[part]], parts, shapes, brought)
     if "tokenizer" in named:
         plans.append(tokenizer_plan(folders[named["tokenizer"]], parts, shapes))
     return plans
@@ -507,14 +513,22 @@ def _tokenizer_differences(found: TokenizerConfig, wanted: TokenizerConfig) -> l
     lines += differences(found.clock, wanted.clock, (), "config.clock.")
     used = parts - {"clock", "anchor", "event", *(() if found.kind != "bflow" else ("baseline",))}
     for name in sorted(used):
-        lines += differences(getattr(found, name), getattr(wanted, name), (*_FREE_TOKENIZER, "bars"), f"{flags}{name}.")
+        free = (*_FREE_TOKENIZER, "bars", *(("tower",) if name == "flow" else ()))
+        lines += differences(getattr(found, name), getattr(wanted, name), free, f"{flags}{name}.")
     if found.motion.bars != wanted.motion.bars:
         theirs, ours = ("pad" if c.motion.bars else "crop" for c in (found, wanted))
         lines.append(f"fit is {theirs}, the model's is {ours}: set config.fit={theirs}")
     lines += differences(found.anchor, wanted.anchor, ("tower",), f"{flags}anchor.")
-    lines += differences(
-        found.anchor.used_tower, wanted.anchor.used_tower, (*_FREE_TOKENIZER, "positions"), f"{flags}anchor.tower."
-    )
+    for name in ("anchor", "flow"):
+        theirs, ours = (getattr(config, name).used_tower for config in (found, wanted))
+        theirs_kind, ours_kind = (None if tower is None else tower.kind for tower in (theirs, ours))
+        if theirs_kind != ours_kind:
+            lines.append(
+                f"{name}.tower.kind is {theirs_kind}, the model's is {ours_kind}: set {flags}{name}.tower.kind="
+                f"{theirs_kind}"
+            )
+        elif theirs is not None:
+            lines += differences(theirs, ours, (*_FREE_TOKENIZER, "positions"), f"{flags}{name}.tower.")
     lines += differences(found.event, wanted.event, (*_FREE_TOKENIZER, "window_steps"), f"{flags}event.")
     if found.event.window_steps != wanted.event.window_steps:
         window_s = found.clock.step_time_s(found.event.window_steps)
@@ -525,43 +539,63 @@ def _tokenizer_differences(found: TokenizerConfig, wanted: TokenizerConfig) -> l
     return lines
 
 
-# `config.init_from.vision`: every vision tower.
+# `config.init_from.vision`: every vision tower; `config.init_from.crops`: that of the crops.
 
 
-def vision_plans(folder: Folder, parts: Parts, shapes: Mapping[str, Any], exclude_prefix: str = "") -> list[Plan]:
+def vision_plans(
+    part: str, folder: Folder, parts: Parts, shapes: Mapping[str, Any], brought: Mapping[str, str]
+) -> list[Plan]:
     """What becomes of a folder with a vision tower, in each tower of the model.
 
     Args:
+      part: of `config.init_from`: "vision" for every tower, "crops" for that of the crops.
       folder: of the weights.
       parts: of the run's model.
       shapes: abstract parameters of the run by path.
-      exclude_prefix: of towers that something else fills.
+      brought: by the other parts that bring towers, what the prefixes of these begin with.
 
     Raises:
       InitFromError: the run has no place for a vision tower, or the folder has none.
     """
-    towers = list(parts.towers)
+    what = f"config.init_from.{part}"
+    towers = [tower for tower in parts.towers if part == "vision" or tower.sees == "crops"]
     if not towers:
-        raise InitFromError("config.init_from.vision: this stage has no vision tower")
-    free = [tower for tower in towers if not (exclude_prefix and tower.prefix.startswith(exclude_prefix))]
+        lacking = "vision tower" if part == "vision" else "tower for crops (config.tokenizer.flow.tower)"
+        raise InitFromError(f"{what}: this stage has no {lacking}")
+    free = [tower for tower in towers if not tower.prefix.startswith(tuple(brought.values()))]
     if not free:
-        raise InitFromError(
-            f"config.init_from.vision: {towers[0].prefix} is brought by config.init_from.tokenizer already: name "
-            "one of them"
-        )
-    found, have = _found_tower(folder)
+        by = next(name for name, prefix in brought.items() if towers[0].prefix.startswith(prefix))
+        raise InitFromError(f"{what}: {towers[0].prefix} is brought by config.init_from.{by} already: name one of them")
+    found, have = _found_tower(what, folder)
     need = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
-    return [_vision_plan(folder, found, have, tower, need) for tower in free]
+    return [_vision_plan(part, folder, found, have, tower, need) for tower in free]
 
 
 def _vision_plan(
-    folder: Folder, found: Tower, have: Mapping[str, tuple[int, ...]], place: Tower, need: Mapping[str, tuple[int, ...]]
+    part: str,
+    folder: Folder,
+    found: Tower,
+    have: Mapping[str, tuple[int, ...]],
+    place: Tower,
+    need: Mapping[str, tuple[int, ...]],
 ) -> Plan:
     wrong, notes = [], []
-    tower = found.config if place.has_pool else without_pool(found.config)
-    wrong += differences(tower, place.config, _FREE_VISION, place.flags)
-    if not place.has_pool and found.config.last_norm == "pooled":
-        notes.append(f"its last norm was of what it pooled, in {place.prefix} it is of every token")
+    unused: tuple[str, ...] = () if place.has_pool else _POOL
+    if found.config.kind != place.config.kind:
+        wrong.append(
+            f"its tower is of kind {found.config.kind!r}, that of {place.prefix} is {place.config.kind!r}: set "
+            f"{place.flags}kind={found.config.kind}"
+            + (" (or name another folder with config.init_from.crops)" if place.sees == "crops" else "")
+        )
+    elif isinstance(found.config, VisionConfig):
+        tower = found.config if place.has_pool else without_pool(found.config)
+        wrong += differences(tower, place.config, _FREE_VISION, place.flags)
+        if not place.has_pool and found.config.last_norm == "pooled":
+            notes.append(f"its last norm was of what it pooled, in {place.prefix} it is of every token")
+    else:
+        # It takes pictures of any size, and layers behind the map that is asked for have no use.
+        wrong += differences(found.config, place.config, (*_FREE_VISION, "image_px", "output"), place.flags)
+        unused = ("",)
     if found.mean is None or found.std is None:
         notes.append(f"it does not say how pictures are normalised: {place.pixel_flags}mean and std are taken as right")
     elif place.mean is not None and place.std is not None:
@@ -570,30 +604,22 @@ def _vision_plan(
                 wrong.append(
                     f"{name} of its pixels is {theirs}, the model's is {ours}: set {place.pixel_flags}{name}={theirs}"
                 )
-    unused = () if place.has_pool else _POOL
-    return identity_plan("vision", folder, need, have, place.prefix, found.prefix, unused, wrong=wrong, notes=notes)
+    return identity_plan(part, folder, need, have, place.prefix, found.prefix, unused, wrong=wrong, notes=notes)
 
 
-def _found_tower(folder: Folder) -> tuple[Tower, dict[str, tuple[int, ...]]]:
+def _found_tower(what: str, folder: Folder) -> tuple[Tower, dict[str, tuple[int, ...]]]:
     """A folder's tower, and the shapes of all that is in the folder."""
     if not isinstance(folder, Imported):
         towers = [tower for tower in folder.parts.towers if tower.prefix == VISION]
         if not towers:
             raise InitFromError(
-                f"config.init_from.vision: {folder.path} is a training of stage {folder.stage!r}, wanted is one of "
+                f"{what}: {folder.path} is a training of stage {folder.stage!r}, wanted is one of "
                 "stage 'clip' or 'vlm', or imported weights"
             )
         return towers[0], folder.shapes
     config = folder.config
     if isinstance(config, LanguageConfig):
-        raise InitFromError(
-            f"config.init_from.vision: {folder.path} is of kind 'text', wanted is 'vision' or 'contrastive'"
-        )
-    if isinstance(config, ConvolutionalConfig):
-        raise InitFromError(
-            f"config.init_from.vision: {folder.path} is a convolutional tower ({config.kind}), for which this model "
-            "has no place: its towers are vision transformers"
-        )
+        raise InitFromError(f"{what}: {folder.path} is of kind 'text', wanted is 'vision' or 'contrastive'")
     have = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed_shapes(config))).items()}
     pair = isinstance(config, ContrastiveConfig)
     tower = config.vision if isinstance(config, ContrastiveConfig) else config

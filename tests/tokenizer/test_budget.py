@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.tokenizer import budget
-from mmduplex_jax.tokenizer.bflow import BFlow, _packed_positions
+from mmduplex_jax.tokenizer.bflow import BFlow
 from mmduplex_jax.tokenizer.budget import BudgetConfig
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.sight import packed_positions
 from tests import tiny
 
 TICKS = 60
@@ -161,7 +162,7 @@ def test_a_cap_that_would_silence_something_is_refused(changes, message):
 
 def test_packing_says_whether_all_fit():
     mask = np.array([[True, False, True, True], [False, True, False, False]])
-    positions, fits = _packed_positions(mask, 2)
+    positions, fits = packed_positions(mask, 2)
     assert positions.tolist() == [[0, 2], [1, 4]]
     assert fits.tolist() == [False, True]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.crop_scales import fit
 from mmduplex_jax.tokenizer import motion, token_plan
 from mmduplex_jax.tokenizer.config import FlowConfig
-from mmduplex_jax.tokenizer.encoders import crops
+from mmduplex_jax.tokenizer.sight import crops
 from tests import tiny
 
 SCALES = (1, 2, 3)

@@ -33,7 +33,7 @@ def see(config, params, pictures):
 def test_lite_maps_have_the_shapes_that_the_config_says(output, size):
     config = dataclasses.replace(LITE, output=output)
     found = jax.eval_shape(config.build().init_with_output, jax.random.key(0), jnp.zeros((2, *size, 3)))[0]
-    assert found.shape == (2, *config.map_size(*size), config.width)
+    assert found.shape == (2, *config.map_size(size), config.width)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -41,7 +41,7 @@ def test_lite_maps_have_the_shapes_that_the_config_says(output, size):
 def test_yolox_maps_have_the_shapes_that_the_config_says(output, size):
     config = dataclasses.replace(YOLOX, output=output)
     found = jax.eval_shape(config.build().init_with_output, jax.random.key(0), jnp.zeros((2, *size, 3)))[0]
-    assert found.shape == (2, *config.map_size(*size), config.width)
+    assert found.shape == (2, *config.map_size(size), config.width)
 
 
 @pytest.mark.parametrize("config", [LITE, YOLOX], ids=lambda config: config.kind)

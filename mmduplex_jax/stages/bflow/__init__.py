@@ -5,7 +5,7 @@ from typing import Any
 
 from mmduplex_jax.stages.bflow import evaluator
 from mmduplex_jax.stages.bflow import task as stage_task
-from mmduplex_jax.stages.registry import Parts, Tower, anchor_towers
+from mmduplex_jax.stages.registry import Parts, Tower, tokenizer_towers
 
 OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {}
@@ -25,7 +25,7 @@ def video_tokens(task: stage_task.BFlowTask) -> int:
 def parts(task: stage_task.BFlowTask) -> Parts:
     """The tokenizer may begin with others' weights, and so may the teacher whose view is predicted, if there is one."""
     tokenizer, prediction = task.config.tokenizer, task.config.prediction
-    towers = anchor_towers(tokenizer)
+    towers = tokenizer_towers(tokenizer)
     if prediction.teacher is not None:
         pixels = (prediction.mean, prediction.std)
         towers += (Tower(stage_task.TEACHER, prediction.teacher, "config.teacher.", "config.pixels.", *pixels),)

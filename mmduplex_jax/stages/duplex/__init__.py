@@ -8,7 +8,7 @@ from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
 from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.stages.duplex import evaluator
 from mmduplex_jax.stages.duplex import task as stage_task
-from mmduplex_jax.stages.registry import Language, Parts, anchor_towers
+from mmduplex_jax.stages.registry import Language, Parts, tokenizer_towers
 
 OUTPUT = "commentary"
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {
@@ -40,4 +40,4 @@ def parts(task: stage_task.DuplexTask) -> Parts:
     """A duplex may begin with a language model, a vision tower for its anchors, and a video tokenizer."""
     c = task.config
     gate = c.text.cross_gate if fusion_of(c.fusion).gated else None
-    return Parts(Language(c.text, "tied" if c.tied else "own"), anchor_towers(c.tokenizer), c.tokenizer, gate)
+    return Parts(Language(c.text, "tied" if c.tied else "own"), tokenizer_towers(c.tokenizer), c.tokenizer, gate)
