@@ -72,6 +72,8 @@ EXTRAS_REQUIRE = {
         "transformers>=5.23",
         "sentencepiece>=0.2",
     ],
+    # `configs/data/narrated.py`: a detector and a tracker that make words for videos that have none.
+    "teacher": ["onnxruntime>=1.22", "norfair-enough>=2.4"],
     "dev": [
         *CAPTIONS,
         *LIVE,

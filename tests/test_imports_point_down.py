@@ -211,9 +211,10 @@ def test_file_is_about_one_thing(file: str):
 # Names of packages that differ from those of their modules; "-" and "_" are the same.
 MODULES = {
     "absl-py": "absl", "opencv-python-headless": "cv2", "orbax-checkpoint": "orbax", "apache-beam": "apache_beam",
+    "norfair-enough": "norfair",
     "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
 }  # fmt: skip
-LIBRARY_EXTRAS = ("live", "data")
+LIBRARY_EXTRAS = ("live", "data", "teacher")
 
 
 def declared() -> tuple[set[str], set[str]]:

@@ -1,0 +1,298 @@
+"""The teacher: a detector, a tracker and rules that watch a video and say what happens.
+
+    teacher = Teacher(detector, TeacherSettings(), width_px, height_px)
+    for t_s, picture in pictures:
+        happenings = teacher.push(t_s, picture)
+    happenings = teacher.finish()
+
+With `look_ahead` it knows the background of the seconds to come: for making training data. Without, it is causal: what
+it tells at `known_s` depends on no later picture, so that it can be run live.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.geometry import rgb_of
+from data_pipelines.narrator.detector import Detections, Detector
+from data_pipelines.narrator.events import EventFinder, EventSettings, Happening, Observation
+from data_pipelines.narrator.motion import Background, MotionSettings, moving_mask, small_grey
+from data_pipelines.narrator.tracks import Follower, TrackSettings
+from data_pipelines.pictures import open_pictures
+from data_pipelines.schema import Event, Word
+from data_pipelines.video_source import Video
+from data_pipelines.world import event_words
+from data_pipelines.world.commentator import WORD_GAP_S, WORD_S
+
+# Times that differ by less are the same.
+_SAME_S = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher watches.
+
+    Attributes:
+      rate_hz: pictures a second that it looks at.
+      look_ahead: whether the background is taken from pictures before and after, else only from those before.
+      motion, tracks, events: of its parts.
+    """
+
+    rate_hz: float = 6.25
+    look_ahead: bool = True
+    motion: MotionSettings = MotionSettings()
+    tracks: TrackSettings = TrackSettings()
+    events: EventSettings = EventSettings()
+
+    def __post_init__(self):
+        if not 1.0 <= self.rate_hz <= 60.0:
+            raise ValueError(f"rate_hz must be 1 to 60 pictures a second, got {self.rate_hz:g}")
+
+
+class Followed(NamedTuple):
+    """A thing in a picture.
+
+    Attributes:
+      t_s: of the picture.
+      track: its number.
+      box: float [4], left, top, right, bottom as shares of the picture's width and height.
+    """
+
+    t_s: float
+    track: int
+    box: np.ndarray
+
+
+class _Looked(NamedTuple):
+    t_s: float
+    grey: np.ndarray
+    detections: Detections
+
+
+class Teacher:
+    """Watches one video.
+
+    Attributes:
+      looked: how many pictures it has looked at.
+    """
+
+    def __init__(self, detector: Detector, settings: TeacherSettings, width_px: int, height_px: int):
+        self._detector, self._settings = detector, settings
+        self._width_px, self._height_px = width_px, height_px
+        self._background = Background(settings.motion.window_s)
+        self._follower = Follower(settings.tracks, settings.rate_hz)
+        self._finder = EventFinder(detector.labels, width_px, height_px, settings.events)
+        self._waiting: collections.deque[_Looked] = collections.deque()
+        self._due_s: float | None = None
+        self._last_s = 0.0
+        self._followed: list[Followed] = []
+        self.looked = 0
+
+    def push(self, t_s: float, picture: np.ndarray) -> list[Happening]:
+        """Takes the next picture, uint8 [H, W, 3] RGB; looks at it if one is due.
+
+        Returns:
+          What is certain now, in the order of `t_s`.
+
+        Raises:
+          ValueError: the picture has another size, or an earlier time.
+        """
+        if picture.shape[:2] != (self._height_px, self._width_px):
+            raise ValueError(
+                f"the picture at {t_s:.2f} s is {picture.shape[1]}x{picture.shape[0]}, not as the first one"
+            )
+        if t_s < self._last_s - _SAME_S:
+            raise ValueError(f"the picture at {t_s:.2f} s comes after that at {self._last_s:.2f} s")
+        self._last_s = t_s
+        if not self.is_due(t_s):
+            return []
+        period_s = 1.0 / self._settings.rate_hz
+        self._due_s = (int((t_s + _SAME_S) / period_s) + 1) * period_s
+        self.looked += 1
+        grey = small_grey(picture, self._settings.motion.longer_px)
+        self._background.add(t_s, grey)
+        self._waiting.append(_Looked(t_s, grey, self._detector(picture)))
+        return self._decide(t_s)
+
+    def is_due(self, t_s: float) -> bool:
+        """Whether a picture of this time would be looked at."""
+        return self._due_s is None or t_s >= self._due_s - _SAME_S
+
+    def finish(self) -> list[Happening]:
+        """The video ends: the rest of what happened."""
+        return [*self._decide(float("inf")), *self._finder.finish(self._last_s)]
+
+    def take_followed(self) -> list[Followed]:
+        """Where things were, since the last call: for drawing them."""
+        taken, self._followed = self._followed, []
+        return taken
+
+    def _decide(self, now_s: float) -> list[Happening]:
+        ahead_s = self._settings.motion.window_s / 2 if self._settings.look_ahead else 0.0
+        happenings: list[Happening] = []
+        while self._waiting and self._waiting[0].t_s + ahead_s <= now_s + _SAME_S:
+            happenings += self._decide_one(self._waiting.popleft())
+        return happenings
+
+    def _decide_one(self, looked: _Looked) -> list[Happening]:
+        motion = self._settings.motion
+        mask = moving_mask(looked.grey, self._background.at(looked.t_s), motion.contrast_min)
+        boxes, scores = looked.detections
+        observations = [
+            Observation(one.track, boxes[one.number], scores[one.number]) for one in self._follower.update(boxes)
+        ]
+        size = np.array([self._width_px, self._height_px] * 2)
+        self._followed += [Followed(looked.t_s, one.track, one.box / size) for one in observations]
+        return self._finder.update(looked.t_s, observations, mask)
+
+
+class Narration(NamedTuple):
+    """What a teacher says of a video.
+
+    Attributes:
+      happenings: in the order of `t_s`.
+      followed: the things of these, in the order of time.
+      looked: how many pictures were looked at.
+      duration_s: from the recording's begin to the end of its last picture.
+    """
+
+    happenings: list[Happening]
+    followed: list[Followed]
+    looked: int
+    duration_s: float
+
+
+def narrate(video: Video, name: str, detector: Detector, settings: TeacherSettings) -> Narration:
+    """Watches a whole video.
+
+    Args:
+      video: a path or the file's bytes.
+      name: what messages call it.
+      detector, settings: of the teacher.
+
+    Returns:
+      The narration; times count from the recording's begin, its first picture or its first sound.
+
+    Raises:
+      VideoError: it cannot be decoded.
+    """
+    stream = open_pictures(video, name, threads=1)
+    teacher: Teacher | None = None
+    happenings: list[Happening] = []
+    end_s = 0.0
+    try:
+        for shown in stream.shown():
+            t_s = shown.t_s - stream.origin_s
+            end_s = t_s + shown.length_s
+            if teacher is not None and not teacher.is_due(t_s):
+                continue
+            width_px = max(1, round(shown.frame.width * stream.pixel_aspect))
+            picture = shown.orientation.apply(rgb_of(shown.frame, width_px, shown.frame.height))
+            if teacher is None:
+                teacher = Teacher(detector, settings, picture.shape[1], picture.shape[0])
+            happenings += teacher.push(t_s, picture)
+    finally:
+        stream.close()
+    if teacher is None:
+        return Narration([], [], 0, end_s)
+    happenings += teacher.finish()
+    told = {one.track for one in happenings}
+    followed = [one for one in teacher.take_followed() if one.track in told]
+    return Narration(sorted(happenings, key=lambda one: one.t_s), followed, teacher.looked, end_s)
+
+
+def event_of(happening: Happening, classes: tuple[str, ...], t_s: float | None = None) -> Event:
+    """A happening as an event, at `t_s` or when it happened.
+
+    Raises:
+      ValueError: its class is none of `classes`.
+    """
+    at_s = happening.t_s if t_s is None else t_s
+    return event_words.make_event(at_s, happening.kind, happening.class_name, side=happening.side, classes=classes)
+
+
+def say(events: Sequence[Event], lag_s: float) -> tuple[tuple[Word, ...], tuple[Event, ...], tuple[Event, ...]]:
+    """Says each event as it happens; a phrase waits until the one before it is said.
+
+    Args:
+      events: in order of time.
+      lag_s: the longest that a phrase may wait; what would come later is left out.
+
+    Returns:
+      The words, the events that they say, and those that were left out.
+    """
+    words: list[Word] = []
+    said, left_out = [], []
+    free_s = 0.0
+    for event in events:
+        start_s = max(event.t_s, free_s)
+        if start_s > event.t_s + lag_s:
+            left_out.append(event)
+            continue
+        said.append(event)
+        for position, text in enumerate(event_words.phrase(event)):
+            at_s = start_s + position * WORD_GAP_S
+            words.append(Word(text, at_s, at_s + WORD_S))
+            free_s = at_s + WORD_GAP_S
+    return tuple(words), tuple(said), tuple(left_out)
+
+
+class LivePhrase(NamedTuple):
+    """What a teacher says live.
+
+    Attributes:
+      text: a phrase of `event_words`.
+      t_s: when it is said: no later picture had a part in it.
+    """
+
+    text: str
+    t_s: float
+
+
+class LiveTeacher:
+    """A teacher that watches videos live, as a control of a commentator: every picture goes in, phrases come out."""
+
+    def __init__(self, detector: Detector, settings: TeacherSettings | None = None):
+        """`settings` are those of `TeacherSettings`, which must not look ahead."""
+        settings = TeacherSettings(look_ahead=False) if settings is None else settings
+        if settings.look_ahead:
+            raise ValueError("a live teacher cannot look ahead: set look_ahead=False")
+        self._detector, self._settings = detector, settings
+        self._looked = 0
+
+    @property
+    def gflop(self) -> float | None:
+        """Operations of the detector so far, in billions (a multiply-add is two); the rest is next to nothing."""
+        return None if self._detector.gflop is None else self._detector.gflop * self._looked
+
+    def __call__(self, frames: Iterable[np.ndarray], times_s: Iterable[float]) -> list[LivePhrase]:
+        """Watches one video from its begin.
+
+        Args:
+          frames: every picture in turn, uint8 [H, W, 3] RGB.
+          times_s: when each is shown.
+        """
+        teacher: Teacher | None = None
+        phrases: list[LivePhrase] = []
+        for frame, t_s in zip(frames, times_s, strict=True):
+            if teacher is None:
+                teacher = Teacher(self._detector, self._settings, frame.shape[1], frame.shape[0])
+            phrases += self._said(teacher.push(t_s, frame))
+            teacher.take_followed()  # nobody draws them
+        if teacher is not None:
+            phrases += self._said(teacher.finish())
+            self._looked += teacher.looked
+        return phrases
+
+    def _said(self, happenings: Sequence[Happening]) -> Iterator[LivePhrase]:
+        classes = classes_with(self._detector.labels)
+        for one in sorted(happenings, key=lambda one: one.known_s):
+            yield LivePhrase(" ".join(event_words.phrase(event_of(one, classes, one.known_s))), one.known_s)
+
+
+def classes_with(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes that phrases may name: those that are always known, and a detector's own."""
+    return (*event_words.CLASSES, *(label for label in labels if label not in event_words.CLASSES))

@@ -1,0 +1,152 @@
+import av
+import numpy as np
+import pytest
+
+from data_pipelines.narrator.detector import Detections
+from data_pipelines.narrator.events import Happening
+from data_pipelines.narrator.teacher import (
+    LiveTeacher,
+    Teacher,
+    TeacherSettings,
+    classes_with,
+    event_of,
+    narrate,
+    say,
+)
+from data_pipelines.narrator.tracks import Follower, TrackSettings, distances_in_lengths
+from data_pipelines.schema import Event
+from tests.data_pipelines.narrator.scenes import HEIGHT_PX, LABELS, WIDTH_PX, said
+
+RATE_HZ = 12.5
+# Lighter than the road, too: motion is looked for in grey.
+CAR = np.array([255, 80, 80], np.uint8)
+
+
+def road() -> np.ndarray:
+    return np.random.default_rng(0).integers(60, 120, (HEIGHT_PX, WIDTH_PX, 3)).astype(np.uint8)
+
+
+def drive(t_s: float) -> np.ndarray:
+    """A red car of 60x40 px that comes from the left after a second and is gone to the right after 6 s."""
+    picture = road()
+    x = round(-60 + 80 * (t_s - 1.0))
+    picture[100:140, max(x, 0) : max(x + 60, 0)] = CAR
+    return picture
+
+
+def drives(duration_s: float):
+    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+    return [drive(t_s) for t_s in times_s], times_s
+
+
+class RedDetector:
+    """Takes what is red for a car."""
+
+    labels, gflop = LABELS, 2.0
+
+    def __call__(self, picture: np.ndarray) -> Detections:
+        rows, columns = np.nonzero((picture[..., 0] > 180) & (picture[..., 1] < 90))
+        scores = np.zeros((1, len(LABELS)), np.float32)
+        scores[0, LABELS.index("car")] = 0.8
+        if len(rows) < 40:
+            return Detections(np.zeros((0, 4), np.float32), scores[:0])
+        box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
+        return Detections(np.array(box, np.float32), scores)
+
+
+def needs_norfair():
+    pytest.importorskip("norfair", reason="tracking needs norfair-enough, of the extra `teacher`")
+
+
+def test_live():
+    needs_norfair()
+    teacher = LiveTeacher(RedDetector())
+    phrases = teacher(*drives(8.0))
+    assert [one.text for one in phrases] == ["car enters left", "car leaves right"]
+    assert 1.0 < phrases[0].t_s < 2.5
+    assert 5.5 < phrases[1].t_s < 7.0
+    assert teacher.gflop == 2.0 * 50  # 8 s at 6.25 pictures a second
+    teacher(*drives(1.0))
+    assert teacher.gflop == 2.0 * 56
+
+
+def test_live_says_nothing_of_what_is_still_to_come():
+    needs_norfair()
+    whole = LiveTeacher(RedDetector())(*drives(8.0))
+    for cut_s in (2.0, 4.0, 6.4):
+        until = [one for one in whole if one.t_s < cut_s]
+        assert LiveTeacher(RedDetector())(*drives(cut_s))[: len(until)] == until
+    with pytest.raises(ValueError, match="cannot look ahead"):
+        LiveTeacher(RedDetector(), TeacherSettings(look_ahead=True))
+
+
+def test_narration_of_a_file(tmp_path):
+    needs_norfair()
+    file = tmp_path / "road.mp4"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.bit_rate = WIDTH_PX, HEIGHT_PX, 4_000_000
+        for step in range(200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(drive(step / 25), format="rgb24")))
+        container.mux(stream.encode())
+    narration = narrate(file, "road.mp4", RedDetector(), TeacherSettings())
+    assert said(narration.happenings) == [("enters", "car", "left"), ("leaves", "car", "right")]
+    enters, leaves = narration.happenings
+    assert enters.t_s == pytest.approx(1.1, abs=0.4)
+    assert leaves.t_s == pytest.approx(5.7, abs=0.4)
+    assert narration.duration_s == pytest.approx(8.0, abs=0.05)
+    assert narration.looked == 50
+    middle = [one for one in narration.followed if abs(one.t_s - 3.52) < 0.01]
+    # 2.52 s after it came: the car's left side is at 141.6 of 320 px. A block of MPEG-4 may blur 4 px.
+    np.testing.assert_allclose(middle[0].box, [141.6 / 320, 100 / 240, 201.6 / 320, 140 / 240], atol=4 / 240)
+    assert narrate(file, "road.mp4", RedDetector(), TeacherSettings())[0][0].t_s == enters.t_s
+
+
+def test_pictures_must_come_in_order_and_in_one_size():
+    needs_norfair()
+    teacher = Teacher(RedDetector(), TeacherSettings(), WIDTH_PX, HEIGHT_PX)
+    teacher.push(1.0, road())
+    with pytest.raises(ValueError, match="at 0.50 s comes after that at 1.00 s"):
+        teacher.push(0.5, road())
+    with pytest.raises(ValueError, match="at 2.00 s is 320x120, not as the first"):
+        teacher.push(2.0, road()[:120])
+
+
+def test_a_follower_keeps_fast_small_things_apart():
+    """Two things of 10 px that move 12 px a picture never overlap with where they were."""
+    needs_norfair()
+    follower = Follower(TrackSettings(distance_max=1.5), 6.25)
+    tracks = set()
+    for step in range(12):
+        x = 12.0 * step
+        boxes = np.array([[x, 0, x + 10, 10], [x, 40, x + 10, 50]])
+        tracks.add(tuple(one.track for one in follower.update(boxes)))
+    assert len(tracks) == 1
+    assert len(next(iter(tracks))) == 2
+    assert follower.followed() == set(next(iter(tracks)))
+
+
+def test_distances_are_in_lengths():
+    a = np.array([[0, 0, 10, 10]], float)
+    b = np.array([[10, 0, 20, 10], [0, 0, 20, 20]], float)
+    np.testing.assert_allclose(
+        distances_in_lengths(a, b), [[1.0, np.hypot(5, 5) / np.sqrt(250) + 0.5 * np.log(2.0)]], rtol=1e-12
+    )
+
+
+def test_phrases_wait_for_each_other_and_not_for_long():
+    events = [Event(1.0, "enters", "car", "left"), Event(1.2, "leaves", "person", ""), Event(1.3, "stops", "dog", "")]
+    words, told, left_out = say(events, lag_s=1.0)
+    assert [word.text for word in words] == ["car", "enters", "left", "person", "leaves"]
+    assert [word.start_s for word in words] == pytest.approx([1.0, 4 / 3, 5 / 3, 2.0, 7 / 3])
+    assert told == tuple(events[:2])
+    assert left_out == (events[2],)
+
+
+def test_classes_of_a_detector_of_ones_own():
+    assert "forklift" in classes_with(("person", "forklift"))
+    assert classes_with(("person",)).count("person") == 1
+    one = Happening(1.0, 2.0, "enters", "forklift", "left", 1, np.zeros(4))
+    assert event_of(one, classes_with(("forklift",)), 2.0) == Event(2.0, "enters", "forklift", "left")
+    with pytest.raises(ValueError, match="'forklift' is unknown"):
+        event_of(one, classes_with(()))
