@@ -8,6 +8,7 @@ from data_pipelines.schema import Record
 from data_pipelines.sources import Item
 from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip
 from data_pipelines.world.config import Appearance, Dynamics
+from data_pipelines.world.event_words import CLASSES
 from data_pipelines.world.real import config as real
 from data_pipelines.world.real.pack import read_pack
 from data_pipelines.world.real.settings import usable_settings
@@ -49,6 +50,10 @@ class WorldSource:
         return {"kind": "world", "seed": self.seed, "clips": self.clips, "world": world, **cameras}
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
+        own_classes: list[str] = []
+        if isinstance(self.world, RealWorldConfig):
+            pack = read_pack(self.world.pack, self.world.exclude_cameras)
+            own_classes = sorted(set(pack.classes) - set(CLASSES))
         for index in range(begin, end):
             clip = make_clip(self.world, self.seed, index)
             key = f"world/{self.world.look}/{self.seed}/{index:06d}"
@@ -62,7 +67,8 @@ class WorldSource:
                     words=tuple(clip.words),
                     events=tuple(clip.events),
                     provenance={"source": "world", "look": self.world.look, "seed": self.seed, "index": index}
-                    | ({"files": list(clip.files)} if clip.files else {}),
+                    | ({"files": list(clip.files)} if clip.files else {})
+                    | ({"classes": own_classes} if own_classes else {}),
                     license=clip.licence,
                 ),
             )

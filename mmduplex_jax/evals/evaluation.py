@@ -21,7 +21,7 @@ from mmduplex_jax.word_decoder import decode_words
 
 # Clips of many lengths are padded to whole multiples of this, so that few shapes are compiled.
 _ROUND_TICKS = 25
-# Words in order, `(text, seconds)` each, to phrases `(attributes or None, seconds, text)`: the grammar of the data.
+# Words in order, `(text, seconds)` each, to phrases `(attributes or None, seconds, text)`: the grammar of a clip.
 Splitter = Callable[[Sequence[tuple[str, float]]], Sequence[tuple[tuple[str, str, str] | None, float, str]]]
 # `(params, frames, slots_in, delay) -> logits`: a model's teacher-forced pass over whole clips.
 Forward = Callable[[PyTree, Array, Array, Array], Float[Array, "B S V"]]
@@ -41,7 +41,7 @@ class Evaluation:
         tokenizer: TextTokenizer,
         clock: Clock,
         frame_px: int,
-        split: Splitter,
+        splitter_of: Callable[[Record], Splitter],
         *,
         delay_steps: int,
         pad_bias: float = 0.0,
@@ -55,14 +55,14 @@ class Evaluation:
           tokenizer: its words.
           clock: of the model; the clips must have the same.
           frame_px: side of the frames that the model takes; larger ones are shrunk.
-          split: cuts words into phrases and reads them.
+          splitter_of: a clip's grammar: what cuts words into phrases and reads them.
           delay_steps: steps that the text runs behind the picture.
           pad_bias: added to PAD's logit: more is quieter.
           batch_size: clips that are decoded at a time.
         """
         self._decode = make_decoder(live, clock)
         self._word_nll = make_word_nll(forward, tokenizer)
-        self._tokenizer, self._clock, self._frame_px, self._split = tokenizer, clock, frame_px, split
+        self._tokenizer, self._clock, self._frame_px, self._splitter_of = tokenizer, clock, frame_px, splitter_of
         self._delay_steps, self._pad_bias, self._batch_size = delay_steps, pad_bias, batch_size
 
     def run(self, params: PyTree, records: Iterable[Record]) -> Iterator[tuple[list[ClipResult], tuple[float, int]]]:
@@ -98,13 +98,14 @@ class Evaluation:
                 record.words, self._tokenizer, self._clock, steps, self._delay_steps
             )
             if row < counted:
+                split = self._splitter_of(record)
                 spoken, oracle = (self._words(slots[row, :steps]) for slots in (decoded.slots, true_slots))
                 results.append(
                     ClipResult(
                         duration_s=self._clock.step_time_s(steps),
                         events=record.events,
-                        said=_phrases(spoken, self._split),
-                        oracle=_phrases(oracle, self._split),
+                        said=_phrases(spoken, split),
+                        oracle=_phrases(oracle, split),
                         video_tokens=decoded.video_tokens[row, : record.num_ticks],
                         motion=motion_by_tick(record.frames),
                         key=record.key,

@@ -82,8 +82,8 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
 def load_tokenizer(config: Any) -> TextTokenizer:
     """The text tokenizer of a config.
 
-    It is `world` (the built-in world's words, of both looks), a tokenizer.json, or a folder of imported weights; with
-    `config.sentence_ends` it gets the mark END where it has none.
+    It is `world` (the built-in world's words, of both drawn looks), `events` (the words of real events), a
+    tokenizer.json, or a folder of imported weights; with `config.sentence_ends` it gets the mark END where it has none.
 
     Raises:
       FileNotFoundError: there is no such file, or no such folder with a tokenizer.
@@ -95,11 +95,18 @@ def load_tokenizer(config: Any) -> TextTokenizer:
 
 def _load_words(name: str) -> TextTokenizer:
     """The tokenizer of a name; errors as of `load_tokenizer`."""
-    hint = "pass --config.text_tokenizer=FILE (a tokenizer.json, or a folder of imported weights with one), or `world`"
+    hint = (
+        "pass --config.text_tokenizer=FILE (a tokenizer.json, or a folder of imported weights with one), `world` or "
+        "`events`"
+    )
     if name == "world":
         from data_pipelines.world.commentator import lexicon
 
         return TextTokenizer.word_level(lexicon("rich"))
+    if name == "events":
+        from data_pipelines.world import event_words
+
+        return TextTokenizer.word_level(event_words.lexicon())
     if not Path(name).exists():
         raise FileNotFoundError(f"config.text_tokenizer={name!r}: there is no such file or folder; {hint}")
     if not Path(name).is_dir():

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.pairs import utterances_of
 from data_pipelines.schema import Record
-from data_pipelines.world.commentator import split_phrases
+from data_pipelines.world.grammar import splitter_of
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics, check_clock
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
@@ -207,7 +207,7 @@ def phrases_of(record: Record) -> list[_Phrase]:
             for found in utterances_of(record, _PAUSE_S)
         ]
     phrases = []
-    for attributes, start_s, text in split_phrases([(word.text, word.start_s) for word in record.words]):
+    for attributes, start_s, text in splitter_of(record)([(word.text, word.start_s) for word in record.words]):
         meant = [event for event in record.events if event.attributes == attributes]
         if not meant:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.schema import Record
-from data_pipelines.world.commentator import split_phrases
+from data_pipelines.world.grammar import splitter_of
 from mmduplex_jax.evals.evaluation import Evaluation, mean_nll
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, Metric, Report, apply_metrics
 from mmduplex_jax.evals.report import build_report
@@ -71,7 +71,7 @@ class DuplexEvaluator:
             tokenizer,
             self._clock,
             config.frame_px,
-            split_phrases,
+            splitter_of,
         )
         self._compiled: dict[int, Evaluation] = {}
 
