@@ -53,7 +53,7 @@ class RealDynamics:
     animal_p: float = 0.3
     passer_p: float = 0.3
     props: tuple[int, int] = (0, 4)
-    occluder_p: float = 0.35
+    occluder_p: float = 0.25
     hidden_p: float = 0.1
     word_gap_s: float = 0.24
     lag_s: float = 1.0
@@ -68,8 +68,8 @@ class RealAppearance:
       fixed_camera_p: share of clips before the view of a fixed camera, where the pack has both kinds.
       crop: how much of a background's height is seen.
       blend: how far a thing takes on the background's light.
-      haze: how far far things fade into the background's mean colour.
-      grey_p: probability of a camera without colours.
+      haze: how far things outdoors fade into the background's mean colour; those that come near fade less.
+      grey_p: probability of a camera without colours; one whose background has none always is.
       shadow_p: probability that things cast shadows; without, they only darken where they stand.
       light_gain, light_tint: how far brightness and colour drift from 1, slowly.
       light_step_p: probability that the light changes at once (a lamp, a cloud).
@@ -85,7 +85,7 @@ class RealAppearance:
     fixed_camera_p: float = 0.5
     crop: Range = (0.65, 1.0)
     blend: Range = (0.1, 0.6)
-    haze: Range = (0.0, 0.35)
+    haze: Range = (0.0, 0.3)
     grey_p: float = 0.08
     shadow_p: float = 0.45
     light_gain: float = 0.12
@@ -94,7 +94,7 @@ class RealAppearance:
     sway_p: float = 0.4
     shake_p: float = 0.2
     shake: Range = (0.002, 0.012)
-    blur: Range = (0.0, 0.007)
+    blur: Range = (0.0, 0.005)
     noise: Range = (0.0, 5.0)
     overlay_p: float = 0.35
     codecs: tuple[tuple[str, float], ...] = (("h264", 0.55), ("jpeg", 0.25), ("none", 0.2))

@@ -60,8 +60,13 @@ def find_piece(picture: np.ndarray, dice: Dice, *, standing: bool = True) -> Pie
         cv2.floodFill(smooth.copy(), mask, (column, row), 0, spread, spread, flags)
         region = cv2.morphologyEx(mask[1:-1, 1:-1], cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
         region = cv2.morphologyEx(region, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        # One solid piece: through one with holes things would be seen as through glass.
+        outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if not outlines:
+            continue
+        region = cv2.drawContours(np.zeros_like(region), [max(outlines, key=cv2.contourArea)], -1, 255, cv2.FILLED)
         filled_rows, filled_columns = np.flatnonzero(region.max(axis=1)), np.flatnonzero(region.max(axis=0))
-        if not len(filled_rows) or not _AREA[0] <= region.mean() / 255 <= _AREA[1]:
+        if not _AREA[0] <= region.mean() / 255 <= _AREA[1]:
             continue
         high, wide = len(filled_rows) / rows, len(filled_columns) / columns
         if standing and (high < _LEAST[0] or wide < _LEAST[1] or wide > 0.6):

@@ -26,6 +26,8 @@ from data_pipelines.world.scene import Dice
 # `liveliness` counts events in so much time.
 _LIVELINESS_S = 16.0
 _TRIES = 60
+# Mean saturation, of 255, below which a background was filmed without colours.
+_COLOURLESS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ class _Planner(Hands):
     def plan(self) -> RealScene:
         dice, d = self.dice, self.d
         background, crop, flipped, small = self._draw_background()
+        if cv2.cvtColor(small, cv2.COLOR_RGB2HSV)[..., 1].mean() < _COLOURLESS:
+            self.grey = True
         self.piece = find_piece(small, dice) if dice.unit() < d.occluder_p and not self.setting.from_above else None
         low, high = self._draw_liveliness()
         self._put_props()

@@ -16,6 +16,8 @@ _STEPS_M = 1.35
 _SQUEEZE, _TILT, _LIFT = 0.09, 0.035, 0.012
 # One who stands is not quite still.
 _BREATH, _BREATH_RAD_S = 0.012, (0.9, 0.6)
+# So high, in picture heights, is what is near.
+_NEAR = 0.4
 # RGB of sleeves.
 _SLEEVES = ((30, 32, 40), (60, 80, 130), (120, 120, 125), (190, 190, 195), (110, 40, 45), (50, 80, 60))
 
@@ -63,7 +65,10 @@ class Puppet:
 
     def __init__(self, actor: Actor, pictures: list[np.ndarray], around: Surroundings, rng: np.random.Generator):
         self.actor = actor
-        gain, haze = _gain(pictures, around) * rng.uniform(0.9, 1.1), around.haze * rng.uniform(0.3, 1.0)
+        gain, haze = (
+            _gain(pictures, around) * rng.uniform(0.9, 1.1),
+            around.haze * _distance(actor) * rng.uniform(0.5, 1.0),
+        )
         pictures = [toned(one, gain, around.mean, haze) for one in pictures]
         if actor.reach is not None:
             sleeve = None if actor.seed % 3 == 0 else _SLEEVES[actor.seed % len(_SLEEVES)]
@@ -134,6 +139,11 @@ class Puppet:
             t_s = (phase - float(track.phase[0])) / max(float(np.ptp(track.phase)), 1e-6) * moving_s
         number = int(abs(t_s) * self.actor.cutout.rate_hz + self.actor.seed) % (2 * count - 2)
         return number if number < count else 2 * count - 2 - number
+
+
+def _distance(actor: Actor) -> float:
+    """0 of one that comes near, to 1 of one that stays far."""
+    return 1 - min(float(actor.track.height.max()) / _NEAR, 1.0)
 
 
 def _gain(pictures: list[np.ndarray], around: Surroundings) -> np.ndarray:
