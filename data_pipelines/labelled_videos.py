@@ -132,6 +132,28 @@ def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:
     return LabelledVideos(tuple(videos), tuple(unchecked), tuple(unsayable))
 
 
+def camera_of_videos(root: str | os.PathLike[str]) -> dict[str, str]:
+    """The camera of every video that the labels of a folder name, checked or not; the video's name where nobody says.
+
+    Raises:
+      FileNotFoundError: there is no `clips.jsonl`.
+      LabelError: a line cannot be read.
+    """
+    file = Path(root) / LABELS_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"no {LABELS_NAME} in {root}, which would say which camera filmed each video")
+    cameras: dict[str, str] = {}
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        if line.strip():
+            try:
+                fields = parse_json(line)
+                name = _text(fields, "file")
+            except (ValueError, TypeError) as error:
+                raise LabelError(f"{file}:{number}: {error}") from error
+            cameras[name] = str(fields.get("camera") or name)
+    return cameras
+
+
 def event_of_label(label: Mapping[str, Any]) -> Event:
     """The event of a label, with the colour and the side as it names them.
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+
+from data_pipelines.world.event_words import COCO_CLASSES
 
 # What YOLOX pads pictures with, and the strides of its three scales.
 _PAD = 114
@@ -185,6 +187,21 @@ class YoloxDetector:
         boxes = detections.boxes / fitted.scale
         height, width = picture.shape[:2]
         return Detections(np.clip(boxes, 0.0, [width, height, width, height]).astype(np.float32), detections.scores)
+
+
+def yolox(config: Mapping[str, Any]) -> YoloxDetector:
+    """The detector of a configuration: `file`, `labels` (a file, "" for COCO's), `score_min`, `iou_max`, `gflop`.
+
+    Raises:
+      ValueError: a value is missing, or no model of these classes.
+      OSError: the labels cannot be read.
+    """
+    if not config["file"]:
+        raise ValueError("give the detector as --config.detector.file=FILE.onnx, a YOLOX with a raw head")
+    labels = read_labels(config["labels"]) if config["labels"] else COCO_CLASSES
+    return YoloxDetector(
+        config["file"], labels, score_min=config["score_min"], iou_max=config["iou_max"], gflop=config["gflop"]
+    )
 
 
 def read_labels(file: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from data_pipelines.narrator.motion import Background, MotionSettings, moving_ma
 from data_pipelines.narrator.tracks import Follower, TrackSettings
 from data_pipelines.pictures import open_pictures
 from data_pipelines.schema import Event, Word
-from data_pipelines.video_source import Video
+from data_pipelines.video_source import Video, VideoError
 from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, WORD_S
 
@@ -76,12 +76,13 @@ class Teacher:
     """Watches one video.
 
     Attributes:
-      looked: how many pictures it has looked at.
+      width_px, height_px: of the pictures.
+      looked: how many of them it has looked at.
     """
 
     def __init__(self, detector: Detector, settings: TeacherSettings, width_px: int, height_px: int):
         self._detector, self._settings = detector, settings
-        self._width_px, self._height_px = width_px, height_px
+        self.width_px, self.height_px = width_px, height_px
         self._background = Background(settings.motion.window_s)
         self._follower = Follower(settings.tracks, settings.rate_hz)
         self._finder = EventFinder(detector.labels, width_px, height_px, settings.events)
@@ -89,6 +90,7 @@ class Teacher:
         self._due_s: float | None = None
         self._last_s = 0.0
         self._followed: list[Followed] = []
+        self._moving: list[tuple[float, float]] = []
         self.looked = 0
 
     def push(self, t_s: float, picture: np.ndarray) -> list[Happening]:
@@ -100,7 +102,7 @@ class Teacher:
         Raises:
           ValueError: the picture has another size, or an earlier time.
         """
-        if picture.shape[:2] != (self._height_px, self._width_px):
+        if picture.shape[:2] != (self.height_px, self.width_px):
             raise ValueError(
                 f"the picture at {t_s:.2f} s is {picture.shape[1]}x{picture.shape[0]}, not as the first one"
             )
@@ -125,10 +127,11 @@ class Teacher:
         """The video ends: the rest of what happened."""
         return [*self._decide(float("inf")), *self._finder.finish(self._last_s)]
 
-    def take_followed(self) -> list[Followed]:
-        """Where things were, since the last call: for drawing them."""
-        taken, self._followed = self._followed, []
-        return taken
+    def take_followed(self) -> tuple[list[Followed], list[tuple[float, float]]]:
+        """Since the last call: where things were, and of each picture its time and the share of it that moved."""
+        followed, moving = self._followed, self._moving
+        self._followed, self._moving = [], []
+        return followed, moving
 
     def _decide(self, now_s: float) -> list[Happening]:
         ahead_s = self._settings.motion.window_s / 2 if self._settings.look_ahead else 0.0
@@ -144,8 +147,9 @@ class Teacher:
         observations = [
             Observation(one.track, boxes[one.number], scores[one.number]) for one in self._follower.update(boxes)
         ]
-        size = np.array([self._width_px, self._height_px] * 2)
+        size = np.array([self.width_px, self.height_px] * 2)
         self._followed += [Followed(looked.t_s, one.track, one.box / size) for one in observations]
+        self._moving.append((looked.t_s, float(mask.mean())))
         return self._finder.update(looked.t_s, observations, mask)
 
 
@@ -155,13 +159,16 @@ class Narration(NamedTuple):
     Attributes:
       happenings: in the order of `t_s`.
       followed: the things of these, in the order of time.
-      looked: how many pictures were looked at.
+      moving: of each picture that was looked at, its time and the share of it that differed from the background.
+      width_px, height_px: of the pictures as they are shown.
       duration_s: from the recording's begin to the end of its last picture.
     """
 
     happenings: list[Happening]
     followed: list[Followed]
-    looked: int
+    moving: list[tuple[float, float]]
+    width_px: int
+    height_px: int
     duration_s: float
 
 
@@ -197,11 +204,13 @@ def narrate(video: Video, name: str, detector: Detector, settings: TeacherSettin
     finally:
         stream.close()
     if teacher is None:
-        return Narration([], [], 0, end_s)
+        raise VideoError(f"{name}: no picture in it decodes")
     happenings += teacher.finish()
     told = {one.track for one in happenings}
-    followed = [one for one in teacher.take_followed() if one.track in told]
-    return Narration(sorted(happenings, key=lambda one: one.t_s), followed, teacher.looked, end_s)
+    followed, moving = teacher.take_followed()
+    followed = [one for one in followed if one.track in told]
+    happenings.sort(key=lambda one: one.t_s)
+    return Narration(happenings, followed, moving, teacher.width_px, teacher.height_px, end_s)
 
 
 def event_of(happening: Happening, classes: tuple[str, ...], t_s: float | None = None) -> Event:
@@ -214,12 +223,15 @@ def event_of(happening: Happening, classes: tuple[str, ...], t_s: float | None =
     return event_words.make_event(at_s, happening.kind, happening.class_name, side=happening.side, classes=classes)
 
 
-def say(events: Sequence[Event], lag_s: float) -> tuple[tuple[Word, ...], tuple[Event, ...], tuple[Event, ...]]:
+def say(
+    events: Sequence[Event], lag_s: float, word_gap_s: float = WORD_GAP_S
+) -> tuple[tuple[Word, ...], tuple[Event, ...], tuple[Event, ...]]:
     """Says each event as it happens; a phrase waits until the one before it is said.
 
     Args:
       events: in order of time.
       lag_s: the longest that a phrase may wait; what would come later is left out.
+      word_gap_s: from the start of a word to that of the next.
 
     Returns:
       The words, the events that they say, and those that were left out.
@@ -233,10 +245,11 @@ def say(events: Sequence[Event], lag_s: float) -> tuple[tuple[Word, ...], tuple[
             left_out.append(event)
             continue
         said.append(event)
-        for position, text in enumerate(event_words.phrase(event)):
-            at_s = start_s + position * WORD_GAP_S
-            words.append(Word(text, at_s, at_s + WORD_S))
-            free_s = at_s + WORD_GAP_S
+        texts = event_words.phrase(event)
+        for position, text in enumerate(texts):
+            at_s = start_s + position * word_gap_s
+            words.append(Word(text, at_s, at_s + min(WORD_S, word_gap_s), ends_sentence=position == len(texts) - 1))
+        free_s = start_s + len(texts) * word_gap_s
     return tuple(words), tuple(said), tuple(left_out)
 
 

@@ -11,6 +11,9 @@ TOO_LONG = "longer than allowed"
 DUPLICATE = "duplicate by hash"
 LANGUAGE = "language not wanted"
 BROKEN_ANNOTATION = "broken annotation"
+DISCARDED = "discarded by a person"
+HELD_CAMERA = "camera held back"
+UNEXPLAINED = "moves, and nobody says what"
 
 # What of an input that is used is left out, mended or doubtful (`sources.Noted`).
 BROKEN_CUE = "broken cue or word, left out"
@@ -21,8 +24,19 @@ OVERLAP = "overlapping cues, said in turn"
 OTHER_FORMAT = "another format than the name says"
 NO_TRANSCRIPT = "JSON that is no transcript, left out"
 TIME_MAP = "X-TIMESTAMP-MAP that fits no clock of the video, left out"
+TOO_FAST = "more happens than can be said, left out"
 
-NOTES = (BROKEN_CUE, MARKS, SITE_ADVERTISEMENT, OUT_OF_ORDER, OVERLAP, OTHER_FORMAT, NO_TRANSCRIPT, TIME_MAP)
+NOTES = (
+    BROKEN_CUE,
+    MARKS,
+    SITE_ADVERTISEMENT,
+    OUT_OF_ORDER,
+    OVERLAP,
+    OTHER_FORMAT,
+    NO_TRANSCRIPT,
+    TIME_MAP,
+    TOO_FAST,
+)
 
 CAUSES = (
     CANNOT_DECODE,
@@ -36,4 +50,7 @@ CAUSES = (
     DUPLICATE,
     LANGUAGE,
     BROKEN_ANNOTATION,
+    DISCARDED,
+    HELD_CAMERA,
+    UNEXPLAINED,
 )

@@ -14,6 +14,7 @@ from data_pipelines.sources import Source
 SOURCES: dict[str, str] = {
     "folder": "data_pipelines.sources.folder:folder_source",
     "livecc": "data_pipelines.sources.livecc:livecc_source",
+    "narrated": "data_pipelines.sources.narrated:narrated_source",
     "pevideo": "data_pipelines.sources.pevideo:pevideo_source",
     "world": "data_pipelines.sources.world:world_source",
 }

@@ -1,8 +1,6 @@
-import av
 import numpy as np
 import pytest
 
-from data_pipelines.narrator.detector import Detections
 from data_pipelines.narrator.events import Happening
 from data_pipelines.narrator.teacher import (
     LiveTeacher,
@@ -15,47 +13,8 @@ from data_pipelines.narrator.teacher import (
 )
 from data_pipelines.narrator.tracks import Follower, TrackSettings, distances_in_lengths
 from data_pipelines.schema import Event
-from tests.data_pipelines.narrator.scenes import HEIGHT_PX, LABELS, WIDTH_PX, said
-
-RATE_HZ = 12.5
-# Lighter than the road, too: motion is looked for in grey.
-CAR = np.array([255, 80, 80], np.uint8)
-
-
-def road() -> np.ndarray:
-    return np.random.default_rng(0).integers(60, 120, (HEIGHT_PX, WIDTH_PX, 3)).astype(np.uint8)
-
-
-def drive(t_s: float) -> np.ndarray:
-    """A red car of 60x40 px that comes from the left after a second and is gone to the right after 6 s."""
-    picture = road()
-    x = round(-60 + 80 * (t_s - 1.0))
-    picture[100:140, max(x, 0) : max(x + 60, 0)] = CAR
-    return picture
-
-
-def drives(duration_s: float):
-    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
-    return [drive(t_s) for t_s in times_s], times_s
-
-
-class RedDetector:
-    """Takes what is red for a car."""
-
-    labels, gflop = LABELS, 2.0
-
-    def __call__(self, picture: np.ndarray) -> Detections:
-        rows, columns = np.nonzero((picture[..., 0] > 180) & (picture[..., 1] < 90))
-        scores = np.zeros((1, len(LABELS)), np.float32)
-        scores[0, LABELS.index("car")] = 0.8
-        if len(rows) < 40:
-            return Detections(np.zeros((0, 4), np.float32), scores[:0])
-        box = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
-        return Detections(np.array(box, np.float32), scores)
-
-
-def needs_norfair():
-    pytest.importorskip("norfair", reason="tracking needs norfair-enough, of the extra `teacher`")
+from tests.data_pipelines.narrator.red_car import RedDetector, drives, needs_norfair, road, write_drive
+from tests.data_pipelines.narrator.scenes import HEIGHT_PX, WIDTH_PX, said
 
 
 def test_live():
@@ -82,23 +41,20 @@ def test_live_says_nothing_of_what_is_still_to_come():
 
 def test_narration_of_a_file(tmp_path):
     needs_norfair()
-    file = tmp_path / "road.mp4"
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.bit_rate = WIDTH_PX, HEIGHT_PX, 4_000_000
-        for step in range(200):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(drive(step / 25), format="rgb24")))
-        container.mux(stream.encode())
+    file = write_drive(tmp_path / "road.mp4")
     narration = narrate(file, "road.mp4", RedDetector(), TeacherSettings())
     assert said(narration.happenings) == [("enters", "car", "left"), ("leaves", "car", "right")]
     enters, leaves = narration.happenings
     assert enters.t_s == pytest.approx(1.1, abs=0.4)
     assert leaves.t_s == pytest.approx(5.7, abs=0.4)
     assert narration.duration_s == pytest.approx(8.0, abs=0.05)
-    assert narration.looked == 50
+    assert len(narration.moving) == 50
+    assert (narration.width_px, narration.height_px) == (WIDTH_PX, HEIGHT_PX)
     middle = [one for one in narration.followed if abs(one.t_s - 3.52) < 0.01]
     # 2.52 s after it came: the car's left side is at 141.6 of 320 px. A block of MPEG-4 may blur 4 px.
     np.testing.assert_allclose(middle[0].box, [141.6 / 320, 100 / 240, 201.6 / 320, 140 / 240], atol=4 / 240)
+    # It has 60x40 px, in the middle of its way.
+    assert dict(narration.moving)[middle[0].t_s] == pytest.approx(60 * 40 / (WIDTH_PX * HEIGHT_PX), rel=0.2)
     assert narrate(file, "road.mp4", RedDetector(), TeacherSettings())[0][0].t_s == enters.t_s
 
 
@@ -137,6 +93,7 @@ def test_distances_are_in_lengths():
 def test_phrases_wait_for_each_other_and_not_for_long():
     events = [Event(1.0, "enters", "car", "left"), Event(1.2, "leaves", "person", ""), Event(1.3, "stops", "dog", "")]
     words, told, left_out = say(events, lag_s=1.0)
+    assert [word.ends_sentence for word in words] == [False, False, True, False, True]
     assert [word.text for word in words] == ["car", "enters", "left", "person", "leaves"]
     assert [word.start_s for word in words] == pytest.approx([1.0, 4 / 3, 5 / 3, 2.0, 7 / 3])
     assert told == tuple(events[:2])

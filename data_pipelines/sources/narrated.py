@@ -1,0 +1,327 @@
+"""A folder of videos without any text, narrated by a teacher (a detector and a tracker), as a source: a unit is a file.
+
+What it saw happen are a record's events and, said one after the other, its words. Where the things were is in its
+provenance, so that `launch.inspect` can draw them and a person can discard what is wrong.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.clip_reader import probe
+from data_pipelines.geometry import square_in_picture
+from data_pipelines.labelled_videos import LABELS_NAME, camera_of_videos
+from data_pipelines.narrator.detector import Detector
+from data_pipelines.narrator.events import EventSettings
+from data_pipelines.narrator.motion import MotionSettings
+from data_pipelines.narrator.teacher import Narration, TeacherSettings, classes_with, event_of, narrate, say
+from data_pipelines.narrator.tracks import TrackSettings
+from data_pipelines.schema import Event, Record
+from data_pipelines.sources import Item, Noted, Rejected, Unit, causes
+from data_pipelines.sources.folder import VIDEO_SUFFIXES, Listed, find_duplicates, list_videos, shown
+from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
+from data_pipelines.video_source import VideoError
+
+# A file of a folder that lists what a person does not want of it: names of videos or keys of records, one a line.
+DISCARDED_NAME = "discarded.txt"
+CAMERAS = ("file", "folder", "labels")
+# Boxes are kept for looking at, not for measuring: so many seconds apart, to a thousandth of the frame.
+_KEPT_EVERY_S = 0.45
+# Fields of a detector's configuration that name files.
+_FILES = ("file", "labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrator:
+    """Who watches, and how it speaks.
+
+    Attributes:
+      detector: the configuration's `detector`, as JSON: what `make` there is called with.
+      fingerprints: hashes of the files that it names.
+      teacher: of events.
+      lag_s: the longest that a phrase may wait for the one before it; what would come later is left out.
+      word_gap_s: from the start of a word to that of the next.
+      unexplained_share_min: a window without words, of which so much moves on average, is rejected.
+    """
+
+    detector: str
+    fingerprints: tuple[tuple[str, str], ...]
+    teacher: TeacherSettings
+    lag_s: float
+    word_gap_s: float
+    unexplained_share_min: float
+
+    def describe(self) -> dict[str, Any]:
+        """Its fields as JSON values; files by what they hold, wherever they are."""
+        detector = {name: value for name, value in json.loads(self.detector).items() if name not in _FILES}
+        return dataclasses.asdict(self) | {"detector": detector, "fingerprints": dict(self.fingerprints)}
+
+    def make_detector(self) -> Detector:
+        """The detector, loaded once in a process."""
+        return _detector(self.detector)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NarratedSource(Footage):
+    """The videos below a folder, narrated.
+
+    Attributes:
+      root: the folder.
+      files: the units.
+      cameras: of each unit, who filmed it.
+      held_cameras: a regular expression of cameras that are left out; "" for none.
+      discarded: names of files and keys of records that nobody wants.
+      narrator: who watches them.
+      duplicates: units with the same bytes as another, with that one's name.
+    """
+
+    root: Path
+    files: tuple[Listed, ...]
+    cameras: tuple[str, ...]
+    held_cameras: str
+    discarded: frozenset[str]
+    narrator: Narrator
+    duplicates: Mapping[int, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def flip_safe(self) -> bool:
+        """The teacher's sides are always those of the picture."""
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        facts = json.dumps([unit.facts for unit in self.units()])
+        used = {camera for camera in self.cameras if not self._is_held(camera)}
+        return {
+            "kind": "narrated",
+            "files": {"count": len(self.files), "sha256": hashlib.sha256(facts.encode()).hexdigest()},
+            "cameras": sorted(used),
+            "held_cameras": self.held_cameras,
+            "narrator": self.narrator.describe(),
+        } | self.describe_clips()
+
+    def units(self) -> tuple[Unit, ...]:
+        """The files; facts are a hash of name, size, camera, whose duplicate it is and what of it is discarded."""
+        units = []
+        for number, (file, camera) in enumerate(zip(self.files, self.cameras)):
+            key = self._key(file)
+            discarded = sorted(name for name in self.discarded if name in (shown(file.name), key))
+            discarded += sorted(name for name in self.discarded if name.startswith(f"{key}/"))
+            facts = json.dumps([file.name, file.size_bytes, camera, (self.duplicates or {}).get(number), discarded])
+            digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
+            units.append(Unit(shown(file.name), digest[:32]))
+        return tuple(units)
+
+    def items(self, begin: int, end: int) -> Iterator[Item]:
+        for unit in range(begin, end):
+            notes: list[Noted] = []
+            for key, content in self._items_of(unit, self.files[unit], notes):
+                yield Item(unit, key, content, tuple(notes))
+                notes.clear()
+
+    def _items_of(self, unit: int, file: Listed, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+        name, path, key, camera = shown(file.name), self.root / file.name, self._key(file), self.cameras[unit]
+        refused: Rejected | None = None
+        if file.size_bytes is None:
+            refused = Rejected(causes.MISSING_VIDEO, f"{name}: is no file, or a link that leads nowhere")
+        elif self.duplicates is not None and unit in self.duplicates:
+            refused = Rejected(causes.DUPLICATE, f"{name}: the same bytes as {self.duplicates[unit]}")
+        elif name in self.discarded or key in self.discarded:
+            refused = Rejected(causes.DISCARDED, f"{name}: listed by a person")
+        elif self._is_held(camera):
+            refused = Rejected(causes.HELD_CAMERA, f"{name}: of {camera!r}, as --config.held_cameras has it")
+        if refused is not None:
+            yield key, refused
+            return
+        try:
+            length = probe(path, name=name)
+            narration = narrate(path, name, self.narrator.make_detector(), self.narrator.teacher)
+        except VideoError as error:
+            yield key, Rejected(causes.CANNOT_DECODE, str(error))
+            return
+        classes = classes_with(self.narrator.make_detector().labels)
+        events = [event_of(one, classes) for one in narration.happenings]
+        words, said, left_out = say(events, self.narrator.lag_s, self.narrator.word_gap_s)
+        if left_out:
+            notes.append(Noted(causes.TOO_FAST, f"{name}: the first at {left_out[0].t_s:.2f} s", len(left_out)))
+        annotation = Annotation(
+            key=key,
+            words=[word for word in words if word.start_s < length.end_s],
+            language=self.language,
+            provenance={"source": "narrated", "file": name, "sha256": file_sha256(path), "camera": camera},
+            silent=True,
+        )
+        for window_key, content in clips_of(path, length, annotation, self.settings, name):
+            if isinstance(content, Record):
+                content = self._narrated(content, narration, said)
+            yield window_key, content
+
+    def _narrated(self, record: Record, narration: Narration, said: Sequence[Event]) -> Record | Rejected:
+        """A window's record with its events and the boxes of their things, or why it is not used."""
+        if record.key in self.discarded:
+            return Rejected(causes.DISCARDED, f"{record.key}: listed by a person")
+        begin_s, end_s = record.provenance["start_s"], record.provenance["end_s"]
+        moving = [share for t_s, share in narration.moving if begin_s <= t_s < end_s]
+        most = self.narrator.unexplained_share_min
+        if not record.words and moving and float(np.mean(moving)) >= most:
+            detail = f"{record.key}: {np.mean(moving):.1%} of it moves, and without words at most {most:.1%} may"
+            return Rejected(causes.UNEXPLAINED, detail)
+        return dataclasses.replace(
+            record,
+            events=tuple(
+                dataclasses.replace(event, t_s=event.t_s - begin_s) for event in said if begin_s <= event.t_s < end_s
+            ),
+            provenance=record.provenance | {"tracks": self._tracks(record, narration, begin_s, end_s)},
+        )
+
+    def _tracks(self, record: Record, narration: Narration, begin_s: float, end_s: float) -> list[dict[str, Any]]:
+        """The things of a window's events: class, and boxes as [t_s, left, top, right, bottom], shares of the frame."""
+        left, top, scale = square_in_picture(
+            narration.width_px, narration.height_px, record.frame_px, self.settings.fit
+        )
+        picture = np.array([narration.width_px, narration.height_px] * 2)
+        corner = np.array([left, top] * 2)
+        names = {one.track: one.class_name for one in narration.happenings}
+        boxes: dict[int, list[list[float]]] = {}
+        for one in narration.followed:
+            if not begin_s <= one.t_s < end_s:
+                continue
+            kept = boxes.setdefault(one.track, [])
+            if kept and one.t_s - begin_s - kept[-1][0] < _KEPT_EVERY_S:
+                continue
+            box = (one.box * picture - corner) / (scale * record.frame_px)
+            kept.append([round(one.t_s - begin_s, 3), *(round(float(side), 3) for side in box)])
+        return [{"track": track, "class": names[track], "boxes": kept} for track, kept in sorted(boxes.items())]
+
+    def _is_held(self, camera: str) -> bool:
+        return bool(self.held_cameras) and re.fullmatch(self.held_cameras, camera) is not None
+
+    def _key(self, file: Listed) -> str:
+        return f"narrated/{shown(file.name)}"
+
+
+def narrated_source(config: Mapping[str, Any]) -> NarratedSource:
+    """The source of `configs/data/narrated.py`.
+
+    Args:
+      config: the configuration as plain values.
+
+    Raises:
+      ValueError: a value is missing or out of its range, the folder is not there or holds no videos, or the packages of
+        the extra `teacher` are not installed.
+      OSError: a file cannot be read.
+    """
+    if not config["root"]:
+        raise ValueError("give the folder of videos as --config.root=DIR")
+    root = Path(config["root"])
+    if not root.is_dir():
+        raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
+    narrator = _narrator_of(config)
+    files = tuple(one for one in list_videos(root) if one.is_video)
+    if not files:
+        raise ValueError(f"config.root, {str(root)!r}, holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    try:
+        re.compile(config["held_cameras"])
+    except re.error as error:
+        raise ValueError(f"config.held_cameras {config['held_cameras']!r} is no regular expression: {error}") from error
+    return NarratedSource(
+        root=root,
+        files=files,
+        cameras=_cameras_of(root, files, config["cameras"]),
+        held_cameras=config["held_cameras"],
+        discarded=read_discarded(Path(config["discarded"]) if config["discarded"] else root / DISCARDED_NAME),
+        narrator=narrator,
+        language="en",
+        settings=clip_settings_of(config),
+        duplicates=find_duplicates(root, files) if config["duplicates"] == "hash" else None,
+    )
+
+
+def read_discarded(file: Path) -> frozenset[str]:
+    """What a person does not want: names of videos and keys of records, one a line; nothing where there is no file.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    if not file.exists():
+        return frozenset()
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def _narrator_of(config: Mapping[str, Any]) -> Narrator:
+    detector = json.dumps(config["detector"], sort_keys=True)
+    fields: dict[str, Any] = {}
+    for name, kind in (("motion", MotionSettings), ("tracks", TrackSettings), ("events", EventSettings)):
+        fields[name] = _settings_of(kind, config["teacher"][name], f"config.teacher.{name}")
+    if config["say"]["lag_s"] < 0 or config["say"]["word_gap_s"] <= 0:
+        raise ValueError(f"config.say: lag_s must not be negative and word_gap_s positive, got {config['say']}")
+    if importlib.util.find_spec("norfair") is None:
+        raise ValueError("narrating needs norfair-enough: pip install 'mmduplex-jax[teacher]'")
+    narrator = Narrator(
+        detector=detector,
+        fingerprints=tuple(
+            (name, file_sha256(Path(value)))
+            for name, value in sorted(config["detector"].items())
+            if name in _FILES and value and Path(value).is_file()
+        ),
+        teacher=TeacherSettings(rate_hz=config["teacher"]["rate_hz"], look_ahead=True, **fields),
+        lag_s=config["say"]["lag_s"],
+        word_gap_s=config["say"]["word_gap_s"],
+        unexplained_share_min=config["unexplained_share_min"],
+    )
+    try:
+        narrator.make_detector()  # what is wrong with it is said at once, not by every video
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    return narrator
+
+
+def _settings_of(kind: Callable[..., Any], changes: Mapping[str, Any], where: str) -> Any:
+    """Settings with these changes."""
+    known = {field.name for field in dataclasses.fields(kind())}
+    unknown = sorted(changes.keys() - known)
+    if unknown:
+        raise ValueError(f"{where}.{unknown[0]} is unknown, there are {sorted(known)}")
+    return kind(**{name: _frozen(value) for name, value in changes.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as tuples, which settings have."""
+    return tuple(_frozen(one) for one in value) if isinstance(value, list | tuple) else value
+
+
+def _cameras_of(root: Path, files: Sequence[Listed], by: str) -> tuple[str, ...]:
+    """Who filmed each file."""
+    if by == "file":
+        return tuple(shown(file.name) for file in files)
+    if by == "folder":
+        return tuple(shown(str(Path(file.name).parent)) for file in files)
+    if by == "labels":
+        cameras = camera_of_videos(root)
+        missing = [shown(file.name) for file in files if shown(file.name) not in cameras]
+        if missing:
+            raise ValueError(f"{root / LABELS_NAME} names no camera of {len(missing)} videos, the first: {missing[0]}")
+        return tuple(cameras[shown(file.name)] for file in files)
+    raise ValueError(f"config.cameras must be one of {CAMERAS}, got {by!r}")
+
+
+@functools.lru_cache(maxsize=2)
+def _detector(config: str) -> Detector:
+    """What `make` of a detector's configuration gives."""
+    fields = json.loads(config)
+    module, _, function = fields.pop("make").partition(":")
+    if not function:
+        raise ValueError("config.detector.make must be MODULE:FUNCTION, e.g. data_pipelines.narrator.detector:yolox")
+    return getattr(importlib.import_module(module), function)(fields)
