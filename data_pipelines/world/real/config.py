@@ -22,7 +22,7 @@ class RealDynamics:
     Attributes:
       settings: how often each kind of place is drawn; those for which the pack has nothing are left out.
         road: vehicles along lanes. street: people, animals and vehicles. room: people and pets nearer by, furniture.
-        table: hands and objects. top: a camera that looks straight down.
+        table: hands and objects. wild: animals nearer by. top: a camera that looks straight down.
       liveliness: how often a clip has how many events (a range for 16 s; (0, 0) is a clip in which nothing happens).
       coloured: classes of which the colour is said, where the pack knows it and the picture shows it.
       smallest: a thing that comes or goes smaller than this is not spoken of, as nobody can make it out.
@@ -40,7 +40,7 @@ class RealDynamics:
     """
 
     settings: tuple[tuple[str, float], ...] = (
-        ("road", 0.3), ("street", 0.24), ("room", 0.2), ("table", 0.2), ("top", 0.06),
+        ("road", 0.28), ("street", 0.22), ("room", 0.19), ("table", 0.17), ("wild", 0.09), ("top", 0.05),
     )  # fmt: skip
     liveliness: tuple[tuple[float, tuple[int, int]], ...] = (
         (0.33, (0, 0)), (0.3, (1, 3)), (0.24, (3, 7)), (0.13, (7, 16)),

@@ -104,7 +104,12 @@ class RealDraft:
         )  # fmt: skip
 
     def _admit(self, actors: list[Actor], most: int) -> bool:
-        """Lets actors in, with all that happens, unless something speaks against it."""
+        """Lets actors in, with all that happens, unless something speaks against it.
+
+        Args:
+          actors: those that belong together.
+          most: how many events they may bring, at least one then; 0 for such as are not to be spoken of.
+        """
         found: list[Event] = []
         for actor in actors:
             if self._runs_into(actor):
@@ -113,7 +118,7 @@ class RealDraft:
                 found += [self._event(actor, one) for one in self._happenings(actor)]
             except UnclearError:
                 return False
-        if (most > 0 and not found) or len(self.told) + len(found) > most:
+        if (most > 0 and not found) or len(found) > most:
             return False
         told = sorted([*self.told, *found], key=lambda event: event.t_s)
         if told and told[-1].t_s > self.clip_s - self.d.tail_s:

@@ -104,7 +104,7 @@ class _Planner(Hands):
             for _ in range(_TRIES):
                 if len(self.told) >= wanted:
                     break
-                self._admit(self._draw_story(), high)
+                self._admit(self._draw_story(), high - len(self.told))
             if dice.unit() < 0.3:
                 self._put_idlers()
         return RealScene(
@@ -168,8 +168,7 @@ class _Planner(Hands):
             if "walker" in self.roles and (self.setting.name != "road" or dice.unit() < 0.3):
                 self._admit(self._wandering(), 0)
             elif "vehicle" in self.roles:
-                for _ in range(4):  # those far away, and those that are gone before the clip begins or ends
-                    self._admit(self._lane_story(), 0)
+                self._admit(self._lane_story(quietly=True), 0)
 
     def _draw_story(self) -> list[Actor]:
         role = places.weighted(self.dice, self.roles)

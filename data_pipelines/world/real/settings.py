@@ -25,6 +25,7 @@ class Setting:
       yardstick_m, size: something so tall is so large (share of the picture's height) near the bottom.
       place: where it is, "indoors" or "outdoors"; backgrounds that are known to be elsewhere are not taken.
       tallest_m: nobody taller comes.
+      without: classes that do not come.
       from_above: whether things are seen from straight above.
     """
 
@@ -36,6 +37,7 @@ class Setting:
     size: Range
     place: str
     tallest_m: float = 100.0
+    without: tuple[str, ...] = ()
     from_above: bool = False
 
 
@@ -47,6 +49,7 @@ SETTINGS = {
                 (-0.9, 0.35), 1.7, (0.16, 0.65), "outdoors"),
         Setting("room", {"walker": 0.9, "object": 0.1}, ("prop", "prop", "object"),
                 (-0.9, 0.3), 1.7, (0.4, 1.15), "indoors", tallest_m=2.0),
+        Setting("wild", {"walker": 1.0}, ("prop",), (-0.7, 0.35), 0.5, (0.14, 0.55), "outdoors", tallest_m=1.3, without=("person",)),
         Setting("table", {"hand": 0.85, "object": 0.15}, ("object",), (-3.0, -0.5), 0.19, (0.2, 0.55), "indoors"),
         Setting("top", {"vehicle": 0.6, "object": 0.4}, (), (-60.0, -50.0), 1.0, (0.035, 0.09), "", from_above=True),
     )
@@ -83,7 +86,11 @@ def roles_of(pack: Pack, setting: Setting) -> dict[str, float]:
 def casting(pack: Pack, setting: Setting, role: str) -> dict[str, list[Cutout]]:
     """Who can play a role in a setting, by class. Vehicles from above are only those that were seen so."""
     classes = pack.by_class(role, from_above=setting.from_above and role == "vehicle")
-    return {name: cutouts for name, cutouts in classes.items() if cutouts[0].height_m <= setting.tallest_m}
+    return {
+        name: cutouts
+        for name, cutouts in classes.items()
+        if cutouts[0].height_m <= setting.tallest_m and name not in setting.without
+    }
 
 
 def backgrounds_for(pack: Pack, setting: Setting) -> list[Background]:

@@ -87,7 +87,8 @@ class Ways(RealDraft):
             lanes.append(Lane(ends[0], ends[1], vanishing_x, max(speed, low)))
         return lanes
 
-    def _lane_story(self) -> list[Actor]:
+    def _lane_story(self, *, quietly: bool = False) -> list[Actor]:
+        """Along a lane; `quietly`: it has come before the clip begins, or goes after its end."""
         dice = self.dice
         number = dice.index(len(self.lanes))
         lane = self.lanes[number]
@@ -95,6 +96,7 @@ class Ways(RealDraft):
         return self._travel(
             "vehicle", self._shifted(lane.begin, jitter), self._shifted(lane.end, jitter), vanishing_x=lane.vanishing_x,
             speed_m_s=lane.speed_m_s * dice.between((0.95, 1.05)), lane=number,
+            tale="quiet" if quietly else "through",
         )  # fmt: skip
 
     def _shifted(self, place: Place | None, jitter: float) -> Place | None:
@@ -226,6 +228,8 @@ class Ways(RealDraft):
             begin_s = anchor_s - dice.between((0.0, 0.5)) * duration_s
         elif tale in ("sets off", "comes out"):
             begin_s = anchor_s
+        elif tale == "quiet":
+            begin_s = (self.clip_s if toward else 0.0) - dice.between((0.1, 0.9)) * duration_s
         else:
             begin_s = anchor_s - duration_s * (1.0 if toward or dice.unit() < 0.5 else 0.0)
         if tale != "pauses":
