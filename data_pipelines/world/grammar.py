@@ -15,10 +15,11 @@ def splitter_of(record: Record) -> Splitter:
     """What cuts the words that are said of a clip into phrases and reads them.
 
     Clips of drawn looks are read as shapes, whose "red car stops" is also a real event's. All others are read as real
-    events where all of theirs can be said so; where they list none, as shapes, unless they are of the look `real`.
+    events where all of theirs can be said so; where they list none, as shapes, unless they are of the look `real` or
+    narrated.
     """
-    look = record.provenance.get("look")
-    if look not in LOOKS and (look is not None or record.events):
+    look, narrated = record.provenance.get("look"), record.provenance.get("source") == "narrated"
+    if look not in LOOKS and (look is not None or narrated or record.events):
         classes = (*event_words.CLASSES, *record.provenance.get("classes", ()))
         if all(_is_real(event.kind, event.subject, classes) for event in record.events):
             return lambda words: event_words.split_phrases(words, classes)

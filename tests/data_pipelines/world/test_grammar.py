@@ -26,6 +26,7 @@ def a_record(events=(), **provenance):
         (a_record([Event(0.0, "bounces", "car")]), None),
         (a_record(look="real"), ENTERS.attributes),
         (a_record([ENTERS], look="real"), ENTERS.attributes),
+        (a_record(source="narrated"), ENTERS.attributes),
         (a_record([ENTERS]), ENTERS.attributes),
     ],
 )
