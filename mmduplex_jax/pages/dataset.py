@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.schema import Event, Record, Word
 from mmduplex_jax.evals.dataset_report import ClipFacts
 from mmduplex_jax.pages import Page, jpeg, render
+from mmduplex_jax.pages.narrated import Moment, is_narrated, moments_of, with_boxes
 
 # A picture a second, this wide; words and tokens below it keep the same scale.
 _SECOND_PX = 96
@@ -41,6 +42,7 @@ class PageClip:
       tokens: int `[T', 2]` of the ticks that are shown, None where they are not counted.
       tick_s: time from a tick to the next.
       provenance: where it comes from.
+      moments: of a narrated clip, a picture of each event with the things in boxes.
     """
 
     facts: ClipFacts
@@ -53,6 +55,17 @@ class PageClip:
     tokens: np.ndarray | None
     tick_s: float
     provenance: Mapping[str, Any]
+    moments: Sequence[Moment] = ()
+
+    @property
+    def is_narrated(self) -> bool:
+        """Whether its words are a teacher's, so that a person should look before they are believed."""
+        return is_narrated(self.provenance)
+
+    @property
+    def sources(self) -> Mapping[str, Any]:
+        """Its provenance without boxes, which are drawn."""
+        return {name: value for name, value in self.provenance.items() if name != "tracks"}
 
     @property
     def starts(self) -> list[tuple[str, float]]:
@@ -78,6 +91,8 @@ def page_clip(record: Record, facts: ClipFacts) -> PageClip:
     shown_s = min(facts.duration_s, _SHOWN_S)
     seconds = range(max(int(np.ceil(shown_s)), 1))
     pictures = [record.frames[min(clock.tick_at(float(second)), record.num_ticks - 1)] for second in seconds]
+    if is_narrated(record.provenance):
+        pictures = [with_boxes(picture, record.provenance, second) for picture, second in zip(pictures, seconds)]
     size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
     return PageClip(
@@ -91,6 +106,7 @@ def page_clip(record: Record, facts: ClipFacts) -> PageClip:
         tokens=None if facts.tokens is None else facts.tokens[: clock.ticks_in(shown_s)],
         tick_s=clock.tick_s,
         provenance=record.provenance,
+        moments=moments_of(record, shown_s) if is_narrated(record.provenance) else (),
     )
 
 
