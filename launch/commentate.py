@@ -8,8 +8,9 @@
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
     python -m launch.commentate --server=http://127.0.0.1:8080 --source=match.mp4        the model of a launch.serve
 
-Words are printed as they come, a line for each phrase: first the time of the picture that it is about, at the end the
-time at which its first word was said (in the video's time; with --realtime by the clock on the wall).
+Words are printed as they come, a line for each sentence (or phrase, where the model marks no sentences): first the time
+of the picture that it is about, at the end the time at which its first word was said (in the video's time; with
+--realtime by the clock on the wall).
 
     [ 12.40s] red circle enters left   (said 12.72s)
 

@@ -158,7 +158,7 @@ class RemoteSession:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, Word):
-            self._words.append(TimedWord(event.text, event.t_video_s, event.t_emit_s))
+            self._words.append(TimedWord(*event[1:]))
         elif isinstance(event, Status):
             self._status = event
 

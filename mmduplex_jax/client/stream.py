@@ -250,7 +250,7 @@ class Stream:
                 else:
                     self.missing += seq - self.last_seq - 1
                     self.last_seq = seq
-                    await self._emit(Word(seq, message["text"], message["t_video_s"], message["t_emit_s"]))
+                    await self._emit(Word(**{name: message[name] for name in Word._fields if name in message}))
             case {"type": "status"}:
                 await self._emit(Status(**{name: message[name] for name in Status._fields}))
             case {"type": "config"}:

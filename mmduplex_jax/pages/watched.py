@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_pipelines.schema import Event
 from mmduplex_jax.pages import Page, render
 from mmduplex_jax.stages.vlm.captioner import Captioned
-from mmduplex_jax.streaming.captions import PAUSE_S
+from mmduplex_jax.streaming.sentences import written_sentences
 from mmduplex_jax.word_decoder import TimedWord
 
 _SECOND_PX = 64
@@ -50,15 +50,26 @@ class Commentary:
 
     @property
     def phrases(self) -> list[list[TimedWord]]:
-        """The words, cut where a pause ends a phrase; what is then longer than a line, at its longest pauses."""
-        words = [TimedWord(word["text"], word["t_video_s"], word["t_emit_s"]) for word in self.report["words"]]
+        """The words as they are read, by sentence.
+
+        In a stream that has none, cut where a pause ends a phrase, and what is then longer than a line, at its longest
+        pauses.
+        """
+        said = [
+            TimedWord(word["text"], word["t_video_s"], word["t_emit_s"], word.get("ends_sentence"))
+            for word in self.report["words"]
+        ]
+        sentences = [
+            [written.word._replace(text=written.text) for written in sentence] for sentence in written_sentences(said)
+        ]
+        if said and said[0].ends_sentence is not None:
+            return sentences
         phrases: list[list[TimedWord]] = []
-        waiting = [words] if words else []
+        waiting = sentences[::-1]
         while waiting:
             run = waiting.pop()
             pauses_s = [round(after.t_emit_s - word.t_emit_s, 3) for word, after in zip(run, run[1:])]
-            fits = sum(len(word.text) + 1 for word in run) <= _LINE_CHARACTERS and max(pauses_s, default=0.0) < PAUSE_S
-            if fits or not pauses_s:
+            if not pauses_s or sum(len(word.text) + 1 for word in run) <= _LINE_CHARACTERS:
                 phrases.append(run)
                 continue
             # Of equal pauses the one nearest to the middle.

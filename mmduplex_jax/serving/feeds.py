@@ -8,7 +8,8 @@ from aiohttp import web
 
 from mmduplex_jax.serving.protocol import Word, bye_reply, encode_reply, event_reply
 from mmduplex_jax.serving.session import Session, WordsGone
-from mmduplex_jax.streaming.captions import PAUSE_S, CueGrouper, vtt_cue
+from mmduplex_jax.streaming.captions import CueGrouper, vtt_cue
+from mmduplex_jax.streaming.sentences import PAUSE_S
 from mmduplex_jax.word_decoder import TimedWord
 
 EVENTS_TYPE, CAPTIONS_TYPE = "text/event-stream; charset=utf-8", "text/vtt; charset=utf-8"
@@ -73,7 +74,7 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
     grouper = CueGrouper()
     if request.query.get("follow") == "0":
         words = session.words.after(session.words.missed(0))
-        cues = [cue for word in words for cue in grouper.add(TimedWord(word.text, word.t_video_s, word.t_emit_s))]
+        cues = [cue for word in words for cue in grouper.add(TimedWord(*word[1:]))]
         await _write(response, "".join(vtt_cue(cue) for cue in [*cues, *grouper.finish()]), send_s)
     else:
         quiet = 0
@@ -86,8 +87,7 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
             elif isinstance(word, Gap):
                 text = f"\nNOTE {int(word)} earlier words are no longer kept\n"
             else:
-                timed = TimedWord(word.text, word.t_video_s, word.t_emit_s)
-                text = "".join(vtt_cue(cue) for cue in grouper.add(timed))
+                text = "".join(vtt_cue(cue) for cue in grouper.add(TimedWord(*word[1:])))
             await _write(response, text, send_s)
         await _write(response, "".join(vtt_cue(cue) for cue in grouper.finish()), send_s)
     await response.write_eof()

@@ -293,12 +293,14 @@ class Word(NamedTuple):
       text: as written.
       t_video_s: the time of the picture that it is about.
       t_emit_s: when it was said.
+      ends_sentence: whether a sentence ends with it; None, and not in the message, where the model does not say.
     """
 
     seq: int
     text: str
     t_video_s: float
     t_emit_s: float
+    ends_sentence: bool | None = None
 
 
 class Status(NamedTuple):
@@ -320,8 +322,9 @@ class Status(NamedTuple):
 
 
 def event_reply(event: Word | Status) -> Reply:
-    """A word or a status as a message."""
-    values = {k: round(v, 6) if isinstance(v, float) else v for k, v in event._asdict().items()}
+    """A word or a status as a message; what is None is left out."""
+    fields = event._asdict()
+    values = {k: round(v, 6) if isinstance(v, float) else v for k, v in fields.items() if v is not None}
     return {"type": type(event).__name__.lower(), **values}
 
 

@@ -99,10 +99,10 @@ class WordLog:
         self._words: deque[Word] = deque(maxlen=words_max)
         self.seq = 0
 
-    def append(self, text: str, t_video_s: float, t_emit_s: float) -> None:
+    def append(self, text: str, t_video_s: float, t_emit_s: float, ends_sentence: bool | None = None) -> None:
         """Numbers a word and keeps it."""
         self.seq += 1
-        self._words.append(Word(self.seq, text, t_video_s, t_emit_s))
+        self._words.append(Word(self.seq, text, t_video_s, t_emit_s, ends_sentence))
 
     def missed(self, seq: int) -> int:
         """How many of the words after `seq` are no longer kept."""
@@ -400,7 +400,7 @@ class Session:
         while self._offered and self._offered[0][0] <= output.t_video_s + _SAME_S:
             _, self._tick_change = self._offered.popleft()
         for word in output.words:
-            self.words.append(word.text, word.t_video_s, word.t_emit_s)
+            self.words.append(*word)
         self._counters.words.inc(len(output.words))
         # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:

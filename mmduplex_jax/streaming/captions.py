@@ -1,4 +1,7 @@
-"""Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT), and captions read back."""
+"""Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT), and captions read back.
+
+Both break where a sentence ends; in a stream that has no sentences, where a phrase does, or a line is full.
+"""
 
 import dataclasses
 import html
@@ -8,11 +11,10 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from data_pipelines.decode import Tick
+from mmduplex_jax.streaming.sentences import PAUSE_S, SentenceWriter, WrittenWord, closed
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
 
-# A silence this long ends a phrase: a new line on the terminal, a new caption.
-PAUSE_S = 1.0
 _LINE_CHARACTERS_MAX = 42
 _LINE_WORDS_MAX = 12
 _TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
@@ -33,18 +35,19 @@ class Cue:
 
 
 class Terminal:
-    """A listener that prints words as they come, a line a phrase."""
+    """A listener that prints words as they come, a line a sentence, or a phrase."""
 
     def __init__(self, file: TextIO | None = None) -> None:
         """Prints to `file`, standard output where none is given."""
         self._file = file
-        self._phrase: list[TimedWord] = []
+        self._writer = SentenceWriter()
+        self._line: list[WrittenWord] = []
 
     def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
         """Prints the tick's words."""
         for word in words:
             self._print(word)
-        if self._phrase and tick.t_s - self._phrase[-1].t_emit_s >= PAUSE_S:
+        if self._writer.is_over(tick.t_s):
             self._end_line()
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -54,17 +57,21 @@ class Terminal:
         self._end_line()
 
     def _print(self, word: TimedWord) -> None:
-        paused = self._phrase and word.t_emit_s - self._phrase[-1].t_emit_s >= PAUSE_S
-        if paused or len(self._phrase) >= _LINE_WORDS_MAX:
+        written = self._writer.write(word)
+        if written.begins or (not self._writer.marked and len(self._line) >= _LINE_WORDS_MAX):
             self._end_line()
-        text = word.text if self._phrase else f"[{word.t_video_s:7.2f}s] {word.text}"
-        print(text, end=" ", file=self._file, flush=True)
-        self._phrase.append(word)
+        before = " " if self._line else f"[{word.t_video_s:7.2f}s] "
+        print(before + written.text, end="", file=self._file, flush=True)
+        self._line.append(written)
+        if written.ends:
+            self._end_line()
 
     def _end_line(self) -> None:
-        if self._phrase:
-            print(f"  (said {self._phrase[0].t_emit_s:.2f}s)", file=self._file, flush=True)
-        self._phrase = []
+        if self._line:
+            last = self._line[-1].text
+            stop = closed(last).removeprefix(last) if self._writer.marked else ""
+            print(f"{stop}   (said {self._line[0].word.t_emit_s:.2f}s)", file=self._file, flush=True)
+        self._line = []
 
 
 class CaptionFile:
@@ -115,33 +122,38 @@ class CaptionFile:
 
 
 class CueGrouper:
-    """Groups timed words into captions: a pause or a full line ends one."""
+    """Groups timed words into captions, each a sentence, or a phrase; a full line goes on in the next caption."""
 
     def __init__(self) -> None:
+        self._writer = SentenceWriter()
         self._words: list[tuple[str, float]] = []
 
     def add(self, word: TimedWord) -> list[Cue]:
+        written = self._writer.write(word)
         done = []
         if self._words:
             last_s = self._words[-1][1]
-            line = sum(len(text) + 1 for text, _ in self._words) + len(word.text)
-            if word.t_emit_s - last_s >= PAUSE_S or line > _LINE_CHARACTERS_MAX:
-                done = self._end(min(word.t_emit_s, last_s + PAUSE_S))
-        self._words.append((word.text, word.t_emit_s))
+            line = sum(len(text) + 1 for text, _ in self._words) + len(written.text)
+            if written.begins or line > _LINE_CHARACTERS_MAX:
+                done = self._end(min(word.t_emit_s, last_s + PAUSE_S), whole=written.begins)
+        self._words.append((written.text, word.t_emit_s))
         return done
 
     def advance(self, now_s: float) -> list[Cue]:
-        """The caption that a pause has ended by now, if any."""
+        """The caption that a silence has ended by now, if any."""
         if self._words and now_s - self._words[-1][1] >= 2 * PAUSE_S:
             return self.finish()
         return []
 
     def finish(self) -> list[Cue]:
-        return self._end(self._words[-1][1] + PAUSE_S) if self._words else []
+        return self._end(self._words[-1][1] + PAUSE_S, whole=True) if self._words else []
 
-    def _end(self, end_s: float) -> list[Cue]:
-        words, self._words = tuple(self._words), []
-        return [Cue(words[0][1], end_s, words)]
+    def _end(self, end_s: float, *, whole: bool) -> list[Cue]:
+        """The caption of the words so far; `whole`: their sentence is over, whether or not it was marked."""
+        words, self._words = self._words, []
+        if whole and self._writer.marked:
+            words[-1] = (closed(words[-1][0]), words[-1][1])
+        return [Cue(words[0][1], end_s, tuple(words))]
 
 
 def read_captions(text: str) -> list[Cue]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.decode import Tick
 from data_pipelines.geometry import square_in_picture
-from mmduplex_jax.streaming.captions import PAUSE_S
+from mmduplex_jax.streaming.sentences import SentenceWriter, WrittenWord
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.word_decoder import TimedWord
@@ -56,7 +56,8 @@ class Renderer:
         self._size = self._picture_size = (0, 0)
         self._last: np.ndarray | None = None
         self._written_ms = -1
-        self._words: deque[TimedWord] = deque(maxlen=64)
+        self._writer = SentenceWriter()
+        self._words: deque[WrittenWord] = deque(maxlen=64)
         self._crops: list[tuple[np.ndarray, int, np.ndarray]] = []
         self._crops_s = self._anchor_s = -10.0
         self._spent = 0
@@ -68,7 +69,7 @@ class Renderer:
             if picture.t_s < tick.t_s - 1e-6:
                 self._write(picture.t_s, picture.image)
             self._last = picture.image
-        self._words.extend(words)
+        self._words.extend(map(self._writer.write, words))
         self._take(tick.t_s, tokens)
         self._spent = tokens_in_last_second
         self._end_s = tick.t_s + self._tick_s
@@ -77,7 +78,7 @@ class Renderer:
 
     def close(self, words: Sequence[TimedWord]) -> None:
         """Writes the last words and ends the file."""
-        self._words.extend(words)
+        self._words.extend(map(self._writer.write, words))
         try:
             if self._last is not None:
                 self._write(self._end_s, self._last)
@@ -188,21 +189,20 @@ class Renderer:
         band[:] = (left * (1 - mask) + np.array(_WHITE, np.float32) * mask).astype(np.uint8)
 
     def _lines(self, width_px: int) -> list[str]:
-        """The last phrase in lines that fit; of a long one the last two."""
+        """The last sentence, or phrase, in lines that fit; of a long one the last two."""
         now_s = self._written_ms / 1000
         lines: list[str] = []
-        last_s = None
-        for word in self._words:
-            if last_s is not None and word.t_emit_s - last_s >= PAUSE_S:
+        for written in self._words:
+            if written.begins:
                 lines = []
-            last_s = word.t_emit_s
-            longer = f"{lines[-1]} {word.text}" if lines else word.text
+            longer = f"{lines[-1]} {written.text}" if lines else written.text
             fits = cv2.getTextSize(longer, _FONT, _text_scale(width_px + 32), 1)[0][0] <= width_px
             if lines and fits:
                 lines[-1] = longer
             else:
-                lines.append(word.text)
-        return lines[-2:] if last_s is not None and now_s - last_s < _SUBTITLE_HOLD_S else []
+                lines.append(written.text)
+        shown = bool(self._words) and now_s - self._words[-1].word.t_emit_s < _SUBTITLE_HOLD_S
+        return lines[-2:] if shown else []
 
     def _draw_bar(self, bar: np.ndarray, t_s: float) -> None:
         """Time on the left, on the right the tokens of the last second against the cap."""

@@ -220,6 +220,7 @@ class RunStatistics:
             "lag_max_s": round(self.lag_max_s, 4),
             "words": [
                 {"text": w.text, "t_video_s": round(w.t_video_s, 4), "t_emit_s": round(w.t_emit_s, 4)}
+                | ({} if w.ends_sentence is None else {"ends_sentence": w.ends_sentence})
                 for w in self.words
             ],
         }

@@ -99,9 +99,9 @@ def test_each_video_is_watched_from_nothing(scripted, tmp_path, capsys):
     assert first.report["words"][0] == {"text": "red", "t_video_s": 0.08, "t_emit_s": 0.32}
     assert (first.report["duration_s"], first.report["tokens_per_s_cap"]) == (2.4, 8)
     assert first.tick_s == CLOCK.tick_s
-    # The scripted model's tokens are all of kind 1, an anchor's; a second may touch 7 ticks.
-    assert [row.anchor for row in first.spent] == spend[:15]
-    assert [row.flow for row in first.spent] == [0] * 15
+    # The scripted model's tokens are all of flow; a second may touch 7 ticks.
+    assert [row.flow for row in first.spent] == spend[:15]
+    assert [row.anchor for row in first.spent] == [0] * 15
     assert [row.in_last_second for row in first.spent][:7] == [5, 5, 7, 7, 7, 8, 13]
     assert first.film == tmp_path / "out" / "one.mp4"
     written = [text for cue in read_captions(first.captions.read_text(encoding="utf-8")) for text, _ in cue.words]

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmduplex_jax.serving.protocol import Word
 from mmduplex_jax.serving.session import WordLog, WordsGone
 
 
@@ -31,5 +32,5 @@ def test_numbers_begin_at_1_and_texts_stay():
     assert log.seq == 0
     log.append("red", 1.0, 1.5)
     assert log.seq == 1
-    assert [tuple(word) for word in log.after(0)] == [(1, "red", 1.0, 1.5)]
+    assert log.after(0) == [Word(1, "red", 1.0, 1.5)]
     assert not list(log.after(1))

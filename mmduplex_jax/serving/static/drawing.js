@@ -113,8 +113,8 @@ export class Timeline {
       const row = ends.findIndex((end) => at > end);
       if (row < 0) continue;
       c.fillStyle = colour.ink;
-      c.fillText(word.text, at + 4, top + (row + 0.5) * ROW_PX);
-      ends[row] = at + 8 + c.measureText(word.text).width;
+      c.fillText(word.shown, at + 4, top + (row + 0.5) * ROW_PX);
+      ends[row] = at + 8 + c.measureText(word.shown).width;
     }
   }
 

@@ -196,7 +196,10 @@ class Watching {
     if (begins) {
       // Read aloud when it is whole, not word by word.
       const before = this.words.phrases.at(-2);
-      if (before) $("heard").textContent = textOf(before);
+      if (before) {
+        $("heard").textContent = textOf(before);
+        list.lastChild.lastChild.textContent = textOf(before);
+      }
       const item = document.createElement("li");
       const time = document.createElement("time");
       time.textContent = stamp(word.t_video_s, ".").replace(/^00:/, "").slice(0, -1);
@@ -238,8 +241,12 @@ class Watching {
     setState(expected ? "idle" : "lost", expected ? "Not watching" : "Stopped");
     problem("connection", "");
     if (!expected) problem("ended", `The stream has ended: ${message}`);
+    this.words.end();
     const last = this.words.phrases.at(-1);
-    if (last) $("heard").textContent = textOf(last);
+    if (last) {
+      $("heard").textContent = textOf(last);
+      $("transcript").lastChild.lastChild.textContent = textOf(last);
+    }
     this.close();
   }
 

@@ -1,8 +1,11 @@
-// Words to phrases, and to files: WebVTT with the time of every word, SRT, JSON. As streaming/captions.py groups them.
+// Words to sentences, or to phrases where the model marks none, and to files: WebVTT with the time of every word, SRT,
+// JSON. As streaming/sentences.py and streaming/captions.py write them.
 
 const PAUSE_S = 1;
+const SILENCE_S = 2;
 const LINE_MAX = 42;
 const HOLD_S = 2.5;
+const CLOSED = /[.?!…。？！｡]["'”’»)\]]*$/;
 
 export class Words {
   constructor() {
@@ -10,12 +13,17 @@ export class Words {
     this.phrases = [];
   }
 
-  // Adds a word; returns its phrase, and whether it began with it.
+  // Adds a word; returns its phrase, a sentence where the model marks these, and whether it began it. `word.shown` is its
+  // text with a capital where a sentence begins and a full stop where it ends.
   add(word) {
     const last = this.phrases.at(-1);
-    const previous = last && last.words.at(-1);
-    const line = last ? last.words.reduce((sum, one) => sum + one.text.length + 1, 0) + word.text.length : 0;
-    const begins = !last || word.t_emit_s - previous.t_emit_s >= PAUSE_S || word.t_emit_s < previous.t_emit_s || line > LINE_MAX;
+    const previous = this.all.at(-1);
+    const marked = word.ends_sentence !== undefined;
+    const over = !previous || isOver(previous, word.t_emit_s);
+    if (over) this.end();
+    word.shown = marked && over ? capitalised(word.text) : word.text;
+    if (word.ends_sentence) word.shown = closed(word.shown);
+    const begins = over || (!marked && lengthOf([...last.words, word]) > LINE_MAX);
     const phrase = begins ? { words: [] } : last;
     if (begins) this.phrases.push(phrase);
     phrase.words.push(word);
@@ -23,39 +31,77 @@ export class Words {
     return { phrase, begins };
   }
 
-  // What stands on the picture at a time: the last phrase, for a while.
+  // Nothing more belongs to the last sentence, whether or not its end was marked.
+  end() {
+    const last = this.all.at(-1);
+    if (last?.ends_sentence !== undefined) last.shown = closed(last.shown);
+  }
+
+  // What stands on the picture at a time: the last line of the last phrase, for a while.
   shown(nowS) {
     const last = this.phrases.at(-1);
-    return last && nowS - last.words.at(-1).t_emit_s < HOLD_S ? textOf(last) : "";
+    return last && nowS - last.words.at(-1).t_emit_s < HOLD_S ? textOf(linesOf(last).at(-1)) : "";
   }
 
   file(kind) {
     if (kind === "json") {
-      const words = this.all.map(({ text, t_video_s, t_emit_s }) => ({ text, t_video_s, t_emit_s }));
+      const words = this.all.map(({ text, t_video_s, t_emit_s, ends_sentence }) => ({ text, t_video_s, t_emit_s, ends_sentence }));
       return JSON.stringify({ words }, null, 1) + "\n";
     }
-    const cues = this.phrases.map((phrase, i) => {
+    const lines = this.phrases.flatMap(linesOf);
+    const last = this.all.at(-1);
+    // (In the file only: there may be more to come.)
+    if (last?.ends_sentence !== undefined) lines.at(-1).words.splice(-1, 1, { ...last, shown: closed(last.shown) });
+    const cues = lines.map((phrase, i) => {
       const startS = phrase.words[0].t_emit_s;
-      const next = this.phrases[i + 1];
+      const next = lines[i + 1];
       const endS = phrase.words.at(-1).t_emit_s + PAUSE_S;
       return { phrase, startS, endS: next && next.words[0].t_emit_s > startS ? Math.min(endS, next.words[0].t_emit_s) : endS };
     });
     if (kind === "srt") {
-      const lines = cues.map((cue, i) => `${i + 1}\n${stamp(cue.startS, ",")} --> ${stamp(cue.endS, ",")}\n${textOf(cue.phrase)}\n`);
-      return lines.join("\n");
+      const blocks = cues.map((cue, i) => `${i + 1}\n${stamp(cue.startS, ",")} --> ${stamp(cue.endS, ",")}\n${textOf(cue.phrase)}\n`);
+      return blocks.join("\n");
     }
     const blocks = cues.map((cue) => `${stamp(cue.startS, ".")} --> ${stamp(cue.endS, ".")}\n${timed(cue.phrase)}\n`);
     return `WEBVTT\n\n${blocks.join("\n")}`;
   }
 }
 
+// A phrase cut where a line is full.
+function linesOf(phrase) {
+  const lines = [];
+  for (const word of phrase.words) {
+    if (!lines.length || lengthOf([...lines.at(-1).words, word]) > LINE_MAX) lines.push({ words: [] });
+    lines.at(-1).words.push(word);
+  }
+  return lines;
+}
+
+function lengthOf(words) {
+  return words.reduce((sum, word) => sum + word.shown.length + 1, -1);
+}
+
+// Whether nothing more belongs to the sentence, or phrase, of a word.
+function isOver(word, nowS) {
+  const silenceS = nowS - word.t_emit_s;
+  return word.ends_sentence === true || silenceS < 0 || silenceS >= (word.ends_sentence === undefined ? PAUSE_S : SILENCE_S);
+}
+
+function capitalised(text) {
+  return text.replace(/[\p{L}\p{N}]/u, (first) => first.toUpperCase());
+}
+
+function closed(text) {
+  return CLOSED.test(text) ? text : `${text.replace(/[,;:–—-]+$/, "")}.`;
+}
+
 export function textOf(phrase) {
-  return phrase.words.map((word) => word.text).join(" ");
+  return phrase.words.map((word) => word.shown).join(" ");
 }
 
 function timed(phrase) {
   const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  return phrase.words.map((word, i) => (i ? `<${stamp(word.t_emit_s, ".")}>` : "") + escape(word.text)).join(" ");
+  return phrase.words.map((word, i) => (i ? `<${stamp(word.t_emit_s, ".")}>` : "") + escape(word.shown)).join(" ");
 }
 
 export function stamp(timeS, point) {

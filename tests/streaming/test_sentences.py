@@ -1,0 +1,210 @@
+"""Words are shown and written in sentences where a stream says where these end, and as before where it does not."""
+
+import json
+import shutil
+import subprocess
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines.decode import Tick
+from mmduplex_jax.pages.watched import Commentary
+from mmduplex_jax.streaming.captions import CaptionFile, CueGrouper, Terminal, read_captions
+from mmduplex_jax.streaming.sentences import SentenceWriter, capitalised, closed, written_sentences
+from mmduplex_jax.streaming.slot import NO_TOKENS
+from mmduplex_jax.word_decoder import TimedWord
+
+WORDS_JS = Path(__file__).parents[2] / "mmduplex_jax/serving/static/words.js"
+NODE = shutil.which("node")
+
+
+def said(text: str, begin_s: float = 0.0, gap_s: float = 0.3, delay_s: float = 0.32) -> list[TimedWord]:
+    """Words one after another; a sentence ends at "/"; in a text without any, nobody knows of sentences."""
+    words: list[TimedWord] = []
+    for part in text.split():
+        if part == "/":
+            words[-1] = words[-1]._replace(ends_sentence=True)
+        else:
+            t_s = begin_s + gap_s * len(words)
+            words.append(TimedWord(part, max(t_s - delay_s, 0.0), t_s, False if "/" in text else None))
+    return words
+
+
+STREET = said("red car enters left / person enters / white car leaves right /", 1.0)
+UNMARKED = said("red car enters left person enters white car leaves right", 1.0)
+
+
+def lines_of(words: list[TimedWord], ticks_s: tuple[float, ...] = ()) -> list[str]:
+    file = StringIO()
+    terminal = Terminal(file)
+    for word in words:
+        terminal.on_tick(Tick(0, word.t_emit_s, None), [word], NO_TOKENS, 0)
+    for t_s in ticks_s:
+        terminal.on_tick(Tick(0, t_s, None), [], NO_TOKENS, 0)
+    terminal.close([])
+    return file.getvalue().splitlines()
+
+
+def captions_of(words: list[TimedWord], path: Path) -> str:
+    file = CaptionFile(path)
+    for word in words:
+        file.add([word], word.t_emit_s)
+    file.close()
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_terminal_has_a_line_a_sentence():
+    assert lines_of(STREET) == [
+        "[   0.68s] Red car enters left.   (said 1.00s)",
+        "[   1.88s] Person enters.   (said 2.20s)",
+        "[   2.48s] White car leaves right.   (said 2.80s)",
+    ]
+    # Without the mark nothing is known of sentences: as many words as stand without a pause, and no more than twelve.
+    assert lines_of(UNMARKED) == ["[   0.68s] red car enters left person enters white car leaves right   (said 1.00s)"]
+
+
+def test_captions_are_sentences(tmp_path: Path):
+    cues = read_captions(captions_of(STREET, tmp_path / "words.vtt"))
+    assert [cue.text for cue in cues] == ["Red car enters left.", "Person enters.", "White car leaves right."]
+    assert [t_s for cue in cues for _, t_s in cue.words] == [pytest.approx(word.t_emit_s) for word in STREET]
+    assert all(a.end_s <= b.start_s + 1e-9 for a, b in zip(cues, cues[1:]))
+    assert [cue.text for cue in read_captions(captions_of(STREET, tmp_path / "words.srt"))] == [c.text for c in cues]
+    # (A full line breaks where it is full.)
+    unmarked = read_captions(captions_of(UNMARKED, tmp_path / "unmarked.vtt"))
+    assert [cue.text for cue in unmarked] == ["red car enters left person enters white", "car leaves right"]
+
+
+def test_a_sentence_that_is_longer_than_a_line_goes_on_in_the_next_caption(tmp_path: Path):
+    long = said("a very long sentence that goes on and on, and does not end before the second line / then another /")
+    texts = [cue.text for cue in read_captions(captions_of(long, tmp_path / "words.vtt"))]
+    assert texts == [
+        "A very long sentence that goes on and on,",
+        "and does not end before the second line.",
+        "Then another.",
+    ]
+    assert len(lines_of(long)) == 2
+
+
+def test_a_silence_ends_a_sentence_whose_mark_did_not_come(tmp_path: Path):
+    words = [*said("a car / red car stops /")[:3], *said("a dog starts /", 6.0)]
+    assert words[2].ends_sentence is False
+    assert [line.split("] ")[1].split("   ")[0] for line in lines_of(words)] == ["A car.", "Red.", "A dog starts."]
+    texts = [cue.text for cue in read_captions(captions_of(words, tmp_path / "words.vtt"))]
+    assert texts == ["A car.", "Red.", "A dog starts."]
+    # A second of silence within a sentence does not: whoever speaks thinks.
+    slow = [*said("we see a / x /")[:2], *said("red car /", 2.0)]
+    assert [line.split("] ")[1].split("   ")[0] for line in lines_of(slow)] == ["We see red car."]
+    assert lines_of(slow[:2], ticks_s=(1.4, 2.2, 2.4)) == ["[   0.00s] We see.   (said 0.00s)"]
+
+
+def test_what_was_shown_is_not_lost_where_the_stream_ends(tmp_path: Path):
+    assert lines_of(STREET[:5])[-1] == "[   1.88s] Person.   (said 2.20s)"
+    assert [cue.text for cue in read_captions(captions_of(STREET[:5], tmp_path / "w.vtt"))][-1] == "Person."
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("dog", "dog."),
+        ("dog.", "dog."),
+        ("why?", "why?"),
+        ('"no!"', '"no!"'),
+        ("yes,", "yes."),
+        ("and so -", "and so ."),
+    ],
+)
+def test_what_closes_a_sentence(text, whole):
+    assert closed(text) == whole
+
+
+def test_capitals():
+    assert [capitalised(text) for text in ("dog", '"dog"', "élan", "3rd", "...", "McX", "")] == [
+        "Dog", '"Dog"', "Élan", "3rd", "...", "McX", ""
+    ]  # fmt: skip
+
+
+spoken = st.lists(
+    st.tuples(st.sampled_from(["red", "dog,", "enters", "Why?", "left"]), st.integers(80, 4000), st.booleans()),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(spoken, st.booleans())
+def test_every_word_is_written_once_at_its_time(timed, marked):
+    now_ms, words = 0, []
+    for text, gap_ms, ends in timed:
+        now_ms += gap_ms
+        words.append(TimedWord(text, 0.0, now_ms / 1000, ends if marked else None))
+    grouper = CueGrouper()
+    cues = [cue for word in words for cue in grouper.add(word)] + grouper.finish()
+    assert [t_s for cue in cues for _, t_s in cue.words] == [word.t_emit_s for word in words]
+    plain = lambda text: text.rstrip(".,?").lower()
+    assert [plain(text) for cue in cues for text, _ in cue.words] == [plain(word.text) for word in words]
+    sentences = written_sentences(words)
+    assert [written.word for sentence in sentences for written in sentence] == words
+    if marked:
+        for sentence in sentences:
+            assert sentence[0].text[0].isupper()
+            assert sentence[-1].text[-1] in ".?"
+            assert not any(written.word.ends_sentence for written in sentence[:-1])
+        # A caption begins where a sentence does, or where a line is full.
+        begins = {sentence[0].word.t_emit_s for sentence in sentences}
+        assert begins <= {cue.start_s for cue in cues}
+    else:
+        assert [written.text for sentence in sentences for written in sentence] == [word.text for word in words]
+
+
+def test_the_notebooks_page_has_sentences():
+    report = {
+        "words": [
+            {"text": w.text, "t_video_s": w.t_video_s, "t_emit_s": w.t_emit_s, "ends_sentence": w.ends_sentence}
+            for w in STREET
+        ]
+    }
+    page = Commentary("one", None, Path("x"), report, (), 0.16)
+    assert [text for text, _ in page.starts] == ["Red car enters left.", "Person enters.", "White car leaves right."]
+    assert [phrase[0].t_emit_s for phrase in page.phrases] == [1.0, pytest.approx(2.2), pytest.approx(2.8)]
+
+
+SCRIPT = """
+import { Words, textOf } from "./words.mjs";
+import { readFileSync } from "node:fs";
+const shown = JSON.parse(readFileSync(0, "utf8")).map((stream) => {
+  const words = new Words();
+  for (const word of stream) words.add(word);
+  const files = { vtt: words.file("vtt"), json: JSON.parse(words.file("json")) };
+  words.end();
+  return { phrases: words.phrases.map(textOf), ...files };
+});
+console.log(JSON.stringify(shown));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no node on this machine, which runs the page's words.js")
+def test_the_page_shows_and_writes_what_the_library_does(tmp_path: Path):
+    long = said("a very long sentence that goes on and on, and does not end before the second line / then another /")
+    silence = [*said("a car / red car stops /")[:3], *said("a dog starts /", 6.0)]
+    streams = [STREET, UNMARKED, long, silence, STREET[:5]]
+    shutil.copy(WORDS_JS, tmp_path / "words.mjs")
+    (tmp_path / "script.mjs").write_text(SCRIPT, encoding="utf-8")
+    fields = lambda word: {name: value for name, value in word._asdict().items() if value is not None}
+    given_words = json.dumps([[fields(word) for word in stream] for stream in streams])
+    done = subprocess.run(
+        [NODE, "script.mjs"], input=given_words, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    for number, (stream, shown) in enumerate(zip(streams, json.loads(done.stdout), strict=True)):
+        vtt = captions_of(stream, tmp_path / f"{number}.vtt")
+        assert [cue.text for cue in read_captions(shown["vtt"])] == [cue.text for cue in read_captions(vtt)]
+        assert shown["json"]["words"] == [fields(word) for word in stream]
+        if stream is not UNMARKED:  # (which the page's list breaks where a line is full)
+            sentences = [" ".join(written.text for written in one) for one in written_sentences(stream)]
+            assert shown["phrases"] == sentences
+
+
+def test_a_stream_begins_with_a_capital_only_where_it_has_sentences():
+    assert SentenceWriter().write(TimedWord("red", 0.0, 1.0, False))[::2] == ("Red", True)
+    assert SentenceWriter().write(TimedWord("red", 0.0, 1.0))[::2] == ("red", True)
