@@ -29,10 +29,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import absl.flags
 import av
 import cv2
 import numpy as np
-from absl import flags
 
 from benchmarks.turns import in_turns, machine
 from data_pipelines.clip_reader import Clip, probe, read_clips
@@ -42,7 +42,7 @@ from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -486,35 +486,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    parser = command_parser("benchmarks.data", __doc__)
-    add = parser.add_argument
-    add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
-    add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
-    add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
-    add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
-    add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
-    add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
-    add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
-    add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
-    add_json_flag(parser)
-    add("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables, and returns the exit code."""
-    args = parse_args(parser(), argv)
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
+def work(args: argparse.Namespace) -> None:
+    """Measures, and prints and writes the tables."""
+    absl.flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     if args.out.exists():
-        print(f"error: {args.out} is there already; name a new folder", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.out} is there already; name a new folder")
     names = sorted(path for path in args.videos.iterdir() if path.suffix in SUFFIXES)
     videos = [path for path in names if probe(path).duration_s >= 4.0]
     if not videos:
-        print(f"error: {args.videos} holds no video of at least 4 s", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.videos} holds no video of at least 4 s")
     workers = args.workers or len(os.sched_getaffinity(0))
     args.out.mkdir(parents=True)
     try:
@@ -533,7 +513,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.json, found)
     if args.markdown:
         args.markdown.write_text(table(found), encoding="utf-8")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.data", __doc__)
+    add = flags.add_argument
+    add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
+    add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
+    add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
+    add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
+    add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
+    add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
+    add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
+    add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
+    add_json_flag(flags)
+    add("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

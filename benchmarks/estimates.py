@@ -21,7 +21,7 @@ from benchmarks.training import Arm, stepping, take_turns
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -118,18 +118,21 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def work(args: argparse.Namespace) -> None:
+    """Measures, prints tables and writes them."""
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        found = measured(args)
+    write_json(args.json, found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints tables, and returns the exit code."""
+    """The exit code."""
     flags = command_parser("benchmarks.estimates", __doc__)
     flags.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
     flags.add_argument("--steps", type=int, default=3, help="steps a turn (default: %(default)s)")
     flags.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this family")
     add_json_flag(flags)
-    args = parse_args(flags, argv)
-    with contextlib.redirect_stdout(shown_on(args.json)):
-        found = measured(args)
-    write_json(args.json, found)
-    return 0
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ from benchmarks.step_times import arms_of, with_every_row
 from benchmarks.stepper import step_cost_ms, step_percentile_ms
 from benchmarks.turns import in_turns, machine
 from mmduplex_jax.commentator import load, random_commentator
-from mmduplex_jax.stages.config_file import (
+from mmduplex_jax.stages.config_file import (  # fmt: skip
     add_json_flag,
     command_parser,
     load_config,
-    parse_args,
+    run_main,
     shown_on,
     write_json,
-)  # fmt: skip
+)
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -269,30 +269,6 @@ def compare(arms: Sequence[Arm], started: Mapping[str, Asked], rounds: int, step
     return {"arms": rows, "ratios": found, "rounds": rounds}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    flags = command_parser("benchmarks.streaming", __doc__)
-    add = flags.add_argument
-    config = "configs/duplex_300m.py"
-    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
-    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
-    add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
-    add("--parts", default=",".join(PARTS), help="some of %(default)s")
-    add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
-    add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
-    add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
-    add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
-    add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
-    add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
-    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
-    add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
-    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
-    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
-    add_json_flag(flags)
-    return flags
-
-
 def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> dict:
     """What was asked for.
 
@@ -328,26 +304,43 @@ def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[s
     return report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is asked for, and returns the exit code."""
-    flags = parser()
-    args = parse_args(flags, argv)
+def work(args: argparse.Namespace) -> None:
+    """Runs what is asked for."""
     batches, parts, peers = (list(filter(None, text.split(","))) for text in (args.batches, args.parts, args.peers))
     if set(parts) - set(PARTS) or set(peers) - set(PEERS):
-        flags.error(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
+        raise ValueError(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
     numbers = [int(batch) for batch in batches]
     if min([*numbers, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
-        flags.error("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
+        raise ValueError("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
     if peers and args.checkpoint:
-        flags.error("--peers compares a config's shape, with random parameters: leave --checkpoint out")
-    try:
-        with contextlib.redirect_stdout(shown_on(args.json)):
-            report = measured(args, numbers, parts, peers)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"streaming: {error}", file=sys.stderr)
-        return 2
+        raise ValueError("--peers compares a config's shape, with random parameters: leave --checkpoint out")
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        report = measured(args, numbers, parts, peers)
     write_json(args.json, report)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.streaming", __doc__)
+    add = flags.add_argument
+    config = "configs/duplex_300m.py"
+    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
+    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
+    add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
+    add("--parts", default=",".join(PARTS), help="some of %(default)s")
+    add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
+    add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
+    add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
+    add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
+    add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
+    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
+    add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
+    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
+    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
+    add_json_flag(flags)
+    return run_main(flags, argv, work, {ValueError: 2, OSError: 2, subprocess.CalledProcessError: 2})
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
 from mmduplex_jax.planning import devices
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
@@ -512,8 +512,15 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def work(args: argparse.Namespace) -> None:
+    """Measures, prints tables and writes them."""
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        found = measured(args)
+    write_json(args.json, found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints tables, and returns the exit code."""
+    """The exit code."""
     flags = command_parser("benchmarks.training", __doc__)
     add = flags.add_argument
     add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
@@ -524,11 +531,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--measures", action="store_true", help="our own measures instead")
     add("--rows", type=int, help="rows at a time, instead of what the table says; with --measures 2")
     add_json_flag(flags)
-    args = parse_args(flags, argv)
-    with contextlib.redirect_stdout(shown_on(args.json)):
-        found = measured(args)
-    write_json(args.json, found)
-    return 0
+    return run_main(flags, argv, work, {LossMismatch: 2, ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 python -m benchmarks.world --look=rich --clips=100 --frame_px=64 --json=world.json
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
 
 from data_pipelines.world import WorldConfig, make_clip, make_events
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 
 
 def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float | int | str]:
@@ -31,17 +32,10 @@ def measure(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float |
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints a line a look, and returns the exit code."""
-    flags = command_parser("benchmarks.world", __doc__)
-    add = flags.add_argument
-    add("--look", choices=("plain", "rich"), help="one look (default: both)")
-    add("--clips", type=int, default=100, help="clips to make (default: %(default)s)")
-    add("--frame_px", type=int, default=64, help="side of the frames (default: %(default)s)")
-    add_json_flag(flags)
-    args = parse_args(flags, argv)
+def work(args: argparse.Namespace) -> None:
+    """Measures, prints a line a look, and writes them."""
     if args.clips < 1:
-        flags.error(f"--clips must be positive, got {args.clips}")
+        raise ValueError(f"--clips must be positive, got {args.clips}")
     looks = [args.look] if args.look else ["plain", "rich"]
     rows = [measure(WorldConfig(look=look, frame_px=args.frame_px), args.clips) for look in looks]
     for row in rows if args.json != "-" else ():
@@ -50,7 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
         )
     write_json(args.json, rows)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.world", __doc__)
+    add = flags.add_argument
+    add("--look", choices=("plain", "rich"), help="one look (default: both)")
+    add("--clips", type=int, default=100, help="clips to make (default: %(default)s)")
+    add("--frame_px", type=int, default=64, help="side of the frames (default: %(default)s)")
+    add_json_flag(flags)
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from typing import Any
 # Before JAX looks for devices: those of this machine are not asked, its CPU only traces.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from mmduplex_jax.planning.ahead import STEPS, TopologyError, compile_ahead, get_topology, gib
+from mmduplex_jax.planning.ahead import STEPS, compile_ahead, get_topology, gib
 from mmduplex_jax.sharding import ShardingError
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.train.optimizer import GroupsError
 
 EXIT_TOO_LARGE = 1
@@ -65,8 +65,22 @@ def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
     return text + [f"  change: {line}" for line in report["advice"]]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
+def work(args: argparse.Namespace) -> int:
+    """Compiles and prints; returns the exit code."""
+    if args.streams < 1:
+        raise ValueError(f"--streams={args.streams}: at least 1")
+    topology = get_topology(args.topology)
+    report = compile_ahead(args.config, topology, streams=args.streams, steps=tuple(args.steps or STEPS))
+    if args.json != "-":
+        print("\n".join(lines(report)))
+    write_json(args.json, report)
+    steps = [report] if "fits" in report else []
+    steps += [report["streaming"]] if "streaming" in report else []
+    return 0 if all(step["fits"] for step in steps) else EXIT_TOO_LARGE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
     flags = command_parser("launch.compile_ahead", __doc__)
     add_config_flag(flags)
     add = flags.add_argument
@@ -74,27 +88,8 @@ def parser() -> argparse.ArgumentParser:
     add("--streams", type=int, default=16, metavar="N", help="rows of the streaming step (default: %(default)s)")
     add("--steps", action="append", choices=STEPS, help="compile this step only; both where it is not given")
     add_json_flag(flags, "write the report here as JSON")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compiles, prints, and turns what was foreseen into an exit code."""
-    flags = parser()
-    args = parse_args(flags, argv, short={"mesh": "mesh"})
-    if args.streams < 1:
-        flags.error(f"--streams={args.streams}: at least 1")
-    try:
-        topology = get_topology(args.topology)
-        report = compile_ahead(args.config, topology, streams=args.streams, steps=tuple(args.steps or STEPS))
-    except (TopologyError, ShardingError, GroupsError, FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISFIT
-    if args.json != "-":
-        print("\n".join(lines(report)))
-    write_json(args.json, report)
-    steps = [report] if "fits" in report else []
-    steps += [report["streaming"]] if "streaming" in report else []
-    return 0 if all(step["fits"] for step in steps) else EXIT_TOO_LARGE
+    misfits = dict.fromkeys((ShardingError, GroupsError, FileNotFoundError, ValueError), EXIT_MISFIT)
+    return run_main(flags, argv, work, misfits, short={"mesh": "mesh"})
 
 
 if __name__ == "__main__":

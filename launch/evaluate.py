@@ -42,40 +42,17 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from data_pipelines.manifest import ShardError
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import load_trained
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.evaluate", __doc__)
-    add = flags.add_argument
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
-    add(
-        "--data",
-        default=WORLD,
-        metavar="world|DIR",
-        help="new clips of the built-in world, or prepared shards (default: world)",
-    )
-    add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
-    add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
-    add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
-    add("--batch", type=int, default=BATCH, help="clips decoded at a time (default: %(default)s)")
-    add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
-    add_stage_flags(flags)
-    add_json_flag(flags)
-    add("--only_check_args", action="store_true", help="read the flags and stop")
-    return flags
-
-
-def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Runs the model over the clips, with progress on stderr; returns the report and its table."""
+def evaluate(args: argparse.Namespace) -> None:
+    """Runs the model over the clips, with progress on stderr, and shows its scores."""
     if args.clips < 1 or args.batch < 1:
         raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
     started_s = time.monotonic()
@@ -93,25 +70,32 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "look": args.look if args.data == WORLD else None,
         "wall_s": time.monotonic() - started_s,
     }
-    return report, "\n".join([find_stage(stage).format_table(report), *metric_lines(report)])
+    write_json(args.json, report)
+    if args.json != "-":
+        print("\n".join([find_stage(stage).format_table(report), *metric_lines(report)]))
+        if args.json:
+            print(f"\nall numbers: {args.json}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
-    args = parse_args(parser(), argv)
-    if args.only_check_args:
-        return 0
-    try:
-        report, table = evaluate(args)
-    except (OSError, ValueError, ShardError) as error:
-        print(f"launch.evaluate: {error}", file=sys.stderr)
-        return 1
-    write_json(args.json, report)
-    if args.json != "-":
-        print(table)
-        if args.json:
-            print(f"\nall numbers: {args.json}")
-    return 0
+    flags = command_parser("launch.evaluate", __doc__)
+    add = flags.add_argument
+    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add(
+        "--data",
+        default=WORLD,
+        metavar="world|DIR",
+        help="new clips of the built-in world, or prepared shards (default: world)",
+    )
+    add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
+    add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
+    add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
+    add("--batch", type=int, default=BATCH, help="clips decoded at a time (default: %(default)s)")
+    add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
+    add_stage_flags(flags)
+    add_json_flag(flags)
+    return run_main(flags, argv, evaluate, {OSError: 1, ValueError: 1, ShardError: 1})
 
 
 if __name__ == "__main__":

@@ -26,29 +26,12 @@ from typing import Any
 
 import jax
 
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
 from mmduplex_jax.weights.huggingface.source import Source, open_source
 
 EXIT_DIFFERS = 2
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags, with their help."""
-    flags = command_parser("launch.import_weights", __doc__)
-    flags.add_argument("--from", required=True, dest="source", metavar="HF_DIR", help="directory to read")
-    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
-    flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
-    flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
-    flags.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="with --verify: the largest absolute difference that passes (default: %(default)s)",
-    )
-    add_json_flag(flags, "write a report as JSON")
-    return flags
 
 
 def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
@@ -97,23 +80,35 @@ def describe(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code (see above)."""
-    args = parse_args(parser(), argv)
-    try:
-        source = open_source(args.source, only_vision=args.only_vision)
-        if args.verify:
-            verify.check_possible(source.family, args.source)  # before anything is written
-        report = import_weights(source, args.out)
-        if args.verify:
-            report["verify"] = verify.verify(args.source, args.out, args.tolerance)
-    except (OSError, ValueError) as error:
-        print(f"launch.import_weights: {error}", file=sys.stderr)
-        return 1
+def work(args: argparse.Namespace) -> int:
+    """Imports, compares if that is asked for, and says what was done; returns the exit code."""
+    source = open_source(args.source, only_vision=args.only_vision)
+    if args.verify:
+        verify.check_possible(source.family, args.source)  # before anything is written
+    report = import_weights(source, args.out)
+    if args.verify:
+        report["verify"] = verify.verify(args.source, args.out, args.tolerance)
     write_json(args.json, report)
     if args.json != "-":
         print("\n".join(describe(report)))
     return 0 if "verify" not in report or report["verify"]["passed"] else EXIT_DIFFERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
+    flags = command_parser("launch.import_weights", __doc__)
+    flags.add_argument("--from", required=True, dest="source", metavar="HF_DIR", help="directory to read")
+    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
+    flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
+    flags.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="with --verify: the largest absolute difference that passes (default: %(default)s)",
+    )
+    add_json_flag(flags, "write a report as JSON")
+    return run_main(flags, argv, work, {OSError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":
