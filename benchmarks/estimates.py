@@ -53,7 +53,6 @@ class Run(NamedTuple):
 
     Attributes:
       arm: does a step, and keeps what rounds of them took.
-      flops: of a step.
       traced_bytes, planned_bytes: of the step's temporaries, by the trace and by the compiler.
     """
 

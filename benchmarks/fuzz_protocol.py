@@ -178,7 +178,6 @@ class Act(NamedTuple):
     """One thing that a client does.
 
     Attributes:
-      client: which one.
       kind: "connect", "resume", "drop", "stall", "go_on", "say" (`what` is sent as it is), "show" (`what` are the ticks
         since its last picture, and the codec and data of another one), "watch" (`what` are how many ticks are shown, by
         the clock, and the JPEG) or "wait" (`what` are milliseconds).

@@ -75,7 +75,6 @@ def free_run(
     """int32 `[B, S]`: the slots that streams say.
 
     Args:
-      model: the model.
       frames: of every stream, all equally long.
       delay_steps: steps that words run behind the picture.
       pad_bias: added to silence's logit.

@@ -48,7 +48,6 @@ class Question(NamedTuple):
     """A thing that comes, and whether the model said that it was there before.
 
     Attributes:
-      stream: which one.
       away_s: since it was last there; None for one never seen.
       after: whether it comes after the silence.
       margin: logit of "is" minus that of "enters".
@@ -152,7 +151,6 @@ def make_watch(live: LiveModel, ids: tuple[int, int], empty: bool) -> Callable[.
     """A compiled `(params, state, frames, slots, delay) -> (state, margins [B, S])` over a piece of streams.
 
     Args:
-      live: the model.
       ids: of "is" and "enters".
       empty: whether memory is emptied after every tick.
     """

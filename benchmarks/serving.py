@@ -156,7 +156,6 @@ def check_words(
     Args:
       accounts: of all streams (`serving_clients.Account`).
       feeds: by session, what readers along were told.
-      log: the server's.
     """
     told = {line["session"]: line["words"] for line in log if line["event"] == "session ended"}
     ended = [one for one in accounts if one["bye"] is not None]

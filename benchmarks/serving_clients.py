@@ -42,7 +42,6 @@ class Task:
     """What a process does.
 
     Attributes:
-      url: of the server.
       pictures: a folder of JPEGs; each client begins elsewhere in it.
       clients: how many of each role: "steady" (behaves), "twin" (behaves, and its feed is read along), "stalling",
         "garbage", "dropping".
@@ -77,7 +76,6 @@ class Account:
     """What a stream was told, to be compared with what the server says that it told.
 
     Attributes:
-      role: of the client.
       session: its id; empty before the first hello.
       feed: the secret with which others may read its words.
       words: (number, text, time in the stream) in the order in which they came.

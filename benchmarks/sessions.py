@@ -151,7 +151,6 @@ def real_time_sessions(model: Commentator, length_s: float, most: int) -> dict[s
     """Looks for the largest number of streams that is held.
 
     Args:
-      model: who watches.
       length_s: how long each number is played.
       most: no larger number is tried.
 

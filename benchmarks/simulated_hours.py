@@ -48,7 +48,6 @@ class Saturated:
         """Compiles.
 
         Args:
-          model: who watches.
           streams: slots, all taken.
           ahead: see `StreamPool`.
           on_output: takes every stream's outputs.
@@ -98,7 +97,6 @@ class Watcher:
     """A stream that watches as fast as it can, and its steps' times.
 
     Attributes:
-      loop: its pool.
       times_s: of the steps since they were last cleared: from one output to the next.
       words, tokens: said and spent since they were last cleared.
     """
@@ -135,7 +133,6 @@ def simulated_hours(
     """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one slot.
 
     Args:
-      model: who watches.
       hours: of the stream's time.
       part_s: the time of a row.
       compared_s: then so much more in turns with fresh streams; it is timed for each of the three.

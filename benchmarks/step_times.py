@@ -72,7 +72,6 @@ def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Step
 
     Args:
       model: whose text stream.
-      batch: streams.
       watched_s: how long they have been watching; their rings are filled accordingly, with noise.
     """
     live = model.live

@@ -38,7 +38,6 @@ def timed(stepper: Stepper, steps: int, *, warm_steps: int = 0, limit_s: float =
     """Seconds of every step, by its kind.
 
     Args:
-      stepper: what to time.
       steps: how many at least, every kind included.
       warm_steps: before those, not timed.
       limit_s: stop sooner than after `steps` once this long has passed and every kind has been timed.

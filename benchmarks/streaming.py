@@ -62,9 +62,7 @@ class Arm(NamedTuple):
     """One thing to time.
 
     Attributes:
-      name: what tables call it; the same at every batch.
       worker: the process that runs it.
-      batch: streams.
       request: the arguments of its stepper.
       warm_steps: before those that are timed; none where a single one takes seconds.
     """
@@ -183,9 +181,7 @@ def take_turns(
     """What every arm answers in every round, `[arm][round]`, after a first round that prepares them.
 
     Args:
-      arms: what to time.
       started: who times them, by `Arm.worker`.
-      rounds: how often.
       steps: of an arm in a round.
       limit_s: of an arm in a round, once every kind of its steps has been timed.
     """

@@ -78,9 +78,7 @@ def moshi_stepper(shape: TextShape, dtype: str, batch: int, depth: bool = False,
     """`LMGen` hearing silence, greedy, every stream executing; steps are of one kind, `all`.
 
     Args:
-      shape: of the text stream.
       dtype: of weights and caches, a name of torch's.
-      batch: streams.
       depth: whether it also speaks.
       shared: whether heads share keys and values as ours do (fewer weights, but the package copies the whole cache in
         every step then), or each has its own, as in Moshi.
@@ -135,9 +133,7 @@ def interleaved_stepper(shape: TextShape, dtype: str, batch: int, watched_s: flo
     of itself in every step.
 
     Args:
-      shape: of the text stream.
       dtype: of weights and cache, a name of torch's.
-      batch: streams.
       watched_s: of video whose visual tokens are in the cache; the text between them is not counted.
     """
     import torch

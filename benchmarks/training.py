@@ -80,7 +80,6 @@ class StreamsTask(Trained):
     """A duplex after its tokenizer: video stream, projector, text stream with cross-attention, the loss of its words.
 
     Attributes:
-      config: of the model; fusion "cross".
       rows, ticks: B, T.
       chunk: see `layers/vocabulary.py`.
     """

@@ -245,7 +245,6 @@ def compile_report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, i
 
     Args:
       lowered: what `jax.jit(...).lower(...)` gave, for the topology's devices.
-      topology: where it would run.
       kinds_bytes: see `CompiledReport`; all but `activations` are arguments.
       lower_s: what lowering took.
 
@@ -332,9 +331,6 @@ def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams
     """What to change where a program does not fit, most effective first; empty where it fits.
 
     Args:
-      report: the program's.
-      config: resolved, of the experiment.
-      mesh: sizes of its axes.
       streams: rows, of a streaming step; None of a training step.
     """
     if report.fits:

@@ -103,7 +103,6 @@ class Peak:
     """The most one device can do.
 
     Attributes:
-      flops_per_s: floating-point operations a second.
       source: where the number comes from.
     """
 

@@ -26,9 +26,7 @@ class Stage(NamedTuple):
     """A link of the chain.
 
     Attributes:
-      name: of its config.
       config: as it is in configs/.
-      task: of it.
       cost: on 8 H100s.
     """
 
@@ -52,7 +50,6 @@ class Videos(NamedTuple):
     """A public collection.
 
     Attributes:
-      name: what it is called.
       hours: of video, at least and at most.
       source: who says so.
     """
@@ -327,12 +324,7 @@ def _fit(report: dict[str, Any]) -> str:
 
 
 def topology_page(reports: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> str:
-    """`duplex_300m` on machines that are not here, in Markdown.
-
-    Args:
-      reports: what `launch.compile_ahead` says of each topology.
-      commands: that made them.
-    """
+    """`duplex_300m` on machines that are not here, in Markdown."""
     training = markdown(
         [
             *("topology", "devices", "mesh", "batch", "fits", "parameters", "optimiser", "activations kept"),

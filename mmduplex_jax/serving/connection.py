@@ -55,8 +55,6 @@ async def converse(wire: Wire, sessions: Sessions, *, on_session: Any = None) ->
     """Serves a client until one side ends it; closes the wire.
 
     Args:
-      wire: to the client.
-      sessions: where the streams are.
       on_session: called with the session when there is one (to bring a track's pictures to it).
     """
     reason, message = "protocol", ""

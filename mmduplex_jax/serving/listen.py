@@ -65,7 +65,6 @@ class ServerSettings:
       sources: what it may watch by itself.
       limits: bounds for every client.
       policy: what gives way under overload.
-      tls: certificate and key, for https.
       max_sessions: streams at once; every step computes all of them.
       drain_s: for streams that run when it is stopped.
       ice_servers: STUN or TURN addresses for WebRTC.
@@ -183,7 +182,6 @@ async def serve(
       stop: ends it.
       drain_s: for the streams that run.
       connections_max: open sockets; more are hung up on.
-      tls: certificate and key, for https.
       first_request_s: from a connection to the end of its first request's head.
       on_listening: called with the port once it can be reached.
 

@@ -92,7 +92,6 @@ class RunFacts:
 
     Attributes:
       config: the resolved config, as JSON gives it back.
-      tokenizer_json: the text tokenizer.
       data_fingerprint: names the data's content; None where the loader does not say.
     """
 
@@ -105,9 +104,7 @@ class Checkpoints:
     """Saves and restores the checkpoints of one run.
 
     Args:
-      workdir: the run's folder.
       keep: how many of the newest checkpoints stay.
-      facts: of this run.
     """
 
     def __init__(self, workdir: Path, keep: int, facts: RunFacts):
@@ -141,7 +138,6 @@ class Checkpoints:
 
         Args:
           step: steps done; a checkpoint of this step that is there already stays.
-          state: on the devices.
           iterator_state: JSON of the data iterator after `step` batches.
           window: metrics of the steps since the last line.
           evaluations: what is known of them (`mmduplex_jax/train/evaluation.py`).
@@ -392,7 +388,6 @@ def write_weights(folder: str | Path, arrays: Iterable[tuple[str, np.ndarray]], 
     Args:
       folder: must not exist, or be empty; it appears when everything is in it.
       arrays: `(path, array)` of every parameter, each once, as `a/b/kernel`.
-      metadata: JSON values.
 
     Raises:
       FileExistsError: the folder has something in it.

@@ -60,8 +60,6 @@ def make_start(
 
     Args:
       config: resolved; `init_from` has a folder, or nothing, for each of `PARTS`, and `strict`.
-      task: what is trained.
-      tokenizer: of the run.
       log: where lines for people go.
 
     Returns:
@@ -163,8 +161,6 @@ class Imported:
     """Weights that `launch.import_weights` wrote; the numbers are read when they are asked for.
 
     Attributes:
-      path: the folder.
-      config: their shape.
       metadata: whatever else came with them.
     """
 
@@ -182,8 +178,6 @@ class Learned:
     """What a training has learned, from its workdir or exported.
 
     Attributes:
-      path: the folder.
-      trained: all of it.
       shapes: of every parameter by its path.
     """
 
@@ -234,7 +228,6 @@ class Plan:
 
     Attributes:
       part: of `config.init_from` that names the folder.
-      folder: where the weights are.
       entries: parameters of the run (`ours`) and those of the folder (`theirs`) that they are made of.
       source: how the folder's parameters come by the names in `entries`.
       left: parameters of the folder that are not taken, of `every` one in it.
@@ -274,7 +267,6 @@ def identity_plan(
 
     Args:
       part: of `config.init_from`.
-      folder: where the weights are.
       need: shapes of the run's parameters by path; those that start with `ours` are wanted.
       have: shapes of the folder's parameters by path.
       ours, theirs: what names start with.
@@ -523,8 +515,6 @@ def vision_plans(folder: Folder, parts: Parts, shapes: Mapping[str, Any], exclud
     """What becomes of a folder with a vision tower, in each tower of the model.
 
     Args:
-      folder: of the weights.
-      parts: of the run's model.
       shapes: abstract parameters of the run by path.
       exclude_prefix: of towers that something else fills.
 

@@ -26,12 +26,9 @@ class Trained:
     """A model that has learned something.
 
     Attributes:
-      folder: where it was read from.
       params: float32, unboxed.
       config: of its training, locked.
-      tokenizer: its words.
       task: the stage, built from `config`.
-      steps: of training.
       metadata: whatever else the checkpoint says.
     """
 

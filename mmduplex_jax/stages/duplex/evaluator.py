@@ -39,10 +39,6 @@ class DuplexEvaluator:
         """Takes a model apart.
 
         Args:
-          task: of the stage.
-          config: of its training.
-          tokenizer: its words.
-          batch: clips decoded at a time.
           seed: of the control that talks at random.
           metrics: further ones, of `ClipResult`.
           tokenizer_control: what the video tokens hold, of `TOKEN_CONTROLS`.

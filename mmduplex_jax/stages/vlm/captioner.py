@@ -93,7 +93,6 @@ def decode(
     """Writes captions; to be jitted by the caller.
 
     Args:
-      decoding: how.
       write: reads a token of every row and gives the logits of the next.
       gather_cache: `(memory, rows int32 [N]) -> memory` of these rows, which may repeat; for "beam".
       memory: what `write` goes on from.
@@ -267,7 +266,6 @@ class Caption(NamedTuple):
     """What is said about a clip.
 
     Attributes:
-      text: words.
       log_prob: of the text and its end by the model, in nats.
     """
 
@@ -297,10 +295,6 @@ class Captioner:
         """Takes a model apart; nothing is compiled yet.
 
         Args:
-          task: of stage `vlm`.
-          config: of its training.
-          tokenizer: its words.
-          decoding: how tokens are chosen.
           batch_size: clips captioned at a time; what is said of a clip does not depend on it.
           seed: of "sample".
           params: of the model, where `captions` is given none.
@@ -370,7 +364,6 @@ class Piece(NamedTuple):
     """A piece of a source.
 
     Attributes:
-      source: its file.
       start_s, end_s: where in it; both 0 for a picture.
       frames: uint8 `[T, H, W, 3]`.
     """
@@ -385,8 +378,6 @@ class Captioned(NamedTuple):
     """What is said about a piece.
 
     Attributes:
-      source, start_s, end_s: the piece.
-      text: its caption.
       log_prob: of the caption by the model, in nats.
     """
 
@@ -412,7 +403,6 @@ def pieces_of(
 
     Args:
       source: a file, or an address or a camera's number as `launch.commentate` takes them.
-      clock: of the model.
       frames: T, of a piece.
       num_ticks: of a piece.
       frame_px: H = W.
@@ -464,8 +454,6 @@ def caption_source(
     """Captions of a picture, or of a video's pieces.
 
     Args:
-      captioner: the model.
-      clock: of the model.
       source: see `pieces_of`.
       batch: pieces captioned at a time.
       first: how many pieces were captioned before: of "sample", chance is by the number of a piece.

@@ -195,7 +195,6 @@ def theirs_expected(layout: Layout, expected: Mapping[str, Any]) -> dict[str, tu
     """Names and shapes of the tensors that a file for our parameters has, the optional ones included.
 
     Args:
-      layout: of the architecture.
       expected: nested (or flat, "a/b") dict of our shapes, or of things that have a `shape`.
 
     Raises:
@@ -260,8 +259,6 @@ def iterate_params(files: TensorFiles, layout: Layout, expected: Mapping[str, An
     """Our parameters one after the other, `(path, float32 array)`; at most one entry's tensors are in memory.
 
     Args:
-      files: what is read.
-      layout: of the architecture.
       expected: our shapes (see `theirs_expected`).
 
     Raises:
@@ -305,7 +302,6 @@ def write_params(
 
     Args:
       params: nested (or flat, "a/b") dict of our parameters; those of optional entries may be absent.
-      layout: of the architecture.
       out_dir: made if it is not there; must not hold weights already.
       config_json: their config.
       dtype: how numbers are stored: "float32" (bit for bit), "bfloat16" or "float16" (rounded; weights that came from

@@ -33,13 +33,10 @@ class Source:
     """A directory that can be imported: its file fits its config.
 
     Attributes:
-      files: the tensors.
       kind: one of `KINDS`.
       family: in whose names and arithmetic, e.g. "llama", "siglip".
-      config: our shape.
       layout: which tensor is which parameter.
       shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
-      their_config: the `config.json`.
       their_prefixes: what names of a tower start with, as `vision_prefix` and `text_prefix`.
       tokenizer: of texts; None where there is no tokenizer.json, or nothing reads texts.
       preprocessing: of pictures; None where it is not said, or nothing looks at pictures.
