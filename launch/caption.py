@@ -94,8 +94,7 @@ def caption(args: argparse.Namespace) -> int:
         code = _INTERRUPTED
     captions = [found._asdict() for found in said]
     write_json(
-        args.json,
-        {"checkpoint": str(args.checkpoint), "decode": decoding.how, "captions": captions, "errors": wrong},
+        args.json, {"checkpoint": str(args.checkpoint), "decode": decoding.how, "captions": captions, "errors": wrong}
     )
     if args.json not in (None, "-"):
         print(f"wrote {args.json}")

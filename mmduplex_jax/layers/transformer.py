@@ -227,11 +227,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        context: AttentionContext,
-        placed: Placed | None = None,
-        keys_values: Any = None,
+        self, x: Float[Array, "B S D"], context: AttentionContext, placed: Placed | None = None, keys_values: Any = None
     ) -> tuple[Float[Array, "B S D"], KVCache | None]:
         """Runs all layers.
 

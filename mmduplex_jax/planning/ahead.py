@@ -167,10 +167,7 @@ def _tpu_limit(device: Any) -> int:
 
 def memory_in_message(message: str) -> tuple[int, int] | None:
     """What a program needs and what there is, in bytes, of a TPU compiler's out-of-memory message; None of others."""
-    for pattern in (
-        rf"Used {_SIZE} of {_SIZE} hbm",
-        rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
-    ):
+    for pattern in (rf"Used {_SIZE} of {_SIZE} hbm", rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"):
         match = re.search(pattern, message)
         if match:
             return int(float(match[1]) * _SIZES[match[2]]), int(float(match[3]) * _SIZES[match[4]])

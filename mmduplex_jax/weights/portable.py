@@ -101,11 +101,7 @@ def converted_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def save(
-    folder: str | Path,
-    params: PyTree,
-    metadata: Mapping[str, Any],
-    dtype: str = "float16",
-    max_bytes: int = MAX_BYTES,
+    folder: str | Path, params: PyTree, metadata: Mapping[str, Any], dtype: str = "float16", max_bytes: int = MAX_BYTES
 ) -> int:
     """Writes a portable checkpoint; an older one in the same folder is replaced.
 
