@@ -17,7 +17,7 @@ With `--peers` our steps take turns with those of others (`benchmarks.torch_peer
 one works at a time, in another Python where these are installed: PyTorch, transformers, and `moshi` by `pip install
 --no-deps moshi sentencepiece` (its own pins are of older packages).
 
-With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.sessions`).
+With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.pools`).
 
 Times are of this machine, which the report names; keep it quiet meanwhile.
 """
@@ -34,8 +34,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from benchmarks.sessions import real_time_sessions
-from benchmarks.simulated_hours import simulated_hours
+from benchmarks.pools import real_time_sessions, simulated_hours
 from benchmarks.step_times import arms_of, with_every_row
 from benchmarks.stepper import step_cost_ms, step_percentile_ms
 from benchmarks.turns import in_turns, machine

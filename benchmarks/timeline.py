@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.simulated_hours import Saturated
+from benchmarks.pools import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT

@@ -1,7 +1,7 @@
 """Counts as people read them: the table of a run, and the pages docs/cost.md and docs/topologies.md.
 
 `python -m launch.estimate` prints the table, with `--sheet=docs/cost.md` it writes that page;
-`python -m launch.topology_sheet` writes the other.
+`python -m launch.compile_ahead --sheet=docs` writes the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -323,6 +323,39 @@ def _fit(report: dict[str, Any]) -> str:
     )
 
 
+def compiled_lines(report: Mapping[str, Any]) -> list[str]:
+    """What `launch.compile_ahead` prints of a topology: its report as lines to read."""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    text = [f"{report['topology']}: {report['devices']} x {report['device_kind']}, mesh {mesh} ({report['compiler']})"]
+    if "fits" in report:
+        text += _step_lines(f"training step, batch {report['batch_size']}", report)
+        text += [f"  {line}" for line in report["replicated_axes"]]
+    if "streaming" in report:
+        streaming = report["streaming"]
+        text += _step_lines(f"streaming step, {streaming['streams']} streams on one device", streaming)
+    return text
+
+
+def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
+    hbm, kinds = report["hbm_bytes"], report["hbm_bytes_by_kind"]
+    verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    text = [f"{what}: {verdict}, {gib(hbm['peak'])} of {gib(hbm['limit'])} a device"]
+    arguments = ", ".join(f"{kind} {gib(size)}" for kind, size in kinds.items() if kind != "activations")
+    text += [f"  arguments {gib(hbm['arguments'])}: {arguments}"]
+    activations = kinds.get("activations")
+    kept = "" if activations is None else f" (forward keeps {gib(activations)} for backward, before fusion)"
+    text += [f"  temporaries {gib(hbm['temporaries'])}{kept}"]
+    for kind, moved in (report["collectives"] or {}).items():
+        text += [f"  {kind}: {moved['count']:,} a step, {gib(moved['bytes'])}"]
+    if report["collectives"] == {}:
+        text += ["  no collectives: nothing is sent between devices"]
+    if report["loops_counted_once"]:
+        text += [f"  {report['loops_counted_once']} loops with collectives run as often as data says: counted once"]
+    text += [f"  traced and lowered in {report['lower_s']} s, compiled in {report['compile_s']} s"]
+    text += [f"  the compiler: {report['message']}"] if report["message"] else []
+    return text + [f"  change: {line}" for line in report["advice"]]
+
+
 def topology_page(reports: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> str:
     """`duplex_300m` on machines that are not here, in Markdown."""
     training = markdown(
@@ -377,7 +410,7 @@ def _collective_rows(reports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 _TOPOLOGIES = """# Ahead of time: duplex_300m on machines that are not here
 
-Made by `python -m launch.topology_sheet`; the figures are the compilers', nothing was run. The training step is the \
+Made by `python -m launch.compile_ahead --sheet=docs`; the figures are the compilers', nothing was run. The training step is the \
 real one (`make_program`), on a mesh of all devices; streaming is one device's step of 16 streams.
 
 ## Training step

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.sessions import held, largest_held
+from benchmarks.pools import held, largest_held
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import streaming
-from benchmarks.simulated_hours import Watcher, simulated_hours
+from benchmarks.pools import Watcher, simulated_hours
 from benchmarks.step_times import arms_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
