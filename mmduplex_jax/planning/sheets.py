@@ -410,8 +410,8 @@ def _collective_rows(reports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 _TOPOLOGIES = """# Ahead of time: duplex_300m on machines that are not here
 
-Made by `python -m launch.compile_ahead --sheet=docs`; the figures are the compilers', nothing was run. The training step is the \
-real one (`make_program`), on a mesh of all devices; streaming is one device's step of 16 streams.
+Made by `python -m launch.compile_ahead --sheet=docs`; the figures are the compilers', nothing was run. The training \
+step is the real one (`make_program`), on a mesh of all devices; streaming is one device's step of 16 streams.
 
 ## Training step
 
