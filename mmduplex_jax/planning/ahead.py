@@ -11,12 +11,13 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.experimental import topologies
 from jax.extend import core
 from jax.sharding import SingleDeviceSharding
@@ -95,10 +96,6 @@ class Topology:
     devices: Sequence[Any]
     limit_bytes: int
     compiler: str
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.devices[0].platform != "tpu"
 
     @property
     def device_kind(self) -> str:
@@ -347,7 +344,11 @@ def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams
         )
     elif state > report.limit_bytes / 3:
         lines.append(f"more devices for --mesh.fsdp: parameters and optimiser take {gib(state)} of each")
-    off = [name for name, value in sorted(_fields(config)) if name.rpartition(".")[2] == "remat" and not value]
+    off = [
+        name
+        for name, value in sorted(flatten_dict(config.to_dict(), sep=".").items())
+        if name.rpartition(".")[2] == "remat" and not value
+    ]
     if off:
         lines.append(" ".join(f"--config.{name}=True" for name in off) + ": compute activations again")
     rows = config.data.batch_size // (config.train.grad_accum * ways)
@@ -368,15 +369,6 @@ def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams
     elif rows == 1:
         lines.append(f"a shorter clip (--config.data.clip_s, now {config.data.clip_s}): one row of a batch is too much")
     return lines
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of all fields of a config."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) or hasattr(value, "items"):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def gib(size: int) -> str:

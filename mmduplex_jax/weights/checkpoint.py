@@ -23,6 +23,7 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
@@ -530,17 +531,13 @@ def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, fre
 
     A field that is empty says what its absence did before there was one: older runs go on.
     """
-    before, after = ({name: value for name, value in _flat(c).items() if value not in _EMPTY} for c in (saved, now))
+    as_json = lambda config: {name: json.dumps(value) for name, value in flatten_dict(dict(config), sep=".").items()}
+    before, after = (
+        {n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in (saved, now)
+    )
     return [
         f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
         and free == any(name == field or name.startswith(field + ".") for field in FREE_TO_CHANGE)
     ]
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
-    if not isinstance(config, Mapping):
-        return {prefix: json.dumps(config)}
-    return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}

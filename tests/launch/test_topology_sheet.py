@@ -15,9 +15,7 @@ DOCS = compile_ahead.ROOT / "docs"
 def test_the_page_is_what_the_command_makes_of_its_file():
     reports = json.loads((DOCS / "topologies.json").read_text(encoding="utf-8"))
     written = (DOCS / "topologies.md").read_text(encoding="utf-8")
-    assert written == compile_ahead.page(reports), (
-        "rewrite: python -m launch.compile_ahead --sheet=docs --render"
-    )
+    assert written == compile_ahead.page(reports), "rewrite: python -m launch.compile_ahead --sheet=docs --render"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, TensorFiles, WeightsError
-from mmduplex_jax.weights.portable import flatten, unflatten
+from mmduplex_jax.weights.portable import flatten, misfits, unflatten
 
 _STORED_AS = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16), "float16": ("F16", np.float16)}
 
@@ -231,17 +231,7 @@ def check_fits(files: TensorFiles, layout: Layout, expected: Mapping[str, Any]) 
     for entry in layout.entries:
         if entry.optional and not any(name in files for name in entry.their_names):
             may_lack.update(entry.their_names)
-    wrong = [f"missing: {name} {list(wanted[name])}" for name in wanted if name not in files and name not in may_lack]
-    wrong += [
-        f"unexpected: {name} {list(files.shape(name))}"
-        for name in files.names
-        if name not in wanted and not layout.ignores(name)
-    ]
-    wrong += [
-        f"misshapen: {name} is {list(files.shape(name))}, should be {list(shape)}"
-        for name, shape in wanted.items()
-        if name in files and files.shape(name) != shape
-    ]
+    wrong = misfits({name: files.shape(name) for name in files.names}, wanted, may_lack, layout.ignores)
     wrong += [
         f"no weight: {name} is {files.dtype(name)}, should be floating-point"
         for name in wanted

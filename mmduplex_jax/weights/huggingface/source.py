@@ -19,6 +19,7 @@ from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.huggingface import text, vision
 from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
 from mmduplex_jax.weights.huggingface.reader import TensorFiles, WeightsError, read_config, refuse_other_formats
+from mmduplex_jax.weights.portable import with_tuples
 
 # Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
 LAYOUT_VERSION = 1
@@ -131,7 +132,7 @@ def config_from_metadata(metadata: Mapping[str, Any]) -> Config:
             f"these are weights of kind {kind!r} in layout version {version}; this code reads "
             f"{', '.join(KINDS)} in version {LAYOUT_VERSION}: import them again with `python -m launch.import_weights`"
         )
-    values = _with_tuples(metadata["architecture"])
+    values = with_tuples(metadata["architecture"])
     if kind == "vision":
         return VisionConfig(**values)
     if kind == "contrastive":
@@ -158,10 +159,3 @@ def boxed_shapes(config: Config) -> PyTree:
     else:
         inputs = (pictures(config.vision), tokens)
     return jax.eval_shape(module_of(config).init, jax.random.key(0), *inputs)["params"]
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON knows lists only; shapes hold tuples, which can be hashed."""
-    if isinstance(value, Mapping):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value
