@@ -7,6 +7,7 @@ there is room for is always that.
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -427,19 +428,15 @@ def pieces_of(
     number, begin, covered = 0, 0, 0
     with VideoReader(source, clock, frame_px, fit, trusted=True) as reader:
         still = reader.info.duration_s is None and not reader.info.live
-        ticks = reader.ticks()
-        while last is None or number < last:
-            try:
-                held.append(next(ticks).frame)
-            except StopIteration:
-                break
-            except VideoError as error:
-                broken = error
-                break
-            number += 1
-            if number == begin + num_ticks:
-                yield piece(begin, number, tuple(held))
-                begin, covered = begin + step, number
+        try:
+            for tick in itertools.islice(reader.ticks(), last):
+                held.append(tick.frame)
+                number += 1
+                if number == begin + num_ticks:
+                    yield piece(begin, number, tuple(held))
+                    begin, covered = begin + step, number
+        except VideoError as error:
+            broken = error
     if still and number == 1:
         yield piece(0, 1, tuple(held))._replace(end_s=0.0)
     elif number > max(begin, covered):
@@ -463,24 +460,19 @@ def caption_source(
       VideoError: it is no video, or breaks; captions of what lies before the break come first.
     """
     waiting: list[Piece] = []
-    broken: VideoError | None = None
     pieces = pieces_of(
         source, clock, frames=captioner.frames, num_ticks=captioner.num_ticks, frame_px=captioner.frame_px, **cut
     )
-    while True:
-        try:
-            waiting.append(next(pieces))
-        except StopIteration:
-            break
-        except VideoError as error:
-            broken = error
-            break
-        if len(waiting) == batch:
-            yield from _said(captioner, waiting, first)
-            first, waiting = first + batch, []
+    try:
+        for piece in pieces:
+            waiting.append(piece)
+            if len(waiting) == batch:
+                yield from _said(captioner, waiting, first)
+                first, waiting = first + batch, []
+    except VideoError:
+        yield from _said(captioner, waiting, first)
+        raise
     yield from _said(captioner, waiting, first)
-    if broken is not None:
-        raise broken
 
 
 def _said(captioner: Captioner, pieces: Sequence[Piece], first: int) -> Iterator[Captioned]:
