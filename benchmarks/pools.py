@@ -11,7 +11,7 @@ picture was due.
 """
 
 import gc
-import heapq
+import itertools
 import os
 import tempfile
 import threading
@@ -28,9 +28,8 @@ from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.commentator import Commentator
+from mmduplex_jax.commentator import Commentator, pool_of
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
-from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.slot import StreamHandle, StreamOutput
 
 # How long a fresh stream watches before it is timed, at least; windows are shorter.
@@ -66,11 +65,7 @@ class Saturated:
           on_output: takes every stream's outputs.
         """
         self._clock = model.clock
-        self.pool = StreamPool(
-            model.live, model.params, model.tokenizer, model.clock, model.config.frame_px, slots=streams,
-            policy=DeadlinePolicy(ladder=(Level(),), gather_s=0.0), tokens_per_s_max=model.tokens_per_s_max,
-            ahead=ahead,
-        )  # fmt: skip
+        self.pool = pool_of(model, streams, DeadlinePolicy(ladder=(Level(),), gather_s=0.0), ahead=ahead)
         delay_steps = model.config.delay.eval
         self._handles = [
             self.pool.join(delay_steps=delay_steps, live=False, on_output=on_output) for _ in range(streams)
@@ -260,14 +255,12 @@ class _Player:
 
 
 def _play(players: Sequence[_Player], until_s: float) -> None:
-    """Plays streams in one thread, each when it is due."""
-    waiting = [(player.due_s, number) for number, player in enumerate(players)]
-    heapq.heapify(waiting)
-    while waiting and waiting[0][0] < until_s:
-        due_s, number = waiting[0]
-        time.sleep(max(0.0, due_s - time.monotonic()))
-        players[number].play()
-        heapq.heapreplace(waiting, (players[number].due_s, number))
+    """Plays streams in one thread, each when it is due: in turns, since all begin within one tick, in their order."""
+    for player in itertools.cycle(players):
+        if player.due_s >= until_s:
+            break
+        time.sleep(max(0.0, player.due_s - time.monotonic()))
+        player.play()
 
 
 def held(
@@ -281,10 +274,7 @@ def held(
       the device and the host were busy with rounds.
     """
     clock = model.clock
-    pool = StreamPool(
-        model.live, model.params, model.tokenizer, clock, model.frame_px,
-        slots=sessions, policy=DeadlinePolicy(), tokens_per_s_max=model.tokens_per_s_max,
-    )  # fmt: skip
+    pool = pool_of(model, sessions, DeadlinePolicy())
     began_s = time.monotonic() + 0.5
     counts_from_s, until_s = began_s + warm_s, began_s + warm_s + length_s
     lags_s = array("d")

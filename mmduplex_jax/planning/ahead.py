@@ -175,8 +175,8 @@ def memory_in_message(message: str) -> tuple[int, int] | None:
 _COMPARING_STAGES = ("clip", "bflow")
 
 
-# A program on a topology; all sizes are of one device. `fits`; `hbm_bytes`, of `arguments` (what it is given and keeps),
-# of `temporaries` (what it needs while it runs, activations among it), at the `peak` (all at once, with results that
+# A program on a topology; sizes are of one device. `fits`; `hbm_bytes`, of `arguments` (what it is given and keeps), of
+# `temporaries` (what it needs while it runs, activations among it), at the `peak` (all at once, with results that
 # replace no argument and its own code), and the `limit` of a program; `hbm_bytes_by_kind`, the arguments by kind, and
 # of the temporaries the `activations` that the forward pass keeps for the backward pass, before the compiler fuses;
 # `collectives` of one run, None where nothing was compiled, and `loops_counted_once` of them; `lower_s`, `compile_s`;

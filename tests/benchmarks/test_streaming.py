@@ -17,8 +17,9 @@ from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, Scripted
 def speaker(live, params, tokenizer, frame_px):
     config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
     return SimpleNamespace(
-        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, tokens_per_s_max=8
-    )
+        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px,
+        tokens_per_s_max=8, tokens_per_s_min=1,
+    )  # fmt: skip
 
 
 def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
