@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -312,9 +313,7 @@ class GarbageSender:
                     picture[self._random.randrange(len(picture))] = self._random.randrange(256)
                 codec = self._random.choice(["jpeg", "webp", "h264"])
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, codec, True, bytes(picture))))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _bombs(self) -> None:
         """Pictures that claim to be huge, and one that takes long to decode for its size."""
@@ -325,9 +324,7 @@ class GarbageSender:
         async with self._greeted() as socket_:
             for number, data in enumerate((huge, scans) * 12):
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, "jpeg", True, data)))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _too_large(self) -> None:
         async with self._greeted() as socket_:
@@ -340,14 +337,19 @@ class GarbageSender:
             for number in range(_FLOOD):
                 data = self._pictures[number % len(self._pictures)] if number % 20 == 0 else b"\0"
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, "jpeg", True, data)))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _resume(self) -> None:
         stranger = {"session": "x" * 12, "token": "y" * 32, "last_seq": self._random.randrange(2**53)}
         async with self._greeted(resume=stranger):
             pass
+
+
+async def _end(socket_: aiohttp.ClientWebSocketResponse) -> None:
+    """Ends a stream, and waits until the server has hung up."""
+    await socket_.send_str('{"type":"end"}')
+    while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
+        pass
 
 
 class Clients:
@@ -369,8 +371,8 @@ class Clients:
 
     async def run(self) -> None:
         """Runs them to the end of the last phase, and until everything was told."""
-        roles = {"steady": self._steady, "twin": self._twin, "stalling": self._stalling}
-        roles |= {"garbage": self._garbage, "dropping": self._dropping}
+        roles = {role: functools.partial(self._behaving, role=role) for role in ("steady", "twin")}
+        roles |= {"stalling": self._stalling, "garbage": self._garbage, "dropping": self._dropping}
         async with asyncio.TaskGroup() as group:
             for role, count in self._task.clients.items():
                 for _ in range(count):
@@ -402,13 +404,9 @@ class Clients:
         """Clients begin spread over a second before the first phase, at no common time."""
         await asyncio.sleep(max(0.0, self._task.begin_s - 1.0 + share - time.monotonic()))
 
-    async def _steady(self, share: float) -> None:
+    async def _behaving(self, share: float, *, role: str) -> None:
         await self._begin(share)
-        await self._stream("steady", self._task.url, self._task.end_s, read_along=False)
-
-    async def _twin(self, share: float) -> None:
-        await self._begin(share)
-        await self._stream("twin", self._task.url, self._task.end_s, read_along=True)
+        await self._stream(role, self._task.url, self._task.end_s, read_along=role == "twin")
 
     async def _behind_a_bad_line(self, role: str, share: float, misbehave: Any) -> None:
         host, port = self._task.url.removeprefix("http://").split(":")
