@@ -254,9 +254,8 @@ def ours(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
     return found.frames
 
 
-@functools.cache
-def _motion() -> MotionField:
-    return MotionField(plane_px=32, search_radius=3)
+# Compiled once a process.
+_motion = functools.cache(lambda: MotionField(plane_px=32, search_radius=3))
 
 
 def ours_with_motion(path: Path, clock: Clock, frame_px: int) -> np.ndarray:

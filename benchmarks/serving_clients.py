@@ -367,7 +367,7 @@ class Clients:
         self.accounts: list[Account] = []
         self.feeds: dict[str, list[tuple[int, str, float]]] = {}
         self.garbage: dict[str, int] = {}
-        self._reading: list[asyncio.Task[None]] = []
+        self._reading: list[tuple[str, asyncio.Task[list[tuple[int, str, float]]]]] = []
 
     async def run(self) -> None:
         """Runs them to the end of the last phase, and until everything was told."""
@@ -377,7 +377,7 @@ class Clients:
             for role, count in self._task.clients.items():
                 for _ in range(count):
                     group.create_task(roles[role](self._random.random()))
-        await asyncio.gather(*self._reading)
+        self.feeds = {session: await words for session, words in self._reading}
 
     async def _stream(self, role: str, url: str, until_s: float, *, read_along: bool) -> None:
         """A stream up to a time; one that the server turns away at its hello is tried again until then."""
@@ -390,15 +390,13 @@ class Clients:
                 async with connect(url, delay_steps=self._task.delay_steps, client=role) as stream:
                     recorder = Recorder(stream, account)
                     if read_along:
-                        self._reading.append(asyncio.create_task(self._read_along(account)))
+                        words = words_of_feed(self._http, self._task.url, account)
+                        self._reading.append((account.session, asyncio.create_task(words)))
                     await recorder.run(pictures, until_s)
                 return
             except (Refused, StreamLost) as error:
                 account.refused.append(error.code if isinstance(error, Refused) else "unreachable")
                 await asyncio.sleep(_RETRY_S)
-
-    async def _read_along(self, account: Account) -> None:
-        self.feeds[account.session] = await words_of_feed(self._http, self._task.url, account)
 
     async def _begin(self, share: float) -> None:
         """Clients begin spread over a second before the first phase, at no common time."""

@@ -130,7 +130,8 @@ def get_topology(name: str) -> Topology:
 
 
 def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
-    if importlib.util.find_spec("jax_plugins") is None or not _has_cuda_plugin():
+    find = importlib.util.find_spec
+    if find("jax_plugins") is None or find("jax_plugins.xla_cuda13") is None:
         raise TopologyError(f"--topology={name} needs JAX's CUDA plugin: pip install 'mmduplex-jax[ahead]'")
     try:
         description = topologies.get_topology_desc(
@@ -143,10 +144,6 @@ def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
         raise TopologyError(f"--topology={name}: the card's facts lack device_memory_size")
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
     return Topology(name, description.devices, int(int(memory[1]) * fraction), f"jax-cuda13-plugin {jax.__version__}")
-
-
-def _has_cuda_plugin() -> bool:
-    return importlib.util.find_spec("jax_plugins.xla_cuda13") is not None
 
 
 def _tpu_limit(device: Any) -> int:
