@@ -9,6 +9,10 @@ in turn, `--rounds` times. `shards` is all that `launch.prepare` does: decoding,
 frames of the same videos, cut into clips, in shuffled batches: our loader (with the words' slots) against torch's
 DataLoader over arrays and over JPEG files, and WebDataset, with as many workers. Rates are medians over rounds.
 
+    python -m benchmarks.data --world --frame_px=64
+
+How fast the built-in world makes clips: seconds of video for a second of CPU.
+
 It needs the extra `bench` (torch, torchcodec, webdataset, decord); an arm whose library is missing is listed as such.
 """
 
@@ -41,6 +45,7 @@ from data_pipelines.shards import ImageFormat, open_dataset, write_shards
 from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
+from data_pipelines.world import WorldConfig, make_clip, make_events
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -453,6 +458,37 @@ def _samples_per_s(batches: Iterator, workers: int) -> float:
     return samples / (time.perf_counter() - began_s)
 
 
+def world_speed(config: WorldConfig, clips: int, seed: int = 0) -> dict[str, float | int | str]:
+    """Makes `clips` clips, after one to warm up, and counts this process's CPU time."""
+    make_clip(config, seed, clips)
+    began_s = time.process_time()
+    for index in range(clips):
+        make_clip(config, seed, index)
+    clip_cpu_s = (time.process_time() - began_s) / clips
+    began_s = time.process_time()
+    for index in range(clips):
+        make_events(config, seed, index)
+    return {
+        "look": config.look,
+        "frame_px": config.frame_px,
+        "clips": clips,
+        "clip_cpu_ms": 1000 * clip_cpu_s,
+        "of_this_planning_ms": 1000 * (time.process_time() - began_s) / clips,
+        "video_s_per_cpu_s": config.clip_s / clip_cpu_s,
+    }
+
+
+def world(clips: int, frame_px: int, json: str | None) -> None:
+    """Measures the built-in world, prints a line a look, and writes them."""
+    rows = [world_speed(WorldConfig(look=look, frame_px=frame_px), clips) for look in ("plain", "rich")]
+    for row in rows if json != "-" else ():
+        print(
+            f"{row['look']:6} {row['frame_px']} px: {row['video_s_per_cpu_s']:7.0f} s of video a CPU-second, "
+            f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
+        )
+    write_json(json, rows)
+
+
 def table(found: dict[str, Any]) -> str:
     """The measurements for people, in Markdown."""
     fastest = max(row["ticks_per_s"] for row in found["decoding"] if not row["arm"].startswith("ours"))
@@ -487,6 +523,11 @@ def table(found: dict[str, Any]) -> str:
 
 def work(args: argparse.Namespace) -> None:
     """Measures, and prints and writes the tables."""
+    if args.world:
+        world(args.world, args.frame_px, args.json)
+        return
+    if args.videos is None or args.out is None:
+        raise ValueError("--videos and --out are needed, or --world")
     absl.flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     if args.out.exists():
         raise ValueError(f"{args.out} is there already; name a new folder")
@@ -518,14 +559,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.data", __doc__)
     add = flags.add_argument
-    add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
-    add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
+    add("--videos", type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
+    add("--out", type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
     add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
     add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
     add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
     add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
     add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
+    add("--world", type=int, nargs="?", const=100, metavar="CLIPS", help="instead: make clips of the built-in world")
     add_json_flag(flags)
     add("--markdown", type=Path, metavar="FILE", help="write the tables here")
     return run_main(flags, argv, work, {ValueError: 2})

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.step_times import world_frames
 from data_pipelines.decode import Tick, VideoReader
-from data_pipelines.world import WorldConfig
+from data_pipelines.world import WorldConfig, make_clip
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, pool_of
@@ -38,6 +37,12 @@ _FRESH_S = 60.0
 _TURN_S = 10.0
 # Different clips of the world; a stream goes through all of them, over and over, each from another one on.
 _CLIPS = 4
+
+
+def world_frames(model: Commentator, clips: int) -> np.ndarray:
+    """uint8 `[clips, T, H, W, 3]`: the world's rich look, of the model's size."""
+    config = WorldConfig(look="rich", frame_px=model.config.frame_px)
+    return np.stack([make_clip(config, 0, index).frames for index in range(clips)])
 
 
 class Saturated:

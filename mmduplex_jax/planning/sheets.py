@@ -247,9 +247,9 @@ that a training reaches {mfu:.0%} of a device's dense bfloat16 peak; a training 
 and `--mfu` takes it. Compiling, evaluation and failures are not in it, nor waiting for data: how many cores must read,
 so that nothing waits, is a column. Prices are of one day and one seller: `--price`.
 
-Where it was checked, on 4 cores of an AMD EPYC (2026-11-23, `python -m benchmarks.estimates`): with the `mfu` of one
-run, the steps of others of its family (half the batch, twice the depth, twice the pictures, one sequence for two
-streams) were predicted at 0.91 to 1.06 times what they took, for `clip`, `duplex` and `vlm` at quick size."""
+Where it was checked, on 4 cores of an AMD EPYC (2026-11-23, `python -m benchmarks.training --estimates`): with the
+`mfu` of one run, the steps of others of its family (half the batch, twice the depth, twice the pictures, one sequence
+for two streams) were predicted at 0.91 to 1.06 times what they took, for `clip`, `duplex` and `vlm` at quick size."""
 
 _LIVE = """A stream of `{}` computes at most {:.0f} GFLOP a second of video (every ring full, as many anchors as the
 budget allows) and remembers {:.0f} MB, which never grow. A step by itself cannot be faster than reading all float32

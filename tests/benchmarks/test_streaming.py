@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import streaming
 from benchmarks.pools import Watcher, simulated_hours
-from benchmarks.step_times import arms_of
+from benchmarks.streaming import arms_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
