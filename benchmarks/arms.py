@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 
 EARLIER = ("clip", "bflow", "vlm")
 Row = dict[str, Any]
@@ -194,8 +194,22 @@ def table(rows: Sequence[Row], first: str) -> str:
     return "\n".join(lines) + f"\n\n{len({row['train_seed'] for row in rows})} seeds.\n"
 
 
+def work(args: argparse.Namespace) -> None:
+    """Runs an experiment, prints and writes its table."""
+    experiment = EXPERIMENTS[args.experiment](args)
+    default = [arm for arm in experiment.arms if arm not in experiment.left_out]
+    chosen, seeds = args.arms.split(",") if args.arms else default, [int(seed) for seed in args.seeds.split(",")]
+    rows = run_arms(experiment, chosen, seeds, args.steps or experiment.steps, args.out, args.clips)
+    text = table(rows, next(iter(experiment.arms)))
+    if args.json != "-":
+        print(text)
+    write_json(args.json, {"runs": rows})
+    if args.markdown:
+        args.markdown.write_text(text, encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs an experiment, prints and writes its table, and returns the exit code."""
+    """The exit code."""
     flags = command_parser("benchmarks.arms", __doc__)
     add = flags.add_argument
     add("experiment", choices=EXPERIMENTS, help="what is compared")
@@ -208,22 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--clips", type=int, default=160, help="clips to score on (default: %(default)s)")
     add_json_flag(flags)
     add("--markdown", type=Path, metavar="FILE", help="write the table here")
-    args = parse_args(flags, argv)
-    try:
-        experiment = EXPERIMENTS[args.experiment](args)
-        default = [arm for arm in experiment.arms if arm not in experiment.left_out]
-        chosen, seeds = args.arms.split(",") if args.arms else default, [int(seed) for seed in args.seeds.split(",")]
-        rows = run_arms(experiment, chosen, seeds, args.steps or experiment.steps, args.out, args.clips)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    text = table(rows, next(iter(experiment.arms)))
-    if args.json != "-":
-        print(text)
-    write_json(args.json, {"runs": rows})
-    if args.markdown:
-        args.markdown.write_text(text, encoding="utf-8")
-    return 0
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ in turn, `--rounds` times. `shards` is all that `launch.prepare` does: decoding,
 frames of the same videos, cut into clips, in shuffled batches: our loader (with the words' slots) against torch's
 DataLoader over arrays and over JPEG files, and WebDataset, with as many workers. Rates are medians over rounds.
 
+    python -m benchmarks.data --world --frame_px=64
+    python -m benchmarks.data --world=40 --frame_px=256 --pack=DIR
+
+How fast the built-in world makes clips: seconds of video for a second of CPU.
+
 It needs the extra `bench` (torch, torchcodec, webdataset, decord); an arm whose library is missing is listed as such.
 """
 
@@ -29,10 +34,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import absl.flags
 import av
 import cv2
 import numpy as np
-from absl import flags
 
 from benchmarks.turns import in_turns, machine
 from data_pipelines.clip_reader import Clip, probe, read_clips
@@ -41,8 +46,9 @@ from data_pipelines.shards import ImageFormat, open_dataset, write_shards
 from data_pipelines.sources import Item
 from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
+from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip, make_events
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -254,9 +260,8 @@ def ours(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
     return found.frames
 
 
-@functools.cache
-def _motion() -> MotionField:
-    return MotionField(plane_px=32, search_radius=3)
+# Compiled once a process.
+_motion = functools.cache(lambda: MotionField(plane_px=32, search_radius=3))
 
 
 def ours_with_motion(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
@@ -454,6 +459,42 @@ def _samples_per_s(batches: Iterator, workers: int) -> float:
     return samples / (time.perf_counter() - began_s)
 
 
+def world_speed(config: World, clips: int, seed: int = 0) -> dict[str, Any]:
+    """Makes `clips` clips, after one to warm up, and counts this process's CPU time."""
+    make_clip(config, seed, clips)
+    began_s = time.process_time()
+    for index in range(clips):
+        make_clip(config, seed, index)
+    clip_cpu_s = (time.process_time() - began_s) / clips
+    began_s = time.process_time()
+    for index in range(clips):
+        make_events(config, seed, index)
+    return {
+        "look": config.look,
+        "frame_px": config.frame_px,
+        "clips": clips,
+        "clip_cpu_ms": 1000 * clip_cpu_s,
+        "of_this_planning_ms": 1000 * (time.process_time() - began_s) / clips,
+        "video_s_per_cpu_s": config.clip_s / clip_cpu_s,
+    }
+
+
+def world(clips: int, frame_px: int, pack: str | None, json: str | None) -> None:
+    """Measures the built-in world (with a pack of cut-outs its look `real`, in 16:9), prints a line a look, and writes
+    them.
+    """
+    worlds: list[World] = [WorldConfig(look=look, frame_px=frame_px) for look in ("plain", "rich")]
+    if pack is not None:
+        worlds = [RealWorldConfig(pack, frame_px=(frame_px * 9 // 16, frame_px))]
+    rows = [world_speed(of, clips) for of in worlds]
+    for row in rows if json != "-" else ():
+        print(
+            f"{row['look']:6} {row['frame_px']} px: {row['video_s_per_cpu_s']:7.0f} s of video a CPU-second, "
+            f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
+        )
+    write_json(json, rows)
+
+
 def table(found: dict[str, Any]) -> str:
     """The measurements for people, in Markdown."""
     fastest = max(row["ticks_per_s"] for row in found["decoding"] if not row["arm"].startswith("ours"))
@@ -486,35 +527,20 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    parser = command_parser("benchmarks.data", __doc__)
-    add = parser.add_argument
-    add("--videos", required=True, type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
-    add("--out", required=True, type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
-    add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
-    add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
-    add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
-    add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
-    add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
-    add("--frame_px", type=int, default=256, help="side of the frames (default: %(default)s)")
-    add_json_flag(parser)
-    add("--markdown", type=Path, metavar="FILE", help="write the tables here")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables, and returns the exit code."""
-    args = parse_args(parser(), argv)
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
+def work(args: argparse.Namespace) -> None:
+    """Measures, and prints and writes the tables."""
+    if args.world:
+        world(args.world, args.frame_px, args.pack, args.json)
+        return
+    if args.videos is None or args.out is None:
+        raise ValueError("--videos and --out are needed, or --world")
+    absl.flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     if args.out.exists():
-        print(f"error: {args.out} is there already; name a new folder", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.out} is there already; name a new folder")
     names = sorted(path for path in args.videos.iterdir() if path.suffix in SUFFIXES)
     videos = [path for path in names if probe(path).duration_s >= 4.0]
     if not videos:
-        print(f"error: {args.videos} holds no video of at least 4 s", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.videos} holds no video of at least 4 s")
     workers = args.workers or len(os.sched_getaffinity(0))
     args.out.mkdir(parents=True)
     try:
@@ -533,7 +559,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.json, found)
     if args.markdown:
         args.markdown.write_text(table(found), encoding="utf-8")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.data", __doc__)
+    add = flags.add_argument
+    add("--videos", type=Path, metavar="DIR", help="videos of 4 s and more; shorter ones are left out")
+    add("--out", type=Path, metavar="DIR", help="a new folder for shards and copies; removed at the end")
+    add("--workers", type=int, default=0, help="processes or threads of every arm; 0: as many as cores")
+    add("--rounds", type=int, default=3, help="times that every arm is run (default: %(default)s)")
+    add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
+    add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
+    add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
+    add("--frame_px", type=int, default=256, help="side of the frames; with --pack their width (default: %(default)s)")
+    add("--world", type=int, nargs="?", const=100, metavar="CLIPS", help="instead: make clips of the built-in world")
+    add("--pack", metavar="DIR", help="with --world: those of the look `real` with this pack")
+    add_json_flag(flags)
+    add("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

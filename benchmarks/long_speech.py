@@ -31,7 +31,7 @@ from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words
@@ -75,7 +75,6 @@ def free_run(
     """int32 `[B, S]`: the slots that streams say.
 
     Args:
-      model: the model.
       frames: of every stream, all equally long.
       delay_steps: steps that words run behind the picture.
       pad_bias: added to silence's logit.
@@ -147,8 +146,24 @@ def _interval(value: dict[str, float | None]) -> str:
     return f"{value['value']} ({value['low']} to {value['high']})"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
+def work(args: argparse.Namespace) -> None:
+    """Lets the model watch, prints the table and writes it."""
+    model = load(args.checkpoint)
+    window_s = float(model.config.data.clip_s)
+    windows = round(60.0 * args.minutes / window_s)
+    if windows < 2 or args.streams < 1:
+        raise ValueError(f"at least 2 windows of {window_s} s and 1 stream are needed")
+    make = functools.partial(make_stream, args.look, model.frame_px, window_s, windows, args.scene == "cuts")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
+        streams = list(processes.map(make, range(args.streams)))
+    found = long_speech(model, streams, window_s, args)
+    show(found)
+    settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew")}
+    write_json(args.json, {"model": model.name, **settings, **found})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
     flags = command_parser("benchmarks.long_speech", __doc__)
     add = flags.add_argument
     add(
@@ -161,29 +176,7 @@ def parser() -> argparse.ArgumentParser:
     add("--anew", action="store_true", help="the control: the model begins anew with every window")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit (default: %(default)s)")
     add_json_flag(flags)
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is asked for, and returns the exit code."""
-    args = parse_args(parser(), argv)
-    try:
-        model = load(args.checkpoint)
-        window_s = float(model.config.data.clip_s)
-        windows = round(60.0 * args.minutes / window_s)
-        if windows < 2 or args.streams < 1:
-            raise ValueError(f"at least 2 windows of {window_s} s and 1 stream are needed")
-    except (ValueError, OSError) as error:
-        print(f"long_speech: {error}", file=sys.stderr)
-        return 2
-    make = functools.partial(make_stream, args.look, model.frame_px, window_s, windows, args.scene == "cuts")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
-        streams = list(processes.map(make, range(args.streams)))
-    found = long_speech(model, streams, window_s, args)
-    show(found)
-    settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew")}
-    write_json(args.json, {"model": model.name, **settings, **found})
-    return 0
+    return run_main(flags, argv, work, {ValueError: 2, OSError: 2})
 
 
 if __name__ == "__main__":

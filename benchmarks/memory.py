@@ -33,7 +33,7 @@ from data_pipelines.world.drawing import Painter
 from mmduplex_jax.models.dual_stream import delayed
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.weights.trained import Trained, load_trained
 
@@ -48,7 +48,6 @@ class Question(NamedTuple):
     """A thing that comes, and whether the model said that it was there before.
 
     Attributes:
-      stream: which one.
       away_s: since it was last there; None for one never seen.
       after: whether it comes after the silence.
       margin: logit of "is" minus that of "enters".
@@ -152,7 +151,6 @@ def make_watch(live: LiveModel, ids: tuple[int, int], empty: bool) -> Callable[.
     """A compiled `(params, state, frames, slots, delay) -> (state, margins [B, S])` over a piece of streams.
 
     Args:
-      live: the model.
       ids: of "is" and "enters".
       empty: whether memory is emptied after every tick.
     """
@@ -272,32 +270,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    flags = command_parser("benchmarks.memory", __doc__)
-    add = flags.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="a training of `configs/memory_quickstart.py`, or another")
-    add("--silences_s", default="0,10,30,60,300,600", metavar="S,S", help="lengths of silences (default: %(default)s)")
-    add("--streams", type=int, default=64, help="streams of every silence (default: %(default)s)")
-    add("--batch", type=int, default=16, help="streams at a time (default: %(default)s)")
-    add("--seed", type=int, default=7919, help="of the streams; trainings have 0 (default: %(default)s)")
-    add_json_flag(flags)
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    args = parse_args(parser(), argv)
+def work(args: argparse.Namespace) -> None:
+    """Asks the model, prints the table and writes it."""
     silences_s = [float(value) for value in args.silences_s.split(",")]
     if args.streams < 1 or args.batch < 1 or args.streams % args.batch or min(silences_s) < 0:
-        print("error: --streams must be a multiple of --batch, both positive, and no silence negative", file=sys.stderr)
-        return 2
-    try:
-        trained = load_trained(args.checkpoint)
-        model = duplex_of(trained).config
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: --checkpoint: {error}", file=sys.stderr)
-        return 2
+        raise ValueError("--streams must be a multiple of --batch, both positive, and no silence negative")
+    trained = load_trained(args.checkpoint)
+    model = duplex_of(trained).config
     memory = model.memory
     controls = ("memory", "emptied") if memory is not None else ("no memory",)
     recent_s = trained.clock.step_time_s(model.video.window_steps)
@@ -318,7 +297,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{table(rows)}\n\nmemory: {kept or 'none'}")
     settings = {"checkpoint": str(args.checkpoint), "steps": trained.steps, "streams": args.streams}
     write_json(args.json, {**settings, **kept, "rows": rows})
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.memory", __doc__)
+    add = flags.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="a training of `configs/memory_quickstart.py`, or another")
+    add("--silences_s", default="0,10,30,60,300,600", metavar="S,S", help="lengths of silences (default: %(default)s)")
+    add("--streams", type=int, default=64, help="streams of every silence (default: %(default)s)")
+    add("--batch", type=int, default=16, help="streams at a time (default: %(default)s)")
+    add("--seed", type=int, default=7919, help="of the streams; trainings have 0 (default: %(default)s)")
+    add_json_flag(flags)
+    return run_main(flags, argv, work, {FileNotFoundError: 2, ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from tests.weights.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
 
 LIBRARIES = ("torch", "transformers", "timm")
@@ -32,17 +32,6 @@ Entries are max |Δ| of values of sizes up to 10; the limit is {limit:g}. *Hidde
 of both towers where there are two; *pooled* stands for pooled vectors, projections and embeddings; *cached* is decoding
 a token at a time, with our rings beside the other library's cache. On each row the tests also go the way back: what
 goes out is what came in, bit for bit."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    flags = command_parser("benchmarks.parity", __doc__)
-    add = flags.add_argument
-    add("--only", default="", metavar="TEXT", help="rows whose name has this in it (default: all)")
-    add("--machine", default="", help="what it ran on, for the document")
-    add_json_flag(flags)
-    add("--markdown", metavar="FILE", help="write the table here")
-    return flags
 
 
 def versions() -> dict[str, str]:
@@ -98,18 +87,11 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def work(args: argparse.Namespace) -> int:
     """Compares, prints and writes the table; returns the exit code."""
-    args = parse_args(parser(), argv)
-    try:
-        found = versions()
-    except ImportError as error:
-        print(f"benchmarks.parity: {error}", file=sys.stderr)
-        return 1
-    rows = compare(args.only)
+    found, rows = versions(), compare(args.only)
     if not rows:
-        print(f"benchmarks.parity: no row has {args.only!r} in its name", file=sys.stderr)
-        return 1
+        raise ValueError(f"no row has {args.only!r} in its name")
     largest = max(value for row in rows for value in row["max_abs_diff"].values())
     report = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -126,6 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.markdown:
         Path(args.markdown).write_text(text, encoding="utf-8")
     return 0 if largest <= LIMIT else EXIT_DIFFERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.parity", __doc__)
+    add = flags.add_argument
+    add("--only", default="", metavar="TEXT", help="rows whose name has this in it (default: all)")
+    add("--machine", default="", help="what it ran on, for the document")
+    add_json_flag(flags)
+    add("--markdown", metavar="FILE", help="write the table here")
+    return run_main(flags, argv, work, {ImportError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":

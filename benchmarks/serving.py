@@ -17,6 +17,7 @@ sent the picture that it is about (that of the last tick at or before its `t_vid
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -36,7 +37,7 @@ from benchmarks.serving_clients import Task
 from benchmarks.turns import machine
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.client import encode
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
 
 PARTS = ("latency", "soak")
 # Of 64: those that stand still, that send garbage, that drop; and as many well-behaved ones whose feed is read along.
@@ -155,7 +156,6 @@ def check_words(
     Args:
       accounts: of all streams (`serving_clients.Account`).
       feeds: by session, what readers along were told.
-      log: the server's.
     """
     told = {line["session"]: line["words"] for line in log if line["event"] == "session ended"}
     ended = [one for one in accounts if one["bye"] is not None]
@@ -246,8 +246,40 @@ def latency(server: Server, pictures: Path, seconds: float) -> dict[str, Any]:
     return {"delay_steps": delay_steps, "word": words, "status": percentiles([one[1] for one in account["answered"]])}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
+def work(args: argparse.Namespace) -> int:
+    """Runs what is asked for; 1 where a word was lost or doubled."""
+    parts = [part for part in args.parts.split(",") if part]
+    phases = round(args.minutes * 60.0 / args.phase_s)
+    if set(parts) - set(PARTS) or args.clients < 8 or phases < 2:
+        raise ValueError(f"--parts of {PARTS}, --clients from 8, --minutes for 2 phases or more")
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        given = {"checkpoint": args.checkpoint, "random_init": args.random_init}
+        model = [f"--{name}={value}" for name, value in given.items() if value]
+        report: dict[str, Any] = {"machine": machine()}
+        good = True
+        with tempfile.TemporaryDirectory(prefix="mmduplex-serving-") as folder:
+            for part in parts:
+                # A garbage sender that goes away without a word keeps its slot until nobody can come back to it.
+                slots = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
+                server = Server(model, slots, Path(folder) / f"{part}.log")
+                pictures = Path(folder) / part
+                write_pictures(pictures, server.info["frame_px"])
+                report["model"] = server.info["model"]
+                if part == "latency":
+                    report[part] = latency(server, pictures, args.latency_s)
+                    server.stop()
+                    print(report[part])
+                    continue
+                report[part] = found = soak(server, pictures, args.clients, phases, args.phase_s)
+                found["words"] = words = check_words(found.pop("accounts"), found.pop("feeds"), server.stop())
+                good = not (words["lost"] or words["doubled"] or words["differ_from_feed"] or words["errors_in_log"])
+                print(words, found["p99_hostile_over_calm"])
+    write_json(args.json, report)
+    return 0 if good else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
     flags = command_parser("benchmarks.serving", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
@@ -258,40 +290,7 @@ def parser() -> argparse.ArgumentParser:
     add("--phase_s", type=float, default=30.0, help="of the soak (default: %(default)s)")
     add("--latency_s", type=float, default=120.0, help="of the one client (default: %(default)s)")
     add_json_flag(flags)
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is asked for; 1 where a word was lost or doubled, 2 for wrong flags."""
-    args = parse_args(parser(), argv)
-    parts = [part for part in args.parts.split(",") if part]
-    phases = round(args.minutes * 60.0 / args.phase_s)
-    if set(parts) - set(PARTS) or args.clients < 8 or phases < 2:
-        print(f"serving: --parts of {PARTS}, --clients from 8, --minutes for 2 phases or more", file=sys.stderr)
-        return 2
-    flags = {"checkpoint": args.checkpoint, "random_init": args.random_init}
-    model = [f"--{name}={value}" for name, value in flags.items() if value]
-    report: dict[str, Any] = {"machine": machine()}
-    good = True
-    with tempfile.TemporaryDirectory(prefix="mmduplex-serving-") as folder:
-        for part in parts:
-            # A garbage sender that goes away without a word keeps its slot until nobody can come back to it.
-            slots = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
-            server = Server(model, slots, Path(folder) / f"{part}.log")
-            pictures = Path(folder) / part
-            write_pictures(pictures, server.info["frame_px"])
-            report["model"] = server.info["model"]
-            if part == "latency":
-                report[part] = latency(server, pictures, args.latency_s)
-                server.stop()
-                print(report[part])
-                continue
-            report[part] = found = soak(server, pictures, args.clients, phases, args.phase_s)
-            found["words"] = words = check_words(found.pop("accounts"), found.pop("feeds"), server.stop())
-            good = not (words["lost"] or words["doubled"] or words["differ_from_feed"] or words["errors_in_log"])
-            print(words, found["p99_hostile_over_calm"])
-    write_json(args.json, report)
-    return 0 if good else 1
+    return run_main(flags, argv, work, {ValueError: 2})
 
 
 if __name__ == "__main__":

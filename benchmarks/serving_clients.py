@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -42,7 +43,6 @@ class Task:
     """What a process does.
 
     Attributes:
-      url: of the server.
       pictures: a folder of JPEGs; each client begins elsewhere in it.
       clients: how many of each role: "steady" (behaves), "twin" (behaves, and its feed is read along), "stalling",
         "garbage", "dropping".
@@ -77,7 +77,6 @@ class Account:
     """What a stream was told, to be compared with what the server says that it told.
 
     Attributes:
-      role: of the client.
       session: its id; empty before the first hello.
       feed: the secret with which others may read its words.
       words: (number, text, time in the stream) in the order in which they came.
@@ -314,9 +313,7 @@ class GarbageSender:
                     picture[self._random.randrange(len(picture))] = self._random.randrange(256)
                 codec = self._random.choice(["jpeg", "webp", "h264"])
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, codec, True, bytes(picture))))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _bombs(self) -> None:
         """Pictures that claim to be huge, and one that takes long to decode for its size."""
@@ -327,9 +324,7 @@ class GarbageSender:
         async with self._greeted() as socket_:
             for number, data in enumerate((huge, scans) * 12):
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, "jpeg", True, data)))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _too_large(self) -> None:
         async with self._greeted() as socket_:
@@ -342,14 +337,19 @@ class GarbageSender:
             for number in range(_FLOOD):
                 data = self._pictures[number % len(self._pictures)] if number % 20 == 0 else b"\0"
                 await socket_.send_bytes(frame_bytes(Frame(number, number * 0.5, "jpeg", True, data)))
-            await socket_.send_str('{"type":"end"}')
-            while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                pass
+            await _end(socket_)
 
     async def _resume(self) -> None:
         stranger = {"session": "x" * 12, "token": "y" * 32, "last_seq": self._random.randrange(2**53)}
         async with self._greeted(resume=stranger):
             pass
+
+
+async def _end(socket_: aiohttp.ClientWebSocketResponse) -> None:
+    """Ends a stream, and waits until the server has hung up."""
+    await socket_.send_str('{"type":"end"}')
+    while (await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
+        pass
 
 
 class Clients:
@@ -367,17 +367,17 @@ class Clients:
         self.accounts: list[Account] = []
         self.feeds: dict[str, list[tuple[int, str, float]]] = {}
         self.garbage: dict[str, int] = {}
-        self._reading: list[asyncio.Task[None]] = []
+        self._reading: list[tuple[str, asyncio.Task[list[tuple[int, str, float]]]]] = []
 
     async def run(self) -> None:
         """Runs them to the end of the last phase, and until everything was told."""
-        roles = {"steady": self._steady, "twin": self._twin, "stalling": self._stalling}
-        roles |= {"garbage": self._garbage, "dropping": self._dropping}
+        roles = {role: functools.partial(self._behaving, role=role) for role in ("steady", "twin")}
+        roles |= {"stalling": self._stalling, "garbage": self._garbage, "dropping": self._dropping}
         async with asyncio.TaskGroup() as group:
             for role, count in self._task.clients.items():
                 for _ in range(count):
                     group.create_task(roles[role](self._random.random()))
-        await asyncio.gather(*self._reading)
+        self.feeds = {session: await words for session, words in self._reading}
 
     async def _stream(self, role: str, url: str, until_s: float, *, read_along: bool) -> None:
         """A stream up to a time; one that the server turns away at its hello is tried again until then."""
@@ -390,27 +390,21 @@ class Clients:
                 async with connect(url, delay_steps=self._task.delay_steps, client=role) as stream:
                     recorder = Recorder(stream, account)
                     if read_along:
-                        self._reading.append(asyncio.create_task(self._read_along(account)))
+                        words = words_of_feed(self._http, self._task.url, account)
+                        self._reading.append((account.session, asyncio.create_task(words)))
                     await recorder.run(pictures, until_s)
                 return
             except (Refused, StreamLost) as error:
                 account.refused.append(error.code if isinstance(error, Refused) else "unreachable")
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read_along(self, account: Account) -> None:
-        self.feeds[account.session] = await words_of_feed(self._http, self._task.url, account)
-
     async def _begin(self, share: float) -> None:
         """Clients begin spread over a second before the first phase, at no common time."""
         await asyncio.sleep(max(0.0, self._task.begin_s - 1.0 + share - time.monotonic()))
 
-    async def _steady(self, share: float) -> None:
+    async def _behaving(self, share: float, *, role: str) -> None:
         await self._begin(share)
-        await self._stream("steady", self._task.url, self._task.end_s, read_along=False)
-
-    async def _twin(self, share: float) -> None:
-        await self._begin(share)
-        await self._stream("twin", self._task.url, self._task.end_s, read_along=True)
+        await self._stream(role, self._task.url, self._task.end_s, read_along=role == "twin")
 
     async def _behind_a_bad_line(self, role: str, share: float, misbehave: Any) -> None:
         host, port = self._task.url.removeprefix("http://").split(":")

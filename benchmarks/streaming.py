@@ -13,44 +13,168 @@ do: what the tokenizer spends is not learned. The long run feeds one stream thro
 Every arm is timed once a round, and the order turns around from round to round, so that a drift of the machine's speed
 falls on all alike; a ratio is taken within a round, and its spread over the rounds is part of the result.
 
-With `--peers` our steps take turns with those of others (`benchmarks.torch_peers`), in processes of their own of which
+With `--peers` our steps take turns with those of others (`benchmarks.stepper`), in processes of their own of which
 one works at a time, in another Python where these are installed: PyTorch, transformers, and `moshi` by `pip install
 --no-deps moshi sentencepiece` (its own pins are of older packages).
 
-With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.sessions`).
+With `--sessions` more and more streams are played in real time, decoding included (`benchmarks.pools`).
 
 Times are of this machine, which the report names; keep it quiet meanwhile.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
-from benchmarks.sessions import real_time_sessions
-from benchmarks.simulated_hours import simulated_hours
-from benchmarks.step_times import arms_of, with_every_row
-from benchmarks.stepper import step_cost_ms, step_percentile_ms
+from benchmarks.pools import real_time_sessions, simulated_hours, world_frames
+from benchmarks.stepper import Arms, Stepper, step_cost_ms, step_percentile_ms
 from benchmarks.turns import in_turns, machine
-from mmduplex_jax.commentator import load, random_commentator
-from mmduplex_jax.stages.config_file import (
+from mmduplex_jax.commentator import Commentator, load, random_commentator
+from mmduplex_jax.layers.kv_cache import KVCache
+from mmduplex_jax.models.dual_stream import LiveState
+from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.stages.config_file import (  # fmt: skip
     add_json_flag,
     command_parser,
     load_config,
-    parse_args,
+    run_main,
     shown_on,
     write_json,
-)  # fmt: skip
+)
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
+from mmduplex_jax.typing import Array, PyTree
 from mmduplex_jax.weights.trained import load_tokenizer
+
+# Clips of the world that streams share out among them.
+_CLIPS = 8
+
+
+def with_every_row(model: Commentator) -> Commentator:
+    """The same with as many words as its table has rows; where they are fewer, a compiler leaves the other rows out.
+
+    A random model's tokenizer is the world's, of few words; the table is as large as that of the model it stands for.
+    """
+    live = model.live
+    return dataclasses.replace(
+        model, live=LiveModel(dataclasses.replace(live.config, vocab_size=live.config.language.rows))
+    )
+
+
+def whole_stepper(model: Commentator, batch: int) -> Stepper:
+    """The model's live step, as a pool dispatches it, every row active: `tick` (with a frame) and `between` (text)."""
+    rows = StreamBatch(model.live, model.params, model.config.frame_px, count=batch)
+    delay_steps = model.config.delay.eval
+    rows.configure(np.full(batch, delay_steps), np.zeros(batch), np.full(batch, UNCAPPED))
+    stride = model.clock.video_stride
+    clips = min(batch, _CLIPS)
+    frames = rearrange(world_frames(model, clips)[np.arange(batch) % clips], "b t h w c -> t b h w c")
+    active = np.ones(batch, bool)
+    sent, done = rows.send(np.ascontiguousarray(frames[0])), 0
+
+    def step() -> str:
+        nonlocal sent, done
+        is_tick = done % stride == 0
+        if is_tick:
+            sent = rows.send(np.ascontiguousarray(frames[done // stride % len(frames)]))
+        rows.step(sent, active, with_report=is_tick).read()
+        done += 1
+        return "tick" if is_tick else "between"
+
+    shares = {"tick": 1 / stride, "between": 1 - 1 / stride} if stride > 1 else {"tick": 1.0}
+    return Stepper(shares, lambda: contextlib.nullcontext(step), rows.compile_s)
+
+
+def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Stepper:
+    """The text stream's step alone, its rings of video in place: what a language model of that shape costs, live.
+
+    Args:
+      model: whose text stream.
+      watched_s: how long they have been watching; their rings are filled accordingly, with noise.
+    """
+    live = model.live
+    if not isinstance(live, LiveModel):
+        raise TypeError(f"a LiveModel is needed, got {type(live).__name__}")
+    module = live.module
+
+    def take(params: PyTree, state: Any, delay: Array, active: Array) -> tuple[Any, Array]:
+        state, logits = module.apply({"params": params}, state, delay, active, method="text_step")
+        token = jnp.argmax(logits.at[:, live.config.start_id].set(-jnp.inf), axis=-1).astype(jnp.int32)
+        return state._replace(token=token), token
+
+    params = jax.device_put(model.params)
+    state = jax.jit(lambda p: live.init_state(p, batch))(params)
+    if watched_s:
+        state = watched(live, state, watched_s)
+    settings = jax.device_put((np.full(batch, model.config.delay.eval, np.int32), np.ones(batch, bool)))
+    started_s = time.perf_counter()
+    compiled = jax.jit(take, donate_argnums=1).lower(params, state, *settings).compile()
+    compile_s = time.perf_counter() - started_s
+
+    def step() -> str:
+        nonlocal state
+        state, token = compiled(params, state, *settings)
+        np.asarray(token)
+        return "all"
+
+    return Stepper({"all": 1.0}, lambda: contextlib.nullcontext(step), compile_s)
+
+
+def arms_of(model: Commentator) -> Arms:
+    """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a model."""
+
+    def make(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
+        return whole_stepper(model, batch) if part == "whole" else text_stepper(model, batch, watched_s)
+
+    return Arms(make)
+
+
+def watched(live: LiveModel, state: LiveState, watched_s: float) -> LiveState:
+    """The state of streams that have watched for `watched_s`: full caches of what the text stream attends to, of noise.
+
+    What keys and values are changes nothing about the cost of attending to them. The tokenizer's and the video stream's
+    own caches stay as they are, since text does not read them.
+    """
+    config = live.config
+    step = config.clock.steps_in(watched_s)
+    batch = len(state.step)
+
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(state.fusion))))
+
+    def filled(cache: KVCache, steps: np.ndarray, num_sinks: int) -> KVCache:
+        steps = np.broadcast_to(steps.astype(np.int32), (batch, len(steps)))
+        cache, _ = cache.place(jnp.asarray(steps), jnp.ones(steps.shape, bool), num_sinks, sinks=num_sinks > 0)
+        noise = lambda buffer: jax.random.normal(next(keys), buffer.shape, buffer.dtype)
+        return cache.replace(layers=jax.tree.map(noise, cache.layers))
+
+    video, text = state.fusion.projected, state.fusion.text
+    sinks = config.text.num_sinks
+    text_room, video_room = text.step.shape[1] - sinks, video.step.shape[1]
+    written = np.concatenate([np.arange(min(sinks, step)), np.arange(max(sinks, step - text_room), step)])
+    # As dense as the budget allows, newest last.
+    tokens_a_step = config.tokenizer.cap * config.clock.step_s
+    tokens = step - 1 - np.floor(np.arange(video_room)[::-1] / tokens_a_step)
+    return state._replace(
+        fusion=state.fusion._replace(
+            projected=filled(video, tokens[tokens >= 0], 0), text=filled(text, written, sinks)
+        ),
+        step=jnp.full_like(state.step, step),
+    )
+
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("text", "whole")
@@ -62,9 +186,7 @@ class Arm(NamedTuple):
     """One thing to time.
 
     Attributes:
-      name: what tables call it; the same at every batch.
       worker: the process that runs it.
-      batch: streams.
       request: the arguments of its stepper.
       warm_steps: before those that are timed; none where a single one takes seconds.
     """
@@ -124,7 +246,7 @@ def workers(python: str, peers_python: str, options: Mapping[str, Mapping[str, A
 
 
 def text_shape(config_path: str) -> tuple[Any, ...]:
-    """The fields of `benchmarks.torch_peers.TextShape` of a config's text stream.
+    """The fields of `benchmarks.stepper.TextShape` of a config's text stream.
 
     Raises:
       ValueError: the config is of no duplex, or its heads do not make up its width, as those of others must.
@@ -183,9 +305,7 @@ def take_turns(
     """What every arm answers in every round, `[arm][round]`, after a first round that prepares them.
 
     Args:
-      arms: what to time.
       started: who times them, by `Arm.worker`.
-      rounds: how often.
       steps: of an arm in a round.
       limit_s: of an arm in a round, once every kind of its steps has been timed.
     """
@@ -269,30 +389,6 @@ def compare(arms: Sequence[Arm], started: Mapping[str, Asked], rounds: int, step
     return {"arms": rows, "ratios": found, "rounds": rounds}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
-    flags = command_parser("benchmarks.streaming", __doc__)
-    add = flags.add_argument
-    config = "configs/duplex_300m.py"
-    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
-    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
-    add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
-    add("--parts", default=",".join(PARTS), help="some of %(default)s")
-    add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
-    add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
-    add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
-    add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
-    add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
-    add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
-    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
-    add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
-    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
-    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
-    add_json_flag(flags)
-    return flags
-
-
 def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> dict:
     """What was asked for.
 
@@ -328,26 +424,43 @@ def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[s
     return report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is asked for, and returns the exit code."""
-    flags = parser()
-    args = parse_args(flags, argv)
+def work(args: argparse.Namespace) -> None:
+    """Runs what is asked for."""
     batches, parts, peers = (list(filter(None, text.split(","))) for text in (args.batches, args.parts, args.peers))
     if set(parts) - set(PARTS) or set(peers) - set(PEERS):
-        flags.error(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
+        raise ValueError(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
     numbers = [int(batch) for batch in batches]
     if min([*numbers, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
-        flags.error("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
+        raise ValueError("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
     if peers and args.checkpoint:
-        flags.error("--peers compares a config's shape, with random parameters: leave --checkpoint out")
-    try:
-        with contextlib.redirect_stdout(shown_on(args.json)):
-            report = measured(args, numbers, parts, peers)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"streaming: {error}", file=sys.stderr)
-        return 2
+        raise ValueError("--peers compares a config's shape, with random parameters: leave --checkpoint out")
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        report = measured(args, numbers, parts, peers)
     write_json(args.json, report)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.streaming", __doc__)
+    add = flags.add_argument
+    config = "configs/duplex_300m.py"
+    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
+    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
+    add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
+    add("--parts", default=",".join(PARTS), help="some of %(default)s")
+    add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
+    add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
+    add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
+    add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
+    add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
+    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
+    add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
+    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
+    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
+    add_json_flag(flags)
+    return run_main(flags, argv, work, {ValueError: 2, OSError: 2, subprocess.CalledProcessError: 2})
 
 
 if __name__ == "__main__":

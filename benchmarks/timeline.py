@@ -9,6 +9,7 @@ host's own work (dispatching rounds, delivering words) that was done while the d
 milliseconds. The traces stay in `--out`, for Perfetto or XProf. Recording slows both down alike.
 """
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.simulated_hours import Saturated
+from benchmarks.pools import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 
 AHEAD = (0, 1)
@@ -178,8 +179,25 @@ def compare(model: Commentator, streams: int, ticks: int, rounds: int, out: Path
     return rows
 
 
+def work(args: argparse.Namespace) -> None:
+    """Records, prints and writes what the recordings show."""
+    streams = [int(number) for number in args.streams.split(",") if number]
+    out = Path(args.out)
+    if bool(args.config) == bool(args.checkpoint):
+        raise ValueError("give either --config or --checkpoint")
+    if min([*streams, args.rounds], default=0) < 1 or args.ticks < 8:
+        raise ValueError("--streams and --rounds are positive, --ticks at least 8")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty")
+    model = random_commentator(args.config, seed=0) if args.config else load(args.checkpoint)
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
+    device = jax.devices()[0].device_kind
+    write_json(args.json, {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """The exit code."""
     flags = command_parser("benchmarks.timeline", __doc__)
     add = flags.add_argument
     add("--config", metavar="CONFIG.py", help="a model with random parameters")
@@ -189,26 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rounds", type=int, default=3, help="recordings of each (default: %(default)s)")
     add("--out", required=True, metavar="DIR", help="where the traces go")
     add_json_flag(flags)
-    args = parse_args(flags, argv)
-    streams = [int(number) for number in args.streams.split(",") if number]
-    if bool(args.config) == bool(args.checkpoint):
-        flags.error("give either --config or --checkpoint")
-    if min([*streams, args.rounds], default=0) < 1 or args.ticks < 8:
-        flags.error("--streams and --rounds are positive, --ticks at least 8")
-    try:
-        model = random_commentator(args.config, seed=0) if args.config else load(args.checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"timeline: {error}", file=sys.stderr)
-        return 2
-    out = Path(args.out)
-    if out.exists() and any(out.iterdir()):
-        print(f"timeline: {out} is not empty", file=sys.stderr)
-        return 2
-    with contextlib.redirect_stdout(shown_on(args.json)):
-        rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
-    device = jax.devices()[0].device_kind
-    write_json(args.json, {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows})
-    return 0
+    return run_main(flags, argv, work, {ValueError: 2, OSError: 2})
 
 
 if __name__ == "__main__":

@@ -225,8 +225,6 @@ def make_step(
     """A step that gives the loss: forward, backward, clipping, AdamW (fused).
 
     Args:
-      model: with its parameters.
-      given: its input.
       train: `config.train` of our run, for the optimiser's numbers.
       dtype: "float32", or "bfloat16" for autocast with the parameters in float32.
       compiled: by `torch.compile`.

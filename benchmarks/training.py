@@ -1,8 +1,9 @@
-r"""Training steps beside the same architecture in PyTorch, in turns; and what each of our own measures brings.
+r"""Training steps: beside the same architecture in PyTorch, with each of our own measures, and beside their estimates.
 
     python -m benchmarks.training --rounds=5 --dtype=float32 --torch_compile --json=training.json
     python -m benchmarks.training --only=clip_s16
     python -m benchmarks.training --measures --json=measures.json
+    python -m benchmarks.training --estimates --steps=3 --json=estimates.json
 
 What is trained are the transformers of our full-size configs with reduced batches, on noise for what comes before them:
 all of `duplex_300m` after its tokenizer (602 GFLOP a clip; one clip here), and the transformers of `bflow_75m` and of
@@ -14,8 +15,13 @@ One process, the same threads, in turns; the order turns around from round to ro
 round. `mfu` is the share of the device's peak (measured, on a CPU) that the model's own operations take.
 
 `--measures` trains the streams of the duplex in ways that differ in one thing each: time, and the memory that the
-compiler plans for a step beside parameters and optimiser. Needs PyTorch (but for `--measures`); run it on a machine
-that does nothing else.
+compiler plans for a step beside parameters and optimiser.
+
+`--estimates`: do they hold? Of each family of quick-start configs one run is measured, as a training logs its `mfu`;
+with that share of the peak, estimates predict the others, which are of another batch, depth or width. The aim is 15 %.
+Memory is what the compiler plans for the step's temporaries, beside what the trace says.
+
+The first needs PyTorch. Run it on a machine that does nothing else.
 """
 
 import abc
@@ -29,7 +35,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +48,10 @@ from mmduplex_jax.layers.rotary import phases_2d
 from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, phases
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig
-from mmduplex_jax.planning import devices
+from mmduplex_jax.planning import cost, devices
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, parse_args, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
@@ -81,7 +87,6 @@ class StreamsTask(Trained):
     """A duplex after its tokenizer: video stream, projector, text stream with cross-attention, the loss of its words.
 
     Attributes:
-      config: of the model; fusion "cross".
       rows, ticks: B, T.
       chunk: see `layers/vocabulary.py`.
     """
@@ -481,6 +486,97 @@ def measure(path: str, batch: int, rounds: int, steps: int) -> list[dict[str, An
     ]
 
 
+# The first of a family is measured, the others are predicted.
+FAMILIES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "configs/clip_quickstart.py": (
+        ("as it is", {}),
+        ("half the batch", {"data.batch_size": 48}),
+        ("twice the depth", {"vision.layers": 4}),
+        ("twice the pictures", {"time.frames": 8}),
+    ),
+    "configs/quickstart.py": (
+        ("as it is", {}),
+        ("half the batch", {"data.batch_size": 4}),
+        ("twice the text's depth", {"text.layers": 8}),
+        ("one sequence", {"fusion": "interleave"}),
+    ),
+    "configs/vlm_quickstart.py": (
+        ("as it is", {}),
+        ("half the batch", {"data.batch_size": 16}),
+        ("twice the depth", {"vision.layers": 4}),
+    ),
+}
+
+
+class Run(NamedTuple):
+    """One config's step, compiled.
+
+    Attributes:
+      arm: does a step, and keeps what rounds of them took.
+      traced_bytes, planned_bytes: of the step's temporaries, by the trace and by the compiler.
+    """
+
+    arm: Arm
+    flops: float
+    traced_bytes: int
+    planned_bytes: int
+
+
+def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
+    """Compiles the step of a config on one device and fills a batch with noise."""
+    config = load_config(file)
+    config.update_from_flattened_dict(changes)
+    task = build_task(config, load_tokenizer(config))
+    program = make_program(task, config, make_mesh(devices=jax.devices()[:1]))
+    traced = program.trace()
+    compiled = traced.lower().compile()
+    rng = np.random.default_rng(0)
+    filled = lambda leaf: rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape).astype(leaf.dtype)
+    batch = {key: filled(leaf) for key, leaf in program.example.items()}
+    return Run(
+        stepping(name, compiled, [program.init_state()], batch),
+        flops=count_flops(traced.jaxpr).model,
+        traced_bytes=cost.memory(task, config, 1).activations,
+        planned_bytes=compiled.memory_analysis().temp_size_in_bytes,
+    )
+
+
+def compared(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Rows of the table: the first run's speed predicts the others'."""
+    per_second = runs[0].flops / runs[0].arm.step_s
+    return [
+        {
+            "run": run.arm.name,
+            "gflop": run.flops / 1e9,
+            "step_s": run.arm.step_s,
+            "predicted_s": run.flops / per_second,
+            "predicted_over_measured": run.flops / per_second / run.arm.step_s,
+            "traced_mb": run.traced_bytes / 1e6,
+            "planned_mb": run.planned_bytes / 1e6,
+        }
+        for run in runs
+    ]
+
+
+def estimates(only: str, rounds: int, steps: int) -> dict[str, Any]:
+    """Measures the families, and prints each."""
+    found: dict[str, Any] = {}
+    for file in (file for file in FAMILIES if file.removeprefix("configs/").startswith(only)):
+        runs = [make_run(file, name, changes) for name, changes in FAMILIES[file]]
+        take_turns([run.arm for run in runs], rounds, steps)
+        found[file] = compared(runs)
+        print(
+            f"\n{file}\n{'run':24} {'GFLOP':>8} {'s':>7} {'predicted':>9} {'ratio':>6} {'trace MB':>9} {'plan MB':>8}"
+        )
+        for row in found[file]:
+            print(
+                f"{row['run']:24} {row['gflop']:8.1f} {row['step_s']:7.3f} {row['predicted_s']:9.3f} "
+                f"{row['predicted_over_measured']:6.2f} {row['traced_mb']:9.0f} {row['planned_mb']:8.0f}",
+                flush=True,
+            )
+    return found
+
+
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Measures what was asked for, and prints it."""
     peak = devices.device_peak(jax.devices()[0])
@@ -494,6 +590,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         )
         for row in found["measures"]:
             print(f"{row['arm']:26} {row['step_s']:7.2f} {spread(row['times_first']):>22} {row['planned_mb']:8.0f}")
+    elif args.estimates:
+        found["estimates"] = estimates(args.only, args.rounds, args.steps)
     else:
         import torch
 
@@ -515,8 +613,15 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def work(args: argparse.Namespace) -> None:
+    """Measures, prints tables and writes them."""
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        found = measured(args)
+    write_json(args.json, found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints tables, and returns the exit code."""
+    """The exit code."""
     flags = command_parser("benchmarks.training", __doc__)
     add = flags.add_argument
     add("--rounds", type=int, default=5, help="turns (default: %(default)s)")
@@ -525,13 +630,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", default="", help="those whose name begins so")
     add("--torch_compile", action="store_true", help="also PyTorch's compiled form")
     add("--measures", action="store_true", help="our own measures instead")
+    add("--estimates", action="store_true", help="how well steps are predicted instead")
     add("--rows", type=int, help="rows at a time, instead of what the table says; with --measures 2")
     add_json_flag(flags)
-    args = parse_args(flags, argv)
-    with contextlib.redirect_stdout(shown_on(args.json)):
-        found = measured(args)
-    write_json(args.json, found)
-    return 0
+    return run_main(flags, argv, work, {LossMismatch: 2, ValueError: 2})
 
 
 if __name__ == "__main__":

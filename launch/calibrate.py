@@ -26,7 +26,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of, size_text
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
 
@@ -80,8 +80,25 @@ def calibrate(config: Any, data: str, clips: int) -> list[Choice]:
     return choices([r.frames for r in records if r.num_ticks == source.longest_ticks], tokenizer)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
+def work(args: argparse.Namespace) -> int:
+    """Reads, and prints the table; returns the exit code."""
+    if args.clips < 1 or args.tokens_per_s < 0:
+        raise ValueError("--clips is at least 1, --tokens_per_s at least 0")
+    found = calibrate(args.config, args.data, args.clips)
+    under = [choice for choice in found if choice.flow_tokens_per_s <= args.tokens_per_s]
+    if args.json != "-":
+        print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
+        for choice in found:
+            mark = "  <- take this one" if under and choice == under[0] else ""
+            print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
+    write_json(args.json, {"choices": [dataclasses.asdict(choice) for choice in found]})
+    if not under:
+        print(f"error: no quantile spends under {args.tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
+    return 0 if under else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
     flags = command_parser("launch.calibrate", __doc__)
     add_config_flag(flags)
     add = flags.add_argument
@@ -95,30 +112,7 @@ def parser() -> argparse.ArgumentParser:
         help="flow tokens that may be spent in a second on average (default: %(default)s)",
     )
     add_json_flag(flags, "write the table here as JSON")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads, prints, and turns what is foreseen into a message and an exit code."""
-    flags = parser()
-    args = parse_args(flags, argv)
-    if args.clips < 1 or args.tokens_per_s < 0:
-        flags.error("--clips is at least 1, --tokens_per_s at least 0")
-    try:
-        found = calibrate(args.config, args.data, args.clips)
-    except (ShardError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    under = [choice for choice in found if choice.flow_tokens_per_s <= args.tokens_per_s]
-    if args.json != "-":
-        print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
-        for choice in found:
-            mark = "  <- take this one" if under and choice == under[0] else ""
-            print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
-    write_json(args.json, {"choices": [dataclasses.asdict(choice) for choice in found]})
-    if not under:
-        print(f"error: no quantile spends under {args.tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
-    return 0 if under else 1
+    return run_main(flags, argv, work, {ShardError: 2, ValueError: 2})
 
 
 if __name__ == "__main__":

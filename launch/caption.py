@@ -37,29 +37,6 @@ from mmduplex_jax.weights.trained import load_trained
 _INTERRUPTED = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.caption", __doc__)
-    add = flags.add_argument
-    add("--checkpoint", metavar="DIR", required=True, help="a training of stage `vlm`: its workdir, or a portable one")
-    add("--source", metavar="FILE|DIR|URL", required=True, help="a picture, a video, or a folder of them")
-    for name, values in DECODING_FLAGS.items():
-        add(f"--{name}", default=argparse.SUPPRESS, **values)
-    add("--every_s", type=float, metavar="SECONDS", help="from piece to piece (default: a piece's length)")
-    add("--max_s", type=float, metavar="SECONDS", help="of a video no more is seen")
-    add(
-        "--fit",
-        choices=FITS,
-        default="crop",
-        help="how a wide picture becomes the model's square: its centre, or all of it between bars (default: crop)",
-    )
-    add("--batch", type=int, default=8, help="pieces captioned at a time (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of --decode=sample (default: %(default)s)")
-    add_json_flag(flags, "write the captions here as JSON")
-    add("--only_check_args", action="store_true", help="read the flags and stop")
-    return flags
-
-
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for flags that do not go together or a file that cannot be written."""
     if args.batch < 1:
@@ -117,8 +94,7 @@ def caption(args: argparse.Namespace) -> int:
         code = _INTERRUPTED
     captions = [found._asdict() for found in said]
     write_json(
-        args.json,
-        {"checkpoint": str(args.checkpoint), "decode": decoding.how, "captions": captions, "errors": wrong},
+        args.json, {"checkpoint": str(args.checkpoint), "decode": decoding.how, "captions": captions, "errors": wrong}
     )
     if args.json not in (None, "-"):
         print(f"wrote {args.json}")
@@ -127,7 +103,25 @@ def caption(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs; errors go to stderr as one line."""
-    args = parse_args(parser(), argv)
+    flags = command_parser("launch.caption", __doc__)
+    add = flags.add_argument
+    add("--checkpoint", metavar="DIR", required=True, help="a training of stage `vlm`: its workdir, or a portable one")
+    add("--source", metavar="FILE|DIR|URL", required=True, help="a picture, a video, or a folder of them")
+    for name, values in DECODING_FLAGS.items():
+        add(f"--{name}", default=argparse.SUPPRESS, **values)
+    add("--every_s", type=float, metavar="SECONDS", help="from piece to piece (default: a piece's length)")
+    add("--max_s", type=float, metavar="SECONDS", help="of a video no more is seen")
+    add(
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="how a wide picture becomes the model's square: its centre, or all of it between bars (default: crop)",
+    )
+    add("--batch", type=int, default=8, help="pieces captioned at a time (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of --decode=sample (default: %(default)s)")
+    add_json_flag(flags, "write the captions here as JSON")
+    add("--only_check_args", action="store_true", help="read the flags and stop")
+    args = parse_args(flags, argv)
     try:
         if args.only_check_args:
             check(args)

@@ -22,29 +22,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmduplex_jax.stages.chain import SCORES, StepFailed, load_chain, run_command, steps_of
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+
+_STOPPED = "stopped; the same command goes on from here"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.chain", __doc__)
-    add = flags.add_argument
-    add("--config", required=True, metavar="FILE.py", help="a chain, such as configs/chain_quickstart.py")
-    add("--workdir", required=True, metavar="DIR", help="gets data/ and a folder for every stage")
-    add("--data", metavar="DIRS", help="train on these shards instead of preparing the chain's own")
-    add("--steps", type=int, metavar="N", help="steps of every stage (default: each config's)")
-    add("--clips", type=int, default=160, help="unseen clips that every stage is scored on (default: %(default)s)")
-    add_json_flag(flags, "write the scores and times of all stages here")
-    add("--only_check_args", action="store_true", help="read the flags and the config and stop")
-    return flags
-
-
-def chain(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs what is not done yet; returns seconds by step and scores by stage."""
+def chain(args: argparse.Namespace) -> None:
+    """Runs what is not done yet, and shows the seconds of each step; scores and seconds are the report."""
     described = load_chain(args.config_file)
+    if args.steps is not None and args.steps < 1 or args.clips < 1:
+        raise ValueError(f"--steps and --clips must be at least 1, got {args.steps} and {args.clips}")
+    if args.only_check_args:
+        return
     seconds: dict[str, float | None] = {}
     steps = steps_of(described, args.config_file, args.workdir, data=args.data, steps=args.steps, clips=args.clips)
     done = {title for title, _, shown_by in steps if shown_by.exists()}
@@ -55,35 +46,26 @@ def chain(args: argparse.Namespace) -> dict[str, Any]:
         stage: json.loads((Path(args.workdir) / stage / SCORES).read_text(encoding="utf-8"))
         for stage in described.order
     }
-    return {"seconds": seconds, "scores": scores}
+    print()
+    for title, took_s in seconds.items():
+        print(f"  {title:<22}{'done before' if took_s is None else f'{took_s:6.0f} s'}")
+    write_json(args.json, {"seconds": seconds, "scores": scores})
+    if args.json not in (None, "-"):
+        print(f"all numbers: {args.json}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    args = parse_args(parser(), argv)
-    try:
-        load_chain(args.config_file)
-        if args.steps is not None and args.steps < 1 or args.clips < 1:
-            raise ValueError(f"--steps and --clips must be at least 1, got {args.steps} and {args.clips}")
-        if args.only_check_args:
-            return 0
-        report = chain(args)
-    except StepFailed as failure:
-        print(f"launch.chain: {failure}", file=sys.stderr)
-        return failure.code
-    except (OSError, ValueError) as error:
-        print(f"launch.chain: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nlaunch.chain: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print()
-    for title, took_s in report["seconds"].items():
-        print(f"  {title:<22}{'done before' if took_s is None else f'{took_s:6.0f} s'}")
-    write_json(args.json, report)
-    if args.json not in (None, "-"):
-        print(f"all numbers: {args.json}")
-    return 0
+    """The exit code (see above)."""
+    flags = command_parser("launch.chain", __doc__)
+    add = flags.add_argument
+    add("--config", required=True, metavar="FILE.py", help="a chain, such as configs/chain_quickstart.py")
+    add("--workdir", required=True, metavar="DIR", help="gets data/ and a folder for every stage")
+    add("--data", metavar="DIRS", help="train on these shards instead of preparing the chain's own")
+    add("--steps", type=int, metavar="N", help="steps of every stage (default: each config's)")
+    add("--clips", type=int, default=160, help="unseen clips that every stage is scored on (default: %(default)s)")
+    add_json_flag(flags, "write the scores and times of all stages here")
+    add("--only_check_args", action="store_true", help="read the flags and the config and stop")
+    return run_main(flags, argv, chain, {StepFailed: None, OSError: 2, ValueError: 2}, stopped=_STOPPED)
 
 
 if __name__ == "__main__":

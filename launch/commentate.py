@@ -43,30 +43,6 @@ from mmduplex_jax.streaming.statistics import format_report
 _INTERRUPTED = 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.commentate", __doc__)
-    add = flags.add_argument
-    sources = "a video, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)"
-    add("--source", metavar="FILE|URL|NUMBER", required=True, help=sources)
-    add("--image_rate_hz", type=float, default=25.0, help="pictures a second of a folder (default: %(default)g)")
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
-    add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
-    add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
-    add("--token_file", metavar="FILE", help=f"of --server: its first line is the token; else {TOKEN_VARIABLE} is")
-    add("--realtime", action="store_true", help="watch at the video's own speed")
-    add("--out", metavar="FILE.vtt|.srt", help="write the words as captions")
-    add("--render", metavar="FILE.mp4", help="write the video with subtitles and the tokens' places")
-    add_json_flag(flags, "write the report with every word")
-    add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
-    add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
-    add("--fit", choices=FITS, default="crop", help="of a wide picture: its centre, or all of it between bars (crop)")
-    add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
-    add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
-    add("--only_check_args", action="store_true", help="read the flags and stop")
-    return flags
-
-
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for flags that do not go together or files that cannot be written."""
     if sum(one is not None for one in (args.checkpoint, args.random_init, args.server)) > 1:
@@ -134,7 +110,26 @@ def load_model(args: argparse.Namespace) -> commentator.Commentator | RemoteComm
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs; errors go to stderr as one line. 0 done, 1 broken source or server, 2 wrong flags, 130 Ctrl-C."""
-    args = parse_args(parser(), argv)
+    flags = command_parser("launch.commentate", __doc__)
+    add = flags.add_argument
+    sources = "a video, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)"
+    add("--source", metavar="FILE|URL|NUMBER", required=True, help=sources)
+    add("--image_rate_hz", type=float, default=25.0, help="pictures a second of a folder (default: %(default)g)")
+    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
+    add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
+    add("--token_file", metavar="FILE", help=f"of --server: its first line is the token; else {TOKEN_VARIABLE} is")
+    add("--realtime", action="store_true", help="watch at the video's own speed")
+    add("--out", metavar="FILE.vtt|.srt", help="write the words as captions")
+    add("--render", metavar="FILE.mp4", help="write the video with subtitles and the tokens' places")
+    add_json_flag(flags, "write the report with every word")
+    add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
+    add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
+    add("--fit", choices=FITS, default="crop", help="of a wide picture: its centre, or all of it between bars (crop)")
+    add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
+    add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
+    add("--only_check_args", action="store_true", help="read the flags and stop")
+    args = parse_args(flags, argv)
     try:
         return commentate(args)
     except KeyboardInterrupt:

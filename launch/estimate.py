@@ -27,7 +27,7 @@ from mmduplex_jax.stages.config_file import (
     add_json_flag,
     command_parser,
     load_config,
-    parse_args,
+    run_main,
     write_json,
 )
 from mmduplex_jax.stages.registry import build_task
@@ -92,8 +92,25 @@ def report(config: Any, hardware: str, mfu: float, price: float | None) -> dict[
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags."""
+def work(args: argparse.Namespace) -> None:
+    """Counts, and prints a table or writes JSON."""
+    if args.sheet:
+        stages = sheets.chain({name: load_config(f"configs/{name}.py") for name in CHAIN})
+        args.sheet.write_text(sheets.cost_sheet(stages), encoding="utf-8")
+        print(f"wrote {args.sheet}")
+        return
+    if args.config is None:
+        raise ValueError("pass --config=FILE, or --sheet=FILE for the whole chain")
+    if args.price is not None and args.price < 0:
+        raise ValueError(f"--price={args.price}: at least 0")
+    counts = report(args.config, args.hardware, args.mfu, args.price)
+    if args.json != "-":
+        print(sheets.run_table(counts))
+    write_json(args.json, counts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
     flags = command_parser("launch.estimate", __doc__)
     add_config_flag(flags, required=False)
     add = flags.add_argument
@@ -107,31 +124,7 @@ def parser() -> argparse.ArgumentParser:
     add("--price", type=float, metavar="DOLLARS", help="for an hour of one device (default: the table's)")
     add_json_flag(flags)
     add("--sheet", type=Path, metavar="FILE", help="write the page of the whole chain here, as docs/cost.md is made")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Counts, and prints a table or writes JSON."""
-    flags = parser()
-    args = parse_args(flags, argv)
-    if args.sheet:
-        stages = sheets.chain({name: load_config(f"configs/{name}.py") for name in CHAIN})
-        args.sheet.write_text(sheets.cost_sheet(stages), encoding="utf-8")
-        print(f"wrote {args.sheet}")
-        return 0
-    if args.config is None:
-        flags.error("pass --config=FILE, or --sheet=FILE for the whole chain")
-    if args.price is not None and args.price < 0:
-        flags.error(f"--price={args.price}: at least 0")
-    try:
-        counts = report(args.config, args.hardware, args.mfu, args.price)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISFIT
-    if args.json != "-":
-        print(sheets.run_table(counts))
-    write_json(args.json, counts)
-    return 0
+    return run_main(flags, argv, work, {ValueError: EXIT_MISFIT})
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ ROUGE-L and METEOR against what is said in it. `real` must be far above `shuffle
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.geometry import FITS
@@ -55,14 +55,62 @@ from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
 from mmduplex_jax.evals.real_events import format_real_events
 from mmduplex_jax.pages.scores import real_events_page
 from mmduplex_jax.real_videos import REAL, SPLITS, evaluate_folder, watching_lines
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import load_trained
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
+def evaluate(args: argparse.Namespace) -> None:
+    """Runs the model over the clips, with progress on stderr, and shows its scores."""
+    if args.clips < 1 or args.batch < 1:
+        raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
+    if args.data == REAL:
+        evaluate_real(args)
+        return
+    started_s = time.monotonic()
+    trained = load_trained(args.checkpoint)
+    config, stage = trained.config, trained.config.stage
+    options = stage_options(stage, vars(args)) | {"batch": args.batch, "seed": args.seed, "metrics": args.metrics}
+    evaluator = make_evaluator(trained.task, config, trained.tokenizer, **options)
+    number, records = open_clips(args.data, config, clips=args.clips, seed=args.seed, look=args.look)
+    report = evaluator.run(trained.params, records, number) | {
+        "stage": stage,
+        "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
+        "steps": trained.steps,
+        "data": args.data,
+        "seed": args.seed,
+        "look": args.look if args.data == WORLD else None,
+        "wall_s": time.monotonic() - started_s,
+    }
+    show(args, report, [find_stage(stage).format_table(report), *metric_lines(report)])
+
+
+def evaluate_real(args: argparse.Namespace) -> None:
+    """The same over labelled real videos, of which --clips, --batch, --look and --metrics are not."""
+    if not args.root:
+        raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
+    trained = load_trained(args.checkpoint)
+    own = stage_options(trained.config.stage, vars(args))
+    report = evaluate_folder(
+        trained, args.root, split=args.split, cameras=args.cameras, fit=args.fit, seed=args.seed, **own
+    )
+    if args.page is not None:
+        real_events_page(report).save(args.page)
+    show(args, report, [format_real_events(report), "", *watching_lines(report)])
+
+
+def show(args: argparse.Namespace, report: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Writes a report where `--json` says, and prints its lines."""
+    write_json(args.json, report)
+    if args.json != "-":
+        print("\n".join(lines))
+        if args.json:
+            print(f"\nall numbers: {args.json}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
     flags = command_parser("launch.evaluate", __doc__)
     add = flags.add_argument
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
@@ -81,64 +129,7 @@ def parser() -> argparse.ArgumentParser:
     add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
     add_stage_flags(flags)
     add_json_flag(flags)
-    add("--only_check_args", action="store_true", help="read the flags and stop")
-    return flags
-
-
-def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Runs the model over the clips, with progress on stderr; returns the report and its table."""
-    if args.clips < 1 or args.batch < 1:
-        raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
-    if args.data == REAL:
-        return evaluate_real(args)
-    started_s = time.monotonic()
-    trained = load_trained(args.checkpoint)
-    config, stage = trained.config, trained.config.stage
-    options = stage_options(stage, vars(args)) | {"batch": args.batch, "seed": args.seed, "metrics": args.metrics}
-    evaluator = make_evaluator(trained.task, config, trained.tokenizer, **options)
-    number, records = open_clips(args.data, config, clips=args.clips, seed=args.seed, look=args.look)
-    report = evaluator.run(trained.params, records, number) | {
-        "stage": stage,
-        "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
-        "steps": trained.steps,
-        "data": args.data,
-        "seed": args.seed,
-        "look": args.look if args.data == WORLD else None,
-        "wall_s": time.monotonic() - started_s,
-    }
-    return report, "\n".join([find_stage(stage).format_table(report), *metric_lines(report)])
-
-
-def evaluate_real(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The same over labelled real videos, of which --clips, --batch, --look and --metrics are not."""
-    if not args.root:
-        raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
-    trained = load_trained(args.checkpoint)
-    own = stage_options(trained.config.stage, vars(args))
-    report = evaluate_folder(
-        trained, args.root, split=args.split, cameras=args.cameras, fit=args.fit, seed=args.seed, **own
-    )
-    if args.page is not None:
-        real_events_page(report).save(args.page)
-    return report, "\n".join([format_real_events(report), "", *watching_lines(report)])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
-    args = parse_args(parser(), argv)
-    if args.only_check_args:
-        return 0
-    try:
-        report, table = evaluate(args)
-    except (OSError, ValueError, ShardError, VideoError) as error:
-        print(f"launch.evaluate: {error}", file=sys.stderr)
-        return 1
-    write_json(args.json, report)
-    if args.json != "-":
-        print(table)
-        if args.json:
-            print(f"\nall numbers: {args.json}")
-    return 0
+    return run_main(flags, argv, evaluate, {OSError: 1, ValueError: 1, ShardError: 1, VideoError: 1})
 
 
 if __name__ == "__main__":

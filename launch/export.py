@@ -14,14 +14,44 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmduplex_jax.stages.config_file import command_parser, parse_args
+from mmduplex_jax.stages.config_file import command_parser, run_main
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.notice import NOTICE_FILE, notice_behind
 from mmduplex_jax.weights.trained import load_trained
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with their help."""
+def export(args: argparse.Namespace) -> None:
+    """Does it, and prints a line that says what was written."""
+    trained = load_trained(args.checkpoint)
+    reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in args.scores}
+    size = portable.save(
+        args.out,
+        trained.params,
+        {
+            "config": json.loads(trained.config.to_json_best_effort()),
+            "tokenizer": json.loads(trained.tokenizer.to_json()),
+            "steps": trained.steps,
+            "data": {
+                "config": json.loads(trained.config.data.to_json_best_effort()),
+                "fingerprint": trained.metadata.get("data_fingerprint"),
+            },
+            "scores": reports,
+            "note": args.note,
+        },
+        dtype=args.dtype,
+        max_bytes=args.max_bytes,
+    )
+    notice = notice_behind(json.loads(trained.config.to_json_best_effort()))
+    if notice:
+        (Path(args.out) / NOTICE_FILE).write_text(notice, encoding="utf-8")
+    again, _ = portable.load(args.out)
+    portable.check(again, trained.params, f"{args.out} against {args.checkpoint}")
+    tensors = len(portable.flatten(again))
+    print(f"{args.out}: {tensors} tensors after {trained.steps} steps, {size:,} bytes ({args.dtype})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message where something is missing or does not fit."""
     flags = command_parser("launch.export", __doc__)
     flags.add_argument(
         "--checkpoint", required=True, metavar="WORKDIR", help="workdir of a training, or WORKDIR/checkpoints/STEP"
@@ -44,47 +74,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--max_bytes", type=int, default=portable.MAX_BYTES, help="refuse to write more (default: %(default)s)"
     )
-    return flags
-
-
-def export(checkpoint: str, out: str, dtype: str, scores: Sequence[str], note: str, max_bytes: int) -> str:
-    """Does it; returns a line that says what was written."""
-    trained = load_trained(checkpoint)
-    reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in scores}
-    size = portable.save(
-        out,
-        trained.params,
-        {
-            "config": json.loads(trained.config.to_json_best_effort()),
-            "tokenizer": json.loads(trained.tokenizer.to_json()),
-            "steps": trained.steps,
-            "data": {
-                "config": json.loads(trained.config.data.to_json_best_effort()),
-                "fingerprint": trained.metadata.get("data_fingerprint"),
-            },
-            "scores": reports,
-            "note": note,
-        },
-        dtype=dtype,
-        max_bytes=max_bytes,
-    )
-    notice = notice_behind(json.loads(trained.config.to_json_best_effort()))
-    if notice:
-        (Path(out) / NOTICE_FILE).write_text(notice, encoding="utf-8")
-    again, _ = portable.load(out)
-    portable.check(again, trained.params, f"{out} against {checkpoint}")
-    return f"{out}: {len(portable.flatten(again))} tensors after {trained.steps} steps, {size:,} bytes ({dtype})"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 with a message where something is missing or does not fit."""
-    args = parse_args(parser(), argv)
-    try:
-        print(export(args.checkpoint, args.out, args.dtype, args.scores, args.note, args.max_bytes))
-    except (OSError, ValueError) as error:
-        print(f"launch.export: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_main(flags, argv, export, {OSError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":

@@ -16,12 +16,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmduplex_jax.stages.config_file import command_parser, parse_args
+from mmduplex_jax.stages.config_file import command_parser, run_main
 from mmduplex_jax.weights.huggingface.export import PARTS, export_weights
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with their help."""
+def work(args: argparse.Namespace) -> None:
+    """Writes the directory, and prints what went into it."""
+    print("\n".join(export_weights(args.weights, args.out, args.dtype, args.part, args.leave_rest)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0, or 1 with a message where something is missing or does not fit."""
     flags = command_parser("launch.export_weights", __doc__)
     flags.add_argument("--weights", required=True, metavar="DIR", help="imported weights, or a training's folder")
     flags.add_argument("--out", required=True, metavar="HF_DIR", help="directory to write; must not hold weights")
@@ -33,19 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--part", choices=tuple(PARTS), help="of a training: what to write")
     flags.add_argument("--leave_rest", action="store_true", help="leave out what has no place in that architecture")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 with a message where something is missing or does not fit."""
-    args = parse_args(parser(), argv)
-    try:
-        lines = export_weights(args.weights, args.out, args.dtype, args.part, args.leave_rest)
-    except (OSError, ValueError) as error:
-        print(f"launch.export_weights: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(lines))
-    return 0
+    return run_main(flags, argv, work, {OSError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":

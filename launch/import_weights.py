@@ -36,7 +36,7 @@ from typing import Any
 import jax
 
 from mmduplex_jax.models.language import LanguageConfig
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
@@ -46,29 +46,6 @@ from mmduplex_jax.weights.notice import NOTICE_FILE
 EXIT_DIFFERS = 2
 CONTINUED_TOKENS = 20
 _MOST_NAMES = 12
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags, with their help."""
-    flags = command_parser("launch.import_weights", __doc__)
-    flags.add_argument("--from", required=True, dest="source", metavar="PATH", help="directory, or file, to read")
-    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
-    flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
-    flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
-    flags.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="with --verify: the largest absolute difference that passes (default: %(default)s)",
-    )
-    flags.add_argument(
-        "--continue",
-        dest="text",
-        metavar="TEXT",
-        help=f"let the language model go on with a text, by the {CONTINUED_TOKENS} likeliest tokens",
-    )
-    add_json_flag(flags, "write a report as JSON")
-    return flags
 
 
 def import_weights(source: Source, to: str | Path) -> dict[str, Any]:
@@ -139,27 +116,45 @@ def describe(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code (see above)."""
-    args = parse_args(parser(), argv)
-    try:
-        source = open_source(args.source, only_vision=args.only_vision)
-        if args.verify:
-            verify.check_possible(source.family, args.source)  # before anything is written
-        if args.text is not None:
-            check_can_continue(source)
-        report = import_weights(source, args.out)
-        if args.text is not None:
-            report["continued"] = continued(args.out, args.text)
-        if args.verify:
-            report["verify"] = verify.verify(args.source, args.out, args.tolerance)
-    except (OSError, ValueError) as error:
-        print(f"launch.import_weights: {error}", file=sys.stderr)
-        return 1
+def work(args: argparse.Namespace) -> int:
+    """Imports, compares if that is asked for, and says what was done; returns the exit code."""
+    source = open_source(args.source, only_vision=args.only_vision)
+    if args.verify:
+        verify.check_possible(source.family, args.source)  # before anything is written
+    if args.text is not None:
+        check_can_continue(source)
+    report = import_weights(source, args.out)
+    if args.text is not None:
+        report["continued"] = continued(args.out, args.text)
+    if args.verify:
+        report["verify"] = verify.verify(args.source, args.out, args.tolerance)
     write_json(args.json, report)
     if args.json != "-":
         print("\n".join(describe(report)))
     return 0 if "verify" not in report or report["verify"]["passed"] else EXIT_DIFFERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
+    flags = command_parser("launch.import_weights", __doc__)
+    flags.add_argument("--from", required=True, dest="source", metavar="PATH", help="directory, or file, to read")
+    flags.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    flags.add_argument("--only_vision", action="store_true", help="of a contrastive pair, take the vision tower alone")
+    flags.add_argument("--verify", action="store_true", help="compare with the reference (needs the extra `parity`)")
+    flags.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="with --verify: the largest absolute difference that passes (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--continue",
+        dest="text",
+        metavar="TEXT",
+        help=f"let the language model go on with a text, by the {CONTINUED_TOKENS} likeliest tokens",
+    )
+    add_json_flag(flags, "write a report as JSON")
+    return run_main(flags, argv, work, {OSError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":

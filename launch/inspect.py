@@ -21,25 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.manifest import ShardError
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
 
 _DEFAULT_CONFIG = "configs/quickstart.py"
-_INTERRUPTED = 130
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.inspect", __doc__)
-    add = flags.add_argument
-    add("directory", metavar="DIR", type=Path, help="a folder that launch.prepare wrote")
-    add_config_flag(flags, required=False, help=f"whose tokens are counted (default: {_DEFAULT_CONFIG})")
-    add("--clips", type=int, default=64, help="clips that are measured (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which clips (default: %(default)s)")
-    add("--html", metavar="FILE", help="write a page of the numbers and some clips")
-    add("--shown", type=int, default=12, help="clips on the page, at most (default: %(default)s)")
-    add_json_flag(flags)
-    add("--only_check_args", action="store_true", help="read the flags and stop")
-    return flags
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -50,6 +34,12 @@ def inspect(args: argparse.Namespace) -> None:
       OSError: a file cannot be read or written.
       ValueError: the config that was given does not fit the data.
     """
+    if args.clips < 1 or args.shown < 0:
+        raise ValueError(f"--clips must be at least 1 and --shown at least 0, got {args.clips} and {args.shown}")
+    if args.html and not Path(args.html).absolute().parent.is_dir():
+        raise ValueError(f"--html={args.html}: there is no folder {Path(args.html).absolute().parent}")
+    if args.only_check_args:
+        return
     print(f"measuring up to {args.clips} clips of {args.directory}", file=sys.stderr, flush=True)
     # JAX takes seconds to import.
     from configs import quickstart
@@ -87,27 +77,18 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, runs; errors go to stderr as one line. Returns the exit code."""
-    flags = parser()
-    args = parse_args(flags, argv)
-    if args.clips < 1 or args.shown < 0:
-        flags.error(f"--clips must be at least 1 and --shown at least 0, got {args.clips} and {args.shown}")
-    if args.html and not Path(args.html).absolute().parent.is_dir():
-        flags.error(f"--html={args.html}: there is no folder {Path(args.html).absolute().parent}")
-    if args.only_check_args:
-        return 0
-    try:
-        inspect(args)
-    except (OSError, ShardError) as error:
-        print(f"inspect: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"inspect: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("inspect: stopped", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    """The exit code (see above)."""
+    flags = command_parser("launch.inspect", __doc__)
+    add = flags.add_argument
+    add("directory", metavar="DIR", type=Path, help="a folder that launch.prepare wrote")
+    add_config_flag(flags, required=False, help=f"whose tokens are counted (default: {_DEFAULT_CONFIG})")
+    add("--clips", type=int, default=64, help="clips that are measured (default: %(default)s)")
+    add("--seed", type=int, default=0, help="which clips (default: %(default)s)")
+    add("--html", metavar="FILE", help="write a page of the numbers and some clips")
+    add("--shown", type=int, default=12, help="clips on the page, at most (default: %(default)s)")
+    add_json_flag(flags)
+    add("--only_check_args", action="store_true", help="read the flags and stop")
+    return run_main(flags, argv, inspect, {OSError: 1, ShardError: 1, ValueError: 2})
 
 
 if __name__ == "__main__":

@@ -24,19 +24,8 @@ from pathlib import Path
 from data_pipelines.dataset import open_dataset
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import spread_records
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer, advised_size, bpe_sizes
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
-    flags = command_parser("launch.make_tokenizer", __doc__)
-    add = flags.add_argument
-    add("--data", metavar="DIR", required=True, help="data that launch.prepare wrote; several with commas")
-    add("--out", metavar="FILE", required=True, help="the tokenizer.json to write")
-    add("--size", type=int, metavar="TOKENS", help="of the vocabulary at most; as advised where it is not given")
-    add_json_flag(flags, "write the table here as JSON")
-    return flags
 
 
 def make(args: argparse.Namespace) -> None:
@@ -73,14 +62,14 @@ def make(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, runs; errors go to stderr as one line."""
-    args = parse_args(parser(), argv)
-    try:
-        make(args)
-    except (OSError, ShardError, ValueError) as error:
-        print(f"make_tokenizer: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """The exit code; errors are one line."""
+    flags = command_parser("launch.make_tokenizer", __doc__)
+    add = flags.add_argument
+    add("--data", metavar="DIR", required=True, help="data that launch.prepare wrote; several with commas")
+    add("--out", metavar="FILE", required=True, help="the tokenizer.json to write")
+    add("--size", type=int, metavar="TOKENS", help="of the vocabulary at most; as advised where it is not given")
+    add_json_flag(flags, "write the table here as JSON")
+    return run_main(flags, argv, make, {OSError: 1, ShardError: 1, ValueError: 1})
 
 
 if __name__ == "__main__":

@@ -42,12 +42,33 @@ from pathlib import Path
 from data_pipelines.manifest import ShardError, summary_of
 from data_pipelines.prepare import prepare, table_of
 from data_pipelines.sources.registry import describe_sources
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.tokenizer.motion_field import motion_of
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
+def work(args: argparse.Namespace) -> int:
+    """Prepares, and prints what was made; returns the exit code."""
+    begin_s, directory, config = time.monotonic(), Path(args.out), args.config.to_dict()
+    report = prepare(
+        config,
+        directory,
+        workers=args.workers,
+        verify=args.verify,
+        motion=motion_of(config),
+        runner=args.runner,
+        runner_options=shlex.split(args.runner_options),
+    )
+    if args.json != "-":
+        print(table_of(report, directory, time.monotonic() - begin_s))
+    summary = summary_of(report.manifest)
+    write_json(args.json, summary)
+    if not summary["samples"]:
+        print(f"prepare: every one of {summary['units']:,} units was rejected, nothing to train on", file=sys.stderr)
+    return 0 if summary["samples"] else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code (see above)."""
     flags = command_parser("launch.prepare", (__doc__ or "SOURCES").replace("SOURCES", describe_sources()))
     add_config_flag(flags, help="what to make, e.g. configs/data/world.py; change its fields with --config.a.b=VALUE")
     add = flags.add_argument
@@ -63,37 +84,8 @@ def parser() -> argparse.ArgumentParser:
         "--runner_options", default="", metavar="TEXT", help="of that runner, as on the command line of a Beam pipeline"
     )
     add_json_flag(flags, "write summary.json here too")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parse_args(parser(), argv)
-    begin_s, directory, config = time.monotonic(), Path(args.out), args.config.to_dict()
-    try:
-        report = prepare(
-            config,
-            directory,
-            workers=args.workers,
-            verify=args.verify,
-            motion=motion_of(config),
-            runner=args.runner,
-            runner_options=shlex.split(args.runner_options),
-        )
-    except (ShardError, ValueError, OSError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nprepare: stopped. Finished shards are kept; the same command goes on from here.", file=sys.stderr)
-        return 130
-    if args.json != "-":
-        print(table_of(report, directory, time.monotonic() - begin_s))
-    summary = summary_of(report.manifest)
-    write_json(args.json, summary)
-    if not summary["samples"]:
-        print(f"prepare: every one of {summary['units']:,} units was rejected, nothing to train on", file=sys.stderr)
-        return 1
-    return 0
+    stopped = "stopped. Finished shards are kept; the same command goes on from here."
+    return run_main(flags, argv, work, {ShardError: 1, ValueError: 1, OSError: 1}, stopped=stopped)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,26 @@ _POLICY_FLAGS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
+def settings_of(args: argparse.Namespace) -> ServerSettings:
+    """What the flags say; ValueError or OSError for what cannot be served with."""
+    if args.checkpoint is not None and args.random_init is not None:
+        raise ValueError("--checkpoint and --random_init are two models: give one of them")
+    return ServerSettings(
+        host=args.host,
+        port=args.port,
+        access=Access(args.host, read_token(args.token_file), args.allow_origins),
+        sources=Sources(args.allow_sources),
+        limits=Limits(**{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(Limits)}),
+        policy=DeadlinePolicy(**{name: getattr(args, name) for name in _POLICY_FLAGS}),
+        tls=tls_context(args.tls_cert, args.tls_key),
+        max_sessions=args.max_sessions,
+        drain_s=args.drain_s,
+        ice_servers=tuple(args.ice_servers),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses, serves; errors go to stderr as one line. 0 stopped, 2 wrong flags, model or address, 130 interrupted."""
     flags = command_parser("launch.serve", _DESCRIPTION)
     add = flags.add_argument
     listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
@@ -81,30 +99,7 @@ def parser() -> argparse.ArgumentParser:
         limits.add_argument(
             f"--limit_{field.name}", type=kind, default=field.default, help=f"{field.metadata['help']} (%(default)s)"
         )
-    return flags
-
-
-def settings_of(args: argparse.Namespace) -> ServerSettings:
-    """What the flags say; ValueError or OSError for what cannot be served with."""
-    if args.checkpoint is not None and args.random_init is not None:
-        raise ValueError("--checkpoint and --random_init are two models: give one of them")
-    return ServerSettings(
-        host=args.host,
-        port=args.port,
-        access=Access(args.host, read_token(args.token_file), args.allow_origins),
-        sources=Sources(args.allow_sources),
-        limits=Limits(**{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(Limits)}),
-        policy=DeadlinePolicy(**{name: getattr(args, name) for name in _POLICY_FLAGS}),
-        tls=tls_context(args.tls_cert, args.tls_key),
-        max_sessions=args.max_sessions,
-        drain_s=args.drain_s,
-        ice_servers=tuple(args.ice_servers),
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, serves; errors go to stderr as one line. 0 stopped, 2 wrong flags, model or address, 130 interrupted."""
-    args = parse_args(parser(), argv)
+    args = parse_args(flags, argv)
     try:
         settings = settings_of(args)
         if not args.only_check_args:

@@ -23,7 +23,6 @@ Exit codes:
   130  Ctrl-C: saved
 """
 
-import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
@@ -52,8 +51,8 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags, with a help that teaches."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the flags, trains, and turns expected errors into an exit code."""
     flags = command_parser("launch.train", (__doc__ or "STAGES").replace("STAGES", describe_stages()))
     add_config_flag(flags)
     add = flags.add_argument
@@ -65,12 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add("--process_id", type=int, default=-1, metavar="I", help="which of them this is, from 0")
     add("--join_timeout_s", type=int, default=300, help="how long to wait for all of them (default: %(default)s)")
     add("--peer_timeout_s", type=int, default=100, help="a process silent for so long is lost (default: %(default)s)")
-    return flags
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the flags, trains, and turns expected errors into an exit code."""
-    args = parse_args(parser(), argv)
+    args = parse_args(flags, argv)
     logging.set_verbosity(logging.FATAL)  # Orbax logs every file at INFO, and errors that are raised as well
     run = lambda log, warn=None: train(args.config, args.workdir, log, warn, args.from_step)
     if not (args.distributed or args.coordinator or args.num_processes != -1 or args.process_id != -1):

@@ -37,7 +37,8 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.captions import CaptionFile
-from mmduplex_jax.streaming.pool import Session
+from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.streaming.pool import Session, StreamPool
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
 from mmduplex_jax.streaming.statistics import RunStatistics
@@ -177,6 +178,26 @@ class Commentator:
             delay_steps=delay_steps,
             pad_bias=pad_bias,
         )
+
+
+def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: int = 1) -> StreamPool:
+    """A pool for so many streams of a model at once, compiled (see `StreamPool`).
+
+    Raises:
+      ValueError: a rung of the policy leaves less than a stream needs.
+    """
+    return StreamPool(
+        model.live,
+        model.params,
+        model.tokenizer,
+        model.clock,
+        model.frame_px,
+        slots=slots,
+        policy=policy,
+        tokens_per_s_max=model.tokens_per_s_max,
+        tokens_per_s_min=model.tokens_per_s_min,
+        ahead=ahead,
+    )
 
 
 class Commentates(Protocol):

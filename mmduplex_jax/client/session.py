@@ -31,10 +31,8 @@ class RemoteCommentator:
     """The model of a server, as `mmduplex_jax.commentator.Commentator` is one of this machine.
 
     Attributes:
-      url: of the server.
       token: that it asks for.
       realtime: whether its streams are.
-      name, clock, frame_px, tokens_per_s_max, delays: of the model.
     """
 
     url: str

@@ -30,9 +30,7 @@ def attend(
     """Softmax attention in float32; `Q` query heads share `G` key-value heads.
 
     Args:
-      query: rotated queries.
       keys: rotated keys, as they are multiplied (`heads_first`).
-      values: values, the same.
       mask: which keys a query attends to; None: all.
       sink_query: the queries as the first `num_sinks` keys meet them (their distance is clipped, so that a sink never
         moves out of the distances that training saw; StreamingLLM, Xiao et al., 2023).
@@ -159,7 +157,6 @@ def causal_window_mask(
 
     Args:
       query_step, key_step: the time that the window counts.
-      key_valid: which keys exist.
       window_steps: keys must be less than this before the query.
       num_sinks: keys to which the window does not matter.
       query_order, key_order: what "later" means where it is not the step, to break ties (video before text).
@@ -177,7 +174,6 @@ class AttentionReadout(nn.Module):
     """Queries attend to keys and values that somebody else made; heads are joined, through a gate where one is asked.
 
     Attributes:
-      width: of what is given out.
       axes: logical names of the joining kernel's axes.
       queries: neighbouring queries that are joined into one output.
       null: whether a head may attend to nothing, by a learned logit.

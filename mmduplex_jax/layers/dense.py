@@ -41,12 +41,8 @@ def dense(
     """A `nn.Dense` over the last axis: `[..., in] -> [..., features]`, computed in `dtype`, stored in float32.
 
     Args:
-      features: output width.
       axes: logical names of the kernel's two axes (see `mmduplex_jax/sharding.py`).
-      name: parameter name.
-      dtype: compute dtype.
       use_bias: whether a bias (zeros at first) is added.
-      init: initializer of the kernel.
     """
     return nn.Dense(
         features,

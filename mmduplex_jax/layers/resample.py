@@ -43,7 +43,6 @@ def resize_matrix(size: int, new_size: int, method: str, antialias: bool) -> np.
     """Weights that resize one axis.
 
     Args:
-      size: samples of the input.
       new_size: samples of the output.
       method: "bilinear" or "bicubic".
       antialias: whether shrinking averages over what it leaves out, as the module's docstring tells.
@@ -96,7 +95,6 @@ def linear_weights(place: Int32[Array, "..."], new_size: Int32[Array, "..."], si
     Args:
       place: which sample of the output.
       new_size: how many samples the output has.
-      size: samples of the input.
 
     Returns:
       float32 `[..., size]`.

@@ -62,9 +62,6 @@ def phases(
     """Cosines and sines of the rotary angles at integer `steps` in `[0, MAX_STEPS)`.
 
     Args:
-      steps: positions.
-      head_width: E.
-      base: of the frequencies.
       scaling: see `stretched`.
 
     Returns:
@@ -96,7 +93,6 @@ def phases_2d(
       row: rows, integers from 0.
       column: columns, of the same shape.
       head_width: E; a multiple of 4.
-      base: base of the frequencies.
 
     Returns:
       float32 `[2, ..., E/2]`, cosines first; the first E/4 angles are of the column (Perception Encoder, Bolya et al.,

@@ -27,11 +27,9 @@ class StackConfig:
 
     Attributes:
       width, layers, heads, kv_heads, head_width, hidden: D, depth, Q, G, E, F.
-      rope_base: base of the rotary frequencies.
       rope_scaling: Llama 3's stretching of them, `(factor, low_freq_factor, high_freq_factor,
         original_max_position_embeddings)`; empty for none.
       activation: of the gated MLP, one of `ACTIVATIONS`.
-      norm_epsilon: of the RMSNorms.
       cross_every: every n-th layer (the first of each n) has cross-attention; 0 for none.
       cross_gate: the gate's value at first; `tanh` of it multiplies what cross-attention finds.
       qk_norm: normalise queries and keys a head (Qwen3).
@@ -229,16 +227,11 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        context: AttentionContext,
-        placed: Placed | None = None,
-        keys_values: Any = None,
+        self, x: Float[Array, "B S D"], context: AttentionContext, placed: Placed | None = None, keys_values: Any = None
     ) -> tuple[Float[Array, "B S D"], KVCache | None]:
         """Runs all layers.
 
         Args:
-          x: inputs.
           context: their positions, and what they attend to.
           placed: when streaming, a cache of `empty_stack_cache` and where in it `x` goes; None over a whole clip.
           keys_values: with cross-attention, another stream's, a pair a group (`layer_pairs`, or the layers of a cache).

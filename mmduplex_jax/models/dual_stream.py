@@ -66,7 +66,6 @@ class DualStreamConfig:
     """Everything about the model.
 
     Attributes:
-      tokenizer, video, text: the parts.
       fusion: how the streams meet, one of `fusion.FUSIONS`.
       vocab_size: ids of the text tokenizer, marks included.
       vocab_rows_min: rows that the embedding table has at least.

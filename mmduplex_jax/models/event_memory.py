@@ -98,12 +98,7 @@ class MemoryState(NamedTuple):
 
 
 class EventMemory(nn.Module):
-    """What tokens find of the past, `[B, N, D] -> [B, N, width]`; the caller adds it to what they are themselves.
-
-    Attributes:
-      config: of the memory.
-      width: of what is found.
-    """
+    """What tokens find of the past, `[B, N, D] -> [B, N, width]`; the caller adds it to what they are themselves."""
 
     config: MemoryConfig
     width: int
@@ -133,10 +128,7 @@ class EventMemory(nn.Module):
         """What every token of whole clips finds in the periods before it.
 
         Args:
-          values: tokens.
           step: of their ticks.
-          valid: which of them exist.
-          num_steps: of the clips.
         """
         c = self.config
         periods = -(-num_steps // c.period_steps)

@@ -25,7 +25,6 @@ class LanguageConfig:
     """The shape of a language model.
 
     Attributes:
-      text: its layers.
       vocab_size: V, ids that there are.
       head: where logits come from: "tied" (the embedding), "own" (a table of its own) or "none".
       vocab_rows: rows of the tables, of which those from `vocab_size` on only fill them up and have no logits; 0 for as
@@ -53,7 +52,6 @@ class LanguageState(NamedTuple):
     """What streams of tokens remember.
 
     Attributes:
-      cache: keys and values of every layer.
       step: int32 `[B]`, the position of the next token.
     """
 
@@ -162,10 +160,6 @@ class LanguageModel(nn.Module):
         """Hidden states of vectors at `step`, and the cache with those of them that are valid.
 
         Args:
-          cache: what came before.
-          x: the vectors.
-          step: their positions.
-          valid: which of them exist.
           sinks: whether they are text, whose first tokens stay in the cache for ever.
           cross_mask, keys_values: see `read`.
         """

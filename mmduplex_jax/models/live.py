@@ -77,7 +77,6 @@ class LiveModel:
         """One text step of every active row, after one tick of those whose step begins one.
 
         Args:
-          params: the parameters.
           state: from `init_state` or the last step.
           frame: what each stream shows now; rows whose step begins no tick ignore it.
           active: rows that take part; the others keep their state.

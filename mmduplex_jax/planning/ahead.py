@@ -11,18 +11,19 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.experimental import topologies
 from jax.extend import core
 from jax.sharding import SingleDeviceSharding
 
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.planning.collectives import Collectives, collectives
+from mmduplex_jax.planning.collectives import collectives
 from mmduplex_jax.sharding import MESH_AXES, make_mesh, replicated, replicated_axes
 from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.train.step import Program, abstract_params, make_program
@@ -97,10 +98,6 @@ class Topology:
     compiler: str
 
     @property
-    def is_gpu(self) -> bool:
-        return self.devices[0].platform != "tpu"
-
-    @property
     def device_kind(self) -> str:
         return str(self.devices[0].device_kind)
 
@@ -133,7 +130,8 @@ def get_topology(name: str) -> Topology:
 
 
 def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
-    if importlib.util.find_spec("jax_plugins") is None or not _has_cuda_plugin():
+    find = importlib.util.find_spec
+    if find("jax_plugins") is None or find("jax_plugins.xla_cuda13") is None:
         raise TopologyError(f"--topology={name} needs JAX's CUDA plugin: pip install 'mmduplex-jax[ahead]'")
     try:
         description = topologies.get_topology_desc(
@@ -146,10 +144,6 @@ def _gpus(name: str, card: str, per_host: int, hosts: int) -> Topology:
         raise TopologyError(f"--topology={name}: the card's facts lack device_memory_size")
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _DEFAULT_FRACTION))
     return Topology(name, description.devices, int(int(memory[1]) * fraction), f"jax-cuda13-plugin {jax.__version__}")
-
-
-def _has_cuda_plugin() -> bool:
-    return importlib.util.find_spec("jax_plugins.xla_cuda13") is not None
 
 
 def _tpu_limit(device: Any) -> int:
@@ -167,10 +161,7 @@ def _tpu_limit(device: Any) -> int:
 
 def memory_in_message(message: str) -> tuple[int, int] | None:
     """What a program needs and what there is, in bytes, of a TPU compiler's out-of-memory message; None of others."""
-    for pattern in (
-        rf"Used {_SIZE} of {_SIZE} hbm",
-        rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
-    ):
+    for pattern in (rf"Used {_SIZE} of {_SIZE} hbm", rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"):
         match = re.search(pattern, message)
         if match:
             return int(float(match[1]) * _SIZES[match[2]]), int(float(match[3]) * _SIZES[match[4]])
@@ -181,53 +172,13 @@ def memory_in_message(message: str) -> tuple[int, int] | None:
 _COMPARING_STAGES = ("clip", "bflow")
 
 
-@dataclasses.dataclass(frozen=True)
-class CompiledReport:
-    """A program on a topology. All sizes are of one device.
-
-    Attributes:
-      fits: whether the program finds the memory that it needs.
-      arguments_bytes: what it is given and keeps: parameters, optimiser, batch; streaming, the streams' state.
-      temporaries_bytes: what it needs while it runs, activations among it.
-      peak_bytes: all of it at once, results that replace no argument and the program's own code included.
-      limit_bytes: what the compiler or JAX lets a program have.
-      kinds_bytes: the arguments by kind, and of the temporaries the `activations` that the forward pass keeps for the
-        backward pass, before the compiler fuses (what it makes of them is in `temporaries_bytes`).
-      sent: collectives of one run; None where it does not fit and nothing was compiled.
-      lower_s, compile_s: what tracing and compiling took.
-      message: the compiler's, where it gave up.
-    """
-
-    fits: bool
-    arguments_bytes: int
-    temporaries_bytes: int
-    peak_bytes: int
-    limit_bytes: int
-    kinds_bytes: Mapping[str, int]
-    sent: Collectives | None
-    lower_s: float
-    compile_s: float
-    message: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        sent = None
-        if self.sent is not None:
-            sent = {kind: dataclasses.asdict(moved) for kind, moved in sorted(self.sent.traffic.items())}
-        return {
-            "fits": self.fits,
-            "hbm_bytes": {
-                "arguments": self.arguments_bytes,
-                "temporaries": self.temporaries_bytes,
-                "peak": self.peak_bytes,
-                "limit": self.limit_bytes,
-            },
-            "hbm_bytes_by_kind": dict(self.kinds_bytes),
-            "collectives": sent,
-            "loops_counted_once": self.sent.open_loops if self.sent else 0,
-            "lower_s": round(self.lower_s, 1),
-            "compile_s": round(self.compile_s, 1),
-            "message": self.message,
-        }
+# A program on a topology; sizes are of one device. `fits`; `hbm_bytes`, of `arguments` (what it is given and keeps), of
+# `temporaries` (what it needs while it runs, activations among it), at the `peak` (all at once, with results that
+# replace no argument and its own code), and the `limit` of a program; `hbm_bytes_by_kind`, the arguments by kind, and
+# of the temporaries the `activations` that the forward pass keeps for the backward pass, before the compiler fuses;
+# `collectives` of one run, None where nothing was compiled, and `loops_counted_once` of them; `lower_s`, `compile_s`;
+# the compiler's `message` where it gave up.
+Report = dict[str, Any]
 
 
 def shard_bytes(tree: PyTree, shardings: PyTree) -> int:
@@ -240,54 +191,48 @@ def shard_bytes(tree: PyTree, shardings: PyTree) -> int:
     return sum(math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, s in zip(leaves, placed))
 
 
-def compile_report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], lower_s: float) -> CompiledReport:
-    """Compiles a program and says what it needs.
+def compile_report(lowered: Any, topology: Topology, kinds_bytes: Mapping[str, int], lower_s: float) -> Report:
+    """Compiles a program and reports what it needs.
 
     Args:
       lowered: what `jax.jit(...).lower(...)` gave, for the topology's devices.
-      topology: where it would run.
-      kinds_bytes: see `CompiledReport`; all but `activations` are arguments.
+      kinds_bytes: by kind; all but `activations` are arguments.
       lower_s: what lowering took.
 
     Raises:
       jax.errors.JaxRuntimeError: the compiler failed otherwise than for want of memory.
     """
     began = time.perf_counter()
-    known = sum(size for kind, size in kinds_bytes.items() if kind != "activations")
+    sent, message = None, ""
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         sizes = memory_in_message(str(error))
         if sizes is None:
             raise
-        compile_s = time.perf_counter() - began
-        needed = sizes[0]
+        given = sum(size for kind, size in kinds_bytes.items() if kind != "activations")
         # The compiler gives up as soon as temporaries alone are too many, or tells the sum of everything.
-        temporaries = needed if "HLO temporaries" in str(error) else max(0, needed - known)
-        message = " ".join(str(error).split("\n\n")[0].split())
-        peak = known + temporaries
-        return CompiledReport(
-            False, known, temporaries, peak, topology.limit_bytes, kinds_bytes, None, lower_s, compile_s, message
-        )
-    compile_s = time.perf_counter() - began
-    memory = compiled.memory_analysis()
-    given = memory.argument_size_in_bytes
-    peak = given + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return CompiledReport(
-        fits=peak <= topology.limit_bytes,
-        arguments_bytes=given,
-        temporaries_bytes=memory.temp_size_in_bytes,
-        peak_bytes=peak,
-        limit_bytes=topology.limit_bytes,
-        kinds_bytes=kinds_bytes,
-        sent=collectives(compiled.as_text()),
-        lower_s=lower_s,
-        compile_s=compile_s,
-    )
+        temporaries = sizes[0] if "HLO temporaries" in str(error) else max(0, sizes[0] - given)
+        message, peak = " ".join(str(error).split("\n\n")[0].split()), given + temporaries
+    else:
+        memory, sent = compiled.memory_analysis(), collectives(compiled.as_text())
+        given, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+        peak = given + temporaries + memory.generated_code_size_in_bytes
+        peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    limit = topology.limit_bytes
+    return {
+        "fits": sent is not None and peak <= limit,
+        "hbm_bytes": {"arguments": given, "temporaries": temporaries, "peak": peak, "limit": limit},
+        "hbm_bytes_by_kind": dict(kinds_bytes),
+        "collectives": sent and {kind: dataclasses.asdict(moved) for kind, moved in sorted(sent.traffic.items())},
+        "loops_counted_once": sent.open_loops if sent else 0,
+        "lower_s": round(lower_s, 1),
+        "compile_s": round(time.perf_counter() - began, 1),
+        "message": message,
+    }
 
 
-def train_report(program: Program, topology: Topology, batch_size: int, grad_accum: int) -> CompiledReport:
+def train_report(program: Program, topology: Topology, batch_size: int, grad_accum: int) -> Report:
     """The training step of a program whose mesh is made of the topology's devices."""
     began = time.perf_counter()
     lowered = program.trace().lower()
@@ -328,41 +273,43 @@ def activations_bytes(program: Program, batch_size: int) -> int:
     return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in made.values())
 
 
-def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams: int | None = None) -> list[str]:
+def advice(report: Mapping[str, Any], config: Any, mesh: Mapping[str, int], streams: int | None = None) -> list[str]:
     """What to change where a program does not fit, most effective first; empty where it fits.
 
     Args:
-      report: the program's.
-      config: resolved, of the experiment.
-      mesh: sizes of its axes.
       streams: rows, of a streaming step; None of a training step.
     """
-    if report.fits:
+    if report["fits"]:
         return []
-    room = report.limit_bytes - report.arguments_bytes
+    hbm, kinds = report["hbm_bytes"], report["hbm_bytes_by_kind"]
+    limit, temporaries, room = hbm["limit"], hbm["temporaries"], hbm["limit"] - hbm["arguments"]
     if streams is not None:
         if room <= 0 or streams == 1:
             return ["one stream is too much for this device: take a smaller model or a device with more memory"]
-        return [f"--streams={max(1, int(streams * max(room, 0) / report.peak_bytes))}: fewer streams on a device"]
+        return [f"--streams={max(1, int(streams * max(room, 0) / hbm['peak']))}: fewer streams on a device"]
     lines = []
     ways = mesh["data"] * mesh["fsdp"]
-    state = report.kinds_bytes.get("parameters", 0) + report.kinds_bytes.get("optimiser", 0)
-    if state > report.limit_bytes / 3 and mesh["data"] > 1:
+    state = kinds.get("parameters", 0) + kinds.get("optimiser", 0)
+    if state > limit / 3 and mesh["data"] > 1:
         lines.append(
             f"--mesh.fsdp={mesh['data'] * mesh['fsdp']} --mesh.data=1: parameters and optimiser take "
-            f"{gib(state)} of {gib(report.limit_bytes)}; split them over all devices"
+            f"{gib(state)} of {gib(limit)}; split them over all devices"
         )
-    elif state > report.limit_bytes / 3:
+    elif state > limit / 3:
         lines.append(f"more devices for --mesh.fsdp: parameters and optimiser take {gib(state)} of each")
-    off = [name for name, value in sorted(_fields(config)) if name.rpartition(".")[2] == "remat" and not value]
+    off = [
+        name
+        for name, value in sorted(flatten_dict(config.to_dict(), sep=".").items())
+        if name.rpartition(".")[2] == "remat" and not value
+    ]
     if off:
         lines.append(" ".join(f"--config.{name}=True" for name in off) + ": compute activations again")
     rows = config.data.batch_size // (config.train.grad_accum * ways)
-    wanted = math.ceil(report.temporaries_bytes / room) if room > 0 else rows
+    wanted = math.ceil(temporaries / room) if room > 0 else rows
     parts = next((parts for parts in range(1, rows + 1) if rows % parts == 0 and parts >= wanted), rows)
     if config.stage in _COMPARING_STAGES:
-        per_row = (report.temporaries_bytes + report.kinds_bytes.get("batch", 0)) / rows
-        fit = max(1, int((report.limit_bytes - state) / per_row)) * ways
+        per_row = (temporaries + kinds.get("batch", 0)) / rows
+        fit = max(1, int((limit - state) / per_row)) * ways
         lines.append(
             f"--config.data.batch_size={fit}, or {math.ceil(config.data.batch_size / fit)} times the devices: every "
             "row is compared with the whole batch, which therefore cannot be cut"
@@ -370,20 +317,11 @@ def advice(report: CompiledReport, config: Any, mesh: Mapping[str, int], streams
     elif rows > 1 and parts > 1:
         lines.append(
             f"--config.train.grad_accum={config.train.grad_accum * parts}: {rows // parts} rows of a batch at a time "
-            f"on a device, not {rows}; temporaries take {gib(report.temporaries_bytes)} and {gib(max(room, 0))} is left"
+            f"on a device, not {rows}; temporaries take {gib(temporaries)} and {gib(max(room, 0))} is left"
         )
     elif rows == 1:
         lines.append(f"a shorter clip (--config.data.clip_s, now {config.data.clip_s}): one row of a batch is too much")
     return lines
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of all fields of a config."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) or hasattr(value, "items"):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def gib(size: int) -> str:
@@ -419,18 +357,18 @@ def compile_ahead(config: Any, topology: Topology, *, streams: int, steps: tuple
     if "train" in steps:
         program = make_program(task, config, mesh)
         trained = train_report(program, topology, config.data.batch_size, config.train.grad_accum)
-        result |= trained.to_json() | {
+        result |= trained | {
             "advice": advice(trained, config, sizes),
             "replicated_axes": replicated_axes(program.boxed, mesh),
         }
     if "stream" in steps and find_stage(config.stage).OUTPUT == "commentary":
         streamed = stream_report(task, topology, streams)
-        result["streaming"] = {"streams": streams} | streamed.to_json()
+        result["streaming"] = {"streams": streams} | streamed
         result["streaming"]["advice"] = advice(streamed, config, sizes, streams)
     return result
 
 
-def stream_report(task: Any, topology: Topology, streams: int) -> CompiledReport:
+def stream_report(task: Any, topology: Topology, streams: int) -> Report:
     """The streaming step of some rows on the topology's first device, as the server compiles it."""
     live = LiveModel(task.config)
     whole = replicated(make_mesh(1, 1, 1, devices=topology.devices[:1]))

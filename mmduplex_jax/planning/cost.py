@@ -48,7 +48,6 @@ class Memory(NamedTuple):
       parameters, optimizer, gradients: what of them lies there.
       activations: the most that the step needs beside them, in the order of its jaxpr. Compilers fuse, so this is
         rather too much; a mesh axis `tensor` splits some of it, which is not counted.
-      batch: its rows.
     """
 
     parameters: int
@@ -68,9 +67,7 @@ class Cost:
 
     Attributes:
       parameters: how many numbers are in the model.
-      flops: operations of a step.
       flops_by_module: the model's, by the names of its parameters at the top.
-      steps, batch_size: of the run.
       device, num_devices: on what.
       mfu: share of the devices' peak that the operations take.
       checkpoint_bytes: a whole state on disk, before compression.
@@ -127,10 +124,7 @@ def estimate(
     """The cost of the run of a config; tracing a step takes seconds.
 
     Args:
-      task: of the config.
       config: of the experiment; `mesh`, `data.batch_size` and `train` are used.
-      device: what it runs on.
-      num_devices: how many of them.
       mfu: the share of their peak that is reached.
       dollars_per_hour: of one device; the table's price where None.
 

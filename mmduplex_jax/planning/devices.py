@@ -55,15 +55,7 @@ _V5E_PRICE, _V5P_PRICE, _V6E_PRICE = Price(1.2, _TPU_LIST), Price(4.2, _TPU_LIST
 # The first entry whose kind is in `device_kind` counts, so the longer stands before the shorter.
 DEVICES: tuple[Device, ...] = (
     Device("TPU v4", 275e12, 32 * _GIB, 1228e9, "Google Cloud, TPU v4: 275 TFLOPS a chip"),
-    Device(
-        "TPU v5 lite",
-        197e12,
-        16 * _GIB,
-        819e9,
-        "Google Cloud, TPU v5e: 197 TFLOPS a chip",
-        "v5e",
-        _V5E_PRICE,
-    ),
+    Device("TPU v5 lite", 197e12, 16 * _GIB, 819e9, "Google Cloud, TPU v5e: 197 TFLOPS a chip", "v5e", _V5E_PRICE),
     Device("TPU v5e", 197e12, 16 * _GIB, 819e9, "Google Cloud, TPU v5e: 197 TFLOPS a chip"),
     Device("TPU v5", 459e12, 95 * _GIB, 2765e9, "Google Cloud, TPU v5p: 459 TFLOPS a chip", "v5p", _V5P_PRICE),
     Device("TPU v6", 918e12, 32 * _GIB, 1640e9, "Google Cloud, TPU v6e: 918 TFLOPS a chip", "v6e", _V6E_PRICE),
@@ -103,7 +95,6 @@ class Peak:
     """The most one device can do.
 
     Attributes:
-      flops_per_s: floating-point operations a second.
       source: where the number comes from.
     """
 

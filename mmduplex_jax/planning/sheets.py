@@ -1,7 +1,7 @@
 """Counts as people read them: the table of a run, and the pages docs/cost.md and docs/topologies.md.
 
 `python -m launch.estimate` prints the table, with `--sheet=docs/cost.md` it writes that page;
-`python -m launch.topology_sheet` writes the other.
+`python -m launch.compile_ahead --sheet=docs` writes the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,7 @@ class Stage(NamedTuple):
     """A link of the chain.
 
     Attributes:
-      name: of its config.
       config: as it is in configs/.
-      task: of it.
       cost: on 8 H100s.
     """
 
@@ -52,7 +50,6 @@ class Videos(NamedTuple):
     """A public collection.
 
     Attributes:
-      name: what it is called.
       hours: of video, at least and at most.
       source: who says so.
     """
@@ -250,9 +247,9 @@ that a training reaches {mfu:.0%} of a device's dense bfloat16 peak; a training 
 and `--mfu` takes it. Compiling, evaluation and failures are not in it, nor waiting for data: how many cores must read,
 so that nothing waits, is a column. Prices are of one day and one seller: `--price`.
 
-Where it was checked, on 4 cores of an AMD EPYC (2026-11-23, `python -m benchmarks.estimates`): with the `mfu` of one
-run, the steps of others of its family (half the batch, twice the depth, twice the pictures, one sequence for two
-streams) were predicted at 0.91 to 1.06 times what they took, for `clip`, `duplex` and `vlm` at quick size."""
+Where it was checked, on 4 cores of an AMD EPYC (2026-11-23, `python -m benchmarks.training --estimates`): with the
+`mfu` of one run, the steps of others of its family (half the batch, twice the depth, twice the pictures, one sequence
+for two streams) were predicted at 0.91 to 1.06 times what they took, for `clip`, `duplex` and `vlm` at quick size."""
 
 _LIVE = """A stream of `{}` computes at most {:.0f} GFLOP a second of video (every ring full, as many anchors as the
 budget allows) and remembers {:.0f} MB, which never grow. A step by itself cannot be faster than reading all float32
@@ -326,13 +323,41 @@ def _fit(report: dict[str, Any]) -> str:
     )
 
 
-def topology_page(reports: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> str:
-    """`duplex_300m` on machines that are not here, in Markdown.
+def compiled_lines(report: Mapping[str, Any]) -> list[str]:
+    """What `launch.compile_ahead` prints of a topology: its report as lines to read."""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    text = [f"{report['topology']}: {report['devices']} x {report['device_kind']}, mesh {mesh} ({report['compiler']})"]
+    if "fits" in report:
+        text += _step_lines(f"training step, batch {report['batch_size']}", report)
+        text += [f"  {line}" for line in report["replicated_axes"]]
+    if "streaming" in report:
+        streaming = report["streaming"]
+        text += _step_lines(f"streaming step, {streaming['streams']} streams on one device", streaming)
+    return text
 
-    Args:
-      reports: what `launch.compile_ahead` says of each topology.
-      commands: that made them.
-    """
+
+def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
+    hbm, kinds = report["hbm_bytes"], report["hbm_bytes_by_kind"]
+    verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    text = [f"{what}: {verdict}, {gib(hbm['peak'])} of {gib(hbm['limit'])} a device"]
+    arguments = ", ".join(f"{kind} {gib(size)}" for kind, size in kinds.items() if kind != "activations")
+    text += [f"  arguments {gib(hbm['arguments'])}: {arguments}"]
+    activations = kinds.get("activations")
+    kept = "" if activations is None else f" (forward keeps {gib(activations)} for backward, before fusion)"
+    text += [f"  temporaries {gib(hbm['temporaries'])}{kept}"]
+    for kind, moved in (report["collectives"] or {}).items():
+        text += [f"  {kind}: {moved['count']:,} a step, {gib(moved['bytes'])}"]
+    if report["collectives"] == {}:
+        text += ["  no collectives: nothing is sent between devices"]
+    if report["loops_counted_once"]:
+        text += [f"  {report['loops_counted_once']} loops with collectives run as often as data says: counted once"]
+    text += [f"  traced and lowered in {report['lower_s']} s, compiled in {report['compile_s']} s"]
+    text += [f"  the compiler: {report['message']}"] if report["message"] else []
+    return text + [f"  change: {line}" for line in report["advice"]]
+
+
+def topology_page(reports: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> str:
+    """`duplex_300m` on machines that are not here, in Markdown."""
     training = markdown(
         [
             *("topology", "devices", "mesh", "batch", "fits", "parameters", "optimiser", "activations kept"),
@@ -385,8 +410,8 @@ def _collective_rows(reports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 _TOPOLOGIES = """# Ahead of time: duplex_300m on machines that are not here
 
-Made by `python -m launch.topology_sheet`; the figures are the compilers', nothing was run. The training step is the \
-real one (`make_program`), on a mesh of all devices; streaming is one device's step of 16 streams.
+Made by `python -m launch.compile_ahead --sheet=docs`; the figures are the compilers', nothing was run. The training \
+step is the real one (`make_program`), on a mesh of all devices; streaming is one device's step of 16 streams.
 
 ## Training step
 

@@ -10,9 +10,15 @@ from importlib.resources import files
 from aiohttp import WSMsgType, hdrs, web
 
 from mmduplex_jax.serving.access import Access
-from mmduplex_jax.serving.connection import WireGone, converse
+from mmduplex_jax.serving.connection import (
+    CAPTIONS_TYPE,
+    EVENTS_TYPE,
+    WireGone,
+    converse,
+    live_captions,
+    server_sent_events,
+)
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.feeds import CAPTIONS_TYPE, EVENTS_TYPE, live_captions, server_sent_events
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError

@@ -19,8 +19,7 @@ class Limits:
     text_bytes: int = _limit(64 << 10, "of a text message, and of an HTTP request's body")
     pixels: int = _limit(1920 * 1200, "of a picture, width × height")
     frame_rate_hz: float = _limit(
-        60.0,
-        "pictures a second that a live stream may send, with a second's worth at once; more are dropped",
+        60.0, "pictures a second that a live stream may send, with a second's worth at once; more are dropped"
     )
     messages_hz: float = _limit(20.0, "text messages a second, with two seconds' worth at once; more end the stream")
     bad_frames: int = _limit(20, "pictures in a row that do not decode; more end the stream")
@@ -30,8 +29,7 @@ class Limits:
     hello_s: float = _limit(10.0, "from a connection to its hello")
     idle_s: float = _limit(120.0, "without any message or picture")
     resume_s: float = _limit(
-        30.0,
-        "how long a stream waits for a client that was cut off, and a finished one for its last words",
+        30.0, "how long a stream waits for a client that was cut off, and a finished one for its last words"
     )
     send_s: float = _limit(10.0, "how long a client may take to read what is sent to it")
     replay_words: int = _limit(4096, "words kept for a client that comes back, and for a slow reader")

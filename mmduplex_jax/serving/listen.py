@@ -15,7 +15,7 @@ from typing import NoReturn
 from aiohttp import web
 from aiohttp.web import RequestHandler
 
-from mmduplex_jax.commentator import Commentator
+from mmduplex_jax.commentator import Commentator, pool_of
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import SESSIONS, SILENT, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
@@ -65,7 +65,6 @@ class ServerSettings:
       sources: what it may watch by itself.
       limits: bounds for every client.
       policy: what gives way under overload.
-      tls: certificate and key, for https.
       max_sessions: streams at once; every step computes all of them.
       drain_s: for streams that run when it is stopped.
       ice_servers: STUN or TURN addresses for WebRTC.
@@ -104,17 +103,7 @@ def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderPr
             f"--limit_file_ticks={settings.limits.file_ticks} is over the {waiting_max} that "
             f"--lag_max_s={settings.policy.lag_max_s:g} lets wait"
         )
-    pool = StreamPool(
-        model.live,
-        model.params,
-        model.tokenizer,
-        model.clock,
-        model.frame_px,
-        slots=settings.max_sessions,
-        policy=settings.policy,
-        tokens_per_s_max=model.tokens_per_s_max,
-        tokens_per_s_min=model.tokens_per_s_min,
-    )
+    pool = pool_of(model, settings.max_sessions, settings.policy)
     _log.info("compiled", extra={"model": model.name, "compile_s": round(pool.statistics().compile_s, 2)})
     pool.start()
     # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
@@ -183,7 +172,6 @@ async def serve(
       stop: ends it.
       drain_s: for the streams that run.
       connections_max: open sockets; more are hung up on.
-      tls: certificate and key, for https.
       first_request_s: from a connection to the end of its first request's head.
       on_listening: called with the port once it can be reached.
 

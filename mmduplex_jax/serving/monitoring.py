@@ -168,8 +168,5 @@ class PoolCollector:
         yield CounterMetricFamily("mmduplex_recompilations", "Compilations since the start.", s.recompilations)
         yield CounterMetricFamily("mmduplex_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
         yield HistogramMetricFamily(
-            "mmduplex_step_seconds",
-            "Time of a step of all streams.",
-            buckets=s.step_s_buckets,
-            sum_value=s.step_s_sum,
+            "mmduplex_step_seconds", "Time of a step of all streams.", buckets=s.step_s_buckets, sum_value=s.step_s_sum
         )

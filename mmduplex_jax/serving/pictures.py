@@ -219,7 +219,6 @@ class IntakeConfig:
     """How a stream's pictures become ticks.
 
     Attributes:
-      clock, frame_px: of the model.
       fit: how a wide picture becomes a square.
       pixels_max: of a picture, width × height.
       gap_s: how long a picture is repeated when none comes.

@@ -355,7 +355,6 @@ class Session:
 
         Args:
           reason: one of `protocol.CLOSE_CODES`.
-          message: for people.
           drain: let the model take the ticks that wait.
         """
         if self._ending is not None:

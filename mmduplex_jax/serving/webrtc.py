@@ -160,7 +160,7 @@ class _Peer:
         self._closed = False
         self.on_closed = lambda: None
         self._connection.on("datachannel", self._on_channel)
-        self._connection.on("track", self._on_track)
+        self._connection.on("track", lambda track: self._begin(self._watch(track)))
         self._connection.on("connectionstatechange", self._on_state)
 
     async def answer(self, sdp: str) -> dict[str, str]:
@@ -207,9 +207,6 @@ class _Peer:
 
     def _on_session(self, session: Session) -> None:
         self._session = session
-
-    def _on_track(self, track: Any) -> None:
-        self._begin(self._watch(track))
 
     async def _on_state(self) -> None:
         if self._connection.connectionState in ("failed", "closed"):

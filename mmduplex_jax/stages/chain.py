@@ -15,11 +15,7 @@ SCORES = "scores.json"
 
 
 class StepFailed(RuntimeError):
-    """A step ended with another exit code than 0.
-
-    Attributes:
-      code: the exit code.
-    """
+    """A step ended with another exit code than 0."""
 
     def __init__(self, typed: str, code: int):
         super().__init__(f"`{typed}` ended with code {code}; its message is above. The same command goes on from there")
@@ -33,7 +29,6 @@ def run_command(
 
     Args:
       command: `launch.NAME` and its flags.
-      cwd: where it runs.
       environment: variables beside those of this process, which go before them.
 
     Raises:
@@ -79,7 +74,6 @@ def steps_of(
 
     Args:
       chain: what `file` describes.
-      file: the config.
       workdir: gets data/ and a folder for every stage.
       data: shards to train on, instead of preparing the chain's own.
       steps: of every stage, instead of each config's.

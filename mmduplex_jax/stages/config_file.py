@@ -3,9 +3,11 @@
     flags = command_parser("launch.NAME", __doc__)
     add_config_flag(flags)                     # or required=False
     add_json_flag(flags)
-    args = parse_args(flags, argv)             # args.config: resolved and locked; args.config_file: as typed
-    ...
-    write_json(args.json, report)
+    return run_main(flags, argv, work, {ValueError: 2})
+
+    def work(args):                            # args.config: resolved and locked; args.config_file: as typed
+        ...
+        write_json(args.json, report)
 
 Whatever does not fit ends the command with exit code 2 and one line that names what would.
 """
@@ -19,7 +21,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -163,6 +165,36 @@ def parse_args(
     if args.only_check_args and not own_check:
         parser.exit(0)
     return args
+
+
+def run_main(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace], int | None],
+    codes: Mapping[type[Exception], int | None],
+    *,
+    stopped: str = "stopped",
+    short: Mapping[str, str] | None = None,
+) -> int:
+    """A command's exit code: 0, what its work returns, or that of the error that ended it, which becomes one line.
+
+    Args:
+      parser, argv, short: see `parse_args`.
+      work: does what the flags say.
+      codes: of the errors that are foreseen, None for an error's own `code`; the first that fits counts.
+      stopped: the line where Ctrl-C ends it, with code 130.
+    """
+    args = parse_args(parser, argv, short=short)
+    try:
+        return work(args) or 0
+    except KeyboardInterrupt:
+        code, line = 130, f"\n{parser.prog.rpartition('.')[2]}: {stopped}"
+    except tuple(codes) as error:
+        given = next(code for kind, code in codes.items() if isinstance(error, kind))
+        code = error.code if given is None else given  # type: ignore[attr-defined]
+        line = f"{parser.prog.rpartition('.')[2]}: {error}"
+    print(line, file=sys.stderr, flush=True)
+    return code
 
 
 def override(config: ConfigDict, field: str, text: str) -> None:

@@ -46,7 +46,6 @@ def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "pl
 
     Args:
       data: `world`, for new clips of the built-in world, or a folder of prepared shards.
-      config: of the model.
       clips: how many, at most.
       seed: of the clips, or of which are chosen.
       look: of the world's.
@@ -76,9 +75,7 @@ def evaluate(
     """Every score of a model, with progress on stderr.
 
     Args:
-      task, params, config, tokenizer: the model.
       data, clips, seed, look: see `open_clips`.
-      batch: clips at a time.
       metrics: further ones, by name (`evals/evaluator.py`), separated by commas.
       options: of the stage's `EVALUATION_FLAGS`.
 

@@ -30,7 +30,6 @@ class Language:
     """A model's language model.
 
     Attributes:
-      text: its transformer.
       head: "tied" to the table, or its "own".
     """
 
@@ -43,8 +42,6 @@ class Tower:
     """A vision tower in a model.
 
     Attributes:
-      prefix: of its parameters.
-      config: its shape.
       flags: beginning of the config fields that set its shape.
       pixel_flags: beginning of those that set `mean` and `std`.
       mean, std: an RGB channel, of pixels from 0 to 1, as they are given to it; None: not known.

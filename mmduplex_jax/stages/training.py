@@ -36,7 +36,6 @@ def train(
 
     Args:
       config: with every field.
-      workdir: of the run.
       log, warn, from_step: see `mmduplex_jax.train.loop.fit`.
 
     Raises:
@@ -129,12 +128,6 @@ def _frame_px_that_fits(config: Any, tokenizer: TextTokenizer) -> str:
 
 def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextTokenizer) -> list[str]:
     """What a person should know of the data before the training starts; a sample of clips is read for it.
-
-    Args:
-      dirs: of the shards.
-      clips: in all of them.
-      config: of the run.
-      tokenizer: of the run.
 
     Raises:
       DataError: the tokenizer cannot spell more of their words than `config.data.unknown_words_max`.

@@ -23,6 +23,7 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
@@ -92,7 +93,6 @@ class RunFacts:
 
     Attributes:
       config: the resolved config, as JSON gives it back.
-      tokenizer_json: the text tokenizer.
       data_fingerprint: names the data's content; None where the loader does not say.
     """
 
@@ -105,9 +105,7 @@ class Checkpoints:
     """Saves and restores the checkpoints of one run.
 
     Args:
-      workdir: the run's folder.
       keep: how many of the newest checkpoints stay.
-      facts: of this run.
     """
 
     def __init__(self, workdir: Path, keep: int, facts: RunFacts):
@@ -141,7 +139,6 @@ class Checkpoints:
 
         Args:
           step: steps done; a checkpoint of this step that is there already stays.
-          state: on the devices.
           iterator_state: JSON of the data iterator after `step` batches.
           window: metrics of the steps since the last line.
           evaluations: what is known of them (`mmduplex_jax/train/evaluation.py`).
@@ -392,7 +389,6 @@ def write_weights(folder: str | Path, arrays: Iterable[tuple[str, np.ndarray]], 
     Args:
       folder: must not exist, or be empty; it appears when everything is in it.
       arrays: `(path, array)` of every parameter, each once, as `a/b/kernel`.
-      metadata: JSON values.
 
     Raises:
       FileExistsError: the folder has something in it.
@@ -535,17 +531,13 @@ def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, fre
 
     A field that is empty says what its absence did before there was one: older runs go on.
     """
-    before, after = ({name: value for name, value in _flat(c).items() if value not in _EMPTY} for c in (saved, now))
+    as_json = lambda config: {name: json.dumps(value) for name, value in flatten_dict(dict(config), sep=".").items()}
+    before, after = (
+        {n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in (saved, now)
+    )
     return [
         f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
         and free == any(name == field or name.startswith(field + ".") for field in FREE_TO_CHANGE)
     ]
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
-    if not isinstance(config, Mapping):
-        return {prefix: json.dumps(config)}
-    return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}

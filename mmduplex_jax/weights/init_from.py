@@ -66,8 +66,6 @@ def make_start(
 
     Args:
       config: resolved; `init_from` has a folder, or nothing, for each of `PARTS`, and `strict`.
-      task: what is trained.
-      tokenizer: of the run.
       log: where lines for people go.
 
     Returns:
@@ -172,8 +170,6 @@ class Imported:
     """Weights that `launch.import_weights` wrote; the numbers are read when they are asked for.
 
     Attributes:
-      path: the folder.
-      config: their shape.
       metadata: whatever else came with them.
     """
 
@@ -191,8 +187,6 @@ class Learned:
     """What a training has learned, from its workdir or exported.
 
     Attributes:
-      path: the folder.
-      trained: all of it.
       shapes: of every parameter by its path.
     """
 
@@ -243,7 +237,6 @@ class Plan:
 
     Attributes:
       part: of `config.init_from` that names the folder.
-      folder: where the weights are.
       entries: parameters of the run (`ours`) and those of the folder (`theirs`) that they are made of.
       source: how the folder's parameters come by the names in `entries`.
       left: parameters of the folder that are not taken, of `every` one in it.
@@ -283,7 +276,6 @@ def identity_plan(
 
     Args:
       part: of `config.init_from`.
-      folder: where the weights are.
       need: shapes of the run's parameters by path; those that start with `ours` are wanted.
       have: shapes of the folder's parameters by path.
       ours, theirs: what names start with.
@@ -549,8 +541,6 @@ def vision_plans(
 
     Args:
       part: of `config.init_from`: "vision" for every tower, "crops" for that of the crops.
-      folder: of the weights.
-      parts: of the run's model.
       shapes: abstract parameters of the run by path.
       brought: by the other parts that bring towers, what the prefixes of these begin with.
 

@@ -9,11 +9,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mmduplex_jax.typing import PyTree
 
@@ -58,29 +59,19 @@ def is_portable(folder: str | Path) -> bool:
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dict to `{"a/b/c": leaf}`, sorted by name."""
-
-    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in node.items():
-            if not isinstance(name, str) or not name or "/" in name:
-                raise PortableError(f"parameter name {name!r} under {prefix or 'the root'!r} must be text without '/'")
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{name}/")
-            else:
-                yield prefix + name, value
-
-    return dict(sorted(walk(params, "")))
+    return dict(sorted(flatten_dict(params, sep="/").items()))
 
 
 def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    params: dict[str, Any] = {}
-    for name, value in tensors.items():
-        *path, last = name.split("/")
-        node = params
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return params
+    return unflatten_dict(tensors, sep="/")
+
+
+def with_tuples(value: Any) -> Any:
+    """JSON knows lists only; configs and shapes hold tuples, which can be hashed."""
+    if isinstance(value, Mapping):
+        return {name: with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def converted_parameter(name: str) -> str:
@@ -101,11 +92,7 @@ def converted_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def save(
-    folder: str | Path,
-    params: PyTree,
-    metadata: Mapping[str, Any],
-    dtype: str = "float16",
-    max_bytes: int = MAX_BYTES,
+    folder: str | Path, params: PyTree, metadata: Mapping[str, Any], dtype: str = "float16", max_bytes: int = MAX_BYTES
 ) -> int:
     """Writes a portable checkpoint; an older one in the same folder is replaced.
 
@@ -243,12 +230,21 @@ def check(params: PyTree, expected: Mapping[str, Any], what: str) -> None:
     if any("/" in name for name in expected):
         expected = unflatten(expected)
     need = {name: tuple(getattr(value, "shape", value)) for name, value in flatten(expected).items()}
-    wrong = [f"missing: {name} {need[name]}" for name in need if name not in have]
-    wrong += [f"unexpected: {name} {have[name]}" for name in have if name not in need]
-    wrong += [
-        f"misshapen: {name} is {have[name]}, should be {need[name]}"
-        for name in need
-        if name in have and have[name] != need[name]
-    ]
-    if wrong:
+    if wrong := misfits(have, need):
         raise PortableError(f"{what}: {len(wrong)} tensors do not fit\n  " + "\n  ".join(wrong))
+
+
+def misfits(
+    have: Mapping[str, tuple[int, ...]],
+    need: Mapping[str, tuple[int, ...]],
+    may_lack: Container[str] = (),
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> list[str]:
+    """A line on each tensor, by name and shape, that is missing, unexpected or misshapen."""
+    lines = [f"missing: {name} {list(need[name])}" for name in need if name not in have and name not in may_lack]
+    lines += [f"unexpected: {name} {list(have[name])}" for name in have if name not in need and not ignored(name)]
+    return lines + [
+        f"misshapen: {name} is {list(have[name])}, should be {list(shape)}"
+        for name, shape in need.items()
+        if name in have and have[name] != shape
+    ]

@@ -26,12 +26,9 @@ class Trained:
     """A model that has learned something.
 
     Attributes:
-      folder: where it was read from.
       params: float32, unboxed.
       config: of its training, locked.
-      tokenizer: its words.
       task: the stage, built from `config`.
-      steps: of training.
       metadata: whatever else the checkpoint says.
     """
 
@@ -66,7 +63,7 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
         params, metadata = load_workdir(folder)
         config, tokenizer_json, steps = metadata["config"], metadata["tokenizer_json"], metadata["step"]
     tokenizer = TextTokenizer.from_json(tokenizer_json)
-    resolved = ConfigDict(_with_tuples(config)).lock()
+    resolved = ConfigDict(portable.with_tuples(config)).lock()
     try:
         task = build_task(resolved, tokenizer)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -132,10 +129,3 @@ def load_workdir(folder: Path) -> tuple[PyTree, dict[str, Any]]:
             f"no checkpoint in {folder}: neither a portable one ({portable.METADATA_FILE}, {portable.PARAMS_FILE}) nor "
             "a workdir of `python -m launch.train` (checkpoints/STEP)"
         ) from error
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON knows lists only; configs hold tuples, which can be hashed."""
-    if isinstance(value, Mapping):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value

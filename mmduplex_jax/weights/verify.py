@@ -59,9 +59,7 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
 
     Args:
       source: the Hugging Face directory, or the file.
-      weights: what was written from it.
       tolerance: the largest absolute difference that passes.
-      seed: of the random inputs.
 
     Returns:
       JSON: `max_abs_diff` and the `largest` absolute value by output, `reference`, `tolerance`, `passed`.

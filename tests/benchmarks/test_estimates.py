@@ -1,7 +1,6 @@
 """What a measured step predicts of others."""
 
-from benchmarks.estimates import FAMILIES, Run, compared
-from benchmarks.training import Arm
+from benchmarks.training import FAMILIES, Arm, Run, compared
 from mmduplex_jax.stages.config_file import load_config
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.sessions import held, largest_held
+from benchmarks.pools import held, largest_held
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
@@ -31,6 +31,7 @@ def test_every_stream_is_played_and_answered(tmp_path):
     live = ScriptedLive(script({}, 200))
     speaker = SimpleNamespace(
         live=live, params={}, tokenizer=TOKENIZER, clock=CLOCK, frame_px=FRAME_PX, tokens_per_s_max=8,
+        tokens_per_s_min=1,
         delays=SimpleNamespace(usual=2),
     )  # fmt: skip
     found = held(speaker, 3, 2.0, files, warm_s=0.3)

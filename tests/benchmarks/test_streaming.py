@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import streaming
-from benchmarks.simulated_hours import Watcher, simulated_hours
-from benchmarks.step_times import arms_of
+from benchmarks.pools import Watcher, simulated_hours
+from benchmarks.streaming import arms_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
@@ -17,8 +17,9 @@ from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, Scripted
 def speaker(live, params, tokenizer, frame_px):
     config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
     return SimpleNamespace(
-        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, tokens_per_s_max=8
-    )
+        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px,
+        tokens_per_s_max=8, tokens_per_s_min=1,
+    )  # fmt: skip
 
 
 def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
@@ -86,5 +87,4 @@ def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
     assert (report["model"], [row["batch"] for row in report["steps"]["arms"]]) == ("scripted", [2])
     assert report["machine"]["cores"] > 0
     assert "batch  2" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        streaming.main(["--checkpoint=x", "--parts=sound"])
+    assert streaming.main(["--checkpoint=x", "--parts=sound"]) == 2

@@ -2,9 +2,8 @@
 
 import pytest
 
-from benchmarks import torch_peers
-from benchmarks.stepper import timed
-from benchmarks.torch_peers import TextShape, interleaved_stepper, moshi_stepper
+from benchmarks import stepper
+from benchmarks.stepper import TextShape, interleaved_stepper, moshi_stepper, timed
 
 torch = pytest.importorskip("torch", reason="others' models are in PyTorch")
 
@@ -16,7 +15,7 @@ def test_moshi_has_our_width_and_depth_and_steps(given):
     pytest.importorskip("moshi", reason="LMGen is in it")
     times_s = timed(moshi_stepper(SHAPE, "float32", 3, **given), 12)
     assert len(times_s["all"]) == 12
-    model = torch_peers._moshi(SHAPE, "float32", given.get("depth", False), given.get("shared", False))
+    model = stepper._moshi(SHAPE, "float32", given.get("depth", False), given.get("shared", False))
     layers = model.transformer.layers
     keys = SHAPE.kv_heads if given.get("shared") else SHAPE.heads
     attention = 2 * SHAPE.width**2 + 2 * SHAPE.width * SHAPE.width * keys // SHAPE.heads

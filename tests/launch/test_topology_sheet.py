@@ -5,28 +5,30 @@ import json
 import jax
 import pytest
 
-from launch import topology_sheet
+from launch import compile_ahead
 from mmduplex_jax.planning.ahead import get_topology
 from tests.launch.compilers import needs
 
+DOCS = compile_ahead.ROOT / "docs"
+
 
 def test_the_page_is_what_the_command_makes_of_its_file():
-    reports = json.loads((topology_sheet.DOCS / "topologies.json").read_text(encoding="utf-8"))
-    written = (topology_sheet.DOCS / "topologies.md").read_text(encoding="utf-8")
-    assert written == topology_sheet.page(reports), "rewrite it with `python -m launch.topology_sheet --render`"
+    reports = json.loads((DOCS / "topologies.json").read_text(encoding="utf-8"))
+    written = (DOCS / "topologies.md").read_text(encoding="utf-8")
+    assert written == compile_ahead.page(reports), "rewrite: python -m launch.compile_ahead --sheet=docs --render"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("case", topology_sheet.CASES, ids=lambda case: case.topology)
+@pytest.mark.parametrize("case", compile_ahead.CASES, ids=lambda case: case.topology)
 def test_duplex_300m_is_sharded_as_it_was(case):
     """Collectives and memory of the golden file; other versions of the compilers may choose otherwise."""
     needs("jax_plugins.xla_cuda13" if case.topology.startswith("h100") else "libtpu")
-    golden = json.loads((topology_sheet.DOCS / "topologies.json").read_text(encoding="utf-8"))[case.topology]
+    golden = json.loads((DOCS / "topologies.json").read_text(encoding="utf-8"))[case.topology]
     topology = get_topology(case.topology)
     if (topology.compiler, jax.__version__) != (golden["compiler"], golden["jax"]):
         pytest.skip(f"the golden file is of {golden['compiler']} and jax {golden['jax']}")
-    found = topology_sheet.compiled(case)
+    found = compile_ahead.compiled(case)
     for field in ("fits", "mesh", "hbm_bytes_by_kind", "collectives", "replicated_axes"):
         assert found[field] == golden[field], (
             f"{field}; meant? take {case.topology} out of docs/topologies.json, make anew"

@@ -122,9 +122,9 @@ def test_every_tensor_that_does_not_fit_is_named(params):
         portable.check(params, expected, "here against there")
     message = str(caught.value)
     assert "here against there: 3 tensors" in message
-    assert "missing: layer_1/mlp/up (4, 8)" in message
-    assert "unexpected: layer_0/mlp/bias (8,)" in message
-    assert "misshapen: embed/table is (7, 4), should be (9, 4)" in message
+    assert "missing: layer_1/mlp/up [4, 8]" in message
+    assert "unexpected: layer_0/mlp/bias [8]" in message
+    assert "misshapen: embed/table is [7, 4], should be [9, 4]" in message
     portable.check(params, params, "the same")
 
 
@@ -133,7 +133,7 @@ def test_a_tensor_list_that_differs_is_named(tmp_path, params):
     listed = json.loads((tmp_path / portable.METADATA_FILE).read_text())["tensors"]
     del listed["gate"]
     change_metadata(tmp_path, tensors={**listed, "layer_9/w": [3]})
-    with pytest.raises(portable.PortableError, match=r"missing: layer_9/w \(3,\)\n  unexpected: gate"):
+    with pytest.raises(portable.PortableError, match=r"missing: layer_9/w \[3\]\n  unexpected: gate"):
         portable.load(tmp_path)
 
 

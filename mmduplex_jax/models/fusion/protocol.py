@@ -92,9 +92,7 @@ class VideoStreamState(NamedTuple):
     """What `B` streams remember.
 
     Attributes:
-      video: the video stream's cache.
       projected: keys and values that the text attends to.
-      text: the text stream's cache.
     """
 
     video: KVCache

@@ -42,8 +42,6 @@ class PhraseResult(NamedTuple):
     """A phrase beside the event tokens of its clip: what a metric of stage `bflow` is given, one a phrase.
 
     Attributes:
-      key: of the record.
-      words: the phrase.
       fit: float32 `[X]`, how well it fits each window of the clip.
       right: bool `[X]`, which windows it is about.
     """
@@ -226,7 +224,6 @@ def right_windows(
     Args:
       centres_s: the middles of the windows' bags.
       phrases: what is said in the video; where the same is said twice, either time is right.
-      middles_s: of the phrases.
       reach_s: how far a bag reaches to either side.
     """
     near = np.abs(np.asarray(middles_s)[:, None] - centres_s) <= reach_s
@@ -299,7 +296,6 @@ def two_way(scores: Sequence[tuple[float, float]], kinds: Sequence[str]) -> dict
 
     Args:
       scores: of every event, as `direction_scores` gives them.
-      kinds: of the events.
 
     Returns:
       `accuracy` (None where there are no events), `chance`, `events`, and `by_kind`, of each kind.

@@ -90,7 +90,6 @@ def gather_bags(
       slot_valid: slots of which it is known what is said in them. A bag with one that is not known is not known itself.
       centre_step: of the bags; what lies outside the clip takes no part.
       reach_steps: to either side.
-      marks: ids that are no words.
     """
     at = jnp.arange(slots.shape[1], dtype=jnp.int32)
     begun = jax.lax.cummax(jnp.where(slots == marks.word_id, at, -1), axis=1)  # -1: its mark lies before the clip
@@ -133,7 +132,6 @@ class BagEncoder(nn.Module):
         """Embeds bags.
 
         Args:
-          ids: tokens.
           member: which of them are in each bag; an empty bag has the same vector as every other.
         """
         c = self.config
@@ -188,7 +186,6 @@ def compared_bags(bags: Bags, centre_step: Int[np.ndarray, "X"], apart_steps: in
     """Which event token (first two axes) is compared with which bag: its own, and those it is sure not to belong to.
 
     Args:
-      bags: of the batch.
       centre_step: of a clip's bags.
       apart_steps: the exclusion band: centres of one video that are nearer than this are not compared.
     """
@@ -221,7 +218,6 @@ def align(
       centre_step: of a clip's bags.
       apart_steps: see `compared_bags`.
       hard_negatives: one entry a kind.
-      scale: factor of the cosines.
     """
     batch, moments = bags.said.shape
     size = batch * moments

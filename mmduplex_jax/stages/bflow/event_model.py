@@ -43,12 +43,10 @@ class ReaderConfig:
     """How video tokens are read at a moment.
 
     Attributes:
-      width: of what is given out.
       queries: learned ones; what they find is joined.
       heads, head_width: of their attention.
       hidden: width of the MLP after it.
       window_steps: how far back they look.
-      rope_base: base of the rotary frequencies.
       dtype: compute dtype, "float32" or "bfloat16".
     """
 
@@ -382,7 +380,6 @@ class EventModelConfig:
       events: where event tokens stand and how they are read.
       words: how bags become vectors.
       align: what belongs together.
-      marks: ids that are no words.
       prediction: what is predicted of the picture.
     """
 
@@ -415,7 +412,6 @@ class Compared(NamedTuple):
       bag: `[B, X, F]`, of length 1.
       named: `[B, X, V]`, logits of the words that are said around each moment.
       predicted, seen: `[B, X, H, F]`, what is predicted and what there is; None where nothing is to be predicted.
-      scale: factor of the cosines.
     """
 
     tokens: Tokens

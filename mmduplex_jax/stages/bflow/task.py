@@ -53,7 +53,6 @@ class BFlowTask:
     """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
 
     Attributes:
-      config: the model.
       ticks: T, ticks of a clip.
       align_weight: of the contrastive loss.
       name_weight: of naming the words of a moment's bag, given its event token: what a small batch cannot teach by

@@ -81,8 +81,6 @@ def classify(
 
     Args:
       clips: embeddings of length 1, each of a clip around an event.
-      events: these events.
-      prompts: phrases.
       vectors: their embeddings, of length 1.
 
     Returns:
@@ -185,8 +183,6 @@ class PairResult(NamedTuple):
     """A pair through both towers: what a metric of stage `clip` is given, one a clip that has a text.
 
     Attributes:
-      key: of the record.
-      text: words.
       clip, words: float32 `[F]`, embeddings of length 1.
     """
 

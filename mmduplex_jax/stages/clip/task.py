@@ -77,8 +77,6 @@ def plain_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[Arr
 
     Args:
       kind: one of KINDS.
-      pairs: the batch.
-      scale: factor of the cosines.
       bias: added to the logits; the softmax is not changed by it.
     """
     own = jnp.eye(len(pairs.image), dtype=bool)
@@ -102,8 +100,6 @@ def chunked_loss(kind: str, pairs: Pairs, scale: Float[Array, ""], bias: Float[A
     Args:
       kind: one of KINDS.
       pairs: the whole batch; its size is a multiple of the devices along the batch axes.
-      scale: factor of the cosines.
-      bias: added to the logits.
       mesh: with the axes of `mmduplex_jax/sharding.py`.
     """
     ways = mesh.shape[BATCH_AXES[0]] * mesh.shape[BATCH_AXES[1]]
@@ -230,7 +226,6 @@ class ClipTask:
     """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
 
     Attributes:
-      config: the towers.
       time: what makes a clip of frames.
       loss_kind: "sigmoid" or "softmax".
       mean, std: an RGB channel, of pixels from 0 to 1.

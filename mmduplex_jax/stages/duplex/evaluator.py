@@ -1,6 +1,7 @@
 """How good is a model of stage `duplex`? It watches clips by itself and is scored on its words."""
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Mapping
@@ -39,10 +40,6 @@ class DuplexEvaluator:
         """Takes a model apart.
 
         Args:
-          task: of the stage.
-          config: of its training.
-          tokenizer: its words.
-          batch: clips decoded at a time.
           seed: of the control that talks at random.
           metrics: further ones, of `ClipResult`.
           tokenizer_control: what the video tokens hold, of `TOKEN_CONTROLS`.
@@ -65,31 +62,23 @@ class DuplexEvaluator:
         model = dataclasses.replace(task.config, token_control=tokenizer_control)
         self._clock = model.clock
         module = DualStream(model)
-        self._parts = (
-            LiveModel(model),
-            lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0],
-            tokenizer,
-            self._clock,
-            config.frame_px,
-            splitter_of,
+        forward = lambda params, frames, slots, delay: module.apply({"params": params}, frames, slots, delay)[0]
+        parts = (LiveModel(model), forward, tokenizer, self._clock, config.frame_px, splitter_of)
+        self._evaluation = functools.cache(
+            lambda batch: Evaluation(*parts, delay_steps=self._delay_steps, pad_bias=self._pad_bias, batch_size=batch)
         )
-        self._compiled: dict[int, Evaluation] = {}
 
     def run(self, params: PyTree, records: Iterable[Record], number: int) -> Report:
         """The report of `evals/report.py`, and what was asked for; see `mmduplex_jax.evals.evaluator.Evaluator`."""
         if self._control == "shuffled" and number < 2:
             raise ValueError("--tokenizer_control=shuffled takes another clip's tokens: --clips must be at least 2")
         batch = min(self._batch, number)
-        if batch not in self._compiled:
-            self._compiled[batch] = Evaluation(
-                *self._parts, delay_steps=self._delay_steps, pad_bias=self._pad_bias, batch_size=batch
-            )
         iterator = iter(records)
         first = list(itertools.islice(iterator, batch))
         _check_known(first)
         results, nll = [], []
         with tqdm(total=number, unit="clip", desc="evaluate", disable=None) as progress:
-            for found, part in self._compiled[batch].run(params, itertools.chain(first, iterator)):
+            for found, part in self._evaluation(batch).run(params, itertools.chain(first, iterator)):
                 results += found
                 nll.append(part)
                 progress.update(len(found))

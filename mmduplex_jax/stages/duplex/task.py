@@ -81,7 +81,6 @@ class DuplexTask:
     """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
 
     Attributes:
-      config: the model.
       ticks: T, ticks of a clip.
       delay_min, delay_max: the range of delays, in steps, that training draws from.
       pad_weight: weight of a PAD in the loss; a word's is 1.

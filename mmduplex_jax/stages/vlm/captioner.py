@@ -7,6 +7,7 @@ there is room for is always that.
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -93,7 +94,6 @@ def decode(
     """Writes captions; to be jitted by the caller.
 
     Args:
-      decoding: how.
       write: reads a token of every row and gives the logits of the next.
       gather_cache: `(memory, rows int32 [N]) -> memory` of these rows, which may repeat; for "beam".
       memory: what `write` goes on from.
@@ -267,7 +267,6 @@ class Caption(NamedTuple):
     """What is said about a clip.
 
     Attributes:
-      text: words.
       log_prob: of the text and its end by the model, in nats.
     """
 
@@ -297,10 +296,6 @@ class Captioner:
         """Takes a model apart; nothing is compiled yet.
 
         Args:
-          task: of stage `vlm`.
-          config: of its training.
-          tokenizer: its words.
-          decoding: how tokens are chosen.
           batch_size: clips captioned at a time; what is said of a clip does not depend on it.
           seed: of "sample".
           params: of the model, where `captions` is given none.
@@ -370,7 +365,6 @@ class Piece(NamedTuple):
     """A piece of a source.
 
     Attributes:
-      source: its file.
       start_s, end_s: where in it; both 0 for a picture.
       frames: uint8 `[T, H, W, 3]`.
     """
@@ -385,8 +379,6 @@ class Captioned(NamedTuple):
     """What is said about a piece.
 
     Attributes:
-      source, start_s, end_s: the piece.
-      text: its caption.
       log_prob: of the caption by the model, in nats.
     """
 
@@ -412,7 +404,6 @@ def pieces_of(
 
     Args:
       source: a file, or an address or a camera's number as `launch.commentate` takes them.
-      clock: of the model.
       frames: T, of a piece.
       num_ticks: of a piece.
       frame_px: H = W.
@@ -437,19 +428,15 @@ def pieces_of(
     number, begin, covered = 0, 0, 0
     with VideoReader(source, clock, frame_px, fit, trusted=True) as reader:
         still = reader.info.duration_s is None and not reader.info.live
-        ticks = reader.ticks()
-        while last is None or number < last:
-            try:
-                held.append(next(ticks).frame)
-            except StopIteration:
-                break
-            except VideoError as error:
-                broken = error
-                break
-            number += 1
-            if number == begin + num_ticks:
-                yield piece(begin, number, tuple(held))
-                begin, covered = begin + step, number
+        try:
+            for tick in itertools.islice(reader.ticks(), last):
+                held.append(tick.frame)
+                number += 1
+                if number == begin + num_ticks:
+                    yield piece(begin, number, tuple(held))
+                    begin, covered = begin + step, number
+        except VideoError as error:
+            broken = error
     if still and number == 1:
         yield piece(0, 1, tuple(held))._replace(end_s=0.0)
     elif number > max(begin, covered):
@@ -464,8 +451,6 @@ def caption_source(
     """Captions of a picture, or of a video's pieces.
 
     Args:
-      captioner: the model.
-      clock: of the model.
       source: see `pieces_of`.
       batch: pieces captioned at a time.
       first: how many pieces were captioned before: of "sample", chance is by the number of a piece.
@@ -475,24 +460,19 @@ def caption_source(
       VideoError: it is no video, or breaks; captions of what lies before the break come first.
     """
     waiting: list[Piece] = []
-    broken: VideoError | None = None
     pieces = pieces_of(
         source, clock, frames=captioner.frames, num_ticks=captioner.num_ticks, frame_px=captioner.frame_px, **cut
     )
-    while True:
-        try:
-            waiting.append(next(pieces))
-        except StopIteration:
-            break
-        except VideoError as error:
-            broken = error
-            break
-        if len(waiting) == batch:
-            yield from _said(captioner, waiting, first)
-            first, waiting = first + batch, []
+    try:
+        for piece in pieces:
+            waiting.append(piece)
+            if len(waiting) == batch:
+                yield from _said(captioner, waiting, first)
+                first, waiting = first + batch, []
+    except VideoError:
+        yield from _said(captioner, waiting, first)
+        raise
     yield from _said(captioner, waiting, first)
-    if broken is not None:
-        raise broken
 
 
 def _said(captioner: Captioner, pieces: Sequence[Piece], first: int) -> Iterator[Captioned]:

@@ -53,10 +53,6 @@ class VlmEvaluator:
         """Takes a model apart.
 
         Args:
-          task: of the stage.
-          config: of its training.
-          tokenizer: its words.
-          batch: clips captioned at a time.
           seed: of captions by chance.
           metrics: further ones, of `CaptionResult`.
           decoding: of `DECODING_FLAGS`.

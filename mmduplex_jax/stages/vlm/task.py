@@ -157,7 +157,6 @@ class VlmTask:
     """Loss and shapes of the stage (see `mmduplex_jax/train/task.py`).
 
     Attributes:
-      config: the model.
       mean, std: an RGB channel, of pixels from 0 to 1.
       loss_chunk: tokens of a caption whose logits are held at once; 0 for all.
     """

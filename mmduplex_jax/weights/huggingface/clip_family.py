@@ -24,12 +24,7 @@ from mmduplex_jax.weights.huggingface.reader import WeightsError
 FAMILIES = ("clip", "siglip", "siglip2")
 VISION_ANCHOR = "embeddings.patch_embedding.weight"
 TEXT_ANCHOR = "embeddings.token_embedding.weight"
-_ACTIVATIONS = {
-    "quick_gelu": "quick_gelu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
+_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 # What transformers takes where a config.json does not say; the published ones say little.
 _CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_hidden_layers": 12}
 _SIGLIP = {
@@ -99,11 +94,7 @@ def vision_config(family: str, given: Mapping[str, Any], projection: int = 0) ->
 def text_config(family: str, given: Mapping[str, Any], projection: int = 0) -> TextTowerConfig:
     """Our shape of a text tower; arguments and errors as of `vision_config`."""
     values = {**_TEXT[family], **{key: value for key, value in given.items() if value is not None}}
-    shape = {
-        "vocab_size": values["vocab_size"],
-        "length": values["max_position_embeddings"],
-        **_layers(values),
-    }
+    shape = {"vocab_size": values["vocab_size"], "length": values["max_position_embeddings"], **_layers(values)}
     if family != "clip":
         return TextTowerConfig(projection=values["projection_size"] or shape["width"], projection_bias=True, **shape)
     end = values["eos_token_id"]

@@ -81,7 +81,6 @@ class Going:
 
     Attributes:
       layout: which parameter is which tensor.
-      config_json: the `config.json`.
       tokenizer_json: of texts; None where there is none.
       preprocessing: of pictures; None where it is not known, or there are none.
       prefix: what the names of these parameters begin with among the training's.

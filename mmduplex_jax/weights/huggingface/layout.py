@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, Tensors, WeightsError
-from mmduplex_jax.weights.portable import flatten, unflatten
+from mmduplex_jax.weights.portable import flatten, misfits, unflatten
 
 _STORED_AS = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16), "float16": ("F16", np.float16)}
 
@@ -198,7 +198,6 @@ def theirs_expected(layout: Layout, expected: Mapping[str, Any]) -> dict[str, tu
     """Names and shapes of the tensors that a file for our parameters has, the optional ones included.
 
     Args:
-      layout: of the architecture.
       expected: nested (or flat, "a/b") dict of our shapes, or of things that have a `shape`.
 
     Raises:
@@ -235,17 +234,7 @@ def check_fits(files: Tensors, layout: Layout, expected: Mapping[str, Any]) -> N
     for entry in layout.entries:
         if entry.optional and not any(name in files for name in entry.their_names):
             may_lack.update(entry.their_names)
-    wrong = [f"missing: {name} {list(wanted[name])}" for name in wanted if name not in files and name not in may_lack]
-    wrong += [
-        f"unexpected: {name} {list(files.shape(name))}"
-        for name in files.names
-        if name not in wanted and not layout.ignores(name)
-    ]
-    wrong += [
-        f"misshapen: {name} is {list(files.shape(name))}, should be {list(shape)}"
-        for name, shape in wanted.items()
-        if name in files and files.shape(name) != shape
-    ]
+    wrong = misfits({name: files.shape(name) for name in files.names}, wanted, may_lack, layout.ignores)
     wrong += [
         f"no weight: {name} is {files.dtype(name)}, should be floating-point"
         for name in wanted
@@ -263,8 +252,6 @@ def iterate_params(files: Tensors, layout: Layout, expected: Mapping[str, Any]) 
     """Our parameters one after the other, `(path, float32 array)`; at most one entry's tensors are in memory.
 
     Args:
-      files: what is read.
-      layout: of the architecture.
       expected: our shapes (see `theirs_expected`).
 
     Raises:
@@ -308,7 +295,6 @@ def write_params(
 
     Args:
       params: nested (or flat, "a/b") dict of our parameters; those of optional entries may be absent.
-      layout: of the architecture.
       out_dir: made if it is not there; must not hold weights already.
       config_json: their config.
       dtype: how numbers are stored: "float32" (bit for bit), "bfloat16" or "float16" (rounded; weights that came from

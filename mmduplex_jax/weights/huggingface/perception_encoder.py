@@ -295,7 +295,8 @@ def native_json(config: VisionConfig | ContrastiveConfig) -> dict[str, Any]:
 
 def timm_json(config: VisionConfig) -> dict[str, Any]:
     """A `config.json` as timm has it: the published model of that patch that is nearest, and what differs from it."""
-    near = min(_TIMM, key=lambda name: (_VISION[_TIMM[name]][0] != config.patch_px, _distance(name, config)))
+    published = lambda name: _VISION[_TIMM[name]]
+    near = min(_TIMM, key=lambda n: (published(n)[0] != config.patch_px, abs(published(n)[1] - config.width)))
     image_px = square(config.image_px, "image_px")
     args = {
         "patch_size": config.patch_px,
@@ -325,7 +326,3 @@ def timm_json(config: VisionConfig) -> dict[str, Any]:
             "num_classes": config.projection,
         },
     }
-
-
-def _distance(name: str, config: VisionConfig) -> int:
-    return abs(_VISION[_TIMM[name]][1] - config.width)

@@ -87,9 +87,7 @@ class Stored(NamedTuple):
     """Where a tensor lies.
 
     Attributes:
-      file: the file.
       dtype: its name in the format, e.g. "BF16".
-      shape: its shape.
       begin: first byte in the file.
     """
 

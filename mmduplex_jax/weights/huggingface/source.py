@@ -29,6 +29,7 @@ from mmduplex_jax.weights.huggingface.reader import (
     refuse_pointers,
 )
 from mmduplex_jax.weights.notice import notice_of
+from mmduplex_jax.weights.portable import with_tuples
 
 # Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
 LAYOUT_VERSION = 1
@@ -43,10 +44,8 @@ class Source:
     """A directory, or a file, that can be imported: its tensors fit its config.
 
     Attributes:
-      files: the tensors.
       kind: one of `KINDS`.
       family: in whose names and arithmetic, e.g. "llama", "siglip", "yolox".
-      config: our shape.
       layout: which tensor is which parameter.
       shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
       their_config: the `config.json`; of a convolutional network its file's name and SHA-256.
@@ -193,7 +192,7 @@ def config_from_metadata(metadata: Mapping[str, Any]) -> Config:
             f"these are weights of kind {kind!r} in layout version {version}; this code reads "
             f"{', '.join(KINDS)} in version {LAYOUT_VERSION}: import them again with `python -m launch.import_weights`"
         )
-    values = _with_tuples(metadata["architecture"])
+    values = with_tuples(metadata["architecture"])
     if kind == "vision":
         return CONFIGS.get(metadata["family"], VisionConfig)(**values)
     if kind == "contrastive":
@@ -224,10 +223,3 @@ def boxed_shapes(config: Config) -> PyTree:
     else:
         inputs = (pictures(config.vision), tokens)
     return jax.eval_shape(module_of(config).init, jax.random.key(0), *inputs)["params"]
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON knows lists only; shapes hold tuples, which can be hashed."""
-    if isinstance(value, Mapping):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(_with_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -46,7 +46,6 @@ def architecture(config: Mapping[str, Any], files: Tensors) -> LanguageConfig:
     """Our shape of their `config.json`, unrolled and in float32.
 
     Args:
-      config: the `config.json`.
       files: the weights: they tell a base model, which has no head, from a whole one.
 
     Raises:
@@ -108,7 +107,6 @@ def config_json(config: LanguageConfig, max_positions: int = 2048) -> dict[str, 
     """A `config.json` with which transformers builds the same model.
 
     Args:
-      config: our shape.
       max_positions: what to say as `max_position_embeddings`; nothing is computed from it.
     """
     text = config.text
@@ -146,7 +144,6 @@ def layout(config: LanguageConfig, prefix: str = BASE_PREFIX) -> Layout:
     """Tensors of a language model: `embedding`, `text/…` as a `Stack` has it (scanned or not), and `head`.
 
     Args:
-      config: our shape.
       prefix: of their names, but for `lm_head.weight`.
     """
     stack = stack_layout(config.text).prefixed("text/", prefix)

@@ -32,7 +32,6 @@ class Architecture:
       kind: "vision" (`config` is a `VisionConfig`, the model a `VisionTower`) or "contrastive" (`ContrastiveConfig`,
         `Contrastive`).
       family: in whose names and arithmetic: one of `FAMILIES`.
-      config: our shape.
       vision_prefix, text_prefix: what their names of a tower start with.
       others: whether tensors beside the vision tower are there that are not read, as only that tower was asked for.
     """
@@ -151,7 +150,6 @@ def exported(config: VisionConfig | ContrastiveConfig, family: str | None = None
     """The architecture in which towers of ours go out, in the names that its own library writes.
 
     Args:
-      config: our shape.
       family: one of `FAMILIES`; where None the first that computes the same.
 
     Raises:
