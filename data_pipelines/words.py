@@ -106,11 +106,13 @@ def with_sentence_ends(words: Sequence[Word]) -> tuple[Word, ...]:
 
     Punctuation tells, unless it is an abbreviation's or the next word goes on in lower case (and not all words are in
     it). Where a transcript has none (recognised speech, many subtitles), a silence of a second does, and so does its
-    end.
+    end. Words of a source that says where sentences end stay as they are.
 
     Args:
       words: of a whole transcript, in order.
     """
+    if any(word.ends_sentence for word in words):
+        return tuple(words)
     cased = any(word.text[:1].isupper() for word in words)
     ends = [_closes(word.text, after.text if after else "", cased) for word, after in zip_longest(words, words[1:])]
     if not any(ends):

@@ -48,14 +48,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines.geometry import FITS
+from configs.data import narrated
 from data_pipelines.manifest import ShardError
+from data_pipelines.narrator.teacher import LiveTeacher
+from data_pipelines.sources.narrated import live_teacher
 from data_pipelines.video_source import VideoError
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
 from mmduplex_jax.evals.real_events import format_real_events
 from mmduplex_jax.pages.scores import real_events_page
-from mmduplex_jax.real_videos import REAL, SPLITS, evaluate_folder, watching_lines
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, watching_lines
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import load_trained
@@ -92,12 +94,21 @@ def evaluate_real(args: argparse.Namespace) -> None:
         raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
     trained = load_trained(args.checkpoint)
     own = stage_options(trained.config.stage, vars(args))
-    report = evaluate_folder(
-        trained, args.root, split=args.split, cameras=args.cameras, fit=args.fit, seed=args.seed, **own
-    )
+    own |= {name: getattr(args, name) for name in ("split", "cameras", "fit", "seed")}
+    controls = {} if args.teacher is None else {"teacher, live": teacher_of(args.teacher)}
+    report = evaluate_folder(trained, args.root, controls=controls, **own)
     if args.page is not None:
         real_events_page(report).save(args.page)
     show(args, report, [format_real_events(report), "", *watching_lines(report)])
+
+
+def teacher_of(name: str) -> LiveTeacher:
+    """The teacher of a configuration, or of a detector's file with the values of `configs/data/narrated.py`."""
+    if name.endswith(".py"):
+        return live_teacher(load_config(name).to_dict())
+    config = narrated.get_config()
+    config.detector.file = name
+    return live_teacher(config.to_dict())
 
 
 def show(args: argparse.Namespace, report: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -116,17 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
     data = "new clips of the built-in world, labelled real videos, or prepared shards (default: world)"
     add("--data", default=WORLD, metavar="world|real|DIR", help=data)
-    real = flags.add_argument_group("of --data=real").add_argument
-    real("--root", metavar="DIR", help="the folder with clips.jsonl and the videos that it labels")
-    real("--cameras", default="", metavar="REGEX", help="only cameras whose whole name matches")
-    real("--split", choices=SPLITS, default="all", help="cameras that training held back, or has seen (default: all)")
-    real("--fit", choices=FITS, help="of a wide picture: its centre, or all of it between bars (default: as usual)")
-    real("--page", metavar="FILE.html", help="also write a page with every label beside what was said")
     add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
     add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
     add("--batch", type=int, default=BATCH, help="clips decoded at a time (default: %(default)s)")
     add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
+    add_real_flags(flags)
     add_stage_flags(flags)
     add_json_flag(flags)
     return run_main(flags, argv, evaluate, {OSError: 1, ValueError: 1, ShardError: 1, VideoError: 1})

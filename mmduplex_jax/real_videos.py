@@ -4,6 +4,7 @@ The words are those of a live stream over the whole video, as `launch.commentate
 what the model said of another camera's video, and whatever else watches the videos live (`LiveControl`: a teacher).
 """
 
+import argparse
 import itertools
 import os
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.decode import Tick, VideoReader
+from data_pipelines.geometry import FITS
 from data_pipelines.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, commentator_of, recording
@@ -58,6 +60,20 @@ class Watched(NamedTuple):
     said: list[Phrase]
     busy_s: float
     gflop: float | None
+
+
+def add_real_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `launch.evaluate --data=real`."""
+    real = parser.add_argument_group("of --data=real").add_argument
+    real("--root", metavar="DIR", help="the folder with clips.jsonl and the videos that it labels")
+    real("--cameras", default="", metavar="REGEX", help="only cameras whose whole name matches")
+    real("--split", choices=SPLITS, default="all", help="cameras that training held back, or has seen (default: all)")
+    real("--fit", choices=FITS, help="of a wide picture: its centre, or all of it between bars (default: as usual)")
+    teacher = (
+        "also run this detector live, with a tracker and rules, as a control: a YOLOX, or a configs/data/narrated.py"
+    )
+    real("--teacher", metavar="FILE.onnx|CONFIG.py", help=teacher)
+    real("--page", metavar="FILE.html", help="also write a page with every label beside what was said")
 
 
 def choose_cameras(videos: LabelledVideos, split: str, held_cameras: str, cameras: str) -> LabelledVideos:

@@ -10,9 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from data_pipelines.labelled_videos import read_labelled_videos
+from data_pipelines.narrator.teacher import LivePhrase
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, Delays
-from mmduplex_jax.evals.real_events import LiveControl, TimedPhrase
+from mmduplex_jax.evals.real_events import LiveControl
 from mmduplex_jax.pages.scores import real_events_page
 from mmduplex_jax.real_videos import choose_cameras, evaluate_on_real, held_cameras_of, watching_lines
 from tests.streaming.scripted_stream import FRAME_PX, TOKENIZER, ScriptedLive, script
@@ -66,14 +67,14 @@ class Teacher:
     def __init__(self, text: str, t_s: float):
         self.text, self.t_s, self.gflop, self.times_s = text, t_s, 0.0, [0.0]
 
-    def __call__(self, frames: Iterable[np.ndarray], times_s: Iterable[float]) -> list[TimedPhrase]:
+    def __call__(self, frames: Iterable[np.ndarray], times_s: Iterable[float]) -> list[LivePhrase]:
         self.times_s = []
         for frame, t_s in zip(frames, times_s, strict=True):
             assert frame.shape == (64, 64, 3)
             assert frame.dtype == np.uint8
             self.times_s.append(t_s)
             self.gflop += 0.5
-        return [TimedPhrase(self.text, self.t_s)]
+        return [LivePhrase(self.text, self.t_s)]
 
 
 def test_a_model_beside_its_controls(folder, model):

@@ -23,7 +23,15 @@ from data_pipelines.labelled_videos import LABELS_NAME, camera_of_videos
 from data_pipelines.narrator.detector import Detector
 from data_pipelines.narrator.events import EventSettings
 from data_pipelines.narrator.motion import MotionSettings
-from data_pipelines.narrator.teacher import Narration, TeacherSettings, classes_with, event_of, narrate, say
+from data_pipelines.narrator.teacher import (
+    LiveTeacher,
+    Narration,
+    TeacherSettings,
+    classes_with,
+    event_of,
+    narrate,
+    say,
+)
 from data_pipelines.narrator.tracks import TrackSettings
 from data_pipelines.schema import Event, Record
 from data_pipelines.sources import Item, Noted, Rejected, Unit, causes
@@ -258,6 +266,20 @@ def read_discarded(file: Path) -> frozenset[str]:
         return frozenset()
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def live_teacher(config: Mapping[str, Any]) -> LiveTeacher:
+    """The teacher of a configuration, run live: it looks no further ahead than what it has been shown.
+
+    Args:
+      config: of the source; only `detector`, `teacher` and `say` count.
+
+    Raises:
+      ValueError: a value is unknown, or something is not installed.
+      OSError: a file of the detector cannot be read.
+    """
+    narrator = _narrator_of(config)
+    return LiveTeacher(narrator.make_detector(), dataclasses.replace(narrator.teacher, look_ahead=False))
 
 
 def _narrator_of(config: Mapping[str, Any]) -> Narrator:

@@ -73,11 +73,16 @@ class LabelledClip:
     camera: str = ""
 
 
-class TimedPhrase(NamedTuple):
-    """What a control says: a whole phrase, and when it begins to be said, in the video's seconds."""
+class TimedPhrase(Protocol):
+    """What a control says: `data_pipelines.narrator.teacher.LivePhrase` has it."""
 
-    text: str
-    t_s: float
+    @property
+    def text(self) -> str:
+        """A whole phrase."""
+
+    @property
+    def t_s(self) -> float:
+        """When it begins to be said, in the video's seconds."""
 
 
 class LiveControl(Protocol):

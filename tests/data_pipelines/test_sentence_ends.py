@@ -47,6 +47,9 @@ def test_where_there_is_no_punctuation_a_second_of_silence_does():
     punctuated = [*words[:1], dataclasses.replace(words[1], text="then."), *words[2:]]  # and "we" in lower case
     assert [word.ends_sentence for word in with_sentence_ends(punctuated)] == [False, True, False, False, False]
     assert with_sentence_ends([]) == ()
+    # What a source knows (a teacher that narrates) is not guessed again.
+    known = tuple(dataclasses.replace(word, ends_sentence=word.text == "so") for word in words)
+    assert with_sentence_ends(known) == known
 
 
 def test_a_subtitle_line_ends_a_sentence_only_where_it_is_closed():

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.data import narrated
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
 from data_pipelines.sources.world import WorldSource
@@ -11,6 +12,7 @@ from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from launch import evaluate
 from mmduplex_jax.evals.clips import shard_records, world_records
+from tests.data_pipelines.narrator.red_car import needs_norfair, write_drive
 
 KEYS = {
     "f1", "precision", "recall", "latency_p50_s", "latency_p95_s", "false_alarms_per_quiet_minute", "word_nll",
@@ -104,6 +106,33 @@ def test_a_model_on_labelled_videos(portable_dir, tmp_path, capsys):
     for flag, said in (("--split=held", "held_cameras"), ("--cameras=b", "leaves none"), ("--root=", "--root")):
         assert evaluate.main([*flags, flag]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_a_teacher_runs_beside_the_model(portable_dir, tmp_path):
+    needs_norfair()
+    write_drive(tmp_path / "drive.mp4")
+    labels = [{"t_s": 1.3, "kind": "enters", "class": "car", "side": "left", "colour": "red"}]
+    line = {"file": "drive.mp4", "checked": True, "events": labels}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    config = (
+        Path(narrated.__file__)
+        .read_text(encoding="utf-8")
+        .replace("data_pipelines.narrator.detector:yolox", "tests.data_pipelines.narrator.red_car:red_detector")
+    )
+    (tmp_path / "teacher.py").write_text(config, encoding="utf-8")
+    flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--pad_bias=1e4")
+    report = run(tmp_path, *flags, f"--teacher={tmp_path / 'teacher.py'}")
+    assert (report["f1"], report["phrases"]) == (0.0, 0)
+    teacher = report["controls"]["teacher, live"]
+    assert teacher["recall"] == 1
+    assert 0 < teacher["latency_p50_s"] < 2
+    assert report["watching"]["teacher, live"]["gflop_per_s"] == pytest.approx(2.0 * 6.25, rel=0.1)
+
+
+def test_a_teacher_that_is_not_there_is_said(portable_dir, tmp_path, capsys):
+    flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--teacher=gone.onnx")
+    assert evaluate.main(list(flags)) == 1
+    assert "gone.onnx" in capsys.readouterr().err
 
 
 def test_another_clock_is_refused(portable_dir, tmp_path, capsys):
