@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_said(portable_dir, tmp_path, capsys, flags, said):
     flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
     assert evaluate.main([f"--checkpoint={portable_dir}", *flags]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("launch.evaluate: ")
+    assert error.startswith("evaluate: ")
     assert said in error
 
 
