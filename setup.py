@@ -73,7 +73,7 @@ EXTRAS_REQUIRE = {
         "sentencepiece>=0.2",
     ],
     # `configs/data/narrated.py`: a detector and a tracker that make words for videos that have none.
-    "teacher": ["onnxruntime>=1.22", "norfair-enough>=2.4"],
+    "teacher": ["onnx>=1.19", "onnxruntime>=1.22", "norfair-enough>=2.4"],
     "dev": [
         *CAPTIONS,
         *LIVE,

@@ -34,7 +34,6 @@ def get_config() -> ConfigDict:
             "labels": "",
             "score_min": 0.1,  # weak boxes carry a track on; they begin none
             "iou_max": 0.5,
-            "gflop": 1.08,  # of YOLOX-Nano at 416 px, by its authors (https://github.com/Megvii-BaseDetection/YOLOX)
         }
     )
     # When something counts as an event: fields of `MotionSettings`, `TrackSettings` and `EventSettings` in

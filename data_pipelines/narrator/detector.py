@@ -1,6 +1,8 @@
 """Detectors: a picture to boxes with a score for each class. YOLOX from an ONNX file; others by the same interface."""
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +139,6 @@ class YoloxDetector:
 
     Attributes:
       labels: the classes.
-      gflop: as the caller gave it.
     """
 
     def __init__(
@@ -147,7 +148,6 @@ class YoloxDetector:
         *,
         score_min: float = 0.1,
         iou_max: float = 0.5,
-        gflop: float | None = None,
         threads: int = 1,
     ):
         """Loads the model.
@@ -157,14 +157,13 @@ class YoloxDetector:
           labels: the classes, in the order of the head.
           score_min: weaker detections are left out.
           iou_max: of two boxes that overlap more, the weaker one is left out.
-          gflop: of a picture.
           threads: that run it.
 
         Raises:
           ValueError: the file is no ONNX model, has other inputs or outputs, or another number of classes.
           ImportError: onnxruntime is not installed.
         """
-        self.labels, self.gflop = tuple(labels), gflop
+        self.labels, self._file = tuple(labels), file
         self._score_min, self._iou_max = score_min, iou_max
         self._session = _onnx_session(file, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -178,6 +177,11 @@ class YoloxDetector:
         if isinstance(classes, int) and classes != 5 + len(labels):
             raise ValueError(f"{file}: the model has {classes - 5} classes, and {len(labels)} labels were given")
 
+    @functools.cached_property
+    def gflop(self) -> float:
+        """Of the convolutions and matrix products of a picture, counted in the model; ImportError without `onnx`."""
+        return gflop_of(self._file)
+
     def __call__(self, picture: np.ndarray) -> Detections:
         fitted = letterbox(picture, self._height_px, self._width_px)
         pixels = np.ascontiguousarray(fitted.image[:, :, ::-1].transpose(2, 0, 1)[None], np.float32)
@@ -190,18 +194,17 @@ class YoloxDetector:
 
 
 def yolox(config: Mapping[str, Any]) -> YoloxDetector:
-    """The detector of a configuration: `file`, `labels` (a file, "" for COCO's), `score_min`, `iou_max`, `gflop`.
+    """The detector of a configuration: `file`, `labels` (a file, "" for COCO's), `score_min`, `iou_max`.
 
     Raises:
       ValueError: a value is missing, or no model of these classes.
       OSError: the labels cannot be read.
+      ImportError: onnxruntime is not installed.
     """
     if not config["file"]:
         raise ValueError("give the detector as --config.detector.file=FILE.onnx, a YOLOX with a raw head")
     labels = read_labels(config["labels"]) if config["labels"] else COCO_CLASSES
-    return YoloxDetector(
-        config["file"], labels, score_min=config["score_min"], iou_max=config["iou_max"], gflop=config["gflop"]
-    )
+    return YoloxDetector(config["file"], labels, score_min=config["score_min"], iou_max=config["iou_max"])
 
 
 def read_labels(file: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -215,6 +218,34 @@ def read_labels(file: str | os.PathLike[str]) -> tuple[str, ...]:
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"{file}: a list of labels has one class a line, each once; this has {len(labels)} lines")
     return labels
+
+
+def gflop_of(file: str | os.PathLike[str]) -> float:
+    """Operations of an ONNX model's convolutions and matrix products, in billions; a multiply-add is two.
+
+    Raises:
+      ImportError: `onnx` is not installed.
+      ValueError: a shape in it is not fixed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f"counting the operations of an ONNX file needs onnx: {_INSTALL}") from error
+    graph = onnx.shape_inference.infer_shapes(onnx.load(os.fspath(file))).graph
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    for one in (*graph.input, *graph.value_info, *graph.output):
+        shapes[one.name] = tuple(axis.dim_value for axis in one.type.tensor_type.shape.dim)
+    operations = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "MatMul", "Gemm"):
+            continue
+        weights, result = shapes.get(node.input[1], (0,)), shapes.get(node.output[0], (0,))
+        if 0 in (*weights, *result):
+            raise ValueError(f"{file}: {node.op_type} {node.name!r} has no fixed shape, so nobody can count it")
+        # A value of the result is a sum over a kernel, or over the inner axis of a product.
+        summed = math.prod(weights[1:]) if node.op_type == "Conv" else shapes[node.input[0]][-1]
+        operations += 2 * math.prod(result) * summed
+    return operations / 1e9
 
 
 def _onnx_session(file: str | os.PathLike[str], threads: int) -> Any:

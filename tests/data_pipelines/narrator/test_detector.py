@@ -5,6 +5,7 @@ from data_pipelines.narrator.detector import (
     Detections,
     YoloxDetector,
     decode_yolox,
+    gflop_of,
     iou,
     letterbox,
     read_labels,
@@ -99,3 +100,22 @@ def test_real_detector_on_a_real_picture(shared_dir):
     assert (boxes >= 0).all()
     assert (boxes[:, 2] <= width).all()
     assert (boxes[:, 3] <= height).all()
+
+
+def test_operations_of_a_model(tmp_path):
+    """A convolution with 3x3 kernels from 3 to 8 channels over 16x16 places, and a depthwise one."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra `teacher`")
+    from onnx import TensorProto, helper
+
+    def weights(name, *shape):
+        return helper.make_tensor(name, TensorProto.FLOAT, shape, np.zeros(shape).ravel())
+
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["y"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("Conv", ["y", "b"], ["z"], pads=[1, 1, 1, 1], kernel_shape=[3, 3], group=8),
+    ]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 8, 16, 16])
+    graph = helper.make_graph(nodes, "two", [image], [result], [weights("a", 8, 3, 3, 3), weights("b", 8, 1, 3, 3)])
+    onnx.save(helper.make_model(graph), tmp_path / "two.onnx")
+    assert gflop_of(tmp_path / "two.onnx") == 2 * 16 * 16 * 8 * (27 + 9) / 1e9
