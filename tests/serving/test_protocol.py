@@ -15,6 +15,8 @@ from mmduplex_jax.serving.protocol import (
     ProtocolError,
     Resume,
     StreamConfig,
+    Word,
+    event_reply,
     frame_bytes,
     parse_frame,
     parse_text,
@@ -177,3 +179,11 @@ def test_a_header_that_is_wrong_is_named(header: tuple[int, ...], said: str):
 def test_a_frame_that_has_no_header_is_refused(codec: str, t_s: float):
     with pytest.raises(ValueError, match=r"unknown|time must be"):
         frame_bytes(Frame(0, t_s, codec, True, b"picture"))
+
+
+def test_a_word_says_whether_a_sentence_ends_with_it_where_that_is_known():
+    assert event_reply(Word(1, "red", 1.0, 1.5)) == {
+        "type": "word", "seq": 1, "text": "red", "t_video_s": 1.0, "t_emit_s": 1.5
+    }  # fmt: skip
+    for ends in (False, True):
+        assert event_reply(Word(2, "circle", 1.0, 1.5, ends))["ends_sentence"] is ends

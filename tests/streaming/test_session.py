@@ -10,7 +10,7 @@ from mmduplex_jax.streaming.pool import Session
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 from tests import tiny
-from tests.streaming.scripted_stream import FRAME_PX, script, session
+from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script, session
 
 TICKS = 40
 
@@ -61,3 +61,20 @@ def test_frames_of_another_shape_are_refused():
     stream = session(script({}, 4))
     with pytest.raises(ValueError, match=r"uint8 \[32, 32, 3\], got uint8 \[16, 16, 3\]"):
         stream.tick(0.0, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_sentence_ends_reach_whoever_listens():
+    """The same words at the same times as without, each with whether a sentence ends with it."""
+    ended = TOKENIZER.with_sentence_ends()
+    slots = script({3: "red", 5: "circle", 9: "left"}, 24)
+    with_ends = slots.copy()
+    with_ends[[7, 11]] = ended.end_id
+    words = []
+    for tokenizer, said in ((TOKENIZER, slots), (ended, with_ends)):
+        stream = Session(ScriptedLive(said), {}, tokenizer, CLOCK, FRAME_PX, delay_steps=2)
+        frame = np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8)
+        ticks = [stream.tick(CLOCK.tick_time_s(k), frame).words for k in range(12)]
+        words.append([word for tick in ticks for word in tick] + stream.finish())
+    assert [word[:3] for word in words[1]] == [word[:3] for word in words[0]]
+    assert [(word.text, word.ends_sentence) for word in words[1]] == [("red", False), ("circle", True), ("left", True)]
+    assert all(word.ends_sentence is None for word in words[0])
