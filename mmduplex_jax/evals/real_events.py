@@ -304,7 +304,8 @@ def _rows(
             "events": sum(score.events for score in scores),
             "phrases": sum(score.phrases for score in scores),
         }
-    return dict(sorted(rows.items(), key=lambda item: item[1]["events"], reverse=True))
+    counted = {row: scores for row, scores in rows.items() if scores["events"] or scores["phrases"]}
+    return dict(sorted(counted.items(), key=lambda item: item[1]["events"], reverse=True))
 
 
 def _class_rows(read: Sequence[_Read]) -> dict[str, dict[str, Any]]:
