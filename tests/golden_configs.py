@@ -26,6 +26,7 @@ CONFIGS = (
     "duplex_300m",
     "duplex_clip_llm",
     "duplex_clip_llm:clip",
+    "duplex_smollm2",
     "memory_quickstart",
     "quickstart",
     "shipped",

@@ -9,7 +9,15 @@ import pytest
 from tests.golden_configs import CONFIGS, GOLDEN, golden_path, resolved
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "configs"
-FULL_SIZE = ("bflow_75m", "bflow_events_75m", "clip_s16", "duplex_300m", "duplex_clip_llm", "vlm_single_token")
+FULL_SIZE = (
+    "bflow_75m",
+    "bflow_events_75m",
+    "clip_s16",
+    "duplex_300m",
+    "duplex_clip_llm",
+    "duplex_smollm2",
+    "vlm_single_token",
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
