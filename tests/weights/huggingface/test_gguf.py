@@ -1,5 +1,6 @@
 """GGUF files as Hugging Face directories: names, rows, fields; whole files where the package `gguf` is installed."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from launch import import_weights
 from mmduplex_jax.layers.rotary import stretched
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
+from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.checkpoint import read_weights
 from mmduplex_jax.weights.huggingface import gguf, text
 from mmduplex_jax.weights.huggingface.layout import read_params
@@ -17,6 +19,7 @@ from mmduplex_jax.weights.huggingface.reader import WeightsError
 from mmduplex_jax.weights.huggingface.source import config_from_metadata, open_source
 from mmduplex_jax.weights.portable import flatten
 from tests.launch.imported import random_arrays
+from tests.weights.huggingface import llama_family
 
 LLAMA = LanguageConfig(
     StackConfig(width=64, layers=2, heads=4, kv_heads=2, head_width=16, hidden=96, rope_base=50_000.0), 70, "tied"
@@ -175,6 +178,16 @@ def test_a_file_is_imported(tmp_path, capsys):
     (tmp_path / "small.gguf").write_bytes((tmp_path / "small.gguf").read_bytes()[:900])
     with pytest.raises(WeightsError, match="is no whole GGUF file"):
         open_source(tmp_path / "small.gguf")
+
+
+def test_transformers_reads_the_same_out_of_a_file(tmp_path):
+    llama_family.libraries()
+    for package in ("gguf", "accelerate"):
+        pytest.importorskip(package, reason="transformers reads GGUF files with the packages gguf and accelerate")
+    write(importlib.import_module("gguf"), tmp_path / "small.gguf", LLAMA, random_arrays(LLAMA))
+    import_weights.import_weights(open_source(tmp_path), tmp_path / "ours")
+    report = verify.verify(tmp_path, tmp_path / "ours", tolerance=1e-5)
+    assert report["passed"], report
 
 
 def test_all_k_quants_are_dequantised():
