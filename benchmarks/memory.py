@@ -64,11 +64,7 @@ class Question(NamedTuple):
 
 
 def duplex_of(trained: Trained) -> DuplexTask:
-    """The stage of a checkpoint.
-
-    Raises:
-      ValueError: it is another than `duplex`.
-    """
+    """The stage of a checkpoint (ValueError: it is another than `duplex`)."""
     if not isinstance(trained.task, DuplexTask):
         raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}: give a training of stage 'duplex'")
     return trained.task

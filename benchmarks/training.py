@@ -393,11 +393,7 @@ def stepping(name: str, compiled: Any, held: list[Any], batch: Any) -> Arm:
 
 
 def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int, steps: int) -> list[dict[str, Any]]:
-    """Rows of the table: ours, and PyTorch's.
-
-    Raises:
-      LossMismatch: their first losses differ.
-    """
+    """Rows of the table: ours, and PyTorch's (LossMismatch: their first losses differ)."""
     import torch
 
     from benchmarks import torch_training

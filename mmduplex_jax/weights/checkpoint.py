@@ -436,11 +436,7 @@ def is_weights(folder: str | Path) -> bool:
 
 
 def read_weights_metadata(folder: str | Path) -> dict[str, Any]:
-    """The metadata that `write_weights` was given.
-
-    Raises:
-      FileNotFoundError: the folder holds no imported weights.
-    """
+    """The metadata that `write_weights` was given (FileNotFoundError: the folder holds no imported weights)."""
     folder = Path(folder).absolute()
     if not is_weights(folder):
         raise FileNotFoundError(

@@ -44,11 +44,7 @@ def answers_of(event: Event) -> dict[str, str]:
 
 
 def world_prompts(look: str) -> list[Prompt]:
-    """Every phrase that the commentator of a look may say.
-
-    Raises:
-      ValueError: the look is unknown.
-    """
+    """Every phrase that the commentator of a look may say (ValueError: the look is unknown)."""
     dynamics = WorldConfig(look=look).dynamics
     subjects = [f"{colour} {shape}" for colour in dynamics.colours for shape in dynamics.shapes]
     prompts = []
