@@ -159,7 +159,7 @@ class StreamsTask(Trained):
         integers = {name: batch[name].astype(np.int64) for name in ("slots", "target", "delay")}
         return batch | integers | {
             "video_mask": video_mask, "cross_mask": cross_mask, "video_phase": np.asarray(phases(c.video, at)),
-            "seen_phase": np.asarray(phases(c.text, at)), "text_phase": np.asarray(phases(c.text, steps)),
+            "cross_phase": np.asarray(phases(c.text, at)), "text_phase": np.asarray(phases(c.text, steps)),
         }  # fmt: skip
 
 
