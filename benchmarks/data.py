@@ -105,15 +105,15 @@ def torchcodec(path: Path, clock: Clock, frame_px: int) -> np.ndarray:
     from torchcodec.transforms import CenterCrop, Resize
 
     torch.set_num_threads(1)
-    seen = VideoDecoder(str(path), seek_mode="approximate").metadata
-    width, height = _cover(seen.width, seen.height, frame_px)
+    facts = VideoDecoder(str(path), seek_mode="approximate").metadata
+    width, height = _cover(facts.width, facts.height, frame_px)
     decoder = VideoDecoder(
         str(path),
         dimension_order="NHWC",
         seek_mode="approximate",
         transforms=[Resize((height, width)), CenterCrop((frame_px, frame_px))],
     )
-    begin_s, end_s = seen.begin_stream_seconds, seen.end_stream_seconds
+    begin_s, end_s = facts.begin_stream_seconds, facts.end_stream_seconds
     times_s = [begin_s + clock.tick_time_s(tick) for tick in range(clock.ticks_in(end_s - begin_s))]
     return decoder.get_frames_played_at(times_s).data.numpy()
 

@@ -41,13 +41,13 @@ from mmduplex_jax.commentator import Delays
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
 from mmduplex_jax.serving.protocol import (
     Change,
     Frame,
     Hello,
+    Limits,
     Order,
     ProtocolError,
     frame_bytes,
@@ -168,7 +168,7 @@ class MemoryWire:
         self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.gone = False
         self.closed: int | None = None
 
@@ -191,7 +191,7 @@ class MemoryWire:
         await self.flowing.wait()
         if self.gone:
             raise WireGone("dropped")
-        self.heard.append(json.loads(text))
+        self.received.append(json.loads(text))
 
     async def close(self, code: int, reason: str) -> None:
         assert self.closed is None, "closed twice"
@@ -313,7 +313,7 @@ class Program:
             client.wire.flowing.set()
             client.wire.put(json.dumps({"type": "end"}))
             client.wire.put(json.dumps({"type": "end"}))
-            if client.hello is None and not client.wire.heard:
+            if client.hello is None and not client.wire.received:
                 client.wire.drop()
 
     async def _settle(self, client: _Client) -> None:
@@ -323,7 +323,7 @@ class Program:
             return
         await task
         assert wire.closed is not None, "the wire was left open"
-        for number, said in enumerate(wire.heard):
+        for number, said in enumerate(wire.received):
             assert said["type"] in TYPES, said
             match said:
                 case {"type": "hello"}:
@@ -335,13 +335,13 @@ class Program:
                 case {"type": "error"}:
                     assert said["code"] != "internal", said
                 case {"type": "bye"}:
-                    assert number == len(wire.heard) - 1, "something came after the bye"
+                    assert number == len(wire.received) - 1, "something came after the bye"
                     assert said["reason"] not in ("internal", "too_slow"), said
                     if said["reason"] != "superseded":
                         assert said["seq"] == len(client.words), (said, len(client.words))
         if client.session is not None:
-            told = [word.text for word in client.session.words.after(0)]
-            assert client.words == told[: len(client.words)]
+            said = [word.text for word in client.session.words.after(0)]
+            assert client.words == said[: len(client.words)]
 
 
 def run_program(pool: StreamPool, acts: Sequence[Act]) -> None:

@@ -36,7 +36,7 @@ from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.word_decoder import decode_words
 
-# Clips that no training has seen have seeds of their own.
+# Clips that no training has frames have seeds of their own.
 _SEED = 7001
 # Of every stream, on the device at once.
 _PART_S = 60.0
@@ -44,7 +44,7 @@ _PART_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What is to be seen and said in one stream: uint8 `[T, H, W, 3]`, and the commentator's words and events."""
+    """What is to be frames and said in one stream: uint8 `[T, H, W, 3]`, and the commentator's words and events."""
 
     frames: np.ndarray
     words: tuple[TimedText, ...]
@@ -87,7 +87,7 @@ def free_run(
     uncapped = jnp.full(batch, UNCAPPED, jnp.int32)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def run(params: PyTree, state: PyTree, seen: UInt8[Array, "T B H W 3"]) -> tuple[PyTree, Int32[Array, "S B"]]:
+    def run(params: PyTree, state: PyTree, frames: UInt8[Array, "T B H W 3"]) -> tuple[PyTree, Int32[Array, "S B"]]:
         def tick(state: PyTree, frame: Array) -> tuple[PyTree, Array]:
             def step(state: PyTree, _: None) -> tuple[PyTree, Array]:
                 state, output = live.live_step(params, state, frame, *settings, cap=uncapped)
@@ -95,7 +95,7 @@ def free_run(
 
             return jax.lax.scan(step, state, None, length=stride)
 
-        state, tokens = jax.lax.scan(tick, state, seen)
+        state, tokens = jax.lax.scan(tick, state, frames)
         return state, rearrange(tokens, "ticks stride b -> (ticks stride) b")
 
     begin = jax.jit(lambda params: live.init_state(params, batch))

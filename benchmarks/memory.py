@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import Trained, load_trained
 
 # What is lively of a stream; the silence comes on top.
@@ -61,17 +62,6 @@ class Question(NamedTuple):
     @property
     def right(self) -> bool:
         return (self.margin > 0) == (self.away_s is not None)
-
-
-def duplex_of(trained: Trained) -> DuplexTask:
-    """The stage of a checkpoint.
-
-    Raises:
-      ValueError: it is another than `duplex`.
-    """
-    if not isinstance(trained.task, DuplexTask):
-        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}: give a training of stage 'duplex'")
-    return trained.task
 
 
 def world_of(config: Any, silence_s: float) -> WorldConfig:
@@ -184,9 +174,9 @@ def questions(
     trained: Trained, silence_s: float, streams: int, batch: int, seed: int, controls: Sequence[str]
 ) -> dict[str, list[Question]]:
     """What the model answers on `streams` streams with a silence, by control (`memory`, `emptied`)."""
-    world = world_of(trained.config, silence_s)
+    world, task = world_of(trained.config, silence_s), cast(DuplexTask, trained.task)
     clock, delay_steps = world.clock, int(trained.config.delay.eval)
-    live = LiveModel(duplex_of(trained).config)
+    live = LiveModel(task.config)
     example = Event(0.0, "enters", "red circle", "left")
     two = zip(phrase(dataclasses.replace(example, kind=RETURNS)), phrase(example), strict=False)
     back, enters = next((one, other) for one, other in two if one != other)
@@ -211,10 +201,10 @@ def questions(
                 states[control], margin = watch(trained.params, states[control], frames, piece, delay)
                 margins[control].append(np.asarray(margin))
         for control in controls:
-            seen = np.concatenate(margins[control], axis=1)
+            of_steps = np.concatenate(margins[control], axis=1)
             for row, one in enumerate(asked):
                 for step, away_s, after in zip(one.steps, one.away_s, one.after, strict=True):
-                    margin = float(seen[row, step + delay_steps])
+                    margin = float(of_steps[row, step + delay_steps])
                     found[control].append(Question(first + row, away_s, after, margin))
     return found
 
@@ -276,8 +266,10 @@ def work(args: argparse.Namespace) -> None:
     if args.streams < 1 or args.batch < 1 or args.streams % args.batch or min(silences_s) < 0:
         raise ValueError("--streams must be a multiple of --batch, both positive, and no silence negative")
     trained = load_trained(args.checkpoint)
-    model = duplex_of(trained).config
-    memory = model.memory
+    if find_stage(trained.config.stage).OUTPUT != "commentary":
+        raise ValueError(f"{trained.folder} is of stage {trained.config.stage!r}: give a training of stage 'duplex'")
+    task: Any = trained.task
+    model, memory = task.config, task.config.memory
     controls = ("memory", "emptied") if memory is not None else ("no memory",)
     recent_s = trained.clock.step_time_s(model.video.window_steps)
     rows = []

@@ -117,7 +117,7 @@ class Watcher:
     def __init__(self, model: Commentator):
         self._last_s = 0.0
         self.clear()
-        self.loop = Saturated(model, on_output=self._hear)
+        self.loop = Saturated(model, on_output=self._record)
 
     def clear(self) -> None:
         """Forgets the counts."""
@@ -132,7 +132,7 @@ class Watcher:
         """Of the steps' times."""
         return float(np.percentile(self.times_s, percent)) * 1e3
 
-    def _hear(self, output: StreamOutput) -> None:
+    def _record(self, output: StreamOutput) -> None:
         now_s = time.perf_counter()
         self.times_s.append(now_s - self._last_s)
         self._last_s = now_s
@@ -287,12 +287,12 @@ def held(
     def join(number: int) -> _Player:
         player_began_s = began_s + clock.tick_s * number / sessions
 
-        def heard(output: StreamOutput) -> None:
+        def record(output: StreamOutput) -> None:
             now_s = time.monotonic()
             if output.step % clock.video_stride == 0 and counts_from_s <= now_s < until_s:
                 lags_s.append(now_s - player_began_s - output.t_video_s)
 
-        handle = pool.join(delay_steps=model.delays.usual, on_output=heard)
+        handle = pool.join(delay_steps=model.delays.usual, on_output=record)
         return _Player(handle, files[number % len(files)], clock, model.frame_px, player_began_s)
 
     players = [join(number) for number in range(sessions)]

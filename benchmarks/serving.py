@@ -8,8 +8,8 @@ Server and clients are processes of their own on this machine, which the report 
 
 `soak`: unsynchronised clients show the world by the clock, a JPEG a tick. Phases alternate: in calm ones all behave; in
 hostile ones 8 in 64 stand still, 4 send garbage and 4 drop their connections and come back. Of every stream each word's
-number is checked, at the client, against what the server's log says that it told; what the bad ones were told is
-compared, word by word, with what an undisturbed reader of the stream's feed was told. `lag` is from when a client sends
+number is checked, at the client, against what the server's log says that it sent; what the bad ones were sent is
+compared, word by word, with what an undisturbed reader of the stream's feed was sent. `lag` is from when a client sends
 a tick's picture to when the tick's status, which comes after its words, arrives; of those that always behave.
 
 `latency`: one client, at the smallest delay that the model was made for. Of every word the time from when the client
@@ -151,15 +151,15 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def check_words(
     accounts: Sequence[dict[str, Any]], feeds: dict[str, Any], log: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Whether any word was lost or doubled, of the streams that were told goodbye.
+    """Whether any word was lost or doubled, of the streams that were sent goodbye.
 
     Args:
       accounts: of all streams (`serving_clients.Account`).
-      feeds: by session, what readers along were told.
+      feeds: by session, what readers along were sent.
     """
-    told = {line["session"]: line["words"] for line in log if line["event"] == "session ended"}
+    sent = {line["session"]: line["words"] for line in log if line["event"] == "session ended"}
     ended = [one for one in accounts if one["bye"] is not None]
-    lost = sum(one["missing"] + max(0, told[one["session"]] - len(one["words"])) for one in ended)
+    lost = sum(one["missing"] + max(0, sent[one["session"]] - len(one["words"])) for one in ended)
     compared = [one for one in ended if one["session"] in feeds]
     return {
         "streams": dict(Counter(one["role"] for one in ended)),

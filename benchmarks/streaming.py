@@ -54,8 +54,7 @@ from mmduplex_jax.stages.config_file import (  # fmt: skip
     shown_on,
     write_json,
 )
-from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -252,8 +251,8 @@ def text_shape(config_path: str) -> tuple[Any, ...]:
       ValueError: the config is of no duplex, or its heads do not make up its width, as those of others must.
     """
     config = load_config(config_path).lock()
-    task = build_task(config, load_tokenizer(config))
-    if not isinstance(task, DuplexTask):
+    task: Any = build_task(config, load_tokenizer(config))
+    if find_stage(config.stage).OUTPUT != "commentary":
         raise ValueError(f"{config_path} is of stage {config.stage!r}; steps are those of `duplex` models")
     model, text = task.config, task.config.text
     if text.heads * text.head_width != text.width:

@@ -58,7 +58,7 @@ class Block(nn.Module):
         return x.unflatten(-1, (-1, self.c.head_width)).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, phase: Tensor, mask: Tensor | None, seen: tuple[Tensor, Tensor] | None, cross_mask: Any
+        self, x: Tensor, phase: Tensor, mask: Tensor | None, video: tuple[Tensor, Tensor] | None, cross_mask: Any
     ) -> Tensor:
         normed = self.attention_norm(x)
         query, key = rotate(self.split(self.query(normed)), phase), rotate(self.split(self.key(normed)), phase)
@@ -66,9 +66,9 @@ class Block(nn.Module):
             query, key, self.split(self.value(normed)), mask, is_causal=mask is None, enable_gqa=True
         )
         x = x + self.out(found.transpose(1, 2).flatten(2))
-        if self.cross and seen is not None:
+        if self.cross and video is not None:
             query = rotate(self.split(self.cross_query(self.cross_norm(x))), phase)
-            found = F.scaled_dot_product_attention(query, *seen, cross_mask, enable_gqa=True)
+            found = F.scaled_dot_product_attention(query, *video, cross_mask, enable_gqa=True)
             x = x + self.cross_out(found.transpose(1, 2).flatten(2)) * torch.tanh(self.cross_gate).type_as(x)
         normed = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed))
@@ -82,9 +82,9 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(c, bool(c.cross_every) and i % c.group_size == 0) for i in range(c.layers))
         self.norm, self.group_size = RMSNorm(c.width, c.norm_epsilon), c.group_size
 
-    def forward(self, x: Tensor, phase: Tensor, mask: Tensor | None = None, seen: Any = None, cross_mask: Any = None):
+    def forward(self, x: Tensor, phase: Tensor, mask: Tensor | None = None, video: Any = None, cross_mask: Any = None):
         for i, block in enumerate(self.blocks):
-            x = block(x, phase, mask, seen[i // self.group_size] if seen is not None else None, cross_mask)
+            x = block(x, phase, mask, video[i // self.group_size] if video is not None else None, cross_mask)
         return self.norm(x)
 
 
@@ -133,11 +133,11 @@ class Streams(nn.Module):
         out = self.projector(self.projector_norm(video)).unflatten(-1, (c.groups, 2, c.kv_heads, c.head_width))
         # [groups, 2, B, G, N, E], and a key and value of zeros behind: what attends to it attends to nothing.
         out = out.permute(2, 3, 0, 4, 1, 5)
-        seen = [
-            (F.pad(rotate(key, given["seen_phase"]), (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))) for key, value in out
+        video = [
+            (F.pad(rotate(key, given["cross_phase"]), (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))) for key, value in out
         ]
         x = self.embedding[given["slots"]] + self.delays[given["delay"]][:, None]
-        x = self.text(x, given["text_phase"], None, seen, given["cross_mask"])
+        x = self.text(x, given["text_phase"], None, video, given["cross_mask"])
         logits = F.linear(x, self.embedding.type_as(x))[..., : self.words]
         return F.cross_entropy(logits.float().flatten(0, 1), given["target"].flatten())
 

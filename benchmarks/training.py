@@ -159,7 +159,7 @@ class StreamsTask(Trained):
         integers = {name: batch[name].astype(np.int64) for name in ("slots", "target", "delay")}
         return batch | integers | {
             "video_mask": video_mask, "cross_mask": cross_mask, "video_phase": np.asarray(phases(c.video, at)),
-            "seen_phase": np.asarray(phases(c.text, at)), "text_phase": np.asarray(phases(c.text, steps)),
+            "cross_phase": np.asarray(phases(c.text, at)), "text_phase": np.asarray(phases(c.text, steps)),
         }  # fmt: skip
 
 
@@ -393,11 +393,7 @@ def stepping(name: str, compiled: Any, held: list[Any], batch: Any) -> Arm:
 
 
 def compare(task: Any, config: Any, dtype: str, torch_compile: bool, rounds: int, steps: int) -> list[dict[str, Any]]:
-    """Rows of the table: ours, and PyTorch's.
-
-    Raises:
-      LossMismatch: their first losses differ.
-    """
+    """Rows of the table: ours, and PyTorch's (LossMismatch: their first losses differ)."""
     import torch
 
     from benchmarks import torch_training

@@ -39,11 +39,7 @@ CHAIN = ("clip_s16", "bflow_events_75m", "vlm_single_token", "duplex_300m")
 
 
 def parse_hardware(text: str) -> tuple[str, int]:
-    """`h100:8` as a name and a number, 1 where there is none.
-
-    Raises:
-      ValueError: it is no number from 1 on.
-    """
+    """`h100:8` as a name and a number, 1 where there is none (ValueError: it is no number from 1 on)."""
     name, colon, number = text.partition(":")
     if colon and not (number.isdecimal() and int(number)):
         raise ValueError(f"--hardware={text}: behind the colon stands how many there are, as in h100:8")

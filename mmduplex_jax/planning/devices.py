@@ -79,11 +79,7 @@ DEVICES: tuple[Device, ...] = (
 
 
 def named(name: str) -> Device:
-    """The device that `launch.estimate --hardware` calls so.
-
-    Raises:
-      ValueError: there is none.
-    """
+    """The device that `launch.estimate --hardware` calls so (ValueError: there is none)."""
     for device in DEVICES:
         if device.name and device.name == name:
             return device

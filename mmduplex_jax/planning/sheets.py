@@ -125,9 +125,9 @@ def _runs(stages: Sequence[Stage]) -> str:
     rows, hours, dollars, parts = [], 0.0, 0.0, []
     for stage in stages:
         run = stage.cost
-        seen = cost.data_cost(stage.task, stage.config)
+        data = cost.data_cost(stage.task, stage.config)
         hours, dollars = hours + run.device_hours, dollars + (run.dollars or 0.0)
-        cores = seen.frames_per_step / run.step_s / seen.frames_read_per_core_s
+        cores = data.frames_per_step / run.step_s / data.frames_read_per_core_s
         rows.append(
             [
                 f"`{stage.name}`",
@@ -135,8 +135,8 @@ def _runs(stages: Sequence[Stage]) -> str:
                 f"{run.steps:,} × {run.batch_size:,}",
                 f"{run.flops.model / 1e12:,.1f}",
                 f"{run.flops.recomputed / run.flops.model:.0%}",
-                f"{seen.video_hours:,.0f}",
-                f"{_few(seen.text_tokens / 1e9)} G, {_few(seen.video_tokens / 1e9)} G",
+                f"{data.video_hours:,.0f}",
+                f"{_few(data.text_tokens / 1e9)} G, {_few(data.video_tokens / 1e9)} G",
                 _few(run.device_hours),
                 f"{run.days:.2g}",
                 f"${_few(run.dollars or 0.0)}",

@@ -27,7 +27,7 @@ class Flops(NamedTuple):
     """Floating-point operations of matrix products and depthwise convolutions; a multiply-add is two.
 
     Attributes:
-      by_scope: of the model, by name scope (`DualStream.told/tokenizer/anchors/tower`), of forward and backward passes
+      by_scope: of the model, by name scope (`DualStream.token_nll/tokenizer/anchors`), of forward and backward passes
         together. What is computed again is not among them: this is what MFU counts (Chowdhery et al., 2022, app. B).
       recomputed: what `jax.checkpoint` computes a second time.
     """

@@ -19,9 +19,8 @@ from mmduplex_jax.serving.connection import (
     server_sent_events,
 )
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
-from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
+from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Limits, ProtocolError
 from mmduplex_jax.serving.session import ModelFacts, public_facts
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources, WorldClips

@@ -19,8 +19,8 @@ from mmduplex_jax.commentator import Commentator, pool_of
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import SESSIONS, SILENT, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import flush_logs
+from mmduplex_jax.serving.protocol import Limits
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool

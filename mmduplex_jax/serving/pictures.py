@@ -19,8 +19,7 @@ import simplejpeg
 from data_pipelines.geometry import FrameSquarer, squarer
 from data_pipelines.video_source import VideoError, why
 from mmduplex_jax.clock import Clock, TickSampler
-from mmduplex_jax.serving.limits import Bucket
-from mmduplex_jax.serving.protocol import PREDICTED, Frame
+from mmduplex_jax.serving.protocol import PREDICTED, Bucket, Frame
 
 _US = Fraction(1, 1_000_000)
 # A progressive JPEG repeats the whole picture in every scan; real ones have about ten.

@@ -13,13 +13,14 @@ from typing import Any, Literal, Protocol
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
-from mmduplex_jax.serving.limits import Bucket, Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import (
     PREDICTED,
+    Bucket,
     Change,
     Frame,
+    Limits,
     ProtocolError,
     Reply,
     Status,
@@ -110,11 +111,7 @@ class WordLog:
         return max(0, first - 1 - seq)
 
     def after(self, seq: int) -> list[Word]:
-        """The words after number `seq`, as they are now.
-
-        Raises:
-          WordsGone: some of them are no longer kept.
-        """
+        """The words after number `seq`, as they are now (WordsGone: some of them are no longer kept)."""
         if missed := self.missed(seq):
             raise WordsGone(missed)
         new = max(0, self.seq - seq)

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from data_pipelines.video_source import redact
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
-from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
+from mmduplex_jax.serving.protocol import Hello, Limits, ProtocolError, Resume, error_reply
 from mmduplex_jax.serving.session import ModelFacts, Session, checked_delay
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
@@ -226,11 +225,7 @@ class ToLoop:
         self._waking = False
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Has the loop call the function; returns at once, from any thread.
-
-        Raises:
-          RuntimeError: the loop is closed.
-        """
+        """Has the loop call the function; returns at once, from any thread (RuntimeError: the loop is closed)."""
         with self._lock:
             self._calls.append((function, arguments))
             wake, self._waking = not self._waking, True

@@ -28,11 +28,7 @@ def add_stage_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def stage_options(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the flags in a namespace, those of a stage.
-
-    Raises:
-      ValueError: one of another stage was given.
-    """
+    """Of the flags in a namespace, those of a stage (ValueError: one of another stage was given)."""
     own = find_stage(stage).EVALUATION_FLAGS
     every = {flag for name in STAGES for flag in find_stage(name).EVALUATION_FLAGS}
     foreign = [f"--{flag}" for flag in sorted(every - set(own)) if flag in given]

@@ -126,11 +126,7 @@ class Stage(Protocol):
 
 
 def find_stage(name: str) -> Stage:
-    """The stage that `config.stage` names.
-
-    Raises:
-      ValueError: the table lacks it.
-    """
+    """The stage that `config.stage` names (ValueError: the table lacks it)."""
     if name not in STAGES:
         raise ValueError(f"config.stage is {name!r}; there are {', '.join(STAGES)}")
     return cast(Stage, importlib.import_module(STAGES[name]))

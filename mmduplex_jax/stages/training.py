@@ -99,11 +99,7 @@ def train(
 
 
 def _build_task(config: Any, tokenizer: TextTokenizer) -> Task:
-    """The task of a config.
-
-    Raises:
-      DataError: the config contradicts itself, or lacks a field of its stage.
-    """
+    """The task of a config (DataError: the config contradicts itself, or lacks a field of its stage)."""
     try:
         return find_stage(config.stage).build_task(config, tokenizer)
     except AttributeError as error:

@@ -373,13 +373,13 @@ def _steps_in(directory: Path) -> list[int]:
 
 def _says_full_disk(error: BaseException) -> bool:
     """Whether an error, or one that it comes from, says that there is no room; tensorstore's says so in its text."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if re.search(r"No space left on device|ENOSPC|Disk quota exceeded", str(seen)):
+        if re.search(r"No space left on device|ENOSPC|Disk quota exceeded", str(cause)):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
@@ -436,11 +436,7 @@ def is_weights(folder: str | Path) -> bool:
 
 
 def read_weights_metadata(folder: str | Path) -> dict[str, Any]:
-    """The metadata that `write_weights` was given.
-
-    Raises:
-      FileNotFoundError: the folder holds no imported weights.
-    """
+    """The metadata that `write_weights` was given (FileNotFoundError: the folder holds no imported weights)."""
     folder = Path(folder).absolute()
     if not is_weights(folder):
         raise FileNotFoundError(

@@ -91,7 +91,7 @@ def make_start(
                 + "\n  ".join(wrong)
                 + "\n-> change the config, or take what fits with --config.init_from.strict=False"
             )
-        for line in [*wrong, *_told(plans, shapes)]:
+        for line in [*wrong, *_report_lines(plans, shapes)]:
             log(f"init_from {line}")
         return lambda params: filled(params, plans)
 
@@ -130,7 +130,7 @@ def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, sha
     return plans
 
 
-def _told(plans: Collection[Plan], shapes: Mapping[str, Any]) -> list[str]:
+def _report_lines(plans: Collection[Plan], shapes: Mapping[str, Any]) -> list[str]:
     """Lines on what is taken, made and left."""
     lines, taken = [], set()
     for plan in plans:

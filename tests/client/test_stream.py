@@ -11,7 +11,7 @@ import pytest
 
 from mmduplex_jax import client
 from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode
-from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.protocol import Limits
 from tests.serving.scripted_pool import ScriptedPool
 from tests.serving.served import TICK_S, run, served
 

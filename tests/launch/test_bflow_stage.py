@@ -14,7 +14,7 @@ from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
 from launch import evaluate
 from launch.train import train
-from mmduplex_jax.stages.bflow.evaluator import TELL_DIRECTION, phrases_of
+from mmduplex_jax.stages.bflow.evaluator import DIRECTED_KINDS, phrases_of
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.weights import portable
@@ -67,7 +67,7 @@ def test_it_is_evaluated_beside_controls(model_dir, tmp_path, capsys):
         # Clips of 12 s have 12 windows, whatever length was trained on.
         assert found["windows"] == 12
         assert report["reversal"][control]["events"] == report["reversal"]["real"]["events"] > 5
-    assert set(report["reversal"]["real"]["by_kind"]) <= set(TELL_DIRECTION)
+    assert set(report["reversal"]["real"]["by_kind"]) <= set(DIRECTED_KINDS)
     printed = capsys.readouterr().out
     assert "in-video event R@1, of 12.0 windows" in printed
     assert "forward or backward" in printed

@@ -19,7 +19,7 @@ import pytest
 
 from launch import commentate, serve
 from mmduplex_jax.client import Notice, Refused, Stream, Word, connect
-from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.protocol import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_commentate import moving
 

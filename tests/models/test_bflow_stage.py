@@ -91,7 +91,7 @@ def test_controls_ruin_what_tokens_hold():
     task, params = tiny_events.plain()
     frames = tiny_events.batch(task, 3)["frames"]
     frames[2] = frames[1]
-    see = jax.jit(lambda f: task.model.apply({"params": params}, f, TOKEN_CONTROLS, method="see"))
+    see = jax.jit(lambda f: task.model.apply({"params": params}, f, TOKEN_CONTROLS, method="embed_events"))
     real, shuffled, zeroed = see(frames)
     np.testing.assert_allclose(np.linalg.norm(real, axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(real[2], shuffled[2], atol=1e-6)  # its neighbour says the same

@@ -96,7 +96,7 @@ def test_its_tower_is_that_of_the_stage_clip():
 def test_a_token_at_a_time_equals_the_whole(small):
     task, _, batch, method = small
     clips = task.normalised(batch["frames"])
-    whole = method("tell")(clips, batch["ids"])
+    whole = method("caption_logits")(clips, batch["ids"])
     memory, logits = method("begin", length=6)(clips)
     assert memory.cache.step.shape == (ROWS, 2 * 3 + 5)
     write = method("write")
@@ -106,26 +106,28 @@ def test_a_token_at_a_time_equals_the_whole(small):
             memory, logits = write(memory, batch["ids"][:, place])
 
 
-def test_what_is_said_first_is_told_by_the_frames_alone(small):
+def test_the_first_token_depends_on_the_frames_alone(small):
     task, _, batch, method = small
     clips = task.normalised(batch["frames"])
-    tell = method("tell")
-    whole = np.asarray(tell(clips, batch["ids"]))
+    logits_of = method("caption_logits")
+    whole = np.asarray(logits_of(clips, batch["ids"]))
     other = batch["ids"].copy()
     other[:, 2:] = (other[:, 2:] + 7) % 60
-    changed = np.abs(np.asarray(tell(clips, other)) - whole).max(axis=(0, 2))
+    changed = np.abs(np.asarray(logits_of(clips, other)) - whole).max(axis=(0, 2))
     assert (changed[:3] == 0).all()
     assert (changed[3:] > 1e-4).all()
-    turned = np.abs(np.asarray(tell(clips[:, ::-1], batch["ids"])) - whole).max(axis=(1, 2))
+    turned = np.abs(np.asarray(logits_of(clips[:, ::-1], batch["ids"])) - whole).max(axis=(1, 2))
     assert (turned > 1e-4).all()  # the order of frames counts
-    seen = method("see")(clips)
-    assert seen.shape == (ROWS, 6, 32)
-    np.testing.assert_allclose(method("see")(clips[:, 1:])[:, :3], seen[:, 3:], atol=1e-6)  # each frame by itself
+    tokens = method("embed_frames")(clips)
+    assert tokens.shape == (ROWS, 6, 32)
+    np.testing.assert_allclose(
+        method("embed_frames")(clips[:, 1:])[:, :3], tokens[:, 3:], atol=1e-6
+    )  # each frame by itself
 
 
 def test_loss_and_metrics_by_value(small):
     task, params, batch, method = small
-    logits = np.asarray(method("tell")(task.normalised(batch["frames"]), batch["ids"]), np.float64)
+    logits = np.asarray(method("caption_logits")(task.normalised(batch["frames"]), batch["ids"]), np.float64)
     log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     nll = -np.take_along_axis(log_prob, batch["ids"][..., None], axis=-1)[..., 0]
     loss, metrics = jax.jit(task.loss)(params, batch, RNG)
@@ -167,7 +169,7 @@ def test_captions_are_as_likely_as_the_whole_says(small, decoding):
         )
     )(memory, logits, jax.random.split(RNG, ROWS))  # fmt: skip
     ids = np.asarray(written.ids)
-    log_prob = jax.nn.log_softmax(method("tell")(clips, ids))
+    log_prob = jax.nn.log_softmax(method("caption_logits")(clips, ids))
     each = np.take_along_axis(np.asarray(log_prob), ids[..., None], axis=-1)[..., 0]
     counted = np.arange(6) < np.asarray(written.length)[:, None]
     np.testing.assert_allclose(written.log_prob, (each * counted).sum(axis=1), atol=1e-4)  # of sums of 6

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.serving.limits import Bucket, Limits
+from mmduplex_jax.serving.protocol import Bucket, Limits
 
 
 def test_a_limit_that_allows_nothing_is_an_error():

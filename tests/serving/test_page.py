@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.protocol import Limits
 from mmduplex_jax.streaming.captions import read_captions
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.scripted_pool import FACTS, ScriptedPool

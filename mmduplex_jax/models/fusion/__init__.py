@@ -14,11 +14,7 @@ FUSIONS: dict[str, type[Fusion]] = {"cross": Cross, "sum": Sum, "interleave": In
 
 
 def fusion_of(name: str) -> type[Fusion]:
-    """The fusion of a name.
-
-    Raises:
-      ValueError: there is none.
-    """
+    """The fusion of a name (ValueError: there is none)."""
     if name not in FUSIONS:
         raise ValueError(f"fusion is one of {', '.join(FUSIONS)}, not {name!r}")
     return FUSIONS[name]

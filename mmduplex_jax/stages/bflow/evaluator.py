@@ -26,7 +26,7 @@ _PAUSE_S = 0.5
 # Events whose words are wrong of the clip played backwards: what enters, leaves; what stops, starts; what appears,
 # vanishes. What bounces, collides, swerves or passes behind something does so either way; and "red square turns blue"
 # and "blue square turns red" are the same words: a bag has no order.
-TELL_DIRECTION = ("appears", "enters", "leaves", "starts", "stops", "vanishes")
+DIRECTED_KINDS = ("appears", "enters", "leaves", "starts", "stops", "vanishes")
 
 
 class _Phrase(NamedTuple):
@@ -71,11 +71,11 @@ class BFlowEvaluator:
         self._clock, self._frame_px = Clock(**config.clock), config.frame_px
         model = task.model
         # Parameters are arguments: as constants they would be compiled into the program.
-        self._compiled_see = jax.jit(
-            lambda params, frames: model.apply({"params": params}, frames, TOKEN_CONTROLS, method="see")
+        self._compiled_events = jax.jit(
+            lambda params, frames: model.apply({"params": params}, frames, TOKEN_CONTROLS, method="embed_events")
         )
-        self._compiled_read = jax.jit(
-            lambda params, ids, valid: model.apply({"params": params}, ids, valid, method="read")
+        self._compiled_phrases = jax.jit(
+            lambda params, ids, valid: model.apply({"params": params}, ids, valid, method="embed_phrases")
         )
 
     def run(self, params: PyTree, records: Iterable[Record], number: int) -> Report:
@@ -101,8 +101,8 @@ class BFlowEvaluator:
             for batch, counted in _batches(records, min(self._batch, number)):
                 for record in batch:
                     check_clock(record, clock)
-                forward = self._see(params, [record.frames for record in batch])
-                backward = self._see(params, [record.frames[::-1] for record in batch])
+                forward = self._embed_events(params, [record.frames for record in batch])
+                backward = self._embed_events(params, [record.frames[::-1] for record in batch])
                 for row, record in enumerate(batch[:counted]):
                     phrases = phrases_of(record)
                     if not phrases:
@@ -113,7 +113,7 @@ class BFlowEvaluator:
                     )
                     said = [" ".join(phrase.words) for phrase in phrases]
                     right += list(right_windows(centres_s, said, [phrase.middle_s for phrase in phrases], reach_s))
-                    texts = self._read(params, phrases)
+                    texts = self._embed_phrases(params, phrases)
                     results += [
                         PhraseResult(record.key, phrase.words, fit, truth)
                         for phrase, fit, truth in zip(
@@ -125,7 +125,7 @@ class BFlowEvaluator:
                         fit_backward = texts @ events_backward[row, : len(steps)].T
                         scores[control] += list(fit)
                         for phrase, ahead, back in zip(phrases, fit, fit_backward):
-                            if phrase.kind not in TELL_DIRECTION:
+                            if phrase.kind not in DIRECTED_KINDS:
                                 continue
                             at, last = clock.step_at(phrase.event_s), clock.step_of_tick(record.num_ticks - 1)
                             pair = direction_scores(ahead, back, steps, at, last, window_steps)
@@ -140,18 +140,18 @@ class BFlowEvaluator:
             "metrics": apply_metrics(self._metrics, results),
             "in_video": {control: in_video(scores[control], right) for control in TOKEN_CONTROLS},
             "reversal": {control: two_way(directed[control], kinds) for control in TOKEN_CONTROLS} if kinds else None,
-            "directed": list(TELL_DIRECTION),
+            "directed": list(DIRECTED_KINDS),
             "left_out": {"phrases": sum(not truth.any() for truth in right), "events": unseen_events},
         }
 
-    def _see(self, params: PyTree, clips: Sequence[np.ndarray]) -> np.ndarray:
+    def _embed_events(self, params: PyTree, clips: Sequence[np.ndarray]) -> np.ndarray:
         """float32 `[K, B, X, F]`, by control; the windows of a clip come first, what fills it up after them."""
         ticks = -(-max(len(clip) for clip in clips) // _ROUND_TICKS) * _ROUND_TICKS
         side = self._frame_px
         fill = lambda clip: np.concatenate([clip, np.repeat(clip[-1:], ticks - len(clip), axis=0)])
-        return np.asarray(self._compiled_see(params, np.stack([fill(shrink_frames(clip, side)) for clip in clips])))
+        return np.asarray(self._compiled_events(params, np.stack([fill(shrink_frames(clip, side)) for clip in clips])))
 
-    def _read(self, params: PyTree, phrases: Sequence[_Phrase]) -> np.ndarray:
+    def _embed_phrases(self, params: PyTree, phrases: Sequence[_Phrase]) -> np.ndarray:
         """float32 `[P, F]`."""
         spell = self._tokenizer.encode_word
         spelled = [[token for word in phrase.words for token in spell(word)] for phrase in phrases]
@@ -160,7 +160,7 @@ class BFlowEvaluator:
         ids, valid = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
         for row, tokens in enumerate(spelled):
             ids[row, : len(tokens)], valid[row, : len(tokens)] = tokens, True
-        return np.asarray(self._compiled_read(params, ids, valid))[: len(spelled)]
+        return np.asarray(self._compiled_phrases(params, ids, valid))[: len(spelled)]
 
 
 def format_table(report: Report) -> str:
@@ -282,11 +282,11 @@ def direction_scores(
     Returns:
       Two scores; None where no window sees it one way or the other.
     """
-    seen, seen_backward = (after(event_steps, at, window_steps) for at in (step, last_step - step))
-    number = min(len(seen), len(seen_backward))
+    ahead, back = (after(event_steps, at, window_steps) for at in (step, last_step - step))
+    number = min(len(ahead), len(back))
     if not number:
         return None
-    return float(forward[seen[:number]].max()), float(backward[seen_backward[:number]].max())
+    return float(forward[ahead[:number]].max()), float(backward[back[:number]].max())
 
 
 def two_way(scores: Sequence[tuple[float, float]], kinds: Sequence[str]) -> dict[str, Any]:

@@ -291,9 +291,9 @@ class Teacher(nn.Module):
         c = self.config
         assert c.teacher is not None  # PredictionConfig refuses to go without one
         pictures = normalise(frames, c.mean, c.std)
-        seen = VisionTower(c.teacher, name="tower")(pictures).embedding
-        assert seen is not None  # PredictionConfig refuses towers without a pool
-        return jax.lax.stop_gradient(unit(seen) * c.features**0.5)
+        embedding = VisionTower(c.teacher, name="tower")(pictures).embedding
+        assert embedding is not None  # PredictionConfig refuses towers without a pool
+        return jax.lax.stop_gradient(unit(embedding) * c.features**0.5)
 
 
 class Predictor(nn.Module):
@@ -411,7 +411,7 @@ class Compared(NamedTuple):
       event: `[B + C, X, F]`, event tokens' embeddings, of length 1.
       bag: `[B, X, F]`, of length 1.
       named: `[B, X, V]`, logits of the words that are said around each moment.
-      predicted, seen: `[B, X, H, F]`, what is predicted and what there is; None where nothing is to be predicted.
+      predicted, target: `[B, X, H, F]`, what is predicted and what there is; None where nothing is to be predicted.
     """
 
     tokens: Tokens
@@ -419,7 +419,7 @@ class Compared(NamedTuple):
     bag: Float[Array, "B X F"]
     named: Float[Array, "B X V"]
     predicted: Float[Array, "B X H F"] | None
-    seen: Float[Array, "B X H F"] | None
+    target: Float[Array, "B X H F"] | None
     scale: Float[Array, ""]
 
 
@@ -463,15 +463,15 @@ class EventModel(nn.Module):
         tokens = self.tokenizer(frames, anchor_keep, motion_from)
         event = self.events(tokens, self.config.event_steps(frames.shape[1]))
         named = self.words.named(self.naming(event[:batch].astype(jnp.float32)))
-        predicted = seen = None
+        predicted = target = None
         if self.config.prediction.target != "none":
             own = jax.tree.map(lambda a: a[:batch], tokens)
             predicted = self.prediction(own, moments.step)
-            seen = self._target(frames[:batch], moments)
+            target = self._target(frames[:batch], moments)
         scale = jnp.minimum(jnp.exp(self.scale), _SCALE_MAX)
-        return Compared(tokens, self._matched(event), self.words(slots, member), named, predicted, seen, scale)
+        return Compared(tokens, self._matched(event), self.words(slots, member), named, predicted, target, scale)
 
-    def see(
+    def embed_events(
         self, frames: UInt8[Array, "B T H W 3"], token_controls: tuple[str, ...] = ("real",)
     ) -> Float[Array, "K B X F"]:
         """Embeddings of clips' event tokens, of length 1, one set a control.
@@ -491,7 +491,7 @@ class EventModel(nn.Module):
         event = [self.events(tokens._replace(values=contents[control]), step) for control in token_controls]
         return self._matched(jnp.stack(event))
 
-    def read(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"]) -> Float[Array, "B F"]:
+    def embed_phrases(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"]) -> Float[Array, "B F"]:
         """Embeddings of phrases, each one bag, of length 1."""
         return self.words(ids, valid[:, None])[:, 0]
 

@@ -119,10 +119,10 @@ class BFlowTask:
         name_nll = _naming_error(found.named, slots, bags)
         loss = self.align_weight * aligned.loss + self.name_weight * name_nll
         metrics = {"align": aligned.loss, "name_nll": name_nll}
-        if found.predicted is not None and found.seen is not None:
-            looked = prediction_error(found.predicted, found.seen, moments.tick < end_tick[:, None, None])
-            loss += self.predict_weight * looked.loss
-            metrics |= {"predict": looked.loss, "explained": looked.explained}
+        if found.predicted is not None and found.target is not None:
+            predicted = prediction_error(found.predicted, found.target, moments.tick < end_tick[:, None, None])
+            loss += self.predict_weight * predicted.loss
+            metrics |= {"predict": predicted.loss, "explained": predicted.explained}
         names = [f"{kind}_refused" for kind, chosen in zip(Rows._fields, fakes) if len(chosen)]
         video_tokens = found.tokens.valid[:rows].sum().astype(jnp.float32)
         return loss, metrics | dict(zip(names, aligned.refused, strict=True)) | {
@@ -143,9 +143,9 @@ class BFlowTask:
         steps, centres = c.event_steps(self.ticks), c.bag_centres(self.ticks)
         backward, swapped = event[: len(fakes.backward)], event[len(fakes.backward) :]
         last_step = (end_tick[fakes.backward] - 1) * c.clock.video_stride
-        seen = mirrored_moments(centres, steps, last_step, c.events.reader.window_steps)
+        mirrored = mirrored_moments(centres, steps, last_step, c.events.reader.window_steps)
         same = jnp.broadcast_to(jnp.eye(len(steps), dtype=bool), (len(fakes.swapped), len(steps), len(steps)))
-        both = (HardNegatives(backward, fakes.backward, seen), HardNegatives(swapped, fakes.swapped, same))
+        both = (HardNegatives(backward, fakes.backward, mirrored), HardNegatives(swapped, fakes.swapped, same))
         return tuple(kind for kind in both if len(kind.row))
 
 

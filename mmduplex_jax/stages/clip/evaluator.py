@@ -44,11 +44,7 @@ def answers_of(event: Event) -> dict[str, str]:
 
 
 def world_prompts(look: str) -> list[Prompt]:
-    """Every phrase that the commentator of a look may say.
-
-    Raises:
-      ValueError: the look is unknown.
-    """
+    """Every phrase that the commentator of a look may say (ValueError: the look is unknown)."""
     dynamics = WorldConfig(look=look).dynamics
     subjects = [f"{colour} {shape}" for colour in dynamics.colours for shape in dynamics.shapes]
     prompts = []
@@ -213,9 +209,9 @@ class ClipEvaluator:
         self._task, self._config, self._tokenizer, self._batch = task, config, tokenizer, batch
         self._clock, self._metrics = Clock(**config.clock), metrics or {}
         encode = lambda method: lambda params, x: task.model.apply({"params": params}, x, method=method)
-        see = encode("encode_clip")
-        self._see = jax.jit(lambda params, frames: see(params, task.normalised(frames)))
-        self._read = jax.jit(encode("encode_text"))
+        embed = encode("encode_clip")
+        self._embed_clips = jax.jit(lambda params, frames: embed(params, task.normalised(frames)))
+        self._embed_texts = jax.jit(encode("encode_text"))
 
     def run(self, params: PyTree, records: Iterable[Record], number: int) -> Report:
         """Both towers over clips; see `mmduplex_jax.evals.evaluator.Evaluator`.
@@ -265,12 +261,12 @@ class ClipEvaluator:
 
     def _clips(self, params: PyTree, clips: Sequence[np.ndarray]) -> np.ndarray:
         """float32 `[N, F]`."""
-        return self._in_batches(lambda rows: self._see(params, rows), np.stack(clips))
+        return self._in_batches(lambda rows: self._embed_clips(params, rows), np.stack(clips))
 
     def _texts(self, params: PyTree, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[N, F]`."""
         ids = [spell(text, self._tokenizer, self._task.config.text.length)[0] for text in texts]
-        return self._in_batches(lambda rows: self._read(params, rows), np.stack(ids))
+        return self._in_batches(lambda rows: self._embed_texts(params, rows), np.stack(ids))
 
     def _in_batches(self, embed: Any, rows: np.ndarray) -> np.ndarray:
         filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % self._batch, axis=0)])

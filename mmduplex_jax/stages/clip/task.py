@@ -213,9 +213,9 @@ class ClipModel(Contrastive):
 
     def encode_clip(self, clips: Float[Array, "B T H W C"]) -> Float[Array, "B F"]:
         """Embeddings of length 1, float32; of clips of one frame they are those of the pictures."""
-        seen = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
-        assert seen is not None  # ContrastiveConfig refuses towers without a pool
-        frames = seen.reshape(*clips.shape[:2], -1)
+        embedding = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
+        assert embedding is not None  # ContrastiveConfig refuses towers without a pool
+        frames = embedding.reshape(*clips.shape[:2], -1)
         if self.time.pool == "mean":
             return unit(frames.astype(jnp.float32).mean(axis=1))
         return unit(self.time_pool(frames))

@@ -418,10 +418,10 @@ def pieces_of(
     held: deque[np.ndarray] = deque(maxlen=num_ticks)
     last = None if max_s is None else clock.ticks_in(max_s)
 
-    def piece(begin: int, end: int, seen: Sequence[np.ndarray]) -> Piece:
-        chosen = spread_ticks(range(len(seen)), frames)
+    def piece(begin: int, end: int, shown: Sequence[np.ndarray]) -> Piece:
+        chosen = spread_ticks(range(len(shown)), frames)
         return Piece(
-            redact(source), clock.tick_time_s(begin), clock.tick_time_s(end), np.stack([seen[i] for i in chosen])
+            redact(source), clock.tick_time_s(begin), clock.tick_time_s(end), np.stack([shown[i] for i in chosen])
         )
 
     broken: VideoError | None = None

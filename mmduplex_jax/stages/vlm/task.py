@@ -113,8 +113,8 @@ class VlmModel(LanguageModel):
         self.vision = VisionTower(self.vision_config)
         self.projector = Projector(self.projector_config, self.config.text.width, self.config.text.dtype)
 
-    def tell(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
-        """float32 logits of every token of the captions: the first is told by the frames alone."""
+    def caption_logits(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S V"]:
+        """float32 logits of every token of the captions: the first follows from the frames alone."""
         return self.logits(self._before(clips, ids))
 
     def token_nll(
@@ -124,12 +124,12 @@ class VlmModel(LanguageModel):
         return self.token_nll_of(self._before(clips, ids), ids, chunk)
 
     def _before(self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"]) -> Float[Array, "B S D"]:
-        """The hidden state that each token is told by."""
-        seen = self.see(clips)
-        hidden = self.read(jnp.concatenate([seen, self.embed(ids[:, :-1])], axis=1))
-        return hidden[:, seen.shape[1] - 1 :]
+        """The hidden state that each token is predicted from."""
+        prefix = self.embed_frames(clips)
+        hidden = self.read(jnp.concatenate([prefix, self.embed(ids[:, :-1])], axis=1))
+        return hidden[:, prefix.shape[1] - 1 :]
 
-    def see(self, clips: Float[Array, "B T H W 3"]) -> Float[Array, "B K D"]:
+    def embed_frames(self, clips: Float[Array, "B T H W 3"]) -> Float[Array, "B K D"]:
         """The tokens of the frames, in their order."""
         embedding = self.vision(clips.reshape(-1, *clips.shape[2:])).embedding
         assert embedding is not None  # VlmConfig refuses towers without a pool
@@ -141,9 +141,9 @@ class VlmModel(LanguageModel):
         Returns:
           A memory with room for them, and float32 logits of the first.
         """
-        seen = self.see(clips)
+        prefix = self.embed_frames(clips)
         # The last token is never read.
-        memory, hidden = self.extend(self.initial_state(len(seen), seen.shape[1] + length - 1), seen)
+        memory, hidden = self.extend(self.initial_state(len(prefix), prefix.shape[1] + length - 1), prefix)
         return memory, self.logits(hidden[:, -1:])[:, 0]
 
     def write(self, memory: LanguageState, token: Int32[Array, "B"]) -> tuple[LanguageState, Float[Array, "B V"]]:
@@ -174,7 +174,7 @@ class VlmTask:
     def init(self, rng: Array) -> PyTree:
         """Parameters, boxed with their logical axes."""
         batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
-        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"], method="tell")["params"]
+        return self.model.init(rng, self.normalised(batch["frames"]), batch["ids"], method="caption_logits")["params"]
 
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         c = self.config

@@ -216,11 +216,7 @@ def refuse_pointers(path: str | Path) -> None:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The `config.json` of a directory.
-
-    Raises:
-      WeightsError: there is none, or it is no JSON object.
-    """
+    """The `config.json` of a directory (WeightsError: there is none, or it is no JSON object)."""
     file = Path(path) / CONFIG_FILE
     if not file.is_file():
         raise WeightsError(f"{path} has no {CONFIG_FILE}: name a directory as `save_pretrained` writes it")
