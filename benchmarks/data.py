@@ -48,6 +48,7 @@ from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip, make_events
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import frame_size, size_text, stored_size
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
@@ -324,7 +325,7 @@ def folder_config(root: Path, frame_px: int, window_s: float) -> dict[str, Any]:
 
     config = get_config()
     config.root = str(root)
-    config.frame_px = frame_px
+    config.frame_px, config.fit = (frame_px, frame_px), "crop"  # as others are asked to
     config.clip.window_s = window_s
     config.clip.shortest_s = window_s
     config.keep_without_words = True
@@ -471,7 +472,7 @@ def world_speed(config: World, clips: int, seed: int = 0) -> dict[str, Any]:
         make_events(config, seed, index)
     return {
         "look": config.look,
-        "frame_px": config.frame_px,
+        "frame_px": stored_size(config.frame_px),
         "clips": clips,
         "clip_cpu_ms": 1000 * clip_cpu_s,
         "of_this_planning_ms": 1000 * (time.process_time() - began_s) / clips,
@@ -489,7 +490,8 @@ def world(clips: int, frame_px: int, pack: str | None, json: str | None) -> None
     rows = [world_speed(of, clips) for of in worlds]
     for row in rows if json != "-" else ():
         print(
-            f"{row['look']:6} {row['frame_px']} px: {row['video_s_per_cpu_s']:7.0f} s of video a CPU-second, "
+            f"{row['look']:6} {size_text(frame_size(row['frame_px']))}: {row['video_s_per_cpu_s']:7.0f} s of video "
+            "a CPU-second, "
             f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
         )
     write_json(json, rows)

@@ -88,7 +88,9 @@ Texts = st.one_of(
 CLOCK = Clock(step_hz=250.0, video_stride=2)
 FRAME_PX, SLOTS, CLIENTS = 32, 3, 4
 WORDS = ("red", "circle", "enters", "left")
-FACTS = SimpleNamespace(name="counts", clock=CLOCK, frame_px=FRAME_PX, tokens_per_s_max=64, delays=Delays(0, 4, 1))
+FACTS = SimpleNamespace(
+    name="counts", clock=CLOCK, frame_px=(FRAME_PX, FRAME_PX), fit="crop", tokens_per_s_max=64, delays=Delays(0, 4, 1)
+)
 LIMITS = Limits(
     hello_s=0.3, send_s=0.2, resume_s=0.4, idle_s=5.0, bad_frames=3, inbox_frames=3, messages_hz=50.0, text_bytes=4096
 )
@@ -412,7 +414,7 @@ def fuzz_pictures(pictures: Sequence[tuple[str, bytes]]) -> None:
     for number, (codec, data) in enumerate(pictures):
         try:
             for shown in decoder.take(Frame(number, number * 0.16, codec, number % 2 == 0, data)):
-                assert shown.square().shape == (_FRAME_PX, _FRAME_PX, 3)
+                assert shown.frame().shape == (_FRAME_PX, _FRAME_PX, 3)
         except PictureRefused as refused:
             if not str(refused):
                 raise AssertionError("a refusal without words") from refused

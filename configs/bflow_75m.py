@@ -20,7 +20,8 @@ def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     c = config_dict.ConfigDict()
     c.stage = "duplex"
-    c.frame_px = 224
+    c.frame_px = (224, 224)  # height and width; or one number for a square
+    c.fit = "pad"  # pictures of another shape: all of them between bars, or "crop": their centre
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.
@@ -41,7 +42,7 @@ def get_config() -> config_dict.ConfigDict:
         kind="bflow",
         width=512,
         dtype="float32",
-        motion=dict(plane_px=56, search_radius=5, smoothness=12, disocclusion_cost=20),
+        motion=dict(plane_px=(56, 56), search_radius=5, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=64,
             flow_token_levels=(0, 1, 2, 4, 8),
@@ -81,7 +82,7 @@ def get_config() -> config_dict.ConfigDict:
             remat=True,
         ),
         state=dict(slots=8, layers=1, heads=8),
-        baseline=dict(grid_side=4, interval_ticks=2, dense_tokens=64, dense_hz=5),
+        baseline=dict(grid_side=(4, 4), interval_ticks=2, dense_tokens=64, dense_hz=5),
         event=dict(
             width=512,
             layers=8,

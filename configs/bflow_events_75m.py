@@ -29,7 +29,8 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         raise ValueError(f"configs/bflow_events_75m.py:{variant}: there is only `from_clip`")
     c = config_dict.ConfigDict()
     c.stage = "bflow"
-    c.frame_px = 224
+    c.frame_px = (224, 224)  # height and width; or one number for a square
+    c.fit = "pad"  # pictures of another shape: all of them between bars, or "crop": their centre
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.
@@ -49,7 +50,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         kind="bflow",
         width=512,
         dtype="bfloat16",
-        motion=dict(plane_px=56, search_radius=5, smoothness=12, disocclusion_cost=20),
+        motion=dict(plane_px=(56, 56), search_radius=5, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=64,
             flow_token_levels=(0, 1, 2, 4, 8),
@@ -89,7 +90,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
             remat=True,
         ),
         state=dict(slots=8, layers=1, heads=8),
-        baseline=dict(grid_side=4, interval_ticks=2, dense_tokens=64, dense_hz=5),
+        baseline=dict(grid_side=(4, 4), interval_ticks=2, dense_tokens=64, dense_hz=5),
         event=dict(
             width=512,
             layers=8,
@@ -119,7 +120,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     c.prediction = config_dict.create(
         places=8,
         horizon_s=(0.0, 0.64, 1.28),
-        picture_px=32,
+        picture_px=(32, 32),
         reader=dict(heads=8, head_width=64, hidden=1536, queries=4, window_s=4.48),
     )
     c.teacher = config_dict.create(
@@ -133,7 +134,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
         attention="einsum",  # or "fused": docs/training_speed.md
         class_token=True,
         dtype="bfloat16",
-        image_px=384,
+        image_px=(384, 384),
         patch_bias=False,
         pool="attention",
         pool_heads=8,

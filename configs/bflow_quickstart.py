@@ -18,7 +18,7 @@ from configs import clip_quickstart, quickstart
 
 # What does not depend on the stage, and the tokenizer, so that a duplex can begin with it.
 _AS_QUICKSTART = (
-    "frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "data", "tokenizer", "mesh", "profile",
+    "frame_px", "fit", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "data", "tokenizer", "mesh", "profile",
     "train",
 )  # fmt: skip
 
@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> config_dict.ConfigDict:
     c.prediction = config_dict.create(
         places=4,
         horizon_s=(0.0, 0.64),
-        picture_px=16,
+        picture_px=(16, 16),
         reader=dict(window_s=4.48, queries=2, heads=4, head_width=32, hidden=256),
     )
     c.loss = config_dict.create(

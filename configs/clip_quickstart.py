@@ -15,7 +15,17 @@ from ml_collections import config_dict
 from configs import quickstart
 
 # What does not depend on the stage.
-_AS_QUICKSTART = ("frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "profile", "train")
+_AS_QUICKSTART = (
+    "frame_px",
+    "fit",
+    "text_tokenizer",
+    "init_from",
+    "vocab_rows_min",
+    "clock",
+    "mesh",
+    "profile",
+    "train",
+)
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -20,7 +20,8 @@ def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     c = config_dict.ConfigDict()
     c.stage = "clip"
-    c.frame_px = 384
+    c.frame_px = (384, 384)  # height and width; or one number for a square
+    c.fit = "pad"  # pictures of another shape: all of them between bars, or "crop": their centre
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.

@@ -17,7 +17,8 @@ def get_config() -> config_dict.ConfigDict:
     """The experiment."""
     c = config_dict.ConfigDict()
     c.stage = "duplex"
-    c.frame_px = 64
+    c.frame_px = (64, 64)  # height and width; or one number for a square
+    c.fit = "crop"  # pictures of another shape: their centre, or "pad": all of them between bars
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
     c.sentence_ends = False  # give the tokenizer the mark of a sentence's end, where it has none (docs/design.md)
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
@@ -50,7 +51,7 @@ def get_config() -> config_dict.ConfigDict:
         kind="bflow",
         width=128,
         dtype="float32",
-        motion=dict(plane_px=32, search_radius=3, smoothness=12, disocclusion_cost=20),
+        motion=dict(plane_px=(32, 32), search_radius=3, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=32,
             flow_token_levels=(0, 1, 2, 4),
@@ -80,7 +81,7 @@ def get_config() -> config_dict.ConfigDict:
             centre=True,
         ),
         state=dict(slots=4, layers=1, heads=4),
-        baseline=dict(grid_side=4, interval_ticks=4, dense_tokens=64, dense_hz=5),
+        baseline=dict(grid_side=(4, 4), interval_ticks=4, dense_tokens=64, dense_hz=5),
         event=dict(layers=1, width=96, heads=2, kv_heads=2, head_width=32, hidden=256, window_s=2.0),
     )
     c.video_stream = config_dict.create(

@@ -18,7 +18,7 @@ from ml_collections import config_dict
 from configs import clip_quickstart, quickstart
 
 # As the stage `clip` has them.
-_RUN = ("frame_px", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "profile", "train")
+_RUN = ("frame_px", "fit", "text_tokenizer", "init_from", "vocab_rows_min", "clock", "mesh", "profile", "train")
 _SEEN = ("data", "pixels", "vision")
 
 

@@ -68,7 +68,8 @@ def get_config(tower: str = "siglip") -> config_dict.ConfigDict:
         raise ValueError(f"configs/vlm_single_token.py:{tower}: the towers are {', '.join(_TOWERS)}")
     c = config_dict.ConfigDict()
     c.stage = "vlm"
-    c.frame_px = 224
+    c.frame_px = (224, 224)  # height and width; or one number for a square
+    c.fit = "pad"  # pictures of another shape: all of them between bars, or "crop": their centre
     c.text_tokenizer = "world"  # or the path of a tokenizer.json, or a folder of imported weights with one
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.

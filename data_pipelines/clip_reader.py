@@ -13,11 +13,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import av
 import numpy as np
 
 from data_pipelines.audio_track import AudioFormat, AudioTrack
-from data_pipelines.geometry import FrameSquarer
+from data_pipelines.geometry import FrameFitter
 from data_pipelines.pictures import (
     CUT_TOLERANCE_S,
     LONGEST_STILL_S,
@@ -31,6 +30,7 @@ from data_pipelines.sources.causes import CANNOT_DECODE
 from data_pipelines.video_source import LIBAV_ERRORS, Video, VideoError, may_restart, open_container, video_stream, why
 from data_pipelines.windows import Window
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 __all__ = ["AudioFormat", "Clip", "Video", "VideoLength", "probe", "read_clips"]
 
@@ -111,7 +111,7 @@ def read_clips(
     video: Video,
     windows: Sequence[Window],
     clock: Clock,
-    frame_px: int,
+    frame_px: FrameSize,
     fit: str = "crop",
     audio: AudioFormat | None = None,
     name: str = "",
@@ -136,7 +136,7 @@ def read_clips(
     if any(one.start_s > other.start_s for one, other in zip(windows, windows[1:])):
         raise ValueError("windows must come in the order of their starts")
     name = _name_of(video, name)
-    square = FrameSquarer(frame_px, fit)
+    fitted = FrameFitter(frame_px, fit)
     try:
         pictures = open_pictures(video, name, threads=1)
     except VideoError as error:
@@ -152,15 +152,16 @@ def read_clips(
                 yield from (Rejected(CANNOT_DECODE, str(error)) for _ in windows)
                 return
             stack.callback(track.close)
-        sheets = [_Sheet(window, clock, frame_px) for window in windows]
-        for sheet in _filled(pictures, sheets, lambda frame: square(frame, pictures.pixel_aspect), name):
+        sheets = [_Sheet(window, clock, frame_size(frame_px)) for window in windows]
+        framed = lambda shown: fitted(shown.frame, pictures.pixel_aspect, shown.orientation)
+        for sheet in _filled(pictures, sheets, framed, name):
             yield sheet.clip(track)
 
 
 class _Sheet:
     """A window that is being filled, tick by tick."""
 
-    def __init__(self, window: Window, clock: Clock, frame_px: int):
+    def __init__(self, window: Window, clock: Clock, frame_px: FrameSize):
         self.window = window
         self._ticks = clock.ticks_in(window.duration_s)
         if self._ticks < 1:
@@ -190,7 +191,7 @@ class _Sheet:
 
     def fill(self, count: int, frame: np.ndarray, shown_s: float) -> None:
         if self._frames is None:
-            self._frames = np.empty((self._ticks, self._frame_px, self._frame_px, 3), np.uint8)
+            self._frames = np.empty((self._ticks, *self._frame_px, 3), np.uint8)
         some = slice(self._filled, self._filled + count)
         self._frames[some] = frame
         self._times_s[some] = shown_s - self.window.start_s
@@ -210,22 +211,22 @@ class _Sheet:
 
 
 class _OnScreen:
-    """A picture on the screen from `at_s` on, in the file's time; the square is made when a tick asks for it."""
+    """A picture on the screen from `at_s` on, in the file's time; the frame is made when a tick asks for it."""
 
-    def __init__(self, shown: DecodedPicture, at_s: float, square: Callable[[av.VideoFrame], np.ndarray], name: str):
+    def __init__(self, shown: DecodedPicture, at_s: float, framed: Callable[[DecodedPicture], np.ndarray], name: str):
         self.name, self.at_s, self.end_s = name, at_s, at_s + shown.length_s
         self.damage = "" if shown.whole else shown.damage
-        self._shown, self._square = shown, square
+        self._shown, self._framed = shown, framed
 
     @functools.cached_property
     def frame(self) -> np.ndarray:
-        return self._shown.orientation.apply(self._square(self._shown.frame))
+        return self._framed(self._shown)
 
 
 def _filled(
     pictures: PictureStream | PictureList,
     sheets: list[_Sheet],
-    square: Callable[[av.VideoFrame], np.ndarray],
+    framed: Callable[[DecodedPicture], np.ndarray],
     name: str,
 ) -> Iterator[_Sheet]:
     """The sheets in order, each when nothing more can come to it."""
@@ -257,7 +258,7 @@ def _filled(
             # Whether nothing was recorded or a time stamp is wrong: what the clip showed there is not known.
             gap = f"{name}: no picture from {before.end_s:.2f} to {reached_s:.2f} s"
             _damage(queue, before.end_s, reached_s, gap)
-        on_screen = _OnScreen(picture, reached_s, square, name)
+        on_screen = _OnScreen(picture, reached_s, framed, name)
         if picture.damage:
             since_s = -math.inf if before is None else before.at_s if before.damage else before.end_s
             _damage(queue, min(since_s, reached_s), reached_s, f"{name}: broken {picture.damage}")

@@ -13,6 +13,7 @@ from array_record.python import array_record_module
 from data_pipelines.manifest import MANIFEST_NAME, Manifest, ShardError, damages
 from data_pipelines.schema import Record, RecordError, decode_record, key_of
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize
 
 # Random access: read what is asked for and nothing ahead, in the thread that asks.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -33,8 +34,8 @@ class RecordSource(Protocol):
         """Ticks of the longest record."""
 
     @property
-    def frame_px(self) -> int:
-        """The side of every record's frames."""
+    def frame_px(self) -> FrameSize:
+        """Height and width of every record's frames."""
 
     def __len__(self) -> int:
         """The number of records."""
@@ -88,7 +89,7 @@ class ShardDataset:
         return self.manifest.longest_ticks
 
     @property
-    def frame_px(self) -> int:
+    def frame_px(self) -> FrameSize:
         return self.manifest.frame_px
 
     def __len__(self) -> int:

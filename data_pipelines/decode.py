@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines.geometry import FrameSquarer, Orientation, rgb_of
+from data_pipelines.geometry import FrameFitter, Orientation, rgb_of
 from data_pipelines.images import decode_still
 from data_pipelines.pictures import (
     DEFAULT_RATE_HZ,
@@ -29,6 +29,7 @@ from data_pipelines.pictures import (
 )
 from data_pipelines.video_source import VideoError, VideoInfo, camera_index, redact
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 _NUMBER = re.compile(r"%(?:0?\d+)?d")
@@ -47,7 +48,7 @@ class Tick(NamedTuple):
     Attributes:
       tick: index on the clock.
       t_s: its time.
-      frame: uint8 [frame_px, frame_px, 3].
+      frame: uint8 [H, W, 3], `frame_px` large.
       pictures: the source's pictures that appeared since the previous tick, up to and with this one (only where
         `picture_px` asks for them).
     """
@@ -59,7 +60,7 @@ class Tick(NamedTuple):
 
 
 class VideoReader:
-    """Iterates `(tick, t_s, frame uint8 [frame_px, frame_px, 3])` over a file, a URL, a camera or numbered pictures.
+    """Iterates `(tick, t_s, frame uint8 [H, W, 3])` over a file, a URL, a camera or numbered pictures.
 
     For every tick in the video's length, the last picture presented at or before it. One pass. Decoding stops when the
     iterator is closed; `close()` also ends it, from any thread. Opening decodes the first picture, and raises
@@ -76,7 +77,7 @@ class VideoReader:
         self,
         source: str | os.PathLike[str] | int,
         clock: Clock,
-        frame_px: int,
+        frame_px: FrameSize,
         fit: str = "crop",
         *,
         picture_px: int | None = None,
@@ -88,7 +89,7 @@ class VideoReader:
         Args:
           source: path, URL or camera index (0 or "0"); where it is trusted also a folder of pictures, their numbered
             pattern ("shots/%04d.jpg"), a named pipe, or "-" for standard input.
-          frame_px: side of the square frames.
+          frame_px: height and width of the frames.
           fit: "crop" the centre, or "pad" with black.
           picture_px: also hand out the whole pictures (`ticks()`), scaled so that the longer side is at most this.
           trusted: whoever runs the program named the source, so that it may lead to other files, as playlists do.
@@ -96,8 +97,8 @@ class VideoReader:
         """
         path = str(source) if isinstance(source, int) else os.fspath(source)
         self._name, self._clock = redact(path), clock
-        self._square = FrameSquarer(frame_px, fit)
-        self.frame_px, self.fit, self._picture_px = frame_px, fit, picture_px
+        self._fitted = FrameFitter(frame_px, fit)
+        self.frame_px, self.fit, self._picture_px = frame_size(frame_px), fit, picture_px
         self._started = False
         self.length_s = 0.0
         index = source if isinstance(source, int) else camera_index(path)
@@ -139,9 +140,9 @@ class VideoReader:
             due = self._clock.ticks_in(until_s)
             if on_screen is None or tick >= due:
                 return
-            square = on_screen.orientation.apply(self._square(on_screen.frame, self._stream.pixel_aspect))
+            frame = self._fitted(on_screen.frame, self._stream.pixel_aspect, on_screen.orientation)
             while tick < due:
-                yield Tick(tick, self._clock.tick_time_s(tick), square, tuple(pictures))
+                yield Tick(tick, self._clock.tick_time_s(tick), frame, tuple(pictures))
                 pictures = []
                 tick += 1
 

@@ -1,4 +1,4 @@
-"""From a decoded picture to the model's square of RGB: orientation, pixel shape, crop or pad, scale, colours."""
+"""From a decoded picture to the model's frame of RGB: orientation, pixel shape, crop or pad, scale, colours."""
 
 import dataclasses
 import functools
@@ -81,61 +81,76 @@ def orientation_of_matrix(matrix: bytes) -> tuple[Orientation, bool]:
     return Orientation(False, flip_x=xx < 0, flip_y=yy < 0), exact
 
 
-def centre_box(width_px: int, height_px: int, pixel_aspect: float, fit: str) -> tuple[int, int, int, int]:
-    """The part of a picture that the square shows, as `(left, top, width, height)` in stored pixels.
+def centre_box(
+    width_px: int, height_px: int, pixel_aspect: float, frame_px: FrameSize, fit: str
+) -> tuple[int, int, int, int]:
+    """The part of a picture that a frame shows, as `(left, top, width, height)` in stored pixels.
 
     Args:
+      width_px, height_px: of the picture.
       pixel_aspect: width of a stored pixel over its height.
-      fit: "crop" takes the largest centred square as displayed; "pad" takes everything.
+      frame_px: height and width of the frame.
+      fit: "crop" takes the largest centred part, as displayed, that has the frame's shape; "pad" takes everything.
     """
     if fit == "pad":
         return 0, 0, width_px, height_px
-    side = min(width_px * pixel_aspect, float(height_px))
-    box_w = min(width_px, max(1, round(side / pixel_aspect)))
-    box_h = min(height_px, max(1, round(side)))
+    frame_h, frame_w = frame_px
+    shown_w = width_px * pixel_aspect
+    box_w = min(width_px, max(1, round(min(shown_w, height_px * (frame_w / frame_h)) / pixel_aspect)))
+    box_h = min(height_px, max(1, round(min(height_px, shown_w * (frame_h / frame_w)))))
     return (width_px - box_w) // 2, (height_px - box_h) // 2, box_w, box_h
 
 
-def scaled_size(width_px: int, height_px: int, pixel_aspect: float, frame_px: int, fit: str) -> tuple[int, int]:
-    """Width and height, in the square, of what it shows of a picture: all of the square, or what bars leave."""
+def scaled_size(width_px: int, height_px: int, pixel_aspect: float, frame_px: FrameSize, fit: str) -> tuple[int, int]:
+    """Width and height, in the frame, of what it shows of a picture: all of the frame, or what bars leave."""
+    frame_h, frame_w = frame_px
     if fit == "crop":
-        return frame_px, frame_px
+        return frame_w, frame_h
     shown_w = width_px * pixel_aspect
-    scale = frame_px / max(shown_w, height_px)
+    scale = min(frame_w / shown_w, frame_h / height_px)
     return max(1, round(shown_w * scale)), max(1, round(height_px * scale))
 
 
-def pad_to_square(image: np.ndarray, frame_px: int) -> np.ndarray:
-    """uint8 [h, w, 3] in the middle of a black [frame_px, frame_px, 3]; itself where it is as large."""
+def pad_to_frame(image: np.ndarray, frame_px: FrameSize) -> np.ndarray:
+    """uint8 [h, w, 3] in the middle of a black frame; itself where it is as large."""
     height_px, width_px = image.shape[:2]
-    if (width_px, height_px) == (frame_px, frame_px):
+    if (height_px, width_px) == frame_px:
         return image
-    square = np.zeros((frame_px, frame_px, 3), np.uint8)
-    y, x = (frame_px - height_px) // 2, (frame_px - width_px) // 2
-    square[y : y + height_px, x : x + width_px] = image
-    return square
+    frame = np.zeros((*frame_px, 3), np.uint8)
+    y, x = (frame_px[0] - height_px) // 2, (frame_px[1] - width_px) // 2
+    frame[y : y + height_px, x : x + width_px] = image
+    return frame
 
 
-def squarer(frame_px: int, fit: str) -> Callable[[np.ndarray, float], np.ndarray]:
-    """A function `(uint8 [H, W, 3], pixel_aspect) -> uint8 [frame_px, frame_px, 3]`; shrinking averages areas."""
+def fitter(frame_px: FrameSize, fit: str) -> Callable[[np.ndarray, float], np.ndarray]:
+    """A function from an upright picture, uint8 [h, w, 3], and its pixels' aspect to a frame, uint8 [H, W, 3].
+
+    Shrinking averages areas.
+
+    Raises:
+      ValueError: there is no such fit or size.
+    """
+    frame_px = frame_size(frame_px)
     if fit not in FITS:
         raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
-    if frame_px < 1:
-        raise ValueError(f"frame_px must be at least 1, got {frame_px}")
 
-    def square(image: np.ndarray, pixel_aspect: float) -> np.ndarray:
+    def fitted(image: np.ndarray, pixel_aspect: float) -> np.ndarray:
         height_px, width_px = image.shape[:2]
-        left, top, box_w, box_h = centre_box(width_px, height_px, pixel_aspect, fit)
+        left, top, box_w, box_h = centre_box(width_px, height_px, pixel_aspect, frame_px, fit)
         out_w, out_h = scaled_size(width_px, height_px, pixel_aspect, frame_px, fit)
-        return pad_to_square(resize(image[top : top + box_h, left : left + box_w], out_w, out_h), frame_px)
+        return pad_to_frame(resize(image[top : top + box_h, left : left + box_w], out_w, out_h), frame_px)
 
-    return square
+    return fitted
 
 
-def square_in_picture(width_px: int, height_px: int, frame_px: int, fit: str) -> tuple[float, float, float]:
-    """Where the model's square lies on a picture, `(left, top, scale)`; picture px = left + scale * frame px."""
-    side = min(width_px, height_px) if fit == "crop" else max(width_px, height_px)
-    return (width_px - side) / 2, (height_px - side) / 2, side / frame_px
+def frame_in_picture(width_px: int, height_px: int, frame_px: FrameSize, fit: str) -> tuple[float, float, float]:
+    """Where the model's frame lies on a picture, `(left, top, scale)`; picture px = left + scale * frame px.
+
+    A frame with bars reaches beyond the picture: left or top is then below 0.
+    """
+    frame_h, frame_w = frame_px
+    scale = (min if fit == "crop" else max)(width_px / frame_w, height_px / frame_h)
+    return (width_px - scale * frame_w) / 2, (height_px - scale * frame_h) / 2, scale
 
 
 def shrink_frames(frames: np.ndarray, frame_px: int | Sequence[int]) -> np.ndarray:
@@ -183,25 +198,33 @@ def resize(image: np.ndarray, width_px: int, height_px: int, shrink: int = cv2.I
     return cv2.resize(image, (width_px, height_px), interpolation=shrink if shrinks else cv2.INTER_LINEAR)
 
 
-class FrameSquarer:
-    """A function from a decoded picture and its pixels' aspect to uint8 [frame_px, frame_px, 3], not yet turned.
+class FrameFitter:
+    """A function from a decoded picture, how it is turned and its pixels' aspect to a frame, uint8 [H, W, 3], upright.
 
-    Geometry is that of `squarer` up to a pixel of the source; colours are libav's. Most video is stored as a plane of
+    Geometry is that of `fitter` up to a pixel of the source; colours are libav's. Most video is stored as a plane of
     brightness and two smaller ones of colour: they are cut and shrunk as they are and turned into RGB then, which
     averages the same pixels as the other order does, in less than half of its time.
     """
 
-    def __init__(self, frame_px: int, fit: str):
-        self._frame_px, self._fit = frame_px, fit
-        self._square = squarer(frame_px, fit)
+    def __init__(self, frame_px: FrameSize, fit: str):
+        upright = frame_size(frame_px)
+        # A picture is fitted as it is stored, to a frame that lies as it does, and turned then.
+        self._sizes = {False: upright, True: (upright[1], upright[0])}
+        self._fit = fit
+        self._fitters = {transpose: fitter(size, fit) for transpose, size in self._sizes.items()}
 
-    def __call__(self, frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
-        """The square; VideoError for colours that libav cannot turn into RGB."""
-        name = frame.format.name
+    def __call__(
+        self, frame: av.VideoFrame, pixel_aspect: float, orientation: Orientation = Orientation()
+    ) -> np.ndarray:
+        """The frame; VideoError for colours that libav cannot turn into RGB."""
+        return orientation.apply(self._as_stored(frame, pixel_aspect, orientation.transpose))
+
+    def _as_stored(self, frame: av.VideoFrame, pixel_aspect: float, transpose: bool) -> np.ndarray:
+        name, frame_px = frame.format.name, self._sizes[transpose]
         if name not in _PLANAR or frame.colorspace not in _PARTS or any(p.line_size < p.width for p in frame.planes):
-            return self._square(rgb_of(frame), pixel_aspect)
-        left, top, box_w, box_h = centre_box(frame.width, frame.height, pixel_aspect, self._fit)
-        out_w, out_h = scaled_size(frame.width, frame.height, pixel_aspect, self._frame_px, self._fit)
+            return self._fitters[transpose](rgb_of(frame), pixel_aspect)
+        left, top, box_w, box_h = centre_box(frame.width, frame.height, pixel_aspect, frame_px, self._fit)
+        out_w, out_h = scaled_size(frame.width, frame.height, pixel_aspect, frame_px, self._fit)
         planes = []
         for number, plane in enumerate(frame.planes):
             across, down = _PLANAR[name] if number else (1, 1)
@@ -213,7 +236,7 @@ class FrameSquarer:
             planes.append(resize(box, out_w, out_h, cv2.INTER_LINEAR if number else cv2.INTER_AREA))
         full_range = name.startswith("yuvj") or frame.color_range == _FULL_RANGE
         image = cv2.transform(cv2.merge(planes), _to_rgb(frame.colorspace, full_range))
-        return pad_to_square(image, self._frame_px)
+        return pad_to_frame(image, frame_px)
 
 
 def rgb_of(frame: av.VideoFrame, width_px: int | None = None, height_px: int | None = None) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A header and tables for each 64×64 frame cost more than its picture: 75 frames of 64×64 take 237 kB and 2.9 ms to decode
 one by one, 191 kB and 1.8 ms as one sheet, sixteen to a row (OpenCV, one thread). So small frames share sheets. Sheets
-change no pixel: at 4:4:4 a JPEG block is 8×8 pixels, and only frames whose side is a multiple of 8 are put together.
+change no pixel: at 4:4:4 a JPEG block is 8×8 pixels, and only frames whose sides are multiples of 8 are put together.
 In a WebP each block is told from its neighbours, so its frames never share one.
 """
 
@@ -15,10 +15,11 @@ import simplejpeg
 from einops import rearrange
 
 from data_pipelines.geometry import Orientation
+from mmduplex_jax.frame_size import StoredSize, frame_size, size_text, stored_size
 
 FORMATS = ("jpeg", "webp", "png", "raw")
 _SHEET_FORMATS = ("jpeg", "png")
-# Frames of at most this side share sheets; of larger ones the header is a small part.
+# Frames of at most as many pixels as a square of this side share sheets; of larger ones the header is a small part.
 _SHEET_FRAME_PX = 128
 _SHEET_COLUMNS = 16
 _SHEET_ROWS = 16
@@ -43,7 +44,7 @@ class Sheets:
       columns: frames in a row.
       rows: rows of a full sheet (the last sheet has only as many as it needs).
       num_frames: T; what is left of the last row is black.
-      frame_px: H = W of a frame.
+      frame_px: the size of a frame, as files hold it (`mmduplex_jax.frame_size.stored_size`).
       format: one of FORMATS.
     """
 
@@ -51,7 +52,7 @@ class Sheets:
     columns: int
     rows: int
     num_frames: int
-    frame_px: int
+    frame_px: StoredSize
     format: str = "jpeg"
 
 
@@ -67,31 +68,33 @@ def encode_frames(frames: np.ndarray, image_format: str = "jpeg", quality: int =
     """Encodes RGB frames.
 
     Args:
-      frames: uint8 [T, H, W, 3] with H = W.
+      frames: uint8 [T, H, W, 3].
       image_format: "jpeg" (with 4:4:4 chroma: colour is what a small shape is told by), "webp" (smaller and several
         times slower; its chroma has half the resolution), "png" (lossless), or "raw" (nothing to decode).
       quality: of JPEG and WebP, 1..100; the others ignore it.
 
     Raises:
-      ValueError: the frames are not square uint8 RGB, or the format or quality is unknown.
+      ValueError: the frames are not uint8 RGB, or the format or quality is unknown.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3:
-        raise ValueError(f"frames must be uint8 [T, px, px, 3], got {frames.dtype} {list(frames.shape)}")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     check_format(image_format, quality)
-    num_frames, px = frames.shape[:2]
+    num_frames, height, width = frames.shape[:3]
+    size = stored_size((height, width))
     if image_format == "raw":
-        return Sheets([frame.tobytes() for frame in frames], 1, 1, num_frames, px, image_format)
-    shared = image_format in _SHEET_FORMATS and px <= _SHEET_FRAME_PX and px % 8 == 0
+        return Sheets([frame.tobytes() for frame in frames], 1, 1, num_frames, size, image_format)
+    small = height * width <= _SHEET_FRAME_PX**2
+    shared = image_format in _SHEET_FORMATS and small and height % 8 == width % 8 == 0
     columns, rows = (_SHEET_COLUMNS, _SHEET_ROWS) if shared else (1, 1)
     data = []
     for begin in range(0, num_frames, columns * rows):
         some = frames[begin : begin + columns * rows]
         rows_here = -(-len(some) // columns)
-        tiles = np.zeros((rows_here * columns, px, px, 3), np.uint8)
+        tiles = np.zeros((rows_here * columns, height, width, 3), np.uint8)
         tiles[: len(some)] = some
         sheet = rearrange(tiles, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
         data.append(_encode_picture(sheet, image_format, quality))
-    return Sheets(data, columns, rows, num_frames, px, image_format)
+    return Sheets(data, columns, rows, num_frames, size, image_format)
 
 
 def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
@@ -104,10 +107,10 @@ def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
     Raises:
       ValueError: a sheet is no picture or not of the size it must have.
     """
-    px, columns = sheets.frame_px, sheets.columns
+    (height, width), columns = frame_size(sheets.frame_px), sheets.columns
     wanted = range(sheets.num_frames) if wanted is None else wanted
     # Untouched pages of zeros cost nothing: a minute of which a second is wanted takes the memory of that second.
-    frames = np.zeros((sheets.num_frames, px, px, 3), np.uint8)
+    frames = np.zeros((sheets.num_frames, height, width, 3), np.uint8)
     a_sheet = columns * sheets.rows
     if len(sheets.data) != -(-sheets.num_frames // a_sheet):
         raise ValueError(f"{sheets.num_frames} frames at {a_sheet} a sheet do not fit {len(sheets.data)} sheets")
@@ -120,12 +123,14 @@ def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
             continue
         rows_here = -(-len(here) // columns)
         picture = _decode_picture(data, sheets, number)
-        if picture.shape != (rows_here * px, columns * px, 3):
-            expected = (rows_here * px, columns * px)
+        expected = (rows_here * height, columns * width)
+        if picture.shape != (*expected, 3):
+            size = size_text((height, width))
             raise ValueError(
-                f"sheet {number} is {picture.shape[:2]} pixels, {len(here)} frames of {px} need {expected}"
+                f"sheet {number} is {picture.shape[:2]} pixels, {len(here)} frames of {size} need {expected}"
             )
-        for row, tiles in enumerate(rearrange(picture, "(rows h) (columns w) c -> rows columns h w c", h=px, w=px)):
+        apart = "(rows h) (columns w) c -> rows columns h w c"
+        for row, tiles in enumerate(rearrange(picture, apart, h=height, w=width)):
             row_frames = here[row * columns : (row + 1) * columns]
             row_frames[...] = tiles[: len(row_frames)]
     return frames
@@ -213,11 +218,11 @@ def _decode_jpeg_into(frame: np.ndarray, data: bytes, number: int) -> None:
 
 
 def _decode_picture(data: bytes, sheets: Sheets, number: int) -> np.ndarray:
-    px = sheets.frame_px
     if sheets.format == "raw":
-        if len(data) != px * px * 3:
-            raise ValueError(f"frame {number} has {len(data)} bytes, {px}×{px} pixels are {px * px * 3}")
-        return np.frombuffer(data, np.uint8).reshape(px, px, 3)
+        height, width = frame_size(sheets.frame_px)
+        if len(data) != height * width * 3:
+            raise ValueError(f"frame {number} has {len(data)} bytes, {width}×{height} pixels are {height * width * 3}")
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise ValueError(f"sheet {number} ({len(data)} bytes) is no {sheets.format} picture")

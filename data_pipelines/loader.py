@@ -14,12 +14,14 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.dataset import RecordSource, open_dataset
+from data_pipelines.geometry import check_shrinks
 from data_pipelines.manifest import ShardError
 from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
 from data_pipelines.worker_process import start_worker, tune_malloc
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size, size_text
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
 Batch = Sample  # the same arrays, with B before their axes
@@ -40,9 +42,10 @@ class JoinedSource:
         clocks = {source.clock for source in sources}
         if len(clocks) > 1:
             raise ValueError(f"data of different clocks cannot be mixed: {sorted(clocks, key=str)}")
-        sides = {source.frame_px for source in sources if len(source)}
-        if len(sides) > 1 and not any_size:
-            raise ValueError(f"frames of different sizes cannot be mixed, these have {sorted(sides)} px")
+        sizes = {source.frame_px for source in sources if len(source)}
+        if len(sizes) > 1 and not any_size:
+            shown = ", ".join(size_text(size) for size in sorted(sizes))
+            raise ValueError(f"frames of different sizes cannot be mixed, these have {shown}")
         self.sources = tuple(sources)
         self.offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
 
@@ -55,7 +58,7 @@ class JoinedSource:
         return max(source.longest_ticks for source in self.sources)
 
     @property
-    def frame_px(self) -> int:
+    def frame_px(self) -> FrameSize:
         """Of the smallest frames."""
         return min(source.frame_px for source in self.sources if len(source))
 
@@ -183,7 +186,7 @@ def make_loader(
     repeat: int | None = None,
     num_ticks: int | None = None,
     clip_s: float | None = None,
-    frame_px: int | None = None,
+    frame_px: FrameSize | None = None,
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 4,
@@ -212,7 +215,7 @@ def make_loader(
       repeat: epochs, None for ever.
       num_ticks: T; by default that of the longest record. Of a longer record a piece is taken, by (seed, k).
       clip_s: the same in seconds.
-      frame_px: H = W of a sample; larger frames are shrunk, as a video that is watched live is. By default as stored.
+      frame_px: H and W of a sample; larger frames are shrunk, as a video that is watched live is. By default as stored.
       process_index: which part of each batch.
       process_count: how many parts.
       prefetch: batches read ahead.
@@ -244,11 +247,9 @@ def make_loader(
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
-    if frame_px is not None and source.frame_px < frame_px:
-        raise ValueError(
-            f"the data has frames of {source.frame_px} px, smaller than the {frame_px} px asked for: prepare it with "
-            f"--config.frame_px={frame_px} or more"
-        )
+    if frame_px is not None:
+        for size in {part.frame_px for part in getattr(source, "sources", [source]) if len(part)}:
+            check_shrinks(size, frame_size(frame_px))
     if pairs is not None and with_lag:
         raise ValueError("with_lag is about timed words, of which pairs have none")
     if num_ticks is not None and clip_s is not None:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TextIO
 from data_pipelines.schema import SCHEMA_VERSION
 from data_pipelines.sources import Unit
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, StoredSize, frame_size, size_text, stored_size, with_stored_sizes
 
 MANIFEST_NAME = "manifest.json"
 PARTS_NAME = "parts"
@@ -56,7 +57,7 @@ class Shard:
       ticks: video ticks of all its records together.
       words: words of all its records together.
       longest_ticks: ticks of its longest record.
-      frame_px: the side of its frames; 0 if it holds none.
+      frame_px: the size of its frames, as files hold it; 0 if it holds none.
       rejected: how many items gave no record, by cause.
       notes: how much of what is used was left out or mended, by cause.
     """
@@ -69,9 +70,12 @@ class Shard:
     ticks: int
     words: int
     longest_ticks: int
-    frame_px: int
+    frame_px: StoredSize
     rejected: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "frame_px", _size_of_json(self.frame_px))
 
     def damage(self, directory: Path, read_all: bool) -> str | None:
         """What is wrong with the file, or None: its presence and length, and if `read_all` its hash."""
@@ -120,8 +124,15 @@ class Manifest:
         return max((shard.longest_ticks for shard in self.shards), default=0)
 
     @cached_property
-    def frame_px(self) -> int:
-        return max((shard.frame_px for shard in self.shards), default=0)
+    def frame_px(self) -> FrameSize:
+        """Height and width of its frames; 0 and 0 if it holds none."""
+        sizes = [shard.frame_px for shard in self.shards if shard.frame_px]
+        return frame_size(sizes[0]) if sizes else (0, 0)
+
+    @property
+    def fit(self) -> str | None:
+        """How pictures were fitted to its frames; None where the source draws its own."""
+        return self.config.get("fit")
 
     @cached_property
     def duration_s(self) -> float:
@@ -211,8 +222,8 @@ class Manifest:
         fields = {
             "schema_version": self.schema_version,
             "clock": dataclasses.asdict(self.clock),
-            "config": self.config,
-            "source": self.source,
+            "config": with_stored_sizes(self.config),
+            "source": with_stored_sizes(self.source),
             "num_units": self.num_units,
             "num_shards": self.num_shards,
             "flip_safe": self.flip_safe,
@@ -241,7 +252,7 @@ def summary_of(manifest: Manifest) -> dict[str, Any]:
         "bytes_an_hour": round(size_bytes / duration_s * 3600) if duration_s else 0,
         "words_a_second": words / duration_s if duration_s else 0.0,
         "longest_s": manifest.clock.tick_time_s(manifest.longest_ticks),
-        "frame_px": manifest.frame_px,
+        "frame_px": stored_size(manifest.frame_px),
         "units": manifest.num_units,
         "shards": manifest.num_shards,
         "rejected": rejected,
@@ -279,7 +290,7 @@ class UnitPart(NamedTuple):
     ticks: int
     words: int
     longest_ticks: int
-    frame_px: int
+    frame_px: StoredSize
     rejected: int
     notes: int
 
@@ -360,7 +371,7 @@ def load_part(directory: Path, name: str) -> Part | None:
             Shard(**fields["shard"]),
             [RejectedItem(*item) for item in fields["rejected"]],
             [NotedItem(*item) for item in fields.get("notes", ())],
-            [UnitPart(*unit) for unit in fields.get("units", ())],
+            [_unit_of_json(unit) for unit in fields.get("units", ())],
         )
     except FileNotFoundError:
         return None
@@ -495,11 +506,10 @@ def finish(directory: Path, plan: Manifest, finished: dict[str, Shard]) -> Manif
     """
     names = [shard_name(number, plan.num_shards) for number in range(plan.num_shards)]
     manifest = dataclasses.replace(plan, shards=tuple(finished[name] for name in names))
-    sizes_px = {shard.frame_px for shard in manifest.shards if shard.records}
-    if len(sizes_px) > 1:
-        raise ShardError(
-            f"{directory}: frames of {sorted(sizes_px)} px do not go together; the source must give one size"
-        )
+    sizes = sorted({frame_size(shard.frame_px) for shard in manifest.shards if shard.records})
+    if len(sizes) > 1:
+        shown = " and ".join(map(size_text, sizes))
+        raise ShardError(f"{directory}: frames of {shown} do not go together; the source must give one size")
     text = manifest.to_json()
     path = directory / MANIFEST_NAME
     others = (directory / REJECTED_NAME, directory / NOTES_NAME, directory / SUMMARY_NAME)
@@ -596,6 +606,15 @@ def _no_shards(directory: Path) -> str:
         f"{directory} holds no shards (no {MANIFEST_NAME}): `{command}world.py --out={directory}` writes clips of the "
         f"built-in world, `{command}folder.py --config.root=VIDEOS --out={directory}` your own videos"
     )
+
+
+def _size_of_json(frame_px: Any) -> StoredSize:
+    return tuple(frame_px) if isinstance(frame_px, list) else frame_px
+
+
+def _unit_of_json(fields: list[Any]) -> UnitPart:
+    unit = UnitPart(*fields)
+    return unit._replace(frame_px=_size_of_json(unit.frame_px))
 
 
 def _is_of_the_world(source: dict[str, Any]) -> bool:

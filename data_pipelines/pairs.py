@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.samples import Pieces, Place, Sample
 from data_pipelines.schema import Record, Word
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import Int, UInt8
 
@@ -157,7 +158,7 @@ def spread_ticks(ticks: range, number: int) -> Int[np.ndarray, "T"]:
 
 
 def spread_frames(
-    record: Record, ticks: range, number: int, frame_px: int | None = None
+    record: Record, ticks: range, number: int, frame_px: FrameSize | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames of a record at `spread_ticks`.
 
@@ -165,7 +166,7 @@ def spread_frames(
       record: whose.
       ticks: at least one.
       number: of frames.
-      frame_px: H = W; larger frames are shrunk. None: as they are.
+      frame_px: H and W; larger frames are shrunk. None: as they are.
     """
     frames = record.frames[spread_ticks(ticks, number)]
     return frames if frame_px is None else shrink_frames(frames, frame_px)

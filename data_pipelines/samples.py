@@ -14,6 +14,7 @@ from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import UInt8
 
@@ -78,7 +79,7 @@ class Pieces:
       flip: whether half the pieces of records that are safe to flip (`RecordSource.flip_safe`) are flipped.
       seed: of the choices.
       mark_corrupt: what to do with a record that cannot be read: a piece of nothing, or an error.
-      frame_px: H = W of frames; larger ones are shrunk. None for frames as they are stored.
+      frame_px: H and W of frames; larger ones are shrunk. None for frames as they are stored.
     """
 
     source: RecordSource
@@ -86,7 +87,7 @@ class Pieces:
     flip: bool
     seed: int
     mark_corrupt: bool = False
-    frame_px: int | None = None
+    frame_px: FrameSize | None = None
 
     def take(self, position: int, index: int, choice: Choice | None = None) -> Piece:
         """The piece at a position k of the run.
@@ -129,8 +130,7 @@ class Pieces:
 
     def no_frames(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
         """Black frames, where there is no record."""
-        px = self.frame_px or self.source.frame_px
-        return np.zeros((number, px, px, 3), np.uint8)
+        return np.zeros((number, *(self.frame_px or self.source.frame_px), 3), np.uint8)
 
     def _anywhere(self, position: int, record_ticks: int) -> Place:
         if record_ticks <= self.num_ticks:

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines import images
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize
 
 SCHEMA_VERSION = 2
 
@@ -68,7 +69,7 @@ class Record:
 
     Attributes:
       key: names the clip among all, e.g. "world/plain/7/000012".
-      frames: uint8 [T, H, W, 3] RGB with H = W, one a tick.
+      frames: uint8 [T, H, W, 3] RGB, one a tick.
       clock: the steps and ticks of this clip.
       words: in the order in which they are spoken.
       timing: how well the words' times are known, one of TIMINGS.
@@ -103,8 +104,8 @@ class Record:
 
     def __post_init__(self):
         shape = self.frames.shape
-        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3 or shape[0] < 1:
-            raise RecordError(f"{self.key}: frames must be uint8 [T, px, px, 3], got {self.frames.dtype} {list(shape)}")
+        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 1:
+            raise RecordError(f"{self.key}: frames must be uint8 [T, H, W, 3], got {self.frames.dtype} {list(shape)}")
         if self.timing not in TIMINGS:
             raise RecordError(f"{self.key}: timing {self.timing!r} is unknown, choose one of {TIMINGS}")
         times_s = self.tick_times_s
@@ -126,8 +127,9 @@ class Record:
         return self.frames.shape[0]
 
     @property
-    def frame_px(self) -> int:
-        return self.frames.shape[1]
+    def frame_px(self) -> FrameSize:
+        """Height and width of the frames."""
+        return self.frames.shape[1], self.frames.shape[2]
 
 
 def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92) -> bytes:

@@ -43,6 +43,7 @@ from data_pipelines.manifest import (
 from data_pipelines.schema import Record, encode_record
 from data_pipelines.sources import Item, Listing, Rejected, Source, Unit
 from data_pipelines.worker_process import start_worker
+from mmduplex_jax.frame_size import StoredSize, frame_size, size_text, stored_size
 
 __all__ = [
     "ImageFormat",
@@ -344,9 +345,9 @@ class _Tally:
     ticks: int = 0
     words: int = 0
     longest_ticks: int = 0
-    frame_px: int = 0
+    frame_px: StoredSize = 0
 
-    def add(self, records: int, ticks: int, words: int, longest_ticks: int, frame_px: int) -> None:
+    def add(self, records: int, ticks: int, words: int, longest_ticks: int, frame_px: StoredSize) -> None:
         self.records += records
         self.ticks += ticks
         self.words += words
@@ -487,7 +488,7 @@ class _Contents:
             if self._writer.motion is not None:
                 content = dataclasses.replace(content, motion=self._writer.motion(content.frames))
             write(encode_record(content, self._writer.image.format, self._writer.image.quality))
-            tally.add(1, content.num_ticks, len(content.words), content.num_ticks, content.frame_px)
+            tally.add(1, content.num_ticks, len(content.words), content.num_ticks, stored_size(content.frame_px))
             on_written(0, content.num_ticks)
         self.all.add(**vars(tally))
         if self._writer.units is not None:
@@ -539,10 +540,11 @@ def _room(name: str) -> Iterator[None]:
         raise
 
 
-def _check_like_the_others(name: str, source: Source, key: str, record: Record, frame_px: int) -> None:
+def _check_like_the_others(name: str, source: Source, key: str, record: Record, frame_px: StoredSize) -> None:
     if record.key != key:
         raise ShardError(f"{name}: record {record.key!r} came as item {key!r}; a record's key is its item's")
     if record.clock != source.clock:
         raise ShardError(f"{name}: record {record.key!r} has {record.clock}, its source {source.clock}")
-    if frame_px and record.frame_px != frame_px:
-        raise ShardError(f"{name}: record {record.key!r} has frames of {record.frame_px} px, others {frame_px}")
+    if frame_px and record.frame_px != frame_size(frame_px):
+        sizes = size_text(record.frame_px), size_text(frame_size(frame_px))
+        raise ShardError(f"{name}: record {record.key!r} has frames of {sizes[0]}, others of {sizes[1]}")

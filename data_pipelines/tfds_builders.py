@@ -43,6 +43,7 @@ from data_pipelines.schema import SCHEMA_VERSION, Event, Record, Word
 from data_pipelines.sources import Item, Rejected, Source
 from data_pipelines.sources.registry import description_of, source_of
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 # What tfds can name as the encoding of an image.
 IMAGE_FORMATS = ("jpeg", "png")
@@ -84,7 +85,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder):
         values = self._values()
         return self.dataset_info_from_configs(
             description=description_of(self.name),
-            features=features_of(values["frame_px"], values["image"]["format"]),
+            features=features_of(frame_size(values["frame_px"]), values["image"]["format"]),
             metadata=tfds.core.MetadataDict(),
             # Otherwise examples are stored by the hash of their keys.
             disable_shuffling=True,
@@ -185,7 +186,7 @@ class TfdsRecords:
       directory: of the dataset's version, `data_dir/NAME/CONFIG/VERSION`.
       clock: of every record.
       longest_ticks: of the longest record.
-      frame_px: side of every record's frames.
+      frame_px: height and width of every record's frames.
       rejected: how many inputs gave no record, by cause.
     """
 
@@ -216,7 +217,7 @@ class TfdsRecords:
         self.rejected: dict[str, int] = dict(metadata["rejected"])
         self._flip_safe = bool(metadata.get("flip_safe", False))
         image = builder.info.features["frames"].feature
-        self.frame_px = int(image.shape[0])
+        self.frame_px = frame_size(image.shape[:2])
         self._features = features_of(self.frame_px, image.encoding_format, pictures=False)
         self._key = tfds.features.FeaturesDict({"key": tfds.features.Text()})
 
@@ -260,14 +261,14 @@ class TfdsRecords:
         return f"{self.directory}, record {index}"
 
 
-def features_of(frame_px: int, image_format: str, *, pictures: bool = True) -> tfds.features.FeaturesDict:
+def features_of(frame_px: FrameSize, image_format: str, *, pictures: bool = True) -> tfds.features.FeaturesDict:
     """The features of a record.
 
     Where an example cannot leave a value out: an end that is not known is NaN, sound, motion or a text that is not
     there is empty. `provenance` is JSON.
 
     Args:
-      frame_px: H = W of the frames.
+      frame_px: H and W of the frames.
       image_format: one of IMAGE_FORMATS.
       pictures: read frames as pictures, or as the bytes that they are stored in.
     """
@@ -279,7 +280,7 @@ def features_of(frame_px: int, image_format: str, *, pictures: bool = True) -> t
         return features.Tensor(shape=shape, dtype=dtype, encoding=features.Encoding.BYTES)
 
     texts = features.Sequence(features.Text())
-    picture = features.Image(shape=(frame_px, frame_px, 3), encoding_format=image_format)
+    picture = features.Image(shape=(*frame_px, 3), encoding_format=image_format)
     return features.FeaturesDict(
         {
             "key": features.Text(),

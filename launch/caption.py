@@ -114,8 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--fit",
         choices=FITS,
-        default="crop",
-        help="how a wide picture becomes the model's square: its centre, or all of it between bars (default: crop)",
+        help="of a picture of another shape: all of it between bars, or its centre (default: as the model was trained)",
     )
     add("--batch", type=int, default=8, help="pieces captioned at a time (default: %(default)s)")
     add("--seed", type=int, default=0, help="of --decode=sample (default: %(default)s)")

@@ -125,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_json_flag(flags, "write the report with every word")
     add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
-    add("--fit", choices=FITS, default="crop", help="of a wide picture: its centre, or all of it between bars (crop)")
+    fits = "of a picture of another shape: all of it between bars, or its centre (default: as the model was trained)"
+    add("--fit", choices=FITS, help=fits)
     add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add("--only_check_args", action="store_true", help="read the flags and stop")

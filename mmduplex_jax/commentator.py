@@ -27,10 +27,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.decode import VideoReader
-from data_pipelines.geometry import squarer
+from data_pipelines.geometry import fitter
 from data_pipelines.pictures import DEFAULT_RATE_HZ
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock, TickSampler
+from mmduplex_jax.frame_size import FrameSize, fit_of, size_text
 from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
@@ -92,7 +93,9 @@ class Commentator:
     _idle: list[Session] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"<Commentator: {self.name}, {self.frame_px} px at {self.clock.tick_hz:g} Hz, {self.steps:,} steps>"
+        return (
+            f"<Commentator: {self.name}, {size_text(self.frame_px)} at {self.clock.tick_hz:g} Hz, {self.steps:,} steps>"
+        )
 
     @property
     def clock(self) -> Clock:
@@ -108,8 +111,14 @@ class Commentator:
         return self.live.config.tokenizer.cap_min
 
     @property
-    def frame_px(self) -> int:
-        return self.config.frame_px
+    def frame_px(self) -> FrameSize:
+        """Height and width of the frames that it watches."""
+        return self.live.config.tokenizer.frame_px
+
+    @property
+    def fit(self) -> str:
+        """How pictures were fitted to these frames in training, and are here unless another way is asked for."""
+        return fit_of(self.config)
 
     @property
     def delays(self) -> Delays:
@@ -122,7 +131,7 @@ class Commentator:
         *,
         delay_steps: int | None = None,
         pad_bias: float = 0.0,
-        fit: str = "crop",
+        fit: str | None = None,
         image_rate_hz: float = DEFAULT_RATE_HZ,
         realtime: bool = False,
         max_s: float | None = None,
@@ -133,7 +142,8 @@ class Commentator:
           source: a file, an address that PyAV opens, a camera's number, or a folder of pictures.
           delay_steps: steps that the words run behind the picture; the config's usual delay where it is not given.
           pad_bias: added to silence's logit; more is quieter.
-          fit: how a wide picture becomes the model's square: "crop" its centre, or "pad" it with black.
+          fit: how a picture of another shape becomes the model's frame: "pad" all of it between black bars, or "crop"
+            its centre; as the model was trained where it is not given.
           image_rate_hz: pictures a second of a folder.
           realtime: watch at the video's own speed, and drop frames rather than fall behind; always so for live sources.
           max_s: watch no more than this.
@@ -143,7 +153,9 @@ class Commentator:
           ValueError: a setting that the model was not made for.
         """
         session = self.session(delay_steps, pad_bias)
-        with VideoReader(source, self.clock, self.frame_px, fit, trusted=True, image_rate_hz=image_rate_hz) as reader:
+        with VideoReader(
+            source, self.clock, self.frame_px, fit or self.fit, trusted=True, image_rate_hz=image_rate_hz
+        ) as reader:
             runtime = Runtime(session, reader, realtime=realtime)
             try:
                 yield from runtime.words(max_s)
@@ -154,9 +166,11 @@ class Commentator:
         if runtime.error is not None:
             raise runtime.error
 
-    def stream(self, *, delay_steps: int | None = None, pad_bias: float = 0.0, fit: str = "crop") -> "CommentaryStream":
+    def stream(
+        self, *, delay_steps: int | None = None, pad_bias: float = 0.0, fit: str | None = None
+    ) -> "CommentaryStream":
         """Begins a stream of one's own frames; settings as of `commentate`."""
-        return CommentaryStream(self, self.session(delay_steps, pad_bias), fit)
+        return CommentaryStream(self, self.session(delay_steps, pad_bias), fit or self.fit)
 
     def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Session:
         """A stream over ticks of the model's own clock and frame size, compiled; settings as of `commentate`.
@@ -208,7 +222,9 @@ class Commentates(Protocol):
     @property
     def clock(self) -> Clock: ...
     @property
-    def frame_px(self) -> int: ...
+    def frame_px(self) -> FrameSize: ...
+    @property
+    def fit(self) -> str: ...
     @property
     def tokens_per_s_max(self) -> int: ...
     @property
@@ -223,7 +239,7 @@ def recording(
     *,
     delay_steps: int | None = None,
     pad_bias: float = 0.0,
-    fit: str = "crop",
+    fit: str | None = None,
     image_rate_hz: float = DEFAULT_RATE_HZ,
     realtime: bool = False,
     captions: str | os.PathLike[str] | None = None,
@@ -245,7 +261,7 @@ def recording(
       VideoError: it is no video.
       ValueError: a setting that the model was not made for.
     """
-    delay_steps = model.delays.chosen(delay_steps)
+    delay_steps, fit = model.delays.chosen(delay_steps), fit or model.fit
     with VideoReader(
         source, model.clock, model.frame_px, fit, picture_px=PICTURE_PX if film else None, trusted=True,
         image_rate_hz=image_rate_hz,
@@ -288,7 +304,7 @@ class CommentaryStream:
 
     def __init__(self, model: Commentator, session: Session, fit: str):
         self._model, self._session = model, session
-        self._square = squarer(model.frame_px, fit)
+        self._fitted = fitter(model.frame_px, fit)
         self._sampler: TickSampler[np.ndarray] = TickSampler(model.clock, _GAP_S)
         self._closed = False
 
@@ -315,7 +331,7 @@ class CommentaryStream:
         return [
             word
             for tick_s, shown in ticks
-            for word in self._session.tick(tick_s, np.ascontiguousarray(self._square(shown, 1.0))).words
+            for word in self._session.tick(tick_s, np.ascontiguousarray(self._fitted(shown, 1.0))).words
         ]
 
     def close(self) -> list[TimedWord]:

@@ -1,9 +1,10 @@
 """The size of frames, a pair `(height, width)` in pixels, and how pictures of other shapes are fitted to it.
 
-Configurations and code hold pairs. One integer stands in files that were written before frames could be rectangles, and
-in `--config.frame_px=96` for a square, which the flag gives as `(96,)`.
+Configurations and code hold pairs. One integer stands for a square in files and messages, as when frames could be
+nothing else, and in `--config.frame_px=96`, which the flag gives as `(96,)`.
 """
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -11,6 +12,8 @@ FrameSize = tuple[int, int]
 
 # "pad": the whole picture, black bars where its shape is another; "crop": its middle, what is beyond cut off.
 FITS = ("crop", "pad")
+
+_SIZES = ("frame_px", "plane_px", "picture_px", "image_px", "grid_side")
 
 
 def frame_size(frame_px: Any, name: str = "frame_px") -> FrameSize:
@@ -51,6 +54,26 @@ def size_flag(frame_px: FrameSize) -> str:
     """A size as a flag takes it: "64" for a square, else "(144,256)"."""
     height_px, width_px = frame_px
     return str(height_px) if height_px == width_px else f"'({height_px},{width_px})'"
+
+
+StoredSize = int | tuple[int, int]
+
+
+def stored_size(frame_px: FrameSize) -> StoredSize:
+    """A size as files and messages hold it: one integer for a square, as ever; height and width otherwise."""
+    return frame_px[0] if frame_px[0] == frame_px[1] else frame_px
+
+
+def with_stored_sizes(values: Any) -> Any:
+    """JSON values in which every size is as files hold it, however a configuration said it."""
+    if isinstance(values, tuple | list):
+        return [with_stored_sizes(value) for value in values]
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        key: stored_size(frame_size(value, key)) if key in _SIZES and value else with_stored_sizes(value)
+        for key, value in values.items()
+    }
 
 
 def whole_factor(large: FrameSize, small: FrameSize) -> int | None:

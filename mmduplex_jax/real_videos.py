@@ -68,7 +68,11 @@ def add_real_flags(parser: argparse.ArgumentParser) -> None:
     real("--root", metavar="DIR", help="the folder with clips.jsonl and the videos that it labels")
     real("--cameras", default="", metavar="REGEX", help="only cameras whose whole name matches")
     real("--split", choices=SPLITS, default="all", help="cameras that training held back, or has seen (default: all)")
-    real("--fit", choices=FITS, help="of a wide picture: its centre, or all of it between bars (default: as usual)")
+    real(
+        "--fit",
+        choices=FITS,
+        help="of a picture of another shape: all between bars, or its centre (default: as trained)",
+    )
     teacher = (
         "also run this detector live, with a tracker and rules, as a control: a YOLOX, or a configs/data/narrated.py"
     )
@@ -218,9 +222,8 @@ def watch_live(
       classes: that phrases may name.
     """
     counted = _Counted()
-    given: dict[str, Any] = {} if fit is None else {"fit": fit}
     with recording(
-        model, video.path, delay_steps=delay_steps, pad_bias=pad_bias, listeners=[counted], **given
+        model, video.path, delay_steps=delay_steps, pad_bias=pad_bias, listeners=[counted], fit=fit
     ) as runtime:
         report = runtime.run()
     if runtime.error is not None:
@@ -237,7 +240,7 @@ def watch_control(control: LiveControl, video: LabelledVideo, classes: tuple[str
     """What a control says of a whole video, shown every picture of it."""
     before = control.gflop
     decoding_s = 0.0
-    with VideoReader(video.path, _READING, _CONTROL_PX // 10, picture_px=_CONTROL_PX, trusted=True) as reader:
+    with VideoReader(video.path, _READING, (_CONTROL_PX // 10,) * 2, picture_px=_CONTROL_PX, trusted=True) as reader:
 
         def pictures() -> Iterator[tuple[float, np.ndarray]]:
             nonlocal decoding_s

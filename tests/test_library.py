@@ -29,7 +29,7 @@ HEAVY = ("jax", "flax", "numpy", "av", "cv2", "grain", "orbax", "tensorflow_data
 class Scripted(Commentator):
     """A model that says a script, as `tests/streaming` has it."""
 
-    clock, tokens_per_s_max, frame_px, delays = Clock(), 8, FRAME_PX, Delays(0, 6, 2)
+    clock, tokens_per_s_max, frame_px, fit, delays = Clock(), 8, (FRAME_PX, FRAME_PX), "crop", Delays(0, 6, 2)
 
 
 def scripted(said: dict[int, str]) -> Commentator:

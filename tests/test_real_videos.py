@@ -26,7 +26,7 @@ RATE_HZ, LENGTH_S = 10, 8.0
 class Scripted(Commentator):
     """Says "red circle enters left" from 2.0 s on, in every video."""
 
-    clock, tokens_per_s_max, frame_px, delays = Clock(), 8, FRAME_PX, Delays(0, 6, 2)
+    clock, tokens_per_s_max, frame_px, fit, delays = Clock(), 8, (FRAME_PX, FRAME_PX), "crop", Delays(0, 6, 2)
 
 
 def write_video(path, brightness: int) -> None:

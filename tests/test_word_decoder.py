@@ -89,7 +89,7 @@ def test_a_score_is_of_what_a_viewer_sees_where_a_mark_is_missing(left_out: int)
     slots = script({2: "red", 4: "circle", 6: "enters", 8: "left", 20: "red", 22: "circle", 24: "left"}, 32)
     slots[2 + 2 * left_out] = PAD
     live = session(slots)
-    frame = np.zeros((live.frame_px, live.frame_px, 3), np.uint8)
+    frame = np.zeros((*live.frame_px, 3), np.uint8)
     viewer = [word for k in range(16) for word in live.tick(CLOCK.tick_time_s(k), frame).words] + live.finish()
     scored = []
     phrases = phrases_in(slots, TOKENIZER, CLOCK, lambda words: scored.extend(words) or split_phrases(words))

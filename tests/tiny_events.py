@@ -15,11 +15,11 @@ from tests import tiny
 def config(variant: str = ""):
     """The quick start's with 32-pixel frames, clips of 5.12 s and few numbers."""
     c = bflow_quickstart.get_config(variant)
-    c.frame_px = 32
+    c.frame_px = (32, 32)
     c.data.update(clip_s=5.12, batch_size=4)
     t = c.tokenizer
     t.width = 32
-    t.motion.update(plane_px=16, search_radius=2)
+    t.motion.update(plane_px=(16, 16), search_radius=2)
     t.budget.update(
         tokens_per_s_max=16,
         flow_token_levels=(0, 1, 2),

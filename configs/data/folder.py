@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.source = "folder"
     config.root = config_dict.placeholder(str)
     config.units_per_shard = 20
-    config.frame_px = 256
-    config.fit = "crop"  # the centre, or "pad" with black
+    config.frame_px = (256, 256)
+    config.fit = "pad"  # all of a picture between black bars, or "crop": its centre
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     config.image = ConfigDict({"format": "jpeg", "quality": 90})
     # Videos are cut into windows; what is shorter than the shortest is rejected.
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})  # or "pcm"
     # What moved, for `launch.inspect` and for choosing clips; training computes its own. 1 kB a frame.
-    config.motion = ConfigDict({"keep": True, "plane_px": 32, "search_radius": 3})
+    config.motion = ConfigDict({"keep": True, "plane_px": (32, 32), "search_radius": 3})
     config.license = ""
     config.language = ""  # of transcripts that do not say it
     config.keep_without_words = False

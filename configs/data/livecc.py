@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
     config.timing = "line"  # or "word"
     config.language = ""  # of all lines, which do not say it: "en" if you know it
     config.units_per_shard = 100  # lines
-    config.frame_px = 256
-    config.fit = "crop"  # or "pad"
+    config.frame_px = (256, 256)
+    config.fit = "pad"  # all of a picture between black bars, or "crop": its centre
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     config.image = ConfigDict({"format": "jpeg", "quality": 90})
     # Clips last up to 240 s; a minute is what the text stream of duplex_300m looks back. Without overlap, so that each
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
-    config.motion = ConfigDict({"keep": True, "plane_px": 64, "search_radius": 5})
+    config.motion = ConfigDict({"keep": True, "plane_px": (64, 64), "search_radius": 5})
     config.license = ""  # the lines name none; their videos have each their own
     # "hash" rejects a line that says the same words of the same stretch as an earlier one. It reads all lines first,
     # some 30 GB in Live-CC-5M, whose publishers cut each video once.

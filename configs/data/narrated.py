@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.source = "narrated"
     config.root = config_dict.placeholder(str)
     config.units_per_shard = 4
-    config.frame_px = 256
+    config.frame_px = (256, 256)
     config.fit = "pad"  # what enters at the edge of the picture must enter the frame there
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     config.image = ConfigDict({"format": "jpeg", "quality": 90})
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
-    config.motion = ConfigDict({"keep": False, "plane_px": 32, "search_radius": 3})  # or frames cannot be flipped
+    config.motion = ConfigDict({"keep": False, "plane_px": (32, 32), "search_radius": 3})  # or frames cannot be flipped
     config.license = ""
     config.duplicates = "hash"
     return config

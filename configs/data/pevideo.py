@@ -28,8 +28,8 @@ def get_config() -> ConfigDict:
     config.keep_without_words = False  # or keep clips without a caption, silent
     config.language = "en"
     config.units_per_shard = 1  # tars
-    config.frame_px = 256
-    config.fit = "crop"  # or "pad"
+    config.frame_px = (256, 256)
+    config.fit = "pad"  # all of a picture between black bars, or "crop": its centre
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     config.image = ConfigDict({"format": "jpeg", "quality": 90})
     # Each clip is taken as it is; a window_s would cut it.
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
-    config.motion = ConfigDict({"keep": True, "plane_px": 64, "search_radius": 5})
+    config.motion = ConfigDict({"keep": True, "plane_px": (64, 64), "search_radius": 5})
     config.license = ""  # what the publishers' card says when you fetch the tars
     # "hash" rejects a video with the same bytes as an earlier one. It reads the headers of all tars first, and the
     # bytes of what is equally long, so the tars must be on this machine.

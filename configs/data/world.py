@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.units_per_shard = 100
     config.seed = 0
     config.clip_s = 12.0
-    config.frame_px = 64
+    config.frame_px = (64, 64)
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     # JPEG with chroma at full resolution; "webp" is smaller and slower, "png" and "raw" lose nothing and are larger.
     config.image = ConfigDict({"format": "jpeg", "quality": 92})

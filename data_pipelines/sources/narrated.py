@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.clip_reader import probe
-from data_pipelines.geometry import square_in_picture
+from data_pipelines.geometry import frame_in_picture
 from data_pipelines.labelled_videos import LABELS_NAME, camera_of_videos
 from data_pipelines.narrator.detector import Detector
 from data_pipelines.narrator.events import EventSettings
@@ -195,11 +195,9 @@ class NarratedSource(Footage):
 
     def _tracks(self, record: Record, narration: Narration, begin_s: float, end_s: float) -> list[dict[str, Any]]:
         """The things of a window's events: class, and boxes as [t_s, left, top, right, bottom], shares of the frame."""
-        left, top, scale = square_in_picture(
-            narration.width_px, narration.height_px, record.frame_px, self.settings.fit
-        )
+        left, top, scale = frame_in_picture(narration.width_px, narration.height_px, record.frame_px, self.settings.fit)
         picture = np.array([narration.width_px, narration.height_px] * 2)
-        corner = np.array([left, top] * 2)
+        corner, frame = np.array([left, top] * 2), np.array(record.frame_px[::-1] * 2)
         names = {one.track: one.class_name for one in narration.happenings}
         boxes: dict[int, list[list[float]]] = {}
         for one in narration.followed:
@@ -208,7 +206,7 @@ class NarratedSource(Footage):
             kept = boxes.setdefault(one.track, [])
             if kept and one.t_s - begin_s - kept[-1][0] < _KEPT_EVERY_S:
                 continue
-            box = (one.box * picture - corner) / (scale * record.frame_px)
+            box = (one.box * picture - corner) / (scale * frame)
             kept.append([round(one.t_s - begin_s, 3), *(round(float(side), 3) for side in box)])
         return [{"track": track, "class": names[track], "boxes": kept} for track, kept in sorted(boxes.items())]
 

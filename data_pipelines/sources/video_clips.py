@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.clip_reader import AudioFormat, Clip, VideoLength, read_clips
-from data_pipelines.geometry import squarer
+from data_pipelines.geometry import fitter
 from data_pipelines.languages import asks_for
 from data_pipelines.manifest import sha256_of
 from data_pipelines.schema import Record, Word
@@ -17,6 +17,7 @@ from data_pipelines.sources import Rejected, causes
 from data_pipelines.windows import Window, cut_windows, words_of, words_outside
 from data_pipelines.words import with_sentence_ends
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 # A clip that is said to end so little after its video does, ends with it: annotations round to a tenth of a second.
 _END_TOLERANCE_S = 1.0
@@ -107,7 +108,7 @@ class ClipSettings:
     """
 
     clock: Clock
-    frame_px: int
+    frame_px: FrameSize
     fit: str
     window_s: float | None
     overlap_s: float
@@ -137,10 +138,11 @@ def clip_settings_of(config: Mapping[str, Any]) -> ClipSettings:
         cut_windows(0.0, window_s, window_s, clip["overlap_s"], shortest_s)  # says what is wrong with them
     elif clip["overlap_s"]:
         raise ValueError("config.clip.overlap_s needs windows: set config.clip.window_s too")
-    squarer(config["frame_px"], config["fit"])
+    frame_px = frame_size(config["frame_px"], "config.frame_px")
+    fitter(frame_px, config["fit"])
     return ClipSettings(
         clock=clock,
-        frame_px=config["frame_px"],
+        frame_px=frame_px,
         fit=config["fit"],
         window_s=window_s,
         overlap_s=clip["overlap_s"],

@@ -103,12 +103,11 @@ def world_source(config: Mapping[str, Any]) -> WorldSource:
 
 def _real_world(config: Mapping[str, Any]) -> RealWorldConfig:
     given, clock = config["world"], config["clock"]
-    frame_px = config["frame_px"]
     world = RealWorldConfig(
         pack=given["pack"] or "",
         exclude_cameras=given["exclude_cameras"],
         clip_s=config["clip_s"],
-        frame_px=frame_px if isinstance(frame_px, int) else tuple(frame_px),
+        frame_px=config["frame_px"],
         step_hz=clock["step_hz"],
         video_stride=clock["video_stride"],
         dynamics=_changed(real.RealDynamics(), given["dynamics"], "config.world.dynamics"),

@@ -22,6 +22,7 @@ from data_pipelines.world.real.pack import read_pack
 from data_pipelines.world.real.painter import RealPainter
 from data_pipelines.world.real.planner import RealScene, plan_real_scene
 from data_pipelines.world.scene import Dice, Scene
+from mmduplex_jax.frame_size import with_stored_sizes
 
 CODECS = ("libx264", "mpeg4")
 
@@ -34,7 +35,7 @@ class Clip:
     """What is seen, what happens and what is said. Times in seconds from the first frame.
 
     Attributes:
-      frames: uint8 [T, height, width, 3] RGB, one at each tick of the clock.
+      frames: uint8 [T, H, W, 3] RGB, one at each tick of the clock.
       events: in order of time.
       words: in order of time.
       licence: under which it may be used; of real things those of all of them.
@@ -158,9 +159,9 @@ def write_clip_files(
     name = name or f"world_{config.look}_{seed}_{index}"
     files = ClipFiles(folder / f"{name}.mp4", folder / f"{name}.vtt", folder / f"{name}.json", codec)
 
-    width_px = size_px
+    height_px, width_px = config.frame_px
+    width_px = 2 * round(size_px * width_px / height_px / 2)
     if isinstance(config, RealWorldConfig):
-        width_px = 2 * round(size_px * config.aspect / 2)
         enlarged = dataclasses.replace(config, frame_px=(size_px, width_px))
         real, rng = plan_real_clip(enlarged, seed, index)
         events, words, frame = real.events, real.words, RealPainter(enlarged, real, rng).frame
@@ -169,7 +170,7 @@ def write_clip_files(
             lambda spoken: event_words.split_phrases(spoken, read_pack(config.pack, config.exclude_cameras).classes),
         )
     else:
-        filmed = dataclasses.replace(config, frame_px=size_px)
+        filmed = dataclasses.replace(config, frame_px=(size_px, width_px))
         scene, words, rng = plan_clip(filmed, seed, index)
         events, frame, text = scene.events, Painter(filmed, scene, rng).frame, captions(words)
     num_frames = round(config.clip_s * fps)
@@ -235,5 +236,5 @@ def _facts(config: World, seed: int, index: int, events: Sequence[Event], words:
         "duration_s": config.clip_s,
         "events": [dataclasses.asdict(event) for event in events],
         "words": [dataclasses.asdict(word) for word in words],
-        "config": dataclasses.asdict(config),
+        "config": with_stored_sizes(dataclasses.asdict(config)),
     }

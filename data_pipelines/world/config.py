@@ -1,16 +1,18 @@
 """What a world is like: every range that randomness draws from, for the two looks.
 
-Lengths are pixels of a 64-pixel frame and scale with `frame_px`; times are seconds. A range is `(low, high)`.
+Lengths are pixels of a frame whose shorter side is 64 pixels, and scale with `frame_px`; times are seconds. A range is
+`(low, high)`.
 """
 
 import dataclasses
 from typing import Any
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 Range = tuple[float, float]
 
-# Lengths in this file are pixels of a frame this large.
+# Lengths in this file are pixels of a frame whose shorter side is this large.
 REFERENCE_PX = 64
 
 LOOKS = ("plain", "rich")
@@ -145,7 +147,7 @@ class WorldConfig:
     Attributes:
       look: "plain" or "rich"; it chooses the ranges below that are not given.
       clip_s: a clip's length.
-      frame_px: frames are squares of this size.
+      frame_px: height and width of the frames. One integer: squares.
       step_hz, video_stride: the clock; frames are taken at its ticks.
       dynamics, appearance: the ranges; None takes those of the look. (`dataclasses.replace` keeps them: make a
         new config for another look.)
@@ -153,7 +155,7 @@ class WorldConfig:
 
     look: str = "plain"
     clip_s: float = 12.0
-    frame_px: int = 64
+    frame_px: FrameSize = (64, 64)
     step_hz: float = 12.5
     video_stride: int = 2
     dynamics: Dynamics = _OF_THE_LOOK
@@ -162,7 +164,8 @@ class WorldConfig:
     def __post_init__(self):
         if self.look not in LOOKS:
             raise ValueError(f"world look {self.look!r} is unknown, choose one of {LOOKS}")
-        if self.frame_px < 16:
+        object.__setattr__(self, "frame_px", frame_size(self.frame_px, "world frame_px"))
+        if min(self.frame_px) < 16:
             raise ValueError(f"world frame_px must be at least 16 for shapes to be told apart, got {self.frame_px}")
         for name, of_look in (("dynamics", _DYNAMICS), ("appearance", _APPEARANCE)):
             if getattr(self, name) is _OF_THE_LOOK:
@@ -180,4 +183,4 @@ class WorldConfig:
     @property
     def scale(self) -> float:
         """Pixels of this frame for one pixel of the reference frame."""
-        return self.frame_px / REFERENCE_PX
+        return min(self.frame_px) / REFERENCE_PX

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.world.config import Appearance, WorldConfig
 from data_pipelines.world.scene import Scene, Thing
+from mmduplex_jax.frame_size import FrameSize
 
 # RGB. Far apart in hue, so that tinted light and noise leave them apart.
 COLOURS = {
@@ -126,8 +127,8 @@ def _shrunk(mask: np.ndarray, size_px: int) -> np.ndarray:
     return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def draw_background(rng: np.random.Generator, look: Appearance, size_px: int, scale: float) -> np.ndarray:
-    """A background of a kind drawn from `look.backgrounds`, float32 [size_px, size_px, 3] in 0 to 255."""
+def draw_background(rng: np.random.Generator, look: Appearance, size_px: FrameSize, scale: float) -> np.ndarray:
+    """A background of a kind drawn from `look.backgrounds`, float32 [h, w, 3] in 0 to 255, of `size_px`."""
     kind = look.backgrounds[rng.integers(len(look.backgrounds))]
     contrast = rng.uniform(*look.contrast)
     base = rng.uniform(70, 165) + rng.uniform(-look.tint, look.tint, 3)
@@ -135,10 +136,10 @@ def draw_background(rng: np.random.Generator, look: Appearance, size_px: int, sc
     return picture.astype(np.float32)
 
 
-def _grain(rng: np.random.Generator, size_px: int, blur_px: float, channels: int = 1) -> np.ndarray:
-    """Blurred noise of standard deviation 1, [size_px, size_px, channels]."""
-    noise = cv2.GaussianBlur(rng.standard_normal((size_px, size_px, channels), np.float32), (0, 0), max(blur_px, 0.3))
-    noise = noise.reshape(size_px, size_px, channels)
+def _grain(rng: np.random.Generator, size_px: FrameSize, blur_px: float, channels: int = 1) -> np.ndarray:
+    """Blurred noise of standard deviation 1, [h, w, channels]."""
+    noise = cv2.GaussianBlur(rng.standard_normal((*size_px, channels), np.float32), (0, 0), max(blur_px, 0.3))
+    noise = noise.reshape(*size_px, channels)
     return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
@@ -157,7 +158,7 @@ def _layers(rng, look, size_px, scale, contrast):
 
 def _gradient(rng, look, size_px, scale, contrast):
     angle = rng.uniform(0, 2 * np.pi)
-    x, y = np.meshgrid(np.linspace(-1, 1, size_px), np.linspace(-1, 1, size_px))
+    x, y = np.meshgrid(np.linspace(-1, 1, size_px[1]), np.linspace(-1, 1, size_px[0]))
     slope = (x * np.cos(angle) + y * np.sin(angle))[..., None]
     ends = rng.uniform(-1, 1, 3) * look.tint + rng.uniform(-50, 50)
     return slope * ends + 0.35 * contrast * _grain(rng, size_px, rng.uniform(0.6, 2) * scale)
@@ -165,13 +166,13 @@ def _gradient(rng, look, size_px, scale, contrast):
 
 def _photograph(rng, look, size_px, scale, contrast):
     """A horizon, many soft and hard blobs and polygons of muted colours, and grain: as busy as a street."""
-    picture = np.zeros((size_px, size_px, 3), np.float32)
-    horizon = int(rng.uniform(0.2, 0.7) * size_px)
+    picture = np.zeros((*size_px, 3), np.float32)
+    horizon = int(rng.uniform(0.2, 0.7) * size_px[0])
     picture[:horizon] = rng.uniform(-40, 45) + rng.uniform(-look.tint, look.tint, 3)
     picture[horizon:] = rng.uniform(-45, 40) + rng.uniform(-look.tint, look.tint, 3)
     for _ in range(int(rng.integers(8, 26))):
         muted = (rng.uniform(-50, 50) + rng.uniform(-look.tint, look.tint, 3)).tolist()
-        centre = rng.uniform(0, size_px, 2)
+        centre = rng.uniform(0, size_px[::-1])
         extent = rng.uniform(2, 15, 2) * scale
         if rng.random() < 0.5:
             box = (tuple(centre.tolist()), tuple((2 * extent).tolist()), float(rng.uniform(0, 180)))
@@ -199,10 +200,11 @@ class Painter:
         cv2.setNumThreads(1)
         look, scale = config.appearance, config.scale
         self._config, self._scene, self._rng = config, scene, rng
-        self._px = config.frame_px
+        self._height_px, self._width_px = config.frame_px
         # The background is larger than the frame by what the camera moves.
         self._border = math.ceil((config.dynamics.pan_px + look.shake_px[1]) * scale) + 2
-        self._background = draw_background(rng, look, self._px + 2 * self._border, scale)
+        size_px = self._height_px + 2 * self._border, self._width_px + 2 * self._border
+        self._background = draw_background(rng, look, size_px, scale)
         drawn = [Surface.draw(rng, look, scale) for _ in scene.things]
         of_identity: dict[int, Surface] = {}
         self._surfaces = [
@@ -232,17 +234,18 @@ class Painter:
         return x + waves[0] + waves[1], y + waves[2] + waves[3]
 
     def frames(self, times_s: np.ndarray) -> np.ndarray:
-        """uint8 [len(times_s), px, px, 3] RGB."""
-        out = np.empty((len(times_s), self._px, self._px, 3), np.uint8)
+        """uint8 [len(times_s), H, W, 3] RGB."""
+        out = np.empty((len(times_s), self._height_px, self._width_px, 3), np.uint8)
         for frame, t_s in zip(out, times_s.tolist(), strict=True):
             frame[:] = self.frame(t_s)
         return out
 
     def frame(self, t_s: float) -> np.ndarray:
-        """uint8 [px, px, 3] RGB: what the camera sees at a time."""
+        """uint8 [H, W, 3] RGB: what the camera sees at a time."""
         camera = self.camera_at(t_s)
         moved = np.array([[1, 0, -camera[0] - self._border], [0, 1, -camera[1] - self._border]], np.float32)
-        canvas = cv2.warpAffine(self._background, moved, (self._px, self._px), borderMode=cv2.BORDER_REPLICATE)
+        size = self._width_px, self._height_px
+        canvas = cv2.warpAffine(self._background, moved, size, borderMode=cv2.BORDER_REPLICATE)
         for number, thing in enumerate(self._scene.things):
             if thing.is_visible(t_s):
                 self._draw(canvas, number, thing, t_s, camera)

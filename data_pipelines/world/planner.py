@@ -147,7 +147,7 @@ class Paths(SceneDraft):
 
     def _try_stops(self, index, slot, t_s, x, y, cone, besides):
         """Ends anywhere inside the frame. What comes after needs its own room, a thing that stops needs it for good."""
-        free = self._free_slots(slot, t_s + self.px / self.slow_px_s)
+        free = self._free_slots(slot, self._crossed_s(t_s))
         if not free:
             return None
         j = free[min(self.dice.index(len(free)), self.dice.index(len(free)))]
@@ -180,7 +180,7 @@ class Paths(SceneDraft):
     def _meetings(self, index: int, slot: int, t_s: float, besides: int) -> list[tuple[int, int]]:
         """All (slot, other thing) such that the other is known to be inside the frame at that slot's time, shuffled."""
         meetings = []
-        for j in self._free_slots(slot, t_s + self.px / self.slow_px_s):
+        for j in self._free_slots(slot, self._crossed_s(t_s)):
             met_s = self.slots_s[j]
             for other, thing in self._visible(met_s):
                 known = thing.segments and thing.visible_from_s <= t_s and thing.locked_until_s <= t_s
@@ -440,9 +440,10 @@ class _Planner(Paths):
         if index is None:
             return False
         thing = self.things[index]
-        along = self.dice.between((1.5 * thing.half_px, self.px - 1.5 * thing.half_px))
-        x = px + {-1.0: 0.0, 1.0: self.px}.get(nx, along)
-        y = py + {-1.0: 0.0, 1.0: self.px}.get(ny, along)
+        edge_px = self.height_px if nx else self.width_px
+        along = self.dice.between((1.5 * thing.half_px, edge_px - 1.5 * thing.half_px))
+        x = px + {-1.0: 0.0, 1.0: self.width_px}.get(nx, along)
+        y = py + {-1.0: 0.0, 1.0: self.height_px}.get(ny, along)
         thing.move(t_s, x, y, 0.0, 0.0)
         if not self._set_moving(index, slot, (-nx, -ny, STEEPNESS, 1.0)):
             return False

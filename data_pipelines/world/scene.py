@@ -192,7 +192,8 @@ class SceneDraft:
 
     def __init__(self, config: WorldConfig, dice: Dice):
         self.config, self.dynamics, self.dice = config, config.dynamics, dice
-        self.scale, self.px = config.scale, float(config.frame_px)
+        self.scale = config.scale
+        self.height_px, self.width_px = (float(side) for side in config.frame_px)
         low, high = self.dynamics.speed_px_s
         self.slow_px_s, self.fast_px_s = low * self.scale, high * self.scale
         self.slots_s = rhythm(config, dice)
@@ -280,7 +281,7 @@ class SceneDraft:
     def _box(self, inset: float, t_s: float) -> tuple[float, float, float, float]:
         """The frame at a time, in the world, made smaller by `inset` on all sides: x0, y0, x1, y1."""
         px, py = self.pan.at(t_s)
-        return px + inset, py + inset, px + self.px - inset, py + self.px - inset
+        return px + inset, py + inset, px + self.width_px - inset, py + self.height_px - inset
 
     def _inside(self, thing: Thing, t_s: float, inset: float | None = None) -> bool:
         x, y = thing.place_at(t_s)
@@ -293,6 +294,10 @@ class SceneDraft:
         x0, y0, x1, y1 = self._box(0.0, t_s)
         distances = {"left": x - x0, "right": x1 - x, "top": y - y0, "bottom": y1 - y}
         return min(distances, key=lambda side: distances[side])
+
+    def _crossed_s(self, t_s: float) -> float:
+        """When the slowest thing that starts at a time has crossed the frame."""
+        return t_s + max(self.width_px, self.height_px) / self.slow_px_s
 
     def _free_slots(self, after: int, latest_s: float = INFINITY) -> list[int]:
         return [j for j in range(after + 1, len(self.slots_s)) if j not in self.owner and self.slots_s[j] <= latest_s]

@@ -341,7 +341,7 @@ async def connect(
     *,
     token: str | None = None,
     mode: Literal["live", "file"] = "live",
-    fit: Literal["crop", "pad"] = "crop",
+    fit: Literal["crop", "pad"] | None = None,
     delay_steps: int | None = None,
     pad_bias: float = 0.0,
     source: str | None = None,
@@ -353,7 +353,7 @@ async def connect(
       url: as `http://127.0.0.1:8080`.
       token: that the server asks for.
       mode: "live" drops pictures rather than wait, "file" waits and drops none.
-      fit: how a wide picture becomes the model's square.
+      fit: how a picture of another shape becomes the model's frame; None: as it was trained.
       delay_steps: how far words run behind the picture; None takes the model's own.
       pad_bias: more is quieter.
       source: a file or an address that the server is to watch, where it allows that.
@@ -366,7 +366,9 @@ async def connect(
     """
     aiohttp = _load_aiohttp()
     _check_url(url)
-    config = {"mode": mode, "fit": fit, "delay_steps": delay_steps, "pad_bias": pad_bias, "source": source}
+    config = {"mode": mode, "delay_steps": delay_steps, "pad_bias": pad_bias, "source": source}
+    if fit is not None:
+        config["fit"] = fit
     async with aiohttp.ClientSession(headers=_bearer_header(token)) as http:
         stream = Stream(http, url.rstrip("/"), config, client)
         running = asyncio.create_task(stream.run(), name=f"stream on {url}")

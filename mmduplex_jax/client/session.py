@@ -14,6 +14,7 @@ import numpy as np
 from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
+from mmduplex_jax.frame_size import FrameSize, fit_of, frame_size
 from mmduplex_jax.streaming.pool import TickResult
 from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
 from mmduplex_jax.word_decoder import TimedWord
@@ -40,7 +41,8 @@ class RemoteCommentator:
     realtime: bool
     name: str
     clock: Clock
-    frame_px: int
+    frame_px: FrameSize
+    fit: str
     tokens_per_s_max: int
     delays: Delays
 
@@ -64,7 +66,8 @@ def remote_commentator(url: str, token: str | None, *, realtime: bool) -> Remote
         realtime,
         name=f"{facts['model']} at {url}",
         clock=Clock(facts["clock"]["step_hz"], facts["clock"]["video_stride"]),
-        frame_px=facts["frame_px"],
+        frame_px=frame_size(facts["frame_px"]),
+        fit=fit_of(facts),
         tokens_per_s_max=facts["tokens_per_s_max"],
         delays=Delays(delay["min"], delay["max"], delay["default"]),
     )
@@ -109,7 +112,7 @@ class RemoteSession:
             raise
 
     def tick(self, t_s: float, frame: np.ndarray) -> TickResult:
-        """Shows a tick's frame, uint8 [frame_px, frame_px, 3]; ConnectionError where the server ended the stream."""
+        """Shows a tick's frame, uint8 [H, W, 3] of the model; ConnectionError where the server ended the stream."""
         started_s = time.perf_counter()
         self._run(self._stream.send(t_s, frame)).result(_ANSWER_S)
         wait_s = 0.0 if self._realtime else _ANSWER_S

@@ -13,12 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.dataset import open_dataset
-from data_pipelines.geometry import shrink_frames
+from data_pipelines.geometry import check_shrinks, shrink_frames
 from data_pipelines.manifest import REJECTED_NAME, ShardError, summary_of
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.clips import shard_records
-from mmduplex_jax.frame_size import fit_of
+from mmduplex_jax.frame_size import (
+    FrameSize,
+    fit_of,
+    frame_size,
+    size_flag,
+    size_text,
+    stored_size,
+    whole_factor,
+)
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.motion_field import MotionField
@@ -148,13 +156,13 @@ def distribution(values: Sequence[float], bins: int = 12) -> dict[str, Any]:
     }
 
 
-def measured(facts: Sequence[ClipFacts], clock: Clock, plane_px: int, cap: int | None) -> dict[str, Any]:
+def measured(facts: Sequence[ClipFacts], clock: Clock, plane_px: FrameSize, cap: int | None) -> dict[str, Any]:
     """The numbers of the clips that were measured, as JSON values.
 
     Args:
       facts: of each; at least one.
       clock: of the data set.
-      plane_px: side of the plane in which motion was matched.
+      plane_px: height and width of the plane in which motion was matched.
       cap: tokens that the tokenizer may spend in a second; None where they were not counted.
 
     Raises:
@@ -180,7 +188,7 @@ def measured(facts: Sequence[ClipFacts], clock: Clock, plane_px: int, cap: int |
             for (source, license_), count in Counter((clip.source, clip.license) for clip in facts).most_common()
         ],
         "motion": {
-            "plane_px": plane_px,
+            "plane_px": stored_size(plane_px),
             "cells_by_shift": (shifts / max(int(shifts.sum()), 1)).tolist(),
             "camera_moves": float(np.average([c.camera_moves for c in facts], weights=[c.duration_s for c in facts])),
             "residual": distribution([clip.residual for clip in facts]),
@@ -209,7 +217,7 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def tokenizer_of(config: Any, name: str, frame_px: int, clock: Clock) -> TokenizerConfig:
+def tokenizer_of(config: Any, name: str, frame_px: FrameSize, clock: Clock) -> TokenizerConfig:
     """The tokenizer of an experiment's config, for data of `frame_px` and `clock`; larger frames are shrunk to it.
 
     Raises:
@@ -218,10 +226,16 @@ def tokenizer_of(config: Any, name: str, frame_px: int, clock: Clock) -> Tokeniz
     if "tokenizer" not in config:
         raise ValueError(f"{name} is of stage {config.stage!r}, which spends no video tokens: give another --config")
     own = Clock(**config.clock)
-    if own != clock or config.frame_px > frame_px:
+    wanted = frame_size(config.frame_px)
+    try:
+        check_shrinks(frame_px, wanted)
+        fits = own == clock
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"{name} takes frames of {config.frame_px} px by {own}, the data has {frame_px} px and {clock}: give "
-            f"another --config, or change this one with --config.frame_px={frame_px} and the like"
+            f"{name} takes frames of {size_text(wanted)} by {own}, the data has {size_text(frame_px)} and {clock}: "
+            f"give another --config, or change this one with --config.frame_px={size_flag(frame_px)} and the like"
         )
     return tokenizer_config.from_mapping(config.tokenizer, config.frame_px, own, fit_of(config))
 
@@ -270,7 +284,7 @@ def inspect(
     motion_of = _motion_field(dataset.frame_px, tokenizer)
     count = None if tokenizer is None else token_counter(tokenizer)
     compiled: set[int] = set()
-    facts, plane_px = [], 0
+    facts, plane_px = [], (0, 0)
     number, records = shard_records(directory, seed, clips)
     interval_s = 0.1 if sys.stderr.isatty() else _LOG_INTERVAL_S
     with tqdm(total=number, desc="measuring", unit="clip", leave=False, mininterval=interval_s) as progress:
@@ -287,21 +301,25 @@ def inspect(
                 compiled.add(rounded)
                 progress.set_description("measuring", refresh=False)
             facts.append(clip_facts(record, motion, tokens))
-            plane_px = 2 * motion.shape[1]
+            plane_px = 2 * motion.shape[1], 2 * motion.shape[2]
             on_clip(record, facts[-1])
             progress.update()
     cap = None if tokenizer is None else tokenizer.cap
     return report | {"measured": measured(facts, clock, plane_px, cap)}
 
 
-def _motion_field(frame_px: int, tokenizer: TokenizerConfig | None) -> MotionField:
+def _motion_field(frame_px: FrameSize, tokenizer: TokenizerConfig | None) -> MotionField:
     """How motion is matched where none is stored: as the tokenizer does it."""
     if tokenizer is not None:
         return MotionField(**dataclasses.asdict(tokenizer.motion))
-    divisors = [side for side in range(2, min(frame_px, 64) + 1, 2) if frame_px % side == 0]
-    if not divisors:
-        raise ValueError(f"motion cannot be matched in frames of {frame_px} px: their side has no even divisor")
-    return MotionField((divisors[-1], divisors[-1]))
+    for factor in range(1, min(frame_px) // 2 + 1):
+        plane_px = frame_px[0] // factor, frame_px[1] // factor
+        even = not any(side % 2 for side in plane_px)
+        if even and max(plane_px) <= 64 and whole_factor(frame_px, plane_px) == factor:
+            return MotionField(plane_px)
+    raise ValueError(
+        f"motion cannot be matched in frames of {size_text(frame_px)}: no integer divides both sides into even ones"
+    )
 
 
 def _rejected_examples(directory: Path) -> dict[str, list[dict[str, str]]]:
@@ -323,13 +341,18 @@ def _rejected_examples(directory: Path) -> dict[str, list[dict[str, str]]]:
     return examples
 
 
+def shown_size(report: Mapping[str, Any]) -> str:
+    """The size of a report's frames for people."""
+    return size_text(frame_size(report["frame_px"])) if report["frame_px"] else "no frames"
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """A report of `inspect` as a person reads it."""
     rows = [
         ("samples", f"{report['samples']:,} from {report['units']:,} units, in shards: {report['shards']:,}"),
         (
             "video",
-            f"{report['hours']:,.2f} h of {report['frame_px']} px at {report['clock']['tick_hz']:g} frames a second; "
+            f"{report['hours']:,.2f} h of {shown_size(report)} at {report['clock']['tick_hz']:g} frames a second; "
             f"the longest clip has {report['longest_s']:.1f} s",
         ),
         ("size", f"{report['bytes'] / 1e6:,.1f} MB, {report['bytes_an_hour'] / 1e6:,.1f} MB an hour"),
@@ -344,6 +367,7 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _measured_rows(found: Mapping[str, Any], tokenizer: Mapping[str, str]) -> list[tuple[str, str]]:
     motion, tokens = found["motion"], found["tokens"]
+    plane = size_text(frame_size(motion["plane_px"]))
     shifts = "  ".join(f"{share:.0%}" for share in motion["cells_by_shift"])
     kept = f"captions {found['with_caption']}, audio {found['with_audio']}, stored motion {found['with_motion']}"
     count = f"not counted: {tokenizer['why_not']}"
@@ -360,7 +384,10 @@ def _measured_rows(found: Mapping[str, Any], tokenizer: Mapping[str, str]) -> li
         ("word timing", _shares(found["timing"])),
         ("language", _shares(found["language"])),
         ("with", kept),
-        ("motion", f"cells that move by 0, 1, 2 … plane pixels a tick (of {motion['plane_px']}): {shifts}"),
+        (
+            "motion",
+            f"cells that move by 0, 1, 2 … plane pixels a tick (of {plane}): {shifts}",
+        ),
         ("camera", f"moves in {motion['camera_moves']:.0%} of ticks"),
         ("tokens", count),
         *(("from", f"{one['source']}, licence {one['license']}: {one['clips']}") for one in found["origin"]),

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.geometry import shrink_frames
+from data_pipelines.geometry import check_shrinks, shrink_frames
 from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.free_running import Live, make_decoder
 from mmduplex_jax.evals.report import ClipResult, motion_by_tick
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -40,7 +41,7 @@ class Evaluation:
         forward: Forward,
         tokenizer: TextTokenizer,
         clock: Clock,
-        frame_px: int,
+        frame_px: FrameSize,
         splitter_of: Callable[[Record], Splitter],
         *,
         delay_steps: int,
@@ -54,7 +55,7 @@ class Evaluation:
           forward: its teacher-forced pass.
           tokenizer: its words.
           clock: of the model; the clips must have the same.
-          frame_px: side of the frames that the model takes; larger ones are shrunk.
+          frame_px: height and width of the frames that the model takes; larger ones are shrunk.
           splitter_of: a clip's grammar: what cuts words into phrases and reads them.
           delay_steps: steps that the text runs behind the picture.
           pad_bias: added to PAD's logit: more is quieter.
@@ -62,7 +63,8 @@ class Evaluation:
         """
         self._decode = make_decoder(live, clock)
         self._word_nll = make_word_nll(forward, tokenizer)
-        self._tokenizer, self._clock, self._frame_px, self._splitter_of = tokenizer, clock, frame_px, splitter_of
+        self._tokenizer, self._clock, self._splitter_of = tokenizer, clock, splitter_of
+        self._frame_px = frame_size(frame_px)
         self._delay_steps, self._pad_bias, self._batch_size = delay_steps, pad_bias, batch_size
 
     def run(self, params: PyTree, records: Iterable[Record]) -> Iterator[tuple[list[ClipResult], tuple[float, int]]]:
@@ -126,11 +128,10 @@ class Evaluation:
                 f"{record.key} has {record.clock}, the model {self._clock}: evaluate on data prepared with the model's "
                 "clock"
             )
-        if record.frame_px < self._frame_px:
-            raise ClipError(
-                f"{record.key} has frames of {record.frame_px} px, the model takes {self._frame_px}: evaluate on data "
-                "prepared with the model's frame_px or more"
-            )
+        try:
+            check_shrinks(record.frame_px, self._frame_px)
+        except ValueError as error:
+            raise ClipError(f"{record.key}: {error}") from error
 
 
 def _lengthened(frames: np.ndarray, ticks: int) -> np.ndarray:

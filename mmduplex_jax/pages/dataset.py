@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from data_pipelines.schema import Event, Record, Word
-from mmduplex_jax.evals.dataset_report import ClipFacts
+from mmduplex_jax.evals.dataset_report import ClipFacts, shown_size
+from mmduplex_jax.frame_size import frame_size, size_text
 from mmduplex_jax.pages import Page, jpeg, render
 from mmduplex_jax.pages.narrated import Moment, is_narrated, moments_of, with_boxes
 
@@ -35,6 +36,7 @@ class PageClip:
     Attributes:
       facts: its numbers.
       sheet: JPEG of its pictures, one a second, side by side.
+      high_px: how high they are shown.
       shown_s: how much of it is shown.
       words, events: those of that time.
       words_from_s: see `Record.words_from_s`.
@@ -47,6 +49,7 @@ class PageClip:
 
     facts: ClipFacts
     sheet: bytes
+    high_px: int
     shown_s: float
     words: Sequence[Word]
     events: Sequence[Event]
@@ -93,11 +96,13 @@ def page_clip(record: Record, facts: ClipFacts) -> PageClip:
     pictures = [record.frames[min(clock.tick_at(float(second)), record.num_ticks - 1)] for second in seconds]
     if is_narrated(record.provenance):
         pictures = [with_boxes(picture, record.provenance, second) for picture, second in zip(pictures, seconds)]
-    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
+    height_px, width_px = record.frame_px
+    size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX * height_px / width_px))
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
     return PageClip(
         facts=facts,
         sheet=jpeg(np.concatenate(small, axis=1), quality=80),
+        high_px=round(_SECOND_PX * height_px / width_px),
         shown_s=shown_s,
         words=sorted((word for word in record.words if word.start_s < shown_s), key=lambda word: word.start_s),
         events=[event for event in record.events if event.t_s < shown_s],
@@ -118,6 +123,7 @@ def dataset_page(report: Mapping[str, Any], clips: Sequence[PageClip]) -> Page:
         report["directory"],
         report=report,
         charts=_charts(report),
+        frames=shown_size(report),
         clips=clips,
         second_px=_SECOND_PX,
         bars_px=_BARS_PX,
@@ -130,6 +136,7 @@ def _charts(report: Mapping[str, Any]) -> list[Chart]:
     if measured is None:
         return []
     motion, tokens = measured["motion"], measured["tokens"]
+    plane = size_text(frame_size(motion["plane_px"]))
     fastest = len(motion["cells_by_shift"]) - 1
     charts = [
         _histogram("Words a second", measured["words_per_s"], "Clips by their mean."),
@@ -137,7 +144,7 @@ def _charts(report: Mapping[str, Any]) -> list[Chart]:
         Chart(
             "Motion",
             [(f"{px}{'+' if px == fastest else ''}", share) for px, share in enumerate(motion["cells_by_shift"])],
-            f"Cells by how far they move against the camera, in pixels a tick of a {motion['plane_px']} px plane. The "
+            f"Cells by how far they move against the camera, in pixels a tick of a {plane} plane. The "
             f"camera moves in {motion['camera_moves']:.0%} of ticks.",
         ),
     ]

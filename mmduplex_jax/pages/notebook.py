@@ -31,6 +31,7 @@ from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.commentator import Commentator, commentator_of, recording, report_of
 from mmduplex_jax.evals.evaluator import UNSEEN_SEED
+from mmduplex_jax.frame_size import FrameSize, frame_size, size_text
 from mmduplex_jax.pages import Page, jpeg
 from mmduplex_jax.pages.watched import CaptionedVideo, Commentary, Spent, captions_page, commentary_page
 from mmduplex_jax.stages.evaluation import evaluate, stage_options
@@ -97,7 +98,7 @@ class Model:
         number = sum(leaf.size for leaf in jax.tree.leaves(self.trained.params))
         return (
             f"{self.name}: stage {config.stage}, {number / 1e6:.1f} M parameters, {self.trained.steps:,} steps of "
-            f"training\n{config.frame_px} px at {1 / clock.tick_s:.4g} pictures a second, "
+            f"training\n{size_text(frame_size(config.frame_px))} at {1 / clock.tick_s:.4g} pictures a second, "
             f"{self.trained.tokenizer.vocab_size:,} text tokens; on {jax.default_backend()}"
         )
 
@@ -135,7 +136,7 @@ def watch(
     folder: str | Path,
     *,
     max_s: float = 60.0,
-    fit: str = "crop",
+    fit: str | None = None,
     pad_bias: float = 0.0,
     decode: str = "greedy",
 ) -> list[Commentary] | list[CaptionedVideo]:
@@ -146,7 +147,8 @@ def watch(
       videos: paths, folders (the videos and pictures in them), addresses, or what `collect_videos` gives.
       folder: where a commentator's `NAME.mp4` and `NAME.vtt` are written; it is made.
       max_s: watch at most so much of each.
-      fit: how a wide picture becomes the model's square, as of `launch.commentate --fit`.
+      fit: how a picture of another shape becomes the model's frame, as of `launch.commentate --fit`; None: as it was
+        trained.
       pad_bias: of stage `duplex`: added to silence's logit; more is quieter.
       decode: of stage `vlm`: "greedy", "sample" or "beam".
 
@@ -241,7 +243,9 @@ def _film(folder: Path, video: Video) -> Path:
     return folder / f"{video.name}.mp4"
 
 
-def _watch_one(model: Commentator, video: Video, folder: Path, max_s: float, fit: str, pad_bias: float) -> Commentary:
+def _watch_one(
+    model: Commentator, video: Video, folder: Path, max_s: float, fit: str | None, pad_bias: float
+) -> Commentary:
     film, captions = _film(folder, video), folder / f"{video.name}.vtt"
     counter = _Counter()
     with recording(
@@ -263,7 +267,7 @@ def _watch_one(model: Commentator, video: Video, folder: Path, max_s: float, fit
     )
 
 
-def _caption_one(captioner: Captioner, trained: Trained, video: Video, max_s: float, fit: str) -> CaptionedVideo:
+def _caption_one(captioner: Captioner, trained: Trained, video: Video, max_s: float, fit: str | None) -> CaptionedVideo:
     if camera_index(video.source) is not None:
         raise ValueError(f"{video.source} is a camera: captions are shown below pictures of a file or an address")
     clock, said, error = trained.clock, list[Captioned](), ""
@@ -282,13 +286,19 @@ def _caption_one(captioner: Captioner, trained: Trained, video: Video, max_s: fl
         clock,
         frames=captioner.frames,
         num_ticks=captioner.num_ticks,
-        frame_px=_CAPTIONED_PX,
-        fit=fit,
+        frame_px=_shown_size(captioner.frame_px),
+        fit=fit or captioner.fit,
         max_s=max_s,
     )
     different = (piece.frames[:1] if (piece.frames == piece.frames[0]).all() else piece.frames for piece in pieces)
     jpegs = tuple(tuple(jpeg(frame, _JPEG_QUALITY) for frame in frames) for _, frames in zip(said, different))
     return CaptionedVideo(video.name, tuple(said), jpegs, video.events, error)
+
+
+def _shown_size(frame_px: FrameSize) -> FrameSize:
+    """A size of the model's proportions, as large as captioned pictures are shown."""
+    scale = _CAPTIONED_PX / max(frame_px)
+    return max(1, round(frame_px[0] * scale)), max(1, round(frame_px[1] * scale))
 
 
 def upload_into(folder: str | Path) -> list[Path]:

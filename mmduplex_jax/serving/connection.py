@@ -228,7 +228,7 @@ class _Connection:
             "t_s": session.received_s,
             **public_facts(facts),
             "mode": session.config.mode,
-            "fit": session.config.fit,
+            "fit": session.fit,
             "delay_steps": {"now": session.delay_steps, "min": facts.delays.least, "max": facts.delays.most},
             "pad_bias": {"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
             "limits": {name: limits[name] for name in _PUBLISHED_LIMITS},

@@ -9,6 +9,7 @@ ends nobody, and by a multiple of it on the clock on the wall. The server sees t
 import asyncio
 import contextlib
 import json
+import math
 import os
 import pickle
 import resource
@@ -145,7 +146,7 @@ class StreamDecoder:
                     await self._send(self._config)
                 await self._send((method, arguments))
                 json_bytes, frames_bytes = _ANSWER.unpack(await self._receive(_ANSWER.size))
-                frame_bytes = 3 * self._config.frame_px**2
+                frame_bytes = 3 * math.prod(self._config.frame_px)
                 # (What decodes strangers' bytes is not trusted: its answers are plain data, and bounded.)
                 if json_bytes > _ANSWER_JSON_MAX or frames_bytes % frame_bytes:
                     raise EOFError
@@ -158,8 +159,8 @@ class StreamDecoder:
             ) from error
         if answer["refused"] is not None:
             raise PictureRefused(answer["refused"])
-        squares = list(frames.reshape(-1, self._config.frame_px, self._config.frame_px, 3))
-        ticks = [Tick(t_s, squares[index], change) for t_s, index, change in answer["ticks"]]
+        apart = list(frames.reshape(-1, *self._config.frame_px, 3))
+        ticks = [Tick(t_s, apart[index], change) for t_s, index, change in answer["ticks"]]
         return Taken(ticks, answer["late"], answer["too_fast"], answer["set_back_s"], answer["gap_s"])
 
     async def _send(self, request: Any) -> None:

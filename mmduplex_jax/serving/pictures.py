@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_pipelines.geometry import FrameSquarer, squarer
+from data_pipelines.geometry import FrameFitter, fitter
 from data_pipelines.video_source import VideoError, why
 from mmduplex_jax.clock import Clock, TickSampler
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.serving.protocol import PREDICTED, Bucket, Frame
 
 _US = Fraction(1, 1_000_000)
@@ -45,18 +46,18 @@ class Shown(NamedTuple):
 
     Attributes:
       t_s: on the client's clock.
-      square: decodes it once, uint8 [frame_px, frame_px, 3]; PictureRefused where it does not decode.
+      frame: decodes it once, uint8 [H, W, 3] of the model; PictureRefused where it does not decode.
     """
 
     t_s: float
-    square: Callable[[], np.ndarray]
+    frame: Callable[[], np.ndarray]
 
 
 class PictureDecoder:
     """Decodes the pictures of one stream. One thread at a time may use it."""
 
-    def __init__(self, frame_px: int, fit: str, pixels_max: int):
-        self._square_image, self._square_frame = squarer(frame_px, fit), FrameSquarer(frame_px, fit)
+    def __init__(self, frame_px: FrameSize, fit: str, pixels_max: int):
+        self._fit_image, self._fit_frame = fitter(frame_px, fit), FrameFitter(frame_px, fit)
         self._pixels_max = pixels_max
         self._video: av.VideoCodecContext | None = None
 
@@ -86,11 +87,11 @@ class PictureDecoder:
             if decoded is None:
                 raise PictureRefused("does not decode as WebP")
             image = decoded
-        return self._square_image(image, 1.0)
+        return self._fit_image(image, 1.0)
 
     def _frame(self, frame: av.VideoFrame) -> np.ndarray:
         try:
-            return self._square_frame(frame, 1.0)
+            return self._fit_frame(frame, 1.0)
         except VideoError as error:
             raise PictureRefused(str(error)) from error
 
@@ -186,7 +187,7 @@ class Tick(NamedTuple):
 
     Attributes:
       t_s: its time.
-      frame: uint8 [frame_px, frame_px, 3].
+      frame: uint8 [H, W, 3], `frame_px` large.
       change: the share of the picture that changed since the tick before, 0 to 1.
     """
 
@@ -218,14 +219,14 @@ class IntakeConfig:
     """How a stream's pictures become ticks.
 
     Attributes:
-      fit: how a wide picture becomes a square.
+      fit: how a picture of another shape becomes a frame.
       pixels_max: of a picture, width × height.
       gap_s: how long a picture is repeated when none comes.
       ticks_hz, ticks_burst: the rate of ticks that are decoded, and how many at once; None decodes all.
     """
 
     clock: Clock
-    frame_px: int
+    frame_px: FrameSize
     fit: str
     pixels_max: int
     gap_s: float
@@ -275,7 +276,7 @@ class Intake:
                 if self._bucket is not None and not self._bucket.take():
                     self._too_fast += 1
                     continue
-                frame = at_tick.square()
+                frame = at_tick.frame()
                 ticks.append(Tick(t_s, frame, changed_share(self._before, frame)))
                 self._before = frame
         return Taken(ticks, self._late, self._too_fast, set_back_s, gap_s)
@@ -289,7 +290,7 @@ def changed_share(before: np.ndarray | None, frame: np.ndarray) -> float:
     """The share of the pixels that differ between two ticks, 0 to 1; 0 where there is none before.
 
     Args:
-      before, frame: uint8 [frame_px, frame_px, 3].
+      before, frame: uint8 [H, W, 3].
     """
     if before is None or before is frame:
         return 0.0

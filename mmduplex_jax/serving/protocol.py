@@ -64,14 +64,15 @@ class StreamConfig:
 
     Attributes:
       mode: "live" never waits and drops the oldest pictures; "file" waits for the server and drops none.
-      fit: how a wide picture becomes the model's square (data_pipelines/geometry.py).
+      fit: how a picture of another shape becomes the model's frame (data_pipelines/geometry.py); None: as it was
+        trained.
       delay_steps: how far words run behind the picture; None takes the model's own.
       pad_bias: added to silence's logit: more is quieter.
       source: a file or an address that the server itself watches; None: the client sends pictures.
     """
 
     mode: Literal["live", "file"] = "live"
-    fit: Literal["crop", "pad"] = "crop"
+    fit: Literal["crop", "pad"] | None = None
     delay_steps: int | None = None
     pad_bias: float = 0.0
     source: str | None = None
@@ -191,10 +192,10 @@ def _hello(message: dict[str, Any]) -> Hello:
 
 
 def _stream_config(fields: dict[str, Any]) -> StreamConfig:
-    mode, fit = fields.get("mode", "live"), fields.get("fit", "crop")
+    mode, fit = fields.get("mode", "live"), fields.get("fit")
     if mode not in MODES:
         raise ProtocolError("bad_config", f"`mode` must be one of {MODES}")
-    if fit not in FITS:
+    if fit is not None and fit not in FITS:
         raise ProtocolError("bad_config", f"`fit` must be one of {FITS}")
     return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"))
 

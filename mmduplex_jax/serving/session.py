@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
+from mmduplex_jax.frame_size import FrameSize, stored_size
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
@@ -60,7 +61,9 @@ class ModelFacts(Protocol):
     @property
     def clock(self) -> Clock: ...
     @property
-    def frame_px(self) -> int: ...
+    def frame_px(self) -> FrameSize: ...
+    @property
+    def fit(self) -> str: ...
     @property
     def tokens_per_s_max(self) -> int: ...
     @property
@@ -72,7 +75,8 @@ def public_facts(facts: ModelFacts) -> dict[str, Any]:
     return {
         "model": facts.name,
         "clock": {"step_hz": facts.clock.step_hz, "video_stride": facts.clock.video_stride},
-        "frame_px": facts.frame_px,
+        "frame_px": stored_size(facts.frame_px),
+        "fit": facts.fit,
         "tokens_per_s_max": facts.tokens_per_s_max,
     }
 
@@ -233,7 +237,7 @@ class Session:
         self.now_s = 0.0
         self.readers = self.changes = 0
         self.delay_steps = facts.delays.usual if config.delay_steps is None else config.delay_steps
-        self.pad_bias = config.pad_bias
+        self.pad_bias, self.fit = config.pad_bias, config.fit or facts.fit
         self._live = config.mode == "live"
         self._inbox = Inbox(limits.inbox_frames, may_drop=self._live)
         self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
@@ -241,7 +245,7 @@ class Session:
         # Every tick is decoded: stamps that run faster than the clock on the wall buy no more of that.
         pace = (_TICKS_PACE / clock.tick_s, _GAPS_AT_ONCE * clock.ticks_in(limits.gap_s)) if self._live else (None, 1.0)
         self._decoder = decoders.stream(
-            IntakeConfig(clock, facts.frame_px, config.fit, limits.pixels, limits.gap_s, *pace)
+            IntakeConfig(clock, facts.frame_px, self.fit, limits.pixels, limits.gap_s, *pace)
         )
         self._bad_in_a_row = self._late = self._too_fast = 0
         self._late_reported_s = -math.inf

@@ -158,7 +158,7 @@ class _Reading:
 
     def _read(self) -> None:
         session, facts = self._session, self._facts
-        reader = VideoReader(self._source, facts.clock, facts.frame_px, session.config.fit)
+        reader = VideoReader(self._source, facts.clock, facts.frame_px, session.fit)
         ahead = max(1, facts.clock.ticks_in(_AHEAD_S))
         realtime = session.config.mode == "live"
         self._feed = feed = FrameFeed(reader, realtime=realtime, max_waiting=ahead, lag_max_s=_LAG_MAX_S)

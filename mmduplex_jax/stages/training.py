@@ -13,6 +13,7 @@ from data_pipelines.dataset import open_dataset
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import survey_words
+from mmduplex_jax.frame_size import fit_of, frame_size
 from mmduplex_jax.stages.evaluation import make_held_out
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -52,6 +53,7 @@ def train(
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     weights = weights_of(config.data.weights, len(dirs))
     check_held_cameras(dirs, config.data.get("held_cameras") or "")
+    check_fit(dirs, fit_of(config))
     try:
         data = make_loader(
             dirs,
@@ -59,7 +61,7 @@ def train(
             batch_size=config.data.batch_size,
             seed=config.data.seed,
             clip_s=config.data.clip_s,
-            frame_px=config.frame_px,
+            frame_px=frame_size(config.frame_px),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             worker_processes=config.data.workers,
@@ -110,15 +112,19 @@ def _build_task(config: Any, tokenizer: TextTokenizer) -> Task:
 
 def _frame_px_that_fits(config: Any, tokenizer: TextTokenizer) -> str:
     """The frame size nearest to the config's with which its task can be built; nothing where no size is the matter."""
-    for distance in range(1, max(config.frame_px, 32)):
-        for frame_px in (config.frame_px - distance, config.frame_px + distance):
+    height_px, width_px = frame_size(config.frame_px)
+    if height_px != width_px:  # too many to try
+        return ""
+    for distance in range(1, max(height_px, 32)):
+        for side in (height_px - distance, height_px + distance):
             other = config.copy_and_resolve_references().unlock()
-            other.frame_px = frame_px
+            with other.ignore_type():
+                other.frame_px = (side, side)
             try:
                 find_stage(config.stage).build_task(other, tokenizer)
             except (AttributeError, ArithmeticError, TypeError, ValueError):
                 continue
-            return f" (--config.frame_px={frame_px} would fit)"
+            return f" (--config.frame_px={side} would fit)"
     return ""
 
 
@@ -167,6 +173,17 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             "not counted"
         )
     return lines
+
+
+def check_fit(dirs: Sequence[str], wanted: str) -> None:
+    """DataError for data whose pictures were fitted to frames in another way than the model's live ones will be."""
+    for directory in dirs:
+        fit = Manifest.load(Path(directory)).fit
+        if fit is not None and fit != wanted:
+            raise DataError(
+                f"{directory} was prepared with fit={fit}, the config has {wanted}, and so would the model watch live: "
+                f"train with --config.fit={fit}, or prepare with --config.fit={wanted}"
+            )
 
 
 def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:

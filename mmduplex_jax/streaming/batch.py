@@ -18,6 +18,7 @@ import numpy as np
 from jax.profiler import TraceAnnotation, annotate_function
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.slot import NO_TOKENS, Segment, Slot, SpentTokens, WaitingFrame
 from mmduplex_jax.streaming.statistics import PoolCounts, compilations
 from mmduplex_jax.typing import PyTree
@@ -97,27 +98,27 @@ class StreamBatch:
 
     Attributes:
       count: B.
-      frame_px: side of the frames.
+      frame_px: height and width of the frames.
       compile_s: what compiling and a first run took.
     """
 
-    def __init__(self, live: Live, params: PyTree, frame_px: int, *, count: int):
+    def __init__(self, live: Live, params: PyTree, frame_px: FrameSize, *, count: int):
         """Compiles everything that will ever run, and runs it once on a state that is thrown away.
 
         Args:
           live: the model.
           params: its parameters.
-          frame_px: side of its frames.
+          frame_px: height and width of its frames.
           count: B.
         """
-        self.count, self.frame_px = count, frame_px
+        self.count, self.frame_px = count, frame_size(frame_px)
         started_s = time.perf_counter()
         self._params = jax.device_put(params)
         mask = np.zeros(count, bool)
         self._masks: dict[bytes, jax.Array] = {}
         # The settings are on the device once, not sent with every step.
         self.configure(np.zeros(count, np.int32), np.zeros(count, np.float32), np.full(count, UNCAPPED, np.int32))
-        frames = jax.device_put(np.zeros((count, frame_px, frame_px, 3), np.uint8))
+        frames = jax.device_put(np.zeros((count, *self.frame_px, 3), np.uint8))
         self._init = jax.jit(lambda p: live.init_state(p, count)).lower(self._params).compile()
 
         def step(params: PyTree, state: PyTree, frame: Any, active: Any, delay: Any, pad_bias: Any, cap: Any) -> Any:
@@ -266,9 +267,9 @@ class InFlight:
           now_s: when it was chosen.
         """
         compiled = compilations()
-        count, side = self._batch.count, self._batch.frame_px
+        count = self._batch.count
         # An array of its own for every round: a CPU device reads it in place.
-        frames, active = np.zeros((count, side, side, 3), np.uint8), np.zeros(count, bool)
+        frames, active = np.zeros((count, *self._batch.frame_px, 3), np.uint8), np.zeros(count, bool)
         for participant in participants:
             row = participant.slot.row
             frames[row], active[row] = participant.frame.frame, True

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
@@ -62,7 +63,7 @@ class StreamPool:
         params: PyTree,
         tokenizer: TextTokenizer,
         clock: Clock,
-        frame_px: int,
+        frame_px: FrameSize,
         *,
         slots: int,
         policy: DeadlinePolicy,
@@ -78,7 +79,7 @@ class StreamPool:
           params: its parameters.
           tokenizer: its words.
           clock: its clock.
-          frame_px: side of its frames.
+          frame_px: height and width of its frames.
           slots: how many streams there may be at once; every step computes all of them.
           policy: what gives way under overload.
           tokens_per_s_max: the model's cap on video tokens a second, of which the policy takes a share.
@@ -360,7 +361,7 @@ class Session:
         params: PyTree,
         tokenizer: TextTokenizer,
         clock: Clock,
-        frame_px: int,
+        frame_px: FrameSize,
         *,
         delay_steps: int,
         pad_bias: float = 0.0,
@@ -372,11 +373,11 @@ class Session:
           params: its parameters.
           tokenizer: its words.
           clock: its clock.
-          frame_px: side of its frames.
+          frame_px: height and width of its frames.
           delay_steps: how far the words run behind the picture.
           pad_bias: added to silence's logit; more is quieter.
         """
-        self.clock, self.frame_px = clock, frame_px
+        self.clock, self.frame_px = clock, frame_size(frame_px)
         policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
         self._pool = StreamPool(
             live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED
@@ -398,7 +399,7 @@ class Session:
 
         Args:
           t_s: the tick's time in the stream; later than the last one's.
-          frame: uint8 `[frame_px, frame_px, 3]`; it must not be written to afterwards.
+          frame: uint8 `[H, W, 3]`, `frame_px` large; it must not be written to afterwards.
 
         Raises:
           ValueError: for another shape, or a time that is not later.

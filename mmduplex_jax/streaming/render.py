@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from data_pipelines.decode import Tick
-from data_pipelines.geometry import square_in_picture
+from data_pipelines.geometry import frame_in_picture
+from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.sentences import SentenceWriter, WrittenWord
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
@@ -39,16 +40,16 @@ class Renderer:
     own times and at most 30 pictures a second, and the size of the first; one of another shape stands between bars.
     """
 
-    def __init__(self, path: str | Path, *, frame_px: int, fit: str, tokens_per_s_max: int, tick_s: float):
+    def __init__(self, path: str | Path, *, frame_px: FrameSize, fit: str, tokens_per_s_max: int, tick_s: float):
         """Opens the file.
 
         Args:
           path: of the mp4.
-          frame_px, fit: how the model's square lies on the picture (see VideoReader).
+          frame_px, fit: how the model's frame lies on the picture (see VideoReader).
           tokens_per_s_max: the cap, for the gauge.
           tick_s: a tick's length, which is how long a flow token is current.
         """
-        self._frame_px, self._fit, self._cap, self._tick_s = frame_px, fit, tokens_per_s_max, tick_s
+        self._frame_px, self._fit, self._cap, self._tick_s = frame_size(frame_px), fit, tokens_per_s_max, tick_s
         # The file is made with the first picture; an older one must not be taken for it when none comes.
         Path(path).unlink(missing_ok=True)
         self._container = av.open(str(path), "w", format="mp4")
@@ -95,7 +96,7 @@ class Renderer:
         self._crops, self._crops_s = [], t_s
         for centre, size, kind in zip(tokens.centre_px, tokens.size_px, tokens.kind):
             if kind == ANCHOR:
-                continue  # it shows the whole square
+                continue  # it shows the whole frame
             steps = [centre - other for other in before]
             step = min(steps, key=lambda s: float(np.hypot(*s)), default=np.zeros(2))
             near = np.hypot(*step) <= _NEAR * size
@@ -147,8 +148,8 @@ class Renderer:
         return canvas
 
     def _draw_tokens(self, area: np.ndarray, t_s: float) -> None:
-        """Crops as boxes with an arrow of their motion; a frame around the square after an anchor, fading."""
-        x0, y0, scale = square_in_picture(area.shape[1], area.shape[0], self._frame_px, self._fit)
+        """Crops as boxes with an arrow of their motion; an edge around the frame after an anchor, fading."""
+        x0, y0, scale = frame_in_picture(area.shape[1], area.shape[0], self._frame_px, self._fit)
         at = lambda point: (round(x0 + float(point[1]) * scale), round(y0 + float(point[0]) * scale))
         if t_s - self._crops_s <= 1.5 * self._tick_s:
             for centre, size, step in self._crops:
@@ -160,7 +161,7 @@ class Renderer:
                     cv2.arrowedLine(area, *ends, _FLOW, 2, cv2.LINE_AA, tipLength=min(0.5, _TIP_PX / length_px))
         age = (t_s - self._anchor_s) / _FLASH_S
         if 0 <= age < 1:
-            edge = at((0, 0)), at((self._frame_px, self._frame_px))
+            edge = at((0, 0)), at(self._frame_px)
             inner = (
                 (max(1, edge[0][0] + 1), max(1, edge[0][1] + 1)),
                 (

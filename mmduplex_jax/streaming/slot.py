@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.statistics import PoolCounts
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -198,7 +199,7 @@ class Slot:
 class StreamHandle:
     """One stream in a pool. Everything may be called from any thread, and nothing waits for the model."""
 
-    def __init__(self, slot: Slot, frame_px: int, changed: threading.Condition, now: Callable[[], float]):
+    def __init__(self, slot: Slot, frame_px: FrameSize, changed: threading.Condition, now: Callable[[], float]):
         self._slot, self._frame_px, self._changed, self._now = slot, frame_px, changed, now
 
     def offer(self, t_s: float, frame: np.ndarray) -> None:
@@ -209,7 +210,7 @@ class StreamHandle:
 
         Args:
           t_s: the tick's time in the stream; later than the last one's.
-          frame: uint8 `[frame_px, frame_px, 3]`.
+          frame: uint8 `[H, W, 3]`, `frame_px` large.
 
         Raises:
           ValueError: for another shape, or a time that is not later than the last one's.
@@ -302,7 +303,7 @@ def check_settings(delay_steps: int | None, pad_bias: float | None) -> None:
         raise ValueError(f"pad_bias must be finite, got {pad_bias}")
 
 
-def check_frame(frame: np.ndarray, frame_px: int) -> None:
-    """Raises ValueError for a frame that is not uint8 `[frame_px, frame_px, 3]`."""
-    if frame.shape != (frame_px, frame_px, 3) or frame.dtype != np.uint8:
-        raise ValueError(f"a frame must be uint8 [{frame_px}, {frame_px}, 3], got {frame.dtype} {list(frame.shape)}")
+def check_frame(frame: np.ndarray, frame_px: FrameSize) -> None:
+    """Raises ValueError for a frame that is not uint8 `[H, W, 3]`, `frame_px` large."""
+    if frame.shape != (*frame_px, 3) or frame.dtype != np.uint8:
+        raise ValueError(f"a frame must be uint8 {[*frame_px, 3]}, got {frame.dtype} {list(frame.shape)}")

@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental import v1 as ocp_v1
 
+from mmduplex_jax.frame_size import fit_of, with_stored_sizes
 from mmduplex_jax.sharding import array_name
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.portable import converted_config, converted_parameter, flatten, unflatten
@@ -525,12 +526,12 @@ def free_changes(metadata: Mapping[str, Any], facts: RunFacts) -> list[str]:
 def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, free: bool) -> list[str]:
     """Fields that differ, among those that may change or among those that may not.
 
-    A field that is empty says what its absence did before there was one: older runs go on.
+    A field that is empty says what its absence did before there was one: older runs go on, and so do those from before
+    frames could be rectangles.
     """
     as_json = lambda config: {name: json.dumps(value) for name, value in flatten_dict(dict(config), sep=".").items()}
-    before, after = (
-        {n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in (saved, now)
-    )
+    fields = ({"fit": fit_of(config), **with_stored_sizes(config)} for config in (saved, now))
+    before, after = ({n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in fields)
     return [
         f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
         for name in sorted(before.keys() | after.keys())

@@ -1,4 +1,4 @@
-"""Squares made from planes of brightness and colour are those made from RGB, and have libav's colours."""
+"""Frames made from planes of brightness and colour are those made from RGB, and have libav's colours."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.geometry import FrameSquarer, squarer
+from data_pipelines.geometry import FrameFitter, fitter
 from data_pipelines.video_source import VideoError
 
 
@@ -25,12 +25,12 @@ def smooth_frame(width: int, height: int, pix_fmt: str, seed: int = 0) -> av.Vid
 @pytest.mark.parametrize(
     ("width", "height", "aspect"), [(640, 360, 1.0), (321, 241, 1.0), (360, 640, 1.0), (720, 480, 0.9)]
 )
-def test_the_square_is_that_of_the_whole_picture_in_rgb(fit, pix_fmt, width, height, aspect):
+def test_the_frame_is_that_of_the_whole_picture_in_rgb(fit, pix_fmt, width, height, aspect):
     frame = smooth_frame(width, height, pix_fmt)
-    for frame_px in (64, 256):
-        ours = FrameSquarer(frame_px, fit)(frame, aspect).astype(int)
-        theirs = squarer(frame_px, fit)(frame.to_ndarray(format="rgb24"), aspect).astype(int)
-        assert ours.shape == (frame_px, frame_px, 3)
+    for frame_px in ((64, 64), (256, 256), (90, 160)):
+        ours = FrameFitter(frame_px, fit)(frame, aspect).astype(int)
+        theirs = fitter(frame_px, fit)(frame.to_ndarray(format="rgb24"), aspect).astype(int)
+        assert ours.shape == (*frame_px, 3)
         # libav rounds down, by up to 2; a plane of odd size ends within a pixel of where the picture does.
         inside = (theirs.sum(axis=2) > 0)[..., None] & (ours.sum(axis=2) > 0)[..., None]
         assert (np.abs(ours - theirs) * inside).max() <= 6
@@ -41,13 +41,13 @@ def test_the_square_is_that_of_the_whole_picture_in_rgb(fit, pix_fmt, width, hei
 @pytest.mark.parametrize("color_range", [0, 1, 2])
 @pytest.mark.parametrize("colorspace", [1, 2, 4, 5, 6, 7, 9])
 def test_colours_are_libavs(pix_fmt, colorspace, color_range):
-    square = FrameSquarer(16, "crop")
+    fitted = FrameFitter(16, "crop")
     for stored in [(120, 90, 200), (16, 128, 128), (235, 128, 128), (81, 90, 240), (145, 54, 34), (41, 240, 110)]:
         frame = av.VideoFrame(64, 64, pix_fmt)
         frame.colorspace, frame.color_range = colorspace, color_range
         for plane, value in zip(frame.planes, stored):
             plane.update(bytes([value]) * plane.buffer_size)
-        ours, theirs = square(frame, 1.0), frame.to_ndarray(format="rgb24")[:16, :16]
+        ours, theirs = fitted(frame, 1.0), frame.to_ndarray(format="rgb24")[:16, :16]
         assert (ours == ours[0, 0]).all()
         assert np.abs(ours.astype(int) - theirs).max() <= 2
 
@@ -58,14 +58,14 @@ def test_white_is_white_and_black_is_black():
             frame = av.VideoFrame(32, 32, pix_fmt)
             for plane, byte in zip(frame.planes, (value, 128, 128)):
                 plane.update(bytes([byte]) * plane.buffer_size)
-            assert (FrameSquarer(16, "crop")(frame, 1.0) == expected).all()
+            assert (FrameFitter(16, "crop")(frame, 1.0) == expected).all()
 
 
 def test_colours_that_libav_does_not_know_are_an_error():
     frame = av.VideoFrame(32, 32, "yuv420p")
     frame.colorspace = 8  # YCgCo
     with pytest.raises(VideoError, match="yuv420p in colour space 8. does not turn into RGB"):
-        FrameSquarer(16, "crop")(frame, 1.0)
+        FrameFitter(16, "crop")(frame, 1.0)
 
 
 def test_real_pictures_differ_by_rounding(media_dir: Path):
@@ -73,5 +73,5 @@ def test_real_pictures_differ_by_rounding(media_dir: Path):
         with av.open(str(media_dir / name)) as container:
             frame = next(container.decode(video=0))
         for fit in ("crop", "pad"):
-            theirs = squarer(128, fit)(frame.to_ndarray(format="rgb24"), 1.0).astype(int)
-            assert np.abs(FrameSquarer(128, fit)(frame, 1.0) - theirs).mean() < 1.5
+            theirs = fitter(128, fit)(frame.to_ndarray(format="rgb24"), 1.0).astype(int)
+            assert np.abs(FrameFitter(128, fit)(frame, 1.0) - theirs).mean() < 1.5

@@ -88,7 +88,7 @@ def test_sheets_that_do_not_fit_are_refused():
     ("arguments", "message"),
     [
         ((np.zeros((2, 8, 8, 3), np.float32),), "must be uint8"),
-        ((np.zeros((2, 8, 9, 3), np.uint8),), "must be uint8"),
+        ((np.zeros((2, 8, 9), np.uint8),), "must be uint8"),
         ((np.zeros((2, 8, 8, 3), np.uint8), "gif"), "'gif' is unknown"),
         ((np.zeros((2, 8, 8, 3), np.uint8), "webp", 0), "quality must be 1..100"),
     ],

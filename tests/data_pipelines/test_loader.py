@@ -326,9 +326,9 @@ def test_different_clocks_are_not_mixed(tmp_path, shards, small_source, tokenize
 
 def test_larger_frames_are_shrunk_and_smaller_ones_refused(shards, tokenizer, tmp_path):
     stored = open_dataset(shards)[0].frames
-    batch = next(make_loader(shards, tokenizer, batch_size=1, shuffle=False, frame_px=8))
+    batch = next(make_loader(shards, tokenizer, batch_size=1, shuffle=False, frame_px=(8, 8)))
     assert batch["frames"].shape == (1, 6, 8, 8, 3)
     areas = stored.reshape(6, 8, 2, 8, 2, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(batch["frames"][0], areas, atol=1)
-    with pytest.raises(ValueError, match=r"16 px, smaller than the 32 px asked for.*--config.frame_px=32"):
-        make_loader(shards, tokenizer, batch_size=1, frame_px=32)
+    with pytest.raises(ValueError, match=r"16x16 px are smaller than the 32x32 px .*--config.frame_px=32"):
+        make_loader(shards, tokenizer, batch_size=1, frame_px=(32, 32))

@@ -72,7 +72,7 @@ def test_key_without_frames(record):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"frames": np.zeros((2, 4, 6, 3), np.uint8)}, "frames must be"),
+        ({"frames": np.zeros((2, 4, 6), np.uint8)}, "frames must be"),
         ({"frames": np.zeros((2, 4, 4, 3), np.float32)}, "frames must be"),
         ({"frames": np.zeros((0, 4, 4, 3), np.uint8)}, "frames must be"),
         ({"timing": "roughly"}, "timing 'roughly'"),

@@ -51,7 +51,7 @@ def test_manifest(shards):
     assert [shard.records for shard in manifest.shards] == [3, 3, 3, 1]
     assert manifest.shards[0].name == "shard-00000-of-00004.arrayrecord"
     assert [shard.words for shard in manifest.shards] == [9, 9, 9, 3]
-    assert (manifest.num_records, manifest.longest_ticks, manifest.frame_px) == (10, 6, 16)
+    assert (manifest.num_records, manifest.longest_ticks, manifest.frame_px) == (10, 6, (16, 16))
     assert manifest.duration_s == pytest.approx(9.6)
     fields = json.loads((shards / "manifest.json").read_text())
     assert fields["config"] == {"clips": 10}
@@ -313,7 +313,7 @@ def other_size(items):
         (lambda items: [items[1], items[0], items[2]], "an item of unit 1 where unit 0 was due"),
         (lambda items: [*items, items[2]._replace(unit=3, key="more")], r"unit 3 where 0\.\.2 were asked for"),
         (lambda items: [*items[:2], items[2]._replace(key="other")], "'small/000002' came as item 'other'"),
-        (other_size, "frames of 24 px, others 16"),
+        (other_size, "frames of 24x24 px, others of 16x16 px"),
     ],
 )
 def test_source_that_breaks_its_promise(tmp_path, change, message):
@@ -323,7 +323,7 @@ def test_source_that_breaks_its_promise(tmp_path, change, message):
 
 
 def test_shards_of_different_sizes_do_not_go_together(tmp_path):
-    with pytest.raises(ShardError, match=r"frames of \[16, 24\] px"):
+    with pytest.raises(ShardError, match="frames of 16x16 px and 24x24 px"):
         write(Breaking(other_size), tmp_path, per_shard=2)
 
 

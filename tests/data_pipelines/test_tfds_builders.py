@@ -29,7 +29,7 @@ CLIP_S = 5.0
 
 def world_config(folder_of_input):
     config = world.get_config()
-    config.clips, config.clip_s, config.frame_px = 3, CLIP_S, 32
+    config.clips, config.clip_s, config.frame_px = 3, CLIP_S, (32, 32)
     return config, {}
 
 
@@ -41,7 +41,7 @@ def folder_config(folder_of_input):
     (folder_of_input / "broken.txt").write_text("a caption")
     for path in folder_of_input.glob("*.json"):
         path.unlink()  # what happened is no transcript
-    config.root, config.frame_px = str(folder_of_input), 32
+    config.root, config.frame_px = str(folder_of_input), (32, 32)
     return config, {causes.CANNOT_DECODE: 1}
 
 
@@ -56,7 +56,7 @@ def livecc_config(folder_of_input):
 
     lines = folder_of_input / "lines.jsonl"
     write_lines(lines, [sample(video, 0.0), sample("gone.mp4", 0.0), sample(video, 2.0)])
-    config.annotations, config.root, config.frame_px = str(lines), str(folder_of_input), 32
+    config.annotations, config.root, config.frame_px = str(lines), str(folder_of_input), (32, 32)
     config.filters.duration_min_s, config.clip.shortest_s = None, 1.0
     return config, {causes.MISSING_VIDEO: 1}
 
@@ -67,7 +67,7 @@ def pevideo_config(folder_of_input):
     said, silent = (json.dumps({"human_caption": caption}).encode() for caption in ("A red circle enters", None))
     members = [("1.mp4", data), ("1.json", said), ("2.mp4", data), ("2.json", silent)]
     write_tar(folder_of_input / "train" / "0.tar", members)
-    config.root, config.frame_px = str(folder_of_input), 32
+    config.root, config.frame_px = str(folder_of_input), (32, 32)
     return config, {causes.NO_WORDS: 1}
 
 
@@ -140,7 +140,7 @@ def test_a_builder_gives_what_its_source_gives(tmp_path, name):
     for index, record in enumerate(expected):
         same(records.read(index), record)
         assert records.key(index) == record.key
-    assert (records.clock, records.frame_px) == (source.clock, 32)
+    assert (records.clock, records.frame_px) == (source.clock, (32, 32))
     assert records.longest_ticks == max(record.num_ticks for record in expected)
 
     examples = tfds.data_source(f"{name}/tiny", split="train", data_dir=str(tmp_path / "tfds"), download=False)

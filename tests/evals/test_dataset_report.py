@@ -83,7 +83,7 @@ def test_all_clips_together():
         clip_facts(record(words=0, license="A"), motion(25), spent),
         clip_facts(dataclasses.replace(record(), timing="clip", audio=b"OggS"), motion(25, camera=(1, 0)), None),
     ]
-    found = measured(facts, Clock(), plane_px=8, cap=16)
+    found = measured(facts, Clock(), plane_px=(8, 8), cap=16)
     assert (found["clips"], found["without_words"], found["with_audio"]) == (3, 1, 1)
     assert found["hours"] == pytest.approx(12 / 3600)
     assert found["timing"] == {"word": 2, "clip": 1}
@@ -98,6 +98,6 @@ def test_all_clips_together():
     tokens = found["tokens"]
     assert (tokens["per_s"], tokens["anchor_per_s"], tokens["flow_per_s"]) == (3.0, 1.0, 2.0)
     assert (tokens["most_in_a_second"], tokens["cap"]) == (12, 16)
-    assert measured(facts[2:], Clock(), 8, None)["tokens"] is None
+    assert measured(facts[2:], Clock(), (8, 8), None)["tokens"] is None
     with pytest.raises(ValueError, match="no clips"):
-        measured([], Clock(), 8, None)
+        measured([], Clock(), (8, 8), None)

@@ -89,7 +89,9 @@ def test_a_clip_that_does_not_fit_the_model_is_named():
     with pytest.raises(ClipError, match=r"scripted/3 has Clock\(step_hz=12.5, video_stride=1\)"):
         list(evaluation().run(None, [other_clock]))
     smaller = dataclasses.replace(scripted_record(4), frames=np.zeros((75, 4, 4, 3), np.uint8))
-    with pytest.raises(ClipError, match="scripted/4 has frames of 4 px, the model takes 8"):
+    with pytest.raises(
+        ClipError, match="scripted/4: frames of 4x4 px are smaller than the 8x8 px that the model takes"
+    ):
         list(evaluation().run(None, [smaller]))
 
 

@@ -95,7 +95,7 @@ def test_phrases_are_the_events_of_the_world_and_utterances_elsewhere():
 def test_a_duplex_begins_with_its_tokenizer(model_dir):
     config = quickstart.get_config()
     config.tokenizer = tiny_events.config().tokenizer
-    config.frame_px = 32
+    config.frame_px = (32, 32)
     config.text.update(layers=1, width=32, hidden=32, heads=2, kv_heads=1, head_width=8)
     config.video_stream.update(width=32, hidden=32, heads=2, kv_heads=2, head_width=8)
     config.data.clip_s = 5.12

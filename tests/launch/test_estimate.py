@@ -1,6 +1,7 @@
 """Costs by hand, from the command line, and the sheet in the docs."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_memory_by_hand(pairs: dict):
     assert memory["optimizer"] == 8 * parameters + 2 * 4
     c = clip_quickstart.get_config()
     rows = c.data.batch_size // 2
-    assert memory["batch"] == rows * (c.time.frames * c.frame_px**2 * 3 + c.text.length * 5)
+    assert memory["batch"] == rows * (c.time.frames * math.prod(c.frame_px) * 3 + c.text.length * 5)
     assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
     assert pairs["checkpoint_bytes"] == memory["parameters"] + memory["optimizer"] + 4
     assert pairs["fits"] is True

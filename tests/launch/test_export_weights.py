@@ -32,7 +32,7 @@ PE |= dict(activation="gelu", norm_epsilon=1e-5)
 def trained(folder, **tower):
     """A portable checkpoint of stage `clip` that has learned nothing, its parameters and its task."""
     config = clip_quickstart.get_config()
-    config.frame_px = 32
+    config.frame_px = (32, 32)
     config.vision.update({"patch_px": 8, "width": 32, "layers": 2, "heads": 2, "hidden": 48, **tower})
     config.text.update(width=32, layers=1, heads=2, hidden=32, projection=tower["projection"] or 32)
     config.time.update(frames=2, layers=1, heads=2, hidden=32)

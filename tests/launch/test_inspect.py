@@ -129,7 +129,7 @@ def test_tokens_of_a_clip_are_the_tokenizers(shards, inspected):
     from data_pipelines.dataset import open_dataset
 
     record = open_dataset(shards)[0]
-    config = tokenizer_of(quickstart.get_config(), QUICKSTART, 64, Clock())
+    config = tokenizer_of(quickstart.get_config(), QUICKSTART, (64, 64), Clock())
     np.testing.assert_array_equal(inspected[1][0].facts.tokens, token_counter(config)(record.frames))
 
 
@@ -192,12 +192,12 @@ def test_everything_rejected(tmp_path):
 
 def test_a_config_that_does_not_fit_is_refused():
     fits = lambda frame_px, clock, config=quickstart: tokenizer_of(config.get_config(), "mine.py", frame_px, clock)
-    assert fits(64, Clock()).motion.plane_px == (32, 32)
-    assert fits(256, Clock()).frame_px == (64, 64)  # frames are shrunk to it
+    assert fits((64, 64), Clock()).motion.plane_px == (32, 32)
+    assert fits((256, 256), Clock()).frame_px == (64, 64)  # frames are shrunk to it
     with pytest.raises(
-        ValueError, match=r"mine.py takes frames of 64 px .*, the data has 48 px .*--config.frame_px=48"
+        ValueError, match=r"mine.py takes frames of 64x64 px .*, the data has 48x48 px .*--config.frame_px=48"
     ):
-        fits(48, Clock())
+        fits((48, 48), Clock())
     with pytest.raises(ValueError, match="video_stride=1"):
         fits(64, Clock(12.5, 1))
     with pytest.raises(ValueError, match="mine.py is of stage 'clip', which spends no video tokens"):
@@ -216,8 +216,8 @@ def test_without_a_tokenizer_the_rest_is_there(tmp_path):
     report, shown = inspect(tmp_path / "x")
     assert report["measured"]["tokens"] is None
     assert report["measured"]["motion"]["plane_px"] == 60
-    assert "not counted: configs/quickstart.py takes frames of 64 px" in format_report(report)
-    assert "Not counted: configs/quickstart.py takes frames of 64 px" in dataset_page(report, shown).html
+    assert "not counted: configs/quickstart.py takes frames of 64x64 px" in format_report(report)
+    assert "Not counted: configs/quickstart.py takes frames of 64x64 px" in dataset_page(report, shown).html
 
 
 def test_damage_is_said(shards, tmp_path):
@@ -260,7 +260,7 @@ def test_the_command_says_what_is_wrong(shards, tmp_path, capsys):
     assert main([str(unfinished)]) == 1
     assert re.search(r"^inspect: .* is unfinished \(1 of 2 shards\)", capsys.readouterr().err, re.M)
     assert main([str(shards), "--config=configs/bflow_75m.py"]) == 2
-    assert "takes frames of 224 px" in capsys.readouterr().err
+    assert "takes frames of 224x224 px" in capsys.readouterr().err
     for wrong, said in ((f"--html={tmp_path / 'no' / 'a.html'}", "there is no folder"), ("--clips=0", "at least 1")):
         assert main([str(shards), wrong]) == 2
         assert said in capsys.readouterr().err

@@ -176,7 +176,10 @@ def test_a_folder_of_videos_with_motion(run, videos, tmp_path):
 def test_motion_that_does_not_fit_the_frames_is_refused_at_once(run, videos, tmp_path):
     done = run(tmp_path / "out", *FOLDER, f"--config.root={videos}", "--config.motion.plane_px=24")
     assert done.returncode == 1
-    assert "config.motion.plane_px must divide config.frame_px, 64, without rest, got 24" in done.stderr
+    assert (
+        "config.frame_px by config.motion.plane_px must be one integer in both directions, got (64, 64) / (24, 24)"
+        in done.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -177,7 +177,7 @@ def test_a_source_that_is_not_there_and_a_model_that_is_silent(workdir, media, p
 )
 def test_a_video_is_cut_into_pieces(media, every, max_s, wanted):
     clock = Clock()
-    fixed = dict(frames=2, num_ticks=10, frame_px=64)
+    fixed = dict(frames=2, num_ticks=10, frame_px=(64, 64), fit="crop")
     pieces = list(pieces_of(str(media / "c.mp4"), clock, **fixed, every_ticks=every, max_s=max_s))
     assert [(clock.tick_at(piece.start_s), clock.tick_at(piece.end_s)) for piece in pieces] == wanted
     # The two frames are those in the middles of both halves, as the number of the video's picture says.

@@ -19,7 +19,7 @@ RNG = jax.random.key(0)
 
 def small_task(frames=3, pool="attention", **loss):
     config = clip_quickstart.get_config()
-    config.frame_px = 32
+    config.frame_px = (32, 32)
     config.vision.update(patch_px=16, width=32, layers=1, heads=2, hidden=32, projection=16)
     config.text.update(length=6, width=32, layers=1, heads=2, hidden=32, projection=16)
     config.time.update(frames=frames, pool=pool, layers=1, heads=2, hidden=32)

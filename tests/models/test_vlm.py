@@ -25,7 +25,7 @@ ROWS = 3
 
 def small_config(frames=2, tokens=3, **text):
     config = vlm_quickstart.get_config()
-    config.frame_px = 32
+    config.frame_px = (32, 32)
     config.vision.update(patch_px=16, width=32, layers=1, heads=2, hidden=32, projection=16)
     config.projector.update(tokens=tokens, hidden=24)
     config.text.update(width=32, layers=2, heads=2, kv_heads=1, head_width=8, hidden=32, **text)

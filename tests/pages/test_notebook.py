@@ -52,7 +52,8 @@ def scripted(monkeypatch):
     speaker = types.SimpleNamespace(
         name="a script",
         clock=CLOCK,
-        frame_px=FRAME_PX,
+        frame_px=(FRAME_PX, FRAME_PX),
+        fit="crop",
         tokens_per_s_max=8,
         delays=Delays(0, 6, 2),
         session=lambda delay_steps, pad_bias: session(script(SAID, 60), delay_steps),
@@ -160,7 +161,8 @@ def test_settings_of_another_stage_are_refused(scripted, vlm_dir, tmp_path):
 def test_models_are_found_and_described(vlm_dir, tmp_path):
     model = notebook.load(str(vlm_dir.parent))
     assert (model.checkpoint, model.trained.folder) == (str(vlm_dir), vlm_dir)
-    assert str(model).startswith(f"the model in {vlm_dir}: stage vlm, 0.0 M parameters, 7 steps of training\n64 px at ")
+    described = f"the model in {vlm_dir}: stage vlm, 0.0 M parameters, 7 steps of training\n64x64 px at "
+    assert str(model).startswith(described)
     shipped = notebook.load()
     assert shipped.checkpoint is None
     assert str(shipped).startswith("the shipped model: stage duplex, 2.6 M parameters")

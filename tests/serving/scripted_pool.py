@@ -14,7 +14,12 @@ from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, StreamEnded, Str
 from mmduplex_jax.word_decoder import TimedWord
 
 FACTS = SimpleNamespace(
-    name="a scripted model", clock=Clock(), frame_px=32, tokens_per_s_max=64, delays=Delays(least=0, most=4, usual=3)
+    name="a scripted model",
+    clock=Clock(),
+    frame_px=(32, 32),
+    fit="crop",
+    tokens_per_s_max=64,
+    delays=Delays(least=0, most=4, usual=3),
 )
 TOKENS = SpentTokens(
     2, False, np.array([[3, 4], [20, 21]], np.int32), np.array([16, 16], np.int32), np.zeros(2, np.int32)

@@ -9,6 +9,7 @@ event every 1.5 s in the median; three of four comings and goings at the bottom 
 import dataclasses
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 Range = tuple[float, float]
 
@@ -110,7 +111,7 @@ class RealWorldConfig:
       pack: the folder of the pack (`pack.py`).
       exclude_cameras: a regular expression of whole names of cameras from which nothing is used; "" for none.
       clip_s: a clip's length.
-      frame_px: (height, width) of the frames; one number for squares.
+      frame_px: height and width of the frames. One integer: squares.
       step_hz, video_stride: the clock; frames are taken at its ticks.
       dynamics, appearance: the ranges.
     """
@@ -118,14 +119,15 @@ class RealWorldConfig:
     pack: str
     exclude_cameras: str = ""
     clip_s: float = 16.0
-    frame_px: int | tuple[int, int] = (144, 256)
+    frame_px: FrameSize = (144, 256)
     step_hz: float = 12.5
     video_stride: int = 2
     dynamics: RealDynamics = RealDynamics()
     appearance: RealAppearance = RealAppearance()
 
     def __post_init__(self):
-        if min(self.frame_hw) < 32:
+        object.__setattr__(self, "frame_px", frame_size(self.frame_px, "world frame_px"))
+        if min(self.frame_px) < 32:
             raise ValueError(
                 f"world frame_px must be at least 32 for real things to be told apart, got {self.frame_px}"
             )
@@ -149,12 +151,8 @@ class RealWorldConfig:
         return LOOK
 
     @property
-    def frame_hw(self) -> tuple[int, int]:
-        return (self.frame_px, self.frame_px) if isinstance(self.frame_px, int) else self.frame_px
-
-    @property
     def aspect(self) -> float:
-        height, width = self.frame_hw
+        height, width = self.frame_px
         return width / height
 
     @property

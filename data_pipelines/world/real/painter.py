@@ -52,10 +52,10 @@ class RealPainter:
         cv2.setNumThreads(1)
         look = config.appearance
         self._config, self._scene, self._rng = config, scene, rng
-        self._height, self._width = config.frame_hw
+        self._height, self._width = config.frame_px
         self._last_sample = len(sample_times_s(config.clip_s)) - 1.001
         picture = load_background(config.pack, scene.background.file)
-        base = cut_background(picture, scene.crop, scene.flipped, config.frame_hw)
+        base = cut_background(picture, scene.crop, scene.flipped, config.frame_px)
         haze = rng.uniform(*look.haze) if scene.setting in ("road", "street") else 0.0
         around = Surroundings(base.reshape(-1, 3).mean(axis=0), rng.uniform(*look.blend), haze)
         self._sun, self._shadow_darkness = self._draw_sun(rng), float(rng.uniform(0.25, 0.6))
@@ -69,8 +69,8 @@ class RealPainter:
         self._shake = rng.uniform((0.5, 2.0, 0.5, 2.0), (2.0, 9.0, 2.0, 9.0)), rng.uniform(0, 2 * math.pi, 4)
         self._light = Light(rng, look, config.clip_s)
         self._blur_px = rng.uniform(*look.blur) * self._height
-        self._noise = Noise(rng, rng.uniform(*look.noise), config.frame_hw)
-        self._overlay = Overlay(rng, look, config.frame_hw)
+        self._noise = Noise(rng, rng.uniform(*look.noise), config.frame_px)
+        self._overlay = Overlay(rng, look, config.frame_px)
         self._codec = draw_codec(rng, look)
 
     def frames(self, times_s: np.ndarray) -> np.ndarray:

@@ -128,6 +128,9 @@ export class Timeline {
   }
 }
 
+// A size as messages hold it, one integer for a square, as [height, width].
+export const frameSize = (framePx) => (Array.isArray(framePx) ? framePx : [framePx, framePx]);
+
 export class Overlay {
   constructor(canvas, video) {
     Object.assign(this, { canvas, video, looks: [], on: true });
@@ -137,7 +140,7 @@ export class Overlay {
     this.looks = [];
   }
 
-  // Where the tokens of a tick look; `framePx` and `fit` say how the model's square lies on the picture.
+  // Where the tokens of a tick look; `framePx` (height, width) and `fit` say how the model's frame lies on the picture.
   add(status, framePx, fit) {
     Object.assign(this, { framePx, fit });
     this.looks.push({ status, at: performance.now() });
@@ -150,8 +153,11 @@ export class Overlay {
     this.drawn = 0;
     if (!this.on || !videoWidth || !this.framePx) return;
     const fitted = Math.min(width / videoWidth, height / videoHeight);
-    const side = (this.fit === "pad" ? Math.max(videoWidth, videoHeight) : Math.min(videoWidth, videoHeight)) * fitted;
-    const [left, top, scale] = [(width - side) / 2, (height - side) / 2, side / this.framePx];
+    const [frameHigh, frameWide] = this.framePx;
+    const most = this.fit === "pad" ? Math.max : Math.min;
+    const scale = most(videoWidth / frameWide, videoHeight / frameHigh) * fitted;
+    const [wide, high] = [frameWide * scale, frameHigh * scale];
+    const [left, top] = [(width - wide) / 2, (height - high) / 2];
     for (const { status, at } of this.looks) {
       const age = (performance.now() - at) / 1000 / LOOK_S;
       if (age >= 1) continue;
@@ -159,7 +165,9 @@ export class Overlay {
       if (status.anchor) {
         c.strokeStyle = "#ffc43d";
         c.lineWidth = 3;
-        c.strokeRect(left + 2, top + 2, side - 4, side - 4);
+        // (A frame with bars reaches beyond the picture.)
+        const [x, y] = [Math.max(left, 0), Math.max(top, 0)];
+        c.strokeRect(x + 2, y + 2, Math.min(wide, width) - 4, Math.min(high, height) - 4);
         this.drawn++;
       }
       c.strokeStyle = "#56e0c8";

@@ -1,7 +1,7 @@
 // The page: what the controls do, and what is shown of a stream.
 
 import { Connection } from "./connection.js";
-import { Overlay, Timeline } from "./drawing.js";
+import { Overlay, Timeline, frameSize } from "./drawing.js";
 import { Grabber, SourceRefused, openDevice, openFile, openWorld } from "./sources.js";
 import { Words, stamp, textOf } from "./words.js";
 
@@ -137,7 +137,7 @@ class Watching {
     const track = this.opened.track ?? null;
     if (track) track.addEventListener("ended", () => this.stop("The camera or screen has stopped."));
     if (this.opened.ended) this.opened.ended.then(() => this.stop());
-    const config = { mode: "live", fit: $("fit").value, delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value) };
+    const config = { mode: "live", fit: $("fit").value || null, delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value) };
     const way = facts.webrtc ? $("way").value : "websocket";
     const connection = (this.connection = new Connection({ base, token, config, track, way }));
     const on = (type, handler) => connection.addEventListener(type, (event) => handler.call(this, event.detail));
@@ -182,7 +182,7 @@ class Watching {
     if (this.connection.showsPictures && !this.grabber) {
       const tickS = hello.clock.video_stride / hello.clock.step_hz;
       const onPicture = (tS, jpeg) => this.connection.show(tS, jpeg);
-      this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx: hello.frame_px, onPicture });
+      this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx: frameSize(hello.frame_px), onPicture });
       // A file begins when there is somebody to watch it.
       this.opened.play?.();
     }
@@ -216,7 +216,7 @@ class Watching {
     this.lastStatus = status;
     this.heardAt = performance.now();
     timeline.add(status);
-    overlay.add(status, this.connection.hello.frame_px, this.connection.hello.fit);
+    overlay.add(status, frameSize(this.connection.hello.frame_px), this.connection.hello.fit);
     const dropped = status.dropped_frames + this.connection.leftOut;
     $("tokens").textContent = status.tokens_per_s;
     $("motion").textContent = `${Math.round(100 * status.change)} %`;

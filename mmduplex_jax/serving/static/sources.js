@@ -132,7 +132,8 @@ export class Grabber {
     this.busy = true;
     // Twice as fine as the model looks; the server shrinks it the way it does in training.
     const { videoWidth, videoHeight } = this.video;
-    const scale = Math.min(1, (2 * this.framePx) / Math.min(videoWidth, videoHeight));
+    const [high, wide] = this.framePx;
+    const scale = Math.min(1, 2 * Math.max(wide / videoWidth, high / videoHeight));
     const [width, height] = [videoWidth, videoHeight].map((side) => Math.max(1, Math.round(side * scale)));
     let bitmap;
     try {

@@ -22,6 +22,7 @@ from data_pipelines.pairs import end_of_text, spread_ticks
 from data_pipelines.sources.folder import VIDEO_SUFFIXES
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize, fit_of, frame_size
 from mmduplex_jax.models.language import LanguageState
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -279,7 +280,8 @@ class Captioner:
 
     Attributes:
       frames: T, of a clip.
-      frame_px: H = W.
+      frame_px: H and W.
+      fit: how pictures were fitted to them where it was trained.
       num_ticks: of the piece of video that the frames are spread over.
     """
 
@@ -305,7 +307,8 @@ class Captioner:
         """
         if find_stage(config.stage).OUTPUT != "captions":
             raise ValueError(f"this model is of stage {config.stage!r}; only `vlm` models caption")
-        self.frames, self.frame_px = task.config.frames, config.frame_px
+        self.frames, self.frame_px = task.config.frames, frame_size(config.frame_px)
+        self.fit = fit_of(config)
         self.num_ticks = Clock(**config.clock).ticks_in(config.data.clip_s)
         self._tokenizer, self._batch, self._seed = tokenizer, batch_size, seed
         self._params = params
@@ -340,7 +343,7 @@ class Captioner:
         Raises:
           ValueError: a clip has another shape.
         """
-        wanted = (self.frames, self.frame_px, self.frame_px, 3)
+        wanted = (self.frames, *self.frame_px, 3)
         wrong = [number for number, clip in enumerate(clips) if clip.shape != wanted]
         if wrong:
             raise ValueError(
@@ -395,8 +398,8 @@ def pieces_of(
     *,
     frames: int,
     num_ticks: int,
-    frame_px: int,
-    fit: str = "crop",
+    frame_px: FrameSize,
+    fit: str,
     every_ticks: int | None = None,
     max_s: float | None = None,
 ) -> Iterator[Piece]:
@@ -406,8 +409,8 @@ def pieces_of(
       source: a file, or an address or a camera's number as `launch.commentate` takes them.
       frames: T, of a piece.
       num_ticks: of a piece.
-      frame_px: H = W.
-      fit: how a wide picture becomes a square.
+      frame_px: H and W.
+      fit: how a picture of another shape becomes a frame.
       every_ticks: from the begin of a piece to that of the next; `num_ticks` where it is not given.
       max_s: of a video no more is seen.
 
@@ -446,7 +449,14 @@ def pieces_of(
 
 
 def caption_source(
-    captioner: Captioner, clock: Clock, source: str, *, batch: int = 8, first: int = 0, **cut: Any
+    captioner: Captioner,
+    clock: Clock,
+    source: str,
+    *,
+    batch: int = 8,
+    first: int = 0,
+    fit: str | None = None,
+    **cut: Any,
 ) -> Iterator[Captioned]:
     """Captions of a picture, or of a video's pieces.
 
@@ -454,14 +464,21 @@ def caption_source(
       source: see `pieces_of`.
       batch: pieces captioned at a time.
       first: how many pieces were captioned before: of "sample", chance is by the number of a piece.
-      **cut: `fit`, `every_ticks` and `max_s` of `pieces_of`.
+      fit: of `pieces_of`; as the model was trained where it is not given.
+      **cut: `every_ticks` and `max_s` of `pieces_of`.
 
     Raises:
       VideoError: it is no video, or breaks; captions of what lies before the break come first.
     """
     waiting: list[Piece] = []
     pieces = pieces_of(
-        source, clock, frames=captioner.frames, num_ticks=captioner.num_ticks, frame_px=captioner.frame_px, **cut
+        source,
+        clock,
+        frames=captioner.frames,
+        num_ticks=captioner.num_ticks,
+        frame_px=captioner.frame_px,
+        fit=fit or captioner.fit,
+        **cut,
     )
     try:
         for piece in pieces:

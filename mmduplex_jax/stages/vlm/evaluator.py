@@ -104,7 +104,7 @@ class VlmEvaluator:
 
     def _scores(self, params: PyTree, results: list[CaptionResult]) -> dict[str, Any]:
         captioner, number = self._captioner, len(results)
-        grey = np.full((captioner.frames, captioner.frame_px, captioner.frame_px, 3), _GREY, np.uint8)
+        grey = np.full((captioner.frames, *captioner.frame_px, 3), _GREY, np.uint8)
         blank = captioner.captions([grey] * (number if self._decoding.how == "sample" else 1), params=params)
         ours, texts = [result.caption for result in results], [result.reference for result in results]
         ((most_frequent, _),) = Counter(texts).most_common(1)

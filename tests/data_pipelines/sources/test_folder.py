@@ -34,7 +34,13 @@ def root(tmp_path: Path) -> Path:
 def config_of(root: Path, **changes) -> dict:
     """The configuration, small; `clip__window_s=2` changes `clip.window_s`."""
     config = folder.get_config()
-    small = {"root": str(root), "frame_px": 64, "units_per_shard": 2, "clip.shortest_s": 0.5, "motion.keep": False}
+    small = {
+        "root": str(root),
+        "frame_px": (64, 64),
+        "units_per_shard": 2,
+        "clip.shortest_s": 0.5,
+        "motion.keep": False,
+    }
     config.update_from_flattened_dict(small | {name.replace("__", "."): value for name, value in changes.items()})
     return config.to_dict()
 

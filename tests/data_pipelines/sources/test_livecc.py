@@ -64,7 +64,7 @@ def source(tmp_path, videos):
 def config_of(path, videos, **changes):
     config = livecc.get_config()
     config.annotations, config.root = str(path), str(videos)
-    config.frame_px = SIDE_PX
+    config.frame_px = (SIDE_PX, SIDE_PX)
     config.clip = {"window_s": None, "overlap_s": 0.0, "shortest_s": 0.5}
     config.filters.duration_min_s = config.filters.duration_max_s = None
     config.update(changes)

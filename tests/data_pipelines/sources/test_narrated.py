@@ -42,7 +42,7 @@ def source_of(root_: Path, **changes):
 
 def config_of(root_: Path, **changes) -> dict:
     config = narrated.get_config()
-    small = {"root": str(root_), "frame_px": 64, "units_per_shard": 1, "detector.make": MAKE}
+    small = {"root": str(root_), "frame_px": (64, 64), "units_per_shard": 1, "detector.make": MAKE}
     config.update_from_flattened_dict(small | {name.replace("__", "."): value for name, value in changes.items()})
     return config.to_dict()
 

@@ -53,7 +53,7 @@ def facts(**changes):
 
 def config_of(tars, **changes):
     config = pevideo.get_config()
-    config.root, config.frame_px = str(tars), SIDE_PX
+    config.root, config.frame_px = str(tars), (SIDE_PX, SIDE_PX)
     config.update(changes)
     return config.to_dict()
 

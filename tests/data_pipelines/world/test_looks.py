@@ -79,8 +79,8 @@ def test_shapes_look_different():
 @pytest.mark.parametrize("kind", ["noise", "layers", "gradient", "photograph"])
 def test_backgrounds_have_texture(kind):
     look = Appearance(backgrounds=(kind,), contrast=(20.0, 20.0))
-    picture = draw_background(np.random.default_rng(2), look, 80, 1.0)
-    assert picture.shape == (80, 80, 3)
+    picture = draw_background(np.random.default_rng(2), look, (80, 96), 1.0)
+    assert picture.shape == (80, 96, 3)
     assert 0 <= picture.min() <= picture.max() <= 255
     assert picture.std() > 5
 

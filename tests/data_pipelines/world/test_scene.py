@@ -39,7 +39,8 @@ def in_frame(scene, thing, t_s):
 
 def edge_distances(config, scene, thing, t_s):
     x, y = in_frame(scene, thing, t_s)
-    return {"left": x, "right": config.frame_px - x, "top": y, "bottom": config.frame_px - y}
+    height, width = config.frame_px
+    return {"left": x, "right": width - x, "top": y, "bottom": height - y}
 
 
 def each(scenes, kind):
@@ -164,7 +165,8 @@ def test_nothing_happens_without_an_event(scenes):
             changes = [segment[0] for segment in thing.segments[1:]] + [since_s for since_s, _ in thing.colours[1:]]
             for t_s in (thing.visible_from_s, thing.visible_until_s):
                 x, y = in_frame(scene, thing, min(max(t_s, 0.0), config.clip_s))
-                inside = all(-thing.half_px < v < config.frame_px + thing.half_px for v in (x, y))
+                room = zip((y, x), config.frame_px)
+                inside = all(-thing.half_px < v < side + thing.half_px for v, side in room)
                 if 0 < t_s < config.clip_s and inside:
                     changes.append(t_s)
             for t_s in changes:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import apply_metrics
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.stages.registry import Parts
 
 OUTPUT = ""
@@ -19,7 +20,7 @@ class Task:
     """Learns one number: the mean brightness of all pictures."""
 
     def __init__(self, config):
-        self.ticks, self.frame_px = Clock(**config.clock).ticks_in(config.data.clip_s), config.frame_px
+        self.ticks, self.frame_px = Clock(**config.clock).ticks_in(config.data.clip_s), frame_size(config.frame_px)
 
     def init(self, rng):
         return {"level": nn.LogicallyPartitioned(jnp.zeros((1,)), (None,))}
@@ -29,7 +30,7 @@ class Task:
         return error**2, {"error": jnp.abs(error)}
 
     def example_batch(self, batch_size):
-        shape = (batch_size, self.ticks, self.frame_px, self.frame_px, 3)
+        shape = (batch_size, self.ticks, *self.frame_px, 3)
         return {"frames": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
