@@ -35,6 +35,7 @@ def get_config() -> config_dict.ConfigDict:
 
     c.data = config_dict.create(
         dirs="data/plain",  # several, separated by commas, are mixed
+        encoded="",  # directories of `launch.encode`, to learn from instead of `dirs`
         weights="",  # how often each is drawn from, e.g. "3,1"; empty: by their sizes
         clip_s=12.0,
         batch_size=8,

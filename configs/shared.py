@@ -9,6 +9,7 @@ from ml_collections import config_dict
 def data(**values: object) -> config_dict.ConfigDict:
     """Where samples come from; `values` are the experiment's own: `dirs`, `clip_s`, `batch_size` and the like."""
     c = config_dict.create(
+        encoded="",  # directories of `launch.encode`, to learn from instead of `dirs`
         weights="",  # how often each of `dirs` is drawn from, e.g. "3,1"; empty: by their sizes
         seed=0,
         # Left-right flips of half the samples: None where a data set's manifest says that its words allow it (the

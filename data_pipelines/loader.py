@@ -66,18 +66,19 @@ class JoinedSource:
         return self.offsets[-1]
 
     def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
-        part, position = self._place(index)
+        part, position = self.place(index)
         return self.sources[part].read(position, ticks)
 
     def key(self, index: int) -> str:
-        part, position = self._place(index)
+        part, position = self.place(index)
         return self.sources[part].key(position)
 
     def flip_safe(self, index: int) -> bool:
-        part, position = self._place(index)
+        part, position = self.place(index)
         return self.sources[part].flip_safe(position)
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the source that has a record, and the record's number in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index}: there are {len(self)}")
         part = int(np.searchsorted(self.offsets, index, side="right")) - 1
@@ -258,7 +259,7 @@ def make_loader(
         num_ticks = source.clock.ticks_in(clip_s)
     num_ticks = source.longest_ticks if num_ticks is None else num_ticks
 
-    chosen = _choose(source, parts, seed, shuffle, repeat, weights)
+    chosen = choose_records(source, parts, seed, shuffle, repeat, weights)
     remainder = 0 if repeat is None else len(chosen) % batch_size
     if remainder:
         if drop_remainder is None:
@@ -318,7 +319,7 @@ def _check_flip_safe(data: Any, source: RecordSource, parts: Sequence[range]) ->
         )
 
 
-def _choose(
+def choose_records(
     source: RecordSource,
     parts: list[range],
     seed: int,

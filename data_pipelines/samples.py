@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.dataset import RecordSource, ShardDataset
+from data_pipelines.encoded import EncodedDataset
 from data_pipelines.flip import flip_record
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
@@ -143,6 +144,59 @@ class Pieces:
         return np.random.default_rng((self.seed, position, 1))
 
 
+class Text(NamedTuple):
+    """What is said in some ticks of a record.
+
+    Attributes:
+      slots: int32 [S], packed at delay 0.
+      slot_valid: bool [S], false where the record does not know what is said.
+      lag_steps: the most steps by which a word of these ticks is late.
+      words_cut: for how many of their words the record ends too early.
+    """
+
+    slots: np.ndarray
+    slot_valid: np.ndarray
+    lag_steps: int
+    words_cut: int
+
+
+def text_of(record: Record, ticks: range, num_ticks: int, tokenizer: TextTokenizer) -> Text:
+    """What is said in ticks of a record, filled up to `num_ticks`.
+
+    The whole record is packed and then cut, so that words lie where they would if it were seen as a whole.
+    """
+    clock, pad_id = record.clock, tokenizer.pad_id
+    first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
+    spoken = pack_spoken(record.words, tokenizer, clock, clock.step_of_tick(record.num_ticks))
+    packed = spoken.packed
+    known = np.ones(len(packed.slots), bool)
+    first_known = clock.step_at(record.words_from_s)
+    known[:first_known] = False
+    if clock.steps_in(record.words_from_s) > first_known < len(known):
+        # In a step that is only partly here, silence may be the begin of an earlier window's word.
+        known[first_known] = packed.slots[first_known] != pad_id
+    latest = cut = 0
+    for (token_ids, start_s), lag, is_spelled in zip(spoken.words, packed.lag_steps.tolist(), spoken.spelled):
+        step = clock.step_at(start_s)
+        begin = step + lag
+        after = begin + 1 + len(token_ids)
+        if not is_spelled:
+            known[begin:after] = False
+        if max(step, 0) < first:
+            # Seen from its middle on, nobody could know the word: neither said nor kept silent here.
+            after += packed.slots[after : after + 1].tolist() == [tokenizer.end_id]
+            packed.slots[begin:after] = pad_id
+            known[begin:after] = False
+        elif step < end:
+            latest = max(latest, lag)
+            cut += after > len(packed.slots)
+    num_steps = clock.step_of_tick(num_ticks)
+    slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
+    slots[: end - first] = packed.slots[first:end]
+    slot_valid[: end - first] = known[first:end]
+    return Text(slots, slot_valid, latest, cut)
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleMaker:
     """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
@@ -179,53 +233,17 @@ class SampleMaker:
             return self._nothing(piece.index)
         try:
             frames = self.pieces.frames(record, slice(ticks.start, ticks.stop))
-            slots, slot_valid, lag_steps, words_cut = self._text(record, ticks)
+            text = text_of(record, ticks, num_ticks, self.tokenizer)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
         if len(ticks) < num_ticks:
             frames = np.concatenate([frames, np.zeros((num_ticks - len(ticks), *frames.shape[1:]), np.uint8)])
-        sample = {"frames": frames, "slots": slots, "slot_valid": slot_valid, "index": np.array(index, np.int64)}
+        sample = {"frames": frames, "slots": text.slots, "slot_valid": text.slot_valid}
+        sample["index"] = np.array(index, np.int64)
         if self.with_lag:
-            sample["max_lag_s"] = np.array(lag_steps * self.pieces.source.clock.step_s, np.float32)
-            sample["words_cut"] = np.array(words_cut, np.int32)
+            sample["max_lag_s"] = np.array(text.lag_steps * self.pieces.source.clock.step_s, np.float32)
+            sample["words_cut"] = np.array(text.words_cut, np.int32)
         return sample
-
-    def _text(self, record: Record, ticks: range) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """The slots int32 [S], slot_valid bool [S], the most steps by which a word of these ticks is late, and how many
-        of their words the record ends too early for.
-
-        The whole record is packed and then cut, so that words lie where they would if it were seen as a whole.
-        """
-        clock, pad_id = self.pieces.source.clock, self.tokenizer.pad_id
-        first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
-        spoken = pack_spoken(record.words, self.tokenizer, clock, clock.step_of_tick(record.num_ticks))
-        packed = spoken.packed
-        known = np.ones(len(packed.slots), bool)
-        first_known = clock.step_at(record.words_from_s)
-        known[:first_known] = False
-        if clock.steps_in(record.words_from_s) > first_known < len(known):
-            # In a step that is only partly here, silence may be the begin of an earlier window's word.
-            known[first_known] = packed.slots[first_known] != pad_id
-        latest = cut = 0
-        for (token_ids, start_s), lag, is_spelled in zip(spoken.words, packed.lag_steps.tolist(), spoken.spelled):
-            step = clock.step_at(start_s)
-            begin = step + lag
-            after = begin + 1 + len(token_ids)
-            if not is_spelled:
-                known[begin:after] = False
-            if max(step, 0) < first:
-                # Seen from its middle on, nobody could know the word: neither said nor kept silent here.
-                after += packed.slots[after : after + 1].tolist() == [self.tokenizer.end_id]
-                packed.slots[begin:after] = pad_id
-                known[begin:after] = False
-            elif step < end:
-                latest = max(latest, lag)
-                cut += after > len(packed.slots)
-        num_steps = clock.step_of_tick(self.pieces.num_ticks)
-        slots, slot_valid = np.full(num_steps, pad_id, np.int32), np.zeros(num_steps, bool)
-        slots[: end - first] = packed.slots[first:end]
-        slot_valid[: end - first] = known[first:end]
-        return slots, slot_valid, latest, cut
 
     def _nothing(self, index: int) -> Sample:
         """A sample in which nothing is seen and no slot is valid."""
@@ -268,7 +286,7 @@ class WordSurvey:
         return self.unknown.total() / self.words if self.words else 0.0
 
 
-def survey_words(datasets: Sequence[ShardDataset], tokenizer: TextTokenizer) -> WordSurvey:
+def survey_words(datasets: Sequence[ShardDataset | EncodedDataset], tokenizer: TextTokenizer) -> WordSurvey:
     """Looks at the words of clips spread evenly over the data: of all, or of as many as `spread_records` reads."""
     survey = WordSurvey(of_clips=sum(map(len, datasets)))
     for record in spread_records(datasets):
@@ -284,7 +302,7 @@ def survey_words(datasets: Sequence[ShardDataset], tokenizer: TextTokenizer) -> 
     return survey
 
 
-def spread_records(datasets: Sequence[ShardDataset]) -> Iterator[Record]:
+def spread_records(datasets: Sequence[ShardDataset | EncodedDataset]) -> Iterator[Record]:
     """Records without their pictures, spread evenly over the data, so many that it takes seconds.
 
     One that cannot be read is left out: the loader counts and names it when it comes to it.

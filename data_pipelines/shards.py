@@ -182,7 +182,7 @@ def write_shards(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     units = tuple(source.units()) if isinstance(source, Listing) else None
-    with _locked(directory), _room(str(directory)):
+    with locked(directory), disk_has_room(str(directory)):
         there = resume(directory, plan, verify=verify, threads=workers, units=units)
         if there.change is not None:
             logging.warning("the files have changed since %s was written: %s", directory, there.change)
@@ -208,7 +208,7 @@ def write_shards(
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """Holds the directory; the system lets go when the process ends, however it ends."""
     with open(directory / ".lock", "a", encoding="utf-8") as file:
         try:
@@ -392,7 +392,7 @@ class ShardWriter:
         temporary = self.directory / f".{name}.{uuid.uuid4().hex}.tmp"
         contents = _Contents(name, self)
         try:
-            with _writer(temporary, name) as write:
+            with array_record_file(temporary, name) as write:
                 kept = [self._kept(unit) for unit in range(task.begin, task.end)]
                 for is_kept, run in itertools.groupby(range(len(kept)), key=lambda number: kept[number] is not None):
                     numbers = list(run)
@@ -402,7 +402,7 @@ class ShardWriter:
                         if unit is not None:
                             contents.take_over(unit, write)
                             on_written(1, unit.unit.ticks)
-            with _room(name):
+            with disk_has_room(name):
                 with open(temporary, "rb+") as file:
                     os.fsync(file.fileno())
                 shard = Shard(
@@ -505,7 +505,7 @@ def _full_disk(name: str, error: Exception) -> ShardError:
 
 
 @contextlib.contextmanager
-def _writer(path: Path, name: str) -> Iterator[Callable[[bytes], None]]:
+def array_record_file(path: Path, name: str) -> Iterator[Callable[[bytes], None]]:
     """Appends to an ArrayRecord file, which is whole when this ends."""
     try:
         writer: Any = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
@@ -531,7 +531,7 @@ def _writer(path: Path, name: str) -> Iterator[Callable[[bytes], None]]:
 
 
 @contextlib.contextmanager
-def _room(name: str) -> Iterator[None]:
+def disk_has_room(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

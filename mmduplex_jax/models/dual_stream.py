@@ -20,6 +20,7 @@ from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel
 from mmduplex_jax.tokenizer.bflow import BFlow, BFlowState, Tokens
 from mmduplex_jax.tokenizer.config import TokenizerConfig
+from mmduplex_jax.tokenizer.sight import Sight
 from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
 
 
@@ -168,7 +169,7 @@ class DualStream(nn.Module):
 
     def __call__(
         self,
-        frames: UInt8[Array, "B T H W 3"],
+        video: UInt8[Array, "B T H W 3"] | Sight,
         slots: Int32[Array, "B S"],
         delay: Int32[Array, "B"],
         anchor_keep: Int32[Array, "B"] | None = None,
@@ -176,12 +177,12 @@ class DualStream(nn.Module):
         """Logits of every step, teacher-forced.
 
         Args:
-          frames: one a tick.
+          video: frames, one a tick, or what is looked at in them (`BFlow`).
           slots: the slot before each step (`streams.shifted`).
           delay: steps that the text runs behind, one a row.
           anchor_keep: see `BFlow`.
         """
-        tokens = self.tokenizer(frames, anchor_keep)
+        tokens = self.tokenizer(video, anchor_keep)
         x = self.hidden(tokens, slots, delay)
         if self.is_initializing() and self.config.future_word_head:
             self.future_word_head(x)
@@ -189,7 +190,7 @@ class DualStream(nn.Module):
 
     def token_nll(
         self,
-        frames: UInt8[Array, "B T H W 3"],
+        video: UInt8[Array, "B T H W 3"] | Sight,
         slots: Int32[Array, "B S"],
         delay: Int32[Array, "B"],
         anchor_keep: Int32[Array, "B"] | None,
@@ -204,7 +205,7 @@ class DualStream(nn.Module):
         Returns:
           Each target's negative log-likelihood; the future-word head's logits, of all steps (None without one); tokens.
         """
-        tokens = self.tokenizer(frames, anchor_keep)
+        tokens = self.tokenizer(video, anchor_keep)
         x = self.hidden(tokens, slots, delay)
         nll, _ = self.language.token_nll_of(x, target, chunk)
         return nll, self.language.logits(self.future_word_head(x)) if self.config.future_word_head else None, tokens

@@ -9,11 +9,14 @@ from typing import Any
 import jax
 
 from data_pipelines.cameras import matching_cameras
-from data_pipelines.dataset import open_dataset
+from data_pipelines.dataset import ShardDataset, open_dataset
+from data_pipelines.encoded import EncodedDataset, EncodedManifest, is_encoded
+from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import survey_words
 from mmduplex_jax.frame_size import fit_of, frame_size
+from mmduplex_jax.stages.encoding import encoded_task
 from mmduplex_jax.stages.evaluation import make_held_out
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -48,28 +51,36 @@ def train(
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from error
     task = _build_task(config, tokenizer)
-    dirs = [directory.strip() for directory in config.data.dirs.split(",") if directory.strip()]
+    encoded = _names(config.data.get("encoded", ""))
+    dirs = encoded or _names(config.data.dirs)
     if not dirs:
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     weights = weights_of(config.data.weights, len(dirs))
     check_held_cameras(dirs, config.data.get("held_cameras") or "")
     check_fit(dirs, fit_of(config))
+    batches: dict[str, Any] = {
+        "batch_size": config.data.batch_size,
+        "seed": config.data.seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "worker_processes": config.data.workers,
+        "flip": config.data.flip,
+        "weights": weights,
+    }
     try:
-        data = make_loader(
-            dirs,
-            tokenizer,
-            batch_size=config.data.batch_size,
-            seed=config.data.seed,
-            clip_s=config.data.clip_s,
-            frame_px=frame_size(config.frame_px),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            worker_processes=config.data.workers,
-            flip=config.data.flip,
-            weights=weights,
-            mark_corrupt=True,
-            pairs=stage.pair_format(config),
-        )
+        if encoded:
+            task = encoded_task(config, task, tokenizer, encoded, log)
+            data = make_encoded_loader(dirs, tokenizer, **batches)
+        else:
+            data = make_loader(
+                dirs,
+                tokenizer,
+                clip_s=config.data.clip_s,
+                frame_px=frame_size(config.frame_px),
+                mark_corrupt=True,
+                pairs=stage.pair_format(config),
+                **batches,
+            )
     except ValueError as error:
         raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error
     try:
@@ -141,7 +152,7 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             f"a batch takes {config.data.batch_size} clips and there are {clips}, so that some come in it twice: "
             f"prepare more, or pass --config.data.batch_size={fits}"
         )
-    survey = survey_words([open_dataset(directory) for directory in dirs], tokenizer)
+    survey = survey_words([open_video(directory) for directory in dirs], tokenizer)
     where = f"{survey.clips} of {survey.of_clips} clips" if survey.clips < survey.of_clips else f"{survey.clips} clips"
     if survey.unknown:
         listed = ", ".join(f"{word!r} ({times} times)" for word, times in survey.unknown.most_common(5))
@@ -178,7 +189,7 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
 def check_fit(dirs: Sequence[str], wanted: str) -> None:
     """DataError for data whose pictures were fitted to frames in another way than the model's live ones will be."""
     for directory in dirs:
-        fit = Manifest.load(Path(directory)).fit
+        fit = open_video(directory).manifest.fit
         if fit is not None and fit != wanted:
             raise DataError(
                 f"{directory} was prepared with fit={fit}, the config has {wanted}, and so would the model watch live: "
@@ -190,7 +201,7 @@ def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:
     """Makes sure that no data shows a camera that is held back for evaluation.
 
     Args:
-      dirs: of the shards.
+      dirs: of shards, or of encoded clips.
       held_cameras: a regular expression of whole names, `config.data.held_cameras`; "" where none is held back.
 
     Raises:
@@ -198,7 +209,7 @@ def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:
       ShardError: data cannot be read.
     """
     for directory in dirs if held_cameras else ():
-        cameras = Manifest.load(Path(directory)).cameras
+        cameras = open_video(directory).manifest.cameras
         if cameras is None:
             raise DataError(
                 f"{directory} does not say of which cameras its pictures are, and config.data.held_cameras="
@@ -213,6 +224,16 @@ def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:
                 f"{directory} shows {', '.join(sorted(seen))}, which config.data.held_cameras={held_cameras!r} holds "
                 "back for evaluation: prepare it without"
             )
+
+
+def open_video(directory: str | Path) -> ShardDataset | EncodedDataset:
+    """The records of a directory of shards, or of encoded clips; ShardError where it is neither."""
+    return EncodedDataset(directory) if is_encoded(directory) else open_dataset(directory)
+
+
+def _names(text: str) -> list[str]:
+    """Directories that a config names, separated by commas."""
+    return [directory.strip() for directory in text.split(",") if directory.strip()]
 
 
 def weights_of(text: str, num_dirs: int) -> list[float] | None:
@@ -236,9 +257,12 @@ def weights_of(text: str, num_dirs: int) -> list[float] | None:
 
 
 def data_fingerprint(dirs: Sequence[str]) -> str:
-    """A hash of the hashes of all shards, in order: the same data in another folder have the same."""
+    """A hash of the hashes of all shards, or encoded clips, in order: the same in another folder have the same."""
     digest = hashlib.sha256()
     for directory in dirs:
+        if is_encoded(directory):
+            digest.update(EncodedManifest.load(Path(directory)).fingerprint.encode())
+            continue
         for shard in Manifest.load(Path(directory)).shards:
             digest.update(shard.sha256.encode())
     return digest.hexdigest()

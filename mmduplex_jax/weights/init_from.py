@@ -60,13 +60,14 @@ Fill = Callable[[PyTree], PyTree]
 
 
 def make_start(
-    config: Any, task: Task, tokenizer: TextTokenizer, log: Callable[[str], None]
+    config: Any, task: Task, tokenizer: TextTokenizer, log: Callable[[str], None], only: str = ""
 ) -> Callable[[PyTree], Fill] | None:
     """What `train.loop.fit` takes as `start`; None where the config names no folder.
 
     Args:
       config: resolved; `init_from` has a folder, or nothing, for each of `PARTS`, and `strict`.
       log: where lines for people go.
+      only: what the paths of those parameters begin with that are to be replaced; the others need not be there then.
 
     Returns:
       A function of the abstract parameters that raises InitFromError or returns the function that replaces parameters.
@@ -93,7 +94,7 @@ def make_start(
             )
         for line in [*wrong, *_report_lines(plans, shapes)]:
             log(f"init_from {line}")
-        return lambda params: filled(params, plans)
+        return lambda params: filled(params, [plan.only(only) for plan in plans])
 
     return start
 
@@ -256,6 +257,12 @@ class Plan:
     notes: tuple[str, ...] = ()
     zeroed: tuple[str, ...] = ()
 
+    def only(self, prefix: str) -> Plan:
+        """Of the plan what fills parameters whose paths begin with `prefix`."""
+        entries = tuple(entry for entry in self.entries if all(name.startswith(prefix) for name in entry.our_names))
+        zeroed = tuple(name for name in self.zeroed if name.startswith(prefix))
+        return dataclasses.replace(self, entries=entries, zeroed=zeroed)
+
     @property
     def taken(self) -> set[str]:
         """Parameters of the run that the folder brings."""
@@ -332,6 +339,8 @@ def filled(params: PyTree, plans: Iterable[Plan]) -> PyTree:
     """Parameters with what the plans bring, each where it lies already."""
     flat = flatten(params)
     for plan in plans:
+        if not plan.entries and not plan.zeroed:
+            continue
         arrays = plan.folder.arrays()
         theirs: dict[str, np.ndarray] = {}
         for entry in plan.source.entries:

@@ -1,6 +1,7 @@
 """The `duplex` stage: the dual-stream model learns to say what it sees, when it sees it."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
+from mmduplex_jax.tokenizer.sight_arrays import SightArray, batch_shapes, sight_of
 from mmduplex_jax.typing import Array, Float, PyTree
 
 
@@ -89,6 +91,7 @@ class DuplexTask:
         et al., 2024).
       nested_dropout: share of clips whose anchors lose a random tail of their tokens.
       loss_chunk: steps whose logits are held at once, 0 for all; those of `future_word_weight` are always whole.
+      encoded: arrays of encoded clips that batches have instead of frames (`with_encoded`).
     """
 
     config: DualStreamConfig
@@ -100,6 +103,7 @@ class DuplexTask:
     future_word_weight: float = 0.0
     future_word_horizon_steps: int = 20
     loss_chunk: int = 0
+    encoded: tuple[SightArray, ...] = ()
 
     @property
     def model(self) -> DualStream:
@@ -111,12 +115,24 @@ class DuplexTask:
 
     def init(self, rng: Array) -> PyTree:
         """Parameters, boxed with their logical axes."""
-        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.example_batch(1).items()}
+        # From frames, whatever is learned from: a model has all its parameters.
+        batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in self.with_encoded(()).example_batch(1).items()}
         return self.model.init(rng, batch["frames"], batch["slots"], jnp.zeros((1,), jnp.int32))["params"]
 
+    def with_encoded(self, arrays: Iterable[Any]) -> "DuplexTask":
+        """The same task for batches of encoded clips (`stages/encoding.py`); of frames where there are no arrays.
+
+        Args:
+          arrays: of a clip, each with the fields of `SightArray`.
+        """
+        return dataclasses.replace(self, encoded=tuple(SightArray(*array) for array in arrays))
+
     def example_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            "frames": jax.ShapeDtypeStruct((batch_size, self.ticks, *self.config.tokenizer.frame_px, 3), jnp.uint8),
+        frames = (batch_size, self.ticks, *self.config.tokenizer.frame_px, 3)
+        video = {"frames": jax.ShapeDtypeStruct(frames, jnp.uint8)}
+        if self.encoded:
+            video = batch_shapes(self.encoded, batch_size)
+        return video | {
             "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
             "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
         }
@@ -128,14 +144,15 @@ class DuplexTask:
           `end_nll` (sentence ends), in nats a slot; `video_tokens` a clip.
         """
         c = self.config
-        frames, slots = batch["frames"], batch["slots"]
+        slots = batch["slots"]
+        video = sight_of(batch) if self.encoded else batch["frames"]
         delay_key, drop_key, keep_key = jax.random.split(rng, 3)
-        rows = len(frames)
+        rows = len(slots)
         delay = sample_delays(delay_key, rows, self.delay_min, self.delay_max)
         keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
         target = delayed(slots, delay, c.pad_id)
         given = shifted(target, c.start_id)
-        inputs = (frames, given, delay, keep, target, self.loss_chunk)
+        inputs = (video, given, delay, keep, target, self.loss_chunk)
         nll, future_logits, tokens = self.model.apply({"params": params}, *inputs, method="token_nll")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]

@@ -1,0 +1,139 @@
+"""Encoded clips to batches: in the order in which `loader.make_loader` takes the records that they were made from."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from data_pipelines.encoded import EncodedDataset, EncodedManifest
+from data_pipelines.loader import JoinedSource, LoaderIterator, choose_records
+from data_pipelines.manifest import ShardError
+from data_pipelines.samples import CORRUPT, Sample, text_of
+from data_pipelines.worker_process import tune_malloc
+from mmduplex_jax.text_tokenizer import TextTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedSampleMaker:
+    """Turns the k-th chosen record into a sample, as a function of (seed, k) alone, as `samples.SampleMaker` does.
+
+    Attributes:
+      datasets: of the records.
+      source: the same, one after another.
+      tokenizer: spells the words.
+      flip: whether half the clips of records that are safe to flip are flipped ones.
+      seed: of the choices.
+    """
+
+    datasets: tuple[EncodedDataset, ...]
+    source: JoinedSource
+    tokenizer: TextTokenizer
+    flip: bool
+    seed: int
+
+    def __call__(self, position: int, index: int) -> Sample:
+        """The sample at a position k of the run: the manifests' arrays, and slots, slot_valid and index.
+
+        In that of a record which cannot be read no slot and no token is valid, and its index is `CORRUPT - index`.
+        """
+        part, number = self.source.place(index)
+        dataset = self.datasets[part]
+        try:
+            pieces = dataset.pieces(number)
+            piece = 0 if pieces == 1 else int(np.random.default_rng((self.seed, position, 1)).integers(pieces))
+            mirrored = self.flip and dataset.flip_safe(number)
+            mirrored = mirrored and np.random.default_rng((self.seed, position)).random() < 0.5
+            clip = dataset.clip(number, piece, mirrored=bool(mirrored))
+        except ShardError:
+            return self._nothing(index, dataset.manifest)
+        text = text_of(clip.record, clip.ticks, dataset.manifest.num_ticks, self.tokenizer)
+        return clip.arrays | {
+            "slots": text.slots,
+            "slot_valid": text.slot_valid,
+            "index": np.array(index, np.int64),
+        }
+
+    def _nothing(self, index: int, manifest: EncodedManifest) -> Sample:
+        steps = manifest.clock.step_of_tick(manifest.num_ticks)
+        arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in manifest.arrays}
+        return arrays | {
+            "slots": np.full(steps, self.tokenizer.pad_id, np.int32),
+            "slot_valid": np.zeros(steps, bool),
+            "index": np.array(CORRUPT - index, np.int64),
+        }
+
+
+def make_encoded_loader(
+    dirs: Sequence[str | Path],
+    tokenizer: TextTokenizer,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    flip: bool | None = False,
+    weights: Sequence[float] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+    threads: int = 2,
+    worker_processes: int = 0,
+) -> LoaderIterator:
+    """Batches of a run from encoded clips, for ever.
+
+    Of one clip a record, the k-th batch is of the same records, flipped or not, as `make_loader` gives of the shards
+    that they were encoded from.
+
+    Args:
+      dirs: of encoded clips, one after another, or mixed by `weights`.
+      tokenizer: spells the words.
+      batch_size, seed, weights, process_index, process_count, prefetch, threads, worker_processes: see `make_loader`.
+      flip: as of `make_loader`; what is flipped must be there flipped (`EncodedManifest.mirrored`).
+
+    Raises:
+      ValueError: the arguments contradict each other or the data; says which.
+      ShardError: the data cannot be read.
+    """
+    tune_malloc()
+    datasets = tuple(EncodedDataset(directory) for directory in dirs)
+    source = JoinedSource(datasets)
+    if len(source) == 0:
+        raise ValueError("the data holds no records at all")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
+            "multiple of their number"
+        )
+    _check_flips(datasets, flip)
+    first = datasets[0].manifest
+    for dataset in datasets[1:]:
+        if dataset.manifest.arrays != first.arrays:
+            raise ValueError(f"clips of {datasets[0].directory} and of {dataset.directory} hold other arrays")
+    parts = [range(begin, end) for begin, end in zip(source.offsets, source.offsets[1:])]
+    chosen = choose_records(source, parts, seed, True, None, weights)
+    maker = EncodedSampleMaker(datasets, source, tokenizer, flip is not False, seed)
+    samples = chosen.map_with_index(maker)
+    batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
+    order: Mapping[str, Any] = {
+        "encoded": [dataset.manifest.fingerprint for dataset in datasets],
+        "batch_size": batch_size,
+        "seed": seed,
+        "flip": flip is not False,
+        "weights": None if weights is None else [float(weight) for weight in weights],
+    }
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    return LoaderIterator(source, batches, order, options, worker_processes)
+
+
+def _check_flips(datasets: Sequence[EncodedDataset], flip: bool | None) -> None:
+    """ValueError where clips are to be flipped that are not there flipped, or must not be."""
+    for dataset in datasets if flip is not False else ():
+        manifest = dataset.manifest
+        if flip and not manifest.flip_safe:
+            raise ValueError(f"{dataset.directory} must not be flipped: its data's manifest does not say flip_safe")
+        if manifest.flip_safe and not manifest.mirrored:
+            raise ValueError(
+                f"half the clips of {dataset.directory} would be flipped, which needs their pixels: encode them with "
+                "--mirrored, or leave flips out with --config.data.flip=False"
+            )

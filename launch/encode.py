@@ -1,0 +1,121 @@
+r"""Encodes prepared video once, so that trainings read what a model's tokens look at instead of pixels.
+
+    python -m launch.encode --config=configs/quickstart.py --data=data/plain --out=encoded/plain
+    python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart --config.data.encoded=encoded/plain
+
+Which tokens there are and where they look depends on no parameter, and a tower that `config.train.groups` never trains
+makes the same of a picture at every step: of these the features are kept, in the precision of --dtype. Of towers that
+are trained (and of crops without a tower) the pictures are kept, cut out. Losses are those of training from pixels: to
+1e-5 with float32, with float16 to the third digit or so.
+
+The config is that of the training; `config.init_from` says where its towers come from. --out receives a file for every
+shard of --data, encoded.json (what it was encoded by: sight, towers, hashes) and parts. Interrupted? The same command
+goes on where it was. A training whose sight, clip length or tower weights differ is refused, and told what differs.
+
+A record longer than config.data.clip_s gives several clips, --every_s after one another: other pieces of it are not
+seen. Flips left to right need pixels: --mirrored keeps every clip flipped as well.
+
+Exit codes: 0 done; 1 something does not fit; 2 no such flag or field; 130 Ctrl-C.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipelines.dataset import open_dataset
+from data_pipelines.manifest import ShardError
+from mmduplex_jax.frame_size import fit_of
+from mmduplex_jax.stages.config_file import (
+    add_config_flag,
+    add_json_flag,
+    command_parser,
+    parse_args,
+    shown_on,
+    write_json,
+)
+from mmduplex_jax.stages.encoding import DTYPES, EncodeReport, encode
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.stages.training import check_fit
+from mmduplex_jax.train.feed import DataError
+from mmduplex_jax.train.optimizer import GroupsError
+from mmduplex_jax.weights.trained import load_tokenizer
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, with their help."""
+    flags = command_parser("launch.encode", __doc__)
+    add_config_flag(flags)
+    add = flags.add_argument
+    add("--data", metavar="DIR", required=True, help="shards that `python -m launch.prepare` wrote")
+    add("--out", metavar="DIR", required=True, help="receives the encoded clips; made if need be")
+    add("--dtype", choices=DTYPES, default=DTYPES[0], help="of features (default: %(default)s)")
+    add("--mirrored", action="store_true", help="keep every clip flipped left to right, too")
+    add("--every_s", type=float, default=0.0, help="between the clips of a longer record (default: a clip's length)")
+    add("--batch", type=int, default=4, help="clips at a time (default: %(default)s)")
+    add_json_flag(flags, "write what was done")
+    return flags
+
+
+def report_of(report: EncodeReport, out: Path, took_s: float) -> dict:
+    """What was done, as JSON values."""
+    manifest = report.manifest
+    size_bytes = sum(shard.size_bytes for shard in manifest.shards)
+    return {
+        "out": str(out),
+        "records": manifest.num_records,
+        "clips": manifest.num_clips,
+        "files_written": len(report.written),
+        "files_kept": len(report.kept),
+        "features": report.features,
+        "bytes": size_bytes,
+        "bytes_a_clip": size_bytes / max(manifest.num_clips * (1 + manifest.mirrored), 1),
+        "took_s": took_s,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    args = parse_args(parser(), argv)
+    begin_s, screen = time.monotonic(), shown_on(args.json)
+    try:
+        tokenizer = load_tokenizer(args.config)
+        task = build_task(args.config, tokenizer)
+        check_fit([args.data], fit_of(args.config))
+        records = len(open_dataset(args.data))
+        with tqdm(total=records, unit="clip", desc="encode", disable=None) as progress:
+            report = encode(
+                args.config,
+                task,
+                tokenizer,
+                args.data,
+                args.out,
+                dtype=args.dtype,
+                mirrored=args.mirrored,
+                every_s=args.every_s,
+                batch=args.batch,
+                log=lambda line: print(line, file=screen, flush=True),
+                on_clips=progress.update,
+            )
+    except (DataError, GroupsError, ShardError, ValueError, OSError) as error:
+        print(f"encode: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nencode: stopped. Finished files are kept; the same command goes on from here.", file=sys.stderr)
+        return 130
+    done = report_of(report, Path(args.out), time.monotonic() - begin_s)
+    kept = ", ".join(f"{sees} as {'features' if there else 'pictures'}" for sees, there in report.features.items())
+    files = f"{done['files_written']} files written, {done['files_kept']} were there"
+    print(
+        f"{args.out}: {done['clips']:,} clips ({kept}), {done['bytes']:,} bytes; {files}; {done['took_s']:.1f} s",
+        file=screen,
+    )
+    write_json(args.json, done)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
