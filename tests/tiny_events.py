@@ -35,7 +35,7 @@ def config(variant: str = ""):
     c.events.reader.update(window_s=1.92, queries=2, heads=2, head_width=8, hidden=32)
     c.words.update(width=16, heads=2, head_width=8, hidden=32)
     c.align.update(embedding=16)
-    c.prediction.update(places=2, picture_px=4)
+    c.prediction.update(places=2, picture_px=(4, 4))
     c.prediction.reader.update(queries=1, heads=2, head_width=8, hidden=32)
     c.teacher.update(patch_px=16, width=16, layers=1, heads=2, hidden=32, projection=8)
     return c

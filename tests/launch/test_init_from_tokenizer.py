@@ -42,7 +42,7 @@ def test_everything_that_differs_is_named(portable_dir):
     config.tokenizer.anchor.tower.activation = "gelu"
     config.tokenizer.event.window_s = 4.0
     config.tokenizer.flow.width = 48
-    config.tokenizer.baseline.grid_side = 3  # of no use to this kind
+    config.tokenizer.baseline.grid_side = (3, 3)  # of no use to this kind
     config.init_from.tokenizer = str(portable_dir)
     with pytest.raises(InitFromError) as error:
         started(config)

@@ -199,9 +199,9 @@ def test_a_config_that_does_not_fit_is_refused():
     ):
         fits((48, 48), Clock())
     with pytest.raises(ValueError, match="video_stride=1"):
-        fits(64, Clock(12.5, 1))
+        fits((64, 64), Clock(12.5, 1))
     with pytest.raises(ValueError, match="mine.py is of stage 'clip', which spends no video tokens"):
-        fits(64, Clock(), clip_quickstart)
+        fits((64, 64), Clock(), clip_quickstart)
 
 
 def test_without_a_tokenizer_the_rest_is_there(tmp_path):
