@@ -52,7 +52,7 @@ def get_config() -> config_dict.ConfigDict:
         chunk=50,  # steps whose logits are held at once: those of all would take 30 MB a clip, three times
     )
     c.data = shared.data(dirs="data/world-real", clip_s=12.0, batch_size=2)
-    c.data.workers = 0
+    c.data.workers = 4
     c.tokenizer = config_dict.create(
         kind="bflow",
         width=256,

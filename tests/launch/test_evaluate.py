@@ -130,6 +130,7 @@ def test_a_teacher_runs_beside_the_model(portable_dir, tmp_path):
 
 
 def test_a_teacher_that_is_not_there_is_said(portable_dir, tmp_path, capsys):
+    pytest.importorskip("norfair", reason="the teacher's tracker: pip install 'mmduplex-jax[teacher]'")
     flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--teacher=gone.onnx")
     assert evaluate.main(list(flags)) == 1
     assert "gone.onnx" in capsys.readouterr().err
