@@ -25,8 +25,8 @@ demo: venv ## watch a trained model commentate, then train one and watch again (
 test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-all: venv ## run all tests, those of minutes too
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
+test-all: venv ## run all tests, those of minutes too, compiled as users have it
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
 
 test-browser: venv ## drive the pages in Debian's Chromium (another one: CHROMIUM=PATH)
 	$(RUN) -m pytest -m browser tests/serving/test_page.py tests/pages $(PYTEST_ARGS)

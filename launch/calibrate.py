@@ -45,15 +45,20 @@ class Choice:
 def choices(frames: list[np.ndarray], config: tokenizer_config.TokenizerConfig) -> list[Choice]:
     """What each quantile of `QUANTILES` would spend on clips `uint8 [T, H, W, 3]` of one length, rising."""
     levels = jax.jit(lambda clip: peak_levels(clip, config))
+
+    @jax.jit
+    def flow_tokens(clip: Any, threshold: Any) -> Any:
+        # The threshold is an argument, so that all of them share one compiled program.
+        budget = dataclasses.replace(config.budget, flow_threshold=threshold)
+        return plan_clip(clip, dataclasses.replace(config, budget=budget)).flow.sum()
+
     measured = np.concatenate([np.asarray(levels(clip)).ravel() for clip in tqdm(frames, "motion", unit="clip")])
     duration_s = sum(config.clock.tick_time_s(len(clip)) for clip in frames)
     found = []
     for quantile in tqdm(QUANTILES, "budgets", unit="threshold"):
         threshold = int(np.quantile(measured, quantile))
-        budget = dataclasses.replace(config.budget, flow_threshold=threshold)
-        tried = dataclasses.replace(config, budget=budget)
-        spent = jax.jit(lambda clip, tried=tried: plan_clip(clip, tried).flow.sum())
-        found.append(Choice(quantile, threshold, sum(int(spent(clip)) for clip in frames) / duration_s))
+        spent = sum(int(flow_tokens(clip, threshold)) for clip in frames)
+        found.append(Choice(quantile, threshold, spent / duration_s))
     return found
 
 

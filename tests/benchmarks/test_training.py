@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import training
+from tests import tiny
 
 
 def small_streams(tmp_path):
@@ -59,12 +60,14 @@ def test_the_twin_trains_as_ours(part, tmp_path):
 
 def test_the_measures_are_of_one_loss(tmp_path):
     made = training.variants(str(written(tmp_path, text_window_s=13.0)), 2)
-    params = None
-    found = {}
-    for name, (task, config) in made.items():
-        program = training.program_of(task, config)
-        params = program.init_state().params if params is None else params
-        found[name] = float(jax.jit(task.loss)(params, task.batch(), None)[0])
+    first_task, _ = made["float32, all kept"]
+    params = tiny.random_params(first_task.init)
+    together = "remat, bfloat16, chunks"  # changes nothing that the others do not change one by one
+    found = {
+        name: float(jax.jit(task.loss)(params, task.batch(), None)[0])
+        for name, (task, _) in made.items()
+        if name != together
+    }
     first = found["float32, all kept"]
     assert found["loss in chunks"] == pytest.approx(first, rel=1e-6)
     assert found["fused attention"] == pytest.approx(first, rel=1e-6)
@@ -72,7 +75,7 @@ def test_the_measures_are_of_one_loss(tmp_path):
     assert found["remat"] == pytest.approx(first, rel=1e-6)
     assert found["bfloat16"] == pytest.approx(first, rel=2e-2)  # 8 bits
     assert found["bfloat16"] != first
-    text = made["remat, bfloat16, chunks"][0].config.text
+    text = made[together][0].config.text
     assert (text.remat, text.dtype, text.scan) == (True, "bfloat16", True)
 
 

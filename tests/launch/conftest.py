@@ -8,8 +8,18 @@ import pytest
 
 from configs import quickstart
 from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.train import loop
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.trained import load_tokenizer
+from tests import compiled_once
+
+
+@pytest.fixture(autouse=True, scope="package")
+def programs_are_compiled_once():
+    """Runs that are stopped and go on, or begin anew in another folder, are of one program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_program", compiled_once.make_program)
+        yield
 
 
 def small_config():

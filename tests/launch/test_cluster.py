@@ -80,7 +80,7 @@ def program(folder: Path, name: str, body: str) -> None:
 def run(script: str, *arguments: str, programs: Path, **environment: str) -> tuple[int, list[str]]:
     """Exit code of a script, and the calls of the programs that stand in."""
     known = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **environment}
-    done = subprocess.run([CLUSTER / script, *arguments], env=known, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([CLUSTER / script, *arguments], env=known, capture_output=True, text=True, timeout=300)
     return done.returncode, (programs / "calls").read_text(encoding="utf-8").splitlines()
 
 

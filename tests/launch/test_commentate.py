@@ -165,7 +165,7 @@ def test_ctrl_c_finishes_the_files(repository: Path, portable_dir: Path, tmp_pat
         process.stdout.read(12)  # the first word
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     finally:
         process.kill()
         process.stdout.close()
@@ -183,10 +183,13 @@ def test_ctrl_c_before_it_has_begun_ends_with_one_line(repository: Path, tmp_pat
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=repository, env=environment, **pipes) as process:
-        process.stdout.readline()
-        assert "compiling" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 130
+        try:
+            process.stdout.readline()
+            assert "compiling" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=300) == 130
+        finally:
+            process.kill()
         assert process.stderr.read() == "commentate: interrupted before the first tick; nothing was written\n"
 
 

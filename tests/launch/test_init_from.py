@@ -21,12 +21,12 @@ from tests.launch.conftest import small_config
 
 
 def started(config, log=None):
-    """What the run of a config begins with, of zeros; and what was told."""
+    """What the run of a config begins with, of sevens; and what was told."""
     told: list[str] = []
     task = build_task(config, load_tokenizer(config))
     target = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
     fill = make_start(config, task, load_tokenizer(config), told.append)(target)
-    blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), target)
+    blank = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, 7, np.float32)), target)
     return {name: np.asarray(leaf) for name, leaf in flatten(fill(blank)).items()}, told
 
 
@@ -166,5 +166,5 @@ assert scalar.shape == () and float(scalar) == 2
 def test_parameters_are_placed_as_the_mesh_has_them(repository):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PLACED]
-    done = subprocess.run(command, cwd=repository, env=os.environ | flags, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=repository, env=os.environ | flags, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -64,14 +64,14 @@ def test_anchors_see_what_the_imported_tower_saw(siglip, readout):
     # The tower by itself, and inside: the same tokens, the same embedding.
     frames = tiny.clips(1, 2, side=64)[0]
     pictures = jnp.asarray((frames / 255 - 0.5) / 0.5, jnp.float32)
-    wanted = VisionTower(imported.siglip()).apply({"params": read_weights(siglip)[0]}, pictures)
+    wanted = jax.jit(VisionTower(imported.siglip()).apply)({"params": read_weights(siglip)[0]}, pictures)
     task = build_task(config, load_tokenizer(config))
     taken = portable.unflatten(
         {name.removeprefix("tokenizer/anchors/"): value for name, value in params.items() if ANCHORS[:18] in name}
     )
-    _, kept = AnchorEncoder(task.config.tokenizer).apply(
-        {"params": taken}, frames, capture_intermediates=lambda module, _: module.name == "tower"
-    )
+    encoder = AnchorEncoder(task.config.tokenizer)
+    tower_s = lambda module, _: module.name == "tower"
+    _, kept = jax.jit(lambda weights: encoder.apply(weights, frames, capture_intermediates=tower_s))({"params": taken})
     seen = kept["intermediates"]["tower"]["__call__"][0]
     np.testing.assert_allclose(seen.tokens, wanted.tokens, atol=1e-5)
     if readout == "pooled":

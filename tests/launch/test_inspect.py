@@ -238,7 +238,7 @@ def test_the_command(repository, shards, tmp_path):
     files = f"--html={tmp_path / 'a.html'}", f"--json={tmp_path / 'a.json'}"
     command = [sys.executable, "-m", "launch.inspect", str(shards), *files, "--shown=1"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("measuring up to 64 clips of ")
     assert "samples" in done.stdout

@@ -111,6 +111,6 @@ def test_a_worker_gets_it_by_pickle_and_needs_no_accelerator(repository, tmp_pat
         "import jax\n"
         "assert jax.default_backend() == 'cpu'\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True, timeout=120,
+    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True, timeout=300,
                    env={"PYTHONPATH": str(repository), "PATH": ""})  # fmt: skip
     np.testing.assert_array_equal(np.load(tmp_path / "motion.npy"), MotionField(16, 2)(frames))

@@ -15,6 +15,7 @@ from data_pipelines.shards import open_dataset
 from data_pipelines.sources.world import world_source
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 
+PATIENCE_S = 300  # others may compute beside this
 SMALL = ("--config.clip_s=5.0", "--config.frame_px=32", "--config.clips=12", "--config.units_per_shard=2")
 
 
@@ -26,11 +27,20 @@ def command(out, *arguments):
     return [sys.executable, "-m", "launch.prepare", *world, f"--out={out}", *arguments]
 
 
+def output_of(process):
+    """What it says on standard error until it, and all that it has started, have ended; else they are killed."""
+    try:
+        return process.communicate(timeout=PATIENCE_S)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
 @pytest.fixture(scope="module")
 def run(repository):
     def run_prepare(out, *arguments):
         return subprocess.run(
-            command(out, *arguments), cwd=repository, capture_output=True, text=True, timeout=120, check=False
+            command(out, *arguments), cwd=repository, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
 
     return run_prepare
@@ -99,8 +109,8 @@ def test_workers_end_with_their_parent(repository, tmp_path):
             time.sleep(0.02)
         assert process.poll() is None
         process.kill()
-        # The pipe ends when the last process that holds it has ended: within 20 s, or this raises TimeoutExpired.
-        process.communicate(timeout=20)
+        # The pipe ends when the last process that holds it has ended.
+        output_of(process)
 
 
 # Jobs in the background of a shell ignore Ctrl-C, and so would what they start.
@@ -127,11 +137,7 @@ def test_ctrl_c_keeps_what_is_finished(repository, tmp_path, group, times):
         for _ in range(times):
             (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
             time.sleep(0.01)
-        try:
-            errors = process.communicate(timeout=120)[1]
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        errors = output_of(process)
     assert process.returncode == 130
     assert "the same command goes on from here" in errors
     assert "Traceback" not in errors

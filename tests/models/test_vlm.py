@@ -49,6 +49,12 @@ def batch_of(task, rows=ROWS, seed=0):
     }
 
 
+@functools.cache
+def gradient_of(task):
+    """The compiled loss and gradient: `(params, batch) -> ((loss, metrics), gradient)`."""
+    return jax.jit(jax.value_and_grad(lambda params, batch: task.loss(params, batch, RNG), has_aux=True))
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["unrolled", "scanned"])
 def small(request):
     """`(task, params, batch, method)`; `method(name)` is a compiled method of the model."""
@@ -75,9 +81,9 @@ def test_its_text_is_that_of_a_language_model(small):
 
 def test_the_loss_in_chunks_is_the_loss(small):
     task, params, batch, _ = small
-    step = lambda task: jax.jit(jax.value_and_grad(lambda p: task.loss(p, batch, RNG), has_aux=True))(params)
-    (whole, metrics), gradient = step(task)
-    (cut, others), cut_gradient = step(dataclasses.replace(task, loss_chunk=4))  # of 6: the last is filled up
+    (whole, metrics), gradient = gradient_of(task)(params, batch)
+    cut_up = dataclasses.replace(task, loss_chunk=4)  # of 6: the last is filled up
+    (cut, others), cut_gradient = gradient_of(cut_up)(params, batch)
     # Sums in another order, in float32.
     np.testing.assert_allclose(cut, whole, rtol=1e-6)
     assert others["accuracy"] == metrics["accuracy"]
@@ -130,7 +136,7 @@ def test_loss_and_metrics_by_value(small):
     logits = np.asarray(method("caption_logits")(task.normalised(batch["frames"]), batch["ids"]), np.float64)
     log_prob = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     nll = -np.take_along_axis(log_prob, batch["ids"][..., None], axis=-1)[..., 0]
-    loss, metrics = jax.jit(task.loss)(params, batch, RNG)
+    (loss, metrics), _ = gradient_of(task)(params, batch)
     assert float(loss) == pytest.approx(nll[batch["id_valid"]].mean(), rel=1e-5)
     right = logits.argmax(axis=-1) == batch["ids"]
     assert float(metrics["accuracy"]) == pytest.approx(right[batch["id_valid"]].mean())
@@ -139,9 +145,8 @@ def test_loss_and_metrics_by_value(small):
 
 
 def test_a_row_without_a_text_weighs_nothing():
-    task = small_task()
-    params, batch = random_params(task.init), batch_of(task)
-    loss = jax.jit(jax.value_and_grad(lambda p, b: task.loss(p, b, RNG), has_aux=True))
+    task = small_task(scan=False)
+    params, batch, loss = random_params(task.init), batch_of(task), gradient_of(task)
     batch["id_valid"][1] = False
     (value, metrics), grads = loss(params, batch)
     other = batch | {name: batch[name].copy() for name in ("frames", "ids")}

@@ -98,11 +98,11 @@ HELLO = {"type": "offer", "sdp": ""}
 def test_no_body_is_more_than_bad_json(headers: dict[str, str], body: bytes, caplog):
     async def test():
         async with served() as server:
-            began_s = time.monotonic()
+            began_s = time.process_time()
             async with server.http.post(f"{server.url}/v1/webrtc", data=body, headers=headers) as answer:
                 assert answer.status == 400
                 assert (await answer.json())["error"]
-            assert time.monotonic() - began_s < 0.5  # punycode's decoder took 1.3 s
+            assert time.process_time() - began_s < 0.5  # punycode's decoder took 1.3 s
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
     run(test())
@@ -240,7 +240,7 @@ def test_a_log_that_nobody_reads_stops_nobody():
     began_s = time.monotonic()
     for _ in range(2000):
         logger.info("x" * 1000)
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < PATIENCE_S
     assert handler.dropped > 1500
     got = b""
     os.set_blocking(read, False)
@@ -296,8 +296,8 @@ def test_it_exits_within_the_drain_time_whatever_hangs():
         process.stdout.close()
         silent.close()
         assert code == 0
-        # The drain, and what it takes to close.
-        assert time.monotonic() - began_s < 0.5 + 4.0
+        # The drain, and what it takes to close where others compute too; what hangs does so for a minute.
+        assert time.monotonic() - began_s < 0.5 + 20.0
 
     run(test())
 

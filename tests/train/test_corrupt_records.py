@@ -177,7 +177,7 @@ def test_a_damaged_shard(tmp_path, worker_processes):
         fit(
             ToyTask(),
             data,
-            toy_config(train__steps=8, train__log_every=8),
+            toy_config(train__stop_at_step=8, train__log_every=8),
             tmp_path / "run",
             record_key=data.source.key,
             record_trouble=data.trouble,

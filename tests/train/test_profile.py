@@ -41,7 +41,7 @@ def test_steps_are_recorded(tmp_path):
 
 
 def test_a_run_that_ends_before_is_recorded_as_far_as_it_goes(tmp_path):
-    config = toy_config(train__steps=4)
+    config = toy_config(train__stop_at_step=4)
     config.profile = {"steps": "3..9"}
     fit(ToyTask(), make_data(), config, tmp_path, log=lambda line: None)
     assert list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))

@@ -1,5 +1,6 @@
 """A small task and its data, for tests of the trainer; also a program that trains it (to be killed)."""
 
+import dataclasses
 import itertools
 import os
 import sys
@@ -44,11 +45,12 @@ class ToyModel(nn.Module):
         return nn.Dense(1, use_bias=False, kernel_init=split(normal, "embed", None), name="head")(x)[..., 0]
 
 
+@dataclasses.dataclass(frozen=True)
 class ToyTask:
     """Squared error of the mean brightness; `slot_valid` weighs the frames. Noise makes it depend on the key."""
 
-    def __init__(self, noise: float = 0.01):
-        self.model, self.noise = ToyModel(), noise
+    noise: float = 0.01
+    model = ToyModel()
 
     def init(self, rng):
         return self.model.init(rng, jnp.zeros((1, *FRAMES), jnp.uint8))["params"]

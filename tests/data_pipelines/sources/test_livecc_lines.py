@@ -89,9 +89,9 @@ def test_only_the_end_and_the_lines_asked_for_are_read(tmp_path, monkeypatch):
         return io.BufferedReader(files[-1])
 
     monkeypatch.setattr(livecc, "open_binary", open_counting)
-    begin_s = time.perf_counter()
+    begin_s = time.process_time()
     lines = LiveccLines(path)
-    assert time.perf_counter() - begin_s < 1  # some hundredths are usual
+    assert time.process_time() - begin_s < 1  # some hundredths are usual
     asked = [17, 12_345, 3, 99_998]
     assert [lines[number][0]["number"] for number in asked] == asked
     (file,) = files
