@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from data_pipelines.dataset import open_dataset
 from data_pipelines.manifest import ShardError
-from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.stages.config_file import (
     add_config_flag,
     add_json_flag,
@@ -38,8 +37,8 @@ from mmduplex_jax.stages.config_file import (
     write_json,
 )
 from mmduplex_jax.stages.encoding import DTYPES, EncodeReport, encode
+from mmduplex_jax.stages.evaluation import check_fit
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.stages.training import check_fit
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.train.optimizer import GroupsError
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -84,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         tokenizer = load_tokenizer(args.config)
         task = build_task(args.config, tokenizer)
-        check_fit([args.data], fit_of(args.config))
-        records = len(open_dataset(args.data))
+        source = open_dataset(args.data)
+        check_fit(args.data, source.manifest, args.config)
+        records = len(source)
         with tqdm(total=records, unit="clip", desc="encode", disable=None) as progress:
             report = encode(
                 args.config,

@@ -51,6 +51,7 @@ class EventSettings:
       edge_share: a box is at the picture's edge when it is so near, as a share of the picture's longer side …
       reach_s: … or when its thing was or will be there after so long, at its speed.
       cross_s: crossing the edge takes a thing at most so long.
+      back_s: within so long a thing does not go where it came from, nor come where it went.
       way_min: how far a thing must move to have come or gone, in lengths of it.
       moving_min: the least share of a box that must differ from the background when its thing comes or goes …
       quiet_share_max: … and how much of that may be there without the thing.
@@ -79,6 +80,7 @@ class EventSettings:
     edge_share: float = 0.055
     reach_s: float = 0.3
     cross_s: float = 1.2
+    back_s: float = 1.5
     way_min: float = 0.3
     moving_min: float = 0.2
     quiet_share_max: float = 0.6
@@ -302,10 +304,9 @@ class EventFinder:
         before = self._share_at(thing.first_s - 0.4, way.boxes[0])
         if most < settings.moving_min or before > settings.quiet_share_max * most:
             return []
-        side, lead_s = self._edge(way, inwards=True)
+        side, _ = self._edge(way, inwards=True)
         if side:
-            at_s = max(thing.first_s - lead_s, self._begin_s or 0.0)
-            return [self._happening(thing, at_s, t_s, "enters", side, way.boxes[0])]
+            return [self._happening(thing, thing.first_s, t_s, "enters", side, way.boxes[0])]
         if early or not self._is_alone(thing, way.boxes[0], thing.first_s):
             return []
         return [self._happening(thing, thing.first_s, t_s, "appears", "", way.boxes[0])]
@@ -356,7 +357,7 @@ class EventFinder:
         return [self._happening(thing, thing.last_s, t_s, "taken", "", box)]
 
     def _edge(self, way: _Way, inwards: bool) -> tuple[str, float]:
-        """Across which edge a thing came or went, "" for none, and how long before or after it was first or last seen.
+        """Across which edge a thing came or went, "" for none, and how long it took from the last picture on.
 
         What an edge cuts off shows its speed on its far side only.
         """
@@ -487,13 +488,19 @@ class EventFinder:
         return bool((box[:2] < margin).any() or (box[2:] > self._size_px - margin).any())
 
     def _repeats(self, one: Happening, other: Happening) -> bool:
-        """Whether an event has been told already, of a part of the same thing."""
-        if one.kind != other.kind or abs(one.t_s - other.t_s) > 0.6:
-            return False
+        """Whether an event has been told already, of a part of the same thing, or only takes back what has been told.
+
+        What goes where it came from (or comes where it went) so soon is a detector that loses and finds the same thing.
+        """
         if one.class_name != other.class_name and UNSURE_CLASS not in (one.class_name, other.class_name):
             return False
+        apart_s = abs(one.t_s - other.t_s)
+        back = {one.kind, other.kind} == {"enters", "leaves"} and one.side == other.side
+        if not (apart_s <= 0.6 if one.kind == other.kind else back and apart_s <= self._settings.back_s):
+            return False
         shared = float(intersection(one.box[None], other.box[None])[0, 0])
-        return shared > 0.5 * min(float(area(one.box[None])[0]), float(area(other.box[None])[0]))
+        smaller = min(float(area(one.box[None])[0]), float(area(other.box[None])[0]))
+        return shared > (0.5 if one.kind == other.kind else 0.0) * smaller
 
     def _is_unsteady(self, from_s: float, to_s: float) -> bool:
         self._unsteady = [at_s for at_s in self._unsteady if at_s >= to_s - _KEPT_S]

@@ -1,5 +1,6 @@
 """What moves: pictures against their background, the second witness beside the detector."""
 
+import collections
 import dataclasses
 
 import cv2
@@ -33,31 +34,26 @@ def small_grey(picture: np.ndarray, longer_px: int) -> np.ndarray:
 
 
 class Background:
-    """The background at a time, from small grey pictures before it and, where they are known already, after it."""
+    """The background of a fixed camera's pictures: the median of the last ones."""
 
     def __init__(self, window_s: float):
         self._window_s = window_s
-        self._samples: list[tuple[float, np.ndarray]] = []
-        self._cached: tuple[tuple[float, ...], np.ndarray | None] = ((), None)
+        self._samples: collections.deque[tuple[float, np.ndarray]] = collections.deque()
+        self._median: np.ndarray | None = None
 
     def add(self, t_s: float, grey: np.ndarray) -> None:
-        """Takes a picture, in the order of time."""
-        if not self._samples or t_s - self._samples[-1][0] >= _SAMPLE_EVERY_S:
-            self._samples.append((t_s, grey))
+        """Takes the next small grey picture, uint8 [h, w]."""
+        if self._samples and t_s - self._samples[-1][0] < _SAMPLE_EVERY_S:
+            return
+        self._samples.append((t_s, grey))
+        while self._samples[0][0] < t_s - self._window_s:
+            self._samples.popleft()
+        self._median = np.median(np.stack([one for _, one in self._samples]), axis=0).astype(np.uint8)
 
-    def at(self, t_s: float) -> np.ndarray | None:
-        """The median of the pictures around `t_s`, uint8 [h, w], None before the first; forgets what is too old for
-        this time and later ones. At the very beginning it is little more than the first picture.
-        """
-        newest_s = self._samples[-1][0] if self._samples else t_s
-        from_s = max(min(t_s - self._window_s / 2, newest_s - self._window_s), t_s - self._window_s)
-        self._samples = [sample for sample in self._samples if sample[0] >= from_s]
-        used = [sample for sample in self._samples if sample[0] <= max(from_s + self._window_s, t_s)]
-        key = tuple(time_s for time_s, _ in used)
-        if key != self._cached[0]:
-            median = np.median(np.stack([grey for _, grey in used]), axis=0) if used else None
-            self._cached = key, None if median is None else median.astype(np.uint8)
-        return self._cached[1]
+    @property
+    def median(self) -> np.ndarray | None:
+        """Uint8 [h, w], None before the first picture; at the very beginning it is little more than that."""
+        return self._median
 
 
 def moving_mask(grey: np.ndarray, background: np.ndarray | None, contrast_min: float) -> np.ndarray:

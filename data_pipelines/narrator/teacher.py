@@ -5,11 +5,10 @@
         happenings = teacher.push(t_s, picture)
     happenings = teacher.finish()
 
-With `look_ahead` it knows the background of the seconds to come: for making training data. Without, it is causal: what
-it tells at `known_s` depends on no later picture, so that it can be run live.
+It is causal: what it tells at `known_s` depends on no later picture, so that it can be run live (`LiveTeacher`).
+Training data take `t_s`, when it happened, which is about a second earlier (`narrate`, `say`).
 """
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.geometry import rgb_of
-from data_pipelines.narrator.detector import Detections, Detector
+from data_pipelines.narrator.detector import Detector
 from data_pipelines.narrator.events import EventFinder, EventSettings, Happening, Observation
 from data_pipelines.narrator.motion import Background, MotionSettings, moving_mask, small_grey
 from data_pipelines.narrator.tracks import Follower, TrackSettings
@@ -37,12 +36,10 @@ class TeacherSettings:
 
     Attributes:
       rate_hz: pictures a second that it looks at.
-      look_ahead: whether the background is taken from pictures before and after, else only from those before.
       motion, tracks, events: of its parts.
     """
 
     rate_hz: float = 6.25
-    look_ahead: bool = True
     motion: MotionSettings = MotionSettings()
     tracks: TrackSettings = TrackSettings()
     events: EventSettings = EventSettings()
@@ -66,12 +63,6 @@ class Followed(NamedTuple):
     box: np.ndarray
 
 
-class _Looked(NamedTuple):
-    t_s: float
-    grey: np.ndarray
-    detections: Detections
-
-
 class Teacher:
     """Watches one video.
 
@@ -86,7 +77,6 @@ class Teacher:
         self._background = Background(settings.motion.window_s)
         self._follower = Follower(settings.tracks, settings.rate_hz)
         self._finder = EventFinder(detector.labels, width_px, height_px, settings.events)
-        self._waiting: collections.deque[_Looked] = collections.deque()
         self._due_s: float | None = None
         self._last_s = 0.0
         self._followed: list[Followed] = []
@@ -116,8 +106,15 @@ class Teacher:
         self.looked += 1
         grey = small_grey(picture, self._settings.motion.longer_px)
         self._background.add(t_s, grey)
-        self._waiting.append(_Looked(t_s, grey, self._detector(picture)))
-        return self._decide(t_s)
+        mask = moving_mask(grey, self._background.median, self._settings.motion.contrast_min)
+        boxes, scores = self._detector(picture)
+        observations = [
+            Observation(one.track, boxes[one.number], scores[one.number]) for one in self._follower.update(boxes)
+        ]
+        size = np.array([self.width_px, self.height_px] * 2)
+        self._followed += [Followed(t_s, one.track, one.box / size) for one in observations]
+        self._moving.append((t_s, float(mask.mean())))
+        return self._finder.update(t_s, observations, mask)
 
     def is_due(self, t_s: float) -> bool:
         """Whether a picture of this time would be looked at."""
@@ -125,32 +122,13 @@ class Teacher:
 
     def finish(self) -> list[Happening]:
         """The video ends: the rest of what happened."""
-        return [*self._decide(float("inf")), *self._finder.finish(self._last_s)]
+        return self._finder.finish(self._last_s)
 
     def take_followed(self) -> tuple[list[Followed], list[tuple[float, float]]]:
         """Since the last call: where things were, and of each picture its time and the share of it that moved."""
         followed, moving = self._followed, self._moving
         self._followed, self._moving = [], []
         return followed, moving
-
-    def _decide(self, now_s: float) -> list[Happening]:
-        ahead_s = self._settings.motion.window_s / 2 if self._settings.look_ahead else 0.0
-        happenings: list[Happening] = []
-        while self._waiting and self._waiting[0].t_s + ahead_s <= now_s + _SAME_S:
-            happenings += self._decide_one(self._waiting.popleft())
-        return happenings
-
-    def _decide_one(self, looked: _Looked) -> list[Happening]:
-        motion = self._settings.motion
-        mask = moving_mask(looked.grey, self._background.at(looked.t_s), motion.contrast_min)
-        boxes, scores = looked.detections
-        observations = [
-            Observation(one.track, boxes[one.number], scores[one.number]) for one in self._follower.update(boxes)
-        ]
-        size = np.array([self.width_px, self.height_px] * 2)
-        self._followed += [Followed(looked.t_s, one.track, one.box / size) for one in observations]
-        self._moving.append((looked.t_s, float(mask.mean())))
-        return self._finder.update(looked.t_s, observations, mask)
 
 
 class Narration(NamedTuple):
@@ -269,10 +247,7 @@ class LiveTeacher:
     """A teacher that watches videos live, as a control of a commentator: every picture goes in, phrases come out."""
 
     def __init__(self, detector: Detector, settings: TeacherSettings | None = None):
-        """`settings` are those of `TeacherSettings`, which must not look ahead."""
-        settings = TeacherSettings(look_ahead=False) if settings is None else settings
-        if settings.look_ahead:
-            raise ValueError("a live teacher cannot look ahead: set look_ahead=False")
+        settings = TeacherSettings() if settings is None else settings
         self._detector, self._settings = detector, settings
         self._looked = 0
 

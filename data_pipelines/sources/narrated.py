@@ -267,7 +267,7 @@ def read_discarded(file: Path) -> frozenset[str]:
 
 
 def live_teacher(config: Mapping[str, Any]) -> LiveTeacher:
-    """The teacher of a configuration, run live: it looks no further ahead than what it has been shown.
+    """The teacher of a configuration, run live.
 
     Args:
       config: of the source; only `detector`, `teacher` and `say` count.
@@ -277,7 +277,7 @@ def live_teacher(config: Mapping[str, Any]) -> LiveTeacher:
       OSError: a file of the detector cannot be read.
     """
     narrator = _narrator_of(config)
-    return LiveTeacher(narrator.make_detector(), dataclasses.replace(narrator.teacher, look_ahead=False))
+    return LiveTeacher(narrator.make_detector(), narrator.teacher)
 
 
 def _narrator_of(config: Mapping[str, Any]) -> Narrator:
@@ -296,7 +296,7 @@ def _narrator_of(config: Mapping[str, Any]) -> Narrator:
             for name, value in sorted(config["detector"].items())
             if name in _FILES and value and Path(value).is_file()
         ),
-        teacher=TeacherSettings(rate_hz=config["teacher"]["rate_hz"], look_ahead=True, **fields),
+        teacher=TeacherSettings(rate_hz=config["teacher"]["rate_hz"], **fields),
         lag_s=config["say"]["lag_s"],
         word_gap_s=config["say"]["word_gap_s"],
         unexplained_share_min=config["unexplained_share_min"],

@@ -10,7 +10,7 @@ from data_pipelines.schema import Record
 from data_pipelines.world import event_words
 from mmduplex_jax.pages import jpeg
 
-# Boxes are kept twice a second; one that is further away from a picture in time is not of it.
+# Boxes are kept twice a second, so a thing may have been there so much longer than it has boxes.
 _NEAR_S = 0.4
 # Colours of boxes, RGB, one after the other: a thing has one on all pictures.
 _COLOURS = ((255, 213, 0), (0, 229, 255), (255, 84, 160), (120, 255, 90), (255, 140, 40), (180, 150, 255))
@@ -46,9 +46,10 @@ def with_boxes(frame: np.ndarray, provenance: Mapping[str, Any], t_s: float) -> 
     for track in provenance.get("tracks", ()):
         if not track["boxes"]:
             continue
-        at_s, *box = min(track["boxes"], key=lambda one: abs(one[0] - t_s))
-        if abs(at_s - t_s) > _NEAR_S:
+        times_s, *sides = np.transpose(track["boxes"])
+        if not times_s[0] - _NEAR_S <= t_s <= times_s[-1] + _NEAR_S:
             continue
+        box = [np.interp(t_s, times_s, side) for side in sides]
         colour = _COLOURS[track["track"] % len(_COLOURS)]
         left, top, right, bottom = (round(share * px) for share, px in zip(box, (width_px, height_px) * 2, strict=True))
         cv2.rectangle(drawn, (left, top), (right, bottom), colour, max(1, width_px // 160))

@@ -2,12 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from data_pipelines.encoded import EncodedManifest
+from data_pipelines.manifest import Manifest
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.evals.clips import shard_records, world_records
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, EvaluationStopped, Evaluator, Report, load_metrics
+from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.stages.registry import STAGES, Stage, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.evaluation import Evaluate
@@ -45,13 +49,27 @@ def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "pl
       clips: how many, at most.
       seed: of the clips, or of which are chosen.
       look: of the world's.
+
+    Raises:
+      ValueError, ShardError: the data do not fit the model, or cannot be read.
     """
     if clips < 1:
         raise ValueError(f"--clips must be at least 1, got {clips}")
     if data != WORLD:
+        check_fit(data, Manifest.load(Path(data)), config)
         return shard_records(data, seed, clips)
     world = WorldConfig(look=look, frame_px=config.frame_px, **config.clock)
     return clips, world_records(world, seed, clips)
+
+
+def check_fit(directory: str | Path, manifest: Manifest | EncodedManifest, config: Any) -> None:
+    """ValueError for data whose pictures were fitted to frames in another way than the model's live ones are."""
+    wanted = fit_of(config)
+    if manifest.fit not in (None, wanted):
+        raise ValueError(
+            f"{directory} was prepared with fit={manifest.fit}, the model has {wanted}, and so it watches live: "
+            f"prepare the data with --config.fit={wanted}, or train with --config.fit={manifest.fit}"
+        )
 
 
 def evaluate(

@@ -15,9 +15,9 @@ from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import survey_words
-from mmduplex_jax.frame_size import fit_of, frame_size
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.stages.encoding import encoded_task
-from mmduplex_jax.stages.evaluation import make_held_out
+from mmduplex_jax.stages.evaluation import check_fit, make_held_out
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.feed import DataError
@@ -57,7 +57,6 @@ def train(
         raise DataError("config.data.dirs is empty: pass --config.data.dirs=DIR, written by `python -m launch.prepare`")
     weights = weights_of(config.data.weights, len(dirs))
     check_held_cameras(dirs, config.data.get("held_cameras") or "")
-    check_fit(dirs, fit_of(config))
     batches: dict[str, Any] = {
         "batch_size": config.data.batch_size,
         "seed": config.data.seed,
@@ -68,6 +67,8 @@ def train(
         "weights": weights,
     }
     try:
+        for directory in dirs:
+            check_fit(directory, open_video(directory).manifest, config)
         if encoded:
             task = encoded_task(config, task, tokenizer, encoded, log)
             data = make_encoded_loader(dirs, tokenizer, **batches)
@@ -184,17 +185,6 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             "not counted"
         )
     return lines
-
-
-def check_fit(dirs: Sequence[str], wanted: str) -> None:
-    """DataError for data whose pictures were fitted to frames in another way than the model's live ones will be."""
-    for directory in dirs:
-        fit = open_video(directory).manifest.fit
-        if fit is not None and fit != wanted:
-            raise DataError(
-                f"{directory} was prepared with fit={fit}, the config has {wanted}, and so would the model watch live: "
-                f"train with --config.fit={fit}, or prepare with --config.fit={wanted}"
-            )
 
 
 def check_held_cameras(dirs: Sequence[str], held_cameras: str) -> None:

@@ -25,14 +25,15 @@ def test_both_modes(root, monkeypatch, capsys):
     monkeypatch.setattr(teacher, "YoloxDetector", lambda file, labels: RedDetector())
     assert teacher.main([f"--root={root}", "--detector=red.onnx", f"--json={root / 'scores.json'}"]) == 0
     reports = json.loads((root / "scores.json").read_text())
-    assert [reports[mode]["f1"] for mode in ("ahead", "live")] == [1.0, 1.0]
+    assert [reports[mode]["f1"] for mode in ("narrated", "live")] == [1.0, 1.0]
     assert reports["live"]["gflop_per_s"] == pytest.approx(2.0 * 6.25, rel=0.03)  # of a picture, which the end may cut
-    assert reports["live"]["latency_p50_s"] > reports["ahead"]["latency_p50_s"]
-    assert "## teacher, ahead" in capsys.readouterr().out
+    assert reports["live"]["latency_p50_s"] > reports["narrated"]["latency_p50_s"]
+    assert reports["live"]["detector_ms_per_s"] > 0
+    assert "## teacher, narrated" in capsys.readouterr().out
 
 
 def test_what_does_not_fit(root, capsys):
     assert teacher.main([f"--root={root}", "--detector=nowhere.onnx", "--modes=later"]) == 2
-    assert "'later' is none of ('ahead', 'live')" in capsys.readouterr().err
+    assert "'later' is none of ('narrated', 'live')" in capsys.readouterr().err
     assert teacher.main([f"--root={root}", "--detector=nowhere.onnx"]) == 2
     assert "'nowhere.onnx' is not there" in capsys.readouterr().err

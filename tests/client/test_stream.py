@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from mmduplex_jax import client
-from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode
+from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode, info
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.serving.protocol import Limits
-from tests.serving.scripted_pool import ScriptedPool
+from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import TICK_S, run, served
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -61,6 +63,28 @@ async def show(stream: Stream, ticks: int) -> None:
     for tick in range(ticks):
         await stream.send(tick * TICK_S, IMAGE)
     await stream.end()
+
+
+@pytest.mark.parametrize(("asked", "fit", "lit"), [(None, "pad", 40), ("pad", "pad", 40), ("crop", "crop", 64)])
+def test_a_model_of_rectangles_is_shown_whole_pictures_unless_a_client_asks_otherwise(asked, fit, lit):
+    facts = SimpleNamespace(**vars(FACTS) | {"frame_px": (30, 64), "fit": "pad"})
+
+    async def test():
+        pool = ScriptedPool()
+        pool.frame_px = facts.frame_px
+        async with served(pool, facts=facts) as server, connect(server.url, mode="file", fit=asked) as stream:
+            assert (stream.hello["frame_px"], stream.hello["fit"]) == ([30, 64], fit)
+            described = await info(server.url)
+            assert (frame_size(described["frame_px"]), described["fit"]) == ((30, 64), "pad")
+            await stream.send(0.0, np.full((60, 80, 3), 200, np.uint8))
+            await stream.end()
+            async for _ in stream:
+                pass
+            ((_, frame),) = server.pool.all_seats[0].frames
+            assert frame.shape == (30, 64, 3)
+            assert int((frame.max(axis=(0, 2)) > 100).sum()) == lit
+
+    run(test())
 
 
 def test_words_statuses_and_the_end_arrive():

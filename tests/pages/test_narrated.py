@@ -43,11 +43,13 @@ def page_of(*records: Record) -> str:
 
 def test_boxes_are_drawn_where_and_when_things_were():
     frame = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    drawn = with_boxes(frame, {"tracks": [TRACK]}, 1.1)
+    drawn = with_boxes(frame, {"tracks": [TRACK]}, 1.0)
     assert not frame.any()
     assert tuple(drawn[40, 16]) == YELLOW
     assert tuple(drawn[48, 24]) == YELLOW
     assert not drawn[40, 24].any()
+    between = with_boxes(frame, {"tracks": [TRACK]}, 1.25)
+    assert tuple(between[40, 24]) == YELLOW
     later = with_boxes(frame, {"tracks": [TRACK]}, 1.6)
     assert tuple(later[40, 48]) == YELLOW
     assert not later[40, 16].any()

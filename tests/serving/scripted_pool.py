@@ -49,7 +49,7 @@ class ScriptedSeat:
     def offer(self, t_s: float, frame: np.ndarray) -> None:
         if self.left:
             raise StreamEnded("this seat was left")
-        assert frame.shape == (32, 32, 3)
+        assert frame.shape == (*self._pool.frame_px, 3)
         assert frame.dtype == np.uint8
         if self.paused:
             return
@@ -117,6 +117,7 @@ class ScriptedPool:
         self.full_reason = "full"
         self.lag_s, self.dropped = 0.01, 0
         self.waiting_max = 100
+        self.frame_px = FACTS.frame_px
 
     def join(self, *, delay_steps, pad_bias, live, on_output, on_end) -> ScriptedSeat:
         if len(self.seats) >= self.slots:

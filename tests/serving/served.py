@@ -136,13 +136,14 @@ async def served(
     limits: Limits | None = None,
     token: str | None = None,
     access: Access | None = None,
+    facts: Any = FACTS,
     **arguments: Any,
 ) -> AsyncIterator[Server]:
     """Runs a server for as long as the block lasts."""
     pool = pool or ScriptedPool()
     if limits is None or limits.decode_s == Limits.decode_s:
         arguments.setdefault("decoders", decoders())
-    app = build_app(pool, FACTS, access or Access("127.0.0.1", token), limits=limits, **arguments)
+    app = build_app(pool, facts, access or Access("127.0.0.1", token), limits=limits, **arguments)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines.geometry import frame_in_picture
 from mmduplex_jax.serving.protocol import Limits
 from mmduplex_jax.streaming.captions import read_captions
 from tests.data_pipelines.numbered_video import write_numbered
@@ -106,6 +107,20 @@ def until(page, condition: str | Callable[[], bool]) -> None:
 def said(page, number: int) -> None:
     """Waits until so many words were said."""
     until(page, f"page.stream?.words.all.length >= {number}")
+
+
+def test_overlays_lie_where_the_server_says_that_the_model_looks(browsers, server: ThreadedServer):
+    place = "async (given) => (await import('/static/drawing.js')).frameOn(...given)"
+    with opened(browsers, server) as page:
+        for frame_px in ((72, 128), (128, 72), (64, 64)):
+            for size in ((1280, 720), (640, 480), (720, 1280)):
+                for fit in ("pad", "crop"):
+                    # The picture is shown at twice its size, with room at both sides.
+                    at = page.evaluate(place, [[2 * size[0] + 100, 2 * size[1]], size, frame_px, fit])
+                    left, top, scale = frame_in_picture(*size, frame_px, fit)
+                    expected = {"left": 2 * left + 50, "top": 2 * top, "scale": 2 * scale}
+                    assert at == pytest.approx(expected), (frame_px, size, fit)
+        assert page.evaluate("async () => (await import('/static/drawing.js')).frameSize(64)") == [64, 64]
 
 
 def test_the_world_is_watched_and_what_is_said_is_shown(browsers, server: ThreadedServer, tmp_path: Path):

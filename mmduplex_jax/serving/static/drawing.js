@@ -131,6 +131,15 @@ export class Timeline {
 // A size as messages hold it, one integer for a square, as [height, width].
 export const frameSize = (framePx) => (Array.isArray(framePx) ? framePx : [framePx, framePx]);
 
+// Where the model's frame lies on an area that shows all of a picture in its middle, and how large its pixels are there;
+// a frame with bars reaches beyond the picture. (data_pipelines/geometry.py has the same.)
+export function frameOn([width, height], [videoWidth, videoHeight], [high, wide], fit) {
+  const fitted = Math.min(width / videoWidth, height / videoHeight);
+  const most = fit === "pad" ? Math.max : Math.min;
+  const scale = most(videoWidth / wide, videoHeight / high) * fitted;
+  return { left: (width - wide * scale) / 2, top: (height - high * scale) / 2, scale };
+}
+
 export class Overlay {
   constructor(canvas, video) {
     Object.assign(this, { canvas, video, looks: [], on: true });
@@ -152,12 +161,8 @@ export class Overlay {
     const { videoWidth, videoHeight } = this.video;
     this.drawn = 0;
     if (!this.on || !videoWidth || !this.framePx) return;
-    const fitted = Math.min(width / videoWidth, height / videoHeight);
-    const [frameHigh, frameWide] = this.framePx;
-    const most = this.fit === "pad" ? Math.max : Math.min;
-    const scale = most(videoWidth / frameWide, videoHeight / frameHigh) * fitted;
-    const [wide, high] = [frameWide * scale, frameHigh * scale];
-    const [left, top] = [(width - wide) / 2, (height - high) / 2];
+    const { left, top, scale } = frameOn([width, height], [videoWidth, videoHeight], this.framePx, this.fit);
+    const [high, wide] = this.framePx.map((side) => side * scale);
     for (const { status, at } of this.looks) {
       const age = (performance.now() - at) / 1000 / LOOK_S;
       if (age >= 1) continue;
@@ -165,7 +170,6 @@ export class Overlay {
       if (status.anchor) {
         c.strokeStyle = "#ffc43d";
         c.lineWidth = 3;
-        // (A frame with bars reaches beyond the picture.)
         const [x, y] = [Math.max(left, 0), Math.max(top, 0)];
         c.strokeRect(x + 2, y + 2, Math.min(wide, width) - 4, Math.min(high, height) - 4);
         this.drawn++;

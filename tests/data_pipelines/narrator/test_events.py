@@ -157,6 +157,18 @@ def test_a_part_of_a_thing_is_not_told_again():
     assert said(play([CROSSING, trailer], 7.0)) == [IN, OUT]
 
 
+@pytest.mark.parametrize(
+    ("from_s", "top", "class_name", "comes"),
+    [(3.6, 100, "car", False), (6.0, 100, "car", True), (3.6, 160, "car", True), (3.6, 100, "dog", True)],
+)
+def test_what_comes_back_at_once_had_not_gone(from_s, top, class_name, comes):
+    """A car goes out at the left at about 3 s. Then, or later, elsewhere or another, a thing comes in there."""
+    out = Actor(moving([160, 100, 220, 140], [-80, 0], from_s=0.3))
+    back = Actor(moving([-60, top, 0, top + 40], [80, 0], from_s=from_s), class_name)
+    expected = [("leaves", "car", "left"), *([("enters", class_name, "left")] if comes else [])]
+    assert said(play([out, back], from_s + 2.5)) == expected
+
+
 def test_nothing_depends_on_what_comes_later():
     whole = play([CROSSING, Actor(moving([320, 150, 400, 220], [-90, 0], from_s=1.5), "truck")], 8.0)
     assert len(whole) == 4

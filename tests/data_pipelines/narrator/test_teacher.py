@@ -35,8 +35,6 @@ def test_live_says_nothing_of_what_is_still_to_come():
     for cut_s in (2.0, 4.0, 6.4):
         until = [one for one in whole if one.t_s < cut_s]
         assert LiveTeacher(RedDetector())(*drives(cut_s))[: len(until)] == until
-    with pytest.raises(ValueError, match="cannot look ahead"):
-        LiveTeacher(RedDetector(), TeacherSettings(look_ahead=True))
 
 
 def test_narration_of_a_file(tmp_path):

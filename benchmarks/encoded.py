@@ -1,0 +1,100 @@
+"""How much faster a training is from encoded clips than from pixels, and how far its losses differ.
+
+    python -m launch.encode --config=configs/quickstart.py --data=data/plain --out=encoded/plain
+    python -m benchmarks.encoded --config=configs/quickstart.py --data=data/plain --encoded=encoded/plain
+
+The same steps of the same training are done from both, batches and their reading among what is timed, compiling not.
+Then the losses of what was learned are compared on the next batches of records that are one clip.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.encoded_loader import make_encoded_loader
+from data_pipelines.loader import make_loader
+from mmduplex_jax import sharding
+from mmduplex_jax.frame_size import frame_size
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.encoding import encoded_task
+from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.train.step import make_program
+from mmduplex_jax.train.task import Task
+from mmduplex_jax.weights.init_from import make_start
+from mmduplex_jax.weights.trained import load_tokenizer
+
+
+def batches(task: Task, loader: Any, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """What a task takes of a loader's batches."""
+    names = task.example_batch(size)
+    return ({name: batch[name] for name in names} for batch in loader)
+
+
+def timed_steps(task: Task, loader: Any, config: Any, start: Any, steps: int) -> tuple[float, Any]:
+    """Seconds of a step, the median of `steps` after the first, and the parameters after them."""
+    program = make_program(task, config, sharding.make_mesh(**config.mesh))
+    compiled, state = program.compile(), program.init_state()
+    state = state if start is None else state.replace(params=start(program.target.params)(state.params))
+    took_s = []
+    given = batches(task, loader, config.data.batch_size)
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        batch = jax.device_put(next(given), sharding.batch_sharding(program.mesh))
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(metrics)
+        took_s.append(time.perf_counter() - began)
+    return float(np.median(took_s[1:])), state.params
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints both and the differences of the losses."""
+    flags = command_parser("benchmarks.encoded", __doc__)
+    add_config_flag(flags)
+    flags.add_argument("--data", required=True, metavar="DIR", help="prepared shards")
+    flags.add_argument("--encoded", required=True, metavar="DIR", help="what `launch.encode` made of them")
+    flags.add_argument("--steps", type=int, default=5, help="that are timed, after one more (default: %(default)s)")
+    flags.add_argument("--compared", type=int, default=4, help="batches whose losses are (default: %(default)s)")
+    add_json_flag(flags)
+    report = compare(parse_args(flags, argv))
+    for name, value in report.items():
+        print(f"{name}: {value:.3g}")
+    write_json(parse_args(flags, argv).json, report)
+
+
+def compare(args: argparse.Namespace) -> dict[str, float]:
+    """The figures by name."""
+    config, tokenizer = args.config, load_tokenizer(args.config)
+    task = build_task(config, tokenizer)
+    learner = encoded_task(config, task, tokenizer, [args.encoded], lambda line: None)
+    order = {"batch_size": config.data.batch_size, "seed": config.data.seed, "flip": config.data.flip}
+    clip = {"clip_s": config.data.clip_s, "frame_px": frame_size(config.frame_px)}
+    pixels = lambda: make_loader([args.data], tokenizer, **clip, **order)
+    clips = lambda: make_encoded_loader([args.encoded], tokenizer, **order)
+    start = make_start(config, task, tokenizer, lambda line: None)
+    pixel_s, _ = timed_steps(task, pixels(), config, start, args.steps)
+    clip_s, params = timed_steps(learner, clips(), config, start, args.steps)
+    size, differences, losses = config.data.batch_size, [], []
+    both = zip(batches(task, pixels(), size), batches(learner, clips(), size))
+    of_pixels, of_clips = jax.jit(task.loss), jax.jit(learner.loss)
+    for number, (one, other) in enumerate(itertools.islice(both, args.compared)):
+        key = jax.random.key(number)
+        loss, again = float(of_pixels(params, one, key)[0]), float(of_clips(params, other, key)[0])
+        losses.append(loss)
+        differences.append(abs(loss - again))
+    return {
+        "pixels_s_a_step": pixel_s,
+        "encoded_s_a_step": clip_s,
+        "times_faster": pixel_s / clip_s,
+        "loss": float(np.mean(losses)),
+        "loss_difference_max": max(differences),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
