@@ -18,6 +18,9 @@ from tests import tiny
 # Clips are of one shape wherever they can be: what takes long here is to compile another one.
 BATCH, TICKS, WRAPS = 4, 125, 10
 
+# It must hold for what users run: an optimiser may round a stream and a clip differently.
+pytestmark = pytest.mark.optimized
+
 
 def offline(config, params, frames, slots, delay):
     return np.asarray(tiny.offline(config)(params, frames, slots, delay))

@@ -19,6 +19,10 @@ from tests import tiny
 from tests.streaming.scripted_pool import FakeClock, join, taken
 
 
+# It must hold for what users run.
+pytestmark = pytest.mark.optimized
+
+
 class Restless(LiveModel):
     """Untrained models repeat themselves; this one goes on from its choice, so that every step says something new."""
 
