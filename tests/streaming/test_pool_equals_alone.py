@@ -18,7 +18,6 @@ from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
 from tests.streaming.scripted_pool import FakeClock, join, taken
 
-
 # It must hold for what users run.
 pytestmark = pytest.mark.optimized
 
