@@ -1,56 +1,31 @@
 """Files with a convolutional network: NumPy's `.npz`, PyTorch's `.pth`, ONNX. They are small, and read as a whole."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, WeightsError, import_optional
+from mmduplex_jax.weights.huggingface.reader import CONFIG_FILE, SINGLE_FILE, Tensors, WeightsError, import_optional
 
 SUFFIXES = (".npz", ".pth", ".onnx")
 _FLOATING = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
 
-class ArrayTensors:
-    """Named arrays in memory, with what the layouts ask of tensors (`huggingface/reader.Tensors`).
-
-    Attributes:
-      path: the file that they are of.
-      renamed: 0; names are taken as they are.
-    """
-
-    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
-        self.path = path
-        self.renamed = 0
-        self._arrays = dict(arrays)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._arrays)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._arrays
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._arrays[name].shape
+class ArrayTensors(Tensors[np.ndarray]):
+    """The named arrays of a file, in memory."""
 
     def dtype(self, name: str) -> str:
         """As safetensors would call it, e.g. "F32"; NumPy's name of what is no float."""
-        kind = self._arrays[name].dtype.name
+        kind = self._tensors[name].dtype.name
         return _FLOATING.get(kind, kind)
 
     def is_floating(self, name: str) -> bool:
-        return self._arrays[name].dtype.name in _FLOATING
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays.values())
+        return self._tensors[name].dtype.name in _FLOATING
 
     def read(self, name: str) -> np.ndarray:
         """One tensor; floats of every width as float32."""
-        array = self._arrays[name]
+        array = self._tensors[name]
         return array.astype(np.float32) if self.is_floating(name) else array
 
 
@@ -104,12 +79,6 @@ def find_file(path: str | Path) -> Path | None:
     if len(files) > 1:
         raise WeightsError(f"{path} has {[file.name for file in files]}: name one of these files")
     return files[0] if files else None
-
-
-def sha256(file: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:

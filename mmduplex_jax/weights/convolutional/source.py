@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.manifest import sha256_of
 from mmduplex_jax.towers.efficientnet_lite import EfficientNetLiteConfig
 from mmduplex_jax.towers.preprocessing import Preprocessing
 from mmduplex_jax.towers.yolox import YoloxConfig
 from mmduplex_jax.weights.convolutional import efficientnet_lite, yolox
-from mmduplex_jax.weights.convolutional.files import ArrayTensors, names_in, read_npz, read_onnx, read_pth, sha256
+from mmduplex_jax.weights.convolutional.files import ArrayTensors, names_in, read_npz, read_onnx, read_pth
 from mmduplex_jax.weights.huggingface.layout import Layout
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 
@@ -47,7 +48,7 @@ def open_file(file: Path) -> ConvolutionalFile:
     Raises:
       WeightsError: it holds no tower that is read, or what reads it is not installed.
     """
-    about = {"file": file.name, "sha256": sha256(file)}
+    about = {"file": file.name, "sha256": sha256_of(file)}
     if file.suffix == ".onnx":
         graph = read_onnx(file)
         config = yolox.config_of(graph, file)

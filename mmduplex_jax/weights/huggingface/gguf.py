@@ -14,7 +14,7 @@ import numpy as np
 
 from mmduplex_jax.layers.rotary import stretched
 from mmduplex_jax.weights.huggingface.layout import rotary_places
-from mmduplex_jax.weights.huggingface.reader import WeightsError, import_optional
+from mmduplex_jax.weights.huggingface.reader import Tensors, WeightsError, import_optional
 
 SUFFIX = ".gguf"
 ARCHITECTURES = ("llama", "qwen3")
@@ -51,13 +51,13 @@ class Quantised:
     Attributes:
       shape: as NumPy has it, rows first.
       kind: of its numbers, e.g. "Q4_1", "F32".
-      num_bytes: as it is stored.
+      nbytes: bytes as it is stored.
       read: gives it dequantised, float32.
     """
 
     shape: tuple[int, ...]
     kind: str
-    num_bytes: int
+    nbytes: int
     read: Callable[[], np.ndarray]
 
 
@@ -128,18 +128,16 @@ def read_file(path: Path) -> GgufFile:
     return GgufFile(path, fields, tensors)
 
 
-class GgufTensors:
-    """The tensors of a GGUF file under the names of transformers, as `reader.Tensors`; rows as transformers has them.
+class GgufTensors(Tensors[Quantised]):
+    """The tensors of a GGUF file under the names of transformers; rows as transformers has them.
 
-    Attributes:
-      path: of the file.
-      renamed: 0; nothing is undone.
+    Raises:
+      WeightsError: the file is of no family that is read, or does not say how many heads there are.
     """
 
     def __init__(self, file: GgufFile):
-        self.path = file.path
-        self.renamed = 0
-        self._tensors = {their_name(name): tensor for name, tensor in file.tensors.items() if name != _ROPE_FACTORS}
+        named = {their_name(name): tensor for name, tensor in file.tensors.items() if name != _ROPE_FACTORS}
+        super().__init__(file.path, named)
         family = _family(file)
         self._turned: dict[str, int] = {}
         if family in _NEIGHBOURS_TURN:
@@ -147,25 +145,11 @@ class GgufTensors:
             key_heads = int(_field(file, "attention.head_count_kv", heads))
             self._turned = {"q_proj.weight": heads, "k_proj.weight": key_heads}
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._tensors)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
-
     def dtype(self, name: str) -> str:
         return self._tensors[name].kind
 
     def is_floating(self, name: str) -> bool:
         return self._tensors[name].kind not in _INTEGERS
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.num_bytes for tensor in self._tensors.values())
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantised; rows of queries and keys whose neighbours turn are put into halves of heads."""

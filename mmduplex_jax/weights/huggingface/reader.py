@@ -5,13 +5,14 @@ tensor, then the bytes) is read here without mapping the file: a mapped page cou
 import must not hold much more than one tensor that is not yet where it goes.
 """
 
+import abc
 import importlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -54,31 +55,60 @@ def import_optional(package: str, extra: str, purpose: str) -> Any:
         ) from error
 
 
-class Tensors(Protocol):
-    """Named tensors of whatever file."""
+class Described(Protocol):
+    """What is known of a tensor before its numbers are read. A NumPy array has it, too."""
 
-    path: Path
-    renamed: int
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As NumPy has it, rows first."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as it is stored."""
+
+
+_D = TypeVar("_D", bound=Described)
+
+
+class Tensors(abc.ABC, Generic[_D]):
+    """Named tensors of whatever file.
+
+    Attributes:
+      path: of the file or the directory.
+      renamed: how many names a wrapper of PyTorch had changed, which is undone.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, _D], renamed: int = 0):
+        self.path = path
+        self.renamed = renamed
+        self._tensors = dict(tensors)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of all tensors."""
+        return tuple(self._tensors)
 
-    def __contains__(self, name: str) -> bool: ...
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor."""
-
-    def dtype(self, name: str) -> str:
-        """In which form its numbers are stored, e.g. "BF16"."""
-
-    def is_floating(self, name: str) -> bool:
-        """Whether it holds numbers, rather than indices."""
+        return self._tensors[name].shape
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors as they are stored."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
+    @abc.abstractmethod
+    def dtype(self, name: str) -> str:
+        """In which form its numbers are stored, e.g. "BF16"."""
+
+    @abc.abstractmethod
+    def is_floating(self, name: str) -> bool:
+        """Whether it holds numbers, rather than indices."""
+
+    @abc.abstractmethod
     def read(self, name: str) -> np.ndarray:
         """One tensor, floats as float32."""
 
@@ -96,8 +126,13 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     begin: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in the file."""
+        return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
 
-class TensorFiles:
+
+class TensorFiles(Tensors[Stored]):
     """The tensors of a directory: names, shapes and dtypes at once, numbers when asked for.
 
     Args:
@@ -114,28 +149,18 @@ class TensorFiles:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._tensors: dict[str, Stored] = {}
-        for file, names in _files(self.path).items():
+        path = Path(path)
+        tensors: dict[str, Stored] = {}
+        for file, names in _files(path).items():
             found = _read_header(file)
             absent = [] if names is None else sorted(names - found.keys())
             if absent:
                 raise WeightsError(f"{file} lacks {absent}, which {INDEX_FILE} says it holds: fetch the files again")
             for name in sorted(found if names is None else names):
-                self._tensors[name] = found[name]
-        if not self._tensors:
-            raise WeightsError(f"{self.path} holds no tensor: fetch it again")
-        self._tensors, self.renamed = _without_wrappers(self._tensors, self.path)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._tensors)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
+                tensors[name] = found[name]
+        if not tensors:
+            raise WeightsError(f"{path} holds no tensor: fetch it again")
+        super().__init__(path, *_without_wrappers(tensors, path))
 
     def dtype(self, name: str) -> str:
         """As the format calls it, e.g. "BF16"."""
@@ -143,11 +168,6 @@ class TensorFiles:
 
     def is_floating(self, name: str) -> bool:
         return self._tensors[name].dtype in _FLOATING
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors as they are stored."""
-        return sum(math.prod(t.shape) * np.dtype(_DTYPES[t.dtype]).itemsize for t in self._tensors.values())
 
     def read(self, name: str) -> np.ndarray:
         """One tensor from disk; floats of every width as float32 (float64 is rounded), others as they are stored.
@@ -169,7 +189,7 @@ class TensorFiles:
         a, b = self._tensors[one], self._tensors[other]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
-        left = math.prod(a.shape) * np.dtype(_DTYPES[a.dtype]).itemsize
+        left = a.nbytes
         with a.file.open("rb") as first, b.file.open("rb") as second:
             first.seek(a.begin)
             second.seek(b.begin)

@@ -1,5 +1,6 @@
 """Files of convolutional towers through `launch.import_weights`: what is written, and what does not fit."""
 
+import hashlib
 import json
 import shutil
 
@@ -44,7 +45,8 @@ def test_a_folder_with_a_file_becomes_imported_weights(tensors, tmp_path, capsys
     params, metadata = read_weights(tmp_path / "ours")
     assert config_from_metadata(metadata) == LITE0
     assert metadata["preprocessing"]["mean"] == list(LITE0.mean)
-    assert metadata["their_config"]["sha256"] == files.sha256(tmp_path / "theirs" / "lite0.npz")
+    written = (tmp_path / "theirs" / "lite0.npz").read_bytes()
+    assert metadata["their_config"]["sha256"] == hashlib.sha256(written).hexdigest()
     expand = tensors["_blocks.3._expand_conv.W"]
     np.testing.assert_array_equal(params["block_3"]["expand"]["kernel"][0, 0], expand[:, :, 0, 0].T)
     notice = (tmp_path / "ours" / "NOTICE").read_text()
