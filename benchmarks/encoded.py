@@ -19,9 +19,17 @@ import numpy as np
 
 from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
+from data_pipelines.manifest import ShardError
 from mmduplex_jax import sharding
 from mmduplex_jax.frame_size import frame_size
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import (
+    add_config_flag,
+    add_json_flag,
+    command_parser,
+    run_main,
+    shown_on,
+    write_json,
+)
 from mmduplex_jax.stages.encoding import encoded_task
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
@@ -52,23 +60,12 @@ def timed_steps(task: Task, loader: Any, config: Any, start: Any, steps: int) ->
     return float(np.median(took_s[1:])), state.params
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints both and the differences of the losses."""
-    flags = command_parser("benchmarks.encoded", __doc__)
-    add_config_flag(flags)
-    flags.add_argument("--data", required=True, metavar="DIR", help="prepared shards")
-    flags.add_argument("--encoded", required=True, metavar="DIR", help="what `launch.encode` made of them")
-    flags.add_argument("--steps", type=int, default=5, help="that are timed, after one more (default: %(default)s)")
-    flags.add_argument("--compared", type=int, default=4, help="batches whose losses are (default: %(default)s)")
-    add_json_flag(flags)
-    report = compare(parse_args(flags, argv))
-    for name, value in report.items():
-        print(f"{name}: {value:.3g}")
-    write_json(parse_args(flags, argv).json, report)
-
-
 def compare(args: argparse.Namespace) -> dict[str, float]:
-    """The figures by name."""
+    """The figures by name.
+
+    Raises:
+      ValueError, ShardError: the data, the encoded clips and the config do not fit each other, or cannot be read.
+    """
     config, tokenizer = args.config, load_tokenizer(args.config)
     task = build_task(config, tokenizer)
     learner = encoded_task(config, task, tokenizer, [args.encoded], lambda line: None)
@@ -96,5 +93,25 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def work(args: argparse.Namespace) -> None:
+    """Prints the figures."""
+    report = compare(args)
+    for name, value in report.items():
+        print(f"{name}: {value:.3g}", file=shown_on(args.json))
+    write_json(args.json, report)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    flags = command_parser("benchmarks.encoded", __doc__)
+    add_config_flag(flags)
+    flags.add_argument("--data", required=True, metavar="DIR", help="prepared shards")
+    flags.add_argument("--encoded", required=True, metavar="DIR", help="what `launch.encode` made of them")
+    flags.add_argument("--steps", type=int, default=5, help="that are timed, after one more (default: %(default)s)")
+    flags.add_argument("--compared", type=int, default=4, help="batches whose losses are (default: %(default)s)")
+    add_json_flag(flags)
+    return run_main(flags, argv, work, {ValueError: 2, ShardError: 2, OSError: 2})
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

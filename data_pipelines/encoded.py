@@ -242,9 +242,9 @@ def unpack_clip(data: bytes, specs: Sequence[ArraySpec]) -> EncodedClip:
             full[slice(len(rows)) if spec.rows == LEADING else stored[spec.rows]] = rows
             arrays[spec.name] = full
         return EncodedClip(decode_record(body["record"]), range(*body["ticks"]), arrays)
+    except RecordError:
+        raise
     except (ValueError, KeyError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
-        if isinstance(error, RecordError):
-            raise
         raise RecordError(f"damaged: no encoded clip ({error!r})") from error
 
 
@@ -289,7 +289,7 @@ class EncodedDataset:
         return self._ends[-1] if self._ends else 0
 
     def flip_safe(self, index: int) -> bool:
-        """Whether flipped clips of a record may be learned from."""
+        """Whether flipped clips of a record may be learned from: of all alike."""
         return self.manifest.flip_safe
 
     def key(self, index: int) -> str:
@@ -297,7 +297,10 @@ class EncodedDataset:
         return self.read(index).key
 
     def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
-        """A record, whose frames are of one black pixel; ShardError where it cannot be read."""
+        """A record, whose frames are of one black pixel; ShardError where it cannot be read.
+
+        `ticks` is there for whoever reads a `ShardDataset`, which decodes those frames alone: here are none to decode.
+        """
         return self.clip(index, 0, mirrored=False, arrays=False).record
 
     def pieces(self, index: int) -> int:
@@ -367,7 +370,8 @@ def write_encoded(
       The finished manifest.
 
     Raises:
-      ShardError: the directory holds something else, another process is writing there, or the disk is full.
+      ShardError: the directory holds something else or something damaged, another process is writing there, or the
+        disk is full.
     """
     parts = directory / PARTS_NAME
     parts.mkdir(parents=True, exist_ok=True)
@@ -409,11 +413,14 @@ def _agree(directory: Path, plan: EncodedManifest) -> None:
 
 
 def _finished(directory: Path, name: str, part: Path) -> EncodedShard | None:
-    """A file that is there whole, as its part says."""
+    """A file that is there whole, as its part says; None where it is not; ShardError where the part is damaged."""
     if not part.is_file():
         return None
-    values = json.loads(part.read_text(encoding="utf-8"))
-    shard = EncodedShard(**{**values, "pieces": tuple(values["pieces"])})
+    try:
+        values = json.loads(part.read_text(encoding="utf-8"))
+        shard = EncodedShard(**{**values, "pieces": tuple(values["pieces"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{part} is damaged ({error!r}): {_REMEDY}") from error
     path = directory / name
     return shard if path.is_file() and path.stat().st_size == shard.size_bytes else None
 

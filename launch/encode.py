@@ -32,16 +32,16 @@ from mmduplex_jax.stages.config_file import (
     add_config_flag,
     add_json_flag,
     command_parser,
-    parse_args,
+    run_main,
     shown_on,
     write_json,
 )
 from mmduplex_jax.stages.encoding import DTYPES, EncodeReport, encode
 from mmduplex_jax.stages.evaluation import check_fit
 from mmduplex_jax.stages.registry import build_task
-from mmduplex_jax.train.feed import DataError
-from mmduplex_jax.train.optimizer import GroupsError
 from mmduplex_jax.weights.trained import load_tokenizer
+
+_STOPPED = "stopped. Finished files are kept; the same command goes on from here."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,36 +76,27 @@ def report_of(report: EncodeReport, out: Path, took_s: float) -> dict:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    args = parse_args(parser(), argv)
+def work(args: argparse.Namespace) -> None:
+    """Encodes and says what was done."""
     begin_s, screen = time.monotonic(), shown_on(args.json)
-    try:
-        tokenizer = load_tokenizer(args.config)
-        task = build_task(args.config, tokenizer)
-        source = open_dataset(args.data)
-        check_fit(args.data, source.manifest, args.config)
-        records = len(source)
-        with tqdm(total=records, unit="clip", desc="encode", disable=None) as progress:
-            report = encode(
-                args.config,
-                task,
-                tokenizer,
-                args.data,
-                args.out,
-                dtype=args.dtype,
-                mirrored=args.mirrored,
-                every_s=args.every_s,
-                batch=args.batch,
-                log=lambda line: print(line, file=screen, flush=True),
-                on_clips=progress.update,
-            )
-    except (DataError, GroupsError, ShardError, ValueError, OSError) as error:
-        print(f"encode: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nencode: stopped. Finished files are kept; the same command goes on from here.", file=sys.stderr)
-        return 130
+    tokenizer = load_tokenizer(args.config)
+    task = build_task(args.config, tokenizer)
+    source = open_dataset(args.data)
+    check_fit(args.data, source.manifest, args.config)
+    with tqdm(total=len(source), unit="record", desc="encode", disable=None) as progress:
+        report = encode(
+            args.config,
+            task,
+            tokenizer,
+            args.data,
+            args.out,
+            dtype=args.dtype,
+            mirrored=args.mirrored,
+            every_s=args.every_s,
+            batch=args.batch,
+            log=lambda line: print(line, file=screen, flush=True),
+            on_records=progress.update,
+        )
     done = report_of(report, Path(args.out), time.monotonic() - begin_s)
     kept = ", ".join(f"{sees} as {'features' if there else 'pictures'}" for sees, there in report.features.items())
     files = f"{done['files_written']} files written, {done['files_kept']} were there"
@@ -114,7 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         file=screen,
     )
     write_json(args.json, done)
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return run_main(parser(), argv, work, {ShardError: 1, ValueError: 1, OSError: 1}, stopped=_STOPPED)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,12 @@ def padding_of(size: int, kernel_px: int, stride: int, how: str) -> tuple[int, i
       stride: of the kernel's steps.
       how: "same": as TensorFlow, as many as `ceil(size / stride)` results need, the odd one after; "centred": as
         PyTorch with padding `kernel_px // 2`, the same on both sides whatever the size is.
+
+    Raises:
+      ValueError: there is no such padding.
     """
+    if how not in PADDINGS:
+        raise ValueError(f"a convolution's padding is one of {', '.join(PADDINGS)}, not {how!r}")
     if how == "centred":
         return kernel_px // 2, kernel_px // 2
     total = max((-(-size // stride) - 1) * stride + kernel_px - size, 0)

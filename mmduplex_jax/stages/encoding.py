@@ -233,7 +233,7 @@ def encode(
     every_s: float = 0.0,
     batch: int = 4,
     log: Callable[[str], None] = print,
-    on_clips: Callable[[int], None] = lambda clips: None,
+    on_records: Callable[[int], None] = lambda records: None,
 ) -> EncodeReport:
     """Encodes the records of a directory of shards.
 
@@ -248,7 +248,7 @@ def encode(
       every_s: how long after a clip of a longer record the next begins; 0: when it ends.
       batch: clips at a time.
       log: where lines for people go.
-      on_clips: told of the clips that were done since it was last, those of files that are kept among them.
+      on_records: called with how many records were done since the last call; those of files that are kept count.
 
     Raises:
       EncodingError: the model cannot encode, or the data not be encoded.
@@ -302,7 +302,7 @@ def encode(
                     waiting.append((shown, ticks, _filled(pieces, shown, ticks)))
                     if len(waiting) == batch:
                         flush()
-                on_clips(1)
+            on_records(1)
         if waiting:
             flush()
         return tuple(counts)
@@ -313,7 +313,7 @@ def encode(
     def note(name: str, there: bool) -> None:
         (kept if there else written).append(name)
         if there:
-            on_clips(dataset.manifest.shards[len(kept) + len(written) - 1].records)
+            on_records(dataset.manifest.shards[len(kept) + len(written) - 1].records)
 
     manifest = write_encoded(Path(out), plan, clips_of, note)
     there = {tower.sees for tower in encoder.towers}

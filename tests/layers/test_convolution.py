@@ -53,6 +53,8 @@ def test_padding_as_the_libraries_say_it():
     assert padding_of(8, 3, 2, "same") == (0, 1)
     assert padding_of(7, 3, 2, "same") == (1, 1)
     assert padding_of(8, 3, 2, "centred") == (1, 1)
+    with pytest.raises(ValueError, match="one of same, centred, not 'valid'"):
+        padding_of(8, 3, 2, "valid")
 
 
 def test_a_depthwise_convolution_is_the_same_in_any_batch():

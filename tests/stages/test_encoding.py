@@ -1,5 +1,6 @@
 """Clips that are encoded once: trainings learn the same from them as from pixels, and are refused what does not fit."""
 
+import dataclasses
 import json
 import re
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart, quickstart
-from data_pipelines.encoded import EncodedDataset, EncodedManifest
+from data_pipelines.encoded import EncodedDataset, EncodedManifest, write_encoded
 from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import ShardError
@@ -149,15 +150,15 @@ def test_it_goes_on_where_it_stopped_and_refuses_what_is_not_the_same(shards, en
 
     done = []
 
-    def stop_in_the_second_file(clips):
-        done.append(clips)
+    def stop_in_the_second_file(records):
+        done.append(records)
         if len(done) == 5:
             raise Stopped
 
     config, task, tokenizer = made(small_config())
     given = dict(mirrored=True, batch=3, log=lambda line: None)
     with pytest.raises(Stopped):
-        encode(config, task, tokenizer, shards, tmp_path, on_clips=stop_in_the_second_file, **given)
+        encode(config, task, tokenizer, shards, tmp_path, on_records=stop_in_the_second_file, **given)
     with pytest.raises(ShardError, match=r"is unfinished \(1 of 3 files\): run the same"):
         EncodedManifest.load(tmp_path)
     report = encode(config, task, tokenizer, shards, tmp_path, **given)
@@ -196,6 +197,16 @@ def test_a_damaged_file_is_named_and_its_sample_is_marked(encoded, shards, tmp_p
     broken = batch["index"] < 0
     assert not batch["slot_valid"][broken].any()
     assert not batch["sight_valid"][broken].any()
+
+
+def test_a_damaged_part_is_named(encoded, tmp_path):
+    plan = dataclasses.replace(EncodedManifest.load(encoded), shards=())
+    part = tmp_path / "parts" / "encoded-00000-of-00003.json"
+    part.parent.mkdir()
+    for text in ("{", "{}", '{"pieces": [1], "length": 2}'):
+        part.write_text(text)
+        with pytest.raises(ShardError, match=rf"{re.escape(str(part))} is damaged .*delete that file"):
+            write_encoded(tmp_path, plan, lambda number, write: ())
 
 
 def test_a_training_is_refused_what_it_cannot_learn_from(encoded):

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_what_is_not_computed_is_refused():
 
 
 def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(WeightsError, match=r"needs gguf, which is not installed .*\[gguf\]"):
         open_source(tmp_path)
