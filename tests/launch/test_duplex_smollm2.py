@@ -64,6 +64,8 @@ def test_what_is_new_is_trained_and_the_rest_never(task):
     shapes = flatten(nn.unbox(boxed))
     assert sum(leaf.size for leaf in shapes.values()) == pytest.approx(149.5e6, rel=0.002)
     groups = make_groups(config.train, boxed)
+    trained = sum(leaf.size for name, leaf in shapes.items() if groups.of[name].start_step != NEVER)
+    assert trained == pytest.approx(39.3e6, rel=0.002)  # as the config's docstring says
     for name, group in groups.of.items():
         tower = re.match("tokenizer/(anchors|crops)/tower/", name)
         language = re.match("text/(?!.*/cross)", name)
