@@ -1,7 +1,9 @@
 """Where records come from. A source turns numbered units (clips of a simulator, files, lines, tars) into items."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from data_pipelines.schema import Record
@@ -71,6 +73,33 @@ class Unit(NamedTuple):
 
     name: str
     facts: str
+
+
+def facts_of(*values: Any) -> str:
+    """The `facts` of a unit: 32 hexadecimal digits, a hash of JSON values."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
+
+
+def describe_files(units: Sequence[Unit]) -> dict[str, Any]:
+    """What a source whose units are files says of them in `describe`: `count`, and `sha256` of the facts of all."""
+    facts = json.dumps([unit.facts for unit in units])
+    return {"count": len(units), "sha256": hashlib.sha256(facts.encode()).hexdigest()}
+
+
+def items_of_units(
+    begin: int, end: int, contents_of: Callable[[int, list[Noted]], Iterator[tuple[str, Record | Rejected]]]
+) -> Iterator[Item]:
+    """The items of the units `begin..end-1`.
+
+    Args:
+      contents_of: given a unit's number and a list, gives keys and contents in turn; what it appends to the list goes
+        with the next of them.
+    """
+    for unit in range(begin, end):
+        notes: list[Noted] = []
+        for key, content in contents_of(unit, notes):
+            yield Item(unit, key, content, tuple(notes))
+            notes.clear()
 
 
 @runtime_checkable

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -19,7 +18,16 @@ from data_pipelines import transcripts
 from data_pipelines.clip_reader import probe
 from data_pipelines.languages import asks_for, parse_language
 from data_pipelines.schema import Record
-from data_pipelines.sources import Item, Noted, Rejected, Unit, causes
+from data_pipelines.sources import (
+    Item,
+    Noted,
+    Rejected,
+    Unit,
+    causes,
+    describe_files,
+    facts_of,
+    items_of_units,
+)
 from data_pipelines.sources.video_clips import (
     Annotation,
     Footage,
@@ -103,31 +111,26 @@ class FolderSource(Footage):
         return len(self.files)
 
     def describe(self) -> dict[str, Any]:
-        facts = json.dumps([unit.facts for unit in self.units()])
         return {
             "kind": "folder",
-            "files": {"count": len(self.files), "sha256": hashlib.sha256(facts.encode()).hexdigest()},
+            "files": describe_files(self.units()),
             "keep_without_words": self.keep_without_words,
             "keep_marks": self.keep_marks,
         } | self.describe_clips()
 
     def units(self) -> tuple[Unit, ...]:
         """The files; facts are a hash of name, size, content of the transcripts, and whose duplicate the file is."""
-        units = []
-        for number, file in enumerate(self.files):
-            facts = json.dumps([dataclasses.asdict(file), (self.duplicates or {}).get(number)])
-            digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
-            units.append(Unit(shown(file.name), digest[:32]))
-        return tuple(units)
+        duplicates = self.duplicates or {}
+        return tuple(
+            Unit(shown(file.name), facts_of(dataclasses.asdict(file), duplicates.get(number)))
+            for number, file in enumerate(self.files)
+        )
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
-        for unit in range(begin, end):
-            notes: list[Noted] = []
-            for key, content in self._items_of(unit, self.files[unit], notes):
-                yield Item(unit, key, content, tuple(notes))
-                notes.clear()
+        return items_of_units(begin, end, self._contents_of)
 
-    def _items_of(self, unit: int, file: Listed, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+    def _contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+        file = self.files[unit]
         name, path = shown(file.name), self.root / file.name
         key = f"folder/{name}"
         if not file.is_video:

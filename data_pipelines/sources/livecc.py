@@ -21,8 +21,8 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.clip_reader import probe
-from data_pipelines.schema import TIMINGS, Word
-from data_pipelines.sources import Item, Noted, Rejected, causes
+from data_pipelines.schema import TIMINGS, Record, Word
+from data_pipelines.sources import Item, Noted, Rejected, causes, items_of_units
 from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
 from data_pipelines.video_source import VideoError
 from data_pipelines.words import GIT_LFS_ADVICE, GIT_LFS_HEAD, in_order, parse_json, visible
@@ -359,14 +359,10 @@ class LiveccSource(Footage):
         } | self.describe_clips()
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
-        for unit in range(begin, end):
-            key = f"livecc/{self.lines.path.stem}/{unit:07d}"
-            notes: list[Noted] = []
-            for item_key, content in self._items_of(unit, key, notes):
-                yield Item(unit, item_key, content, tuple(notes))
-                notes.clear()
+        return items_of_units(begin, end, self._contents_of)
 
-    def _items_of(self, unit: int, key: str, notes: list[Noted]) -> Iterator[tuple[str, Any]]:
+    def _contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+        key = f"livecc/{self.lines.path.stem}/{unit:07d}"
         try:
             content = self.lines[unit]
         except AnnotationError as error:

@@ -6,17 +6,16 @@ provenance, so that `launch.inspect` can draw them and a person can discard what
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import importlib.util
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.cameras import matching_cameras
 from data_pipelines.clip_reader import probe
 from data_pipelines.geometry import frame_in_picture
 from data_pipelines.labelled_videos import LABELS_NAME, camera_of_videos
@@ -34,8 +33,18 @@ from data_pipelines.narrator.teacher import (
 )
 from data_pipelines.narrator.tracks import TrackSettings
 from data_pipelines.schema import Event, Record
-from data_pipelines.sources import Item, Noted, Rejected, Unit, causes
+from data_pipelines.sources import (
+    Item,
+    Noted,
+    Rejected,
+    Unit,
+    causes,
+    describe_files,
+    facts_of,
+    items_of_units,
+)
 from data_pipelines.sources.folder import VIDEO_SUFFIXES, Listed, find_duplicates, list_videos, shown
+from data_pipelines.sources.settings import with_changes
 from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
 from data_pipelines.video_source import VideoError
 
@@ -109,11 +118,10 @@ class NarratedSource(Footage):
         return True
 
     def describe(self) -> dict[str, Any]:
-        facts = json.dumps([unit.facts for unit in self.units()])
-        used = {camera for camera in self.cameras if not self._is_held(camera)}
+        used = {camera for camera in self.cameras if camera not in self._held}
         return {
             "kind": "narrated",
-            "files": {"count": len(self.files), "sha256": hashlib.sha256(facts.encode()).hexdigest()},
+            "files": describe_files(self.units()),
             "cameras": sorted(used),
             "held_cameras": self.held_cameras,
             "narrator": self.narrator.describe(),
@@ -126,19 +134,15 @@ class NarratedSource(Footage):
             key = self._key(file)
             discarded = sorted(name for name in self.discarded if name in (shown(file.name), key))
             discarded += sorted(name for name in self.discarded if name.startswith(f"{key}/"))
-            facts = json.dumps([file.name, file.size_bytes, camera, (self.duplicates or {}).get(number), discarded])
-            digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
-            units.append(Unit(shown(file.name), digest[:32]))
+            facts = facts_of(file.name, file.size_bytes, camera, (self.duplicates or {}).get(number), discarded)
+            units.append(Unit(shown(file.name), facts))
         return tuple(units)
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
-        for unit in range(begin, end):
-            notes: list[Noted] = []
-            for key, content in self._items_of(unit, self.files[unit], notes):
-                yield Item(unit, key, content, tuple(notes))
-                notes.clear()
+        return items_of_units(begin, end, self._contents_of)
 
-    def _items_of(self, unit: int, file: Listed, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+    def _contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+        file = self.files[unit]
         name, path, key, camera = shown(file.name), self.root / file.name, self._key(file), self.cameras[unit]
         refused: Rejected | None = None
         if file.size_bytes is None:
@@ -147,7 +151,7 @@ class NarratedSource(Footage):
             refused = Rejected(causes.DUPLICATE, f"{name}: the same bytes as {self.duplicates[unit]}")
         elif name in self.discarded or key in self.discarded:
             refused = Rejected(causes.DISCARDED, f"{name}: listed by a person")
-        elif self._is_held(camera):
+        elif camera in self._held:
             refused = Rejected(causes.HELD_CAMERA, f"{name}: of {camera!r}, as --config.held_cameras has it")
         if refused is not None:
             yield key, refused
@@ -210,8 +214,10 @@ class NarratedSource(Footage):
             kept.append([round(one.t_s - begin_s, 3), *(round(float(side), 3) for side in box)])
         return [{"track": track, "class": names[track], "boxes": kept} for track, kept in sorted(boxes.items())]
 
-    def _is_held(self, camera: str) -> bool:
-        return bool(self.held_cameras) and re.fullmatch(self.held_cameras, camera) is not None
+    @functools.cached_property
+    def _held(self) -> frozenset[str]:
+        """The cameras that are left out."""
+        return matching_cameras(self.held_cameras, self.cameras) if self.held_cameras else frozenset()
 
     def _key(self, file: Listed) -> str:
         return f"narrated/{shown(file.name)}"
@@ -238,15 +244,18 @@ def narrated_source(config: Mapping[str, Any]) -> NarratedSource:
     if not files:
         raise ValueError(f"config.root, {str(root)!r}, holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
     try:
-        re.compile(config["held_cameras"])
-    except re.error as error:
-        raise ValueError(f"config.held_cameras {config['held_cameras']!r} is no regular expression: {error}") from error
+        matching_cameras(config["held_cameras"], ())
+    except ValueError as error:
+        raise ValueError(f"config.held_cameras: {error}") from error
+    discarded = Path(config["discarded"]) if config["discarded"] else None
+    if discarded is not None and not discarded.is_file():
+        raise ValueError(f"config.discarded is {str(discarded)!r}, and there is no such file")
     return NarratedSource(
         root=root,
         files=files,
         cameras=_cameras_of(root, files, config["cameras"]),
         held_cameras=config["held_cameras"],
-        discarded=read_discarded(Path(config["discarded"]) if config["discarded"] else root / DISCARDED_NAME),
+        discarded=read_discarded(root / DISCARDED_NAME if discarded is None else discarded),
         narrator=narrator,
         language="en",
         settings=clip_settings_of(config),
@@ -284,7 +293,7 @@ def _narrator_of(config: Mapping[str, Any]) -> Narrator:
     detector = json.dumps(config["detector"], sort_keys=True)
     fields: dict[str, Any] = {}
     for name, kind in (("motion", MotionSettings), ("tracks", TrackSettings), ("events", EventSettings)):
-        fields[name] = _settings_of(kind, config["teacher"][name], f"config.teacher.{name}")
+        fields[name] = with_changes(kind(), config["teacher"][name], f"config.teacher.{name}")
     if config["say"]["lag_s"] < 0 or config["say"]["word_gap_s"] <= 0:
         raise ValueError(f"config.say: lag_s must not be negative and word_gap_s positive, got {config['say']}")
     if importlib.util.find_spec("norfair") is None:
@@ -306,20 +315,6 @@ def _narrator_of(config: Mapping[str, Any]) -> Narrator:
     except ImportError as error:
         raise ValueError(str(error)) from error
     return narrator
-
-
-def _settings_of(kind: Callable[..., Any], changes: Mapping[str, Any], where: str) -> Any:
-    """Settings with these changes."""
-    known = {field.name for field in dataclasses.fields(kind())}
-    unknown = sorted(changes.keys() - known)
-    if unknown:
-        raise ValueError(f"{where}.{unknown[0]} is unknown, there are {sorted(known)}")
-    return kind(**{name: _frozen(value) for name, value in changes.items()})
-
-
-def _frozen(value: Any) -> Any:
-    """Lists of JSON as tuples, which settings have."""
-    return tuple(_frozen(one) for one in value) if isinstance(value, list | tuple) else value
 
 
 def _cameras_of(root: Path, files: Sequence[Listed], by: str) -> tuple[str, ...]:
@@ -344,4 +339,7 @@ def _detector(config: str) -> Detector:
     module, _, function = fields.pop("make").partition(":")
     if not function:
         raise ValueError("config.detector.make must be MODULE:FUNCTION, e.g. data_pipelines.narrator.detector:yolox")
-    return getattr(importlib.import_module(module), function)(fields)
+    make = getattr(importlib.import_module(module), function, None)
+    if make is None:
+        raise ValueError(f"config.detector.make names {function!r}, and there is none in {module}")
+    return make(fields)

@@ -6,6 +6,7 @@ from typing import Any
 
 from data_pipelines.schema import Record
 from data_pipelines.sources import Item
+from data_pipelines.sources.settings import with_changes
 from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip
 from data_pipelines.world.config import Appearance, Dynamics
 from data_pipelines.world.event_words import CLASSES
@@ -95,8 +96,8 @@ def world_source(config: Mapping[str, Any]) -> WorldSource:
         step_hz=clock["step_hz"],
         video_stride=clock["video_stride"],
     )
-    dynamics: Dynamics = _changed(world.dynamics, config["world"]["dynamics"], "config.world.dynamics")
-    appearance: Appearance = _changed(world.appearance, config["world"]["appearance"], "config.world.appearance")
+    dynamics: Dynamics = with_changes(world.dynamics, config["world"]["dynamics"], "config.world.dynamics")
+    appearance: Appearance = with_changes(world.appearance, config["world"]["appearance"], "config.world.appearance")
     world = dataclasses.replace(world, dynamics=dynamics, appearance=appearance)
     return WorldSource(world, config["seed"], config["clips"])
 
@@ -110,23 +111,9 @@ def _real_world(config: Mapping[str, Any]) -> RealWorldConfig:
         frame_px=config["frame_px"],
         step_hz=clock["step_hz"],
         video_stride=clock["video_stride"],
-        dynamics=_changed(real.RealDynamics(), given["dynamics"], "config.world.dynamics"),
-        appearance=_changed(real.RealAppearance(), given["appearance"], "config.world.appearance"),
+        dynamics=with_changes(real.RealDynamics(), given["dynamics"], "config.world.dynamics"),
+        appearance=with_changes(real.RealAppearance(), given["appearance"], "config.world.appearance"),
     )
     # What is wrong with the pack is said before any clip is made.
     usable_settings(read_pack(world.pack, world.exclude_cameras), world.dynamics)
     return world
-
-
-def _changed(ranges: Any, changes: Mapping[str, Any], where: str) -> Any:
-    """The ranges with those changes that are not None."""
-    known = {field.name for field in dataclasses.fields(ranges)}
-    unknown = sorted(changes.keys() - known)
-    if unknown:
-        raise ValueError(f"{where}.{unknown[0]} is unknown, the world has {sorted(known)}")
-    given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(ranges, **{name: _with_tuples(value) for name, value in given.items()})
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(_with_tuples(one) for one in value) if isinstance(value, list | tuple) else value

@@ -184,6 +184,8 @@ def test_shards(root, tmp_path):
         ({"held_cameras": "("}, "is no regular expression"),
         ({"say.lag_s": -1.0}, "lag_s must not be negative"),
         ({"detector.make": "nothing"}, "MODULE:FUNCTION"),
+        ({"detector.make": f"{__name__}:no_detector"}, "names 'no_detector', and there is none in"),
+        ({"discarded": "nowhere.txt"}, "config.discarded is 'nowhere.txt', and there is no such file"),
         ({"detector.make": "data_pipelines.narrator.detector:yolox"}, "--config.detector.file=FILE.onnx"),
     ],
 )
