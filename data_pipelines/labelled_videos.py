@@ -11,7 +11,7 @@ else a line says is ignored.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +92,17 @@ def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:
       LabelError: a line cannot be read.
     """
     file = Path(root) / LABELS_NAME
-    if not file.is_file():
-        raise FileNotFoundError(f"no {LABELS_NAME} in {root}: name a folder with labelled videos (docs/real.md)")
     videos: list[LabelledVideo] = []
     unchecked: list[str] = []
     unsayable: list[str] = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if not line.strip():
+    for place, name, fields in _lines_of(root):
+        if fields.get("checked") is not True:
+            unchecked.append(name)
             continue
-        place = f"{file}:{number}"
+        path = Path(root) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{place}: there is no video {path}")
         try:
-            fields = parse_json(line)
-            name = _text(fields, "file")
-            if fields.get("checked") is not True:
-                unchecked.append(name)
-                continue
-            path = Path(root) / name
-            if not path.is_file():
-                raise FileNotFoundError(f"{place}: there is no video {path}")
             labels = _labels(fields)
             events = [event_of_label(label) for label in labels]
         except (ValueError, TypeError) as error:
@@ -119,7 +112,7 @@ def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:
             LabelledVideo(
                 name,
                 path,
-                str(fields.get("camera") or name),
+                _camera_of(name, fields),
                 str(fields.get("view") or ""),
                 tuple(sorted(events, key=lambda event: event.t_s)),
                 frozenset(label["class"] for label in labels),
@@ -139,19 +132,7 @@ def camera_of_videos(root: str | os.PathLike[str]) -> dict[str, str]:
       FileNotFoundError: there is no `clips.jsonl`.
       LabelError: a line cannot be read.
     """
-    file = Path(root) / LABELS_NAME
-    if not file.is_file():
-        raise FileNotFoundError(f"no {LABELS_NAME} in {root}, which would say which camera filmed each video")
-    cameras: dict[str, str] = {}
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        if line.strip():
-            try:
-                fields = parse_json(line)
-                name = _text(fields, "file")
-            except (ValueError, TypeError) as error:
-                raise LabelError(f"{file}:{number}: {error}") from error
-            cameras[name] = str(fields.get("camera") or name)
-    return cameras
+    return {name: _camera_of(name, fields) for _, name, fields in _lines_of(root)}
 
 
 def event_of_label(label: Mapping[str, Any]) -> Event:
@@ -170,6 +151,26 @@ def event_of_label(label: Mapping[str, Any]) -> Event:
     except ValueError:  # a colour that no phrase has a word for: it stays what it is
         subject = f"{colour} {noun}"
     return Event(float(t_s), kind, subject, side if kind in event_words.SIDED else "")
+
+
+def _lines_of(root: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Of each line of the labels: its place for messages, the video's name, and all fields."""
+    file = Path(root) / LABELS_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"no {LABELS_NAME} in {root}: name a folder with labelled videos (docs/real.md)")
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        if line.strip():
+            place = f"{file}:{number}"
+            try:
+                fields = parse_json(line)
+                name = _text(fields, "file")
+            except (ValueError, TypeError) as error:
+                raise LabelError(f"{place}: {error}") from error
+            yield place, name, fields
+
+
+def _camera_of(name: str, fields: Mapping[str, Any]) -> str:
+    return str(fields.get("camera") or name)
 
 
 def _labels(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """What happens: from things that are followed to events. One look at each picture, in the order of time.
 
-An event is told when it is certain, `known_s`, which is after it happened, `t_s`. Whoever may look ahead takes `t_s`, a
-live commentator `known_s`. How long certainty takes is a matter of `EventSettings`.
+An event is reported when it is certain, `known_s`, which is after it happened, `t_s`. Whoever may look ahead takes
+`t_s`, a live commentator `known_s`. How long certainty takes is a matter of `EventSettings`.
 
 Two witnesses must agree: the tracker, that a thing came, went or stands; and the background, that where it came or went
 there was a change. A detector that sees a thing now and then, or a false thing that never moves, has no second witness.
@@ -168,7 +168,7 @@ class _Thing:
         self.still_s: float | None = None  # since when it stands
         self.may_be_put = False
 
-    def see(self, t_s: float, one: Observation, moving: float) -> None:
+    def add(self, t_s: float, one: Observation, moving: float) -> None:
         if not self.times_s:
             self.first_s, self.state_box = t_s, one.box
         self.times_s.append(t_s)
@@ -215,7 +215,7 @@ class EventFinder:
         self._begin_s: float | None = None
         self._masks: collections.deque[tuple[float, np.ndarray]] = collections.deque()
         self._unsteady: list[float] = []
-        self._told: list[Happening] = []
+        self._reported: list[Happening] = []
 
     def update(self, t_s: float, observations: Sequence[Observation], mask: np.ndarray) -> list[Happening]:
         """Takes the things of the next picture.
@@ -239,16 +239,16 @@ class EventFinder:
             self._unsteady.append(t_s)
         boxes = np.stack([one.box for one in observations]) if observations else np.zeros((0, 4))
         for one, moving in zip(observations, self._moving(mask, boxes)):
-            self._things.setdefault(one.track, _Thing(one.track, len(self._labels))).see(t_s, one, float(moving))
-        return self._tell(t_s, ended=False)
+            self._things.setdefault(one.track, _Thing(one.track, len(self._labels))).add(t_s, one, float(moving))
+        return self._report(t_s, ended=False)
 
     def finish(self, t_s: float) -> list[Happening]:
         """The video ends: what is on its way out now has gone."""
-        return self._tell(t_s + self._settings.lost_s + 1e-3, ended=True)
+        return self._report(t_s + self._settings.lost_s + 1e-3, ended=True)
 
     # ---- decisions -------------------------------------------------------------------------------------------------
 
-    def _tell(self, t_s: float, ended: bool) -> list[Happening]:
+    def _report(self, t_s: float, ended: bool) -> list[Happening]:
         happenings: list[Happening] = []
         for thing in list(self._things.values()):
             happenings += self._of(thing, t_s, ended)
@@ -259,15 +259,15 @@ class EventFinder:
                 continue  # until it is known whether that is a thing
             self._lost.remove(thing)
             happenings += self._taken(thing, t_s) or self._vanished(thing, t_s)
-        told = []
+        reported = []
         for one in sorted(happenings, key=lambda one: one.t_s):
-            if not any(self._repeats(one, other) for other in self._told):
-                told.append(one)
-                self._told.append(one)
-        self._told = [one for one in self._told if one.t_s > t_s - _KEPT_S]
+            if not any(self._repeats(one, other) for other in self._reported):
+                reported.append(one)
+                self._reported.append(one)
+        self._reported = [one for one in self._reported if one.t_s > t_s - _KEPT_S]
         if self._settings.unsure:
-            return told
-        return [one for one in told if one.class_name != UNSURE_CLASS]
+            return reported
+        return [one for one in reported if one.class_name != UNSURE_CLASS]
 
     def _of(self, thing: _Thing, t_s: float, ended: bool) -> list[Happening]:
         settings = self._settings
@@ -488,7 +488,7 @@ class EventFinder:
         return bool((box[:2] < margin).any() or (box[2:] > self._size_px - margin).any())
 
     def _repeats(self, one: Happening, other: Happening) -> bool:
-        """Whether an event has been told already, of a part of the same thing, or only takes back what has been told.
+        """Whether an event was reported already, of a part of the same thing, or only takes back what was reported.
 
         What goes where it came from (or comes where it went) so soon is a detector that loses and finds the same thing.
         """

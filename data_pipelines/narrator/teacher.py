@@ -5,7 +5,7 @@
         happenings = teacher.push(t_s, picture)
     happenings = teacher.finish()
 
-It is causal: what it tells at `known_s` depends on no later picture, so that it can be run live (`LiveTeacher`).
+It is causal: what it reports at `known_s` depends on no later picture, so that it can be run live (`LiveTeacher`).
 Training data take `t_s`, when it happened, which is about a second earlier (`narrate`, `say`).
 """
 
@@ -68,7 +68,7 @@ class Teacher:
 
     Attributes:
       width_px, height_px: of the pictures.
-      looked: how many of them it has looked at.
+      num_detected: how many of them were given to the detector.
     """
 
     def __init__(self, detector: Detector, settings: TeacherSettings, width_px: int, height_px: int):
@@ -81,7 +81,7 @@ class Teacher:
         self._last_s = 0.0
         self._followed: list[Followed] = []
         self._moving: list[tuple[float, float]] = []
-        self.looked = 0
+        self.num_detected = 0
 
     def push(self, t_s: float, picture: np.ndarray) -> list[Happening]:
         """Takes the next picture, uint8 [H, W, 3] RGB; looks at it if one is due.
@@ -103,7 +103,7 @@ class Teacher:
             return []
         period_s = 1.0 / self._settings.rate_hz
         self._due_s = (int((t_s + _SAME_S) / period_s) + 1) * period_s
-        self.looked += 1
+        self.num_detected += 1
         grey = small_grey(picture, self._settings.motion.longer_px)
         self._background.add(t_s, grey)
         mask = moving_mask(grey, self._background.median, self._settings.motion.contrast_min)
@@ -162,7 +162,7 @@ def narrate(video: Video, name: str, detector: Detector, settings: TeacherSettin
       The narration; times count from the recording's begin, its first picture or its first sound.
 
     Raises:
-      VideoError: it cannot be decoded.
+      VideoError: it cannot be decoded, or its pictures change their size.
     """
     stream = open_pictures(video, name, threads=1)
     teacher: Teacher | None = None
@@ -178,15 +178,21 @@ def narrate(video: Video, name: str, detector: Detector, settings: TeacherSettin
             picture = shown.orientation.apply(rgb_of(shown.frame, width_px, shown.frame.height))
             if teacher is None:
                 teacher = Teacher(detector, settings, picture.shape[1], picture.shape[0])
+            if picture.shape[:2] != (teacher.height_px, teacher.width_px):
+                raise VideoError(
+                    f"{name}: at {t_s:.2f} s the pictures' size changes from {teacher.width_px}x{teacher.height_px} to "
+                    f"{picture.shape[1]}x{picture.shape[0]}, and only a camera that stands still can be narrated: "
+                    "narrate the pieces by themselves"
+                )
             happenings += teacher.push(t_s, picture)
     finally:
         stream.close()
     if teacher is None:
         raise VideoError(f"{name}: no picture in it decodes")
     happenings += teacher.finish()
-    told = {one.track for one in happenings}
+    reported = {one.track for one in happenings}
     followed, moving = teacher.take_followed()
-    followed = [one for one in followed if one.track in told]
+    followed = [one for one in followed if one.track in reported]
     happenings.sort(key=lambda one: one.t_s)
     return Narration(happenings, followed, moving, teacher.width_px, teacher.height_px, end_s)
 
@@ -249,12 +255,12 @@ class LiveTeacher:
     def __init__(self, detector: Detector, settings: TeacherSettings | None = None):
         settings = TeacherSettings() if settings is None else settings
         self._detector, self._settings = detector, settings
-        self._looked = 0
+        self._num_detected = 0
 
     @property
     def gflop(self) -> float | None:
         """Operations of the detector so far, in billions (a multiply-add is two); the rest is next to nothing."""
-        return None if self._detector.gflop is None else self._detector.gflop * self._looked
+        return None if self._detector.gflop is None else self._detector.gflop * self._num_detected
 
     def __call__(self, frames: Iterable[np.ndarray], times_s: Iterable[float]) -> list[LivePhrase]:
         """Watches one video from its begin.
@@ -272,7 +278,7 @@ class LiveTeacher:
             teacher.take_followed()  # nobody draws them
         if teacher is not None:
             phrases += self._said(teacher.finish())
-            self._looked += teacher.looked
+            self._num_detected += teacher.num_detected
         return phrases
 
     def _said(self, happenings: Sequence[Happening]) -> Iterator[LivePhrase]:

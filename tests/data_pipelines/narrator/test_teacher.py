@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from data_pipelines.narrator.teacher import (
 )
 from data_pipelines.narrator.tracks import Follower, TrackSettings, distances_in_lengths
 from data_pipelines.schema import Event
+from data_pipelines.video_source import VideoError
 from tests.data_pipelines.narrator.red_car import RedDetector, drives, needs_norfair, road, write_drive
 from tests.data_pipelines.narrator.scenes import HEIGHT_PX, WIDTH_PX, said
 
@@ -54,6 +56,29 @@ def test_narration_of_a_file(tmp_path):
     # It has 60x40 px, in the middle of its way.
     assert dict(narration.moving)[middle[0].t_s] == pytest.approx(60 * 40 / (WIDTH_PX * HEIGHT_PX), rel=0.2)
     assert narrate(file, "road.mp4", RedDetector(), TeacherSettings())[0][0].t_s == enters.t_s
+
+
+def test_a_file_of_pictures_of_two_sizes_is_refused(tmp_path):
+    """Recordings that were joined: no camera that stands still."""
+    needs_norfair()
+    wide = [road()] * 25
+    joined = b""
+    for number, pictures in enumerate((wide, [picture[:120] for picture in wide])):
+        file = write_pictures(tmp_path / f"{number}.ts", pictures)
+        joined += file.read_bytes()
+    (tmp_path / "joined.ts").write_bytes(joined)
+    with pytest.raises(VideoError, match="joined.ts: at .* s the pictures' size changes from 320x240 to 320x120"):
+        narrate(tmp_path / "joined.ts", "joined.ts", RedDetector(), TeacherSettings())
+
+
+def write_pictures(path, pictures):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.height, stream.width = pictures[0].shape[:2]
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
 
 
 def test_pictures_must_come_in_order_and_in_one_size():
