@@ -70,6 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.data == REAL:
         evaluate_real(args)
         return
+    if given := [flag for flag in ("root", "cameras", "fit", "teacher", "page") if getattr(args, flag)]:
+        raise ValueError(f"--{given[0]} is of --data={REAL}, and this is --data={args.data}")
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint)
     config, stage = trained.config, trained.config.stage
@@ -89,7 +91,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def evaluate_real(args: argparse.Namespace) -> None:
-    """The same over labelled real videos, of which --clips, --batch, --look and --metrics are not."""
+    """The same over labelled real videos, all of them and one by one: --clips, --batch and --look are not of these."""
+    if args.metrics:
+        raise ValueError(f"--metrics={args.metrics} is of clips of the world and of shards, and this is --data={REAL}")
     if not args.root:
         raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
     trained = load_trained(args.checkpoint)
@@ -105,7 +109,10 @@ def evaluate_real(args: argparse.Namespace) -> None:
 def teacher_of(name: str) -> LiveTeacher:
     """The teacher of a configuration, or of a detector's file with the values of `configs/data/narrated.py`."""
     if name.endswith(".py"):
-        return live_teacher(load_config(name).to_dict())
+        given = load_config(name).to_dict()
+        if missing := sorted({"detector", "teacher", "say", "unexplained_share_min"} - given.keys()):
+            raise ValueError(f"--teacher={name}: has no {missing[0]!r}, which configs/data/narrated.py has")
+        return live_teacher(given)
     config = narrated.get_config()
     config.detector.file = name
     return live_teacher(config.to_dict())

@@ -79,6 +79,9 @@ def test_a_pad_bias_silences(portable_dir, shards, tmp_path):
         (["--delay=5"], "trained for delays of 0 to 4 steps"),
         (["--data={tmp}"], "holds no shards"),
         (["--checkpoint={tmp}"], "no checkpoint in"),
+        (["--teacher=x.onnx"], "--teacher is of --data=real"),
+        (["--data=real", "--root={tmp}", "--metrics=a:b"], "--metrics=a:b is of clips of the world"),
+        (["--data=real", "--root={tmp}", "--teacher=configs/quickstart.py"], "has no 'detector'"),
     ],
 )
 def test_what_does_not_fit_is_said(portable_dir, tmp_path, capsys, flags, said):
