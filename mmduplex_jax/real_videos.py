@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,8 +186,8 @@ def evaluate_on_real(
     said: dict[str, list[list[Phrase]]] = {}
     watching = {"model": _watching(watched)}
     for name, control in (controls or {}).items():
-        heard = _watch_all(name, lambda video, c=control: watch_control(c, video, videos.classes), videos.videos)
-        said[name], watching[name] = [one.said for one in heard], _watching(heard)
+        of_control = _watch_all(name, lambda video, c=control: watch_control(c, video, videos.classes), videos.videos)
+        said[name], watching[name] = [one.said for one in of_control], _watching(of_control)
     said["another camera's words"] = _of_others(videos.videos, watched)
     said["always silent"] = [[] for _ in clips]
     report["controls"] = {
@@ -237,7 +237,16 @@ def watch_live(
 
 
 def watch_control(control: LiveControl, video: LabelledVideo, classes: tuple[str, ...]) -> Watched:
-    """What a control says of a whole video, shown every picture of it."""
+    """What a control says of a whole video, shown every picture of it.
+
+    Args:
+      control: its `gflop` must only grow.
+      video: which.
+      classes: that phrases may name.
+
+    Raises:
+      VideoError: the video cannot be decoded.
+    """
     before = control.gflop
     decoding_s = 0.0
     with VideoReader(video.path, _READING, (_CONTROL_PX // 10,) * 2, picture_px=_CONTROL_PX, trusted=True) as reader:
@@ -286,7 +295,7 @@ class _Counted:
         pass
 
 
-def _watch_all(name: str, watch: Any, videos: Sequence[LabelledVideo]) -> list[Watched]:
+def _watch_all(name: str, watch: Callable[[LabelledVideo], Watched], videos: Sequence[LabelledVideo]) -> list[Watched]:
     with tqdm(videos, unit="video", desc=f"watch ({name})", disable=None, file=sys.stderr) as progress:
         return [watch(video) for video in progress]
 

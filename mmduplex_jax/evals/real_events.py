@@ -149,7 +149,7 @@ class _Read(NamedTuple):
     events: list[Claim]
     phrases: list[Claim | None]
 
-    def seen_as(self, key: _Key) -> tuple[list[Expected], list[Phrase]]:
+    def keyed_by(self, key: _Key) -> tuple[list[Expected], list[Phrase]]:
         """Events and phrases that have this key; phrases that cannot be read are kept, as wrong ones."""
         events = [
             Expected(key(claim), event.t_s)
@@ -164,11 +164,11 @@ class _Read(NamedTuple):
         return events, phrases
 
     def score(self, key: _Key) -> ClipScore:
-        return score_clip(*self.seen_as(key), self.clip.duration_s, REAL_WINDOW)
+        return score_clip(*self.keyed_by(key), self.clip.duration_s, REAL_WINDOW)
 
     def score_readable(self, key: _Key) -> ClipScore:
         """Without the phrases that cannot be read: they are of no row."""
-        events, phrases = self.seen_as(key)
+        events, phrases = self.keyed_by(key)
         said = [phrase for phrase in phrases if phrase.attributes is not None]
         return score_clip(events, said, self.clip.duration_s, REAL_WINDOW)
 
@@ -324,16 +324,16 @@ def _named(read: Sequence[_Read], value: Callable[[Claim], str]) -> dict[str, An
     """How often a pair's phrase says what its label knows."""
     labels = said = right = 0
     for one in read:
-        events, phrases = one.seen_as(_WHOLE)
+        events, phrases = one.keyed_by(_WHOLE)
         for i, j in match(events, phrases, REAL_WINDOW):
             phrase = one.phrases[j]
             if one.clip.events[i].t_s >= one.clip.duration_s - REAL_WINDOW.latest_s:
                 continue
             assert phrase is not None  # what cannot be read has no pair
-            true, heard = value(one.events[i]), value(phrase)
+            true, named = value(one.events[i]), value(phrase)
             labels += bool(true)
-            said += bool(true and heard)
-            right += bool(true and heard == true)
+            said += bool(true and named)
+            right += bool(true and named == true)
     return {
         "labels": labels,
         "said": said,
@@ -345,7 +345,7 @@ def _named(read: Sequence[_Read], value: Callable[[Claim], str]) -> dict[str, An
 
 def _lines(one: _Read) -> list[dict[str, Any]]:
     """A clip's labels and phrases in the order of time: `label`, `label_s`, `said`, `said_s`, None where not there."""
-    pairs = match(*one.seen_as(_WHOLE), REAL_WINDOW)
+    pairs = match(*one.keyed_by(_WHOLE), REAL_WINDOW)
     named, naming = {i for i, _ in pairs}, {j for _, j in pairs}
     missed = [(i, None) for i in range(len(one.events)) if i not in named]
     wrong = [(None, j) for j in range(len(one.phrases)) if j not in naming]
@@ -389,11 +389,11 @@ def _intervals(read: Sequence[_Read], seed: int, level: float, resamples: int) -
         if len(drawn_s):
             figures["latency_p50_s"].append(float(np.median(drawn_s)))
     ends = [(1 - level) / 2, (1 + level) / 2]
-    found: dict[str, Any] = {"level": level, "resamples": resamples}
+    intervals: dict[str, Any] = {"level": level, "resamples": resamples}
     for name in ("f1", "f1_kind", "false_alarms_per_quiet_minute", "latency_p50_s"):
         quantiles = np.quantile(figures[name], ends) if figures[name] else None
-        found[name] = None if quantiles is None else {"low": float(quantiles[0]), "high": float(quantiles[1])}
-    return found
+        intervals[name] = None if quantiles is None else {"low": float(quantiles[0]), "high": float(quantiles[1])}
+    return intervals
 
 
 _COLUMNS = (
