@@ -5,6 +5,7 @@ what the model said of another camera's video, and whatever else watches the vid
 """
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -186,7 +187,7 @@ def evaluate_on_real(
     said: dict[str, list[list[Phrase]]] = {}
     watching = {"model": _watching(watched)}
     for name, control in (controls or {}).items():
-        of_control = _watch_all(name, lambda video, c=control: watch_control(c, video, videos.classes), videos.videos)
+        of_control = _watch_all(name, functools.partial(watch_control, control, classes=videos.classes), videos.videos)
         said[name], watching[name] = [one.said for one in of_control], _watching(of_control)
     said["another camera's words"] = _of_others(videos.videos, watched)
     said["always silent"] = [[] for _ in clips]
