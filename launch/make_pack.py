@@ -17,7 +17,7 @@ is left.
 
 Look at what was cut out before you train on it, and mind the licence of every picture: it is kept in the lists.
 
-Exit codes: 0 done; 1 something cannot be read or written; 2 no such flag.
+Exit codes: 0 done; 1 something cannot be read or written; 2 no such flag; 130 Ctrl-C.
 """
 
 import argparse
@@ -30,9 +30,8 @@ from tqdm import tqdm
 
 from data_pipelines.world.real.from_coco import add_coco, count_coco
 from data_pipelines.world.real.from_masks import add_backgrounds, add_masks, read_classes
-from data_pipelines.world.real.pack import PackError
 from data_pipelines.world.real.pack_writer import REJECTED_FILE, PackWriter
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--classes", metavar="FILE", help="JSON: what each sequence of --masks shows")
     add("--backgrounds", metavar="DIR", help="a folder of pictures, and of videos of fixed cameras")
     add("--per_class", type=int, default=400, help="of --coco: cut-outs of a class at most (default: %(default)s)")
-    add("--pictures", type=int, default=400, help="of --coco: backgrounds at most (default: %(default)s)")
+    add("--pictures", type=int, default=400, help="of --coco: backgrounds at most, in all runs (default: %(default)s)")
     add("--no_colours", action="store_true", help="of --coco: do not write down the colour of things of one colour")
     add("--fps", type=float, default=24.0, help="of --masks: pictures a second (default: %(default)s)")
     add("--stride", type=int, default=2, help="of --masks: every how many are taken (default: %(default)s)")
@@ -59,7 +58,7 @@ def make(args: argparse.Namespace) -> None:
     """Adds all that is named.
 
     Raises:
-      PackError: something is not of its form.
+      PackError: something is not of its form (a ValueError).
       OSError: something cannot be read or written.
       ValueError: flags that need each other, or a number out of its range.
     """
@@ -107,14 +106,9 @@ def make(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, runs; errors go to stderr as one line."""
-    args = parse_args(parser(), argv)
-    try:
-        make(args)
-    except (OSError, PackError, ValueError) as error:
-        print(f"make_pack: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """The exit code (see above)."""
+    stopped = "stopped; what is listed is kept, the same command goes on from there"
+    return run_main(parser(), argv, make, {OSError: 1, ValueError: 1}, stopped=stopped)
 
 
 if __name__ == "__main__":

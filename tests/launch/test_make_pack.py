@@ -120,6 +120,27 @@ def test_a_class_has_enough(coco, tmp_path):
     assert "coco/99" in {row["key"] for row in rows_of(out / "cutouts.jsonl")}
 
 
+def test_backgrounds_are_at_most_so_many_in_all_runs(coco, tmp_path):
+    listed = json.loads((tmp_path / "instances.json").read_text())
+    listed["images"].append({"id": 4, "file_name": "kitchen.png"})
+    listed["annotations"].append(listed["annotations"][4] | {"id": 20, "image_id": 4})
+    (tmp_path / "instances.json").write_text(json.dumps(listed))
+    out = tmp_path / "pack"
+    for pictures, keys in ((1, ["coco/picture_2"]), (1, ["coco/picture_2"]), (2, ["coco/picture_2", "coco/picture_4"])):
+        assert make_pack.main([*coco, f"--out={out}", f"--pictures={pictures}"]) == 0
+        assert [row["key"] for row in rows_of(out / "backgrounds.jsonl")] == keys
+
+
+def test_a_thing_whose_picture_is_not_listed_is_rejected(coco, tmp_path):
+    listed = json.loads((tmp_path / "instances.json").read_text())
+    listed["annotations"].append(listed["annotations"][0] | {"id": 21, "image_id": 9})
+    (tmp_path / "instances.json").write_text(json.dumps(listed))
+    assert make_pack.main([*coco, f"--out={tmp_path / 'pack'}"]) == 0
+    (row,) = (row for row in rows_of(tmp_path / "pack" / "rejected.jsonl") if row["key"] == "coco/21")
+    assert row["cause"] == "picture is missing or cannot be read"
+    assert row["detail"] == "no picture 9 is listed"
+
+
 def test_compressed_run_lengths_say_what_plain_ones_do():
     # "0:4" of a 3 x 4 picture in COCO's text: 5 outside, then 2, 2 and 3; the third counts from the first, and so on.
     runs = [5, 2, 2, 3]
@@ -224,13 +245,15 @@ def test_a_plain_colour_has_a_word(rgb, word):
         (["--coco={tmp}/bad.json", "--images=."], "is no JSON"),
         (["--coco={tmp}/list.json", "--images=."], "is no instances file"),
         (["--masks={tmp}", "--classes={tmp}/empty.json"], "as DAVIS has them"),
+        (["--masks={tmp}/davis", "--classes={tmp}/typo.json"], "'walk' needs a `class`"),
         (["--backgrounds={tmp}/none"], "no pictures or videos"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys, flags, message):
+def test_what_cannot_be_is_said_in_one_line(davis, tmp_path, capsys, flags, message):
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "typo.json").write_text('{"walk": {"clas": "dog"}}')
     flags = [flag.format(tmp=tmp_path) for flag in flags]
     assert make_pack.main([f"--out={tmp_path / 'pack'}", *flags]) == 1
     error = capsys.readouterr().err.strip()

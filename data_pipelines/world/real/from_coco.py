@@ -1,6 +1,7 @@
 """Cut-outs and backgrounds from COCO's instances: a JSON of annotations and a folder of pictures."""
 
 import collections
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ def add_coco(
       writer: of the pack.
       instances: COCO's JSON with `images`, `annotations` and `categories`.
       images: the folder with the pictures.
-      per_class: cut-outs of a class at most.
-      backgrounds: at most.
+      per_class: cut-outs of a class in the pack at most.
+      backgrounds: at most so many of the pack's are from COCO, those of earlier runs counted.
       colours: whether the colour of things of mostly one colour is written down.
 
     Yields:
@@ -47,13 +48,14 @@ def add_coco(
       OSError: it cannot be read, or the pack not be written.
     """
     listed = _read(instances)
+    taken = sum(key.startswith("coco/") for key in writer.background_keys)
     names = {category["id"]: category["name"] for category in listed["categories"]}
     licences = {licence["id"]: licence.get("name", "") for licence in listed.get("licenses", ())}
     of_picture = collections.defaultdict(list)
     for annotation in listed["annotations"]:
         of_picture[annotation.get("image_id")].append(annotation)
     for picture in sorted(listed["images"], key=lambda one: one["id"]):
-        things = of_picture[picture["id"]]
+        things = of_picture.pop(picture["id"], [])
         licence = licences.get(picture.get("license"), "")
         pixels: np.ndarray | None = None
         for thing in sorted(things, key=lambda one: one["id"]):
@@ -79,16 +81,22 @@ def add_coco(
         key = f"coco/picture_{picture['id']}"
         classes = sorted({names.get(thing.get("category_id"), "") for thing in things} - {""})
         restless = any(trait_of(name).role in _RESTLESS for name in classes)
-        if key in writer.done or restless or not things or writer.backgrounds >= backgrounds:
+        if key in writer.done or restless or not things or taken >= backgrounds:
             continue
         try:
             pixels = _pixels(images, picture) if pixels is None else pixels
             writer.add_background(
                 key, pixels, camera=None, objects=classes, source=f"COCO {picture['file_name']}", licence=licence
             )
+            taken += 1
         except RejectedError as error:
             writer.reject(key, error)
         yield key
+    for thing in itertools.chain.from_iterable(of_picture.values()):
+        key = f"coco/{thing['id']}"
+        if key not in writer.done:
+            writer.reject(key, RejectedError(NO_PICTURE, f"no picture {thing.get('image_id')!r} is listed"))
+            yield key
 
 
 def count_coco(instances: Path) -> int:

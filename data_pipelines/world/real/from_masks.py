@@ -1,5 +1,6 @@
 """Moving cut-outs from folders of masks as DAVIS has them; backgrounds from pictures and videos of fixed cameras."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ _LEAST_FRAMES = 5
 _MOST_FRAMES = 60
 # The median of so many pictures of a video is what stands still in it.
 _MEDIAN_FRAMES = 31
+# A video whose container does not count its frames (WebM) is taken for so long: its median is of its beginning.
+_UNKNOWN_LENGTH = 300
 _FACTS = ("class", "facing", "colour", "camera", "licence", "height_m", "role")
 
 
@@ -54,6 +57,10 @@ def add_masks(
         given = classes.get(name)
         of_number = given if isinstance(given, dict) and "class" not in given else {"": given}
         for number, facts in of_number.items():
+            if number and not number.isdecimal():
+                raise PackError(
+                    f"--classes: {name!r} needs a `class`, or a class for each number in its masks; got {given!r}"
+                )
             key = f"masks/{name}" + (f"_{number}" if number else "")
             if key in writer.done:
                 continue
@@ -177,6 +184,7 @@ def add_backgrounds(writer: PackWriter, folder: Path, *, licence: str) -> Iterat
 
 
 def _picture(path: Path) -> np.ndarray:
+    """A file's pixels, uint8 [H, W, 3] RGB; RejectedError if it is no picture."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise RejectedError(NO_PICTURE, path.name)
@@ -184,15 +192,13 @@ def _picture(path: Path) -> np.ndarray:
 
 
 def _median(path: Path) -> np.ndarray:
+    """The median of frames all over a video, uint8 [H, W, 3] RGB; RejectedError if it is none, or too short."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            every = max((stream.frames or 300) // _MEDIAN_FRAMES, 1)
-            frames = [
-                frame.to_ndarray(format="rgb24")
-                for number, frame in enumerate(container.decode(stream))
-                if number % every == 0
-            ][: 2 * _MEDIAN_FRAMES]
+            every = max((stream.frames or _UNKNOWN_LENGTH) // _MEDIAN_FRAMES, 1)
+            sampled = itertools.islice(container.decode(stream), 0, 2 * _MEDIAN_FRAMES * every, every)
+            frames = [frame.to_ndarray(format="rgb24") for frame in sampled]
     except (av.error.FFmpegError, IndexError) as error:
         raise RejectedError(NO_PICTURE, f"{path.name} is neither a picture nor a video: {error}") from error
     if len(frames) < 3:

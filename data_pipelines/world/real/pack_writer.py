@@ -55,6 +55,13 @@ class PackWriter:
     Args:
       folder: made if it is not there.
 
+    Attributes:
+      done: keys of all that is listed, taken or rejected, in this run or before.
+      background_keys: those of the backgrounds.
+      classes: how many cut-outs of each class the pack has.
+      cutouts, backgrounds, rejected: how many this run added; rejected ones by cause.
+      kept: how many lines were there before.
+
     Raises:
       PackError: a list in it is damaged other than by a last line that a killed run left half written.
     """
@@ -63,6 +70,7 @@ class PackWriter:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.done: set[str] = set()
+        self.background_keys: set[str] = set()
         self.classes: collections.Counter[str] = collections.Counter()
         self.rejected: collections.Counter[str] = collections.Counter()
         self.cutouts = self.backgrounds = self.kept = 0
@@ -74,10 +82,13 @@ class PackWriter:
                 part.write_text("".join(map(_line, rows)), encoding="utf-8")
                 part.replace(folder / name)
             for row in rows:
-                self.done.add(row.get("key", row.get("file", "")))
+                key = row.get("key", row.get("file", ""))
+                self.done.add(key)
                 self.kept += 1
                 if name == CUTOUTS_FILE:
                     self.classes[row["class"]] += 1
+                elif name == BACKGROUNDS_FILE:
+                    self.background_keys.add(key)
 
     def add_cutout(self, key: str, pictures: Sequence[np.ndarray], **facts: Any):
         """A cut-out: uint8 [h, w, 4] RGBA each, several of one that moves; `facts` as `pack.py` has them."""
@@ -96,6 +107,7 @@ class PackWriter:
         file = f"backgrounds/{key}.webp"
         self._write(file, cv2.cvtColor(_shrunk(picture, BACKGROUND_PX), cv2.COLOR_RGB2BGR))
         self._list(BACKGROUNDS_FILE, {"key": key, "file": file, **facts})
+        self.background_keys.add(key)
         self.backgrounds += 1
 
     def reject(self, key: str, error: RejectedError):
