@@ -38,8 +38,8 @@ class Clip:
       frames: uint8 [T, H, W, 3] RGB, one at each tick of the clock.
       events: in order of time.
       words: in order of time.
-      licence: under which it may be used; of real things those of all of them.
-      files: the pictures of a pack that are in it.
+      licence: under which it may be used; of real things all that the pack says of theirs, between " | ".
+      files: the pictures of a pack that are in it, of a thing with several its first.
     """
 
     frames: np.ndarray

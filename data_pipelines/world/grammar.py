@@ -14,9 +14,8 @@ Splitter = Callable[[Sequence[tuple[str, float]]], list[tuple[Attributes | None,
 def splitter_of(record: Record) -> Splitter:
     """What cuts the words that are said of a clip into phrases and reads them.
 
-    Clips of drawn looks are read as shapes, whose "red car stops" is also a real event's. All others are read as real
-    events where all of theirs can be said so; where they list none, as shapes, unless they are of the look `real` or
-    narrated.
+    Clips of drawn looks are read as shapes. Clips of the look `real`, narrated ones, and those that list events are
+    read as real events if each of their events is one of these; as shapes otherwise, and where nothing tells.
     """
     look, narrated = record.provenance.get("look"), record.provenance.get("source") == "narrated"
     if look not in LOOKS and (look is not None or narrated or record.events):

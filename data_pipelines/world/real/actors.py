@@ -174,8 +174,8 @@ def happenings(
             raise UnclearError  # gone and back at once
     for at in turns.tolist():
         comes = bool(here[at])
-        alive = track.height[at - 1] > 0 if comes else at < len(here) and track.height[at] > 0
-        if not alive or times_s[at] < 0 or track.height[min(at, len(here) - 1)] < smallest:
+        exists = track.height[at - 1 if comes else at] > 0
+        if not exists or times_s[at] < 0 or track.height[at] < smallest:
             continue
         other = at - round(0.4 / SAMPLE_S) if comes else at + round(0.4 / SAMPLE_S)
         other = min(max(other, 0), len(here) - 1)
@@ -212,7 +212,7 @@ def _spans(where: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _with_hysteresis(share: np.ndarray, here: float, gone: float) -> np.ndarray:
-    """Bool [N]: becomes True above `here`, False below `gone` ... and turns back where `here` was last crossed."""
+    """Bool [N]: True from where `share` [N] rises to `here`, until where it last fell below `here` before `gone`."""
     state = np.zeros(len(share), bool)
     above, below = share >= here, share < gone
     decided = np.where(above, 1, np.where(below, 0, -1))
@@ -220,7 +220,7 @@ def _with_hysteresis(share: np.ndarray, here: float, gone: float) -> np.ndarray:
     known = np.flatnonzero(decided >= 0)
     fill = np.concatenate([[last], decided[known]])
     state = fill[np.searchsorted(known, np.arange(len(share)), side="right")].astype(bool)
-    # One that goes is gone as soon as it falls below `here`, if it then goes on to `gone`.
+    # The end of each span is moved back, from below `gone` to where it fell below `here`.
     for begin, end in _spans(state):
         while end > begin + 1 and not above[end - 1] and end < len(share):
             end -= 1
@@ -247,7 +247,7 @@ def paced_distance(times_s: np.ndarray, knots: list[tuple[float, float]], ease_s
 
 
 def min_jerk(share: np.ndarray) -> np.ndarray:
-    """How far a reaching hand is after a share of its time: slow, fast, slow."""
+    """How far a reaching hand is, of 1, after each share of its time, float64 [N]: slow, fast, slow."""
     s = np.clip(share, 0, 1)
     return s**3 * (10 - 15 * s + 6 * s * s)
 

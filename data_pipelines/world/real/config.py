@@ -1,9 +1,9 @@
 """What the look `real` is like: every range that randomness draws from.
 
 Lengths are shares of the picture's height, so that frames of any size show the same; times are seconds. A range is
-`(low, high)`. Probabilities end in `_p`. The defaults follow what labelled clips of real fixed cameras show: two of
-five without any event, half of all time in silences of eight seconds and more, and where something happens a new
-event every 1.5 s in the median; three of four comings and goings at the bottom edge or the right one.
+`(low, high)`. Probabilities end in `_p`. The defaults were chosen after 44 labelled clips of real fixed cameras (the
+checked ones of a `clips.jsonl`), of which 18 have no event; 48 % of their time is in silences of eight seconds and
+more, and where something happens a new event comes every 1.5 s in the median.
 """
 
 import dataclasses

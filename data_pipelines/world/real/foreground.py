@@ -39,13 +39,12 @@ class Piece:
         return inside / area * (y < self.base)
 
 
-def find_piece(picture: np.ndarray, dice: Dice, *, standing: bool = True) -> Piece | None:
-    """A region of even colour, which is likely to be one thing: a trunk, a wall, a table, a bush.
+def find_piece(picture: np.ndarray, dice: Dice) -> Piece | None:
+    """A region of even colour, high enough to hide something and likely to be one thing: a trunk, a wall, a bush.
 
     Args:
       picture: uint8 [MASK_PX, width, 3].
       dice: decides where it is sought.
-      standing: whether it must be high enough to hide something.
 
     Returns:
       The piece, None where none was found.
@@ -69,7 +68,7 @@ def find_piece(picture: np.ndarray, dice: Dice, *, standing: bool = True) -> Pie
         if not _AREA[0] <= region.mean() / 255 <= _AREA[1]:
             continue
         high, wide = len(filled_rows) / rows, len(filled_columns) / columns
-        if standing and (high < _LEAST[0] or wide < _LEAST[1] or wide > 0.6):
+        if high < _LEAST[0] or wide < _LEAST[1] or wide > 0.6:
             continue
         return Piece(region, (filled_rows[-1] + 1) / rows)
     return None

@@ -5,6 +5,7 @@ same for all sizes of frames. On the ground, X is metres to the right of the cam
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ class Ground:
     focal: float
     aspect: float
 
-    def scale_at(self, y):
-        """Picture heights a metre, of what stands at row `y`."""
+    def scale_at(self, y: float | np.ndarray) -> Any:
+        """Picture heights a metre, of what stands at row `y` or at each of the rows [N]; of the type of `y`."""
         return (y - self.horizon) / self.camera_m
 
     def row_of_scale(self, scale: float) -> float:
@@ -39,7 +40,7 @@ class Ground:
         return (x - self.aspect / 2) * z / self.focal, z
 
     def to_picture(self, ground_x: np.ndarray, ground_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(x, y) of places on the ground in front of the camera."""
+        """(x, y), float64 [N] each, of places [N] on the ground in front of the camera."""
         return self.aspect / 2 + self.focal * ground_x / ground_z, self.horizon + self.focal * self.camera_m / ground_z
 
     def row_below_picture(self, height_m: float) -> float | None:

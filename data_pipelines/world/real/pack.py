@@ -97,7 +97,8 @@ class Pack:
       root: the folder.
       cutouts, backgrounds: in the order of the files.
       excluded: how many cut-outs and backgrounds `exclude_cameras` took out.
-      fingerprint: of all lines and of the sizes of the pictures: another one as soon as clips may be others.
+      fingerprint: SHA-256 of all lines and of the pictures' sizes in bytes. A picture that was changed and has as many
+        bytes as before is not noticed.
     """
 
     root: str

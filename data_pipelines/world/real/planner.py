@@ -62,12 +62,12 @@ class RealScene:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The pictures of the pack that are in it."""
+        """The pictures of the pack that are in it, of a thing with several its first."""
         return tuple(sorted({self.background.file, *(one.cutout.files[0] for one in (*self.props, *self.actors))}))
 
     @property
     def licences(self) -> tuple[str, ...]:
-        """Those of all pictures in it."""
+        """Those of all pictures in it of which the pack says one."""
         all_of_them = {self.background.licence, *(one.cutout.licence for one in (*self.props, *self.actors))}
         return tuple(sorted(all_of_them - {""}))
 

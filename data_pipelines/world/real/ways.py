@@ -28,8 +28,16 @@ _SHORTEST_S = 1.1
 _LONGEST_S = 60.0
 # Seen from above a vehicle is so long; its height says nothing.
 _VEHICLE_M = 4.4
-_TALES = frozenset({"enters", "leaves", "stops", "starts", "appears", "vanishes"})
-_COMES_AND_GOES = frozenset({"enters", "leaves"})
+# Kinds of events that are read off a track on the ground, and off one in the air.
+_GROUND_KINDS = frozenset({"enters", "leaves", "stops", "starts", "appears", "vanishes"})
+_AIR_KINDS = frozenset({"enters", "leaves"})
+
+# Tales: what someone does on a way.
+# through    from one end to the other
+# pauses     the same with a rest on the way
+# stays      comes in and stays; sets off: is there and goes
+# comes out  from behind the piece in front; goes in: behind it
+# quiet      through, begun before the clip or ended after it
 _MOST_LANES = 4
 # By which side one comes, or from afar.
 _SIDES = {"left": 0.3, "right": 0.34, "bottom": 0.26, "far": 0.1}
@@ -163,9 +171,21 @@ class Ways(RealDraft):
         return ground.to_ground(x - half if x <= 0 else x + half, y)
 
     def _travel(
-        self, role, begin, end, *, tale="through", speed_m_s, lane=-1, vanishing_x=None, beside=None, class_name=""
+        self, role: str, begin: Place | None, end: Place | None, *, speed_m_s: float, tale: str = "through",
+        lane: int = -1, vanishing_x: float | None = None, beside: Actor | None = None, class_name: str = "",
     ) -> list[Actor]:  # fmt: skip
-        """An actor who goes over the ground from one place to another; none if these leave no way."""
+        """An actor who goes over the ground from one place to another; none if these leave no way.
+
+        Args:
+          role: of `traits.ROLES`.
+          begin, end: (x, y) at the picture's edge; None for the far end.
+          speed_m_s: while it moves.
+          tale: one of those above.
+          lane: see `Actor.lane`.
+          vanishing_x: where the far end is, on the horizon; None draws it.
+          beside: whose company it is: both come at about the same time.
+          class_name: "" draws one.
+        """
         dice, ground = self.dice, self.ground
         if vanishing_x is None:
             vanishing_x = dice.between((0.15, 0.85)) * self.aspect
@@ -211,7 +231,7 @@ class Ways(RealDraft):
         motion = "walks" if role == "walker" else ("rolls" if role == "object" and not self.setting.from_above else "")
         return [
             Actor(
-                cutout, mirrored, shape, track, self._subject(cutout), _TALES, angle=angle, lane=lane,
+                cutout, mirrored, shape, track, self._subject(cutout), _GROUND_KINDS, angle=angle, lane=lane,
                 motion=motion, seed=self._seed(),
             )
         ]  # fmt: skip
@@ -304,7 +324,7 @@ class Ways(RealDraft):
         track = Track(x, y, height_m * ground.scale_at(y), ones, gone_m, y, leftward=np.gradient(x) < 0)
         return [
             Actor(
-                cutout, mirrored, shape, track, self._subject(cutout), _TALES, motion="walks", seed=self._seed()
+                cutout, mirrored, shape, track, self._subject(cutout), _GROUND_KINDS, motion="walks", seed=self._seed()
             )
         ]  # fmt: skip
 
@@ -331,7 +351,7 @@ class Ways(RealDraft):
                 shape,
                 track,
                 self._subject(cutout),
-                _COMES_AND_GOES,
+                _AIR_KINDS,
                 motion="idles",
                 seed=self._seed(),
             )
