@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, comment, split_phrases
 from data_pipelines.world.config import LOOKS, WorldConfig
 from data_pipelines.world.drawing import Painter
+from data_pipelines.world.grammar import Splitter
 from data_pipelines.world.planner import plan_scene
 from data_pipelines.world.real.config import RealWorldConfig
 from data_pipelines.world.real.pack import read_pack
@@ -182,7 +183,7 @@ def write_clip_files(
     return files
 
 
-def captions(words: Sequence[Word], split: Callable[..., list] = split_phrases) -> str:
+def captions(words: Sequence[Word], split: Splitter = split_phrases) -> str:
     """WebVTT with a cue for each phrase that `split` finds, and the time of each word in it."""
     cues, first = [], 0
     for _, _, text in split([(word.text, word.start_s) for word in words]):

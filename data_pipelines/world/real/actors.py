@@ -27,7 +27,7 @@ _REST_S = 1.2
 # Share of its usual speed up to which a thing is at rest.
 _RESTING = 0.06
 # How much of a thing must be seen at its best to speak of it.
-_SEEN = 0.45
+_VISIBLE = 0.45
 
 
 def sample_times_s(clip_s: float) -> np.ndarray:
@@ -68,7 +68,7 @@ class Actor:
       shape: width by height of its picture.
       track: where it is.
       subject: what is said of it ("red car").
-      told: kinds of events that are read off its track; others belong to a story (`story`) or are not told.
+      event_kinds: kinds of events, of its track or its `story`, that are spoken of; all others are not.
       story: (t_s, kind) of what its track alone does not show: being taken, being put down.
       angle: by how much its picture is turned clockwise, in radians.
       reach: for a hand, the direction (x, y) from which the arm comes; None for others.
@@ -82,7 +82,7 @@ class Actor:
     shape: float
     track: Track
     subject: str
-    told: frozenset[str]
+    event_kinds: frozenset[str]
     story: tuple[tuple[float, str], ...] = ()
     angle: float = 0.0
     reach: tuple[float, float] | None = None
@@ -151,17 +151,17 @@ def happenings(
     """
     track = actor.track
     inside = overlap_with_picture(actor, aspect)
-    seen = inside * (1 - cover)
-    best = float(seen.max())
+    visible = inside * (1 - cover)
+    best = float(visible.max())
     if best == 0:
         return []
-    share = seen / best
+    share = visible / best
     here = _with_hysteresis(share, _HERE, _GONE)
     for before, after in zip(spans := _spans(here), spans[1:]):
         if after[0] - before[1] < _HIDDEN_S / SAMPLE_S and inside[before[1] : after[0]].min() > 0.5 * best:
             here[before[1] : after[0]] = True  # it passed behind something
     now = times_s >= 0
-    if best < _SEEN and np.any(share[now] > 0):
+    if best < _VISIBLE and np.any(share[now] > 0):
         raise UnclearError
     found = []
     turns = np.flatnonzero(np.diff(here.astype(np.int8))) + 1
@@ -187,8 +187,8 @@ def happenings(
             found.append(Happening(float(times_s[at]), "enters" if comes else "leaves", SIDES[int(crossed.argmax())]))
     found += _rests(track, times_s, share)
     found += [Happening(t_s, kind) for t_s, kind in actor.story if t_s >= 0]
-    told = [one for one in found if one.kind in actor.told]
-    return sorted(told, key=lambda one: one.t_s)
+    spoken_of = [one for one in found if one.kind in actor.event_kinds]
+    return sorted(spoken_of, key=lambda one: one.t_s)
 
 
 def _rests(track: Track, times_s: np.ndarray, share: np.ndarray) -> list[Happening]:

@@ -1,4 +1,4 @@
-"""A scene of the look `real` in the making: who is cast, what is told so far, and who is let in."""
+"""A scene of the look `real` in the making: who is cast, what happens so far, and who is let in."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ class RealDraft:
 
     Attributes:
       actors, props: those that move, and what stands still.
-      told, words: all events so far, and what is said of them.
+      events, words: all events so far, and what is said of them.
       roles: who may come, and how often.
       piece: what of the background is in front, None for nothing.
     """
@@ -47,7 +47,7 @@ class RealDraft:
         self.grey = dice.unit() < config.appearance.grey_p
         self.actors: list[Actor] = []
         self.props: list[Actor] = []
-        self.told: list[Event] = []
+        self.events: list[Event] = []
         self.words: tuple[Word, ...] = ()
         self.piece: Piece | None = None
         self.roles = places.roles_of(pack, setting)
@@ -120,18 +120,18 @@ class RealDraft:
                 return False
         if (most > 0 and not found) or len(found) > most:
             return False
-        told = sorted([*self.told, *found], key=lambda event: event.t_s)
-        if told and told[-1].t_s > self.clip_s - self.d.tail_s:
+        events = sorted([*self.events, *found], key=lambda event: event.t_s)
+        if events and events[-1].t_s > self.clip_s - self.d.tail_s:
             return False
         d = self.d
         words = comment(
-            told, [0.0] * len(told), 1, d.lag_s, self.clip_s, word_gap_s=d.word_gap_s,
+            events, [0.0] * len(events), 1, d.lag_s, self.clip_s, word_gap_s=d.word_gap_s,
             say=lambda event, _: event_words.phrase(event),
         )  # fmt: skip
         if words is None:
             return False
         self.actors += actors
-        self.told, self.words = told, words
+        self.events, self.words = events, words
         return True
 
     def _happenings(self, actor: Actor) -> list[Happening]:

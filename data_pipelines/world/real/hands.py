@@ -43,14 +43,14 @@ class Hands(Ways):
                      (begin_s + reach_s + rest_s + back_s, *out)]  # fmt: skip
         track = self._waypoints(stops, size)
         arrives_s, goes_s = stops[1][0], stops[2][0]
-        told = {"takes": {"enters"}, "puts": {"leaves"}, "shows": set(), "empty": {"enters", "leaves"}}[tale]
+        event_kinds = {"takes": {"enters"}, "puts": {"leaves"}, "shows": set(), "empty": {"enters", "leaves"}}[tale]
         owner = Actor(
             hand,
             mirrored,
             shape,
             track,
             self._subject(hand),
-            frozenset(told),
+            frozenset(event_kinds),
             angle=angle,
             reach=reach,
             seed=self._seed(),
@@ -126,12 +126,12 @@ class Hands(Ways):
         if tale == "takes":
             still = t < goes_s
             story: tuple[tuple[float, str], ...] = ((goes_s + 0.25, "taken"),)
-            told = {"taken"}
+            event_kinds = {"taken"}
         elif tale == "puts":
             still = t >= arrives_s
-            story, told = ((arrives_s + 0.15, "put"),), {"enters", "put"}
+            story, event_kinds = ((arrives_s + 0.15, "put"),), {"enters", "put"}
         else:
-            still, story, told = np.zeros(len(t), bool), (), {"enters", "leaves"}
+            still, story, event_kinds = np.zeros(len(t), bool), (), {"enters", "leaves"}
         if still.any():
             at = int(np.flatnonzero(still)[0 if tale == "puts" else -1])
             x, y = np.where(still, x[at], x), np.where(still, y[at], y)
@@ -142,4 +142,6 @@ class Hands(Ways):
         if tale == "takes":
             there &= (t < goes_s) | (hand.height > 0)
         track = Track(x, y, height * there, np.where(still, 0.0, hand.pace), 0 * t, depth)
-        return Actor(cutout, mirrored, shape, track, self._subject(cutout), frozenset(told), story, seed=self._seed())
+        return Actor(
+            cutout, mirrored, shape, track, self._subject(cutout), frozenset(event_kinds), story, seed=self._seed()
+        )

@@ -29,7 +29,7 @@ from data_pipelines.world.real.traits import ROLES, TRAITS, trait_of
 
 CUTOUTS_FILE, BACKGROUNDS_FILE, CLIPS_FILE = "cutouts.jsonl", "backgrounds.jsonl", "clips.jsonl"
 FACINGS = ("left", "right", "front", "none")
-# Pictures that a process keeps decoded: some 60 MB of cut-outs.
+# Cut-outs that a process keeps decoded: at most 90 MB of those that `launch.make_pack` writes (192 px).
 _KEPT_PICTURES = 600
 
 

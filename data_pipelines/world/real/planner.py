@@ -102,14 +102,14 @@ class _Planner(Hands):
         else:
             wanted = low + dice.index(high - low + 1)
             for _ in range(_TRIES):
-                if len(self.told) >= wanted:
+                if len(self.events) >= wanted:
                     break
-                self._admit(self._draw_story(), high - len(self.told))
+                self._admit(self._draw_story(), high - len(self.events))
             if dice.unit() < 0.3:
                 self._put_idlers()
         return RealScene(
             self.setting.name, self.ground, background, crop, flipped, self.grey, tuple(self.props),
-            tuple(self.actors), self.piece, tuple(self.told), self.words,
+            tuple(self.actors), self.piece, tuple(self.events), self.words,
         )  # fmt: skip
 
     def _draw_liveliness(self) -> tuple[int, int]:

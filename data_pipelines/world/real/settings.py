@@ -9,7 +9,7 @@ from data_pipelines.world.real.pack import Background, Cutout, Pack
 from data_pipelines.world.real.traits import trait_of
 from data_pipelines.world.scene import Dice
 
-# How far down the picture sizes are told.
+# The picture's row (share of its height) at which `Setting.size` holds.
 _SIZE_ROW = 0.9
 
 
