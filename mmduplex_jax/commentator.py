@@ -214,8 +214,8 @@ def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: in
     )
 
 
-class Commentates(Protocol):
-    """What `recording` needs of a model: `Commentator` has it, and so has the model of a server."""
+class ModelFacts(Protocol):
+    """What a viewer or a client knows of a model; `Commentator` has it."""
 
     @property
     def name(self) -> str: ...
@@ -229,6 +229,11 @@ class Commentates(Protocol):
     def tokens_per_s_max(self) -> int: ...
     @property
     def delays(self) -> Delays: ...
+
+
+class Commentates(ModelFacts, Protocol):
+    """What `recording` needs of a model: `Commentator` has it, and so has the model of a server."""
+
     def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Watching: ...
 
 

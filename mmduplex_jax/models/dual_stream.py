@@ -178,7 +178,7 @@ class DualStream(nn.Module):
 
         Args:
           video: frames, one a tick, or what is looked at in them (`BFlow`).
-          slots: the slot before each step (`streams.shifted`).
+          slots: the slot before each step (`shifted`).
           delay: steps that the text runs behind, one a row.
           anchor_keep: see `BFlow`.
         """

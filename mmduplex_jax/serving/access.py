@@ -92,11 +92,6 @@ class Access:
         return parts.scheme in ("http", "https") and parts.netloc.lower() == request.headers.get(hdrs.HOST, "").lower()
 
 
-def bearer_subprotocol(token: str) -> str:
-    """The subprotocol by which a browser shows its token."""
-    return BEARER_SUBPROTOCOL + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
-
-
 def _bearer(request: BaseRequest) -> str | None:
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":

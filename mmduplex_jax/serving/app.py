@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from aiohttp import WSMsgType, hdrs, web
 
+from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.connection import (
     CAPTIONS_TYPE,
@@ -21,7 +22,7 @@ from mmduplex_jax.serving.connection import (
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Limits, ProtocolError
-from mmduplex_jax.serving.session import ModelFacts, public_facts
+from mmduplex_jax.serving.session import public_facts
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources, WorldClips
 from mmduplex_jax.serving.webrtc import Peers, WebRtcRefused

@@ -8,11 +8,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from mmduplex_jax.clock import Clock
-from mmduplex_jax.commentator import Delays
-from mmduplex_jax.frame_size import FrameSize, stored_size
+from mmduplex_jax.commentator import ModelFacts
+from mmduplex_jax.frame_size import stored_size
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
@@ -51,23 +50,6 @@ InOrder = Literal["pause", "play", "reset", "end"]
 _ORDERS_WAITING = 4
 # Pictures that come out of order are reported at once, and then this often.
 _LATE_REPORT_S = 5.0
-
-
-class ModelFacts(Protocol):
-    """What clients know of a model; `commentator.Commentator` has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def frame_px(self) -> FrameSize: ...
-    @property
-    def fit(self) -> str: ...
-    @property
-    def tokens_per_s_max(self) -> int: ...
-    @property
-    def delays(self) -> Delays: ...
 
 
 def public_facts(facts: ModelFacts) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from data_pipelines.video_source import redact
+from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.protocol import Hello, Limits, ProtocolError, Resume, error_reply
-from mmduplex_jax.serving.session import ModelFacts, Session, checked_delay
+from mmduplex_jax.serving.session import Session, checked_delay
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 

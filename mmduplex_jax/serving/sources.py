@@ -15,9 +15,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from data_pipelines.decode import VideoReader
 from data_pipelines.video_source import VideoError, redact, scheme_of
+from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.pictures import Tick, changed_share
 from mmduplex_jax.serving.protocol import ProtocolError
-from mmduplex_jax.serving.session import ModelFacts, Session
+from mmduplex_jax.serving.session import Session
 from mmduplex_jax.streaming.frame_feed import FrameFeed
 
 _log = logging.getLogger(__name__)

@@ -1,11 +1,10 @@
-"""Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT), and captions read back.
+"""Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT).
 
 Both break where a sentence ends; in a stream that has no sentences, where a phrase does, or a line is full.
 """
 
 import dataclasses
 import html
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, TextIO
@@ -17,8 +16,6 @@ from mmduplex_jax.word_decoder import TimedWord
 
 _LINE_CHARACTERS_MAX = 42
 _LINE_WORDS_MAX = 12
-_TIME = re.compile(r"(?:(\d+):)?(\d{2}):(\d{2})[.,](\d{3})")
-_WORD_TIME = re.compile(r"<((?:\d+:)?\d{2}:\d{2}\.\d{3})>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,28 +153,6 @@ class CueGrouper:
         return [Cue(words[0][1], end_s, tuple(words))]
 
 
-def read_captions(text: str) -> list[Cue]:
-    """The captions in a WebVTT or SRT file that this module wrote.
-
-    A WebVTT's words have their own times; an SRT's all have their caption's.
-    """
-    cues = []
-    for block in re.split(r"\n{2,}", text.replace("\r\n", "\n").strip()):
-        lines = block.split("\n")
-        at = next((i for i, line in enumerate(lines) if "-->" in line), None)
-        if at is None:
-            continue
-        start_s, end_s = (_seconds(stamp) for stamp in lines[at].split("-->"))
-        words, now_s = [], start_s
-        for part in _WORD_TIME.split(" ".join(lines[at + 1 :])):
-            if _TIME.fullmatch(part):
-                now_s = _seconds(part)
-            else:
-                words += [(html.unescape(word), now_s) for word in part.split()]
-        cues.append(Cue(start_s, end_s, tuple(words)))
-    return cues
-
-
 def vtt_cue(cue: Cue) -> str:
     """The caption as a WebVTT file has it, with the empty line before it."""
     return f"\n{_stamp(cue.start_s)} --> {_stamp(cue.end_s)}\n{_vtt_text(cue)}\n"
@@ -197,11 +172,3 @@ def _stamp(t_s: float, point: str = ".") -> str:
     total_ms = round(t_s * 1000)
     seconds, ms = divmod(total_ms, 1000)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{ms:03d}"
-
-
-def _seconds(stamp: str) -> float:
-    match = _TIME.search(stamp)
-    if match is None:
-        raise ValueError(f"{stamp.strip()!r} is no caption time (HH:MM:SS.mmm)")
-    hours, minutes, seconds, ms = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + ms / 1000

@@ -15,9 +15,10 @@ import pytest
 
 from launch.commentate import main
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.streaming.captions import Terminal, read_captions
+from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.word_decoder import TimedWord
 from tests.data_pipelines.numbered_video import write_numbered, write_tone
+from tests.written_captions import read_captions
 
 KEYS = {
     "duration_s", "wall_s", "real_time_factor", "ticks", "tokens_per_s_mean", "tokens_in_any_second_max",

@@ -25,13 +25,13 @@ from mmduplex_jax.pages.notebook import Video, collect_videos, find_checkpoint, 
 from mmduplex_jax.pages.watched import CaptionedVideo, captions_page
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.vlm.captioner import Captioned
-from mmduplex_jax.streaming.captions import read_captions
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 from tests.pages.tags import EVIL, Tags
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, script, session
+from tests.written_captions import read_captions
 
 SAID = {3: "red", 6: "circle", 20: "enters", 23: "left"}
 

@@ -1,11 +1,13 @@
 """Who is let in: tokens, origins, host names; and that the server refuses to be open to strangers."""
 
 import asyncio
+import base64
 
 import aiohttp
 import pytest
 
-from mmduplex_jax.serving.access import Access, bearer_subprotocol, is_loopback
+from mmduplex_jax.serving.access import Access, is_loopback
+from mmduplex_jax.serving.protocol import BEARER_SUBPROTOCOL
 from tests.serving.served import run, served
 
 TOKEN = "a-secret-of-more-than-16"
@@ -74,6 +76,11 @@ def test_the_token_opens_what_it_should_and_public_things_need_none():
                     assert answer.status == 200, path
 
     run(test())
+
+
+def bearer_subprotocol(token: str) -> str:
+    """The subprotocol by which a page shows its token (`static/connection.js`)."""
+    return BEARER_SUBPROTOCOL + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
 
 
 def test_a_browser_shows_its_token_as_a_subprotocol():

@@ -10,9 +10,9 @@ import av
 
 from mmduplex_jax.serving.monitoring import JsonFormatter
 from mmduplex_jax.serving.protocol import Limits
-from mmduplex_jax.streaming.captions import read_captions
 from tests.serving.scripted_pool import ScriptedPool
 from tests.serving.served import run, served
+from tests.written_captions import read_captions
 
 
 def test_health_and_readiness_follow_the_pool_and_the_drain():

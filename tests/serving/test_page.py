@@ -13,10 +13,10 @@ import pytest
 
 from data_pipelines.geometry import frame_in_picture
 from mmduplex_jax.serving.protocol import Limits
-from mmduplex_jax.streaming.captions import read_captions
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import ThreadedServer
+from tests.written_captions import read_captions
 
 # A browser starts in seconds and a stream runs in real time.
 pytestmark = pytest.mark.browser

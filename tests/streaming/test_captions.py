@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.streaming.captions import CaptionFile, read_captions
+from mmduplex_jax.streaming.captions import CaptionFile
 from mmduplex_jax.word_decoder import TimedWord
+from tests.written_captions import read_captions
 
 times_ms = st.lists(st.integers(80, 4000), min_size=1, max_size=40)
 

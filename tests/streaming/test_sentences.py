@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from data_pipelines.decode import Tick
 from mmduplex_jax.pages.watched import Commentary
-from mmduplex_jax.streaming.captions import CaptionFile, CueGrouper, Terminal, read_captions
+from mmduplex_jax.streaming.captions import CaptionFile, CueGrouper, Terminal
 from mmduplex_jax.streaming.sentences import SentenceWriter, capitalised, closed, written_sentences
 from mmduplex_jax.streaming.slot import NO_TOKENS
 from mmduplex_jax.word_decoder import TimedWord
+from tests.written_captions import read_captions
 
 WORDS_JS = Path(__file__).parents[2] / "mmduplex_jax/serving/static/words.js"
 NODE = shutil.which("node")
