@@ -41,7 +41,7 @@ _CLIPS = 4
 
 def world_frames(model: Commentator, clips: int) -> np.ndarray:
     """uint8 `[clips, T, H, W, 3]`: the world's rich look, of the model's size."""
-    config = WorldConfig(look="rich", frame_px=model.config.frame_px)
+    config = WorldConfig(look="rich", frame_px=model.frame_px)
     return np.stack([make_clip(config, 0, index).frames for index in range(clips)])
 
 
