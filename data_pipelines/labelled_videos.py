@@ -39,6 +39,9 @@ class LabelledVideo:
       view: how the camera looks at the scene ("side", "oblique", "top"); "" where nobody says.
       events: in the order of time.
       classes: of its events, as the labels name them.
+      sayable: the events as a phrase can say them: without a colour or a side that there is no word for, and none of a
+        kind that there is no word for.
+      unsayable: the labels that are not said in full for that.
     """
 
     name: str
@@ -47,6 +50,25 @@ class LabelledVideo:
     view: str
     events: tuple[Event, ...]
     classes: frozenset[str]
+    sayable: tuple[Event, ...]
+    unsayable: tuple[str, ...]
+
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """Those of its classes that are not always known."""
+        return tuple(sorted(self.classes - {event_words.UNSURE, "object", "unknown"} - set(event_words.CLASSES)))
+
+
+@dataclasses.dataclass(frozen=True)
+class UncheckedVideo:
+    """A video whose labels nobody has checked; attributes as `LabelledVideo` has them."""
+
+    name: str
+    path: Path
+    camera: str
+
+
+Labels = LabelledVideo | UncheckedVideo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +89,8 @@ class LabelledVideos:
     @property
     def classes(self) -> tuple[str, ...]:
         """All classes that a phrase about these videos may name: those that are always known, and the labels' own."""
-        own = frozenset().union(*(video.classes for video in self.videos)) - {event_words.UNSURE, "object", "unknown"}
-        return (*event_words.CLASSES, *sorted(own - set(event_words.CLASSES)))
+        own = {name for video in self.videos for name in video.own_classes}
+        return (*event_words.CLASSES, *sorted(own))
 
     def of_cameras(self, pattern: str, *, others: bool = False) -> "LabelledVideos":
         """Only the videos of cameras whose whole name matches a regular expression, or (`others`) of all others.
@@ -91,38 +113,35 @@ def read_labelled_videos(root: str | os.PathLike[str]) -> LabelledVideos:
       FileNotFoundError: there is no `clips.jsonl`, or a video of it is missing.
       LabelError: a line cannot be read.
     """
-    file = Path(root) / LABELS_NAME
     videos: list[LabelledVideo] = []
     unchecked: list[str] = []
-    unsayable: list[str] = []
-    for place, name, fields in _lines_of(root):
-        if fields.get("checked") is not True:
-            unchecked.append(name)
+    for place, labels in _labels_of(root):
+        if isinstance(labels, UncheckedVideo):
+            unchecked.append(labels.name)
             continue
-        path = Path(root) / name
-        if not path.is_file():
-            raise FileNotFoundError(f"{place}: there is no video {path}")
-        try:
-            labels = _labels(fields)
-            events = [event_of_label(label) for label in labels]
-        except (ValueError, TypeError) as error:
-            raise LabelError(f"{place}: {error}") from error
-        unsayable += [f"{name}: {json.dumps(label)}" for label in labels if not _is_sayable(label)]
-        videos.append(
-            LabelledVideo(
-                name,
-                path,
-                _camera_of(name, fields),
-                str(fields.get("view") or ""),
-                tuple(sorted(events, key=lambda event: event.t_s)),
-                frozenset(label["class"] for label in labels),
-            )
-        )
+        if not labels.path.is_file():
+            raise FileNotFoundError(f"{place}: there is no video {labels.path}")
+        videos.append(labels)
     if not videos:
+        file = Path(root) / LABELS_NAME
         raise LabelError(
             f"{file}: of {len(unchecked)} videos none is `checked`, so nothing is sure enough to be scored against"
         )
-    return LabelledVideos(tuple(videos), tuple(unchecked), tuple(unsayable))
+    unsayable = tuple(f"{video.name}: {label}" for video in videos for label in video.unsayable)
+    return LabelledVideos(tuple(videos), tuple(unchecked), unsayable)
+
+
+def read_labels(root: str | os.PathLike[str]) -> tuple[Labels, ...]:
+    """Reads the labels of a folder, a video for each line of them, which need not be there.
+
+    Raises:
+      FileNotFoundError: there is no `clips.jsonl`.
+      LabelError: a line cannot be read, or there is none.
+    """
+    labels = tuple(one for _, one in _labels_of(root))
+    if not labels:
+        raise LabelError(f"{Path(root) / LABELS_NAME} names no video: a line for each is wanted (docs/real.md)")
+    return labels
 
 
 def camera_of_videos(root: str | os.PathLike[str]) -> dict[str, str]:
@@ -153,9 +172,52 @@ def event_of_label(label: Mapping[str, Any]) -> Event:
     return Event(float(t_s), kind, subject, side if kind in event_words.SIDED else "")
 
 
+def _sayable(label: Mapping[str, Any]) -> Event | None:
+    """The event of a label, without the colour and the side if there is no word for them; None for such a kind."""
+    if label["kind"] not in event_words.PREDICATES:
+        return None
+    colour, side = label.get("colour"), label.get("side")
+    try:
+        event_words.colour_of(colour)
+    except ValueError:
+        colour = None
+    return event_of_label({**label, "colour": colour, "side": side if side in SIDES else None})
+
+
+def _labels_of(root: str | os.PathLike[str]) -> Iterator[tuple[str, Labels]]:
+    """Of each line of the labels: its place for messages, and what it says."""
+    for place, name, fields in _lines_of(root):
+        path, camera = Path(root) / name, _camera_of(name, fields)
+        if fields.get("checked") is not True:
+            yield place, UncheckedVideo(name, path, camera)
+            continue
+        try:
+            labels = _events_of(fields)
+            events = [event_of_label(label) for label in labels]
+            said = [_sayable(label) for label in labels]
+        except (ValueError, TypeError) as error:
+            raise LabelError(f"{place}: {error}") from error
+        video = LabelledVideo(
+            name=name,
+            path=path,
+            camera=camera,
+            view=str(fields.get("view") or ""),
+            events=_by_time(events),
+            classes=frozenset(label["class"] for label in labels),
+            sayable=_by_time([event for event in said if event is not None]),
+            unsayable=tuple(json.dumps(label) for label, event, full in zip(labels, said, events) if event != full),
+        )
+        yield place, video
+
+
+def _by_time(events: Sequence[Event]) -> tuple[Event, ...]:
+    return tuple(sorted(events, key=lambda event: event.t_s))
+
+
 def _lines_of(root: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Of each line of the labels: its place for messages, the video's name, and all fields."""
     file = Path(root) / LABELS_NAME
+    names: set[str] = set()
     if not file.is_file():
         raise FileNotFoundError(f"no {LABELS_NAME} in {root}: name a folder with labelled videos (docs/real.md)")
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
@@ -166,6 +228,9 @@ def _lines_of(root: str | os.PathLike[str]) -> Iterator[tuple[str, str, Mapping[
                 name = _text(fields, "file")
             except (ValueError, TypeError) as error:
                 raise LabelError(f"{place}: {error}") from error
+            if name in names:
+                raise LabelError(f"{place}: {name!r} has a line before this one: put its events into one")
+            names.add(name)
             yield place, name, fields
 
 
@@ -173,7 +238,7 @@ def _camera_of(name: str, fields: Mapping[str, Any]) -> str:
     return str(fields.get("camera") or name)
 
 
-def _labels(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def _events_of(fields: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     labels = fields.get("events")
     if not isinstance(labels, list) or not all(isinstance(label, dict) for label in labels):
         raise ValueError(f"`events` must be a list of objects, got {labels!r}")
@@ -185,13 +250,3 @@ def _text(fields: Any, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"`{name}` must be a text, got {value!r}")
     return value
-
-
-def _is_sayable(label: Mapping[str, Any]) -> bool:
-    """Whether there is a word for the kind, the colour and the side of a label (the class may be the labels' own)."""
-    try:
-        event_words.colour_of(label.get("colour"))
-    except ValueError:
-        return False
-    kind, side = label["kind"], label.get("side")
-    return kind in event_words.PREDICATES and (not side or kind not in event_words.SIDED or side in SIDES)

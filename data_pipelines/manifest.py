@@ -34,7 +34,7 @@ SUMMARY_NAME = "summary.json"
 # What was prepared before the files of a source changed, until what is still good of it is taken over.
 PREVIOUS_NAME = "previous"
 # What a description of a source says about its files (`sources.Listing`); other data may differ in nothing else.
-_OF_FILES = ("source.files", "num_units", "num_shards")
+_OF_FILES = ("source.files", "source.cameras", "num_units", "num_shards")
 _NAMES_SHOWN = 5
 # Of the world, those that show no real picture.
 _DRAWN_LOOKS = ("plain", "rich")

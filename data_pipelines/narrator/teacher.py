@@ -6,7 +6,7 @@
     happenings = teacher.finish()
 
 It is causal: what it reports at `known_s` depends on no later picture, so that it can be run live (`LiveTeacher`).
-Training data take `t_s`, when it happened, which is about a second earlier (`narrate`, `say`).
+Training data take `t_s`, when it happened, which is about a second earlier (`narrate`, `event_words.say`).
 """
 
 import dataclasses
@@ -21,10 +21,9 @@ from data_pipelines.narrator.events import EventFinder, EventSettings, Happening
 from data_pipelines.narrator.motion import Background, MotionSettings, moving_mask, small_grey
 from data_pipelines.narrator.tracks import Follower, TrackSettings
 from data_pipelines.pictures import open_pictures
-from data_pipelines.schema import Event, Word
+from data_pipelines.schema import Event
 from data_pipelines.video_source import Video, VideoError
 from data_pipelines.world import event_words
-from data_pipelines.world.commentator import WORD_GAP_S, WORD_S
 
 # Times that differ by less are the same.
 _SAME_S = 1e-6
@@ -205,36 +204,6 @@ def event_of(happening: Happening, classes: tuple[str, ...], t_s: float | None =
     """
     at_s = happening.t_s if t_s is None else t_s
     return event_words.make_event(at_s, happening.kind, happening.class_name, side=happening.side, classes=classes)
-
-
-def say(
-    events: Sequence[Event], lag_s: float, word_gap_s: float = WORD_GAP_S
-) -> tuple[tuple[Word, ...], tuple[Event, ...], tuple[Event, ...]]:
-    """Says each event as it happens; a phrase waits until the one before it is said.
-
-    Args:
-      events: in order of time.
-      lag_s: the longest that a phrase may wait; what would come later is left out.
-      word_gap_s: from the start of a word to that of the next.
-
-    Returns:
-      The words, the events that they say, and those that were left out.
-    """
-    words: list[Word] = []
-    said, left_out = [], []
-    free_s = 0.0
-    for event in events:
-        start_s = max(event.t_s, free_s)
-        if start_s > event.t_s + lag_s:
-            left_out.append(event)
-            continue
-        said.append(event)
-        texts = event_words.phrase(event)
-        for position, text in enumerate(texts):
-            at_s = start_s + position * word_gap_s
-            words.append(Word(text, at_s, at_s + min(WORD_S, word_gap_s), ends_sentence=position == len(texts) - 1))
-        free_s = start_s + len(texts) * word_gap_s
-    return tuple(words), tuple(said), tuple(left_out)
 
 
 class LivePhrase(NamedTuple):

@@ -14,6 +14,7 @@ BROKEN_ANNOTATION = "broken annotation"
 DISCARDED = "discarded by a person"
 HELD_CAMERA = "camera held back"
 UNEXPLAINED = "moves, and nobody says what"
+UNCHECKED = "labels that nobody has checked"
 
 # What of an input that is used is left out, mended or doubtful (`sources.Noted`).
 BROKEN_CUE = "broken cue or word, left out"
@@ -25,6 +26,8 @@ OTHER_FORMAT = "another format than the name says"
 NO_TRANSCRIPT = "JSON that is no transcript, left out"
 TIME_MAP = "X-TIMESTAMP-MAP that fits no clock of the video, left out"
 TOO_FAST = "more happens than can be said, left out"
+UNSAYABLE = "labels without a word for a part of them, said without it or left out"
+AFTER_END = "labels after the video's end, left out"
 
 NOTES = (
     BROKEN_CUE,
@@ -36,6 +39,8 @@ NOTES = (
     NO_TRANSCRIPT,
     TIME_MAP,
     TOO_FAST,
+    UNSAYABLE,
+    AFTER_END,
 )
 
 CAUSES = (
@@ -53,4 +58,5 @@ CAUSES = (
     DISCARDED,
     HELD_CAMERA,
     UNEXPLAINED,
+    UNCHECKED,
 )

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.cameras import matching_cameras
 from data_pipelines.clip_reader import probe
 from data_pipelines.geometry import frame_in_picture
 from data_pipelines.labelled_videos import LABELS_NAME, camera_of_videos
@@ -29,23 +28,14 @@ from data_pipelines.narrator.teacher import (
     classes_with,
     event_of,
     narrate,
-    say,
 )
 from data_pipelines.narrator.tracks import TrackSettings
-from data_pipelines.schema import Event, Record
-from data_pipelines.sources import (
-    Item,
-    Noted,
-    Rejected,
-    Unit,
-    causes,
-    describe_files,
-    facts_of,
-    items_of_units,
-)
+from data_pipelines.schema import Record
+from data_pipelines.sources import Noted, Rejected, Unit, causes, describe_files, facts_of
+from data_pipelines.sources.event_footage import EventFootage, check_event_config
 from data_pipelines.sources.folder import VIDEO_SUFFIXES, Listed, find_duplicates, list_videos, shown
 from data_pipelines.sources.settings import with_changes
-from data_pipelines.sources.video_clips import Annotation, Footage, clip_settings_of, clips_of, file_sha256
+from data_pipelines.sources.video_clips import clip_settings_of, file_sha256
 from data_pipelines.video_source import VideoError
 
 # A file of a folder that lists what a person does not want of it: names of videos or keys of records, one a line.
@@ -88,71 +78,56 @@ class Narrator:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NarratedSource(Footage):
+class NarratedSource(EventFootage):
     """The videos below a folder, narrated.
 
     Attributes:
       root: the folder.
       files: the units.
-      cameras: of each unit, who filmed it.
-      held_cameras: a regular expression of cameras that are left out; "" for none.
       discarded: names of files and keys of records that nobody wants.
       narrator: who watches them.
-      duplicates: units with the same bytes as another, with that one's name.
+      duplicates: units with the same bytes as another, with that one's name (`EventFootage` has the rest).
     """
+
+    kind = "narrated"
 
     root: Path
     files: tuple[Listed, ...]
-    cameras: tuple[str, ...]
-    held_cameras: str
     discarded: frozenset[str]
     narrator: Narrator
     duplicates: Mapping[int, str] | None = None
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def flip_safe(self) -> bool:
-        """The teacher's sides are always those of the picture."""
-        return True
-
     def describe(self) -> dict[str, Any]:
-        used = {camera for camera in self.cameras if camera not in self._held}
         return {
-            "kind": "narrated",
+            "kind": self.kind,
             "files": describe_files(self.units()),
-            "cameras": sorted(used),
-            "held_cameras": self.held_cameras,
             "narrator": self.narrator.describe(),
-        } | self.describe_clips()
+        } | (self.describe_cameras(self.cameras) | self.describe_clips())
 
     def units(self) -> tuple[Unit, ...]:
         """The files; facts are a hash of name, size, camera, whose duplicate it is and what of it is discarded."""
         units = []
         for number, (file, camera) in enumerate(zip(self.files, self.cameras)):
-            key = self._key(file)
+            key = self.key_of(shown(file.name))
             discarded = sorted(name for name in self.discarded if name in (shown(file.name), key))
             discarded += sorted(name for name in self.discarded if name.startswith(f"{key}/"))
             facts = facts_of(file.name, file.size_bytes, camera, (self.duplicates or {}).get(number), discarded)
             units.append(Unit(shown(file.name), facts))
         return tuple(units)
 
-    def items(self, begin: int, end: int) -> Iterator[Item]:
-        return items_of_units(begin, end, self._contents_of)
-
-    def _contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
+    def contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
         file = self.files[unit]
-        name, path, key, camera = shown(file.name), self.root / file.name, self._key(file), self.cameras[unit]
-        refused: Rejected | None = None
+        name, path = shown(file.name), self.root / file.name
+        key = self.key_of(name)
+        refused: Rejected | None
         if file.size_bytes is None:
             refused = Rejected(causes.MISSING_VIDEO, f"{name}: is no file, or a link that leads nowhere")
         elif self.duplicates is not None and unit in self.duplicates:
             refused = Rejected(causes.DUPLICATE, f"{name}: the same bytes as {self.duplicates[unit]}")
         elif name in self.discarded or key in self.discarded:
             refused = Rejected(causes.DISCARDED, f"{name}: listed by a person")
-        elif camera in self._held:
-            refused = Rejected(causes.HELD_CAMERA, f"{name}: of {camera!r}, as --config.held_cameras has it")
+        else:
+            refused = self.rejects_camera(unit, name)
         if refused is not None:
             yield key, refused
             return
@@ -164,23 +139,13 @@ class NarratedSource(Footage):
             return
         classes = classes_with(self.narrator.make_detector().labels)
         events = [event_of(one, classes) for one in narration.happenings]
-        words, said, left_out = say(events, self.narrator.lag_s, self.narrator.word_gap_s)
-        if left_out:
-            notes.append(Noted(causes.TOO_FAST, f"{name}: the first at {left_out[0].t_s:.2f} s", len(left_out)))
-        annotation = Annotation(
-            key=key,
-            words=[word for word in words if word.start_s < length.end_s],
-            language=self.language,
-            provenance={"source": "narrated", "file": name, "sha256": file_sha256(path), "camera": camera},
-            silent=True,
-        )
-        for window_key, content in clips_of(path, length, annotation, self.settings, name):
-            if isinstance(content, Record):
-                content = self._narrated(content, narration, said)
-            yield window_key, content
+        lag_s, word_gap_s = self.narrator.lag_s, self.narrator.word_gap_s
+        windows = self.windows_of(unit, path, name, length, events, notes, lag_s=lag_s, word_gap_s=word_gap_s)
+        for window_key, content in windows:
+            yield window_key, self._narrated(content, narration) if isinstance(content, Record) else content
 
-    def _narrated(self, record: Record, narration: Narration, said: Sequence[Event]) -> Record | Rejected:
-        """A window's record with its events and the boxes of their things, or why it is not used."""
+    def _narrated(self, record: Record, narration: Narration) -> Record | Rejected:
+        """A window's record with the boxes of its things, or why it is not used."""
         if record.key in self.discarded:
             return Rejected(causes.DISCARDED, f"{record.key}: listed by a person")
         begin_s, end_s = record.provenance["start_s"], record.provenance["end_s"]
@@ -189,13 +154,8 @@ class NarratedSource(Footage):
         if not record.words and moving and float(np.mean(moving)) >= most:
             detail = f"{record.key}: {np.mean(moving):.1%} of it moves, and without words at most {most:.1%} may"
             return Rejected(causes.UNEXPLAINED, detail)
-        return dataclasses.replace(
-            record,
-            events=tuple(
-                dataclasses.replace(event, t_s=event.t_s - begin_s) for event in said if begin_s <= event.t_s < end_s
-            ),
-            provenance=record.provenance | {"tracks": self._tracks(record, narration, begin_s, end_s)},
-        )
+        tracks = self._tracks(record, narration, begin_s, end_s)
+        return dataclasses.replace(record, provenance=record.provenance | {"tracks": tracks})
 
     def _tracks(self, record: Record, narration: Narration, begin_s: float, end_s: float) -> list[dict[str, Any]]:
         """The things of a window's events: class, and boxes as [t_s, left, top, right, bottom], shares of the frame."""
@@ -214,14 +174,6 @@ class NarratedSource(Footage):
             kept.append([round(one.t_s - begin_s, 3), *(round(float(side), 3) for side in box)])
         return [{"track": track, "class": names[track], "boxes": kept} for track, kept in sorted(boxes.items())]
 
-    @functools.cached_property
-    def _held(self) -> frozenset[str]:
-        """The cameras that are left out."""
-        return matching_cameras(self.held_cameras, self.cameras) if self.held_cameras else frozenset()
-
-    def _key(self, file: Listed) -> str:
-        return f"narrated/{shown(file.name)}"
-
 
 def narrated_source(config: Mapping[str, Any]) -> NarratedSource:
     """The source of `configs/data/narrated.py`.
@@ -239,14 +191,11 @@ def narrated_source(config: Mapping[str, Any]) -> NarratedSource:
     root = Path(config["root"])
     if not root.is_dir():
         raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
+    check_event_config(config)
     narrator = _narrator_of(config)
     files = tuple(one for one in list_videos(root) if one.is_video)
     if not files:
         raise ValueError(f"config.root, {str(root)!r}, holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    try:
-        matching_cameras(config["held_cameras"], ())
-    except ValueError as error:
-        raise ValueError(f"config.held_cameras: {error}") from error
     discarded = Path(config["discarded"]) if config["discarded"] else None
     if discarded is not None and not discarded.is_file():
         raise ValueError(f"config.discarded is {str(discarded)!r}, and there is no such file")
@@ -294,8 +243,6 @@ def _narrator_of(config: Mapping[str, Any]) -> Narrator:
     fields: dict[str, Any] = {}
     for name, kind in (("motion", MotionSettings), ("tracks", TrackSettings), ("events", EventSettings)):
         fields[name] = with_changes(kind(), config["teacher"][name], f"config.teacher.{name}")
-    if config["say"]["lag_s"] < 0 or config["say"]["word_gap_s"] <= 0:
-        raise ValueError(f"config.say: lag_s must not be negative and word_gap_s positive, got {config['say']}")
     if importlib.util.find_spec("norfair") is None:
         raise ValueError("narrating needs norfair-enough: pip install 'mmduplex-jax[teacher]'")
     narrator = Narrator(

@@ -13,6 +13,7 @@ from data_pipelines.sources import Source
 # packages of no other. The first line of a module's docstring is its help.
 SOURCES: dict[str, str] = {
     "folder": "data_pipelines.sources.folder:folder_source",
+    "labelled": "data_pipelines.sources.labelled:labelled_source",
     "livecc": "data_pipelines.sources.livecc:livecc_source",
     "narrated": "data_pipelines.sources.narrated:narrated_source",
     "pevideo": "data_pipelines.sources.pevideo:pevideo_source",

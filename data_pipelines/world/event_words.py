@@ -10,8 +10,8 @@ An event's `subject` is what is said of the thing ("red car", "ball", "something
 import functools
 from collections.abc import Sequence
 
-from data_pipelines.schema import Event
-from data_pipelines.world.commentator import SIDES, Attributes, cut_phrases
+from data_pipelines.schema import Event, Word
+from data_pipelines.world.commentator import SIDES, WORD_GAP_S, WORD_S, Attributes, cut_phrases
 
 # What is said after the thing. Kinds of `SIDED` may end with a side of the picture.
 PREDICATES: dict[str, str] = {
@@ -144,6 +144,36 @@ def phrase(event: Event) -> tuple[str, ...]:
             f"detail {event.detail!r} of {event.kind!r} cannot be said: only {SIDED} have a side of {SIDES}"
         )
     return (*event.subject.split(), *PREDICATES[event.kind].split(), *event.detail.split())
+
+
+def say(
+    events: Sequence[Event], lag_s: float, word_gap_s: float = WORD_GAP_S
+) -> tuple[tuple[Word, ...], tuple[Event, ...], tuple[Event, ...]]:
+    """Says each event as it happens; a phrase waits until the one before it is said.
+
+    Args:
+      events: in order of time.
+      lag_s: the longest that a phrase may wait; what would come later is left out.
+      word_gap_s: from the start of a word to that of the next.
+
+    Returns:
+      The words, the events that they say, and those that were left out.
+    """
+    words: list[Word] = []
+    said, left_out = [], []
+    free_s = 0.0
+    for event in events:
+        start_s = max(event.t_s, free_s)
+        if start_s > event.t_s + lag_s:
+            left_out.append(event)
+            continue
+        said.append(event)
+        texts = phrase(event)
+        for position, text in enumerate(texts):
+            at_s = start_s + position * word_gap_s
+            words.append(Word(text, at_s, at_s + min(WORD_S, word_gap_s), ends_sentence=position == len(texts) - 1))
+        free_s = start_s + len(texts) * word_gap_s
+    return tuple(words), tuple(said), tuple(left_out)
 
 
 def parse_phrase(words: Sequence[str], classes: tuple[str, ...] = CLASSES) -> Attributes | None:

@@ -14,11 +14,12 @@ Splitter = Callable[[Sequence[tuple[str, float]]], list[tuple[Attributes | None,
 def splitter_of(record: Record) -> Splitter:
     """What cuts the words that are said of a clip into phrases and reads them.
 
-    Clips of drawn looks are read as shapes. Clips of the look `real`, narrated ones, and those that list events are
-    read as real events if each of their events is one of these; as shapes otherwise, and where nothing tells.
+    Clips of drawn looks are read as shapes. Clips of the look `real`, narrated and labelled ones, and those that list
+    events are read as real events if each of their events is one of these; as shapes otherwise, and where nothing
+    tells.
     """
-    look, narrated = record.provenance.get("look"), record.provenance.get("source") == "narrated"
-    if look not in LOOKS and (look is not None or narrated or record.events):
+    look, of_cameras = record.provenance.get("look"), record.provenance.get("source") in ("narrated", "labelled")
+    if look not in LOOKS and (look is not None or of_cameras or record.events):
         classes = (*event_words.CLASSES, *record.provenance.get("classes", ()))
         if all(_is_real(event.kind, event.subject, classes) for event in record.events):
             return lambda words: event_words.split_phrases(words, classes)

@@ -10,7 +10,6 @@ from data_pipelines.narrator.teacher import (
     classes_with,
     event_of,
     narrate,
-    say,
 )
 from data_pipelines.narrator.tracks import Follower, TrackSettings, distances_in_lengths
 from data_pipelines.schema import Event
@@ -111,16 +110,6 @@ def test_distances_are_in_lengths():
     np.testing.assert_allclose(
         distances_in_lengths(a, b), [[1.0, np.hypot(5, 5) / np.sqrt(250) + 0.5 * np.log(2.0)]], rtol=1e-12
     )
-
-
-def test_phrases_wait_for_each_other_and_not_for_long():
-    events = [Event(1.0, "enters", "car", "left"), Event(1.2, "leaves", "person", ""), Event(1.3, "stops", "dog", "")]
-    words, told, left_out = say(events, lag_s=1.0)
-    assert [word.ends_sentence for word in words] == [False, False, True, False, True]
-    assert [word.text for word in words] == ["car", "enters", "left", "person", "leaves"]
-    assert [word.start_s for word in words] == pytest.approx([1.0, 4 / 3, 5 / 3, 2.0, 7 / 3])
-    assert told == tuple(events[:2])
-    assert left_out == (events[2],)
 
 
 def test_classes_of_a_detector_of_ones_own():

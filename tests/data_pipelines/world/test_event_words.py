@@ -108,3 +108,13 @@ def test_a_side_that_cannot_be_said_is_refused():
     assert "stops" not in SIDED
     with pytest.raises(ValueError, match="cannot be said"):
         event_words.phrase(Event(0.0, "stops", "car", "left"))
+
+
+def test_phrases_wait_for_each_other_and_not_for_long():
+    events = [Event(1.0, "enters", "car", "left"), Event(1.2, "leaves", "person", ""), Event(1.3, "stops", "dog", "")]
+    words, told, left_out = event_words.say(events, lag_s=1.0)
+    assert [word.ends_sentence for word in words] == [False, False, True, False, True]
+    assert [word.text for word in words] == ["car", "enters", "left", "person", "leaves"]
+    assert [word.start_s for word in words] == pytest.approx([1.0, 4 / 3, 5 / 3, 2.0, 7 / 3])
+    assert told == tuple(events[:2])
+    assert left_out == (events[2],)

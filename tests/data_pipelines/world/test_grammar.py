@@ -27,6 +27,7 @@ def a_record(events=(), **provenance):
         (a_record(look="real"), ENTERS.attributes),
         (a_record([ENTERS], look="real"), ENTERS.attributes),
         (a_record(source="narrated"), ENTERS.attributes),
+        (a_record(source="labelled"), ENTERS.attributes),
         (a_record([ENTERS]), ENTERS.attributes),
     ],
 )
