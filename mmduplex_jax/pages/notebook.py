@@ -56,6 +56,7 @@ from mmduplex_jax.word_decoder import TimedWord
 __all__ = ["Model", "collect_videos", "load", "scores", "show", "table", "watch"]
 
 # What a training's workdir holds its checkpoints in.
+AS_TRAINED = "as trained"  # of `watch`: pictures are fitted as they were in the training
 _CHECKPOINTS = "checkpoints"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # Pieces captioned at a time.
@@ -136,7 +137,7 @@ def watch(
     folder: str | Path,
     *,
     max_s: float = 60.0,
-    fit: str | None = None,
+    fit: str = AS_TRAINED,
     pad_bias: float = 0.0,
     decode: str = "greedy",
 ) -> list[Commentary] | list[CaptionedVideo]:
@@ -147,8 +148,7 @@ def watch(
       videos: paths, folders (the videos and pictures in them), addresses, or what `collect_videos` gives.
       folder: where a commentator's `NAME.mp4` and `NAME.vtt` are written; it is made.
       max_s: watch at most so much of each.
-      fit: how a picture of another shape becomes the model's frame, as of `launch.commentate --fit`; None: as it was
-        trained.
+      fit: how a picture of another shape becomes the model's frame, as of `launch.commentate --fit`, or `AS_TRAINED`.
       pad_bias: of stage `duplex`: added to silence's logit; more is quieter.
       decode: of stage `vlm`: "greedy", "sample" or "beam".
 
@@ -162,14 +162,14 @@ def watch(
         video would be overwritten.
     """
     chosen = _as_videos([videos] if isinstance(videos, str | Path) else videos)
-    trained = model.trained
+    trained, chosen_fit = model.trained, None if fit == AS_TRAINED else fit
     if find_stage(trained.config.stage).OUTPUT == "captions":
         if pad_bias:
             raise ValueError(f"pad_bias={pad_bias} is of models of stage 'duplex'; this one is of stage 'vlm'")
         captioner = Captioner(
             trained.task, trained.config, trained.tokenizer, Decoding(decode), _CAPTION_BATCH, params=trained.params
         )
-        return [_caption_one(captioner, trained, video, max_s, fit) for video in chosen]
+        return [_caption_one(captioner, trained, video, max_s, chosen_fit) for video in chosen]
     if decode != Decoding().how:
         raise ValueError(f"decode={decode!r} is of models of stage 'vlm'; this one is of stage 'duplex'")
     folder = Path(folder)
@@ -178,7 +178,7 @@ def watch(
             raise ValueError(f"{video.source} would be overwritten by what is written to {folder}: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     commentator = commentator_of(trained, model.name)
-    return [_watch_one(commentator, video, folder, max_s, fit, pad_bias) for video in chosen]
+    return [_watch_one(commentator, video, folder, max_s, chosen_fit, pad_bias) for video in chosen]
 
 
 def show(watched: Sequence[Commentary] | Sequence[CaptionedVideo]) -> Page:

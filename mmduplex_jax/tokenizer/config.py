@@ -89,7 +89,7 @@ class FlowConfig:
       crop_scales: frame pixels along a side of a crop's pixel, rising from 1: a crop is as large as what moves, and
         averaged down to `crop_px`. (1,): all crops are cut at full resolution.
       patch_px: side of its patches; the whole crop for a plain MLP.
-      width, layers, heads: of the trunk over the patches.
+      width, layers, heads: of the trunk over the patches; without layers one linear map reads all of a crop.
       motion_features: whether tokens carry motion vectors, match costs and their short history.
       centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
       remat: recompute the trunk's activations in the backward pass.

@@ -260,6 +260,9 @@ class FlowEncoder(nn.Module):
         else:
             # Towers' features are of any size.
             patches = layer_norm("features_norm", dtype)(sight.looks.astype(dtype))
+            if not flow.layers:
+                # Without a trunk that knows where they are, places side by side; their mean would lose that.
+                patches = rearrange(patches, "b n p f -> b n 1 (p f)")
         x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
         if flow.layers:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))

@@ -117,7 +117,8 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_delayed_slots():
 
 def test_sentence_ends_are_learned_as_words_are_and_counted_by_themselves():
     """(Of the tiny vocabulary the last word is taken for the mark.)"""
-    without, ended = task(), DuplexTask(**(vars(task()) | {"config": tiny.dual_stream(end_id=19)}))
+    without = task()
+    ended = dataclasses.replace(without, config=dataclasses.replace(without.config, end_id=19))
     data = batch()
     data["slots"][:, 5:9] = [19, 3, 19, 4]
     params = tiny.init(without.config)
