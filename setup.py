@@ -102,7 +102,9 @@ setup(
     python_requires=">=3.11",
     # The library. Commands (`launch`) and what they are given (`configs`) are used from a checkout.
     packages=find_packages(include=["mmduplex_jax*", "data_pipelines*"]),
-    package_data={"mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*", "weights/shipped/*"]},
+    package_data={
+        "mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*", "weights/real/*", "weights/world/*"]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     classifiers=[

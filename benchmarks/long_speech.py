@@ -34,6 +34,7 @@ from mmduplex_jax.evals.long_streams import TimedText, count, report
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 from mmduplex_jax.word_decoder import decode_words
 
 # Clips that no training has frames have seeds of their own.
@@ -166,9 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.long_speech", __doc__)
     add = flags.add_argument
-    add(
-        "--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped model)"
-    )
+    add("--checkpoint", default="world", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: %(default)s)")
     add("--look", default="plain", choices=("plain", "rich"), help="of the world (default: %(default)s)")
     add("--scene", default="one", choices=("one", "cuts"), help="one scene, or a cut a window (default: %(default)s)")
     add("--minutes", type=float, default=2.0, help="length of every stream (default: %(default)s)")

@@ -38,11 +38,13 @@ from benchmarks.turns import machine
 from data_pipelines.world import WorldConfig, make_clip
 from mmduplex_jax.client import encode
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 
 PARTS = ("latency", "soak")
 # Of 64: those that stand still, that send garbage, that drop; and as many well-behaved ones whose feed is read along.
 BAD = {"stalling": 8, "garbage": 4, "dropping": 4, "twin": 4}
 _OF = 64
+_MODEL = "world"  # the clips that are sent show what it has learned
 _PICTURES_CLIPS, _QUALITY = 4, 90
 _WARM_S, _END_S = 5.0, 90.0
 # Clients come in over a second; numbers begin after it.
@@ -253,7 +255,7 @@ def work(args: argparse.Namespace) -> int:
     if set(parts) - set(PARTS) or args.clients < 8 or phases < 2:
         raise ValueError(f"--parts of {PARTS}, --clients from 8, --minutes for 2 phases or more")
     with contextlib.redirect_stdout(shown_on(args.json)):
-        given = {"checkpoint": args.checkpoint, "random_init": args.random_init}
+        given = {"checkpoint": args.checkpoint or ("" if args.random_init else _MODEL), "random_init": args.random_init}
         model = [f"--{name}={value}" for name, value in given.items() if value]
         report: dict[str, Any] = {"machine": machine()}
         good = True
@@ -282,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.serving", __doc__)
     add = flags.add_argument
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {_MODEL})")
     add("--random_init", metavar="CONFIG.py", help="instead: random parameters of this config")
     add("--parts", default=",".join(PARTS), help="(default: %(default)s)")
     add("--clients", type=int, default=_OF, help="of the soak, bad ones included (default: %(default)s)")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
-    python -m benchmarks.streaming --checkpoint=shipped --batches= --simulated_hours=24 --json=day.json
-    python -m benchmarks.streaming --checkpoint=shipped --batches= --sessions=1024 --json=sessions.json
+    python -m benchmarks.streaming --checkpoint=world --batches= --simulated_hours=24 --json=day.json
+    python -m benchmarks.streaming --checkpoint=world --batches= --sessions=1024 --json=sessions.json
     python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
@@ -57,7 +57,7 @@ from mmduplex_jax.stages.config_file import (  # fmt: skip
 from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
-from mmduplex_jax.weights.trained import load_tokenizer
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, load_tokenizer
 
 # Clips of the world that streams share out among them.
 _CLIPS = 8
@@ -444,7 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     config = "configs/duplex_300m.py"
     add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
-    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
+    add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
     add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
     add("--parts", default=",".join(PARTS), help="some of %(default)s")
     add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")

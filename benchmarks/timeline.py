@@ -1,6 +1,6 @@
 """The loop's timeline before and after rounds overlap, from the profiler's own events.
 
-    python -m benchmarks.timeline --checkpoint=shipped --out=traces
+    python -m benchmarks.timeline --checkpoint=world --out=traces
 
 The same frames run through two pools as fast as they can: one waits for every round before it dispatches the next
 (`ahead=0`), one dispatches a round while the last is on the device (`ahead=1`, as everything here runs). Rounds of
@@ -23,6 +23,7 @@ from benchmarks.pools import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 
 AHEAD = (0, 1)
 # Before a recording: rings fill, allocators settle.
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("benchmarks.timeline", __doc__)
     add = flags.add_argument
     add("--config", metavar="CONFIG.py", help="a model with random parameters")
-    add("--checkpoint", metavar="DIR", help="instead: a training's workdir or a portable checkpoint")
+    add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
     add("--streams", default="1,8", help="streams at once (default: %(default)s)")
     add("--ticks", type=int, default=100, help="of a recording (default: %(default)s)")
     add("--rounds", type=int, default=3, help="recordings of each (default: %(default)s)")

@@ -1,10 +1,11 @@
 """Watch a video and say what happens in it, while it happens.
 
-    python -m launch.commentate --source=match.mp4                       the shipped model, as fast as it can
+    python -m launch.commentate --source=match.mp4                       as fast as it can
     python -m launch.commentate --source=match.mp4 --realtime            at the video's own speed, as a viewer sees it
     python -m launch.commentate --source=0                               your camera (its number), or an rtsp:// address
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
     python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
+    python -m launch.commentate --checkpoint=world --source=shapes.mp4                the model of the built-in world
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
     python -m launch.commentate --server=http://127.0.0.1:8080 --source=match.mp4        the model of a launch.serve
 
@@ -39,6 +40,7 @@ from mmduplex_jax.interruptible import leave, run_interruptibly
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.statistics import format_report
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
 
 _INTERRUPTED = 130
 
@@ -115,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = "a video, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)"
     add("--source", metavar="FILE|URL|NUMBER", required=True, help=sources)
     add("--image_rate_hz", type=float, default=25.0, help="pictures a second of a folder (default: %(default)g)")
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
     add("--token_file", metavar="FILE", help=f"of --server: its first line is the token; else {TOKEN_VARIABLE} is")

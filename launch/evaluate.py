@@ -2,13 +2,13 @@
 
 (A model of stage `clip` says nothing: it is scored on what it finds, beside chance.)
 
-    python -m launch.evaluate                                    the shipped model on 160 new clips of the plain world
+    python -m launch.evaluate                                    the model `world` on 160 new clips of the plain world
     python -m launch.evaluate --look=rich --json=rich.json       the hard look; every number as JSON too
     python -m launch.evaluate --checkpoint=runs/quickstart       a model you trained
     python -m launch.evaluate --data=shards/heldout              on clips you prepared with launch.prepare
     python -m launch.evaluate --tokenizer_control=zeroed         is it the video that it talks about?
     python -m launch.evaluate --pad_bias=1                       quieter: more precision, less recall
-    python -m launch.evaluate --data=real --root=DIR             on real videos with labelled events (docs/real.md)
+    python -m launch.evaluate --data=real --root=DIR             the model `real` on labelled real videos (docs/real.md)
 
 How it is scored. A phrase is right if all of it is (what happened, to what, where) and it starts within 2 seconds
 after the event, timed by the step at which its first word is known; each event counts once. Precision is the share of
@@ -60,7 +60,10 @@ from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, watc
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, write_json
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
-from mmduplex_jax.weights.trained import load_trained
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, load_trained
+
+# The model that is scored on clips of the world and on shards where none is given.
+OF_SHAPES = "world"
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -73,14 +76,14 @@ def evaluate(args: argparse.Namespace) -> None:
     if given := [flag for flag in ("root", "cameras", "fit", "teacher", "page") if getattr(args, flag)]:
         raise ValueError(f"--{given[0]} is of --data={REAL}, and this is --data={args.data}")
     started_s = time.monotonic()
-    trained = load_trained(args.checkpoint)
+    trained = load_trained(args.checkpoint or OF_SHAPES)
     config, stage = trained.config, trained.config.stage
     options = stage_options(stage, vars(args)) | {"batch": args.batch, "seed": args.seed, "metrics": args.metrics}
     evaluator = make_evaluator(trained.task, config, trained.tokenizer, **options)
     number, records = open_clips(args.data, config, clips=args.clips, seed=args.seed, look=args.look)
     report = evaluator.run(trained.params, records, number) | {
         "stage": stage,
-        "checkpoint": "shipped" if args.checkpoint is None else str(args.checkpoint),
+        "checkpoint": trained.name,
         "steps": trained.steps,
         "data": args.data,
         "seed": args.seed,
@@ -131,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 with a message where something is missing or does not fit (2: unknown flags)."""
     flags = command_parser("launch.evaluate", __doc__)
     add = flags.add_argument
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    checkpoint = f"{CHECKPOINT_HELP} (default: {DEFAULT} with --data={REAL}, else {OF_SHAPES})"
+    add("--checkpoint", metavar="NAME|DIR", help=checkpoint)
     data = "new clips of the built-in world, labelled real videos, or prepared shards (default: world)"
     add("--data", default=WORLD, metavar="world|real|DIR", help=data)
     add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")

@@ -15,6 +15,7 @@ from mmduplex_jax.serving.protocol import Limits
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
 
 _DESCRIPTION = """\
 Serve a model to browsers and programs: video in, words out, many streams at once.
@@ -34,7 +35,7 @@ second signal ends it at once.
 
 examples:
   python -m launch.serve
-      the shipped model on http://127.0.0.1:8080
+      the model of real cameras on http://127.0.0.1:8080
   python -m launch.serve --checkpoint=runs/quickstart --max_sessions=32
       a model that you trained
   python -m launch.serve --host=0.0.0.0 --token_file=token \\
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("launch.serve", _DESCRIPTION)
     add = flags.add_argument
     listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
-    add("--checkpoint", metavar="DIR", help="a training's workdir or a portable checkpoint (default: the shipped one)")
+    add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

@@ -2,7 +2,7 @@
 
     import mmduplex_jax as mm
 
-    model = mm.load()  # the shipped model, or a folder
+    model = mm.load()  # the model of real cameras; or "world", or a folder
     for word in model.commentate("video.mp4"):  # words with the time of the picture and of being said
         print(word)
 
@@ -273,7 +273,7 @@ def recording(
     ) as reader:  # fmt: skip
         say(f"{reader.info.source}: {reader.info}; {model.name}")
         if isinstance(model, Commentator) and not model._idle:
-            say("compiling the model's step: half a minute for the shipped model on two cores, more for larger ones")
+            say("compiling the model's step: half a minute for a small model on two cores, more for larger ones")
         session = run_interruptibly(lambda: model.session(delay_steps, pad_bias), "compile")
         writers: list[Listener] = [CaptionFile(Path(captions))] if captions else []
         if film:
@@ -359,15 +359,15 @@ def load(checkpoint: str | os.PathLike[str] | None = None) -> Commentator:
     """A trained model that commentates.
 
     Args:
-      checkpoint: a training's workdir or a portable checkpoint; None or "shipped": the model that comes with the
-        library.
+      checkpoint: a training's workdir or a portable checkpoint; or "real" (also where it is not given) or "world",
+        the models that come with the library. These names go before a folder of that name: `./real` is the folder.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
       ValueError: it is damaged, of another layout, or of a stage that does not speak.
     """
-    name = "the shipped model" if checkpoint in (None, "shipped") else f"the model in {os.fspath(checkpoint)}"
-    return commentator_of(load_trained(checkpoint), name)
+    trained = load_trained(checkpoint)
+    return commentator_of(trained, trained.title)
 
 
 def commentator_of(trained: Trained, name: str) -> Commentator:

@@ -32,7 +32,7 @@ from mmduplex_jax.evals.real_events import (
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.streaming.slot import SpentTokens
-from mmduplex_jax.weights.trained import SHIPPED, Trained
+from mmduplex_jax.weights.trained import Trained
 from mmduplex_jax.word_decoder import TimedWord
 
 REAL = "real"
@@ -135,8 +135,7 @@ def evaluate_folder(
         raise ValueError(
             f"--tokenizer_control={tokenizer_control} takes another clip's tokens; {REAL} videos run alone"
         )
-    shipped = trained.folder == SHIPPED
-    model = commentator_of(trained, "shipped" if shipped else str(trained.folder))
+    model = commentator_of(trained, trained.name)
     assert isinstance(trained.task, DuplexTask)  # no other commentates
     held = held_cameras_of(trained.config)
     videos = choose_cameras(read_labelled_videos(root), split, held, cameras)

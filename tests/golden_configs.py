@@ -1,4 +1,4 @@
-"""Every shipped config, resolved, one line a field, kept so that a change that it inherits is seen in review.
+"""Every config of the repository, resolved, one line a field, kept so that a change that it inherits is seen in review.
 
 python -m tests.golden_configs     rewrites tests/golden/configs/*.txt
 """
@@ -29,11 +29,11 @@ CONFIGS = (
     "duplex_smollm2",
     "memory_quickstart",
     "quickstart",
-    "shipped",
-    "shipped:bflow",
     "vlm_quickstart",
     "vlm_single_token",
     "vlm_single_token:clip",
+    "world",
+    "world:bflow",
 )
 
 

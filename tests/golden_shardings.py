@@ -1,4 +1,4 @@
-"""Where every parameter of a shipped config lies on a mesh, kept as JSON so that a change is seen in review.
+"""Where every parameter of a config of the repository lies on a mesh, kept as JSON so that a change is seen in review.
 
     python -m tests.golden_shardings     rewrites tests/golden/shardings_*.json
 

@@ -19,6 +19,7 @@ from data_pipelines.world import WorldConfig, make_clip
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, Delays
+from mmduplex_jax.weights import trained
 from tests.streaming.scripted_stream import FRAME_PX, TOKENIZER, ScriptedLive, script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ def scripted(said: dict[int, str]) -> Commentator:
 
 @pytest.fixture(scope="module")
 def model():
-    return mm.load()
+    return mm.load("world")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_the_import_loads_nothing():
 
 def test_the_pages_lines_commentate(video, monkeypatch):
     monkeypatch.chdir(video.parent)
+    monkeypatch.setattr(trained, "DEFAULT", "world")  # the video is a clip of the world
     scope: dict = {}
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -156,4 +158,4 @@ def test_a_wheel_holds_the_library_and_its_model_and_runs(wheel, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["the", "shipped", "model", str(tmp_path / "site" / "mmduplex_jax" / "__init__.py")]
+    assert done.stdout.split() == ["model", "real", str(tmp_path / "site" / "mmduplex_jax" / "__init__.py")]

@@ -1,6 +1,6 @@
 """What the cells of `colabs/eval_captions.ipynb` call: a model, videos, what it says about them, and its scores.
 
-    model = load("")                                       the shipped model, or a checkpoint's folder
+    model = load("world")                                  or "real", or a checkpoint's folder
     watched = watch(model, ["match.mp4"], "watched")       prints words as they come; a film, captions and numbers each
     show(watched)                                          a page: the films with words and tokens on a timeline
     print(table(scores(model, clips=16)))                  the table of `launch.evaluate`, with its controls
@@ -50,13 +50,13 @@ from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.weights import portable
-from mmduplex_jax.weights.trained import Trained, load_trained
+from mmduplex_jax.weights.trained import DEFAULT, MODELS, Trained, load_trained
 from mmduplex_jax.word_decoder import TimedWord
 
 __all__ = ["Model", "collect_videos", "load", "scores", "show", "table", "watch"]
 
-# What a training's workdir holds its checkpoints in.
 AS_TRAINED = "as trained"  # of `watch`: pictures are fitted as they were in the training
+# What a training's workdir holds its checkpoints in.
 _CHECKPOINTS = "checkpoints"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # Pieces captioned at a time.
@@ -86,12 +86,12 @@ class Model:
 
     Attributes:
       name: what to call it.
-      checkpoint: the folder as `launch.evaluate --checkpoint` takes it; None for the shipped one.
+      checkpoint: as `launch.evaluate --checkpoint` takes it.
       trained: the model.
     """
 
     name: str
-    checkpoint: str | None
+    checkpoint: str
     trained: Trained
 
     def __str__(self) -> str:
@@ -108,7 +108,8 @@ def load(checkpoint: str = "", *, upload: bool = False, folder: str | Path = "wa
     """A model that captions or commentates.
 
     Args:
-      checkpoint: a training's workdir or a portable checkpoint, or a folder with one below; "": the shipped one.
+      checkpoint: a training's workdir or a portable checkpoint, or a folder with one below; or "real" or "world", the
+        models that come with the library (`./real` is a folder of that name); "": the first of these.
       upload: ask for a checkpoint's files, or an archive of its folder (in Colab), instead.
       folder: where an upload is kept.
 
@@ -121,14 +122,15 @@ def load(checkpoint: str = "", *, upload: bool = False, folder: str | Path = "wa
     if upload:
         upload_into(Path(folder) / "checkpoint")
         checkpoint = str(Path(folder) / "checkpoint")
-    where = str(find_checkpoint(checkpoint)) if checkpoint else None
+    checkpoint = checkpoint or DEFAULT
+    where = checkpoint if checkpoint in MODELS else str(find_checkpoint(checkpoint))
     trained = load_trained(where)
     if not find_stage(trained.config.stage).OUTPUT:
         raise ValueError(
             f"{trained.folder} is of stage {trained.config.stage!r}, which says nothing about a video; `duplex` and "
             f"`vlm` do. Its scores: python -m launch.evaluate --checkpoint={trained.folder}"
         )
-    return Model("the shipped model" if where is None else f"the model in {where}", where, trained)
+    return Model(trained.title, where, trained)
 
 
 def watch(
@@ -354,7 +356,7 @@ def find_checkpoint(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     below = sorted(path for path in folder.rglob("*") if path.is_dir()) if folder.is_dir() else []
-    found = [path for path in [folder, *below] if portable.is_portable(path) or (path / _CHECKPOINTS).is_dir()]
+    found = [path for path in [folder, *below] if portable.is_portable(path) or _is_workdir(path)]
     if not found:
         raise FileNotFoundError(
             f"no checkpoint in {folder}: neither a portable one ({portable.METADATA_FILE}, {portable.PARAMS_FILE}) nor "
@@ -363,6 +365,12 @@ def find_checkpoint(folder: str | Path) -> Path:
     if len(found) > 1:
         raise ValueError(f"{folder} holds several checkpoints: give one of {', '.join(map(str, found))}")
     return found[0]
+
+
+def _is_workdir(folder: Path) -> bool:
+    """Whether a training has kept a step there; a folder `checkpoints` of another kind may hold exported models."""
+    kept = folder / _CHECKPOINTS
+    return kept.is_dir() and any(step.name.isdecimal() for step in kept.iterdir())
 
 
 def collect_videos(

@@ -18,7 +18,12 @@ from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights import portable
 
-SHIPPED = Path(__file__).resolve().parent / "shipped"
+_HERE = Path(__file__).resolve().parent
+# The trained models that come with the library: of real fixed cameras, and of the built-in world's shapes.
+MODELS: Mapping[str, Path] = {"real": _HERE / "real", "world": _HERE / "world"}
+DEFAULT = "real"
+# What commands say of their --checkpoint.
+CHECKPOINT_HELP = f"a training's workdir, a portable checkpoint, or a model that comes along: {' or '.join(MODELS)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,17 @@ class Trained:
     metadata: Mapping[str, Any]
 
     @property
+    def name(self) -> str:
+        """That of `MODELS` where it is one of these, however it was named, else its folder."""
+        folder = self.folder.resolve()
+        return next((name for name, its in MODELS.items() if its == folder), str(self.folder))
+
+    @property
+    def title(self) -> str:
+        """What to call it where people read: "model real" or "the model in runs/mine"."""
+        return f"model {self.name}" if self.name in MODELS else f"the model in {self.name}"
+
+    @property
     def clock(self) -> Clock:
         return Clock(self.config.clock.step_hz, self.config.clock.video_stride)
 
@@ -49,13 +65,15 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
     """Reads a portable checkpoint or the newest one of a training's workdir.
 
     Args:
-      folder: of either kind; None or "shipped": the one that comes with the library.
+      folder: of either kind; or a name of `MODELS`, "real" or "world", for one that comes with the library. A name
+        goes before a folder of that name: `./real` is the folder. None: `DEFAULT`.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
       ValueError: it is another layout's, damaged, or does not fit the model of its config; says what differs.
     """
-    folder = SHIPPED if folder is None or os.fspath(folder) == "shipped" else Path(folder)
+    given = DEFAULT if folder is None else os.fspath(folder)
+    folder = MODELS.get(given) or Path(given)
     if portable.is_portable(folder):
         params, metadata = portable.load(folder)
         config, tokenizer_json, steps = metadata["config"], json.dumps(metadata["tokenizer"]), metadata["steps"]

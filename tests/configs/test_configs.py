@@ -1,4 +1,4 @@
-"""The shipped configs: what they resolve to, and that the full-size ones stand by themselves."""
+"""The configs of the repository: what they resolve to, and that the full-size ones stand by themselves."""
 
 import ast
 import difflib

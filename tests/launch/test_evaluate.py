@@ -12,6 +12,7 @@ from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from launch import evaluate
 from mmduplex_jax.evals.clips import shard_records, world_records
+from mmduplex_jax.weights.trained import DEFAULT
 from tests.data_pipelines.narrator.red_car import needs_norfair, write_drive
 
 KEYS = {
@@ -137,6 +138,19 @@ def test_a_teacher_that_is_not_there_is_said(portable_dir, tmp_path, capsys):
     flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--teacher=gone.onnx")
     assert evaluate.main(list(flags)) == 1
     assert "gone.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "model"),
+    [((), "world"), (("--data=shards",), "world"), (("--data=real", "--root=labelled"), "real")],
+)
+def test_without_a_checkpoint_what_is_watched_chooses_the_model(flags, model, monkeypatch, capsys):
+    def load(checkpoint):
+        raise FileNotFoundError(f"asked for {checkpoint or DEFAULT}")
+
+    monkeypatch.setattr(evaluate, "load_trained", load)
+    assert evaluate.main(list(flags)) == 1
+    assert f"asked for {model}\n" in capsys.readouterr().err
 
 
 def test_another_clock_is_refused(portable_dir, tmp_path, capsys):

@@ -5,7 +5,7 @@ import pytest
 
 from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten
-from mmduplex_jax.weights.trained import SHIPPED, load_trained
+from mmduplex_jax.weights.trained import MODELS, load_trained
 from tests.launch import imported
 from tests.launch.conftest import small_config
 from tests.launch.test_init_from import started
@@ -26,11 +26,11 @@ def test_a_learned_tokenizer_is_taken_as_a_whole(portable_dir, untrained):
     assert any("tokenizer: left: " in line and "embedding (1)" in line and "video (" in line for line in told)
 
 
-def test_the_shipped_tokenizer_is_one(tmp_path):
-    config = load_trained(None).config.copy_and_resolve_references().unlock()
-    config.init_from = dict(text="", vision="", tokenizer=str(SHIPPED), strict=True)
+def test_the_tokenizer_of_a_model_that_comes_along_is_one(tmp_path):
+    config = load_trained("world").config.copy_and_resolve_references().unlock()
+    config.init_from = dict(text="", vision="", tokenizer=str(MODELS["world"]), strict=True)
     params, _ = started(config)
-    np.testing.assert_array_equal(params["tokenizer/kinds"], load_trained(None).params["tokenizer"]["kinds"])
+    np.testing.assert_array_equal(params["tokenizer/kinds"], load_trained("world").params["tokenizer"]["kinds"])
 
 
 def test_everything_that_differs_is_named(portable_dir):

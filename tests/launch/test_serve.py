@@ -245,4 +245,4 @@ def test_the_help_names_every_limit_also_without_docstrings():
     for field in dataclasses.fields(Limits):
         assert f"--limit_{field.name}" in shown
         assert " ".join(field.metadata["help"].split()) in shown
-    assert "the shipped model on http://127.0.0.1:8080" in shown
+    assert "the model of real cameras on http://127.0.0.1:8080" in shown

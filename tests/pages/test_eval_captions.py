@@ -56,7 +56,7 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Run with the shipped model, one short clip and two clips that are scored; and where."""
+    """Run with the model of the world, one short clip and two clips that are scored; and where."""
     folder = tmp_path_factory.mktemp("notebook")
     return run(folder, "WORLD_CLIPS, CLIP_S, EVALUATED_CLIPS = 1, 5.0, 2"), folder
 
@@ -66,7 +66,7 @@ def test_it_runs_from_top_to_bottom(executed):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    assert printed(code_of(notebook, "load")).startswith("the shipped model: stage duplex")
+    assert printed(code_of(notebook, "load")).startswith("model world: stage duplex")
     watched = printed(code_of(notebook, "watch"))
     assert "world_plain_1000003_0.mp4: h264" in watched  # the file that is opened
     assert re.search(r"\[ +\d\.\d\ds\] (red|green|blue|yellow) .*\(said \d\.\d\ds\)", watched)

@@ -26,7 +26,7 @@ from mmduplex_jax.pages.watched import CaptionedVideo, captions_page
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.vlm.captioner import Captioned
 from mmduplex_jax.weights import portable
-from mmduplex_jax.weights.trained import load_tokenizer
+from mmduplex_jax.weights.trained import DEFAULT, MODELS, load_tokenizer
 from tests import tiny
 from tests.data_pipelines.numbered_video import number_in, write_numbered
 from tests.pages.tags import EVIL, Tags
@@ -163,9 +163,10 @@ def test_models_are_found_and_described(vlm_dir, tmp_path):
     assert (model.checkpoint, model.trained.folder) == (str(vlm_dir), vlm_dir)
     described = f"the model in {vlm_dir}: stage vlm, 0.0 M parameters, 7 steps of training\n64x64 px at "
     assert str(model).startswith(described)
-    shipped = notebook.load()
-    assert shipped.checkpoint is None
-    assert str(shipped).startswith("the shipped model: stage duplex, 2.6 M parameters")
+    world = notebook.load("world")
+    assert (world.checkpoint, world.trained.folder) == ("world", MODELS["world"])
+    assert str(world).startswith("model world: stage duplex, 2.6 M parameters")
+    assert notebook.load().checkpoint == DEFAULT
     with pytest.raises(ValueError, match="choose one"):
         notebook.load(str(vlm_dir), upload=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
@@ -330,6 +331,11 @@ def test_the_one_checkpoint_is_found(tmp_path):
     assert find_checkpoint(workdir) == workdir
     with pytest.raises(ValueError, match=r"several checkpoints: give one of .*a/b, .*run"):
         find_checkpoint(tmp_path)
+    exported = tmp_path / "checkout" / "checkpoints" / "mine"  # the folder around it is no workdir
+    exported.mkdir(parents=True)
+    for file in portable.iterdir():
+        (exported / file.name).touch()
+    assert find_checkpoint(exported.parent.parent) == exported
 
 
 def test_videos_come_from_anywhere_with_names_of_their_own(dialog, tmp_path):

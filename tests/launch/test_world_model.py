@@ -1,4 +1,4 @@
-"""The shipped checkpoint: it loads, it is small, and it still says what it said when it was frozen."""
+"""The model `world`: it loads, it is small, and it still says what it said when it was frozen."""
 
 import json
 import subprocess
@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from mmduplex_jax.weights.trained import SHIPPED
+from mmduplex_jax.weights.trained import MODELS
 
 
 def test_it_is_small_and_says_what_it_is():
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 10_000_000
-    metadata = json.loads((SHIPPED / "metadata.json").read_text())
+    assert sum(path.stat().st_size for path in MODELS["world"].iterdir()) <= 10_000_000
+    metadata = json.loads((MODELS["world"] / "metadata.json").read_text())
     assert metadata["layout_version"] >= 1
     assert metadata["steps"] > 0
     for name in ("config", "data", "scores"):

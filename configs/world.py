@@ -1,4 +1,4 @@
-r"""The checkpoint `mmduplex_jax/weights/shipped`: the quick start's model, a little larger, on both looks of the world.
+r"""The checkpoint `mmduplex_jax/weights/world`: the quick start's model, a little larger, on both looks of the world.
 
 Its tokenizer learns from timed words first (`:bflow`), then the commentator begins with it. It is made for all delays
 from one step to six.
@@ -6,14 +6,14 @@ from one step to six.
 Command:  python -m launch.prepare --config=configs/data/world.py --out=data/plain --config.clips=8000
           python -m launch.prepare --config=configs/data/world.py --out=data/rich --config.clips=12000 \
               --config.look=rich
-          python -m launch.train --config=configs/shipped.py:bflow --workdir=runs/shipped_bflow
-          python -m launch.train --config=configs/shipped.py --workdir=runs/shipped \
-              --config.init_from.tokenizer=runs/shipped_bflow
-          python -m launch.export --checkpoint=runs/shipped --out=mmduplex_jax/weights/shipped
+          python -m launch.train --config=configs/world.py:bflow --workdir=runs/world_bflow
+          python -m launch.train --config=configs/world.py --workdir=runs/world \
+              --config.init_from.tokenizer=runs/world_bflow
+          python -m launch.export --checkpoint=runs/world --out=mmduplex_jax/weights/world
 Hardware: 4 CPU cores, 4 GB.
 Time:     15 and 43 minutes with much other work on the machine (3.9 and 3.1 steps a second with less), after 5 minutes
           for the data.
-Expected: event F1 0.98 on `plain` and 0.82 on `rich`: `mmduplex_jax/weights/shipped/metadata.json`. At the smallest
+Expected: event F1 0.98 on `plain` and 0.82 on `rich`: `mmduplex_jax/weights/world/metadata.json`. At the smallest
           delay 0.87 on `plain`, 0.16 s after the event at the median.
 """
 
@@ -32,7 +32,7 @@ def get_config(stage: str = "") -> config_dict.ConfigDict:
       ValueError: there is no such stage.
     """
     if stage not in ("", "bflow"):
-        raise ValueError(f"configs/shipped.py:{stage}: there is only `bflow`")
+        raise ValueError(f"configs/world.py:{stage}: there is only `bflow`")
     c = bflow_quickstart.get_config() if stage else quickstart.get_config()
     c.data.dirs = "data/plain,data/rich"
     c.tokenizer.flow.crop_px = 24

@@ -1,0 +1,40 @@
+"""The models that come with the library are found by name, before folders of that name."""
+
+import pytest
+
+from mmduplex_jax.weights import trained
+from mmduplex_jax.weights.trained import DEFAULT, MODELS, load_trained
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_trained("world")
+
+
+def test_a_name_goes_before_a_folder_of_that_name(world, tmp_path, monkeypatch):
+    (tmp_path / "world").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_trained("world").folder == MODELS["world"]
+    with pytest.raises(FileNotFoundError, match="no checkpoint in world: neither a portable one"):
+        load_trained("./world")
+
+
+def test_none_is_the_default(world, monkeypatch):
+    assert DEFAULT in MODELS
+    monkeypatch.setattr(trained, "DEFAULT", "world")
+    assert load_trained(None).folder == world.folder
+
+
+def test_it_has_its_name_however_it_was_named(world, repository, tmp_path):
+    assert (world.name, world.title) == ("world", "model world")
+    # The folder `checkpoints` of a checkout leads to the same files.
+    linked = load_trained(repository / "checkpoints" / "world")
+    assert (linked.name, linked.title) == ("world", "model world")
+    for file in MODELS["world"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copied = load_trained(str(tmp_path))
+    assert (copied.name, copied.title) == (str(tmp_path), f"the model in {tmp_path}")
+
+
+def test_a_checkout_leads_to_every_model_that_comes_along(repository):
+    assert {path.name: path.resolve() for path in (repository / "checkpoints").iterdir() if path.is_symlink()} == MODELS
