@@ -56,8 +56,11 @@ class SentenceWriter:
         return WrittenWord(closed(text) if ends else text, word, begins, ends)
 
     def is_over(self, now_s: float) -> bool:
-        """Whether nothing more will belong to the last word's sentence, or phrase; also before the first word."""
-        return self._last is None or self._over(now_s)
+        """Whether nothing more will belong to the last word's sentence, or phrase; also before the first word.
+
+        In real time a word is stamped by the clock on the wall, so it may be later than its own tick.
+        """
+        return self._last is None or self._over(max(now_s, self._last.t_emit_s))
 
     def _over(self, now_s: float) -> bool:
         assert self._last is not None

@@ -209,3 +209,13 @@ def test_the_page_shows_and_writes_what_the_library_does(tmp_path: Path):
 def test_a_stream_begins_with_a_capital_only_where_it_has_sentences():
     assert SentenceWriter().write(TimedWord("red", 0.0, 1.0, False))[::2] == ("Red", True)
     assert SentenceWriter().write(TimedWord("red", 0.0, 1.0))[::2] == ("red", True)
+
+
+@pytest.mark.parametrize("ends", [None, False])
+def test_a_word_that_is_later_than_its_tick_is_not_the_last(ends):
+    """As in real time, where words are stamped by the clock on the wall."""
+    writer = SentenceWriter()
+    writer.write(TimedWord("red", 1.0, 1.4, ends))
+    assert not writer.is_over(1.28)
+    assert not writer.write(TimedWord("circle", 1.2, 1.7, ends)).begins
+    assert writer.is_over(9.0)
