@@ -6,6 +6,9 @@
 The folder gets params.safetensors and metadata.json (layout version, config, tokenizer, steps, data, scores). Scores
 come from the JSON files that `launch.evaluate --json` wrote, each under its file's name. Where the training began with
 weights of others (`config.init_from`), their licences go into a NOTICE beside it.
+
+A model that is too talkative, or too quiet, on clips that it is tuned on (never on those it is judged on) is exported
+with --pad_bias: what a session, or a --pad_bias of other commands, asks for is then counted from there.
 """
 
 import argparse
@@ -23,12 +26,17 @@ from mmduplex_jax.weights.trained import load_trained
 def export(args: argparse.Namespace) -> None:
     """Does it, and prints a line that says what was written."""
     trained = load_trained(args.checkpoint)
+    config = json.loads(trained.config.to_json_best_effort())
+    if args.pad_bias is not None:
+        if trained.config.stage != "duplex":
+            raise ValueError(f"--pad_bias is of stage 'duplex', {args.checkpoint} is of stage {trained.config.stage!r}")
+        config["pad_bias"] = args.pad_bias
     reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in args.scores}
     size = portable.save(
         args.out,
         trained.params,
         {
-            "config": json.loads(trained.config.to_json_best_effort()),
+            "config": config,
             "tokenizer": json.loads(trained.tokenizer.to_json()),
             "steps": trained.steps,
             "data": {
@@ -41,7 +49,7 @@ def export(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         max_bytes=args.max_bytes,
     )
-    notice = notice_behind(json.loads(trained.config.to_json_best_effort()))
+    notice = notice_behind(config)
     if notice:
         (Path(args.out) / NOTICE_FILE).write_text(notice, encoding="utf-8")
     again, _ = portable.load(args.out)
@@ -69,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="JSON",
         help="reports of `launch.evaluate --json` to keep beside the weights",
+    )
+    flags.add_argument(
+        "--pad_bias", type=float, metavar="X", help="added to silence's logit from now on (default: as it is)"
     )
     flags.add_argument("--note", default="", help="a sentence on the training, kept as metadata `note`")
     flags.add_argument(

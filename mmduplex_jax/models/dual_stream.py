@@ -76,6 +76,8 @@ class DualStreamConfig:
       tied: whether the head is the embedding table; otherwise it is a table of its own.
       future_word_head: whether there is a head that names the words of the next second or two (a helper in training).
       memory: what video tokens see of the last hour; None for nothing.
+      pad_bias: added to silence's logit whenever the model speaks by itself, so that a session's own 0 is a trained
+        model's best (`launch.export --pad_bias`). Losses and given words know nothing of it.
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
         "zeroed".
     """
@@ -94,6 +96,7 @@ class DualStreamConfig:
     tied: bool = True
     future_word_head: bool = False
     memory: MemoryConfig | None = None
+    pad_bias: float = 0.0
     token_control: str = "real"
     end_id: int | None = None
 

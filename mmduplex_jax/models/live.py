@@ -81,7 +81,7 @@ class LiveModel:
           frame: what each stream shows now; rows whose step begins no tick ignore it.
           active: rows that take part; the others keep their state.
           delay: steps that the text runs behind the picture.
-          pad_bias: added to PAD's logit: more is quieter.
+          pad_bias: added to PAD's logit, on top of the model's own: more is quieter.
           forced: slots to take instead of choosing (teacher forcing).
           cap: video tokens a second at most, where fewer than configured are wanted (a machine under load).
         """
@@ -95,7 +95,7 @@ class LiveModel:
         )
         done = state.step
         state, logits = apply(state, delay, active, method="text_step")
-        biased = logits.at[:, self.config.pad_id].add(pad_bias)
+        biased = logits.at[:, self.config.pad_id].add(pad_bias + self.config.pad_bias)
         # The start mark opens a stream and is never said.
         biased = biased.at[:, self.config.start_id].set(-jnp.inf)
         if forced is not None:

@@ -49,6 +49,12 @@ def test_a_workdir_becomes_portable(untrained, workdir, tmp_path, capsys, dtype,
     assert trained.clock == load_trained(workdir).clock
 
 
+def test_how_quiet_a_model_is_goes_with_it(workdir, tmp_path):
+    assert export.main([f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", "--pad_bias=0.75"]) == 0
+    assert load_trained(tmp_path / "out").task.config.pad_bias == 0.75
+    assert load_trained(workdir).task.config.pad_bias == 0.0
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

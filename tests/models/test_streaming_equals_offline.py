@@ -94,6 +94,18 @@ def test_logits_are_equal_with_the_baselines(kind):
         np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
 
 
+def test_a_models_own_bias_is_added_to_a_sessions():
+    config = dataclasses.replace(tiny.dual_stream("cross", "per_frame"), pad_bias=1000.0)
+    params, frame, delay = tiny.init(config), tiny.clips(BATCH, 1)[:, 0], np.full(BATCH, 3, np.int32)
+    state, step = LiveModel(config).init_state(params, BATCH), tiny.live_step(config)
+    quiet, talkative = (
+        np.asarray(step(params, state, frame, np.ones(BATCH, bool), delay, jnp.full(BATCH, asked))[1].token)
+        for asked in (0.0, -2000.0)
+    )
+    assert (quiet == tiny.PAD).all()
+    assert (talkative != tiny.PAD).all()
+
+
 def test_every_delay_is_told_apart():
     config = tiny.dual_stream()
     params = tiny.init(config)

@@ -12,7 +12,8 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.bflow import FLOW, BFlow
 from mmduplex_jax.tokenizer.config import AnchorConfig, FlowConfig
-from mmduplex_jax.tokenizer.sight import see_clips
+from mmduplex_jax.tokenizer.encoders import FlowEncoder
+from mmduplex_jax.tokenizer.sight import FlowSight, see_clips
 from mmduplex_jax.towers.efficientnet_lite import EfficientNetLiteConfig
 from mmduplex_jax.towers.kinds import KINDS, tower_from_mapping
 from mmduplex_jax.towers.vision import VisionConfig
@@ -139,3 +140,16 @@ def test_a_tokenizer_from_a_mapping_has_them():
 def test_what_does_not_fit_is_named(make_it, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         make_it()
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_it_matters_where_in_a_crop_something_is(layers):
+    """Also without a trunk, whose mean over places would lose it."""
+    flow = FlowConfig(8, SCALES, width=16, layers=layers, heads=2, tower=LITE, readout="tokens")
+    encoder = FlowEncoder(tiny.tokenizer(flow=flow))
+    zeros = lambda *shape: np.zeros((1, 3, *shape), np.int32)
+    looks = np.random.default_rng(0).normal(size=(1, 3, 4, 6)).astype(np.float32)
+    sight = FlowSight(zeros(2), zeros(2), zeros() + 1, zeros(2), zeros(5, 5, 10), looks)
+    params = tiny.random_params(lambda key: encoder.init(key, sight)["params"])
+    there, elsewhere = (encoder.apply({"params": params}, s) for s in (sight, sight._replace(looks=looks[:, :, ::-1])))
+    assert np.abs(there - elsewhere).max() > 1e-2

@@ -74,6 +74,7 @@ def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
         tied=tied,
         future_word_head=config.loss.future_word_weight > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
+        pad_bias=config.get("pad_bias") or 0.0,
         end_id=tokenizer.end_id,
     )
 
