@@ -46,7 +46,7 @@ def get_config() -> config_dict.ConfigDict:
     c.sentence_ends = True
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.
-    c.init_from = config_dict.create(text="", vision="weights/yolox_nano", tokenizer="", strict=True)
+    c.init_from = config_dict.create(model="", text="", vision="weights/yolox_nano", tokenizer="", strict=True)
     c.vocab_rows_min = 0  # embedding rows to make at least
     c.fusion = "cross"
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)

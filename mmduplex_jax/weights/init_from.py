@@ -1,5 +1,7 @@
 """What a training begins with instead of random numbers: `config.init_from`.
 
+    model      all of a model of the same stage and shape (the config may lack this field): to train it on; no other
+               part is named beside it
     text       the language model: imported weights (`launch.import_weights`), or a training of stage vlm or duplex
     vision     the vision towers: imported weights, or a training of stage clip or vlm; they go to `vision/` (clip, vlm)
                or to the anchors and the crops of the tokenizer (bflow, duplex)
@@ -7,7 +9,8 @@
     tokenizer  the video tokenizer: a training of stage bflow or duplex
     strict     what is named must be all that the model's part needs, compute the same, and speak the run's tokenizer
 
-Each is a folder, or nothing; a training is a workdir or what `launch.export` wrote. They are read where a run starts,
+Each is a folder, or nothing; a training is a workdir, what `launch.export` wrote, or the name of a model that comes
+with the library. They are read where a run starts,
 not where it goes on. The log says which parameters were taken, which were made anew and which of the folder were left.
 Everything that does not fit is named in one error. With `config.init_from.strict=False` what fits is taken and the rest
 is only told.
@@ -42,10 +45,10 @@ from mmduplex_jax.weights.huggingface.layout import Entry, Layout, theirs_expect
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 from mmduplex_jax.weights.huggingface.source import Config, boxed_shapes, config_from_metadata
 from mmduplex_jax.weights.portable import flatten, is_portable, unflatten
-from mmduplex_jax.weights.trained import Trained, load_trained
+from mmduplex_jax.weights.trained import MODELS, Trained, load_trained
 
-PARTS = ("text", "vision", "crops", "tokenizer")
-_OPTIONAL = {"crops"}  # of a model with a tower for crops
+PARTS = ("model", "text", "vision", "crops", "tokenizer")
+_OPTIONAL = {"model", "crops"}  # "crops": of a model with a tower for crops
 TOKENIZER, CROPS, VISION = "tokenizer/", "tokenizer/crops/", "vision/"
 _POOL = ("pool/", "projection/")
 # What decides how a part runs, and not what it computes; of a text stack also cross-attention, which a language model
@@ -109,7 +112,11 @@ def _named(config: Any) -> dict[str, str]:
             f"config.init_from lacks {lacks} and has {unknown}, which nobody reads: write "
             'c.init_from = config_dict.create(text="", vision="", tokenizer="", strict=True)'
         )
-    return {part: config.init_from[part] for part in PARTS if part in have and config.init_from[part]}
+    named = {part: config.init_from[part] for part in PARTS if part in have and config.init_from[part]}
+    if "model" in named and len(named) > 1:
+        others = ", ".join(part for part in named if part != "model")
+        raise InitFromError(f"config.init_from.model brings all of a model, {others} too: name one or the other")
+    return named
 
 
 def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> list[Plan]:
@@ -118,6 +125,8 @@ def _plans(named: Mapping[str, str], parts: Parts, tokenizer: TextTokenizer, sha
         if path not in folders:
             folders[path] = open_folder(path)
     plans = []
+    if "model" in named:
+        plans.append(model_plan(folders[named["model"]], parts, tokenizer, shapes))
     if "text" in named:
         plans.append(text_plan(folders[named["text"]], parts, tokenizer, shapes))
     for part in ("vision", "crops"):
@@ -220,6 +229,8 @@ def open_folder(path: str) -> Folder:
       FileNotFoundError: neither imported weights nor a training.
       ValueError: of another layout, or damaged.
     """
+    if path in MODELS:
+        return Learned(path)
     if is_weights(path):
         return Imported(path)
     folder = Path(path)
@@ -377,6 +388,26 @@ def placed(old: jax.Array, new: np.ndarray) -> jax.Array:
         return jax.device_put(data, shard.device)
 
     return jax.make_array_from_single_device_arrays(old.shape, old.sharding, list(map(block, old.addressable_shards)))
+
+
+# `config.init_from.model`: all of a model.
+
+
+def model_plan(folder: Folder, parts: Parts, tokenizer: TextTokenizer, shapes: Mapping[str, Any]) -> Plan:
+    """What becomes of a folder with a model of the run's own kind.
+
+    Raises:
+      InitFromError: it holds imported weights.
+    """
+    if isinstance(folder, Imported):
+        raise InitFromError(f"config.init_from.model: {folder.path} holds imported weights, wanted is a training")
+    theirs, wrong = folder.parts, _other_tokenizer(folder, tokenizer)
+    if theirs.language is not None and parts.language is not None:
+        wrong += differences(theirs.language.text, parts.language.text, _FREE_TEXT, "config.text.")
+    if theirs.tokenizer is not None and parts.tokenizer is not None:
+        wrong += _tokenizer_differences(theirs.tokenizer, parts.tokenizer)
+    need = {name: tuple(leaf.shape) for name, leaf in shapes.items()}
+    return identity_plan("model", folder, need, folder.shapes, "", "", wrong=wrong)
 
 
 # `config.init_from.text`: the language model.

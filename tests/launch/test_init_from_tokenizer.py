@@ -33,6 +33,25 @@ def test_the_tokenizer_of_a_model_that_comes_along_is_one(tmp_path):
     np.testing.assert_array_equal(params["tokenizer/kinds"], load_trained("world").params["tokenizer"]["kinds"])
 
 
+def test_a_model_is_trained_on(portable_dir, untrained):
+    config = small_config()
+    config.init_from.model = str(portable_dir)
+    params, told = started(config)
+    before = flatten(untrained[2])
+    assert params.keys() == before.keys()
+    for name, value in params.items():
+        np.testing.assert_array_equal(value, before[name])
+    assert any(line.endswith("made anew: nothing") for line in told)
+    config.init_from.tokenizer = str(portable_dir)
+    with pytest.raises(InitFromError, match="brings all of a model, tokenizer too: name one or the other"):
+        started(config)
+    config.init_from.tokenizer = ""
+    config.text.hidden += 8
+    config.tokenizer.flow.width = 48
+    with pytest.raises(InitFromError, match=r"width is 32, the model's is 48: set config\.tokenizer\.flow\.width=32"):
+        started(config)
+
+
 def test_everything_that_differs_is_named(portable_dir):
     config = small_config()
     config.clock.video_stride = 1
