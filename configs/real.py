@@ -12,7 +12,11 @@ Command:  HELD=$(python -c "from configs.real import get_config; print(get_confi
               --config.frame_px="(252,448)" --config.clip.window_s=16 --out=data/labelled
           for d in world-real-1 world-real-2 labelled; do python -m launch.encode --config=configs/real.py \
               --data=data/$d --out=encoded/$d --dtype=float16; done
-          python -m launch.train --config=configs/real.py --workdir=runs/real
+          python -m launch.train --config=configs/real.py --workdir=runs/real_first
+          python -m launch.train --config=configs/real.py --workdir=runs/real --config.init_from.vision= \
+              --config.init_from.model=runs/real_first --config.train.steps=1400 --config.train.seed=1 \
+              --config.train.learning_rate=1.5e-3 --config.train.warmup_steps=100 --config.data.seed=1 \
+              --config.data.weights=14,5,2 --config.loss.future_word_weight=0.6
           python -m launch.export --checkpoint=runs/real --out=mmduplex_jax/weights/real
           python -m launch.evaluate --data=real --root=PACK --split=held
 Hardware: 2 CPU cores, 6 GB; 8 GB of disk.
@@ -126,7 +130,7 @@ def get_config() -> config_dict.ConfigDict:
     c.profile = shared.profile()
     c.evals = shared.evals()
     c.train = config_dict.create(
-        steps=4000,
+        steps=3000,
         stop_at_step=0,
         seed=0,
         log_every=50,

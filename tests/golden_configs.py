@@ -29,6 +29,7 @@ CONFIGS = (
     "duplex_smollm2",
     "memory_quickstart",
     "quickstart",
+    "real",
     "vlm_quickstart",
     "vlm_single_token",
     "vlm_single_token:clip",
