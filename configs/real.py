@@ -12,11 +12,11 @@ Command:  HELD=$(python -c "from configs.real import get_config; print(get_confi
               --config.frame_px="(252,448)" --config.clip.window_s=16 --out=data/labelled
           for d in world-real-1 world-real-2 labelled; do python -m launch.encode --config=configs/real.py \
               --data=data/$d --out=encoded/$d --dtype=float16; done
-          python -m launch.train --config=configs/real.py --workdir=runs/real_first
+          python -m launch.train --config=configs/real.py --workdir=runs/real_first --config.data.flip=False
           python -m launch.train --config=configs/real.py --workdir=runs/real --config.init_from.vision= \
               --config.init_from.model=runs/real_first --config.train.steps=1400 --config.train.seed=1 \
               --config.train.learning_rate=1.5e-3 --config.train.warmup_steps=100 --config.data.seed=1 \
-              --config.data.weights=14,5,2 --config.loss.future_word_weight=0.6
+              --config.data.flip=False --config.data.weights=14,5,2 --config.loss.future_word_weight=0.6
           python -m launch.export --checkpoint=runs/real --out=mmduplex_jax/weights/real
           python -m launch.evaluate --data=real --root=PACK --split=held
 Hardware: 2 CPU cores, 6 GB; 8 GB of disk.
@@ -67,7 +67,6 @@ def get_config() -> config_dict.ConfigDict:
         clip_s=16.0,
         batch_size=6,
     )
-    c.data.flip = False  # needs clips that were encoded with --mirrored
     c.data.workers = 0
     c.data.held_cameras = f"cam_({_HELD})"
     c.tokenizer = config_dict.create(

@@ -224,7 +224,7 @@ def test_no_config_flips_by_itself_and_full_size_configs_load_in_processes():
             continue
         data = importlib.import_module(f"configs.{path.stem}").get_config().data
         assert data.flip is None, path
-        if "quickstart" not in path.stem and path.stem != "world":
+        if "quickstart" not in path.stem and path.stem not in ("real", "world"):
             assert data.workers >= 4, path
 
 
