@@ -98,7 +98,7 @@ def test_own_names_of_pe(name):
     wanted |= {key: tuple(value.shape) for key, value in words.items()}
     config = perception_encoder.native_contrastive({"architecture": name})
     assert table(vision.Architecture("contrastive", "pe", config, "visual.", "")) == wanted
-    assert (config.vision.heads, config.vision.image_px, config.vision.pool_heads) == (heads, image, 8)
+    assert (config.vision.heads, config.vision.image_px, config.vision.pool_heads) == (heads, (image, image), 8)
     assert table(vision.Architecture("vision", "pe", config.vision)) == {
         key.removeprefix("visual."): shape for key, shape in wanted.items() if key.startswith("visual.")
     }
