@@ -22,8 +22,8 @@ Command:  HELD=$(python -c "from configs.real import get_config; print(get_confi
 Hardware: 2 CPU cores, 6 GB; 8 GB of disk.
 Time:     22 minutes for the data, 28 to encode it (of one core each), 37 and 21 minutes for the two trainings (1.1 to
           1.9 steps a second), 2026-11-29 on a virtual machine with other work beside it.
-Expected: on the cameras that no training has seen F1 0.25 (kind and class; 0.51 kind alone), 0.52 of vehicles: it knows
-          when and where, and of things other than vehicles hardly what (docs/real.md).
+Expected: on the cameras that no training has seen F1 0.25 (kind and class; 0.51 kind alone), 0.52 of vehicles: of
+          things other than vehicles it hardly knows what they are (docs/real.md).
 """
 
 from ml_collections import config_dict

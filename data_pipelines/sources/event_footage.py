@@ -1,5 +1,6 @@
 """From a video and the events in it to items: the part that sources share which know what happens before cameras."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from data_pipelines.world.event_words import say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EventFootage(Footage):
+class EventFootage(Footage, abc.ABC):
     """Videos of cameras, with what happens in them: a unit is a video.
 
     Attributes:
@@ -40,9 +41,9 @@ class EventFootage(Footage):
     def items(self, begin: int, end: int) -> Iterator[Item]:
         return items_of_units(begin, end, self.contents_of)
 
+    @abc.abstractmethod
     def contents_of(self, unit: int, notes: list[Noted]) -> Iterator[tuple[str, Record | Rejected]]:
         """Keys and contents of a unit, at least one; `notes` takes what was left out of the next of them."""
-        raise NotImplementedError
 
     def describe_cameras(self, cameras: Iterable[str]) -> dict[str, Any]:
         """A part of `describe`: which of `cameras` are used, and which are not wanted."""
@@ -109,15 +110,25 @@ class EventFootage(Footage):
         return matching_cameras(self.held_cameras, self.cameras) if self.held_cameras else frozenset()
 
 
-def check_event_config(config: Mapping[str, Any]) -> None:
-    """Checks what the configurations of these sources share: `say` and `held_cameras`.
+def checked_root(config: Mapping[str, Any], videos: str) -> Path:
+    """The folder `root`, with what else the configurations of these sources share checked: `say` and `held_cameras`.
+
+    Args:
+      config: of the source, as plain values.
+      videos: what the folder holds, for messages.
 
     Raises:
-      ValueError: a value is out of its range; says which.
+      ValueError: the folder is not named or not there, or a value is out of its range; says which.
     """
+    if not config["root"]:
+        raise ValueError(f"give the folder of {videos} as --config.root=DIR")
+    root = Path(config["root"])
+    if not root.is_dir():
+        raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
     if config["say"]["lag_s"] < 0 or config["say"]["word_gap_s"] <= 0:
         raise ValueError(f"config.say: lag_s must not be negative and word_gap_s positive, got {config['say']}")
     try:
         matching_cameras(config["held_cameras"], ())
     except ValueError as error:
         raise ValueError(f"config.held_cameras: {error}") from error
+    return root

@@ -12,7 +12,7 @@ from data_pipelines.clip_reader import probe
 from data_pipelines.labelled_videos import LabelledVideo, Labels, read_labels
 from data_pipelines.schema import Record
 from data_pipelines.sources import Noted, Rejected, Unit, causes, describe_files, facts_of
-from data_pipelines.sources.event_footage import EventFootage, check_event_config
+from data_pipelines.sources.event_footage import EventFootage, checked_root
 from data_pipelines.sources.folder import Listed, find_duplicates
 from data_pipelines.sources.video_clips import clip_settings_of
 from data_pipelines.video_source import VideoError
@@ -110,12 +110,7 @@ def labelled_source(config: Mapping[str, Any]) -> LabelledSource:
         read.
       OSError: a file cannot be read.
     """
-    if not config["root"]:
-        raise ValueError("give the folder of labelled videos as --config.root=DIR")
-    root = Path(config["root"])
-    if not root.is_dir():
-        raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
-    check_event_config(config)
+    root = checked_root(config, "labelled videos")
     labels = read_labels(root)
     sizes_bytes = tuple(one.path.stat().st_size if one.path.is_file() else None for one in labels)
     return LabelledSource(

@@ -32,7 +32,7 @@ from data_pipelines.narrator.teacher import (
 from data_pipelines.narrator.tracks import TrackSettings
 from data_pipelines.schema import Record
 from data_pipelines.sources import Noted, Rejected, Unit, causes, describe_files, facts_of
-from data_pipelines.sources.event_footage import EventFootage, check_event_config
+from data_pipelines.sources.event_footage import EventFootage, checked_root
 from data_pipelines.sources.folder import VIDEO_SUFFIXES, Listed, find_duplicates, list_videos, shown
 from data_pipelines.sources.settings import with_changes
 from data_pipelines.sources.video_clips import clip_settings_of, file_sha256
@@ -186,12 +186,7 @@ def narrated_source(config: Mapping[str, Any]) -> NarratedSource:
         the extra `teacher` are not installed.
       OSError: a file cannot be read.
     """
-    if not config["root"]:
-        raise ValueError("give the folder of videos as --config.root=DIR")
-    root = Path(config["root"])
-    if not root.is_dir():
-        raise ValueError(f"config.root is {str(root)!r}, and there is no such folder")
-    check_event_config(config)
+    root = checked_root(config, "videos")
     narrator = _narrator_of(config)
     files = tuple(one for one in list_videos(root) if one.is_video)
     if not files:

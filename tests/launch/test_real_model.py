@@ -12,7 +12,8 @@ from data_pipelines.cameras import matching_cameras
 from data_pipelines.labelled_videos import read_labelled_videos
 from data_pipelines.world import event_words
 from mmduplex_jax.commentator import Commentator
-from mmduplex_jax.real_videos import evaluate_folder, held_cameras_of
+from mmduplex_jax.planning.cost import live_step_flops
+from mmduplex_jax.real_videos import evaluate_on_real, held_cameras_of
 from mmduplex_jax.weights.trained import MODELS, load_trained
 
 
@@ -71,7 +72,8 @@ def test_it_still_says_what_it_said_of_a_camera_that_it_has_not_seen(model, shar
     """Within a band around the F1 that it had there when it was frozen (16 events, nearly all of them named)."""
     if not (shared_dir / "real").is_dir():
         pytest.skip("no folder `real` in `shared`: this test needs a labelled real clip")
-    trained, camera = load_trained("real"), "cam_bridge_highway"
-    assert matching_cameras(held_cameras_of(trained.config), [camera])
-    report = evaluate_folder(trained, shared_dir / "real", cameras=camera)
+    camera = "cam_bridge_highway"
+    assert matching_cameras(held_cameras_of(model.config), [camera])
+    videos = read_labelled_videos(shared_dir / "real").of_cameras(camera)
+    report = evaluate_on_real(model, videos, live_step_flops(load_trained("real").task))
     assert 0.8 <= report["f1"] <= 1.0
