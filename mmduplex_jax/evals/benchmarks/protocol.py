@@ -1,0 +1,178 @@
+"""What a benchmark is: items that it asks about, predictions in its own published format, and a rule that scores them.
+
+Nothing is random but what a seed decides, nothing is evaluated as code, and an answer that cannot be read counts as
+wrong and is counted.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+OVERALL = "overall"
+_RESAMPLES, _LEVEL = 1000, 0.95
+
+
+class BenchmarkError(ValueError):
+    """A benchmark's files, or somebody's predictions, cannot be read; says which file and line, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subtitle:
+    """A line of speech that belongs to a video, in seconds from the video's begin."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One thing that a benchmark asks: a question about a video, or a video to be commented.
+
+    Attributes:
+      key: names it among all of the benchmark; what is kept of an interrupted run is found by it.
+      video: the file; None where there is none (predictions can be scored without videos).
+      question: as the model is asked; "" where a video is only to be commented.
+      options: texts of the answers to choose from, without their letters; () for an open answer.
+      asked_s: when it is asked, in seconds of the video; None: when the video is over.
+      duration_s: of the video, None where the benchmark does not say.
+      groups: what its score is also counted under, by the name of the grouping: {"duration": "15", "category": "S2E"}.
+      subtitles: in the order of time.
+      facts: whatever else the benchmark's rule needs, as JSON values.
+    """
+
+    key: str
+    video: Path | None
+    question: str = ""
+    options: tuple[str, ...] = ()
+    asked_s: float | None = None
+    duration_s: float | None = None
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    subtitles: tuple[Subtitle, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimedText:
+    """Words and when they were said, in seconds of the video; `end_s` None where it is not known."""
+
+    start_s: float
+    text: str
+    end_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was answered to an item.
+
+    Attributes:
+      text: the answer as it was written; of a choice what stands in the benchmark's prediction files (a letter).
+      said: what was said while watching, in the order of time; () where nobody watched.
+      tokens: video tokens that were spent on it; None where it is not known.
+      facts: whatever else the benchmark's prediction format has, as JSON values (a choice's scores, both orders of a
+        judge).
+    """
+
+    text: str = ""
+    said: tuple[TimedText, ...] = ()
+    tokens: int | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemScore:
+    """An item's score under a rule.
+
+    Attributes:
+      key: of the item.
+      value: most often 0 or 1; None where the rule leaves the item out.
+      groups: of the item.
+      unreadable: whether there was an answer that the rule could not read; it counts as wrong.
+      shown: what a page shows of it: read answer, right answer, parts of the score.
+    """
+
+    key: str
+    value: float | None
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unreadable: bool = False
+    shown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Of items' scores, one number; None where there is nothing to say.
+Aggregate = Callable[[Sequence[ItemScore]], float | None]
+
+
+def mean_score(scores: Sequence[ItemScore]) -> float | None:
+    """The mean of what is scored."""
+    values = [score.value for score in scores if score.value is not None]
+    return float(np.mean(values)) if values else None
+
+
+# Answers whoever sees no video: of all items, predictions by key.
+Control = Callable[[Sequence[Item]], Mapping[str, Prediction]]
+
+
+class Benchmark(Protocol):
+    """A benchmark; what `registry.find_benchmark` gives is a module with these names.
+
+    Attributes:
+      TITLE: a line on what it measures.
+      RULES: names of rules, the first is used where none is named: "official", perhaps "lmms_eval" or one of our own.
+      CONTROLS: blind ones, by name.
+    """
+
+    TITLE: str
+    RULES: tuple[str, ...]
+    CONTROLS: Mapping[str, Control]
+
+    def load_items(self, root: Path) -> list[Item]:
+        """The items of a folder in the benchmark's published layout; BenchmarkError where it is not one."""
+
+    def read_predictions(self, path: Path, items: Sequence[Item]) -> dict[str, Prediction]:
+        """Predictions in the benchmark's published format (a file, or a folder of files), by item; what names no item
+        is a BenchmarkError. Items without one are left out, and are scored as unanswered."""
+
+    def write_predictions(self, path: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]) -> None:
+        """Writes them so that `read_predictions`, and the benchmark's own scripts, read them."""
+
+    def score(self, items: Sequence[Item], predictions: Mapping[str, Prediction], rule: str) -> list[ItemScore]:
+        """Every item's score; one without a prediction is wrong."""
+
+    def aggregate(self, scores: Sequence[ItemScore], rule: str) -> float | None:
+        """The benchmark's one number. `mean_score` for most."""
+
+    def figures(
+        self, items: Sequence[Item], predictions: Mapping[str, Prediction], scores: Sequence[ItemScore], rule: str
+    ) -> dict[str, Any]:
+        """What else it reports, as JSON values by name: position bias, win rates by order, precision and recall. {} for
+        most."""
+
+
+def interval(
+    scores: Sequence[ItemScore], aggregate: Aggregate, *, seed: int = 0, resamples: int = _RESAMPLES
+) -> tuple[float, float] | None:
+    """The 95 % bootstrap interval of a figure, items drawn with replacement; None of fewer than two items.
+
+    Args:
+      scores: of all items.
+      aggregate: the figure.
+      seed: decides the draws.
+      resamples: number of draws.
+    """
+    if len(scores) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
+    values = [aggregate([scores[number] for number in draw]) for draw in draws]
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = np.quantile(known, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
+def letter_of(number: int) -> str:
+    """The letter of an option: "A" of 0."""
+    return chr(ord("A") + number)
