@@ -37,7 +37,12 @@ class Item:
       video: the file; None where there is none (predictions can be scored without videos).
       question: as the model is asked; "" where a video is only to be commented.
       options: texts of the answers to choose from, without their letters; () for an open answer.
+      choices: what stands in the prediction files for each option; () for their letters (see `written_choice`).
+      begin_s: from where the video is watched, in seconds of the video.
       asked_s: when it is asked, in seconds of the video; None: when the video is over.
+      listens_until_s: where nobody waits for an answer: what is said on its own (`Prediction.said`) after the question
+        and up to here, in seconds of the video, is the answer; the video is watched up to here. None: the answer is
+        asked for, and a video that is only to be commented is watched to its end.
       duration_s: of the video, None where the benchmark does not say.
       groups: what its score is also counted under, by the name of the grouping: {"duration": "15", "category": "S2E"}.
       subtitles: in the order of time.
@@ -48,7 +53,10 @@ class Item:
     video: Path | None
     question: str = ""
     options: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    begin_s: float = 0.0
     asked_s: float | None = None
+    listens_until_s: float | None = None
     duration_s: float | None = None
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
     subtitles: tuple[Subtitle, ...] = ()
@@ -133,7 +141,8 @@ class Benchmark(Protocol):
 
     def read_predictions(self, path: Path, items: Sequence[Item]) -> dict[str, Prediction]:
         """Predictions in the benchmark's published format (a file, or a folder of files), by item; what names no item
-        is a BenchmarkError. Items without one are left out, and are scored as unanswered."""
+        is a BenchmarkError. Items without one are left out, and are scored as unanswered.
+        """
 
     def write_predictions(self, path: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]) -> None:
         """Writes them so that `read_predictions`, and the benchmark's own scripts, read them."""
@@ -148,7 +157,8 @@ class Benchmark(Protocol):
         self, items: Sequence[Item], predictions: Mapping[str, Prediction], scores: Sequence[ItemScore], rule: str
     ) -> dict[str, Any]:
         """What else it reports, as JSON values by name: position bias, win rates by order, precision and recall. {} for
-        most."""
+        most.
+        """
 
 
 def interval(
@@ -176,3 +186,10 @@ def interval(
 def letter_of(number: int) -> str:
     """The letter of an option: "A" of 0."""
     return chr(ord("A") + number)
+
+
+def written_choice(item: Item, number: int) -> str:
+    """What stands in a benchmark's prediction files for an option of an item (`Prediction.text`): "A" of 0, or "Yes"
+    where the benchmark writes words.
+    """
+    return item.choices[number] if item.choices else letter_of(number)
