@@ -26,8 +26,12 @@ GROUND = {
 }
 DATA = {"data_pipelines"}
 MODEL = GROUND | {_OURS + name for name in ("layers", "tokenizer", "towers", "models")}
-# What everybody agrees on: what a task and an evaluator are, and the table of stages, which holds names of modules.
-AGREED = {_OURS + name for name in ("train.task", "evals.evaluator", "stages.registry", "stages.config_file")}
+# What everybody agrees on: what a task, an evaluator and a benchmark are; and the table of stages, which holds names
+# of modules.
+AGREED = {
+    _OURS + name
+    for name in ("train.task", "evals.evaluator", "evals.benchmarks.protocol", "stages.registry", "stages.config_file")
+}
 # What the machine can do and what a program costs, read off its trace: nothing of ours below it.
 COST = {_OURS + "planning.devices", _OURS + "planning.traced"}
 UPPER = MODEL | DATA | COST | AGREED
@@ -51,7 +55,10 @@ MAY_IMPORT = {
     _OURS + "stages.config_file": set(),
     _OURS + "train.task": {_OURS + "typing"},
     _OURS + "evals.evaluator": GROUND | DATA,
-    _OURS + "stages.registry": MODEL | DATA | {_OURS + "train.task", _OURS + "evals.evaluator"},
+    _OURS + "evals.benchmarks.protocol": set(),
+    _OURS + "stages.registry": MODEL
+    | DATA
+    | {_OURS + name for name in ("train.task", "evals.evaluator", "evals.benchmarks.protocol")},
     _OURS + "weights": UPPER,
     _OURS + "train": UPPER | {_OURS + "weights"},
     _OURS + "streaming": UPPER,

@@ -5,16 +5,18 @@ A stage is a folder beside this file, and a line in `STAGES`. Its `__init__.py` 
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from data_pipelines.pairs import PairFormat
+from mmduplex_jax.evals.benchmarks.protocol import Answerer
 from mmduplex_jax.evals.evaluator import Evaluator, Report
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.kinds import AnyTower, pooled_width
 from mmduplex_jax.train.task import Task
+from mmduplex_jax.typing import PyTree
 
 # Names of modules and not the modules, so that who loads one model does not import every stage.
 STAGES: dict[str, str] = {
@@ -112,6 +114,16 @@ class Stage(Protocol):
     def make_evaluator(self, task: Any, config: Any, tokenizer: TextTokenizer, **options: Any) -> Evaluator:
         """The evaluator of a model; `options` are those of every evaluator, and of `EVALUATION_FLAGS`."""
 
+    def make_answerer(
+        self, task: Any, params: PyTree, config: Any, tokenizer: TextTokenizer, *, subtitles: bool, max_frames: int
+    ) -> Answerer:
+        """What answers the questions of benchmarks; ValueError where the stage's models answer none.
+
+        Args:
+          subtitles: whether the model gets those of a video, where there are any.
+          max_frames: of a video, for models that see some of its frames.
+        """
+
     def format_table(self, report: Report) -> str:
         """An evaluator's report as a person reads it."""
 
@@ -136,6 +148,15 @@ def describe_stages() -> str:
     """A line on each stage, for the help of commands."""
     docs = {name: importlib.import_module(module).__doc__ or "" for name, module in STAGES.items()}
     return "\n".join(f"  {name:<8} {doc.strip().splitlines()[0] if doc else ''}" for name, doc in docs.items())
+
+
+def answers_nothing(stage: str) -> Callable[..., Answerer]:
+    """The `make_answerer` of a stage whose models answer no questions."""
+
+    def make_answerer(*_: Any, **__: Any) -> Answerer:
+        raise ValueError(f"a model of stage {stage!r} answers no questions; ask one of stage 'duplex'")
+
+    return make_answerer
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> Task:

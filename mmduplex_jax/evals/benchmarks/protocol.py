@@ -19,6 +19,10 @@ class BenchmarkError(ValueError):
     """A benchmark's files, or somebody's predictions, cannot be read; says which file and line, and what to do."""
 
 
+class UnanswerableError(ValueError):
+    """A model cannot be asked an item, such as for a word that its vocabulary lacks; counted, and scored as wrong."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Subtitle:
     """A line of speech that belongs to a video, in seconds from the video's begin."""
@@ -88,6 +92,18 @@ class Prediction:
     said: tuple[TimedText, ...] = ()
     tokens: int | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Answerer(Protocol):
+    """A model that answers; a stage makes it (`stages.registry.Stage.make_answerer`)."""
+
+    def answer(self, item: Item) -> Prediction:
+        """The answer to an item.
+
+        Raises:
+          UnanswerableError: the model cannot be asked this.
+          BenchmarkError: the item has no video.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

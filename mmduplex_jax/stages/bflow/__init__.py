@@ -5,12 +5,13 @@ from typing import Any
 
 from mmduplex_jax.stages.bflow import evaluator
 from mmduplex_jax.stages.bflow import task as stage_task
-from mmduplex_jax.stages.registry import Parts, Tower, tokenizer_towers
+from mmduplex_jax.stages.registry import Parts, Tower, answers_nothing, tokenizer_towers
 
 OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {}
 build_task = stage_task.build_task
 make_evaluator, format_table = evaluator.BFlowEvaluator, evaluator.format_table
+make_answerer = answers_nothing("bflow")
 
 
 def pair_format(config: Any) -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 from mmduplex_jax.stages.clip import evaluator
 from mmduplex_jax.stages.clip import task as stage_task
-from mmduplex_jax.stages.registry import Parts, Tower
+from mmduplex_jax.stages.registry import Parts, Tower, answers_nothing
 
 OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {}
 build_task, pair_format = stage_task.build_task, stage_task.pair_format
 make_evaluator, format_table = evaluator.ClipEvaluator, evaluator.format_table
+make_answerer = answers_nothing("clip")
 
 
 def video_tokens(task: stage_task.ClipTask) -> int:

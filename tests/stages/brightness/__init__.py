@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.evaluator import apply_metrics
 from mmduplex_jax.frame_size import frame_size
-from mmduplex_jax.stages.registry import Parts
+from mmduplex_jax.stages.registry import Parts, answers_nothing
 
 OUTPUT = ""
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {"gain": {"type": float, "help": "multiplies what is said"}}
@@ -48,6 +48,7 @@ class Evaluator:
 
 
 make_evaluator = Evaluator
+make_answerer = answers_nothing("brightness")
 
 
 def build_task(config, tokenizer):

@@ -1,0 +1,267 @@
+"""Asks a model every question of a benchmark, keeps each answer as it comes, and makes a report of the scores.
+
+Answers are lines of a JSONL file: who was killed goes on where it stopped. A run may be divided among processes; each
+answers its slice into a file of its own, and whoever finds all slices answered makes the report.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mmduplex_jax.evals.benchmarks.protocol import (
+    Answerer,
+    Benchmark,
+    BenchmarkError,
+    Item,
+    ItemScore,
+    Prediction,
+    TimedText,
+    UnanswerableError,
+    interval,
+)
+from mmduplex_jax.typing import PyTree
+
+# A fact of a prediction: why the model could not be asked.
+UNANSWERABLE = "unanswerable"
+_EXAMPLES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswersFile:
+    """The answers of one run: of a slice of the items where several processes share them.
+
+    The first line says whose answers they are; each further one is an answer.
+
+    Attributes:
+      output: the file of the run's result, beside which the answers are kept.
+      made_by: what decides the answers (benchmark, checkpoint, flags), as JSON values.
+      process, processes: which slice, and of how many.
+    """
+
+    output: Path
+    made_by: Mapping[str, Any]
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.process < self.processes:
+            raise ValueError(f"process {self.process} of {self.processes}: they are numbered from 0 on")
+
+    @property
+    def path(self) -> Path:
+        return self.path_of(self.process)
+
+    def path_of(self, process: int) -> Path:
+        """Where the answers of a process are."""
+        part = f".{process:05d}-of-{self.processes:05d}" if self.processes > 1 else ""
+        return self.output.with_name(f"{self.output.name}.answers{part}.jsonl")
+
+    def slice_of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that this process answers: neighbours, which are often about one video."""
+        return items[len(items) * self.process // self.processes : len(items) * (self.process + 1) // self.processes]
+
+    def begin(self) -> dict[str, Prediction]:
+        """What was answered before, in a file that is ready to be added to.
+
+        Raises:
+          BenchmarkError: it holds the answers of another run, or is damaged.
+        """
+        if not self.path.is_file() or not (kept := _whole_lines(self.path)):
+            self.path.write_text(_line(self.made_by), encoding="utf-8")
+            return {}
+        # A line that a killed process left half written is asked again.
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        return self._read(self.path, kept)
+
+    def add(self, key: str, prediction: Prediction) -> None:
+        """Appends an answer."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line({"key": key, **_as_json(prediction)}))
+
+    def all_answers(self) -> dict[str, Prediction]:
+        """What all processes have answered so far."""
+        found: dict[str, Prediction] = {}
+        for process in range(self.processes):
+            path = self.path_of(process)
+            if path.is_file() and (kept := _whole_lines(path)):
+                found |= self._read(path, kept)
+        return found
+
+    def _read(self, path: Path, lines: Sequence[str]) -> dict[str, Prediction]:
+        head = _parsed(path, 1, lines[0])
+        now = json.loads(_line(self.made_by))
+        if head != now:
+            before = {**head} if isinstance(head, dict) else {}
+            name = next((name for name in [*now, *before] if before.get(name) != now.get(name)), "")
+            raise BenchmarkError(
+                f"{path}: holds answers of {name}={before.get(name)!r}, and this run has {name}={now.get(name)!r}: "
+                "name another output, or remove that file"
+            )
+        answers: dict[str, Prediction] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            fields = _parsed(path, number, line)
+            try:
+                answers[fields["key"]] = _from_json(fields)
+            except (KeyError, TypeError, ValueError) as error:
+                raise BenchmarkError(f"{path}:{number}: is no answer ({error}): remove the line") from error
+        return answers
+
+
+def answer_items(
+    items: Sequence[Item], answerer: Answerer, kept: AnswersFile | None = None
+) -> dict[str, Prediction] | None:
+    """Answers to all items, with progress on stderr.
+
+    Args:
+      items: of all processes.
+      answerer: a model.
+      kept: where answers are kept; None: nowhere.
+
+    Returns:
+      The answers; None where other processes have not answered all of theirs yet.
+
+    Raises:
+      BenchmarkError: `kept` holds the answers of another run, or an item has no video.
+    """
+    answers = {} if kept is None else kept.begin()
+    mine = items if kept is None else kept.slice_of(items)
+    left = [item for item in mine if item.key not in answers]
+    done = len(mine) - len(left)
+    with tqdm(total=len(mine), initial=done, unit="question", desc="answer", disable=None, file=sys.stderr) as progress:
+        for item in left:
+            try:
+                answers[item.key] = answerer.answer(item)
+            except UnanswerableError as error:
+                answers[item.key] = Prediction(facts={UNANSWERABLE: str(error)})
+            if kept is not None:
+                kept.add(item.key, answers[item.key])
+            progress.update()
+    if kept is not None:
+        answers = kept.all_answers()
+    return answers if all(item.key in answers for item in items) else None
+
+
+def fingerprint(params: PyTree) -> str:
+    """Sixteen hexadecimal digits that tell parameters from others, by their names, shapes and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{values.shape}{values.dtype}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def make_report(
+    benchmark: Benchmark, items: Sequence[Item], predictions: Mapping[str, Prediction], rule: str
+) -> tuple[dict[str, Any], list[ItemScore]]:
+    """Every number of a benchmark, as JSON values, and the scores of the items.
+
+    Returns:
+      `score` and `interval` (95 %, bootstrap over items), both None where nothing can be scored; `groups`: by grouping
+      and group its score, interval and items; `rule`; `items`, `scored` (those that the rule does not leave out),
+      `answered`, `unreadable`, `unanswerable` (and `unanswerable_examples`), `tokens_per_question` (None where it is
+      not known), `figures`.
+
+    Raises:
+      ValueError: the benchmark has no such rule.
+    """
+    if rule not in benchmark.RULES:
+        raise ValueError(f"--rule={rule}: choose one of {', '.join(benchmark.RULES)}")
+    scores = benchmark.score(items, predictions, rule)
+    aggregate = lambda some: benchmark.aggregate(some, rule)
+    parts: dict[str, dict[str, list[ItemScore]]] = defaultdict(lambda: defaultdict(list))
+    for one in scores:
+        for grouping, group in one.groups.items():
+            parts[grouping][group].append(one)
+    groups = {
+        grouping: {
+            group: {"score": aggregate(some), "interval": interval(some, aggregate), "items": len(some)}
+            for group in sorted(its, key=_in_order)
+            for some in [its[group]]
+        }
+        for grouping, its in parts.items()
+    }
+    tokens = [one.tokens for one in predictions.values() if one.tokens is not None]
+    refused = {key: str(one.facts[UNANSWERABLE]) for key, one in predictions.items() if UNANSWERABLE in one.facts}
+    report = {
+        "score": aggregate(scores),
+        "interval": interval(scores, aggregate),
+        "groups": groups,
+        "rule": rule,
+        "items": len(items),
+        "scored": sum(one.value is not None for one in scores),
+        "answered": sum(item.key in predictions for item in items) - len(refused),
+        "unreadable": sum(one.unreadable for one in scores if one.key not in refused),
+        "unanswerable": len(refused),
+        "unanswerable_examples": list(refused.values())[:_EXAMPLES],
+        "tokens_per_question": float(np.mean(tokens)) if tokens else None,
+        "figures": benchmark.figures(items, predictions, scores, rule),
+    }
+    return report, scores
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """A report as people read it."""
+    lines = [f"{report['benchmark']}, {report['answered_by']}; rule: {report['rule']}"]
+    rows = [("all", report)]
+    for grouping, groups in report["groups"].items():
+        rows += [(f"{grouping} {group}", figures) for group, figures in groups.items()]
+    width = max(len(name) for name, _ in rows)
+    for name, figures in rows:
+        value = "   -  " if figures["score"] is None else f"{figures['score']:6.4g}"
+        around = "" if figures["interval"] is None else "  [{:.4g}, {:.4g}]".format(*figures["interval"])
+        lines.append(f"  {name:<{width}}  {value}{around:<20}  {figures['items']:>6} items")
+    lines.append(
+        f"{report['answered']} of {report['items']} answered, {report['unreadable']} could not be read and count wrong"
+    )
+    if report["unanswerable"]:
+        lines.append(f"{report['unanswerable']} could not be asked: {'; '.join(report['unanswerable_examples'])}")
+    if report["tokens_per_question"] is not None:
+        lines.append(f"{report['tokens_per_question']:.0f} video tokens a question")
+    for name, figure in report["figures"].items():
+        lines.append(f"{name}: {json.dumps(figure, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _in_order(group: str) -> tuple[bool, float, str]:
+    """Numbers by value, then names."""
+    try:
+        return False, float(group), group
+    except ValueError:
+        return True, 0.0, group
+
+
+def _as_json(prediction: Prediction) -> dict[str, Any]:
+    said = [[one.start_s, one.end_s, one.text] for one in prediction.said]
+    return {"text": prediction.text, "said": said, "tokens": prediction.tokens, "facts": dict(prediction.facts)}
+
+
+def _from_json(fields: Mapping[str, Any]) -> Prediction:
+    said = tuple(TimedText(start_s, text, end_s) for start_s, end_s, text in fields["said"])
+    return Prediction(fields["text"], said, fields["tokens"], fields["facts"])
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that were written to their end."""
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]
+
+
+def _parsed(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BenchmarkError(f"{path}:{number}: is no JSON ({error}): remove the line") from error

@@ -1,0 +1,62 @@
+"""`launch.benchmark`: predictions and controls in, a report and a page out, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.benchmark import main
+from tests.data_pipelines.numbered_video import write_numbered
+from tests.evals.benchmarks.longvideobench_folder import write_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "lvb")
+
+
+def test_predictions_are_scored(folder: Path, tmp_path: Path, capsys):
+    (folder / "videos").mkdir()
+    write_numbered(folder / "videos" / "v0.mp4", count=30)
+    answers, report, page, saved = (tmp_path / name for name in ("a.json", "r.json", "p.html", "s.json"))
+    answers.write_text(json.dumps({"q0": "A", "q1": "The answer is B", "q2": "<b>"}))
+    flags = ["longvideobench", f"--root={folder}", f"--predictions={answers}"]
+    assert main([*flags, f"--json={report}", f"--html={page}", f"--save_predictions={saved}"]) == 0
+    assert "  all " in capsys.readouterr().out
+    found = json.loads(report.read_text())
+    wanted = {"score", "interval", "groups", "rule", "unreadable", "tokens_per_question", "figures"}
+    assert found.keys() >= wanted | {"benchmark", "answered_by", "items"}
+    assert (found["rule"], found["score"], found["unreadable"]) == ("official", pytest.approx(1 / 6), 2)
+    html = page.read_text(encoding="utf-8")
+    assert html.count("data:image/jpeg") == 3  # of the one video that is there
+    assert "right" in html
+    assert "wrong, could not be read" in html
+    assert "<b>" not in html
+    assert json.loads(saved.read_text()) == json.loads(answers.read_text())
+    assert main([*flags, "--rule=lmms_eval", "--limit=2", "--json=-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rule"], found["score"], found["items"], found["limit"]) == ("lmms_eval", 1.0, 2, 2)
+
+
+def test_a_control_is_scored(folder: Path, capsys):
+    assert main(["longvideobench", f"--root={folder}", "--control=chance", "--json=-"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx((1 + 3 / 4) / 6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        ([], 2, "name a benchmark, one of longvideobench"),
+        (["longvideobench"], 2, "needs --root=DIR"),
+        (["longvideobench", "--root={folder}"], 2, "pass one of --checkpoint=DIR"),
+        (["longvideobench", "--root={folder}", "--control=chance", "--predictions=x"], 2, "pass one of"),
+        (["longvideobench", "--root={folder}", "--control=mine"], 2, "has chance, always_longest, always_b"),
+        (["longvideobench", "--root={folder}", "--control=chance", "--rule=x"], 2, "has official, lmms_eval"),
+        (["longvideobench", "--root={folder}/none", "--control=chance"], 1, "there is no such file"),
+        (["longvideobench", "--make=x"], 2, "--make is of worldqa"),
+        (["timing", "--said=x.vtt"], 2, "--said needs --reference"),
+    ],
+)
+def test_what_does_not_fit_is_refused(flags: list[str], code: int, said: str, folder: Path, capsys):
+    assert main([flag.replace("{folder}", str(folder)) for flag in flags]) == code
+    assert said in capsys.readouterr().err
