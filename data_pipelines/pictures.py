@@ -5,6 +5,7 @@ Nothing but VideoError leaves this module, whatever a file holds.
 """
 
 import bisect
+import contextlib
 import functools
 import itertools
 import os
@@ -77,6 +78,15 @@ class DecodedPicture(NamedTuple):
     whole: bool
 
 
+class _Packet(NamedTuple):
+    """A packet with its pictures, or why it gives none; `is_picture`: it is of the stream that is read."""
+
+    packet: av.Packet
+    is_picture: bool
+    frames: Sequence[av.VideoFrame] = ()
+    failure: str = ""
+
+
 class PictureStream:
     """The pictures of a file or a URL. Opening decodes the first one.
 
@@ -130,6 +140,15 @@ class PictureStream:
         if self._pipe is not None:
             self._pipe.stop()
         if self._working.acquire(blocking=False):
+            self._release()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[bool]:
+        """Holds `close` back while libav works; whether it may still: what is closed must not be asked anything."""
+        self._working.acquire()
+        try:
+            yield not self._closed
+        finally:
             self._release()
 
     def _release(self) -> None:
@@ -197,20 +216,18 @@ class PictureStream:
         self._size_px = (0, 0)
         self._shift_s = 0.0  # what is added to time stamps since they went back
         self._lost = ""  # why reading ended before the end
-        self._working.acquire()
-        try:
-            self._container = open_container(self._video, name, trusted=self._trusted)
-            self._opened = True
-            self._stream, choices = video_stream(self._container, self._video, name)
-            self._describe(choices)
-        except VideoError:
-            self._closed = True
-            raise
-        except LIBAV_ERRORS as error:  # a header with values that contradict each other
-            self._closed = True
-            raise VideoError(f"{name}: cannot be opened as a video: {why(error)}") from error
-        finally:
-            self._release()
+        with self._at_work():
+            try:
+                self._container = open_container(self._video, name, trusted=self._trusted)
+                self._opened = True
+                self._stream, choices = video_stream(self._container, self._video, name)
+                self._describe(choices)
+            except VideoError:
+                self._closed = True
+                raise
+            except LIBAV_ERRORS as error:  # a header with values that contradict each other
+                self._closed = True
+                raise VideoError(f"{name}: cannot be opened as a video: {why(error)}") from error
         try:
             # With the first picture the orientation is known, and that there is one.
             decoded = self._decoded()
@@ -222,9 +239,10 @@ class PictureStream:
             raise
         self._shown = itertools.chain([first], decoded)
         self.first_s = self.origin_s = first.t_s
-        sound = self._container.streams.best("audio")
-        if sound is not None and sound.start_time is not None and not self._by_arrival:
-            self.origin_s = min(first.t_s, _seconds(sound.start_time, sound.time_base))
+        with self._at_work() as may_ask:
+            sound = self._container.streams.best("audio") if may_ask and not self._by_arrival else None
+            if sound is not None and sound.start_time is not None:
+                self.origin_s = min(first.t_s, _seconds(sound.start_time, sound.time_base))
 
     def _describe(self, choices: int) -> None:
         container, stream = self._container, self._stream
@@ -235,7 +253,7 @@ class PictureStream:
             duration_s = container.duration / av.time_base if container.duration else None
         live = self._scheme in LIVE_SCHEMES
         in_segments = duration_s is None and bool(formats & {"hls", "dash"})
-        without_size = (self._scheme is not None or self._pipe is not None) and container.size <= 0
+        without_size = (self._scheme is not None or self._pipe is not None) and (container.size or 0) <= 0
         endless = live or in_segments or (duration_s is None and without_size)
         clockless = bool(container.format.flags & _WITHOUT_TIMES.value)
         clockless = clockless or any(one.endswith("_pipe") for one in formats)
@@ -262,11 +280,10 @@ class PictureStream:
         if choices > 1:
             self.info.note(f"several video streams; stream {stream.index} is read")
 
-    def _read(self, packets: Iterator["_TimedPacket"]) -> tuple[av.Packet, list[av.VideoFrame], str] | None:
+    def _read(self, packets: Iterator["_TimedPacket"]) -> "_Packet | None":
         """The next packet with its pictures, and why it gives none; None at the end, which `_lost` explains."""
-        self._working.acquire()
-        try:
-            if self._closed:
+        with self._at_work() as may_read:
+            if not may_read:
                 return None
             try:
                 packet, on_screen = next(packets)
@@ -276,7 +293,7 @@ class PictureStream:
                 self._lost = why(error)
                 return None
             if packet.stream.index != self._stream.index:
-                return packet, [], ""
+                return _Packet(packet, False)
             if packet.has_sidedata("encryption_info"):
                 raise VideoError(f"{self._name}: cannot decode: the video is encrypted; get a copy without DRM")
             try:
@@ -288,15 +305,13 @@ class PictureStream:
                 if on_screen is not None and self.is_needed is not None and context.has_b_frames:
                     needed = self.is_needed(*on_screen)
                 context.skip_frame = "DEFAULT" if needed else "NONREF"
-                return packet, packet.decode(), ""
+                return _Packet(packet, True, packet.decode())
             except LIBAV_ERRORS as error:
-                return packet, [], why(error)
-        finally:
-            self._release()
+                return _Packet(packet, True, failure=why(error))
 
     def _decoded(self, after_seek: bool = False) -> Iterator[DecodedPicture]:
         """The pictures in order of presentation; VideoError at the end if something was broken."""
-        container, stream, endless = self._container, self._stream, self.info.endless
+        endless = self.info.endless
         opened_s = time.monotonic()
         first_s = None if not after_seek else self.first_s
         last_s = hole_s = key_s = None
@@ -304,16 +319,14 @@ class PictureStream:
         skipped = damaged = counter_breaks = 0
         first_skip = damage = ""
         unsure = -1
-        packets = _untimed(container.demux())
-        if self._can_leave_out():
-            packets = with_display_intervals(container.demux(), stream.index)
+        packets = self._demuxed()
         while (read := self._read(packets)) is not None:
-            packet, frames, failure = read
+            packet, is_picture, frames, failure = read
             if last_s is None and self._scheme and time.monotonic() - opened_s > _FIRST_PICTURE_TIMEOUT_S:
                 raise VideoError(f"{self._name}: no picture came within {_FIRST_PICTURE_TIMEOUT_S:.0f} s")
             end_s = 0.0 if packet.pts is None else _seconds(packet.pts + (packet.duration or 0), packet.time_base)
             file_reached_s = max(file_reached_s, end_s)
-            if packet.stream.index != stream.index:
+            if not is_picture:
                 continue
             reached_s, shown_until_s = max(reached_s, end_s), max(shown_until_s, end_s + self._shift_s)
             # libav marks the picture before the break or the one after it. Where recordings are joined a key picture
@@ -347,8 +360,10 @@ class PictureStream:
                 whole = not damage or (frame.key_frame and not frame.is_corrupt and hole_s is None)
                 yield DecodedPicture(t_s, length_s, frame, self._orientation, damage, whole)
                 damage = "" if whole else damage
-        if self._closed:
-            return
+        with self._at_work() as may_ask:
+            if not may_ask:
+                return
+            missing = "" if endless or first_s is None else self._missing(first_s, reached_s, file_reached_s)
         lost = self._lost
         if first_s is None or last_s is None:
             cause = lost or first_skip
@@ -359,7 +374,6 @@ class PictureStream:
             self.info.note(f"breaks of the packets' counter (joined or lost pieces): {counter_breaks}")
         packets_do = "1 packet does" if skipped == 1 else f"{skipped} packets do"
         skips = f"{packets_do} not decode, the first {first_skip}" if skipped else ""
-        missing = "" if endless else _missing(container, stream, first_s, reached_s, file_reached_s)
         unseen_s = shown_until_s - last_s - length_s
         if unseen_s > length_s / 2 and not (endless or lost or skips):  # libav hides what fails at the very end
             self.info.note(f"the last {unseen_s:.2f} s gave no picture")
@@ -369,6 +383,31 @@ class PictureStream:
             raise VideoError(f"{self._name}: broken: {causes}. What came before stands; for the rest get a whole copy")
         if skips:
             self.info.note(skips)
+
+    def _demuxed(self) -> Iterator["_TimedPacket"]:
+        """The packets from here on; nothing of what is closed."""
+        with self._at_work() as may_ask:
+            if not may_ask:
+                return iter(())
+            packets = self._container.demux()
+            return with_display_intervals(packets, self._stream.index) if self._can_leave_out() else _untimed(packets)
+
+    def _missing(self, first_s: float, reached_s: float, file_reached_s: float) -> str:
+        """What to say when the recording ends before the length that it claims; "" when it does not."""
+        stream, container = self._stream, self._container
+        if stream.start_time is None:
+            return ""  # a bare stream: its length is a guess from its bytes and its bit rate
+        if stream.duration is not None:
+            claimed_s = _seconds(stream.start_time + stream.duration, stream.time_base)
+            if claimed_s - reached_s <= CUT_TOLERANCE_S:
+                return ""
+        elif container.duration:
+            claimed_s, reached_s = container.duration / av.time_base, file_reached_s
+            if claimed_s - reached_s <= _CUT_TOLERANCE_FILE_S:
+                return ""
+        else:
+            return ""
+        return f"it ends at {max(0.0, reached_s - first_s):.2f} s of {claimed_s - first_s:.2f} s (cut off?)"
 
     @property
     def _is_counted(self) -> bool:
@@ -575,29 +614,6 @@ def with_display_intervals(packets: Iterator[av.Packet], stream_index: int) -> I
         yield hand_out()
     if failure is not None:
         raise failure
-
-
-def _missing(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    first_s: float,
-    reached_s: float,
-    file_reached_s: float,
-) -> str:
-    """What to say when the recording ends before the length that it claims; "" when it does not."""
-    if stream.start_time is None:
-        return ""  # a bare stream: its length is a guess from its bytes and its bit rate
-    if stream.duration is not None:
-        claimed_s = _seconds(stream.start_time + stream.duration, stream.time_base)
-        if claimed_s - reached_s <= CUT_TOLERANCE_S:
-            return ""
-    elif container.duration:
-        claimed_s, reached_s = container.duration / av.time_base, file_reached_s
-        if claimed_s - reached_s <= _CUT_TOLERANCE_FILE_S:
-            return ""
-    else:
-        return ""
-    return f"it ends at {max(0.0, reached_s - first_s):.2f} s of {claimed_s - first_s:.2f} s (cut off?)"
 
 
 def _seconds(count: int, time_base: Any) -> float:

@@ -16,12 +16,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmduplex_jax.typing import Array, PyTree
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+# Said, because the default (Explicit; of abstract meshes only in newer jax) has Linen's Embed and plain matmuls raise.
+_AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +74,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(data, fsdp, tensor, len(devices))
-    # The default axis type is Explicit, under which Linen's Embed and plain matmuls raise.
-    auto = (AxisType.Auto,) * len(MESH_AXES)
     # Of a torus of chips, such as 8x8 for axes of 4 and 16, a physical axis may have to be split.
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, MESH_AXES, axis_types=auto)
+    return Mesh(placed, MESH_AXES, axis_types=_AXIS_TYPES)
+
+
+def abstract_mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
+    """The sizes of a mesh whose devices are not there: programs are traced for it, and not compiled."""
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=_AXIS_TYPES)
 
 
 def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> tuple[int, int, int]:

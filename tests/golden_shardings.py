@@ -12,9 +12,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AbstractMesh
 
-from mmduplex_jax.sharding import MESH_AXES, array_name, logical_names, tree_shardings
+from mmduplex_jax.sharding import MESH_AXES, abstract_mesh, array_name, logical_names, tree_shardings
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.step import abstract_params
@@ -36,7 +35,7 @@ def shardings_of(name: str) -> dict[str, Any]:
     boxed = abstract_params(build_task(config, load_tokenizer(config)))
     names = logical_names(boxed)
     # An abstract mesh has sizes and no devices; shapes are all that the resolver asks for.
-    placed = jax.tree_util.tree_leaves_with_path(tree_shardings(boxed, AbstractMesh(MESH, MESH_AXES)))
+    placed = jax.tree_util.tree_leaves_with_path(tree_shardings(boxed, abstract_mesh(*MESH)))
     spec = {array_name(path): sharding.spec for path, sharding in placed}
     rows = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)):

@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from mmduplex_jax.sharding import MESH_AXES, ShardingError, logical_names, make_mesh, replicated_axes, resolve
+from mmduplex_jax.sharding import ShardingError, abstract_mesh, logical_names, make_mesh, replicated_axes, resolve
 from tests.golden_shardings import CONFIGS, golden_path, shardings_of
 
-MESH = AbstractMesh((2, 2, 2), MESH_AXES)
+MESH = abstract_mesh(2, 2, 2)
 
 
 @pytest.mark.parametrize(

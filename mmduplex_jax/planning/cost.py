@@ -13,13 +13,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend import core
-from jax.sharding import AbstractMesh
 
 from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning.devices import Device
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
-from mmduplex_jax.sharding import MESH_AXES, mesh_sizes
+from mmduplex_jax.sharding import abstract_mesh, mesh_sizes
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
@@ -160,7 +159,7 @@ def program_for(task: Task, config: Any, num_devices: int) -> Program:
       ValueError: the batch cannot be split over the mesh.
     """
     sizes = mesh_sizes(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, num_devices)
-    mesh: Any = AbstractMesh(sizes, MESH_AXES)  # a program asks its mesh for sizes only, until it is compiled
+    mesh: Any = abstract_mesh(*sizes)  # a program asks its mesh for sizes only, until it is compiled
     return make_program(task, config, mesh)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.extend import core
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
 from mmduplex_jax.layers.encoder import Encoder
@@ -17,7 +17,7 @@ from mmduplex_jax.models.language import LanguageConfig, LanguageModel
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
-from mmduplex_jax.sharding import MESH_AXES, make_mesh
+from mmduplex_jax.sharding import abstract_mesh, make_mesh
 from mmduplex_jax.stages.clip.task import Pairs, chunked_loss, plain_loss
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
@@ -55,7 +55,7 @@ def test_a_scan_counts_by_its_length_a_while_loop_once_and_of_branches_the_deare
 
 
 def test_a_shard_map_counts_on_all_devices_that_split_its_rows():
-    mesh = AbstractMesh((4, 2, 3), MESH_AXES)
+    mesh = abstract_mesh(4, 2, 3)
     rows = PartitionSpec(("data", "fsdp"))
     split = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
     assert flops_of(split, array(16, 5), array(5, 7)).model == 2 * 16 * 5 * 7
@@ -141,7 +141,7 @@ def test_remat_of_a_tower_repeats_less_than_its_forward_pass():
 
 
 def test_rows_that_devices_compare_in_a_ring_are_as_much_work_as_in_one_place():
-    mesh = AbstractMesh((4, 1, 1), MESH_AXES)
+    mesh = abstract_mesh(4, 1, 1)
     shapes = (array(8, 6), array(8, 6), jax.ShapeDtypeStruct((8,), bool), jax.ShapeDtypeStruct((8,), jnp.int32))
 
     def of(compare) -> Flops:
