@@ -45,6 +45,8 @@ CAPTIONS = ["sacrebleu>=2.5", "rouge-score>=0.1.2", "nltk>=3.9.2"]
 # (aiohttp 3.14 is the first that lets go of connections that never send a request.)
 LIVE = ["aiohttp>=3.14", "aiortc>=1.16", "prometheus-client>=0.21"]
 
+ARENA = ["evalica>=0.4.2"]
+
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
@@ -54,6 +56,8 @@ EXTRAS_REQUIRE = {
     "data": ["apache-beam>=2.77"],
     # Serving streams over HTTP, WebSocket and WebRTC, and the client of it.
     "live": LIVE,
+    # `launch.arena`: ratings, and votes as Parquet.
+    "arena": [*LIVE, *ARENA, "pyarrow>=18"],
     # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
     # `launch.import_weights` of ONNX files, and ONNX Runtime to verify them with.
@@ -77,6 +81,7 @@ EXTRAS_REQUIRE = {
     "dev": [
         *CAPTIONS,
         *LIVE,
+        *ARENA,
         "pytest>=8.4",
         "pytest-xdist>=3.8",
         "pytest-timeout>=2.4",
@@ -103,7 +108,14 @@ setup(
     # The library. Commands (`launch`) and what they are given (`configs`) are used from a checkout.
     packages=find_packages(include=["mmduplex_jax*", "data_pipelines*"]),
     package_data={
-        "mmduplex_jax": ["py.typed", "serving/static/*", "pages/templates/*", "weights/real/*", "weights/world/*"]
+        "mmduplex_jax": [
+            "py.typed",
+            "arena/static/*",
+            "serving/static/*",
+            "pages/templates/*",
+            "weights/real/*",
+            "weights/world/*",
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

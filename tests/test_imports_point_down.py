@@ -74,6 +74,8 @@ MAY_IMPORT = {
     # A session on a server is used as one on this machine is, and gives what that gives.
     _OURS + "client.session": GROUND | {_OURS + name for name in ("client", "streaming", "commentator")},
     _OURS + "serving": UPPER | {_OURS + name for name in ("streaming", "commentator", "serving.protocol")},
+    # It serves as the server of models does, and knows no model.
+    _OURS + "arena": GROUND | DATA | {_OURS + name for name in ("serving", "serving.protocol", "evals")},
     # Its names, each loaded when it is used.
     "mmduplex_jax": {_OURS + "commentator", _OURS + "word_decoder"},
     "data_pipelines": {_OURS + name for name in ("clock", "frame_size", "interruptible", "typing", "text_tokenizer")},
@@ -81,7 +83,7 @@ MAY_IMPORT = {
     "launch": LIBRARY
     | SERVING
     | {"mmduplex_jax", "configs"}
-    | {_OURS + name for name in ("commentator", "pages", "planning", "real_videos")},
+    | {_OURS + name for name in ("arena", "commentator", "pages", "planning", "real_videos")},
 }
 ONLY_ORBAX = "mmduplex_jax/weights/checkpoint.py"
 JUNK_DRAWERS = re.compile(r"(^|_)(utils?|helpers?|common|managers?|misc)(_|$)")
@@ -221,12 +223,12 @@ MODULES = {
     "norfair-enough": "norfair",
     "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
 }  # fmt: skip
-LIBRARY_EXTRAS = ("live", "data", "teacher")
+LIBRARY_EXTRAS = ("live", "data", "teacher", "arena")
 
 
 def declared() -> tuple[set[str], set[str]]:
     """Modules of the packages in setup.py: of the plain install, and of the extras that the library imports from."""
-    wanted = ("INSTALL_REQUIRES", "CAPTIONS", "LIVE", "EXTRAS_REQUIRE")
+    wanted = ("INSTALL_REQUIRES", "CAPTIONS", "LIVE", "ARENA", "EXTRAS_REQUIRE")
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     named = [node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id in wanted]
     values: dict[str, object] = {}

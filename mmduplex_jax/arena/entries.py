@@ -1,0 +1,206 @@
+"""What an arena shows: videos, and what each contestant said about them, from a folder.
+
+    DIR/videos/STEM.mp4                     any file that browsers play (.mp4, .webm, .m4v, .mov, .ogv)
+    DIR/contestants/NAME/STEM.vtt           what NAME said about it; .srt or .json do too
+    DIR/categories.json                     optional: {"STEM": "football", ...}
+
+A `.json` is what `launch.commentate --json` or the page of `launch.serve` writes (`words` with `text` and `t_emit_s`),
+or a recogniser's segments. A word is shown when it was said, never earlier: at its own time where the file has one;
+where it has only a line's, a line's words are spread over the line.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.transcripts import TranscriptError, read_transcript
+from data_pipelines.video_source import VideoError, open_container
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".m4v", ".mov", ".ogv")
+# By how well they know the times of words; a contestant with several files for a video is read from the first.
+COMMENTARY_SUFFIXES = (".json", ".vtt", ".srt")
+UNSORTED = "all"
+# Words said after the video's end are waited for so long: the words of a live commentator run behind the picture.
+TAIL_S = 5.0
+# Names become texts of a page and of a database: no control characters, and short enough for a table.
+_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,64}")
+
+
+class EntriesError(ValueError):
+    """The folder is no arena, or a file of it cannot be read; says which, what is wrong, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Commentary:
+    """What a contestant said about a video.
+
+    Attributes:
+      contestant: its folder's name.
+      words: `(time in seconds of the video, text)` in the order of time.
+      sha256: of the words, so that votes say what they were about.
+    """
+
+    contestant: str
+    words: tuple[tuple[float, str], ...]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A video, with every commentary on it that may be shown, by contestant."""
+
+    stem: str
+    path: Path
+    duration_s: float
+    category: str
+    commentaries: Mapping[str, Commentary]
+
+    def shown_s(self, left: str, right: str) -> float:
+        """How long two commentaries take to be seen: to the video's end, and for last words up to `TAIL_S` more."""
+        last_s = max((words[-1][0] for name in (left, right) if (words := self.commentaries[name].words)), default=0.0)
+        return max(self.duration_s, min(last_s, self.duration_s + TAIL_S))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """All that an arena shows.
+
+    Attributes:
+      videos: by stem; each with at least two commentaries.
+      contestants: all that have a folder, by name.
+      notes: what was left out and why, for whoever runs it.
+    """
+
+    videos: Mapping[str, Video]
+    contestants: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_entries(root: Path, identity_words: Sequence[str] | None = None) -> Entries:
+    """Reads the folder of an arena.
+
+    Args:
+      root: the folder.
+      identity_words: a commentary that says one of them would tell whose it is, and is left out; by default the
+        contestants' names.
+
+    Raises:
+      EntriesError: there is nothing to compare, or a file is damaged.
+      OSError: a file cannot be read.
+    """
+    for name in ("videos", "contestants"):
+        if not (root / name).is_dir():
+            raise EntriesError(f"{root / name} is no folder: an arena has DIR/videos/* and DIR/contestants/NAME/*.vtt")
+    contestants = tuple(sorted(path.name for path in (root / "contestants").iterdir() if path.is_dir()))
+    for name in contestants:
+        if not _NAME.fullmatch(name):
+            raise EntriesError(f"{root / 'contestants' / name}: names have 1 to 64 printable characters")
+    if len(contestants) < 2:
+        raise EntriesError(f"{root / 'contestants'} has {len(contestants)} folders: an arena needs two contestants")
+    leak = _leak_pattern(contestants if identity_words is None else identity_words)
+    categories = _categories(root / "categories.json")
+    paths = sorted(path for path in (root / "videos").iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    twice = {path.stem for path in paths if sum(path.stem == other.stem for other in paths) > 1}
+    if twice:
+        raise EntriesError(f"{root / 'videos'}: {min(twice)} is there twice; captions are found by the name alone")
+    unknown = categories.keys() - {path.stem for path in paths}
+    if unknown:
+        raise EntriesError(f"{root / 'categories.json'}: there is no video {min(unknown)!r} in {root / 'videos'}")
+    videos: dict[str, Video] = {}
+    notes: list[str] = []
+    for path in paths:
+        said = {}
+        for name in contestants:
+            commentary = _commentary(root / "contestants" / name, path.stem, leak, notes)
+            if commentary is not None:
+                said[name] = commentary
+        if len(said) < 2:
+            notes.append(f"{path.name}: {len(said)} commentaries that can be shown, two are needed; it is left out")
+            continue
+        category = categories.get(path.stem, UNSORTED)
+        videos[path.stem] = Video(path.stem, path, _duration_s(path), category, said)
+    if not videos:
+        why = "; ".join(notes[:3]) or f"no file ends in one of {VIDEO_SUFFIXES}"
+        raise EntriesError(f"{root / 'videos'}: no video has two commentaries ({why})")
+    return Entries(videos, contestants, tuple(notes))
+
+
+def _commentary(folder: Path, stem: str, leak: re.Pattern[str] | None, notes: list[str]) -> Commentary | None:
+    """A contestant's words on a video; None, with a note, where there are none that can be shown."""
+    path = next((path for suffix in COMMENTARY_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
+    if path is None:
+        notes.append(f"{folder.name} has no commentary on {stem}")
+        return None
+    words = _read_words(path, notes)
+    found = leak.search(" ".join(text for _, text in words)) if leak else None
+    if found is not None:
+        notes.append(f"{folder.name}/{path.name} says {found.group()!r}, which tells whose it is; it is left out")
+        return None
+    written = json.dumps(words, ensure_ascii=True, separators=(",", ":"))
+    return Commentary(folder.name, words, hashlib.sha256(written.encode()).hexdigest())
+
+
+def _read_words(path: Path, notes: list[str]) -> tuple[tuple[float, str], ...]:
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
+        if isinstance(content, dict) and isinstance(content.get("words"), list):
+            return _our_words(path, content["words"])
+    try:
+        transcript = read_transcript(path, keep_marks=True)
+    except TranscriptError as error:
+        raise EntriesError(str(error)) from error
+    notes += [note.detail for note in transcript.notes]
+    return tuple((round(word.start_s, 3), word.text) for word in transcript.words)
+
+
+def _our_words(path: Path, words: Sequence[Any]) -> tuple[tuple[float, str], ...]:
+    """Words as `launch.commentate --json` and the page write them."""
+    read: list[tuple[float, str]] = []
+    for number, word in enumerate(words):
+        fields: dict[str, Any] = word if isinstance(word, dict) else {}
+        text: Any = fields.get("text")
+        t_s: Any = fields.get("t_emit_s")
+        is_number = isinstance(t_s, int | float) and not isinstance(t_s, bool)
+        if not isinstance(text, str) or not is_number or not 0 <= t_s < math.inf:
+            raise EntriesError(f'{path}: words[{number}] needs "text" and "t_emit_s" (when it was said, in seconds)')
+        read.append((round(t_s, 3), text))
+    return tuple(sorted(read, key=lambda word: word[0]))
+
+
+def _leak_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
+    """Finds any of some names as whole words; "_", "-" and spaces are the same."""
+    parts = [r"[\s_-]+".join(map(re.escape, re.split(r"[\s_-]+", name))) for name in names if name.strip()]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE) if parts else None
+
+
+def _categories(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
+    right = isinstance(content, dict) and all(isinstance(one, str) and _NAME.fullmatch(one) for one in content.values())
+    if not right:
+        raise EntriesError(f'{path}: an object is expected, a category for each video: {{"STEM": "football"}}')
+    return content
+
+
+def _duration_s(path: Path) -> float:
+    """How long browsers play a video, as its container says."""
+    try:
+        with open_container(str(path), path.name) as container:
+            length_us = container.duration
+    except VideoError as error:
+        raise EntriesError(f"{path}: {error}") from error
+    if not length_us or length_us <= 0:
+        raise EntriesError(f"{path}: does not say how long it is; write it anew (ffmpeg -i FILE -c copy NEW)")
+    return length_us / 1_000_000
