@@ -14,13 +14,25 @@ from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError
 _MISSING = object()
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8; BenchmarkError where there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise BenchmarkError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise BenchmarkError(f"{path}: a file was expected, it is a folder") from error
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
       BenchmarkError: there is no such file, it is not UTF-8 or not JSON; says where.
     """
-    return parse_json(_read_text(path), str(path))
+    return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, place: str) -> Any:
@@ -41,7 +53,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
       BenchmarkError: there is no such file, or a line is not a JSON object.
     """
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -110,17 +122,6 @@ def _get(row: Mapping[str, Any], name: str, place: str) -> Any:
     if value is _MISSING:
         raise BenchmarkError(f"{place}: {name!r} is missing; there are {', '.join(map(repr, row)) or 'no fields'}")
     return value
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise BenchmarkError(f"{path}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise BenchmarkError(f"{path}: a file was expected, it is a folder") from error
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _shown(value: Any) -> str:
