@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "absl-py>=2.1",
     "ml_dtypes>=0.5",
     "numpy>=2.0",
+    "scipy>=1.14",
     "einops>=0.8.2",
     "markupsafe>=3.0",
     "jinja2>=3.1.6",
@@ -60,6 +61,8 @@ EXTRAS_REQUIRE = {
     "arena": [*LIVE, *ARENA, "pyarrow>=18"],
     # Scores of captions; all run without Java and fetch nothing.
     "captions": CAPTIONS,
+    # TRACE with the sentence encoder of its paper (`--rule=official` of the benchmark `timing`). It brings torch.
+    "timing": ["sentence-transformers>=5.0"],
     # `launch.import_weights` of ONNX files, and ONNX Runtime to verify them with.
     "onnx": ["onnx>=1.19", "onnxruntime>=1.22"],
     # `launch.import_weights` of GGUF files.
