@@ -9,9 +9,10 @@ from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import load, random_commentator
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.listen import ServerSettings, exit_now, run_server, tls_context
+from mmduplex_jax.serving.listen import ServerSettings, run_server
 from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
 from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.sockets import exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib.resources import files
+from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, hdrs, web
 
@@ -20,6 +19,7 @@ from mmduplex_jax.serving.connection import (
     server_sent_events,
 )
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.guard import guarded_app, page_file
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Limits, ProtocolError
 from mmduplex_jax.serving.session import public_facts
@@ -30,32 +30,16 @@ from mmduplex_jax.streaming.pool import StreamPool
 
 _log = logging.getLogger(__name__)
 SESSIONS = web.AppKey("sessions", Sessions)
-# Connections that have not sent the head of a request yet.
-SILENT = web.AppKey("silent", set[web.RequestHandler])
 _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
-_ACCESS = web.AppKey("access", Access)
 _POOL = web.AppKey("pool", StreamPool)
 
 # A client that does not answer a ping within half of this is gone.
 _HEARTBEAT_S = 20.0
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # The page needs no token: it is public, holds no secret, and asks for the token itself.
 _PUBLIC = frozenset({"page", "asset", "healthz", "readyz", "feed"})
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-        "worker-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Permissions-Policy": "camera=(self), display-capture=(self), microphone=(), geolocation=()",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Whoever asks for health may use any name for this machine: the answer is not private, and probes use addresses.
+_HEALTH = frozenset({"healthz", "readyz"})
 
 
 def build_app(
@@ -83,8 +67,12 @@ def build_app(
       ice_servers: STUN or TURN addresses for WebRTC; by default none is asked.
     """
     limits, counters = limits or Limits(), counters or Counters()
-    app = web.Application(middlewares=[_guard], client_max_size=limits.text_bytes)
-    app[_ACCESS], app[_POOL], app[SILENT] = access, pool, set()
+
+    def on_refused(status: int) -> None:
+        counters.refused.labels("unauthorized" if status == 401 else "forbidden").inc()
+
+    app = guarded_app(access, body_bytes=limits.text_bytes, public=_PUBLIC, always=_HEALTH, on_refused=on_refused)
+    app[_POOL] = pool
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
@@ -112,33 +100,7 @@ def build_app(
     add("/v1/world/{index:[0-9]{1,6}}.mp4", _world, name="world")
     add("/v1/sessions/{session}/{kind:words|captions\\.vtt}", _feed, name="feed")
     app.router.add_post("/v1/webrtc", _webrtc, name="webrtc")
-    app.on_response_prepare.append(_add_headers)
     return app
-
-
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-
-
-@web.middleware
-async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuses whom the rules refuse; errors are JSON."""
-    request.app[SILENT].discard(request.protocol)
-    route = request.match_info.route.name
-    refusal = request.app[_ACCESS].refusal(request, needs_token=route not in _PUBLIC)
-    # Whoever asks for health may use any name for this machine: the answer is not private, and probes use addresses.
-    if refusal is not None and route not in ("healthz", "readyz"):
-        status, message = refusal
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-        request.app[SESSIONS].counters.refused.labels("unauthorized" if status == 401 else "forbidden").inc()
-        return web.json_response({"error": message}, status=status, headers=headers)
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return web.json_response({"error": error.text or error.reason}, status=error.status)
 
 
 class _Socket:
@@ -247,15 +209,10 @@ async def _world(request: web.Request) -> web.StreamResponse:
 
 
 async def _static(request: web.Request) -> web.StreamResponse:
-    name = request.match_info.get("name", "index.html")
-    folder = files("mmduplex_jax.serving") / "static"
-    # Looked up among the names that are there: nothing that a client writes becomes a path.
-    found = next((entry for entry in folder.iterdir() if entry.name == name and entry.is_file()), None)
-    kind = _TYPES.get(name[name.rfind(".") :])
-    if found is None or kind is None:
+    answer = await page_file("mmduplex_jax.serving", request.match_info.get("name", "index.html"))
+    if answer is None:
         raise web.HTTPNotFound(text="there is no such file")
-    body = await asyncio.to_thread(found.read_bytes)
-    return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
+    return answer
 
 
 async def _healthz(request: web.Request) -> web.StreamResponse:

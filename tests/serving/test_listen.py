@@ -13,8 +13,9 @@ import pytest
 from mmduplex_jax.client import connect
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
-from mmduplex_jax.serving.listen import serve, tls_context
+from mmduplex_jax.serving.listen import serve
 from mmduplex_jax.serving.monitoring import MalformedRequestFilter
+from mmduplex_jax.serving.sockets import tls_context
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import run
 
