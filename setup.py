@@ -114,6 +114,7 @@ setup(
         "mmduplex_jax": [
             "py.typed",
             "arena/static/*",
+            "arena/templates/*",
             "serving/static/*",
             "pages/templates/*",
             "weights/real/*",

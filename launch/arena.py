@@ -1,0 +1,138 @@
+"""An arena for video commentary: people compare two commentators on the same video, side by side, names hidden."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmduplex_jax.arena.board import leaderboard
+from mmduplex_jax.arena.entries import read_entries
+from mmduplex_jax.arena.export import export_votes
+from mmduplex_jax.arena.rules import ArenaLimits, review
+from mmduplex_jax.arena.server import build_arena
+from mmduplex_jax.arena.votes import VoteStore
+from mmduplex_jax.client import TOKEN_VARIABLE, read_token
+from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
+from mmduplex_jax.serving.sockets import exit_now, listen, shown_address, stop_at_signals, tls_context
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+
+_DESCRIPTION = """\
+An arena for video commentary: people compare two commentators on the same video, side by side, names hidden.
+
+  DIR/videos/STEM.mp4             (.webm, .m4v, .mov, .ogv)
+  DIR/contestants/NAME/STEM.vtt   what NAME said about it (.srt; .json of `launch.commentate --json`)
+  DIR/categories.json             optional: {"STEM": "football"}
+  DIR/votes.sqlite3               is made: every ballot and vote
+
+Words appear when they were said, never earlier, and nobody can vote before both were shown to the end. /leaderboard has
+ratings with intervals. docs/arena.md says how pairs are chosen, what the numbers mean, and whose votes do not count.
+
+As with launch.serve, on any address but loopback it wants a token (--token_file, or MMDUPLEX_TOKEN in the environment);
+voters open https://HOST:PORT/#token=TOKEN.
+
+examples:
+  python -m launch.arena --root=arena --port=8090
+  python -m launch.arena --root=arena --export=votes.parquet
+  python -m launch.arena --root=arena --backup=monday.sqlite3
+      also while it serves
+  python -m launch.arena --root=arena --json=-
+      the leaderboard as JSON
+"""
+_log = logging.getLogger(__name__)
+# Votes are on the disk when they are answered; nothing else has to end.
+_DRAIN_S = 0.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses, serves or writes; errors go to stderr as one line. 0 stopped, 2 wrong flags or files, 130 interrupted."""
+    flags = command_parser("launch.arena", _DESCRIPTION)
+    add = flags.add_argument
+    listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
+    add("--root", metavar="DIR", type=Path, required=True, help="videos and commentaries, as above")
+    add("--votes", metavar="FILE", type=Path, help="database of votes (default: DIR/votes.sqlite3)")
+    add("--backup", metavar="FILE", type=Path, help="instead of serving: copy the database, also while it serves")
+    add("--export", metavar="FILE.jsonl|.parquet", type=Path, help="instead of serving: write every vote")
+    add("--review", action="store_true", help="instead of serving: judge every voter anew by the rules against abuse")
+    add_json_flag(flags, "instead of serving: write the leaderboard as JSON")
+    text = "commentaries that say one of them tell whose they are and are left out (default: names of contestants)"
+    add("--identity_words", metavar="WORD,...", type=listed, help=text)
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8090, help="0 takes any that is free (default: %(default)s)")
+    add("--token_file", metavar="FILE", help=f"its first line is the voters' token; else {TOKEN_VARIABLE} is read")
+    add("--tls_cert", metavar="PEM", help="certificate, for https")
+    add("--tls_key", metavar="PEM", help="its key")
+    add("--allow_origins", metavar="ORIGIN,...", type=listed, default=[], help="other pages that may use the arena")
+    add("--log", choices=("json", "text"), default="text", help="how the log is written, to stderr (default: text)")
+    add("--only_check_args", action="store_true", help="read the flags and stop")
+    limits = flags.add_argument_group("limits for everybody")
+    for field in dataclasses.fields(ArenaLimits):
+        text = f"{field.metadata['help']} (%(default)s)"
+        limits.add_argument(f"--limit_{field.name}", type=type(field.default), default=field.default, help=text)
+    args = parse_args(flags, argv)
+    try:
+        if not args.only_check_args:
+            configure_logs(args.log)
+            _run(args)
+    except (ValueError, OSError, ImportError) as error:
+        flush_logs()
+        print(f"arena: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    path = args.votes or args.root / "votes.sqlite3"
+    reads = args.backup or args.export or args.review or args.json is not None
+    if reads and not path.exists():
+        raise FileNotFoundError(f"{path}: there are no votes yet")
+    with contextlib.closing(VoteStore(path)) as store:
+        if args.backup:
+            store.backup(args.backup)
+            print(f"copied to {args.backup}")
+        if args.export:
+            print(f"{export_votes(store, args.export)} votes written to {args.export}")
+        if args.review:
+            excluded = ", ".join(f"{number} {why}" for why, number in review(store).items())
+            print(f"voters whose votes do not count: {excluded or 'none'}", file=sys.stderr)
+        if args.json is not None:
+            write_json(args.json, leaderboard(store, read_entries(args.root, args.identity_words).contestants))
+        if not reads:
+            asyncio.run(_serve(args, store))
+
+
+async def _serve(args: argparse.Namespace, store: VoteStore) -> None:
+    limits = ArenaLimits(
+        **{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(ArenaLimits)}
+    )
+    access = Access(args.host, read_token(args.token_file), args.allow_origins)
+    tls = tls_context(args.tls_cert, args.tls_key)
+    entries = read_entries(args.root, args.identity_words)
+    for note in entries.notes:
+        _log.warning(note)
+    app = build_arena(entries, store, access, limits, secure=tls is not None)
+
+    def on_listening(port: int) -> None:
+        address = shown_address(args.host, port, tls=tls is not None) + ("#token=TOKEN" if access.token else "")
+        count = f"{len(entries.videos)} videos, {len(entries.contestants)} contestants"
+        print(f"{count} on {address}", flush=True)
+
+    await listen(
+        app,
+        args.host,
+        args.port,
+        stop=stop_at_signals(_DRAIN_S),
+        connections_max=limits.connections,
+        tls=tls,
+        on_listening=on_listening,
+    )
+
+
+if __name__ == "__main__":
+    exit_now(main())
