@@ -58,7 +58,7 @@ def get_config() -> config_dict.ConfigDict:
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)
     c.delay = config_dict.create(min=8, max=8, eval=8)
     c.loss = config_dict.create(
-        pad_weight=0.3, nested_dropout=0.25, future_word_weight=0.3, future_word_horizon_s=1.6, chunk=0
+        pad_weight=0.3, nested_dropout=0.25, future_word_weight=0.3, future_word_horizon_s=1.6, chunk=0, crop_name_weight=0.5
     )
     c.data = shared.data(
         dirs="data/world-real-1,data/world-real-2,data/labelled",
@@ -101,8 +101,10 @@ def get_config() -> config_dict.ConfigDict:
             heads=4,
             motion_features=True,
             centre=True,
-            readout="tokens",
-            tower=_TOWER,
+            inside=True,
+            readout="pooled",
+            tower_px=96,
+            tower=dict(kind="efficientnet_lite", output="head"),
         ),
         state=dict(slots=4, layers=1, heads=4),
         baseline=dict(grid_side=(4, 4), interval_ticks=4, dense_tokens=64, dense_hz=5),

@@ -7,7 +7,9 @@ as the world's commentator has it. In real speech "he left" would become "he rig
 import dataclasses
 import re
 
-from data_pipelines.schema import Event, Record
+import numpy as np
+
+from data_pipelines.schema import Event, Record, Thing
 from data_pipelines.world.commentator import MIRROR
 
 
@@ -38,4 +40,12 @@ def flip_record(record: Record) -> Record:
         words=tuple(dataclasses.replace(word, text=flip_text(word.text)) for word in record.words),
         caption=re.sub(r"\S+", lambda word: flip_text(word[0]), record.caption),
         events=tuple(Event(event.t_s, event.kind, event.subject, flip_text(event.detail)) for event in record.events),
+        things=None if record.things is None else tuple(Thing(one.noun, _flipped(one.boxes)) for one in record.things),
     )
+
+
+def _flipped(boxes: np.ndarray) -> np.ndarray:
+    """Boxes [T, 4] in the flipped frame; of what is not there they stay 0."""
+    top, left, bottom, right = boxes.T
+    there = (bottom > top)[:, None]
+    return np.where(there, np.stack([top, 1 - right, bottom, 1 - left], axis=1), 0).astype(boxes.dtype)

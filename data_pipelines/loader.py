@@ -197,6 +197,7 @@ def make_loader(
     weights: Sequence[float] | None = None,
     drop_remainder: bool | None = None,
     with_lag: bool = False,
+    with_things: bool = False,
     mark_corrupt: bool = False,
     pairs: PairFormat | None = None,
 ) -> LoaderIterator:
@@ -228,6 +229,7 @@ def make_loader(
       drop_remainder: what to do with samples that fill no last batch. True leaves them out, False fills the batch up
         with samples that are not valid and have index -1. Must be said where it matters.
       with_lag: adds `max_lag_s` float32 [B], the most by which the text falls behind.
+      with_things: adds where things are and what names them (`samples.things_of`).
       mark_corrupt: what to do with a record that cannot be read. True puts in its place a sample in which nothing is
         valid, with index -2 - i for record i (see `corrupt_records`); False raises the ShardError.
       pairs: make pairs of frames and a text, not frames with timed words; `num_ticks` is then how long a piece of a
@@ -278,7 +280,9 @@ def make_loader(
         _check_flip_safe(data, source, parts)
     pieces = Pieces(source, num_ticks, flip is not False, seed, mark_corrupt, frame_px)
     maker: Callable[[int, int], Sample]
-    maker = SampleMaker(pieces, tokenizer, with_lag) if pairs is None else PairMaker(pieces, tokenizer, pairs)
+    maker = (
+        SampleMaker(pieces, tokenizer, with_lag, with_things) if pairs is None else PairMaker(pieces, tokenizer, pairs)
+    )
     samples = chosen.map_with_index(maker)
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]

@@ -16,7 +16,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record
 from mmduplex_jax.frame_size import FrameSize
-from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import UInt8
 
 Sample = dict[str, np.ndarray]
@@ -24,6 +24,8 @@ Sample = dict[str, np.ndarray]
 NO_RECORD = -1
 # `CORRUPT - index` is the index of a sample whose record cannot be read.
 CORRUPT = -2
+# Things whose boxes a sample has room for: those that are seen longest.
+NUM_THINGS = 16
 # A survey reads records of so many bytes together, but so many records at least.
 _SURVEY_BYTES, _SURVEY_RECORDS = 256 << 20, 32
 
@@ -197,6 +199,34 @@ def text_of(record: Record, ticks: range, num_ticks: int, tokenizer: TextTokeniz
     return Text(slots, slot_valid, latest, cut)
 
 
+def things_of(record: Record | None, ticks: range, num_ticks: int, tokenizer: TextTokenizer) -> Sample:
+    """Where things are in some ticks of a record, and what names them.
+
+    Args:
+      record: whose; None for one that cannot be read.
+      ticks: of it.
+      num_ticks: T, to which they are filled up.
+      tokenizer: spells the nouns.
+
+    Returns:
+      thing_boxes float32 [T, K, 4], see `schema.Thing`; thing_ids int32 [K], the first token of each noun, PAD where
+      there is no thing and -1 of one that the vocabulary cannot spell; things_known bool [], whether the record knows
+      what is in its picture. K = `NUM_THINGS`.
+    """
+    boxes = np.zeros((num_ticks, NUM_THINGS, 4), np.float32)
+    ids = np.full(NUM_THINGS, tokenizer.pad_id, np.int32)
+    known = record is not None and record.things is not None
+    things = (record.things or ()) if record is not None else ()
+    seen = sorted(things, key=lambda thing: -int(thing.boxes[ticks.start : ticks.stop].any(axis=1).sum()))
+    for number, thing in enumerate(seen[:NUM_THINGS]):
+        boxes[: len(ticks), number] = thing.boxes[ticks.start : ticks.stop]
+        try:
+            ids[number] = tokenizer.encode_word(thing.noun.split()[0])[0]
+        except UnknownWordError:
+            ids[number] = -1
+    return {"thing_boxes": boxes, "thing_ids": ids, "things_known": np.array(known)}
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleMaker:
     """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
@@ -206,11 +236,13 @@ class SampleMaker:
         not valid; of one that cannot be read, where such are marked, nothing is valid.
       tokenizer: spells the words.
       with_lag: whether `max_lag_s` is in the sample.
+      with_things: whether what `things_of` gives is in the sample.
     """
 
     pieces: Pieces
     tokenizer: TextTokenizer
     with_lag: bool
+    with_things: bool = False
 
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run, made of a record.
@@ -243,6 +275,8 @@ class SampleMaker:
         if self.with_lag:
             sample["max_lag_s"] = np.array(text.lag_steps * self.pieces.source.clock.step_s, np.float32)
             sample["words_cut"] = np.array(text.words_cut, np.int32)
+        if self.with_things:
+            sample |= things_of(record, ticks, num_ticks, self.tokenizer)
         return sample
 
     def _nothing(self, index: int) -> Sample:
@@ -256,6 +290,8 @@ class SampleMaker:
         }
         if self.with_lag:
             sample["max_lag_s"], sample["words_cut"] = np.zeros((), np.float32), np.zeros((), np.int32)
+        if self.with_things:
+            sample |= things_of(None, range(0), self.pieces.num_ticks, self.tokenizer)
         return sample
 
 

@@ -16,6 +16,9 @@ from mmduplex_jax.frame_size import FrameSize
 
 SCHEMA_VERSION = 2
 
+# A box's edges are kept as 16 bits each.
+_BOX_STEPS = 65535
+
 # How well a word is timed: to the word (an aligner, a simulator), to its subtitle line, or not at all (a caption).
 TIMINGS = ("word", "line", "clip")
 
@@ -59,6 +62,20 @@ class Event:
         return (self.kind, self.subject, self.detail)
 
 
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """A thing in the picture, and where it is.
+
+    Attributes:
+      noun: the word that names it ("car").
+      boxes: float32 [T, 4], at each tick its top, left, bottom and right edge as shares of the frame's height and
+        width, within the frame; all 0 while it is not there.
+    """
+
+    noun: str
+    boxes: np.ndarray
+
+
 class RecordError(ValueError):
     """Bytes that are not a record of this schema, or a record that contradicts itself."""
 
@@ -85,6 +102,8 @@ class Record:
       license: under which the clip is used, "" if the source does not say.
       audio: an encoded audio track with its own header (Ogg or WAV), as long as the clip, if there is one.
       motion: int8 motion fields computed when the shard was built, if there are any; the first axis is T.
+      things: all that moves, and what has moved, if something knows it (the world's look `real` does); None where
+        nothing does.
     """
 
     key: str
@@ -101,6 +120,7 @@ class Record:
     language: str = ""
     audio: bytes | None = None
     motion: np.ndarray | None = None
+    things: tuple[Thing, ...] | None = None
 
     def __post_init__(self):
         shape = self.frames.shape
@@ -116,6 +136,11 @@ class Record:
             raise RecordError(f"{self.key}: {shape[0]} frames, but {times_s.shape} tick times")
         if self.motion is not None and (self.motion.dtype != np.int8 or self.motion.shape[:1] != shape[:1]):
             raise RecordError(f"{self.key}: motion must be int8 [T, ...], got {self.motion.dtype} {self.motion.shape}")
+        for thing in self.things or ():
+            if thing.boxes.shape != (shape[0], 4):
+                raise RecordError(
+                    f"{self.key}: boxes of a {thing.noun} must be [{shape[0]}, 4], got {thing.boxes.shape}"
+                )
         if not 0.0 <= self.words_from_s < math.inf:
             raise RecordError(f"{self.key}: words_from_s must be finite and not negative, got {self.words_from_s}")
         for word in self.words:
@@ -155,6 +180,8 @@ def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92)
         "audio": record.audio,
         "motion": None if motion is None else {"shape": list(motion.shape), "data": motion.tobytes()},
     }
+    if record.things is not None:  # only where they are known, so that other records are as they were before
+        fields["things"] = [[thing.noun, _packed_boxes(thing.boxes)] for thing in record.things]
     body = msgpack.packb(fields)
     return msgpack.packb({"schema": SCHEMA_VERSION, "crc32": zlib.crc32(body), "body": body})
 
@@ -192,6 +219,7 @@ def decode_record(data: bytes, ticks: Callable[[int], range] | None = None) -> R
         license=fields["license"],
         audio=fields["audio"],
         motion=None if motion is None else np.frombuffer(motion["data"], np.int8).reshape(motion["shape"]),
+        things=_things_of(fields),
     )
 
 
@@ -212,6 +240,17 @@ def _fields_of(data: bytes) -> dict[str, Any]:
     if zlib.crc32(envelope["body"]) != envelope["crc32"]:
         raise RecordError("damaged: the checksum of the record's body does not match")
     return _unpack(envelope["body"], "the body")
+
+
+def _packed_boxes(boxes: np.ndarray) -> bytes:
+    return np.round(np.clip(boxes, 0, 1) * _BOX_STEPS).astype("<u2").tobytes()
+
+
+def _things_of(fields: dict[str, Any]) -> tuple[Thing, ...] | None:
+    if "things" not in fields:
+        return None
+    unpacked = lambda data: np.frombuffer(data, "<u2").reshape(-1, 4).astype(np.float32) / _BOX_STEPS
+    return tuple(Thing(noun, unpacked(data)) for noun, data in fields["things"])
 
 
 def _word_fields(word: Word) -> list[Any]:

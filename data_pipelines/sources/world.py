@@ -67,6 +67,7 @@ class WorldSource:
                     clock=self.clock,
                     words=tuple(clip.words),
                     events=tuple(clip.events),
+                    things=clip.things,
                     provenance={"source": "world", "look": self.world.look, "seed": self.seed, "index": index}
                     | ({"files": list(clip.files)} if clip.files else {})
                     | ({"classes": own_classes} if own_classes else {}),

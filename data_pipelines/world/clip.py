@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from data_pipelines.schema import Event, Word
+from data_pipelines.schema import Event, Thing, Word
 from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, comment, split_phrases
 from data_pipelines.world.config import LOOKS, WorldConfig
@@ -39,6 +39,7 @@ class Clip:
       frames: uint8 [T, H, W, 3] RGB, one at each tick of the clock.
       events: in order of time.
       words: in order of time.
+      things: of real things, where they are; None of drawn shapes.
       licence: under which it may be used; of real things all that the pack says of theirs, between " | ".
       files: the pictures of a pack that are in it, of a thing with several its first.
     """
@@ -48,6 +49,7 @@ class Clip:
     words: tuple[Word, ...]
     licence: str = "Apache-2.0"
     files: tuple[str, ...] = ()
+    things: tuple[Thing, ...] | None = None
 
 
 # A kind of clips: drawn shapes, or real things out of a pack.
@@ -61,7 +63,8 @@ def make_clip(config: World, seed: int, index: int) -> Clip:
     if isinstance(config, RealWorldConfig):
         real, rng = plan_real_clip(config, seed, index)
         frames = RealPainter(config, real, rng).frames(times_s)
-        return Clip(frames, real.events, real.words, " | ".join(real.licences), real.files)
+        things = real.things(times_s, config.frame_px[1] / config.frame_px[0])
+        return Clip(frames, real.events, real.words, " | ".join(real.licences), real.files, things)
     scene, words, rng = plan_clip(config, seed, index)
     return Clip(Painter(config, scene, rng).frames(times_s), scene.events, words)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, MemoryState
@@ -54,10 +55,41 @@ def future_word_counts(
     return total[:, horizon_steps:] - total[:, : slots.shape[1]]
 
 
+def thing_of_token(
+    tokens: Tokens,
+    boxes: Float[Array, "B T K 4"],
+    ids: Int32[Array, "B K"],
+    frame_px: FrameSize,
+    video_stride: int,
+    nothing_id: int,
+) -> Int32[Array, "B N"]:
+    """What each token looks at: of the things in whose box its centre lies, the smallest one.
+
+    Args:
+      tokens: packed.
+      boxes: of things at each tick, see `data_pipelines.schema.Thing`.
+      ids: what names them.
+      frame_px: height and width of the frame.
+      video_stride: steps of a tick.
+      nothing_id: what names a place where there is none of them.
+    """
+    tick = jnp.clip(tokens.step // video_stride, 0, boxes.shape[1] - 1)
+    now = jnp.take_along_axis(boxes, tick[..., None, None], axis=1)  # [B, N, K, 4]
+    at = (tokens.centre_px.astype(jnp.float32) / jnp.asarray(frame_px, jnp.float32))[:, :, None]
+    low, high = now[..., :2], now[..., 2:]
+    inside = ((at >= low - _BOX_MARGIN) & (at <= high + _BOX_MARGIN)).all(axis=-1) & (high > low).all(axis=-1)
+    area = jnp.where(inside, (high - low).prod(axis=-1), jnp.inf)
+    smallest = jnp.argmin(area, axis=-1)
+    return jnp.where(inside.any(axis=-1), jnp.take_along_axis(ids, smallest, axis=1), nothing_id)
+
+
 def sample_delays(key: Array, batch: int, low: int, high: int) -> Int32[Array, "B"]:
     """A delay a row, uniform in `low … high`, both included."""
     return jax.random.randint(key, (batch,), low, high + 1, jnp.int32)
 
+
+# A crop on a thing's edge is centred a little beside its box: by so much of the frame.
+_BOX_MARGIN = 0.015
 
 TOKEN_CONTROLS = ("real", "shuffled", "zeroed")
 
@@ -75,6 +107,7 @@ class DualStreamConfig:
       delay_max: largest delay that the model is told apart from others.
       tied: whether the head is the embedding table; otherwise it is a table of its own.
       future_word_head: whether there is a head that names the words of the next second or two (a helper in training).
+      crop_name_head: whether there is a head that names what each flow token looks at (another helper).
       memory: what video tokens see of the last hour; None for nothing.
       pad_bias: added to silence's logit whenever the model speaks by itself, so that a session's own 0 is a trained
         model's best (`launch.export --pad_bias`). Losses and given words know nothing of it.
@@ -95,6 +128,7 @@ class DualStreamConfig:
     vocab_multiple: int = 128
     tied: bool = True
     future_word_head: bool = False
+    crop_name_head: bool = False
     memory: MemoryConfig | None = None
     pad_bias: float = 0.0
     token_control: str = "real"
@@ -135,6 +169,22 @@ class LiveState(NamedTuple):
     memory: MemoryState | tuple[()] = ()
 
 
+class TeacherForced(NamedTuple):
+    """What a training learns from.
+
+    Attributes:
+      nll: `[B, S]`, each target's negative log-likelihood, in nats.
+      tokens: of the video.
+      future_words: logits of the future-word head, `[B, S, V]`; None without one.
+      crop_names: logits of the word that names what each video token looks at, `[B, N, V]`; None without that head.
+    """
+
+    nll: Float[Array, "B S"]
+    tokens: Tokens
+    future_words: Float[Array, "B S V"] | None = None
+    crop_names: Float[Array, "B N V"] | None = None
+
+
 class DualStream(nn.Module):
     """The model as a Linen module without mutable collections."""
 
@@ -154,6 +204,9 @@ class DualStream(nn.Module):
         if c.future_word_head:
             dtype = jnp.dtype(c.text.dtype)
             self.future_word_head = dense(c.text.width, ("embed", "mlp"), name="future_word_head", dtype=dtype)
+        if c.crop_name_head:
+            dtype = jnp.dtype(c.tokenizer.dtype)
+            self.crop_name_head = dense(c.text.width, ("feature", "mlp"), name="crop_name_head", dtype=dtype)
 
     # What both forms share.
 
@@ -189,6 +242,8 @@ class DualStream(nn.Module):
         x = self.hidden(tokens, slots, delay)
         if self.is_initializing() and self.config.future_word_head:
             self.future_word_head(x)
+        if self.is_initializing() and self.config.crop_name_head:
+            self.crop_name_head(tokens.values)
         return self.language.logits(x), tokens
 
     def token_nll(
@@ -199,19 +254,21 @@ class DualStream(nn.Module):
         anchor_keep: Int32[Array, "B"] | None,
         target: Int32[Array, "B S"],
         chunk: int = 0,
-    ) -> tuple[Float[Array, "B S"], Float[Array, "B S V"] | None, Tokens]:
+    ) -> "TeacherForced":
         """Negative log-likelihood of `target` at every step, in nats, teacher-forced; other arguments as of `__call__`.
 
         Args:
           chunk: steps whose logits are held at once (`layers/vocabulary.py`); 0 for all.
-
-        Returns:
-          Each target's negative log-likelihood; the future-word head's logits, of all steps (None without one); tokens.
         """
         tokens = self.tokenizer(video, anchor_keep)
         x = self.hidden(tokens, slots, delay)
         nll, _ = self.language.token_nll_of(x, target, chunk)
-        return nll, self.language.logits(self.future_word_head(x)) if self.config.future_word_head else None, tokens
+        future_words = self.language.logits(self.future_word_head(x)) if self.config.future_word_head else None
+        crop_names = None
+        if self.config.crop_name_head:
+            named = self.crop_name_head(tokens.values).astype(jnp.dtype(self.config.text.dtype))
+            crop_names = self.language.logits(named)
+        return TeacherForced(nll, tokens, future_words, crop_names)
 
     def hidden(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
         """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept)."""

@@ -98,7 +98,7 @@ class Encoder:
             "motion": dataclasses.asdict(c.motion),
             "budget": dataclasses.asdict(c.budget) if c.kind == "bflow" else {},
             "baseline": {} if c.kind == "bflow" else dataclasses.asdict(c.baseline),
-            "flow": {name: getattr(c.flow, name) for name in ("crop_px", "crop_scales", "centre")},
+            "flow": {name: getattr(c.flow, name) for name in ("crop_px", "crop_scales", "centre", "inside")},
         }
         frozen = {tower.sees: tower for tower in self.towers}
         looks = {
@@ -111,7 +111,7 @@ class Encoder:
     def _tower_facts(self, tower: Tower, dtype: str, with_weights: bool) -> dict[str, Any]:
         shape = {name: value for name, value in dataclasses.asdict(tower.config).items() if name not in _HOW}
         part = self.config.anchor if tower.sees == "frames" else self.config.flow
-        seen = {"px": list(self.config.anchor_px)} if tower.sees == "frames" else {}
+        seen = {"px": list(self.config.anchor_px) if tower.sees == "frames" else [self.config.flow.looked_px] * 2}
         prefix = tower.prefix.removeprefix(TOKENIZER)
         weights = {_WEIGHTS: weights_hash(self.params, prefix)} if with_weights else {}
         return (

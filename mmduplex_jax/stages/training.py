@@ -65,6 +65,7 @@ def train(
         "worker_processes": config.data.workers,
         "flip": config.data.flip,
         "weights": weights,
+        "with_things": config.get("loss", {}).get("crop_name_weight", 0.0) > 0,
     }
     try:
         for directory in dirs:

@@ -92,9 +92,13 @@ class FlowConfig:
       width, layers, heads: of the trunk over the patches; without layers one linear map reads all of a crop.
       motion_features: whether tokens carry motion vectors, match costs and their short history.
       centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
+      inside: whether a crop at the frame's rim is moved inwards until it shows nothing but the frame; otherwise it
+        sticks out, and the rim is repeated.
       remat: recompute the trunk's activations in the backward pass.
       tower: of any kind (`towers/kinds.py`): the trunk is over its features instead of patches of pixels. Trained here,
         or imported (`config.init_from.crops`). None: patches.
+      tower_px: side to which the tower gets crops enlarged: a network that halves its maps five times sees little in a
+        small picture. 0: as they are.
       readout: what the trunk is over: "pooled", the tower's one vector of a crop, or "tokens", those of all its places.
       mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to; what its kind is used to where empty.
     """
@@ -107,8 +111,10 @@ class FlowConfig:
     heads: int = 4
     motion_features: bool = True
     centre: bool = True
+    inside: bool = False
     remat: bool = False
     tower: AnyTower | None = None
+    tower_px: int = 0
     readout: str = "pooled"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -132,8 +138,18 @@ class FlowConfig:
         for name in ("mean", "std"):
             object.__setattr__(self, name, getattr(self, name) or getattr(tower, name))
         _check_pixels("tokenizer.flow", self.mean, self.std)
-        remedy = f"set tokenizer.flow.tower.image_px={self.crop_px}, or tokenizer.flow.tower.positions='bicubic'"
-        check_picture(tower, (self.crop_px, self.crop_px), "tokenizer.flow.tower", "a crop", remedy)
+        if self.tower_px and self.tower_px < self.crop_px:
+            raise ValueError(
+                f"tokenizer.flow.tower_px={self.tower_px} is below crop_px={self.crop_px}: crops are only enlarged"
+            )
+        side = self.looked_px
+        remedy = f"set tokenizer.flow.tower.image_px={side}, or tokenizer.flow.tower.positions='bicubic'"
+        check_picture(tower, (side, side), "tokenizer.flow.tower", "a crop", remedy)
+
+    @property
+    def looked_px(self) -> int:
+        """Side of the pictures that the tower gets."""
+        return self.tower_px or self.crop_px
 
     @property
     def used_tower(self) -> AnyTower | None:
@@ -230,7 +246,7 @@ class TokenizerConfig(BudgetRule):
     @property
     def crop_features(self) -> tuple[tuple[int, int], str]:
         """P and F of what the crops' tower makes of a crop, and its dtype; ValueError where there is none."""
-        tower, size = self.flow.used_tower, (self.flow.crop_px, self.flow.crop_px)
+        tower, size = self.flow.used_tower, (self.flow.looked_px, self.flow.looked_px)
         if tower is None:
             raise ValueError("tokenizer.flow.tower is None: nothing looks at crops but the trunk")
         return features_shape(tower, size, self.flow.readout == "pooled"), tower.dtype
@@ -239,16 +255,17 @@ class TokenizerConfig(BudgetRule):
 def from_mapping(values, frame_px: int | Sequence[int], clock: Clock, fit: str = "crop") -> TokenizerConfig:
     """Builds the configuration from a nested mapping (a ConfigDict); an unknown name raises TypeError.
 
-    Where towers do not say it, the anchors' is for pictures of `frame_px`, that of the crops for pictures of `crop_px`,
-    and both compute in the tokenizer's dtype. Frames that pictures were padded to (`fit`) have bars, in which nothing
-    moves.
+    Where towers do not say it, the anchors' is for pictures of `frame_px`, that of the crops for pictures of `tower_px`
+    or `crop_px`, and both compute in the tokenizer's dtype. Frames that pictures were padded to (`fit`) have bars, in
+    which nothing moves.
     """
     values, frame_px = dict(values), frame_size(frame_px, "config.frame_px")
     values["motion"] = {"bars": fit == "pad", **dict(values.get("motion", {}))}
     dtype = values.get("dtype", "float32")
     flow = _with_tuples(values.pop("flow", {}))
     if flow.get("tower") is not None:
-        flow["tower"] = tower_from_mapping(flow["tower"], image_px=flow.get("crop_px", FlowConfig.crop_px), dtype=dtype)
+        side = flow.get("tower_px") or flow.get("crop_px", FlowConfig.crop_px)
+        flow["tower"] = tower_from_mapping(flow["tower"], image_px=side, dtype=dtype)
     parts = {
         "motion": MotionConfig,
         "budget": BudgetConfig,

@@ -91,7 +91,7 @@ class AnchorEncoder(nn.Module):
 
 
 class CropTower(nn.Module):
-    """What a flow token's tower makes of crops, `[X, h, w, 3] -> [X, P, F]`."""
+    """What a flow token's tower makes of crops, enlarged to `tower_px`, `[X, h, w, 3] -> [X, P, F]`."""
 
     config: FlowConfig
 
@@ -101,7 +101,10 @@ class CropTower(nn.Module):
 
     def __call__(self, crops: UInt8[Array, "X h w 3"]) -> Float[Array, "X P F"]:
         flow = self.config
-        return _looked(self.tower(normalise(crops, flow.mean, flow.std)), flow.readout == "pooled")
+        pictures = normalise(crops, flow.mean, flow.std)
+        if flow.looked_px != flow.crop_px:
+            pictures = resize_grid(pictures, flow.looked_px, flow.looked_px, "bilinear", antialias=False)
+        return _looked(self.tower(pictures), flow.readout == "pooled")
 
 
 def _looked(output: Any, pooled: bool) -> Float[Array, "B P F"]:

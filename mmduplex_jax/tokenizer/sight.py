@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmduplex_jax.tokenizer import motion, token_plan
 from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
@@ -123,9 +124,11 @@ def crops(
     scale: Int32[Array, "N"],
     flow: FlowConfig,
 ) -> UInt8[Array, "N h w 3"]:
-    """Cuts squares of `scale · crop_px` around centres, averaged to `crop_px`; outside the frame its rim is repeated.
+    """Cuts squares of `scale · crop_px` around centres, averaged to `crop_px`.
 
-    A larger square begins at a multiple of its scale, so that it is cut from a frame which is shrunk once for all.
+    Where one would stick out of the frame it is moved inwards (`flow.inside`), or the frame's rim is repeated, as it is
+    in any case where the square is larger than the frame. A larger square begins at a multiple of its scale, so that it
+    is cut from a frame which is shrunk once for all.
     """
     half = flow.crop_px // 2
 
@@ -134,7 +137,11 @@ def crops(
         padded = jnp.pad(small, [(0, 0), (half, half), (half, half), (0, 0)], mode="edge")
         size = (1, flow.crop_px, flow.crop_px, 3)
         cut = lambda t, at: jax.lax.dynamic_slice(padded, (t, at[0], at[1], 0), size)[0]
-        return jax.vmap(cut)(tick, centre_px // factor)
+        at = centre_px // factor
+        if flow.inside:
+            last = np.maximum(np.array(small.shape[1:3], np.int32) - half, half)
+            at = jnp.clip(at, half, last)
+        return jax.vmap(cut)(tick, at)
 
     cut = at_scale(1)
     for factor in flow.crop_scales[1:]:

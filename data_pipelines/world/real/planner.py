@@ -12,9 +12,10 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data_pipelines.schema import Event, Word
+from data_pipelines.schema import Event, Thing, Word
+from data_pipelines.world.event_words import noun_of
 from data_pipelines.world.real import settings as places
-from data_pipelines.world.real.actors import Actor
+from data_pipelines.world.real.actors import BEFORE_S, SAMPLE_S, Actor
 from data_pipelines.world.real.config import RealWorldConfig
 from data_pipelines.world.real.foreground import MASK_PX, Piece, find_piece
 from data_pipelines.world.real.ground import Ground
@@ -70,6 +71,24 @@ class RealScene:
         """Those of all pictures in it of which the pack says one."""
         all_of_them = {self.background.licence, *(one.cutout.licence for one in (*self.props, *self.actors))}
         return tuple(sorted(all_of_them - {""}))
+
+    def things(self, times_s: np.ndarray, aspect: float) -> tuple[Thing, ...]:
+        """Where all actors are at times [T], within a picture of this width by height; those that are never in it are
+        left out.
+        """
+        every = (Thing(noun_of(one.cutout.class_name), _boxes(one, times_s, aspect)) for one in self.actors)
+        return tuple(thing for thing in every if thing.boxes.any())
+
+
+def _boxes(actor: Actor, times_s: np.ndarray, aspect: float) -> np.ndarray:
+    """Its boxes, float32 [T, 4] (`schema.Thing`)."""
+    track = actor.track
+    at = np.clip(np.round((times_s + BEFORE_S) / SAMPLE_S).astype(int), 0, len(track.x) - 1)
+    x, y, height, half = track.x[at], track.y[at], track.height[at], actor.width[at] / 2
+    edges = np.stack([y - height, (x - half) / aspect, y, (x + half) / aspect], axis=1)
+    boxes = np.clip(edges, 0, 1)
+    there = (height > 0) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return np.where(there[:, None], boxes, 0).astype(np.float32)
 
 
 def plan_real_scene(config: RealWorldConfig, dice: Dice) -> RealScene:

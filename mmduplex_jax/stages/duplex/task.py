@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.samples import NUM_THINGS
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.layers.transformer import StackConfig
@@ -17,11 +18,13 @@ from mmduplex_jax.models.dual_stream import (
     future_word_counts,
     sample_delays,
     shifted,
+    thing_of_token,
 )
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer import config as tokenizer_config
+from mmduplex_jax.tokenizer.bflow import FLOW, Tokens
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.tokenizer.sight_arrays import SightArray, batch_shapes, sight_of
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -73,6 +76,7 @@ def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
         vocab_rows_min=config.vocab_rows_min,
         tied=tied,
         future_word_head=config.loss.future_word_weight > 0,
+        crop_name_head=config.loss.get("crop_name_weight", 0.0) > 0,
         memory=memory_config(config.get("memory"), clock, stack_config(config.video_stream, clock)),
         pad_bias=config.get("pad_bias") or 0.0,
         end_id=tokenizer.end_id,
@@ -92,6 +96,8 @@ class DuplexTask:
         et al., 2024).
       nested_dropout: share of clips whose anchors lose a random tail of their tokens.
       loss_chunk: steps whose logits are held at once, 0 for all; those of `future_word_weight` are always whole.
+      crop_name_weight: weight of naming what each flow token looks at, of clips that know it (`Record.things`): what a
+        thing is is learned from every crop of it, not only from the few words that are said of it.
       encoded: arrays of encoded clips that batches have instead of frames (`with_encoded`).
     """
 
@@ -104,6 +110,7 @@ class DuplexTask:
     future_word_weight: float = 0.0
     future_word_horizon_steps: int = 20
     loss_chunk: int = 0
+    crop_name_weight: float = 0.0
     encoded: tuple[SightArray, ...] = ()
 
     @property
@@ -136,13 +143,22 @@ class DuplexTask:
         return video | {
             "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
             "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
+            **(self._thing_shapes(batch_size) if self.config.crop_name_head else {}),
+        }
+
+    def _thing_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "thing_boxes": jax.ShapeDtypeStruct((batch_size, self.ticks, NUM_THINGS, 4), jnp.float32),
+            "thing_ids": jax.ShapeDtypeStruct((batch_size, NUM_THINGS), jnp.int32),
+            "things_known": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
         }
 
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted cross-entropy of every slot, at a delay drawn for every clip.
 
         Metrics: `word_nll` (words' tokens), `mark_nll` (word starts), `pad_nll` and, where the vocabulary has the mark,
-          `end_nll` (sentence ends), in nats a slot; `video_tokens` a clip.
+          `end_nll` (sentence ends), in nats a slot; `video_tokens` a clip; with their heads `future_word_nll`, and
+          `crop_name_nll` and `crop_name_accuracy` of flow tokens.
         """
         c = self.config
         slots = batch["slots"]
@@ -154,7 +170,7 @@ class DuplexTask:
         target = delayed(slots, delay, c.pad_id)
         given = shifted(target, c.start_id)
         inputs = (video, given, delay, keep, target, self.loss_chunk)
-        nll, future_logits, tokens = self.model.apply({"params": params}, *inputs, method="token_nll")
+        nll, tokens, future_logits, crop_logits = self.model.apply({"params": params}, *inputs, method="token_nll")
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
         brought = delayed(known.astype(jnp.int32), delay, 1) > 0
@@ -175,6 +191,10 @@ class DuplexTask:
             asked = valid * (~is_pad & ~is_end) * (count > 0)
             loss += self.future_word_weight * (named * asked).sum()
             metrics["future_word_nll"] = (named * asked).sum() / jnp.maximum(asked.sum(), 1.0)
+        if c.crop_name_head:
+            name_nll, named = self._crop_name_nll(batch, tokens, crop_logits)
+            loss += self.crop_name_weight * name_nll * total
+            metrics |= {"crop_name_nll": name_nll, "crop_name_accuracy": named}
         return loss / jnp.maximum(total, 1.0), metrics | {
             "loss_weight": total,
             "word_nll": mean(is_word),
@@ -184,6 +204,22 @@ class DuplexTask:
             "video_tokens": video_tokens / rows,
             "tokens": video_tokens + valid.sum(),
         }
+
+    def _crop_name_nll(
+        self, batch: Any, tokens: Tokens, logits: Float[Array, "B N V"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """How well flow tokens name what they look at, in nats a token, and how often the likeliest word is right of
+        those that look at a thing; of clips that know it.
+        """
+        c, ids = self.config, batch["thing_ids"]
+        size, stride = c.tokenizer.frame_px, c.clock.video_stride
+        target = thing_of_token(tokens, batch["thing_boxes"], ids, size, stride, c.pad_id)
+        asked = tokens.valid & (tokens.kind == FLOW) & batch["things_known"][:, None] & (target >= 0)
+        log_p = jax.nn.log_softmax(logits)
+        nll = -jnp.take_along_axis(log_p, jnp.maximum(target, 0)[..., None], axis=-1)[..., 0]
+        mean = lambda values, where: (values * where).sum() / jnp.maximum(where.sum(), 1)
+        right = (log_p.argmax(axis=-1) == target).astype(jnp.float32)
+        return mean(nll, asked), mean(right, asked & (target != c.pad_id))
 
 
 def build_task(config: Any, tokenizer: TextTokenizer) -> DuplexTask:
@@ -201,4 +237,5 @@ def build_task(config: Any, tokenizer: TextTokenizer) -> DuplexTask:
         future_word_weight=config.loss.future_word_weight,
         future_word_horizon_steps=model.clock.steps_in(config.loss.future_word_horizon_s),
         loss_chunk=config.loss.get("chunk", 0),
+        crop_name_weight=config.loss.get("crop_name_weight", 0.0),
     )
