@@ -52,13 +52,25 @@ def get_config() -> config_dict.ConfigDict:
     c.sentence_ends = True
     # What to begin with (mmduplex_jax/weights/init_from.py): folders of imported weights or of trainings;
     # strict: all of it must fit.
-    c.init_from = config_dict.create(model="", text="", vision="weights/yolox_nano", tokenizer="", strict=True)
+    c.init_from = config_dict.create(
+        model="",
+        text="",
+        vision="weights/yolox_nano",
+        crops="weights/efficientnet_lite0",
+        tokenizer="",
+        strict=True,
+    )
     c.vocab_rows_min = 0  # embedding rows to make at least
     c.fusion = "cross"
     c.clock = config_dict.create(step_hz=12.5, video_stride=2)
     c.delay = config_dict.create(min=8, max=8, eval=8)
     c.loss = config_dict.create(
-        pad_weight=0.3, nested_dropout=0.25, future_word_weight=0.3, future_word_horizon_s=1.6, chunk=0, crop_name_weight=0.5
+        pad_weight=0.3,
+        nested_dropout=0.25,
+        future_word_weight=0.3,
+        future_word_horizon_s=1.6,
+        chunk=0,
+        crop_name_weight=0.5,
     )
     c.data = shared.data(
         dirs="data/world-real-1,data/world-real-2,data/labelled",

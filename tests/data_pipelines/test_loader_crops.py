@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data_pipelines.loader import make_loader
 from data_pipelines.packing import pack_spoken, pack_words
-from data_pipelines.samples import Pieces, SampleMaker, survey_words
-from data_pipelines.schema import Record, Word
+from data_pipelines.samples import Pieces, SampleMaker, survey_words, things_of
+from data_pipelines.schema import Record, Thing, Word
 from data_pipelines.shards import open_dataset, write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
@@ -183,6 +183,26 @@ def test_only_the_piece_is_decoded(tmp_path, monkeypatch):
     assert batch["frames"].shape == (3, 5, 144, 144, 3)
     steps = np.diff(batch["frames"].mean(axis=(2, 3, 4)), axis=1)
     np.testing.assert_allclose(steps, 8, atol=1)  # each frame is 8 brighter than the one before; JPEG may round
+
+
+def test_things_are_those_of_the_ticks_named_by_their_first_token():
+    boxes = np.zeros((3, 8, 4), np.float32)
+    boxes[0, 5:] = [0, 0, 1, 0.5]
+    boxes[1, 2:] = [0, 0, 0.5, 0.5]
+    boxes[2] = [0, 0, 0.1, 0.1]
+    words = tuple(Thing(noun, box) for noun, box in zip(("left", "red", "zeppelin"), boxes))
+    clip = Record("k", np.zeros((8, 4, 4, 3), np.uint8), Clock(), things=words)
+    got = things_of(clip, range(4, 8), 6, TOKENIZER)
+    spelled = [TOKENIZER.encode_word(noun)[0] for noun in ("red", "left")]
+    assert got["things_known"]
+    assert sorted(got["thing_ids"][:3].tolist()) == sorted([*spelled, -1])
+    number = got["thing_ids"].tolist().index(spelled[1])
+    np.testing.assert_array_equal(got["thing_boxes"][:, number], [[0] * 4, *[[0, 0, 1, 0.5]] * 3, [0] * 4, [0] * 4])
+    unknown = things_of(None, range(0), 6, TOKENIZER)
+    assert not unknown["things_known"]
+    assert {name: (a.shape, a.dtype) for name, a in unknown.items()} == {
+        name: (a.shape, a.dtype) for name, a in got.items()
+    }
 
 
 def test_words_that_cannot_be_spelled_are_not_learned():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.flip import flip_record, flip_text
 from data_pipelines.images import FORMATS
-from data_pipelines.schema import Event, Record, RecordError, Word, decode_record, encode_record, key_of
+from data_pipelines.schema import Event, Record, RecordError, Thing, Word, decode_record, encode_record, key_of
 from mmduplex_jax.clock import Clock
 
 
@@ -80,6 +80,7 @@ def test_key_without_frames(record):
         ({"motion": np.zeros((2, 1), np.int16)}, "motion must be int8"),
         ({"words": (Word(" ", 0.0),)}, "visible text"),
         ({"words": (Word("red", float("nan")),)}, "finite"),
+        ({"things": (Thing("car", np.zeros((3, 4), np.float32)),)}, "boxes of a car"),
         ({"words_from_s": -0.1}, "words_from_s must be"),
         ({"words_from_s": float("nan")}, "words_from_s must be"),
     ],
@@ -121,6 +122,22 @@ def test_flip(record):
     twice = dataclasses.replace(flip_record(seen), caption="")
     same_but_frames(twice, record(2))
     np.testing.assert_array_equal(twice.frames, record(2).frames)
+
+
+def test_things_round_trip_and_flip(record):
+    """To a 16th of a bit, and where something is not there it is not there flipped."""
+    boxes = np.zeros((6, 4), np.float32)
+    boxes[2:] = [0.25, 0.0, 1.0, 0.125]
+    written = dataclasses.replace(record(2), things=(Thing("car", boxes),))
+    back = decode_record(encode_record(written))
+    assert [thing.noun for thing in back.things] == ["car"]
+    np.testing.assert_allclose(back.things[0].boxes, boxes, atol=1e-5)
+    flipped = flip_record(back).things[0].boxes
+    np.testing.assert_allclose(flipped[2:], np.tile([0.25, 0.875, 1.0, 1.0], (4, 1)), atol=1e-5)
+    assert not flipped[:2].any()
+    nobody = dataclasses.replace(record(2), things=())
+    assert decode_record(encode_record(nobody)).things == ()
+    assert decode_record(encode_record(record(2))).things is None
 
 
 def test_flip_refuses_stored_motion(record):

@@ -12,10 +12,11 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from mmduplex_jax.models.dual_stream import delayed, shifted
+from mmduplex_jax.models.dual_stream import delayed, shifted, thing_of_token
 from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.stages.duplex import task as stage
 from mmduplex_jax.stages.duplex.task import DuplexTask
+from mmduplex_jax.tokenizer.bflow import Tokens
 from tests import tiny
 
 TICKS, BATCH = 8, 2
@@ -181,6 +182,36 @@ def test_every_fusion_learns_what_is_said_about_a_clip(fusion, kind):
         params += updates
         losses.append(float(loss))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_tokens_look_at_the_smallest_thing_around_their_centre():
+    at = [[10, 10], [10, 50], [30, 50], [30, 63]]
+    zero = np.zeros((1, 4), np.int32)
+    tokens = Tokens(None, None, zero + 2 * np.array([0, 0, 0, 1]), zero, np.array([at]), zero)
+    boxes = np.zeros((1, 2, 3, 4), np.float32)
+    boxes[0, 0, 0] = [0.0, 0.5, 1.0, 1.0]  # the right half
+    boxes[0, 0, 1] = [0.6, 0.7, 1.0, 0.9]  # something before it
+    ids = np.array([[7, 8, 9]])
+    named = thing_of_token(tokens, boxes, ids, (32, 64), 2, tiny.PAD)
+    assert named.tolist() == [[tiny.PAD, 7, 8, tiny.PAD]]  # the last one is of the next tick
+
+
+def test_naming_crops_adds_their_surprise_and_asks_only_clips_that_know():
+    plain = task(kind="bflow")
+    named = dataclasses.replace(plain.config, crop_name_head=True)
+    stage = dataclasses.replace(plain, config=named, crop_name_weight=0.5)
+    params, data = tiny.init(named), batch()
+    boxes = np.broadcast_to(np.array([0, 0, 1, 1], np.float32), (BATCH, TICKS, 16, 4))
+    known = data | {"thing_boxes": boxes, "thing_ids": np.full((BATCH, 16), 5, np.int32)}
+    knows = lambda *rows: loss_of(stage)(params, known | {"things_known": np.array(rows)}, jax.random.key(0))
+    nobody, none = knows(False, False)
+    without = {name: value for name, value in params.items() if name != "crop_name_head"}
+    assert float(nobody) == pytest.approx(float(loss_of(plain)(without, data, jax.random.key(0))[0]), rel=1e-6)
+    assert float(none["crop_name_nll"]) == 0
+    loss, metrics = knows(True, False)
+    assert float(metrics["crop_name_nll"]) > 0
+    assert float(loss) == pytest.approx(float(nobody) + 0.5 * float(metrics["crop_name_nll"]), rel=1e-5)
+    assert 0 <= float(metrics["crop_name_accuracy"]) <= 1
 
 
 def test_delays_that_contradict_are_named():

@@ -78,6 +78,21 @@ def test_crops_hold_averages_of_what_they_cover(size):
         np.testing.assert_array_equal(got[i], small[np.ix_(*lines)])
 
 
+def test_crops_that_are_kept_inside_show_nothing_but_the_frame():
+    """At every place the square that is nearest of those that lie within it; a larger one than the frame is filled."""
+    frame = np.arange(1, 12 * 20 + 1, dtype=np.uint8).reshape(1, 12, 20, 1).repeat(3, axis=-1)
+    centre = np.array([[0, 0], [6, 10], [11, 19], [2, 19]])
+    flow = FlowConfig(crop_px=8, crop_scales=(1, 2), patch_px=8, inside=True)
+    once = np.ones(4, np.int32)
+    got = jax.jit(crops, static_argnames="flow")(frame, 0 * once, centre, once, flow=flow)
+    for cut, (top, left) in zip(got, [(0, 0), (2, 6), (4, 12), (0, 12)]):
+        np.testing.assert_array_equal(cut, frame[0, top : top + 8, left : left + 8])
+    twice = crops(frame, 0 * once, centre, 2 * once, flow)
+    small = motion.shrunk(frame[0], 2)
+    np.testing.assert_array_equal(twice[2, :6], small[:, 2:])
+    np.testing.assert_array_equal(twice[2, 6:], small[[-1, -1], 2:])
+
+
 def test_one_scale_gives_crops_at_full_resolution():
     frames = np.random.default_rng(1).integers(0, 256, (1, 9, 11, 3), dtype=np.uint8)
     np.testing.assert_array_equal(motion.shrunk(frames, 1), frames)

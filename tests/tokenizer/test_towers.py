@@ -29,7 +29,9 @@ SCALES = (1, 2)
 TOKENIZERS = {
     "a pooled transformer for crops": {"flow": FlowConfig(8, SCALES, width=16, tower=VIT)},
     "maps for crops, whose places the trunk reads, and for anchors": {
-        "flow": FlowConfig(8, SCALES, width=16, layers=1, heads=2, tower=LITE, readout="tokens"),
+        "flow": FlowConfig(
+            8, SCALES, width=16, layers=1, heads=2, tower=LITE, inside=True, readout="tokens", tower_px=12
+        ),
         "anchor": AnchorConfig(YOLOX, tokens=2, readout_width=8, readout_heads=2),
     },
 }

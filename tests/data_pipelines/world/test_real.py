@@ -128,6 +128,27 @@ def test_nearer_things_are_larger_and_lower(config):
     assert grown > 10
 
 
+def test_what_is_told_of_is_where_its_box_is(config):
+    """Half a second after it has entered, at its side of the picture; nothing is known of what nobody put there."""
+    told = 0
+    for index in range(12):
+        clip = make_clip(only(config, "road", liveliness=BUSY), 5, index)
+        for event in clip.events:
+            if event.kind != "enters" or event.t_s > config.clip_s - 1:
+                continue
+            tick = config.clock.tick_at(event.t_s + 0.5)
+            noun = event.subject.split()[-1]
+            edges = {"left": 1, "right": 3, "top": 0, "bottom": 2}[event.detail]
+            near = [
+                abs(thing.boxes[tick, edges] - (edges > 1))
+                for thing in clip.things
+                if thing.noun == noun and thing.boxes[tick].any()
+            ]
+            assert near and min(near) < 0.5
+            told += 1
+    assert told > 5
+
+
 def test_only_what_moves_changes_the_picture(config):
     still, changed = dataclasses.replace(config, appearance=STILL), 0
     for setting in ("road", "table"):
