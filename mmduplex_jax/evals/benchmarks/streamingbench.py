@@ -367,14 +367,16 @@ def _scored_entry(item: Item, prediction: Prediction, rule: str) -> _Entry | Non
 
 
 def _first_said(item: Item, prediction: Prediction) -> _Entry | None:
-    """When, after the question, the words of the answer are said one after the other for the first time."""
+    """When, after the question, the words of the answer are said one after the other for the first time.
+
+    Words of an utterance with an end are taken as said evenly, the last one at the end.
+    """
     wanted = words_of(item.facts["output"])
-    said = [
-        (word, one.start_s)
-        for one in prediction.said
-        if one.start_s >= (item.asked_s or 0.0)
-        for word in words_of(one.text)
-    ]
+    said: list[tuple[str, float]] = []
+    for one in prediction.said:
+        words = words_of(one.text)
+        times_s = np.linspace(one.start_s, one.start_s if one.end_s is None else one.end_s, len(words))
+        said += [(word, float(t_s)) for word, t_s in zip(words, times_s) if t_s >= (item.asked_s or 0.0)]
     for begin in range(len(said) - len(wanted) + 1):
         here = said[begin : begin + len(wanted)]
         if wanted and [word for word, _ in here] == wanted:

@@ -196,6 +196,11 @@ def test_words_without_a_pause_are_one_entry(proactive):
     assert [value(proactive, Prediction(said=words), rule) for rule in streamingbench.RULES] == [1, 1, 1]
 
 
+def test_words_of_a_long_utterance_are_said_when_they_come(proactive):
+    words = (TimedText(25, "it rolls on and on, ball down", 30),)
+    assert [value(proactive, Prediction(said=words), rule) for rule in streamingbench.RULES] == [0, 0, 1]
+
+
 def test_what_cannot_be_read_is_said(folder, items, tmp_path_factory):
     path = folder / "answers.json"
     asked = PROACTIVE[0]["questions"][0]
