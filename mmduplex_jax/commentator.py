@@ -33,7 +33,6 @@ from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.frame_size import FrameSize, fit_of, size_text
 from mmduplex_jax.interruptible import run_interruptibly
-from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task, find_stage
@@ -43,7 +42,7 @@ from mmduplex_jax.streaming.pool import Session, StreamPool
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
 from mmduplex_jax.streaming.statistics import RunStatistics
-from mmduplex_jax.streaming.unrolled import unrolled
+from mmduplex_jax.streaming.unrolled import live_on_this_machine
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.trained import Trained, load_tokenizer, load_trained
@@ -373,7 +372,7 @@ def load(checkpoint: str | os.PathLike[str] | None = None) -> Commentator:
 def commentator_of(trained: Trained, name: str) -> Commentator:
     """From a trained model; ValueError where it is of a stage that does not speak."""
     task = _commentating(trained.task, trained.config, str(trained.folder))
-    live, params = _live(task.config, trained.params)
+    live, params = live_on_this_machine(task.config, trained.params)
     return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps)
 
 
@@ -390,7 +389,9 @@ def random_commentator(path: str | Path, seed: int) -> Commentator:
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
-    return Commentator(f"{Path(path).stem} with random parameters", *_live(task.config, params), config, tokenizer)
+    return Commentator(
+        f"{Path(path).stem} with random parameters", *live_on_this_machine(task.config, params), config, tokenizer
+    )
 
 
 def _commentating(task: Any, config: Any, named: str) -> Any:
@@ -398,10 +399,3 @@ def _commentating(task: Any, config: Any, named: str) -> Any:
     if find_stage(config.stage).OUTPUT != "commentary":
         raise ValueError(f"{named} is of stage {config.stage!r}; only `duplex` models commentate")
     return task
-
-
-def _live(config: DualStreamConfig, params: PyTree) -> tuple[LiveModel, PyTree]:
-    """The model as it streams best on this machine, and its parameters."""
-    if jax.default_backend() == "cpu":
-        config, params = unrolled(config, params)
-    return LiveModel(config), params

@@ -8,8 +8,8 @@ import numpy as np
 
 from data_pipelines.geometry import rgb_of
 from data_pipelines.pictures import open_pictures
-from mmduplex_jax.evals.benchmarks.protocol import Item, ItemScore, Prediction, written_choice
-from mmduplex_jax.evals.benchmarks.runner import UNANSWERABLE, format_report
+from mmduplex_jax.evals.benchmarks.protocol import UNANSWERABLE, Item, ItemScore, Prediction, written_choice
+from mmduplex_jax.evals.benchmarks.runner import format_report
 from mmduplex_jax.pages import Page, jpeg, render
 
 # Where in what was watched the frames are from, and how large they are.

@@ -4,9 +4,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from mmduplex_jax.layers.transformer import StackConfig, unstack_layers
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.fusion import fusion_of
+from mmduplex_jax.models.live import LiveModel
+
+
+def live_on_this_machine(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[LiveModel, Mapping[str, Any]]:
+    """The model as it streams best on this machine, and its parameters, unboxed."""
+    if jax.default_backend() == "cpu":
+        config, params = unrolled(config, params)
+    return LiveModel(config), params
 
 
 def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualStreamConfig, dict[str, Any]]:

@@ -60,3 +60,42 @@ def test_a_control_is_scored(folder: Path, capsys):
 def test_what_does_not_fit_is_refused(flags: list[str], code: int, said: str, folder: Path, capsys):
     assert main([flag.replace("{folder}", str(folder)) for flag in flags]) == code
     assert said in capsys.readouterr().err
+
+
+def test_a_model_answers_and_goes_on(portable_dir: Path, tmp_path: Path, capsys):
+    """In the world's words; in other words it cannot be asked, which is counted."""
+    asked = {"question": "from left comes", "candidates": ["red circle", "blue square"], "correct_choice": 0}
+    folder = write_folder(tmp_path / "lvb", 3, **asked)
+    (folder / "videos").mkdir()
+    for number in range(3):
+        write_numbered(folder / "videos" / f"v{number}.mp4", count=25)
+    records = json.loads((folder / "lvb_val.json").read_text())
+    records[1]["question"] = "Who comes from the left?"
+    (folder / "lvb_val.json").write_text(json.dumps(records))
+    report, saved = tmp_path / "r.json", tmp_path / "s.json"
+    flags = ["longvideobench", f"--root={folder}", f"--checkpoint={portable_dir}", f"--json={report}"]
+    assert main([*flags, f"--save_predictions={saved}", "--process_count=2", "--process_index=1"]) == 0
+    assert "whoever is last makes the report" in capsys.readouterr().out
+    assert not report.exists()
+    assert main([*flags, f"--save_predictions={saved}", "--process_count=2", "--process_index=0"]) == 0
+    found = json.loads(report.read_text())
+    assert (found["answered"], found["unanswerable"], found["unreadable"]) == (2, 1, 0)
+    assert "'Who'" in found["unanswerable_examples"][0]
+    assert found["subtitle_words_left_out"] == 8  # those of two videos, in neither English nor German of the world
+    assert found["tokens_per_question"] > 0
+    answers = json.loads(saved.read_text())
+    assert {answers["q0"], answers["q2"]} <= {"A", "B"}
+    assert answers["q1"] == ""
+    assert main([*flags, "--process_count=2", "--process_index=0", "--subtitles=no"]) == 1
+    assert "holds answers of subtitles=True, and this run has subtitles=False" in capsys.readouterr().err
+    assert main([*flags[:3], "--process_count=2", "--process_index=0"]) == 1
+    assert "several processes meet in files" in capsys.readouterr().err
+
+
+def test_a_stage_that_answers_nothing_says_so(folder: Path, tmp_path: Path, monkeypatch, portable_dir: Path, capsys):
+    from mmduplex_jax.stages import duplex
+    from mmduplex_jax.stages.registry import answers_nothing
+
+    monkeypatch.setattr(duplex, "make_answerer", answers_nothing("duplex"))
+    assert main(["longvideobench", f"--root={folder}", f"--checkpoint={portable_dir}"]) == 1
+    assert "answers no questions" in capsys.readouterr().err

@@ -9,12 +9,20 @@ utils.py`), which asks and reads otherwise. The layout of a folder:
     subtitles/ID_en.json      a list of lines, in one of two shapes
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmduplex_jax.evals.benchmarks.json_files import (
+    as_object,
+    integer_of,
+    list_of,
+    number_of,
+    read_json,
+    text_of,
+    write_json,
+)
 from mmduplex_jax.evals.benchmarks.protocol import (
     BenchmarkError,
     Control,
@@ -73,7 +81,9 @@ def load_items(root: Path) -> list[Item]:
     file = root if root.suffix == ".json" else root / _VALIDATION
     if file == root / _VALIDATION and not file.is_file() and (root / _TEST).is_file():
         file = root / _TEST
-    records = _read_json(file, f"name a folder with {_VALIDATION} or {_TEST}, or one of these files")
+    if not file.is_file():
+        raise BenchmarkError(f"{file}: there is no such file: name it, or a folder with {_VALIDATION} or {_TEST}")
+    records = read_json(file)
     if not isinstance(records, list) or not records:
         raise BenchmarkError(f"{file}: a list of questions is expected")
     items: dict[str, Item] = {}
@@ -87,29 +97,28 @@ def load_items(root: Path) -> list[Item]:
 
 def _item(record: Any, place: str, folder: Path) -> Item:
     """A question as it stands in the file; `place` names it in errors."""
-    needed = ("id", "question", "candidates", "video_path", "duration", "duration_group")
-    if missing := [name for name in needed if not isinstance(record, dict) or name not in record]:
-        raise BenchmarkError(f"{place}: has no {missing[0]!r}")
-    options, right = record["candidates"], record.get("correct_choice", -1)
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options) or len(options) < 2:
+    record = as_object(record, place)
+    options, right = list_of(record, "candidates", place), record.get("correct_choice", -1)
+    if not all(isinstance(option, str) for option in options) or len(options) < 2:
         raise BenchmarkError(f"{place}: `candidates` must be a list of at least two texts, got {options!r}")
     if not isinstance(right, int) or not -1 <= right < len(options):
         raise BenchmarkError(f"{place}: `correct_choice` is {right!r}, and there are {len(options)} candidates")
-    video = folder / "videos" / record["video_path"]
+    video_path, duration_s = text_of(record, "video_path", place), number_of(record, "duration", place)
+    video = folder / "videos" / video_path
     named = {"category": "question_category", "topic": "topic_category", "level": "level"}
-    groups = {"duration": str(record["duration_group"])}
+    groups = {"duration": str(integer_of(record, "duration_group", place))}
     groups |= {group: str(record[name]) for group, name in named.items() if record.get(name) is not None}
     return Item(
-        key=str(record["id"]),
+        key=text_of(record, "id", place),
         video=video if video.is_file() else None,
-        question=record["question"],
+        question=text_of(record, "question", place),
         options=tuple(options),
-        duration_s=float(record["duration"]),
+        duration_s=duration_s,
         groups=groups,
         subtitles=_subtitles(record, place, folder),
         facts={
             "correct_choice": right,
-            "video_path": record["video_path"],
+            "video_path": video_path,
             "starting_timestamp_for_subtitles": record.get("starting_timestamp_for_subtitles", 0),
             "subtitle_path": record.get("subtitle_path"),
         },
@@ -122,7 +131,7 @@ def read_subtitles(path: Path) -> list[dict[str, Any]]:
     Raises:
       BenchmarkError: there is no such file, or a line is of neither of the two shapes.
     """
-    lines = _read_json(path, "subtitles.tar of the data set has it")
+    lines = read_json(path)
     if not isinstance(lines, list):
         raise BenchmarkError(f"{path}: a list of lines is expected")
     for number, line in enumerate(lines):
@@ -164,16 +173,6 @@ def seconds_of(timestamp: str) -> float:
     """Seconds of "h:m:s", where seconds may have a fraction; ValueError for anything else."""
     hours, minutes, seconds = timestamp.split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def _read_json(path: Path, advice: str) -> Any:
-    """The value of a file; BenchmarkError where there is none."""
-    if not path.is_file():
-        raise BenchmarkError(f"{path}: there is no such file: {advice}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BenchmarkError(f"{path}: is no JSON ({error})") from error
 
 
 # What a model is shown, as the official loader and lmms-eval make it.
@@ -282,7 +281,7 @@ def _interleaved(
 
 def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]:
     """Answers as lmms-eval and the leaderboard take them: a JSON object, each question's id to the answer's text."""
-    answers = _read_json(path, 'a JSON object is expected, {"question id": "answer", …}')
+    answers = read_json(path)
     if not isinstance(answers, dict):
         raise BenchmarkError(f'{path}: a JSON object is expected, {{"question id": "answer", …}}')
     known = {item.key for item in items}
@@ -297,7 +296,7 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
 def write_predictions(path: Path, items: Sequence[Item], predictions: Mapping[str, Prediction]) -> None:
     """Writes what `read_predictions` reads, in the order of the items."""
     answers = {item.key: predictions[item.key].text for item in items if item.key in predictions}
-    path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, answers)
 
 
 def read_letter(answer: str, rule: str) -> str | None:

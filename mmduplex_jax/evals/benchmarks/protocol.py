@@ -12,6 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 OVERALL = "overall"
+# Facts of a prediction that every report counts: why a model could not be asked, and how many words of the subtitles
+# did not reach it, since its vocabulary lacks them.
+UNANSWERABLE, WORDS_LEFT_OUT = "unanswerable", "subtitle_words_left_out"
 _RESAMPLES, _LEVEL = 1000, 0.95
 
 

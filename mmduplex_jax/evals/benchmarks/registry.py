@@ -26,3 +26,13 @@ def find_benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is unknown, choose one of {', '.join(BENCHMARKS)}")
     return cast(Benchmark, importlib.import_module(BENCHMARKS[name]))
+
+
+def describe_benchmarks() -> str:
+    """Two lines on each benchmark: what it measures, and its rules and controls."""
+    lines = []
+    for name in BENCHMARKS:
+        found = find_benchmark(name)
+        controls = f"; controls: {', '.join(found.CONTROLS)}" if found.CONTROLS else ""
+        lines += [f"{name:<18} {found.TITLE}", f"{'':<18} rules: {', '.join(found.RULES)}{controls}"]
+    return "\n".join(lines)

@@ -18,6 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mmduplex_jax.evals.benchmarks.protocol import (
+    UNANSWERABLE,
+    WORDS_LEFT_OUT,
     Answerer,
     Benchmark,
     BenchmarkError,
@@ -30,8 +32,6 @@ from mmduplex_jax.evals.benchmarks.protocol import (
 )
 from mmduplex_jax.typing import PyTree
 
-# A fact of a prediction: why the model could not be asked.
-UNANSWERABLE = "unanswerable"
 _EXAMPLES = 3
 
 
@@ -55,6 +55,32 @@ class AnswersFile:
     def __post_init__(self):
         if not 0 <= self.process < self.processes:
             raise ValueError(f"process {self.process} of {self.processes}: they are numbered from 0 on")
+
+    @classmethod
+    def beside(
+        cls,
+        outputs: Sequence[str | None],
+        made_by: Mapping[str, Any],
+        *,
+        process: int | None = None,
+        processes: int | None = None,
+    ) -> "AnswersFile | None":
+        """The file beside the first output that is one; None where none is.
+
+        Args:
+          outputs: files; "-", "" and None are none.
+          made_by: what decides the answers.
+          process, processes: as JAX is set up where they are not given.
+
+        Raises:
+          ValueError: several processes have no file to meet at.
+        """
+        process = jax.process_index() if process is None else process
+        processes = jax.process_count() if processes is None else processes
+        files = [Path(name) for name in outputs if name and name != "-"]
+        if processes > 1 and not files:
+            raise ValueError("several processes meet in files: name an output, --json=FILE")
+        return cls(files[0], made_by, process, processes) if files else None
 
     @property
     def path(self) -> Path:
@@ -168,8 +194,8 @@ def make_report(
     Returns:
       `score` and `interval` (95 %, bootstrap over items), both None where nothing can be scored; `groups`: by grouping
       and group its score, interval and items; `rule`; `items`, `scored` (those that the rule does not leave out),
-      `answered`, `unreadable`, `unanswerable` (and `unanswerable_examples`), `tokens_per_question` (None where it is
-      not known), `figures`.
+      `answered`, `unreadable`, `unanswerable` (and `unanswerable_examples`), `subtitle_words_left_out`,
+      `tokens_per_question` (None where it is not known), `figures`.
 
     Raises:
       ValueError: the benchmark has no such rule.
@@ -203,6 +229,7 @@ def make_report(
         "unreadable": sum(one.unreadable for one in scores if one.key not in refused),
         "unanswerable": len(refused),
         "unanswerable_examples": list(refused.values())[:_EXAMPLES],
+        WORDS_LEFT_OUT: sum(one.facts.get(WORDS_LEFT_OUT, 0) for one in predictions.values()),
         "tokens_per_question": float(np.mean(tokens)) if tokens else None,
         "figures": benchmark.figures(items, predictions, scores, rule),
     }
@@ -225,6 +252,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     )
     if report["unanswerable"]:
         lines.append(f"{report['unanswerable']} could not be asked: {'; '.join(report['unanswerable_examples'])}")
+    if report[WORDS_LEFT_OUT]:
+        lines.append(f"{report[WORDS_LEFT_OUT]} words of subtitles are not in the model's vocabulary and were left out")
     if report["tokens_per_question"] is not None:
         lines.append(f"{report['tokens_per_question']:.0f} video tokens a question")
     for name, figure in report["figures"].items():

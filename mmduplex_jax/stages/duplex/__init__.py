@@ -6,9 +6,9 @@ from typing import Any
 from mmduplex_jax.evals import report
 from mmduplex_jax.models.dual_stream import TOKEN_CONTROLS
 from mmduplex_jax.models.fusion import fusion_of
-from mmduplex_jax.stages.duplex import evaluator
+from mmduplex_jax.stages.duplex import answering, evaluator
 from mmduplex_jax.stages.duplex import task as stage_task
-from mmduplex_jax.stages.registry import Language, Parts, answers_nothing, tokenizer_towers
+from mmduplex_jax.stages.registry import Language, Parts, tokenizer_towers
 
 OUTPUT = "commentary"
 EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {
@@ -25,7 +25,7 @@ EVALUATION_FLAGS: Mapping[str, Mapping[str, Any]] = {
 }
 build_task = stage_task.build_task
 make_evaluator, format_table = evaluator.DuplexEvaluator, report.format_table
-make_answerer = answers_nothing("duplex")
+make_answerer = answering.DuplexAnswerer
 
 
 def pair_format(config: Any) -> None:
