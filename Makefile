@@ -29,7 +29,7 @@ test-all: venv ## run all tests, those of minutes too, compiled as users have it
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "" $(PYTEST_ARGS)
 
 test-browser: venv ## drive the pages in Debian's Chromium (another one: CHROMIUM=PATH)
-	$(RUN) -m pytest -m browser tests/serving/test_page.py tests/pages $(PYTEST_ARGS)
+	$(RUN) -m pytest -m browser tests/serving/test_page.py tests/arena/test_page.py tests/pages $(PYTEST_ARGS)
 
 test-peers: ## compare with Apache Beam and transformers, in an environment of their own
 	@$(PYTHON) requirements/install.py peers

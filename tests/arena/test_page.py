@@ -1,0 +1,285 @@
+"""The arena in a real browser: words at their times, no vote before the end, mouse, keys, a phone, a token."""
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from mmduplex_jax.arena.entries import read_entries
+from mmduplex_jax.arena.rules import ArenaLimits
+from mmduplex_jax.arena.server import build_arena
+from mmduplex_jax.arena.votes import VoteStore
+from mmduplex_jax.serving.access import Access
+from tests.arena.contest import cast, write_contest
+
+# A browser starts in seconds and videos play in real time.
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required",
+]  # fmt: skip
+TOKEN = "a-secret-of-more-than-16"
+PATIENCE_MS = 90_000
+CONTESTANTS = ("amber", "birch", "cedar")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_contest(tmp_path_factory.mktemp("arena") / "root", CONTESTANTS, suffix=".webm")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; CHROMIUM names another one")
+    playwright.expect.set_options(timeout=PATIENCE_MS)
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield started
+        started.close()
+
+
+class ServedArena:
+    """An arena in a thread with a loop of its own. Attributes: `url`, `store`."""
+
+    def __init__(self, root: Path, path: Path, token: str | None = None):
+        self.store = VoteStore(path, seed="seed")
+        app = build_arena(read_entries(root), self.store, Access("127.0.0.1", token), ArenaLimits(board_s=1e-9))
+        ready, self._loop, self._stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+        async def serve() -> None:
+            runner = web.AppRunner(app, shutdown_timeout=0.2)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            ready.set()
+            await self._stop.wait()
+            await runner.cleanup()
+
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(serve()))
+        self._thread.start()
+        assert ready.wait(30)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        self.store.close()
+
+
+@pytest.fixture
+def arena(root: Path, tmp_path: Path) -> Iterator[ServedArena]:
+    served = ServedArena(root, tmp_path / "votes.sqlite3")
+    yield served
+    served.close()
+
+
+@contextlib.contextmanager
+def opened(browser, arena: ServedArena, path: str = "/", size=(1280, 860), **arguments) -> Iterator:
+    """A page; at the end nothing was loaded from elsewhere and no rule of its own was broken."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **arguments)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    complaints, asked = [], []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    try:
+        page.goto(arena.url + path)
+        yield page
+        assert not [url for url in asked if not url.startswith((arena.url, "blob:", "data:"))]
+        # What the browser says of a token that is asked for is no fault of the page.
+        assert not [one for one in complaints if "401" not in one]
+    finally:
+        context.close()
+
+
+def until(page, condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline_s
+        page.wait_for_timeout(30)
+
+
+def choices(page):
+    return page.locator("[data-choice]")
+
+
+def votes(arena: ServedArena) -> list[dict]:
+    return list(arena.store.every_vote())
+
+
+# Notes, for every word that appears, its own time and the video's at that moment.
+WATCH_WORDS = """
+() => {
+  window.appeared = [];
+  const video = document.getElementById("video");
+  new MutationObserver((changes) => {
+    for (const change of changes) for (const node of change.addedNodes) {
+      if (node.nodeName === "SPAN") window.appeared.push([Number(node.dataset.t), video.currentTime]);
+    }
+  }).observe(document.getElementById("sides"), { childList: true, subtree: true });
+}
+"""
+
+
+def test_words_come_at_their_times_and_votes_after_the_end(browser, arena: ServedArena):
+    with opened(browser, arena) as page:
+        playwright.expect(page.get_by_role("status")).to_have_text("Play the video to its end, then vote.")
+        assert all(one.is_disabled() for one in choices(page).all())
+        page.evaluate(WATCH_WORDS)
+        page.keyboard.press("1")
+        page.get_by_role("button", name="Play").click()
+        playwright.expect(page.locator("#left span").first).to_be_visible()
+        playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
+        assert votes(arena) == []  # the key came too early
+        appeared = page.evaluate("window.appeared")
+        assert len(appeared) == 6
+        for t_s, shown_s in appeared:
+            assert shown_s >= t_s - 1e-6, "a word was shown before it was said"
+        assert not any(name in page.content() for name in CONTESTANTS)
+        page.get_by_label("Timing").check()
+        page.get_by_role("button", name="Left 1").click()
+        playwright.expect(page.get_by_role("status")).to_contain_text("Thank you. The left was")
+        (vote,) = votes(arena)
+        assert (vote["choice"], vote["reason"]) == ("left", "timing")
+        playwright.expect(page.locator("#left-title")).to_have_text(f"Left: {vote['left']}")
+        page.get_by_role("button", name="Next video").click()
+        playwright.expect(page.get_by_role("status")).to_have_text("Play the video to its end, then vote.")
+        assert all(one.is_disabled() for one in choices(page).all())
+        playwright.expect(page.locator("#left-title")).to_have_text("Left")
+
+
+def test_everything_works_by_keyboard_and_keys_can_be_switched_off(browser, arena: ServedArena):
+    with opened(browser, arena) as page:
+        playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+        page.keyboard.press("p")
+        playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
+        page.get_by_label("Keys:").uncheck()
+        page.keyboard.press("3")
+        page.wait_for_timeout(200)
+        assert votes(arena) == []
+        # By Tab and Enter alone.
+        for _ in range(30):
+            if page.evaluate("document.activeElement.dataset.choice") == "both_bad":
+                break
+            page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Enter")
+        until(page, lambda: bool(votes(arena)))
+        playwright.expect(page.get_by_role("button", name="Next video")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.get_by_label("Keys:").check()
+        playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+        page.keyboard.press("p")
+        playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
+        page.keyboard.press("3")
+        until(page, lambda: len(votes(arena)) == 2)
+        assert [vote["choice"] for vote in votes(arena)] == ["both_bad", "tie"]
+
+
+def test_nobody_skips_to_the_end(browser, arena: ServedArena):
+    with opened(browser, arena) as page:
+        playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+        until(page, lambda: page.evaluate("document.getElementById('video').readyState >= 2"))
+        page.evaluate("document.getElementById('video').currentTime = 1.9")
+        until(page, lambda: page.evaluate("document.getElementById('video').currentTime < 0.5"))
+        page.evaluate("document.getElementById('video').playbackRate = 8")
+        until(page, lambda: page.evaluate("document.getElementById('video').playbackRate === 1"))
+        assert all(one.is_disabled() for one in choices(page).all())
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, arena: ServedArena):
+    with opened(browser, arena, size=(360, 640), has_touch=True, is_mobile=True) as page:
+        playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.get_by_role("button", name="Play").tap()
+        playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
+        left, right = page.locator("#left").bounding_box(), page.locator("#right").bounding_box()
+        assert left["y"] == right["y"]  # beside each other still
+        for button in choices(page).all():
+            assert button.bounding_box()["height"] >= 44
+        page.get_by_role("button", name="Right 2").tap()
+        until(page, lambda: bool(votes(arena)))
+        page.goto(f"{arena.url}/leaderboard")
+        playwright.expect(page.locator("#board table").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2 of two colours as browsers give them, `rgb(1, 2, 3)`."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast_and_controls_have_names(browser, arena: ServedArena, scheme: str):
+    style = """(element) => {
+      const ink = getComputedStyle(element).color;
+      let ground = element;
+      while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+      return [ink, getComputedStyle(ground).backgroundColor];
+    }"""
+    with opened(browser, arena, color_scheme=scheme) as page:
+        page.get_by_role("button", name="Play").click()
+        playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
+        looked_at = "h1, h2, header p, #state, .said span, legend, legend small, label, button:not(:disabled), nav a"
+        shown = [one for one in page.locator(looked_at).all() if one.is_visible()]
+        assert len(shown) > 20
+        for one in shown:
+            assert contrast(*one.evaluate(style)) >= 4.5, one.evaluate("(element) => element.outerHTML")
+        for one in page.locator("button, input, video, progress").all():
+            if one.is_visible():
+                name = one.evaluate("(e) => e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim()")
+                assert name, one.evaluate("(element) => element.outerHTML")
+        assert page.locator("html").get_attribute("lang") == "en"
+        assert page.locator("h1").count() == 1
+
+
+def test_the_leaderboard_shows_tables_and_a_plot(browser, arena: ServedArena):
+    pytest.importorskip("evalica", reason="evalica is not installed (the extra `arena` has it)")
+    clock = type("Ahead", (), {"now_s": 0.0})()
+    arena.store._now = lambda: clock.now_s
+    for number in range(12):
+        category = "sea" if number % 2 else "land"
+        cast(arena.store, clock, f"v{number}", "amber", "birch", "left", category=category, reason="truth")
+        cast(arena.store, clock, f"v{number}", "birch", "cedar", ("left", "tie")[number % 2], category=category)
+    with opened(browser, arena, "/leaderboard") as page:
+        playwright.expect(page.locator("#board caption").first).to_contain_text("Bradley-Terry")
+        first = page.locator("#board table").first.locator("tbody tr").first.inner_text()
+        assert first.split()[:2] == ["1", "amber"]
+        assert page.locator("svg circle.rating").count() == 3
+        assert page.locator("svg line.interval").count() == 3
+        text = page.locator("#board").inner_text()
+        for piece in ("24 votes", "Who wins against whom", "land (12 votes)", "sea (12 votes)", "truth (12 votes)"):
+            assert piece in text
+        page.get_by_role("link", name="Vote").click()
+        playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+
+
+def test_where_a_token_is_wanted_it_is_asked_for(browser, root: Path, tmp_path: Path):
+    arena = ServedArena(root, tmp_path / "votes.sqlite3", TOKEN)
+    try:
+        with opened(browser, arena) as page:
+            page.get_by_label("Token", exact=True).and_(page.locator("input")).fill(TOKEN)
+            page.get_by_role("button", name="Go on").click()
+            playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+        with opened(browser, arena, f"/#token={TOKEN}") as page:
+            playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
+            assert TOKEN not in page.url
+    finally:
+        arena.close()
