@@ -371,13 +371,14 @@ def figures(
 ) -> dict[str, Any]:
     """Groups and tasks by name, what is left out, and what stands in the files more than once or not at all."""
     tasks = _task_means(scores)
-    answered = [prediction for prediction in predictions.values() if not prediction.facts.get(_NO_ANSWER)]
+    given = [predictions[item.key] for item in items if item.key in predictions]
+    answered = [prediction for prediction in given if not prediction.facts.get(_NO_ANSWER)]
     return {
         **{group: aggregate([s for s in scores if s.groups["group"] == group], rule) for group in TASKS},
         "tasks": {task: tasks[task] for task in _GROUP_OF if task in tasks},
         "tasks_left_out": [task for task in _GROUP_OF if task not in tasks],
         "answered": len(answered) / len(items) if items else None,
-        "repeated_entries": sum(len(prediction.facts.get(_AGAIN, ())) for prediction in predictions.values()),
+        "repeated_entries": sum(len(prediction.facts.get(_AGAIN, ())) for prediction in given),
         "mean_of_questions": mean_score(scores),
     }
 

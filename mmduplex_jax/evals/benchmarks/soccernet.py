@@ -290,7 +290,9 @@ def figures(
         **{name: float(np.mean([shown[name] for shown in scored])) if scored else None for name in METRICS},
         "captions": total("captions"),
         "predictions": total("predictions"),
-        _PASSED_OVER: sum(one.facts.get(_PASSED_OVER, 0) for one in predictions.values()),
+        _PASSED_OVER: sum(
+            predictions[item.key].facts.get(_PASSED_OVER, 0) for item in items if item.key in predictions
+        ),
     }
 
 

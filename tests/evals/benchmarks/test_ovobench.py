@@ -172,6 +172,12 @@ def test_a_task_without_entries_is_left_out_and_named_but_not_by_the_strict_rule
     assert {score.value for score in ovobench.score(items, predictions, "strict")} == {0, 1}
 
 
+def test_figures_are_of_the_items_that_are_asked(items):
+    predictions = {item.key: Prediction("B") for item in items}
+    scores = ovobench.score(items[:3], predictions, "official")
+    assert ovobench.figures(items[:3], predictions, scores, "official")["answered"] == 1
+
+
 def test_predictions_come_back_as_they_were_written(folder, items):
     predictions = {item.key: Prediction(f"answer {item.key}") for item in items}
     predictions["4_1"] = ovobench.CONTROLS["silent"](items)["4_1"]
