@@ -67,7 +67,8 @@ def _score_captions(args: argparse.Namespace) -> None:
         raise FlagError("--said needs --reference, the captions that it is compared with")
     from mmduplex_jax.evals.benchmarks.timing import score_files
 
-    report = score_files(Path(args.said), Path(args.reference))
+    rule = {"rule": args.rule} if args.rule else {}
+    report = score_files(Path(args.said), Path(args.reference), **rule)
     write_json(args.json, report)
     print("\n".join(f"{name}: {value}" for name, value in report.items()), file=shown_on(args.json))
 

@@ -1,0 +1,270 @@
+"""worldqa: questions about the built-in world, 15 s to an hour of it, in LongVideoBench's layout; made, not downloaded.
+
+A video is clips of the world one after another. In most of them there are only circles, squares and triangles: the
+haystack. In a few a needle comes in: a person, a dog or a car, once. Half of the videos stop two seconds after their
+last needle has come in, so that there is always a question whose answer was just to be seen, however long the video
+was; the others are asked when it is over. Who sees everything and forgets nothing has 1.0 on all of it.
+
+Every question is also written as the begin of a sentence in the commentator's own words (`cloze`) where it has such
+words: so a commentator can be asked that knows no others.
+"""
+
+import dataclasses
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.schema import Event
+from data_pipelines.world.clip import make_clip, plan_clip
+from data_pipelines.world.commentator import SIDES
+from data_pipelines.world.config import WorldConfig
+from mmduplex_jax.evals.benchmarks import longvideobench
+from mmduplex_jax.evals.benchmarks.json_files import read_json, write_json
+from mmduplex_jax.evals.benchmarks.protocol import Control, Item, Prediction, letter_of
+
+TITLE = "what came in, from where, how often and first, in 15 s to an hour of the built-in world; made by --make"
+RULES = longvideobench.RULES
+read_predictions, write_predictions = longvideobench.read_predictions, longvideobench.write_predictions
+score, aggregate, figures = longvideobench.score, longvideobench.aggregate, longvideobench.figures
+
+# How many videos of each length are made, in seconds.
+VIDEOS: Mapping[int, int] = {15: 40, 60: 16, 600: 6, 3600: 2}
+_QUESTIONS = "lvb_val.json"
+_CLIP_S = 15
+# What never is in the haystack.
+_NEEDLES = ("person", "dog", "car")
+# A video that stops with its last needle does so this long after: its phrase could be said by then.
+_AFTER_S = 2.0
+# No needle is told to have come in while the clip was just beginning, or so late that it was hardly seen.
+_CAME_IN_S = (1.0, _CLIP_S - 2.0)
+_TIMES = ("never", "once", "twice", "three times")
+_TRIES = 2000
+# Pixels are few, so they are kept almost as they are.
+_QUALITY = {"crf": "12", "preset": "veryfast"}
+
+
+class Needle(NamedTuple):
+    """Something that comes in.
+
+    Attributes:
+      clip: which of the video's clips.
+      shape, colour, side: what, how it looks, from where.
+      t_s: when, in seconds of the video.
+      world_index: of the clip among all that its shape is in.
+    """
+
+    clip: int
+    shape: str
+    colour: str
+    side: str
+    t_s: float
+    world_index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A video: its clips, and what comes in.
+
+    Attributes:
+      haystack: indices of the clips without needles, one a clip of the video.
+      needles: in the order of time.
+      counted: the shape whose number is asked for.
+      duration_s: of the video.
+    """
+
+    name: str
+    group_s: int
+    haystack: tuple[int, ...]
+    needles: tuple[Needle, ...]
+    counted: str
+    duration_s: float
+
+
+def load_items(root: Path) -> list[Item]:
+    """The questions of a folder that `make` wrote; errors as of `longvideobench.load_items`."""
+    items = longvideobench.load_items(root)
+    records = {record["id"]: record for record in read_json(root if root.suffix == ".json" else root / _QUESTIONS)}
+    with_cloze = lambda item: {**item.facts, "cloze": records[item.key]["cloze"]}
+    return [
+        dataclasses.replace(item, facts=with_cloze(item)) if "cloze" in records[item.key] else item for item in items
+    ]
+
+
+def most_frequent(items: Sequence[Item]) -> dict[str, Prediction]:
+    """The answer that is right most often to such questions about videos as long: knows the world, and sees nothing."""
+    right = lambda item: item.options[item.facts["correct_choice"]]
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    asked = lambda item: (item.groups["category"], item.groups["duration"])
+    for item in items:
+        counts[asked(item)][right(item)] += 1
+    best = lambda item: max(item.options, key=lambda option: counts[asked(item)][option])
+    return {item.key: Prediction(letter_of(item.options.index(best(item)))) for item in items}
+
+
+CONTROLS: Mapping[str, Control] = {**longvideobench.CONTROLS, "most_frequent": most_frequent}
+
+
+def make(folder: Path, *, seed: int = 0, videos: Mapping[int, int] = VIDEOS) -> None:
+    """Makes videos and questions; the same seed makes the same. Videos that are there already are not made again.
+
+    Args:
+      folder: becomes a folder in LongVideoBench's layout.
+      seed: decides everything.
+      videos: of each length in seconds, a multiple of 15, how many.
+    """
+    for name in ("videos", "subtitles"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    plans = [plan(seed, group_s, number) for group_s, count in videos.items() for number in range(count)]
+    records: list[dict[str, Any]] = []
+    for one in plans:
+        records += questions(one, np.random.default_rng([seed, one.group_s, int(one.name.rpartition("_")[2]), 1]))
+    total_s = sum(one.duration_s for one in plans)
+    with tqdm(total=round(total_s), unit="s", desc="make", disable=None, file=sys.stderr) as progress:
+        for one in plans:
+            path = folder / "videos" / f"{one.name}.mp4"
+            if not path.is_file():
+                _write_video(path, _frames(one, seed))
+            # Nobody speaks in it.
+            write_json(folder / "subtitles" / f"{one.name}_en.json", [])
+            progress.update(round(one.duration_s))
+    write_json(folder / _QUESTIONS, records)
+
+
+def plan(seed: int, group_s: int, number: int) -> Plan:
+    """What happens in a video.
+
+    Args:
+      seed: of all videos.
+      group_s: its length, before it is cut.
+      number: of the video among those of its length. Those with an even one stop after their last needle.
+    """
+    rng = np.random.default_rng([seed, group_s, number])
+    clips = group_s // _CLIP_S
+    shapes = [str(shape) for shape in rng.permutation(_NEEDLES)]
+    # One in the last clip, one of another shape before it where there is room, and of the third, which is counted, none
+    # to three. Of a single clip it is counted whether what came in came in, or what did not.
+    counted = shapes[int(rng.integers(2))] if clips == 1 else shapes[2]
+    wanted = [shapes[0]] if clips == 1 else [shapes[1]] + [shapes[2]] * int(rng.integers(0, min(3, clips - 2) + 1))
+    earlier = sorted(int(clip) for clip in rng.choice(clips - 1, min(len(wanted), clips - 1), replace=False))
+    placed = [(clip, shape) for clip, shape in zip(earlier, rng.permutation(wanted).tolist())]
+    needles = [_needle(rng, seed, clip, shape) for clip, shape in [*placed, (clips - 1, shapes[0])]]
+    cut = number % 2 == 0
+    duration_s = needles[-1].t_s + _AFTER_S if cut else float(group_s)
+    haystack = tuple(int(index) for index in rng.integers(0, 2**31, clips))
+    return Plan(f"world_{group_s}_{number}", group_s, haystack, tuple(needles), counted, duration_s)
+
+
+def questions(video: Plan, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The questions about a video, as LongVideoBench writes them; the places of right answers are drawn."""
+    found: list[dict[str, Any]] = []
+    colours = WorldConfig().dynamics.colours
+    number_of = {shape: sum(needle.shape == shape for needle in video.needles) for shape in _NEEDLES}
+
+    def ask(category: str, text: str, right: str, options: Sequence[str], about: Needle | None, cloze: Any = None):
+        order = rng.permutation(len(options)).tolist()
+        record = {
+            "id": f"{video.name}_{len(found)}",
+            "video_id": video.name,
+            "video_path": f"{video.name}.mp4",
+            "subtitle_path": f"{video.name}_en.json",
+            "question": text,
+            "question_wo_referring_query": text,
+            "candidates": [options[place] for place in order],
+            "correct_choice": order.index(list(options).index(right)),
+            "position": [] if about is None else [round(about.t_s / _clock().tick_s)],
+            "topic_category": "World",
+            "question_category": category,
+            "level": "whole video" if about is None else _age(video.duration_s - about.t_s),
+            "duration_group": video.group_s,
+            "starting_timestamp_for_subtitles": 0,
+            "duration": video.duration_s,
+        }
+        if cloze is not None:
+            record["cloze"] = {"question": cloze[0], "options": [cloze[1][place] for place in order]}
+        found.append(record)
+
+    for needle in video.needles:
+        shape = needle.shape
+        if number_of[shape] > 1:
+            continue
+        cloze: Any = (f"from {needle.side} comes", [f"{colour} {shape}" for colour in colours])
+        ask("colour", f"What colour was the {shape} that came in?", needle.colour, colours, needle, cloze)
+        cloze = (f"{needle.colour} {shape} enters", SIDES)
+        ask("side", f"From which side did the {shape} come in?", needle.side, SIDES, needle, cloze)
+    ask("count", f"How many times did a {video.counted} come in?", _TIMES[number_of[video.counted]], _TIMES, None)
+    if sum(number > 0 for number in number_of.values()) > 1:
+        ask("first", "Which of these came in first?", video.needles[0].shape, _NEEDLES, video.needles[0])
+    return found
+
+
+def _age(since_s: float) -> str:
+    """How long ago something was, when it is asked about."""
+    return next((f"up to {limit} s ago" for limit in (3, 15, 60, 600) if since_s <= limit), "over 600 s ago")
+
+
+def _needle(rng: np.random.Generator, seed: int, clip: int, shape: str) -> Needle:
+    """A clip in which something of that shape comes in once, is not seen before, and keeps its colour."""
+    config = _with(shape)
+    first = int(rng.integers(0, 2**31))
+    for index in range(first, first + _TRIES):
+        scene, _, _ = plan_clip(config, seed, index)
+        things = [thing for thing in scene.things if thing.shape == shape]
+        event = _entry(scene.events, shape)
+        if len(things) == 1 and len(things[0].colours) == 1 and event is not None:
+            colour = event.subject.split()[0]
+            return Needle(clip, shape, colour, event.detail, clip * _CLIP_S + event.t_s, index)
+    raise RuntimeError(f"none of {_TRIES} clips from {first} on has a single {shape} that comes in")
+
+
+def _entry(events: Sequence[Event], shape: str) -> Event | None:
+    """The one event that brings something of that shape in; None where there is none, or another number."""
+    found = [event for event in events if event.kind == "enters" and event.subject.split()[1] == shape]
+    fits = len(found) == 1 and _CAME_IN_S[0] <= found[0].t_s <= _CAME_IN_S[1]
+    return found[0] if fits else None
+
+
+def _with(shape: str | None) -> WorldConfig:
+    """The plain world, with another shape in it."""
+    plain = WorldConfig(clip_s=float(_CLIP_S))
+    if shape is None:
+        return plain
+    return dataclasses.replace(
+        plain, dynamics=dataclasses.replace(plain.dynamics, shapes=(*plain.dynamics.shapes, shape))
+    )
+
+
+def _clock() -> Any:
+    return _with(None).clock
+
+
+def _frames(video: Plan, seed: int) -> Iterator[np.ndarray]:
+    """The pictures of a video, one a tick."""
+    needles = {needle.clip: needle for needle in video.needles}
+    left = _clock().ticks_in(video.duration_s)
+    for clip, index in enumerate(video.haystack):
+        needle = needles.get(clip)
+        config = _with(needle.shape if needle else None)
+        frames = make_clip(config, seed, needle.world_index if needle else index).frames[:left]
+        left -= len(frames)
+        yield from frames
+
+
+def _write_video(path: Path, frames: Iterator[np.ndarray]) -> None:
+    """Writes pictures at the clock's rate of ticks; a file that is there is whole."""
+    rate = Fraction(_clock().tick_hz).limit_denominator(1000)
+    part = path.with_name(f"{path.name}.part")
+    with av.open(str(part), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = _with(None).frame_px
+        stream.pix_fmt, stream.options = "yuv420p", _QUALITY
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    part.replace(path)
