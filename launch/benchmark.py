@@ -62,15 +62,16 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def _score_captions(args: argparse.Namespace) -> None:
-    """One file of captions against another."""
+    """One file of captions against another, or a folder of them against a folder."""
     if not args.reference:
         raise FlagError("--said needs --reference, the captions that it is compared with")
-    from mmduplex_jax.evals.benchmarks.timing import score_files
+    from mmduplex_jax.evals.benchmarks.timing import RULES, format_scores, score_files
 
-    rule = {"rule": args.rule} if args.rule else {}
-    report = score_files(Path(args.said), Path(args.reference), **rule)
+    if args.rule and args.rule not in RULES:
+        raise FlagError(f"--rule={args.rule}: timing has {', '.join(RULES)}")
+    report = score_files(Path(args.said), Path(args.reference), args.rule or RULES[0])
     write_json(args.json, report)
-    print("\n".join(f"{name}: {value}" for name, value in report.items()), file=shown_on(args.json))
+    print(format_scores(report), file=shown_on(args.json))
 
 
 def _answer_and_score(args: argparse.Namespace) -> None:
@@ -143,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--process_count", type=int, metavar="N", help="how many processes share it (default: as JAX is set up)")
     add("--make", metavar="DIR", help="make worldqa: videos and questions, in LongVideoBench's layout")
     add("--seed", type=int, default=0, help="of --make (default: %(default)s)")
-    add("--said", metavar="FILE", help="of timing: a .vtt or .srt that was said")
-    add("--reference", metavar="FILE", help="of timing: a .vtt or .srt to compare it with")
+    add("--said", metavar="FILE|DIR", help="of timing: a .vtt, .srt or .json that was said, or a folder of them")
+    add("--reference", metavar="FILE|DIR", help="of timing: what it is compared with")
     add_json_flag(flags)
     return run_main(flags, argv, benchmark, {FlagError: 2, ValueError: 1, OSError: 1})
 

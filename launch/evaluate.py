@@ -23,6 +23,9 @@ Clips that list no events, as captioned videos, are scored against their own wor
 phrase (words without a pause of half a second between them), must be said from a second before to 2 seconds after its
 time. `oracle` says them as late as the model may.
 
+Where clips have words, the line "in time" scores what is said against them by the metrics of commentary in time, the
+oracle's in brackets; JSON has all of them, and each control's, under `timing` (docs/benchmarks.md, "timing").
+
 --data=real: videos as DIR/clips.jsonl labels them, watched live from begin to end. A phrase is right if kind and class
 are and it starts from 0.75 s before to 2 s after the label.
 

@@ -120,7 +120,10 @@ class Evaluation:
         return results, nll
 
     def _words(self, slots: np.ndarray) -> list[Word]:
-        return [Word(word.text, word.t_emit_s) for word in decode_words(slots, self._tokenizer, self._clock)]
+        return [
+            Word(word.text, word.t_emit_s, ends_sentence=bool(word.ends_sentence))
+            for word in decode_words(slots, self._tokenizer, self._clock)
+        ]
 
     def _check(self, record: Record) -> None:
         if record.clock != self._clock:

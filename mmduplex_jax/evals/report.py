@@ -7,7 +7,7 @@ is an event that whoever says the same in time has named.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,13 @@ from mmduplex_jax.evals.events import (
     score_clip,
     score_quiet,
 )
+from mmduplex_jax.evals.timing.scores import timing_scores
+from mmduplex_jax.evals.timing.speakers import LATE_S, always_talking
+from mmduplex_jax.evals.timing.utterances import PAUSE_S, WORD_S, Commentary, cut_words, moved
 
 # When a word counts for the same word of a caption. Whoever wrote the caption was late, too: by how much is not known,
 # so that a model may be a second earlier.
 WORDS_WINDOW = Window(-1.0, 2.0)
-# A pause that ends a phrase, and how long a word takes of which only the begin is known.
-PAUSE_S, WORD_S = 0.5, 0.3
 _WORD = re.compile(r"[\w'’]+")
 
 
@@ -116,6 +117,7 @@ def build_report(
         "spread": f1_interval(scores) if known else None,
         "controls": {name: _score(events, durations_s, others[name], window)[1] for name in CONTROLS if known},
         "words": _score_words(scored, seed) if any(result.words for result in scored) else None,
+        "timing": _score_timing(scored, seed) if any(result.words for result in scored) else None,
         "clips": len(results),
         "clips_with_events": sum(bool(result.events) for result in results),
         "clips_too_short": len(results) - len(scored),
@@ -174,6 +176,34 @@ def _score_words(results: Sequence[ClipResult], seed: int) -> dict[str, Any]:
     return found
 
 
+def _score_timing(results: Sequence[ClipResult], seed: int) -> dict[str, Any]:
+    """Every timing metric (`docs/benchmarks.md`) of what is said against the clips' own words, beside the controls.
+
+    Words are cut into utterances by the same rule on both sides: where sentences end, if the model's vocabulary can
+    say so, and at pauses.
+    """
+    marked = any(word.ends_sentence for result in results for word in result.oracle_words)
+
+    def cut(words: Sequence[Word]) -> Commentary:
+        return cut_words(words if marked else [dataclasses.replace(word, ends_sentence=False) for word in words])
+
+    reference, said, oracle = (
+        [cut(getattr(result, name)) for result in results] for name in ("words", "spoken", "oracle_words")
+    )
+    durations_s = [result.duration_s for result in results]
+    others: dict[str, Sequence[Commentary]] = {
+        "oracle": oracle,
+        "oracle_late_3s": [moved(clip, LATE_S) for clip in oracle],
+        "other_clip": [*said[1:], said[0]] if len(said) > 1 else [()],
+        "always_talking": always_talking(reference, durations_s, seed),
+        "always_silent": [()] * len(results),
+    }
+    return {
+        **timing_scores(said, reference, durations_s),
+        "controls": {name: timing_scores(others[name], reference, durations_s) for name in CONTROLS},
+    }
+
+
 def _single_words(words: Sequence[Word]) -> list[tuple[str, float]]:
     return [(plain_word(word.text), word.start_s) for word in words]
 
@@ -208,6 +238,8 @@ def format_table(report: dict[str, Any], name: str = "model") -> str:
         f"word NLL {cell(report['word_nll'], '.3f')} nats a token (teacher-forced)",
         f"video tokens {report['tokens_per_s']:.1f} a second; in seconds from still to moving: {quartiles}",
     ]
+    if report["timing"] is not None:
+        tail.append(_timing_line(report["timing"]))
     if report["clips_too_short"]:
         tail.append(f"{report['clips_too_short']} clips are too short to be scored")
     words = report["words"]
@@ -243,6 +275,25 @@ def _score_rows(scores: dict[str, Any], name: str) -> list[list[str]]:
     for label, values in [(name, scores), *scores["controls"].items()]:
         rows.append([label, *(cell(values[key], spec) for key, _, spec in _COLUMNS)])
     return rows
+
+
+_TIMING_FIGURES = (
+    ("TRACE", "trace", "score", ".3f"),
+    ("PAUC", "pauc", "omega_0.5", ".3f"),
+    ("StreamLAAL s", "stream_laal", "lag_s", ".2f"),
+    ("TimeDiff s", "trigger", "time_diff_s", ".2f"),
+    ("trigger kappa", "trigger", "kappa", ".2f"),
+    ("silence", "pace", "silence", ".2f"),
+)
+
+
+def _timing_line(timing: Mapping[str, Any]) -> str:
+    oracle = timing["controls"]["oracle"]
+    figures = (
+        f"{title} {cell(timing[metric][name], spec)} ({cell(oracle[metric][name], spec)})"
+        for title, metric, name, spec in _TIMING_FIGURES
+    )
+    return f"in time (oracle): {', '.join(figures)}"
 
 
 def _spread_line(scores: dict[str, Any]) -> str:

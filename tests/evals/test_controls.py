@@ -1,5 +1,7 @@
 """The controls rank as they should, in a made-up world of events and on the built-in one's report."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,36 @@ def test_captions_without_events_are_scored_by_words_and_phrases_in_time():
     table = format_table(found)
     assert "no clip lists its events" in table
     assert "model, every phrase" in table
+
+
+def test_timing_is_of_what_is_said_against_the_clips_own_words(report):
+    clips = [captioned([("the", 1.3), ("dog", 1.7), ("barks", 2.1), ("naps", 9.0)]), captioned([])]
+    timing = build_report(clips, CLOCK, word_nll=None, seed=0)["timing"]
+    # Of four utterances, two a clip, one is said on its time; the other begins 4 s late, and is matched too.
+    assert (timing["trace"]["precision"], timing["trace"]["recall"]) == (1.0, 0.5)
+    assert timing["trigger"]["time_diff_s"] == pytest.approx((0.3 + 3.7) / 2)  # 5.0 s is nearer to 1.3 than to 9.0
+    assert timing["trigger"]["unanswered"] == 0.5
+    assert timing["pace"]["words_per_s"] == pytest.approx(4 / (2 * CLIP_S))
+    known = timing["controls"]
+    assert tuple(timing["controls"]) == controls.CONTROLS
+    assert known["oracle"]["trigger"]["time_diff_s"] == pytest.approx(0.4)
+    assert known["always_silent"]["pace"]["silence"] == 1.0
+    late = known["oracle_late_3s"]
+    # 3.4 s after the second utterance's begin, but the first one's late begin is 0.6 s before it.
+    assert late["trigger"]["time_diff_s"] == pytest.approx((3.4 + 0.6) / 2)
+    assert known["other_clip"]["trace"]["score"] == timing["trace"]["score"]
+    assert "in time (oracle): TRACE" in format_table(build_report(clips, CLOCK, word_nll=None, seed=0))
+    assert report["timing"] is None  # these clips have no words
+
+
+def test_sentences_are_cut_only_where_a_model_can_say_so():
+    sentence = [Word("a", 1.0, ends_sentence=True), Word("b", 1.4, ends_sentence=True)]
+    clip = dataclasses.replace(captioned([]), words=sentence, spoken=[Word("a", 1.0), Word("b", 1.4)])
+    by_pauses = build_report([clip], CLOCK, word_nll=None, seed=0)["timing"]["trace"]
+    assert (by_pauses["precision"], by_pauses["recall"]) == (1.0, 1.0)
+    clip = dataclasses.replace(clip, oracle_words=sentence)
+    by_sentences = build_report([clip], CLOCK, word_nll=None, seed=0)["timing"]["trace"]
+    assert (by_sentences["precision"], by_sentences["recall"]) == (1.0, 0.5)
 
 
 def test_clips_that_cannot_be_scored_are_counted_or_refused():

@@ -43,6 +43,20 @@ def test_a_control_is_scored(folder: Path, capsys):
     assert json.loads(capsys.readouterr().out)["score"] == pytest.approx((1 + 3 / 4) / 6)
 
 
+def test_one_commentary_is_scored_against_another(tmp_path: Path, capsys):
+    said, reference = tmp_path / "said.srt", tmp_path / "reference.vtt"
+    said.write_text("1\n00:00:01,000 --> 00:00:02,000\nA goal.\n")
+    reference.write_text("WEBVTT\n\n00:01.000 --> 00:01.800\nA goal!\n")
+    assert main(["timing", f"--said={said}", f"--reference={reference}"]) == 0
+    assert "oracle_late_3s" in capsys.readouterr().out
+    assert main(["timing", f"--said={said}", f"--reference={reference}", "--json=-"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(1.0)
+    assert main(["timing", f"--said={said}", f"--reference={reference}", "--rule=x"]) == 2
+    assert main(["timing", f"--root={reference}", "--control=oracle_late_3s", "--json=-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"]["timing"]["trigger"]["time_diff_s"] == 3.0
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [

@@ -14,6 +14,7 @@ from typing import Any
 from data_pipelines.schema import Word
 from data_pipelines.words import parse_json, with_sentence_ends
 from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, TimedText
+from mmduplex_jax.evals.report import aligned
 from mmduplex_jax.evals.timing.files import (
     CommentaryError,
     commentary_files,
@@ -22,7 +23,7 @@ from mmduplex_jax.evals.timing.files import (
     utterances_of,
     write_commentary,
 )
-from mmduplex_jax.evals.timing.scores import timing_scores
+from mmduplex_jax.evals.timing.scores import timing_rows, timing_scores
 from mmduplex_jax.evals.timing.similarity import Similarity, encoder_similarity, lexical_similarity
 from mmduplex_jax.evals.timing.speakers import SPEAKERS, speakers
 from mmduplex_jax.evals.timing.trace import TraceSums, trace_scores, trace_sums
@@ -203,6 +204,13 @@ def score_files(said: Path, reference: Path, rule: str = RULES[0]) -> dict[str, 
         "items": len(items),
         **figures(items, predictions, scores, rule),
     }
+
+
+def format_scores(report: Mapping[str, Any]) -> str:
+    """What `score_files` gives, as a table: the commentary beside the speakers of known worth."""
+    columns = {"said": report["timing"], **report["speakers"]}
+    head = f"TRACE {'-' if report['score'] is None else format(report['score'], '.3f')}; rule: {report['rule']}"
+    return "\n".join([head, "", aligned(timing_rows(columns))])
 
 
 def _all_scores(said: Sequence[Commentary], reference: Sequence[Commentary], similarity: Similarity) -> dict[str, Any]:
