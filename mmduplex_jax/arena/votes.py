@@ -1,8 +1,8 @@
 """Ballots and votes, in one SQLite file, and counts of them that are kept as votes come.
 
 A *ballot* is a video with two contestants' commentaries, shown to one voter; a vote answers it. Every vote is one
-transaction that is on the disk before it is confirmed (WAL, `synchronous=FULL`). The table `tallies` counts the votes
-that count, kept by triggers in the same transaction, so that reading half a million votes reads a few hundred rows.
+transaction that is on the disk before it is confirmed (WAL, `synchronous=FULL`). Tables of tallies count the votes that
+count, kept by triggers in the same transaction, so that what half a million votes say is read in some thousand rows.
 """
 
 import contextlib
@@ -69,21 +69,35 @@ _MIGRATIONS = (
     CREATE INDEX votes_of_voter ON votes (voter, voted_s);
     CREATE TABLE tallies (
       category TEXT NOT NULL,
-      video TEXT NOT NULL,
+      reason TEXT NOT NULL,
       left_name TEXT NOT NULL,
       right_name TEXT NOT NULL,
       choice TEXT NOT NULL,
-      reason TEXT NOT NULL,
       votes INTEGER NOT NULL,
-      PRIMARY KEY (category, video, left_name, right_name, choice, reason)
+      PRIMARY KEY (category, reason, left_name, right_name, choice)
+    ) WITHOUT ROWID;
+    CREATE TABLE video_tallies (
+      video TEXT NOT NULL,
+      low_name TEXT NOT NULL,
+      high_name TEXT NOT NULL,
+      votes INTEGER NOT NULL,
+      PRIMARY KEY (video, low_name, high_name)
     ) WITHOUT ROWID;
     CREATE TRIGGER vote_counted AFTER INSERT ON votes WHEN NEW.counted BEGIN
-      INSERT INTO tallies VALUES (NEW.category, NEW.video, NEW.left_name, NEW.right_name, NEW.choice, NEW.reason, 1)
+      INSERT INTO tallies VALUES (NEW.category, NEW.reason, NEW.left_name, NEW.right_name, NEW.choice, 1)
+      ON CONFLICT DO UPDATE SET votes = votes + 1;
+      INSERT INTO video_tallies VALUES (
+        NEW.video, min(NEW.left_name, NEW.right_name), max(NEW.left_name, NEW.right_name), 1
+      )
       ON CONFLICT DO UPDATE SET votes = votes + 1;
     END;
     CREATE TRIGGER vote_recounted AFTER UPDATE OF counted ON votes WHEN NEW.counted <> OLD.counted BEGIN
       INSERT INTO tallies VALUES (
-        NEW.category, NEW.video, NEW.left_name, NEW.right_name, NEW.choice, NEW.reason, NEW.counted - OLD.counted
+        NEW.category, NEW.reason, NEW.left_name, NEW.right_name, NEW.choice, NEW.counted - OLD.counted
+      )
+      ON CONFLICT DO UPDATE SET votes = votes + excluded.votes;
+      INSERT INTO video_tallies VALUES (
+        NEW.video, min(NEW.left_name, NEW.right_name), max(NEW.left_name, NEW.right_name), NEW.counted - OLD.counted
       )
       ON CONFLICT DO UPDATE SET votes = votes + excluded.votes;
     END;
@@ -375,7 +389,7 @@ class VoteStore:
     # --- what is read of them
 
     def tallies(self, category: str | None = None, reason: str | None = None) -> list[Tally]:
-        """The votes that count, added up over videos; of one category, or that were decided by one reason."""
+        """The votes that count; of one category, or that were decided by one reason, or all."""
         query = (
             "SELECT left_name, right_name, choice, sum(votes) FROM tallies "
             "WHERE (?1 IS NULL OR category = ?1) AND (?2 IS NULL OR reason = ?2) "
@@ -385,10 +399,7 @@ class VoteStore:
 
     def votes_by_video(self) -> dict[tuple[str, str, str], int]:
         """Votes that count by `(video, contestant, contestant)`, names in alphabetical order."""
-        query = (
-            "SELECT video, min(left_name, right_name), max(left_name, right_name), sum(votes) FROM tallies "
-            "GROUP BY 1, 2, 3"
-        )
+        query = "SELECT video, low_name, high_name, votes FROM video_tallies WHERE votes > 0"
         return {(video, low, high): votes for video, low, high, votes in self._rows(query)}
 
     def counts_by(self, column: str) -> dict[str, int]:
