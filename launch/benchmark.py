@@ -34,6 +34,8 @@ from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction
 from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS, describe_benchmarks, find_benchmark
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
 
+_MADE_HERE = ("worldqa", "videoreasonbench")
+
 
 class FlagError(ValueError):
     """Flags that do not fit each other."""
@@ -48,11 +50,11 @@ def benchmark(args: argparse.Namespace) -> None:
     elif args.name == "timing" and args.said:
         _score_captions(args)
     elif args.make:
-        if args.name != "worldqa":
-            raise FlagError(f"--make is of worldqa; {args.name} is downloaded, see docs/benchmarks.md")
-        from mmduplex_jax.evals.benchmarks.worldqa import make
-
-        make(Path(args.make), seed=args.seed)
+        if args.name not in _MADE_HERE:
+            raise FlagError(
+                f"--make is of {' and '.join(_MADE_HERE)}; {args.name} is downloaded, see docs/benchmarks.md"
+            )
+        find_benchmark(args.name).make(Path(args.make), seed=args.seed)  # type: ignore[attr-defined]
     elif not args.root:
         raise FlagError(f"{args.name} needs --root=DIR, its folder as it is published")
     elif sum(bool(given) for given in (args.checkpoint, args.predictions, args.control)) != 1:
@@ -142,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shown", type=int, default=60, help="questions on the page, at most (default: %(default)s)")
     add("--process_index", type=int, metavar="I", help="which part of the work is this process's")
     add("--process_count", type=int, metavar="N", help="how many processes share it (default: as JAX is set up)")
-    add("--make", metavar="DIR", help="make worldqa: videos and questions, in LongVideoBench's layout")
+    add("--make", metavar="DIR", help=f"make {' or '.join(_MADE_HERE)}: videos and questions")
     add("--seed", type=int, default=0, help="of --make (default: %(default)s)")
     add("--said", metavar="FILE|DIR", help="of timing: a .vtt, .srt or .json that was said, or a folder of them")
     add("--reference", metavar="FILE|DIR", help="of timing: what it is compared with")

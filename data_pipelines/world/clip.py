@@ -159,7 +159,7 @@ def write_clip_files(
         raise ValueError(f"size_px must be even and at least 16, got {size_px}")
     if fps < 1:
         raise ValueError(f"fps must be positive, got {fps}")
-    codec = _encoder(codec)
+    codec = find_encoder(codec)
     name = name or f"world_{config.look}_{seed}_{index}"
     files = ClipFiles(folder / f"{name}.mp4", folder / f"{name}.vtt", folder / f"{name}.json", codec)
 
@@ -179,7 +179,7 @@ def write_clip_files(
         events, frame, text = scene.events, Painter(filmed, scene, rng).frame, captions(words)
     num_frames = round(config.clip_s * fps)
     pictures = (frame(number / fps) for number in range(num_frames))
-    _write_video(files.video, pictures, (width_px, size_px), fps, codec)
+    write_video(files.video, pictures, (width_px, size_px), fps, codec)
     files.captions.write_text(text, encoding="utf-8")
     facts = _facts(config, seed, index, events, words) | {"fps": fps, "size_px": size_px, "codec": codec}
     files.events.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -207,7 +207,12 @@ def _stamp(time_s: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d}.{ms % 1000:03d}"
 
 
-def _encoder(codec: str | None) -> str:
+def find_encoder(codec: str | None) -> str:
+    """The encoder of this name, or where none is named the first of `CODECS` that this PyAV has.
+
+    Raises:
+      ValueError: it has none such.
+    """
     present = [name for name in CODECS if name in av.codecs_available]
     if codec is None and present:
         return present[0]
@@ -216,7 +221,8 @@ def _encoder(codec: str | None) -> str:
     return codec
 
 
-def _write_video(path: Path, frames: Iterator[np.ndarray], size_px: tuple[int, int], fps: int, codec: str):
+def write_video(path: Path, frames: Iterator[np.ndarray], size_px: tuple[int, int], fps: int, codec: str) -> None:
+    """Writes an .mp4 of frames, uint8 [H, W, 3] RGB, of `size_px` = (width, height), both even."""
     part = path.with_name(f"{path.name}.part")
     with av.open(str(part), "w", format="mp4") as container:
         stream = cast(VideoStream, container.add_stream(codec, rate=fps))
