@@ -34,6 +34,9 @@ ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     ("repetition", "four_words", "repeated four words", ".3f", 0),
 )
 
+# Figures this close are the same: times of words are rounded to a millionth of a second.
+_SAME = 1e-5
+
 
 def timing_scores(
     said: Sequence[Commentary],
@@ -65,26 +68,28 @@ def timing_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     rows = [["", *scores]]
     for metric, figure, title, spec, _ in ROWS:
         values = [one[metric][figure] for one in scores.values()]
-        rows.append([title, *("-" if value is None else format(value, spec) for value in values)])
+        rows.append([title, *("-" if value is None else format(value, f"z{spec}") for value in values)])
     return rows
 
 
-def won_by(scores: Mapping[str, Mapping[str, Any]], oracle: str = "oracle") -> dict[str, list[str]]:
-    """For each figure that is a score, by its title: the speakers that are as good as the oracle, or better.
+def won_by(
+    scores: Mapping[str, Mapping[str, Any]], champion: str = "oracle", rivals: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """For each figure that is a score, by its title: the speakers that are as good as another one, or better.
 
     Args:
       scores: `timing_scores` of each speaker.
-      oracle: whose reference it is.
+      champion: the speaker that they are held against.
+      rivals: who is; all others where they are not given.
     """
     found: dict[str, list[str]] = {}
     for metric, figure, title, _, sign in ROWS:
-        best = scores[oracle][metric][figure]
-        if sign:
-            found[title] = [
-                name
-                for name, one in scores.items()
-                if name != oracle
-                and one[metric][figure] is not None
-                and (best is None or sign * one[metric][figure] >= sign * best - 1e-9)
-            ]
+        best = scores[champion][metric][figure]
+        if not sign:
+            continue
+        found[title] = []
+        for name in scores if rivals is None else rivals:
+            value = scores[name][metric][figure]
+            if name != champion and value is not None and (best is None or sign * value >= sign * best - _SAME):
+                found[title].append(name)
     return found
