@@ -1,7 +1,11 @@
 """Speakers of known worth on a small commentary: which metric a speaker without eyes wins."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from benchmarks.timing import main
 from mmduplex_jax.evals.timing.scores import ROWS, timing_rows, timing_scores, won_by
 from mmduplex_jax.evals.timing.speakers import SPEAKERS, speakers
 from mmduplex_jax.evals.timing.utterances import utterance_at
@@ -85,3 +89,17 @@ def test_the_table_has_a_row_a_figure(found):
     by_title = {row[0]: row[1:] for row in rows}
     assert by_title["StreamLAAL, s"][0] == by_title["TimeDiff, s"][0] == "-"
     assert by_title["silence"][0] == "1.000"
+
+
+def test_the_docs_show_what_the_command_shows(capsys):
+    """The first table of docs/benchmarks.md, and so who is marked to fool which metric, is that of the command."""
+    assert main([]) == 0
+    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() in page
+
+
+def test_the_command_reads_files(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('[{"start": 1, "text": "a goal"}, {"start": 9, "text": "offside"}]')
+    assert main([f"--reference={tmp_path}", "--json=-"]) == 0
+    assert json.loads(capsys.readouterr().out)["oracle"]["trigger"]["time_diff_s"] == 0.0
+    assert main(["--clips=0"]) == 1
