@@ -178,6 +178,26 @@ class _Read(NamedTuple):
         return score_quiet(self.clip.events, self.clip.said, self.clip.duration_s, REAL_WINDOW, _EDGE_S, before_s)
 
 
+def _read(clip: LabelledClip, classes: tuple[str, ...]) -> _Read:
+    events = [claim_of(event.attributes, classes) for event in clip.events]
+    said = [None if phrase.attributes is None else claim_of(phrase.attributes, classes) for phrase in clip.said]
+    return _Read(clip, events, said)
+
+
+class Heard(NamedTuple):
+    """Whether a phrase said, in time, an event's kind; and its kind and class."""
+
+    kind: bool
+    whole: bool
+
+
+def heard_of(clip: LabelledClip, classes: tuple[str, ...] = event_words.CLASSES) -> list[Heard]:
+    """What was said of each event of a clip, by the rule of `score_real_events`."""
+    read = _read(clip, classes)
+    kinds, wholes = ({event for event, _ in match(*read.keyed_by(key), REAL_WINDOW)} for key in (_KIND, _WHOLE))
+    return [Heard(number in kinds, number in wholes) for number in range(len(clip.events))]
+
+
 def score_real_events(
     clips: Sequence[LabelledClip],
     *,
@@ -213,14 +233,7 @@ def score_real_events(
             f"none of the {len(clips)} clips is longer than the {REAL_WINDOW.latest_s:g} s within which something "
             "counts as said in time, so nothing can be scored"
         )
-    read = [
-        _Read(
-            clip,
-            [claim_of(event.attributes, classes) for event in clip.events],
-            [None if phrase.attributes is None else claim_of(phrase.attributes, classes) for phrase in clip.said],
-        )
-        for clip in scored
-    ]
+    read = [_read(clip, classes) for clip in scored]
     return {
         **_summary(read),
         "colour": _named(read, lambda claim: claim.colour),
