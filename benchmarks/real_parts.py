@@ -1,7 +1,7 @@
 """Which part of a model fails on labelled real videos: does it look there, does it know what it sees, does it say so?
 
     python -m benchmarks.real_parts --root=LABELLED --checkpoint=runs/real --split=held
-    python -m benchmarks.real_parts --root=LABELLED --checkpoint=runs/real --cameras='cam_yard|cam_road' --json=parts.json
+    python -m benchmarks.real_parts --root=LABELLED --checkpoint=runs/real --cameras='yard|road' --json=parts.json
 
 LABELLED has clips.jsonl and its videos (docs/real.md). The model must have learned to name what flow tokens look at
 (config.loss.crop_name_weight). Of each labelled event
