@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import itertools
 import json
 import os
 from pathlib import Path
@@ -19,7 +18,7 @@ from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Item, ItemSco
 from mmduplex_jax.evals.benchmarks.videoreasonbench import generation, making, rendering, rows
 from mmduplex_jax.evals.benchmarks.videoreasonbench.answers import FORMS, final_answer, read_operations
 from mmduplex_jax.evals.benchmarks.videoreasonbench.simulation import DEMOS, Instance, play, view
-from tests.evals.benchmarks.videoreasonbench_rows import BOARD, CHIP, ROWS, asked
+from tests.evals.benchmarks.videoreasonbench_rows import BOARD, CARD, CHIP, ROWS, asked
 
 # A checkout of llyx97/video_reason_bench 2524387, which has no licence: nothing of it may stand here.
 CHECKOUT = "MMDUPLEX_VIDEO_REASON_BENCH"
@@ -78,6 +77,8 @@ def test_groups_are_those_of_the_published_table(items: dict[str, Item]):
         ("hrd_do", "left", True),
         ("hrd_do", "LEFTWARD.", True),
         ("hrd_do", "right, left, up", True),  # right and up push nothing and are passed over
+        ("hrd_do", "\n1. right\n2. left", True),
+        ("hrd_do", "\n2. right\n3. left", None),
         ("hrd_do", "left, left", False),
         ("hrd_do", "I cannot say", None),
         ("hrd_do", "left 3 times", None),
@@ -125,6 +126,8 @@ def test_operations_of_an_answer_are_simulated(items: dict[str, Item], key: str,
         ("cup_state", "C2 and b2", True),
         ("cup_state", "b2, c2, a1", False),
         ("cup_state", "b2, c2 or a1", None),
+        ("grid_order", "1st: right", True),
+        ("grid_order", "1st: right, 3rd: left", None),
         ("grid_predict", "(a,0): white, (a,1): white, (a,2): black, (b,0): black, (b,1): black, (b,2): white, "
          "(c,0): white, (c,1): white, (c,2): white", True),
         ("file_sys_order", "1st: ls path0 path1\n2nd: mv path0/{a.py} path1", True),
@@ -209,6 +212,12 @@ def test_a_row_that_is_none_is_named(tmp_path: Path, some: dict, said: str):
     assert "hrd.json: row 'row'" in str(caught.value)
 
 
+def test_a_question_about_a_place_that_is_not_there_is_named(tmp_path: Path):
+    row = asked("How many cards were added to `pile4`?", "counting_operation", "None", **CARD)
+    with pytest.raises(BenchmarkError, match="the question names pile4, which is not there"):
+        write(tmp_path, {"card": {"row": row}})
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path: Path):
     with pytest.raises(BenchmarkError, match="no rows of VideoReasonBench; expected questions/DEMO.json"):
         videoreasonbench.load_items(tmp_path)
@@ -290,10 +299,10 @@ def test_operations_are_read_as_they_are_written_and_mind_their_order(kind: tupl
 def test_who_saw_nothing_earns_next_to_nothing_and_can_be_read():
     found: list[Item] = []
     for index, (demo, sizes) in enumerate(generation.SIZES.items()):
-        for size, number in itertools.product(sizes, (5, 10)):
-            rng = np.random.default_rng([7, index, size, number])
-            instance = generation.random_instance(rng, demo, size, number)
-            for key, row in generation.random_rows(rng, instance, f"state{size}_op{number}"):
+        for size in sizes:
+            rng = np.random.default_rng([7, index, size])
+            instance = generation.random_instance(rng, demo, size, 7)
+            for key, row in generation.random_rows(rng, instance, f"state{size}_op7"):
                 facts = {**row, "demo": demo}
                 found.append(Item(f"{demo}_{key}", None, question=row["question"], facts=facts))
     values = {}
@@ -304,9 +313,9 @@ def test_who_saw_nothing_earns_next_to_nothing_and_can_be_read():
         scores = videoreasonbench.score(found, answers, "simulated")
         assert not any(one.unreadable for one in scores)
         values[name] = mean_score(scores)
-    # Answers are lists, and lists are not guessed: of 288 questions 5, and 17 by who saw the state (1.7 and 5.9 %).
-    assert len(found) == 288
-    assert values["chance"] < 0.03 < values["still"] < 0.1
+    # Answers are lists, and lists are not guessed: of 144 questions one is right, and two by who saw the state.
+    assert len(found) == 144
+    assert max(values.values()) < 0.05
     best = videoreasonbench.score(
         found, {item.key: Prediction(f"Final Answer: {item.facts['solution']}") for item in found}, "simulated"
     )

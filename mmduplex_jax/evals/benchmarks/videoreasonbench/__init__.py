@@ -29,7 +29,7 @@ from mmduplex_jax.evals.benchmarks.videoreasonbench.questions import (
     right_answer,
 )
 from mmduplex_jax.evals.benchmarks.videoreasonbench.rows import FIELDS, bucket_of, find_rows, read_instance
-from mmduplex_jax.evals.benchmarks.videoreasonbench.simulation import Instance
+from mmduplex_jax.evals.benchmarks.videoreasonbench.simulation import Instance, places
 
 TITLE = "VideoReasonBench: states that are seen once, and operations that change them unseen"
 RULES = ("simulated", "stored")
@@ -49,17 +49,22 @@ def load_items(root: Path) -> list[Item]:
     """The items of a folder in the published layout (`rows.py`); demos that are not there are left out."""
     items = []
     for demo, key, where, row in find_rows(Path(root)):
+        facts = {name: value for name, value in row.items() if name != "question"} | {"demo": demo}
         try:
             instance = read_instance(demo, row)
             asked = parse_question(demo, row["dim"], row["question"])
+            unknown = {asked[name] for name in ("place", "here", "there") if name in asked} - {
+                *places(demo, instance.size)
+            }
+            if unknown:
+                raise ValueError(f"the question names {', '.join(sorted(unknown))}, which is not there")
+            if row["dim"] != "prediction_operation":
+                if not isinstance(row["answer"], str):
+                    raise ValueError("it has no answer")
+                if disputed := dispute(instance, row["dim"], asked, row["answer"]):
+                    facts["disputed"] = disputed
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise BenchmarkError(f"{where} is not a row of {demo}: {error}") from error
-        facts = {name: value for name, value in row.items() if name != "question"} | {"demo": demo}
-        if row["dim"] != "prediction_operation":
-            if not isinstance(row["answer"], str):
-                raise BenchmarkError(f"{where} has no answer")
-            if disputed := dispute(instance, row["dim"], asked, row["answer"]):
-                facts["disputed"] = disputed
         video = Path(root) / row["video"]
         groups: dict[str, str] = {
             "demo": demo,

@@ -54,6 +54,7 @@ _KINDS: dict[str, tuple[str, Callable[[re.Match], Any]]] = {
 _TAKEN_BACK = re.compile(
     r"\b(or|nor|not|either|neither|maybe|perhaps|possibly|unsure|unknown|cannot|instead)\b|n't", re.I
 )
+_NUMBERED = re.compile(r"^[ \t]*(\d+)[.)][ \t]+", re.M)
 _NOTHING = re.compile(r"[\W_]*none[\W_]*", re.I)
 
 Thing = tuple[str, Any]
@@ -71,6 +72,7 @@ def final_answer(text: str) -> str | None:
 
 def things(text: str, kinds: Iterable[str]) -> list[Thing] | None:
     """The things of some kinds in a text as (kind, value); None where what stands between them may mean something."""
+    text = _without_numbers(text)
     found, position, rest = [], 0, []
     for match in _scanner(frozenset(kinds)).finditer(text):
         kind = match.lastgroup or ""
@@ -81,6 +83,12 @@ def things(text: str, kinds: Iterable[str]) -> list[Thing] | None:
     rest.append(text[position:])
     between = " ".join(rest)
     return None if re.search(r"\d", between) or _TAKEN_BACK.search(between) else found
+
+
+def _without_numbers(text: str) -> str:
+    """The text without the numbers of a list, "1. left" and "2. up" each on a line of its own."""
+    numbers = [int(number) for number in _NUMBERED.findall(text)]
+    return _NUMBERED.sub("", text) if numbers == list(range(1, len(numbers) + 1)) else text
 
 
 # Names of files and commands are exact, all else may begin a sentence.
@@ -156,14 +164,24 @@ def _counted(kind: str, unit: str = "", shown: Callable[[Any], str] = str) -> Fo
 
 def _bag(kind: str) -> Form:
     """As "a2, b1, c3"; the order is nothing."""
-    return Form(rf"({kind} )+", _sorted_values, lambda value: ", ".join(map(str, value)))
+    return Form(rf"({kind} )+", _sorted_values, _write_listed)
 
 
 def _listed(kind: str) -> Form:
-    """As "up, down, down", in this order."""
-    return Form(
-        rf"({kind} )+", lambda found: tuple(value for _, value in found), lambda value: ", ".join(map(str, value))
-    )
+    """As "King of Clubs, 6 of Hearts", in this order."""
+    return Form(rf"({kind} )+", lambda found: tuple(value for _, value in found), _write_listed)
+
+
+def _write_listed(values: tuple) -> str:
+    return ", ".join(map(str, values))
+
+
+def _directions(found: list[Thing]) -> tuple | None:
+    """Of "up, down", or "2nd: up, 3rd: down"; the numbers, which nobody asks for, must be in their order."""
+    numbers = [value for kind, value in found if kind == "ordinal"]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers)) if numbers else []):
+        return None
+    return tuple(value for kind, value in found if kind == "direction")
 
 
 def _mapping(
@@ -243,7 +261,7 @@ FORMS: dict[tuple[str, str], Form] = {
     ("cup", "order_state"): _bag("square"),
     ("cup", "comparison_state"): _mapping("content", ("empty", "coin").__getitem__, str, ", "),
     ("cup", "prediction_state"): _bag("square"),
-    ("grid", "order_operation"): _listed("direction"),
+    ("grid", "order_operation"): Form(r"(direction )+|(ordinal direction )+", _directions, _write_listed),
     ("grid", "counting_operation"): _counted("square", shown=_spelled),
     ("grid", "order_state"): _PIECES,
     ("grid", "comparison_state"): _PIECES,

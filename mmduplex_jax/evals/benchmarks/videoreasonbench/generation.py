@@ -34,8 +34,8 @@ from mmduplex_jax.evals.benchmarks.videoreasonbench.simulation import (
 from mmduplex_jax.evals.benchmarks.videoreasonbench.wording import ENDING, INTRODUCTIONS, NOW, REQUEST, TEMPLATES
 
 SIZES = {"hrd": (3, 4), "cup": (3, 4), "grid": (3, 4), "file_sys": (1, 2), "card": (1, 2), "chip": (1, 2)}
-SUFFIXES = (".txt", ".csv", ".py", ".json")
-_NAMES = tuple(f"{letter}{suffix}" for letter in string.ascii_lowercase for suffix in SUFFIXES)
+_SUFFIXES = (".txt", ".csv", ".py", ".json")
+_NAMES = tuple(f"{letter}{suffix}" for letter in string.ascii_lowercase for suffix in _SUFFIXES)
 _FIRST_THINGS = (3, 5)  # cards or chips in a place at the start, from and to
 _FIRST_FILES = (10, 14)
 _MOST_TOUCHED, _MOST_MOVED = 8, 5
@@ -165,7 +165,7 @@ def random_questions(rng: Generator, instance: Instance) -> Iterator[tuple[str, 
 def _random_details(rng: Generator, instance: Instance, dimension: str) -> tuple[dict[str, Any], str]:
     """What fills a template, and a solution where operations are asked for."""
     demo, operations, time = instance.demo, instance.operations, instance.hidden
-    asked: dict[str, Any] = {"time": time, "other": instance.visible, "suffix": _pick(rng, SUFFIXES)}
+    asked: dict[str, Any] = {"time": time, "other": instance.visible, "suffix": _pick(rng, _SUFFIXES)}
     asked["now"] = NOW[demo].format(time=time)
     asked["place"] = _pick(rng, places(demo, instance.size) or ("",))
     if dimension in ("order_operation", "counting_operation"):
