@@ -28,7 +28,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction
 from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS, describe_benchmarks, find_benchmark
@@ -115,11 +114,10 @@ def _ask_model(args: argparse.Namespace, items: Sequence[Item]) -> tuple[str, Ma
     from mmduplex_jax.weights.trained import load_trained
 
     trained = load_trained(args.checkpoint)
-    options: dict[str, Any] = {"subtitles": args.subtitles == "yes", "max_frames": args.max_frames}
-    make = find_stage(trained.config.stage).make_answerer
-    answerer = make(trained.task, trained.params, trained.config, trained.tokenizer, **options)
+    make, subtitles = find_stage(trained.config.stage).make_answerer, args.subtitles == "yes"
+    answerer = make(trained.task, trained.params, trained.config, trained.tokenizer, subtitles=subtitles)
     made_by = {"benchmark": args.name, "checkpoint": trained.name, "parameters": fingerprint(trained.params)}
-    made_by |= options | {"items": len(items)}
+    made_by |= {"subtitles": subtitles, "items": len(items)}
     outputs = (args.json, args.html, args.save_predictions)
     kept = AnswersFile.beside(outputs, made_by, process=args.process_index, processes=args.process_count)
     return trained.name, answer_items(items, answerer, kept)
@@ -138,7 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rule", help="how answers are scored (default: the first of --list)")
     add("--limit", type=int, metavar="N", help="only the first N questions")
     add("--subtitles", choices=("yes", "no"), default="yes", help="whether a model gets them (default: %(default)s)")
-    add("--max_frames", type=int, default=16, help="frames that a `vlm` model gets of a video (default: %(default)s)")
     add("--save_predictions", metavar="FILE", help="write the answers in the benchmark's own format")
     add("--html", metavar="FILE", help="write a page of questions, frames and answers")
     add("--shown", type=int, default=60, help="questions on the page, at most (default: %(default)s)")

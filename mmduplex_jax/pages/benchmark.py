@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.geometry import rgb_of
-from data_pipelines.pictures import open_pictures
+from data_pipelines.moments import pictures_at
 from mmduplex_jax.evals.benchmarks.protocol import UNANSWERABLE, Item, ItemScore, Prediction, written_choice
 from mmduplex_jax.evals.benchmarks.runner import format_report
 from mmduplex_jax.pages import Page, jpeg, render
@@ -89,26 +89,18 @@ def _asked(item: Item, prediction: Prediction | None, score: ItemScore) -> _Aske
 
 
 def _frames(item: Item) -> list[tuple[float, bytes]]:
-    """A few pictures of what was watched until the question; none where there is no video or it cannot be jumped in."""
+    """A few pictures of what was watched until the question; none where there is no video or nobody says how long."""
     if item.video is None:
         return []
-    stream = open_pictures(str(item.video), item.video.name)
-    try:
-        claimed_s = stream.claimed_end_s()
-        if not stream.can_seek or claimed_s is None:
-            return []
-        end_s = claimed_s - stream.first_s if item.asked_s is None else item.asked_s
-        found = []
-        for share in _SHARES:
-            t_s = item.begin_s + share * (end_s - item.begin_s)
-            stream.seek(stream.first_s + t_s)
-            # The last picture at or before that time is on the screen then.
-            picture = next(one for one in stream.shown() if one.t_s + one.length_s > stream.first_s + t_s)
-            small = rgb_of(picture.frame, *_fitting(picture.frame.width, picture.frame.height))
-            found.append((picture.t_s - stream.first_s, jpeg(picture.orientation.apply(small), _QUALITY)))
-        return found
-    finally:
-        stream.close()
+    end_s = item.duration_s if item.asked_s is None else item.asked_s
+    if end_s is None:
+        return []
+    times_s = [item.begin_s + share * (end_s - item.begin_s) for share in _SHARES]
+    found = []
+    for picture in pictures_at(item.video, item.video.name, times_s)[0]:
+        small = rgb_of(picture.frame, *_fitting(picture.frame.width, picture.frame.height))
+        found.append((picture.t_s, jpeg(picture.orientation.apply(small), _QUALITY)))
+    return found
 
 
 def _fitting(width_px: int, height_px: int) -> tuple[int, int]:

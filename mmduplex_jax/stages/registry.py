@@ -115,13 +115,12 @@ class Stage(Protocol):
         """The evaluator of a model; `options` are those of every evaluator, and of `EVALUATION_FLAGS`."""
 
     def make_answerer(
-        self, task: Any, params: PyTree, config: Any, tokenizer: TextTokenizer, *, subtitles: bool, max_frames: int
+        self, task: Any, params: PyTree, config: Any, tokenizer: TextTokenizer, *, subtitles: bool
     ) -> Answerer:
         """What answers the questions of benchmarks; ValueError where the stage's models answer none.
 
         Args:
           subtitles: whether the model gets those of a video, where there are any.
-          max_frames: of a video, for models that see some of its frames.
         """
 
     def format_table(self, report: Report) -> str:

@@ -86,7 +86,6 @@ class DuplexAnswerer:
         tokenizer: TextTokenizer,
         *,
         subtitles: bool = True,
-        max_frames: int = 0,
     ):
         """Makes ready; the first question compiles.
 
@@ -96,9 +95,7 @@ class DuplexAnswerer:
           config: of its training.
           tokenizer: its words.
           subtitles: whether it gets those of a video.
-          max_frames: not of models that watch.
         """
-        del max_frames
         self._live, params = live_on_this_machine(task.config, params)
         self._params = jax.device_put(params)
         self._tokenizer, self._subtitles, self._fit = tokenizer, subtitles, fit_of(config)

@@ -1,14 +1,14 @@
 """A picture, or a short clip, is a few tokens before its caption in one language model."""
 
-from mmduplex_jax.stages.registry import Language, Parts, Tower, answers_nothing
-from mmduplex_jax.stages.vlm import captioner, evaluator
+from mmduplex_jax.stages.registry import Language, Parts, Tower
+from mmduplex_jax.stages.vlm import answering, captioner, evaluator
 from mmduplex_jax.stages.vlm import task as stage_task
 
 OUTPUT = "captions"
 EVALUATION_FLAGS = captioner.DECODING_FLAGS
 build_task, pair_format = stage_task.build_task, stage_task.pair_format
 make_evaluator, format_table = evaluator.VlmEvaluator, evaluator.format_table
-make_answerer = answers_nothing("vlm")
+make_answerer = answering.VlmAnswerer
 
 
 def video_tokens(task: stage_task.VlmTask) -> int:
