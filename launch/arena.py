@@ -92,6 +92,9 @@ def _run(args: argparse.Namespace) -> None:
     reads = args.backup or args.export or args.review or args.json is not None
     if reads and not path.exists():
         raise FileNotFoundError(f"{path}: there are no votes yet")
+    if not reads:
+        asyncio.run(_serve(args, path))
+        return
     with contextlib.closing(VoteStore(path)) as store:
         if args.backup:
             store.backup(args.backup)
@@ -103,11 +106,9 @@ def _run(args: argparse.Namespace) -> None:
             print(f"voters whose votes do not count: {excluded or 'none'}", file=sys.stderr)
         if args.json is not None:
             write_json(args.json, leaderboard(store, read_entries(args.root, args.identity_words).contestants))
-        if not reads:
-            asyncio.run(_serve(args, store))
 
 
-async def _serve(args: argparse.Namespace, store: VoteStore) -> None:
+async def _serve(args: argparse.Namespace, path: Path) -> None:
     limits = ArenaLimits(
         **{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(ArenaLimits)}
     )
@@ -116,22 +117,23 @@ async def _serve(args: argparse.Namespace, store: VoteStore) -> None:
     entries = read_entries(args.root, args.identity_words)
     for note in entries.notes:
         _log.warning(note)
-    app = build_arena(entries, store, access, limits, secure=tls is not None)
 
     def on_listening(port: int) -> None:
         address = shown_address(args.host, port, tls=tls is not None) + ("#token=TOKEN" if access.token else "")
         count = f"{len(entries.videos)} videos, {len(entries.contestants)} contestants"
         print(f"{count} on {address}", flush=True)
 
-    await listen(
-        app,
-        args.host,
-        args.port,
-        stop=stop_at_signals(_DRAIN_S),
-        connections_max=limits.connections,
-        tls=tls,
-        on_listening=on_listening,
-    )
+    # (Last: a folder that is no arena gets no database.)
+    with contextlib.closing(VoteStore(path)) as store:
+        await listen(
+            build_arena(entries, store, access, limits, secure=tls is not None),
+            args.host,
+            args.port,
+            stop=stop_at_signals(_DRAIN_S),
+            connections_max=limits.connections,
+            tls=tls,
+            on_listening=on_listening,
+        )
 
 
 if __name__ == "__main__":
