@@ -22,6 +22,7 @@ from mmduplex_jax.arena import rules
 from mmduplex_jax.arena.board import board_html, leaderboard
 from mmduplex_jax.arena.entries import Entries
 from mmduplex_jax.arena.pairing import choose_pair
+from mmduplex_jax.arena.ratings import MissingLibrary
 from mmduplex_jax.arena.rules import ArenaLimits
 from mmduplex_jax.arena.votes import Ballot, Voter, VoteRefused, VoteStore
 from mmduplex_jax.serving.access import Access
@@ -286,5 +287,8 @@ async def _unplayable(request: web.Request) -> web.StreamResponse:
 async def _leaderboard(request: web.Request) -> web.StreamResponse:
     arena = request.app[ARENA]
     arena.take_turn(_address(request))
-    board = await arena.board()
+    try:
+        board = await arena.board()
+    except MissingLibrary as error:  # votes can be taken without it
+        raise web.HTTPServiceUnavailable(text=str(error)) from error
     return web.json_response(board | {"html": board_html(board)})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Served:
             return answer.status, await answer.json()
 
     async def board(self) -> dict:
+        pytest.importorskip("evalica", reason="evalica is not installed (the extra `arena` has it)")
         async with self.client.get("/v1/leaderboard") as answer:
             assert answer.status == 200
             return await answer.json()
@@ -237,6 +239,20 @@ def test_rates_are_limited(root: Path, tmp_path: Path):
 
     (tmp_path / "new").mkdir()
     arena_test(by_new_voters, root, tmp_path / "new", limits=ArenaLimits(new_voters_day=3))
+
+
+def test_without_evalica_votes_are_taken_and_the_board_says_what_to_install(root: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evalica", None)
+
+    async def body(server: Served):
+        ballot = await server.ballot()
+        server.clock.now_s += ballot["shown_s"]
+        assert (await server.vote(ballot))[0] == 200
+        async with server.client.get("/v1/leaderboard") as answer:
+            assert answer.status == 503
+            assert "pip install 'mmduplex-jax[arena]'" in (await answer.json())["error"]
+
+    arena_test(body, root, tmp_path)
 
 
 def test_a_video_that_does_not_play_is_left_for_another(root: Path, tmp_path: Path):
