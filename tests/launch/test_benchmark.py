@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.benchmark import main
+from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.evals.benchmarks.longvideobench_folder import write_folder
 
@@ -36,6 +37,13 @@ def test_predictions_are_scored(folder: Path, tmp_path: Path, capsys):
     assert main([*flags, "--rule=lmms_eval", "--limit=2", "--json=-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["rule"], found["score"], found["items"], found["limit"]) == ("lmms_eval", 1.0, 2, 2)
+
+
+def test_all_are_listed(capsys):
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in BENCHMARKS if f"{name} " not in said] == []
+    assert "rules: official, lmms_eval; controls: chance, always_longest, always_b" in said
 
 
 def test_a_control_is_scored(folder: Path, capsys):

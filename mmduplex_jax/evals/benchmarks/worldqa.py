@@ -5,8 +5,9 @@ haystack. In a few a needle comes in: a person, a dog or a car, once. Half of th
 last needle has come in, so that there is always a question whose answer was just to be seen, however long the video
 was; the others are asked when it is over. Who sees everything and forgets nothing has 1.0 on all of it.
 
-Every question is also written as the begin of a sentence in the commentator's own words (`cloze`) where it has such
-words: so a commentator can be asked that knows no others.
+Who comments what it sees has answered already: under the rule `commentary` the answer is read out of what was said
+while watching, by the world's own grammar. Every question is also written as the begin of a sentence in the
+commentator's own words (`cloze`) where it has such words: so a commentator can be asked that knows no others.
 """
 
 import dataclasses
@@ -23,16 +24,16 @@ from tqdm import tqdm
 
 from data_pipelines.schema import Event
 from data_pipelines.world.clip import make_clip, plan_clip
-from data_pipelines.world.commentator import SIDES
+from data_pipelines.world.commentator import SIDES, split_phrases
 from data_pipelines.world.config import WorldConfig
 from mmduplex_jax.evals.benchmarks import longvideobench
 from mmduplex_jax.evals.benchmarks.json_files import read_json, write_json
-from mmduplex_jax.evals.benchmarks.protocol import Control, Item, Prediction, letter_of
+from mmduplex_jax.evals.benchmarks.protocol import Control, Item, ItemScore, Prediction, letter_of
 
 TITLE = "what came in, from where, how often and first, in 15 s to an hour of the built-in world; made by --make"
-RULES = longvideobench.RULES
+RULES = (*longvideobench.RULES, "commentary")
 read_predictions, write_predictions = longvideobench.read_predictions, longvideobench.write_predictions
-score, aggregate, figures = longvideobench.score, longvideobench.aggregate, longvideobench.figures
+aggregate, figures = longvideobench.aggregate, longvideobench.figures
 
 # How many videos of each length are made, in seconds.
 VIDEOS: Mapping[int, int] = {15: 40, 60: 16, 600: 6, 3600: 2}
@@ -91,10 +92,40 @@ def load_items(root: Path) -> list[Item]:
     """The questions of a folder that `make` wrote; errors as of `longvideobench.load_items`."""
     items = longvideobench.load_items(root)
     records = {record["id"]: record for record in read_json(root if root.suffix == ".json" else root / _QUESTIONS)}
-    with_cloze = lambda item: {**item.facts, "cloze": records[item.key]["cloze"]}
-    return [
-        dataclasses.replace(item, facts=with_cloze(item)) if "cloze" in records[item.key] else item for item in items
-    ]
+    facts_of = lambda record: {name: record[name] for name in ("about", "cloze") if name in record}
+    more = {"said_counts": True}
+    return [dataclasses.replace(item, facts={**item.facts, **more, **facts_of(records[item.key])}) for item in items]
+
+
+def score(items: Sequence[Item], predictions: Mapping[str, Prediction], rule: str) -> list[ItemScore]:
+    """As LongVideoBench; under `commentary` what was said while watching is the answer.
+
+    There what somebody wrote who did not watch (`Prediction.tokens` None: a control) counts as it is.
+    """
+    if rule != "commentary":
+        return longvideobench.score(items, predictions, rule)
+    read = {item.key: _told(item, predictions[item.key]) for item in items if item.key in predictions}
+    return longvideobench.score(items, read, "official")
+
+
+def _told(item: Item, prediction: Prediction) -> Prediction:
+    """The letter of the option that was said; "" where nothing was said about it."""
+    if prediction.tokens is None:
+        return prediction
+    words = [(word, one.start_s) for one in prediction.said for word in one.text.split()]
+    came = [found for found, _, _ in split_phrases(words) if found is not None and found[0] == "enters"]
+    about = item.facts["about"]
+    of_it = [found for found in came if found[1].split()[1] in ((about,) if about else _NEEDLES)]
+    category = item.groups["category"]
+    if category == "count":
+        said = _TIMES[min(len(of_it), len(_TIMES) - 1)]
+    elif not of_it:
+        return Prediction()
+    elif category == "first":
+        said = of_it[0][1].split()[1]
+    else:
+        said = of_it[-1][1].split()[0] if category == "colour" else of_it[-1][2]
+    return Prediction(letter_of(item.options.index(said)) if said in item.options else "")
 
 
 def most_frequent(items: Sequence[Item]) -> dict[str, Prediction]:
@@ -167,7 +198,15 @@ def questions(video: Plan, rng: np.random.Generator) -> list[dict[str, Any]]:
     colours = WorldConfig().dynamics.colours
     number_of = {shape: sum(needle.shape == shape for needle in video.needles) for shape in _NEEDLES}
 
-    def ask(category: str, text: str, right: str, options: Sequence[str], about: Needle | None, cloze: Any = None):
+    def ask(
+        category: str,
+        text: str,
+        right: str,
+        options: Sequence[str],
+        needle: Needle | None,
+        about: str = "",
+        cloze: Any = None,
+    ) -> None:
         order = rng.permutation(len(options)).tolist()
         record = {
             "id": f"{video.name}_{len(found)}",
@@ -178,13 +217,14 @@ def questions(video: Plan, rng: np.random.Generator) -> list[dict[str, Any]]:
             "question_wo_referring_query": text,
             "candidates": [options[place] for place in order],
             "correct_choice": order.index(list(options).index(right)),
-            "position": [] if about is None else [round(about.t_s / _clock().tick_s)],
+            "position": [] if needle is None else [round(needle.t_s / _clock().tick_s)],
             "topic_category": "World",
             "question_category": category,
-            "level": "whole video" if about is None else _age(video.duration_s - about.t_s),
+            "level": "whole video" if needle is None else _age(video.duration_s - needle.t_s),
             "duration_group": video.group_s,
             "starting_timestamp_for_subtitles": 0,
             "duration": video.duration_s,
+            "about": about,
         }
         if cloze is not None:
             record["cloze"] = {"question": cloze[0], "options": [cloze[1][place] for place in order]}
@@ -195,10 +235,11 @@ def questions(video: Plan, rng: np.random.Generator) -> list[dict[str, Any]]:
         if number_of[shape] > 1:
             continue
         cloze: Any = (f"from {needle.side} comes", [f"{colour} {shape}" for colour in colours])
-        ask("colour", f"What colour was the {shape} that came in?", needle.colour, colours, needle, cloze)
+        ask("colour", f"What colour was the {shape} that came in?", needle.colour, colours, needle, shape, cloze)
         cloze = (f"{needle.colour} {shape} enters", SIDES)
-        ask("side", f"From which side did the {shape} come in?", needle.side, SIDES, needle, cloze)
-    ask("count", f"How many times did a {video.counted} come in?", _TIMES[number_of[video.counted]], _TIMES, None)
+        ask("side", f"From which side did the {shape} come in?", needle.side, SIDES, needle, shape, cloze)
+    counted = video.counted
+    ask("count", f"How many times did a {counted} come in?", _TIMES[number_of[counted]], _TIMES, None, counted)
     if sum(number > 0 for number in number_of.values()) > 1:
         ask("first", "Which of these came in first?", video.needles[0].shape, _NEEDLES, video.needles[0])
     return found
@@ -231,13 +272,13 @@ def _entry(events: Sequence[Event], shape: str) -> Event | None:
 
 
 def _with(shape: str | None) -> WorldConfig:
-    """The plain world, with another shape in it."""
-    plain = WorldConfig(clip_s=float(_CLIP_S))
+    """The plain world; or with another shape in it, as large and drawn as the rich look has such shapes."""
+    plain, rich = WorldConfig(clip_s=float(_CLIP_S)), WorldConfig(look="rich")
     if shape is None:
         return plain
-    return dataclasses.replace(
-        plain, dynamics=dataclasses.replace(plain.dynamics, shapes=(*plain.dynamics.shapes, shape))
-    )
+    shapes = (*plain.dynamics.shapes, shape)
+    dynamics = dataclasses.replace(plain.dynamics, shapes=shapes, size_px=rich.dynamics.size_px)
+    return dataclasses.replace(plain, dynamics=dynamics, appearance=rich.appearance)
 
 
 def _clock() -> Any:

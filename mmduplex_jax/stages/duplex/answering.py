@@ -25,6 +25,7 @@ from data_pipelines.packing import pack_words
 from data_pipelines.video_source import VideoError
 from data_pipelines.words import split_words, spread
 from mmduplex_jax.evals.benchmarks.protocol import (
+    UNANSWERABLE,
     WORDS_LEFT_OUT,
     BenchmarkError,
     Item,
@@ -47,6 +48,8 @@ from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 # A fact of an item: the same question as the begin of a sentence, `{"question": …, "options": …}`, in the words of a
 # commentator. Models are asked so whose vocabulary lacks words of the question itself; it is a fact of their answers.
 CLOZE = "cloze"
+# A fact of an item: what is said while watching is scored, too, so that it is watched even where it cannot be asked.
+SAID_COUNTS = "said_counts"
 # A fact of an answer: the options' mean log-likelihoods a slot.
 SCORES = "scores"
 # No slot is given: the model chooses.
@@ -107,26 +110,32 @@ class DuplexAnswerer:
         """See `Answerer.answer`."""
         if item.video is None:
             raise BenchmarkError(f"{item.key}: its video is not there{_named(item)}; see docs/benchmarks.md")
-        question, options, facts = self._asked(item)
         try:
-            if item.listens_until_s is not None or not question:
-                watched = self._watch(item, item.listens_until_s, question)
-                since_s = (item.asked_s or 0.0) - item.begin_s
-                text = " ".join(word.text for word in watched.said if word.t_emit_s >= since_s)
-                return self._prediction(item, watched, text, facts)
-            key = (item.video, item.begin_s, item.asked_s, item.subtitles)
-            if self._last is None or self._last[0] != key:
-                self._last = None  # one state at a time
-                self._last = key, self._watch(item, item.asked_s, [])
-        except VideoError as error:
-            raise UnanswerableError(f"{item.key}: {error}") from error
-        watched = self._last[1]
+            question, options, facts = self._asked(item)
+        except UnanswerableError as error:
+            if not item.facts.get(SAID_COUNTS):
+                raise
+            return self._prediction(item, self._watched(item), "", {UNANSWERABLE: str(error)})
+        if item.listens_until_s is not None or not question:
+            watched = self._watch(item, item.listens_until_s, question)
+            since_s = (item.asked_s or 0.0) - item.begin_s
+            text = " ".join(word.text for word in watched.said if word.t_emit_s >= since_s)
+            return self._prediction(item, watched, text, facts)
+        watched = self._watched(item)
         state, _ = self._give(watched.state, [question])
         if not options:
             return self._prediction(item, watched, self._decode(state), facts)
         _, sums = self._give(state, options)
         scores = [float(total) / len(slots) for total, slots in zip(sums, options)]
         return self._prediction(item, watched, written_choice(item, int(np.argmax(scores))), facts | {SCORES: scores})
+
+    def _watched(self, item: Item) -> Watched:
+        """What is left of a video when it was watched until the question, which is not given yet."""
+        key = (item.video, item.begin_s, item.asked_s, item.subtitles)
+        if self._last is None or self._last[0] != key:
+            self._last = None  # one state at a time
+            self._last = key, self._watch(item, item.asked_s, [])
+        return self._last[1]
 
     def _asked(self, item: Item) -> tuple[list[int], list[list[int]], dict[str, Any]]:
         """The slots of the question and of its options, and whether it is asked as a cloze.
@@ -178,15 +187,18 @@ class DuplexAnswerer:
             waiting.clear()
 
         at = 0
-        for frame in self._frames(item, until_s):
-            on_device = jax.device_put(frame[None])
-            for _ in range(stride):
-                slot = given.get(at, _FREE)
-                state, out, spent = step(self._params, state, on_device, jnp.full((1,), slot, jnp.int32), delay, bias)
-                waiting.append((at, slot != _FREE, out, spent))
-                at += 1
-            if len(waiting) >= _STEPS_AHEAD:
-                collect()
+        try:
+            for frame in self._frames(item, until_s):
+                on_device, slots = jax.device_put(frame[None]), [given.get(at + i, _FREE) for i in range(stride)]
+                for slot in slots:
+                    one = jnp.full((1,), slot, jnp.int32)
+                    state, out, spent = step(self._params, state, on_device, one, delay, bias)
+                    waiting.append((at, slot != _FREE, out, spent))
+                    at += 1
+                if len(waiting) >= _STEPS_AHEAD:
+                    collect()
+        except VideoError as error:
+            raise UnanswerableError(f"{item.key}: {error}") from error
         collect()
         if not at:
             raise UnanswerableError(f"{item.key}: {item.video} shows nothing between {item.begin_s} s and {until_s} s")

@@ -12,7 +12,7 @@ from data_pipelines.world.commentator import lexicon
 from launch.benchmark import main
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.benchmarks import worldqa
-from mmduplex_jax.evals.benchmarks.protocol import Prediction
+from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction, TimedText
 
 SHORT = {15: 2}
 
@@ -102,3 +102,37 @@ def test_the_command_makes_it(tmp_path: Path, monkeypatch, folder: Path):
     report = tmp_path / "r.json"
     assert main(["worldqa", f"--root={folder}", "--control=most_frequent", f"--json={report}"]) == 0
     assert set(json.loads(report.read_text())["groups"]) == {"duration", "category", "topic", "level"}
+
+
+def test_who_comments_has_answered():
+    item = lambda category, about, options, right: Item(
+        f"{category} {about}",
+        None,
+        "?",
+        options,
+        groups={"category": category},
+        facts={"about": about, "correct_choice": right},
+    )
+    shapes, times = ("person", "dog", "car"), ("never", "once", "twice", "three times")
+    items = [
+        item("colour", "dog", ("green", "red"), 1),
+        item("side", "dog", ("left", "top"), 0),
+        item("count", "car", times, 2),
+        item("count", "person", times, 0),
+        item("first", "", shapes, 2),
+    ]
+    said = [
+        "blue circle enters top",
+        "green car enters left green car stops",
+        "out left goes green car",
+        "red dog enters left",
+        "green car enters top",
+    ]
+    spoken = Prediction("A", tuple(TimedText(float(i), text) for i, text in enumerate(said)), tokens=5)
+    scores = worldqa.score(items, {one.key: spoken for one in items}, "commentary")
+    assert [one.value for one in scores] == [1, 1, 1, 1, 1]
+    silent = worldqa.score(items, {one.key: Prediction("B", tokens=5) for one in items}, "commentary")
+    assert [(one.value, one.unreadable) for one in silent] == [(0, True), (0, True), (0, False), (1, False), (0, True)]
+    # Who did not watch has only written.
+    blind = worldqa.score(items, {one.key: Prediction("B") for one in items}, "commentary")
+    assert [one.value for one in blind] == [1, 0, 0, 0, 0]
