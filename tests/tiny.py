@@ -22,13 +22,16 @@ from mmduplex_jax.tokenizer.config import (
     TokenizerConfig,
 )
 from mmduplex_jax.towers.vision import VisionConfig
-
-# Most of a test's time is compilation: code generated plainly is as right and takes a third less of it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+from tests import plain_code
 
 VOCAB = 23
 PAD, WORD, START = 20, 21, 22
 SCALED_FLOW = FlowConfig(crop_px=4, crop_scales=(1, 2, 3), patch_px=4, width=16)
+
+
+def jit(function):
+    """`jax.jit` of code that compiles sooner than users' does; in a test that is marked `optimized` fused as theirs."""
+    return jax.jit(function, compiler_options=plain_code.options() or {"xla_backend_optimization_level": 0})
 
 
 def ids(vocab_size: int, pad_id: int, word_id: int, start_id: int, end_id: int | None = None) -> SimpleNamespace:

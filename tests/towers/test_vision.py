@@ -14,6 +14,7 @@ from mmduplex_jax.sharding import logical_names, make_mesh, tree_shardings
 from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
 from mmduplex_jax.towers.text import TextTower, TextTowerConfig
 from mmduplex_jax.towers.vision import VisionConfig, VisionTower
+from tests import plain_code
 
 VISION = VisionConfig(image_px=16, patch_px=4, width=24, layers=2, heads=3, hidden=40, projection=12)
 PE_LIKE = dataclasses.replace(
@@ -23,10 +24,7 @@ NAFLEX = dataclasses.replace(VISION, positions="naflex", projection=0)
 TEXT = TextTowerConfig(vocab_size=20, length=8, width=16, layers=2, heads=2, hidden=32, projection=12)
 # Sums in another order, of values up to 10, in float32.
 ATOL = 2e-5
-# Each program runs once or twice: what compiling it quickly saves counts.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
+jit = functools.partial(jax.jit, compiler_options=plain_code.OPTIONS)
 
 
 def pictures(*size: int) -> np.ndarray:
