@@ -256,7 +256,7 @@ def test_a_log_that_nobody_reads_stops_nobody():
 
 SERVER = """
 import asyncio, sys
-from mmduplex_jax.serving import listen
+from mmduplex_jax.serving import listen, sockets
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
 from mmduplex_jax.serving.monitoring import configure_logs
@@ -266,12 +266,12 @@ from tests.serving.scripted_pool import FACTS, ScriptedPool
 async def main():
     configure_logs("json")
     app = build_app(ScriptedPool(), FACTS, Access("127.0.0.1", None), sources=Sources([sys.argv[1]]))
-    stop = listen._stop_at_signals(0.5)
+    stop = sockets.stop_at_signals(0.5)
     say = lambda port: print(port, flush=True)
     await listen.serve(app, "127.0.0.1", 0, stop=stop, drain_s=0.5, connections_max=8, on_listening=say)
 
 asyncio.run(main())
-listen.exit_now(0)
+sockets.exit_now(0)
 """
 
 
