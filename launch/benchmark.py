@@ -10,16 +10,15 @@
 --root is the benchmark's folder as it is published (docs/benchmarks.md). One of three answers: --checkpoint a model of
 ours, --predictions a file in the benchmark's own format, --control somebody who sees no video.
 
-A `duplex` model watches every video live, at the clock's pace and in bounded memory, with the subtitles as given words
-unless --subtitles=no. Questions are given words too; of options it chooses the one that is likeliest a slot, and open
-answers are decoded. A question with a word that its vocabulary lacks cannot be asked: it counts wrong, and is counted.
+A `duplex` model watches every video live, in bounded memory, with subtitles as given words (--subtitles=no: without).
+Questions are given words, too; of options it takes the likeliest a slot, open answers are decoded. A question with a
+word that its vocabulary lacks counts wrong, and is counted.
 
 Every answer is kept at once, in FILE.answers.jsonl beside the first output that is named (--json, --html or
 --save_predictions): a run that was killed goes on when it is started again, unless checkpoint or flags differ. To share
 the work start it several times with --process_count=N and --process_index=0 … N-1; whoever ends last reports.
 
-Scores have 95 % bootstrap intervals over questions. A model that learned nothing is at --control=chance; one that is
-not above the best blind control has not used the video.
+Scores have 95 % bootstrap intervals over questions. A model not above the best blind control has not used the video.
 
 Exit codes: 0 done, or this process's part of it; 1 something cannot be read; 2 flags that do not fit; 130 Ctrl-C.
 """
@@ -50,9 +49,7 @@ def benchmark(args: argparse.Namespace) -> None:
         _score_captions(args)
     elif args.make:
         if args.name not in _MADE_HERE:
-            raise FlagError(
-                f"--make is of {' and '.join(_MADE_HERE)}; {args.name} is downloaded, see docs/benchmarks.md"
-            )
+            raise FlagError(f"--make is of {' and '.join(_MADE_HERE)}, others are downloaded: docs/benchmarks.md")
         find_benchmark(args.name).make(Path(args.make), seed=args.seed)  # type: ignore[attr-defined]
     elif not args.root:
         raise FlagError(f"{args.name} needs --root=DIR, its folder as it is published")
