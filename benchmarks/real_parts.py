@@ -64,7 +64,7 @@ class Looked(NamedTuple):
 def look(trained: Trained, video: LabelledVideo) -> Looked:
     """Lets the tokenizer watch a whole video, a tick at a time; VideoError where it cannot be decoded."""
     config = trained.task.config
-    module, clock, params = DualStream(config), config.clock, trained.params
+    module, clock, params = DualStream(config), config.clock, jax.device_put(trained.params)
 
     @jax.jit
     def tick(state, frame):
