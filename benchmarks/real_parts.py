@@ -16,9 +16,10 @@ that are spent on what does not matter.
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,12 +34,15 @@ from data_pipelines.world import event_words
 from mmduplex_jax.commentator import commentator_of
 from mmduplex_jax.evals.real_events import Heard, LabelledClip, claim_of, heard_of
 from mmduplex_jax.evals.report import aligned, cell
-from mmduplex_jax.models.dual_stream import DualStream
+from mmduplex_jax.frame_size import fit_of
+from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.real_videos import SPLITS, choose_cameras, held_cameras_of, watch_live
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.text_tokenizer import UnknownWordError
 from mmduplex_jax.tokenizer.bflow import FLOW
+from mmduplex_jax.typing import Array
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, Trained, load_trained
 
 _NEAR_S = 1.0
@@ -61,29 +65,34 @@ class Looked(NamedTuple):
     names: np.ndarray
 
 
+@functools.cache
+def _tick_of(config: DualStreamConfig) -> Callable[..., Any]:
+    """The compiled tick: of parameters, state and frame the state, which tokens are of flow, where, and their names."""
+
+    def run(module: DualStream, state: LiveState, frame: Array) -> tuple[LiveState, Array, Array, Array]:
+        state, tokens = module.video_step(state, frame, jnp.ones(1, bool))
+        named = module.crop_name_head(tokens.values).astype(jnp.dtype(config.text.dtype))
+        state = state._replace(step=state.step + config.clock.video_stride)
+        return state, tokens.valid & (tokens.kind == FLOW), tokens.centre_px, module.language.logits(named)
+
+    return jax.jit(lambda params, *given: DualStream(config).apply({"params": params}, *given, method=run))
+
+
 def look(trained: Trained, video: LabelledVideo) -> Looked:
     """Lets the tokenizer watch a whole video, a tick at a time; VideoError where it cannot be decoded."""
-    config = trained.task.config
-    module, clock, params = DualStream(config), config.clock, jax.device_put(trained.params)
-
-    @jax.jit
-    def tick(state, frame):
-        def run(module: DualStream, state, frame):
-            state, tokens = module.video_step(state, frame, jnp.ones(1, bool))
-            named = module.crop_name_head(tokens.values).astype(jnp.dtype(config.text.dtype))
-            state = state._replace(step=state.step + clock.video_stride)
-            return state, tokens.valid & (tokens.kind == FLOW), tokens.centre_px, module.language.logits(named)
-
-        return module.apply({"params": params}, state, frame, method=run)
-
-    state = module.apply({"params": params}, 1, method="initial_state")
-    t_s, centres, names = [], [], []
-    with VideoReader(video.path, clock, config.tokenizer.frame_px, trained.config.get("fit") or "crop") as reader:
+    assert isinstance(trained.task, DuplexTask)  # no other names what it looks at
+    config, params = trained.task.config, jax.device_put(trained.params)
+    tick = _tick_of(config)
+    state = DualStream(config).apply({"params": params}, 1, method="initial_state")
+    t_s: list[float] = []
+    centres, names = [], []
+    with VideoReader(video.path, config.clock, config.tokenizer.frame_px, fit_of(trained.config)) as reader:
         for shown in reader.ticks():
-            state, flow, centre, logits = jax.device_get(tick(state, shown.frame[None]))
-            t_s += [shown.t_s] * int(flow.sum())
-            centres.append(centre[0][flow[0]] / np.array(config.tokenizer.frame_px))
-            names.append(np.asarray(jax.nn.softmax(logits[0][flow[0]])))
+            state, flow, centre, logits = tick(params, state, shown.frame[None])
+            which = np.flatnonzero(flow[0])
+            t_s += [shown.t_s] * len(which)
+            centres.append(np.asarray(centre[0])[which] / np.array(config.tokenizer.frame_px))
+            names.append(np.asarray(jax.nn.softmax(logits[0]))[which])
     return Looked(np.array(t_s), np.concatenate(centres), np.concatenate(names))
 
 
