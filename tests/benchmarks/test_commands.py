@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A command line: what stands behind the module's name, up to the end of the line or of the code that it stands in.
-NAMED = re.compile(r"(?:python -m )?benchmarks\.(\w+)([^`#\n|]*)")
+NAMED = re.compile(r"(?:python -m )?benchmarks\.(?!md\b)(\w+)([^`#\n|]*)")
 
 
 def flags_by_benchmark() -> dict[str, set[str]]:
