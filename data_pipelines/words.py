@@ -42,11 +42,15 @@ def parse_json(data: bytes) -> Any:
     """The value of a JSON text in UTF-8, with or without a mark of byte order.
 
     Raises:
-      ValueError: it is no JSON, no UTF-8, or a text in it holds half a character (a surrogate without its partner).
+      ValueError: it is no JSON, no UTF-8, nested too deeply, or a text in it holds half a character (a surrogate
+        without its partner).
     """
     if data.startswith(GIT_LFS_HEAD):
         raise ValueError(f"it {GIT_LFS_ADVICE}")
-    value = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    try:
+        value = json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    except RecursionError as error:
+        raise ValueError("lists or objects are nested too deeply in it") from error
     if _HALF.search(data):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction
 from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS, describe_benchmarks, find_benchmark
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, at_least, command_parser, run_main, shown_on, write_json
 
 _MADE_HERE = ("worldqa", "videoreasonbench")
 
@@ -45,7 +45,7 @@ def benchmark(args: argparse.Namespace) -> None:
         print(describe_benchmarks())
     elif args.name not in BENCHMARKS:
         raise FlagError(f"name a benchmark, one of {', '.join(BENCHMARKS)}; got {args.name!r}")
-    elif args.name == "timing" and args.said:
+    elif args.said or args.reference:
         _score_captions(args)
     elif args.make:
         if args.name not in _MADE_HERE:
@@ -55,14 +55,19 @@ def benchmark(args: argparse.Namespace) -> None:
         raise FlagError(f"{args.name} needs --root=DIR, its folder as it is published")
     elif sum(bool(given) for given in (args.checkpoint, args.predictions, args.control)) != 1:
         raise FlagError("pass one of --checkpoint=DIR, --predictions=FILE and --control=NAME")
+    elif args.process_index not in (range(args.process_count) if args.process_count else [None]):
+        raise FlagError("--process_index=I and --process_count=N go together, I from 0 to N-1")
     else:
         _answer_and_score(args)
 
 
 def _score_captions(args: argparse.Namespace) -> None:
     """One file of captions against another, or a folder of them against a folder."""
-    if not args.reference:
-        raise FlagError("--said needs --reference, the captions that it is compared with")
+    if args.name != "timing" or not (args.said and args.reference):
+        raise FlagError("--said needs --reference, the captions that it is compared with, and both are of timing")
+    others = ("root", "checkpoint", "predictions", "control", "limit", "save_predictions", "html", "make")
+    if unused := [name for name in others if getattr(args, name)]:
+        raise FlagError(f"--{unused[0]} does not go with --said and --reference, but with --root and --predictions")
     from mmduplex_jax.evals.benchmarks.timing import RULES, format_scores, score_files
 
     if args.rule and args.rule not in RULES:
@@ -83,6 +88,8 @@ def _answer_and_score(args: argparse.Namespace) -> None:
     if args.control and args.control not in found.CONTROLS:
         raise FlagError(f"--control={args.control}: {args.name} has {', '.join(found.CONTROLS) or 'none'}")
     items = found.load_items(Path(args.root))
+    if not items:
+        raise ValueError(f"{args.root}: there is no question in it")
     asked = items[: args.limit]
     answered_by = args.checkpoint or args.predictions or f"control {args.control}"
     if args.control:
@@ -106,7 +113,7 @@ def _answer_and_score(args: argparse.Namespace) -> None:
 
 def _ask_model(args: argparse.Namespace, items: Sequence[Item]) -> tuple[str, Mapping[str, Prediction] | None]:
     """What to call the model, and its answers; None where other processes have not given theirs yet."""
-    from mmduplex_jax.evals.benchmarks.runner import AnswersFile, answer_items, fingerprint
+    from mmduplex_jax.evals.benchmarks.runner import AnswersFile, answer_items, fingerprint, questions_fingerprint
     from mmduplex_jax.stages.registry import find_stage
     from mmduplex_jax.weights.trained import load_trained
 
@@ -114,7 +121,7 @@ def _ask_model(args: argparse.Namespace, items: Sequence[Item]) -> tuple[str, Ma
     make, subtitles = find_stage(trained.config.stage).make_answerer, args.subtitles == "yes"
     answerer = make(trained.task, trained.params, trained.config, trained.tokenizer, subtitles=subtitles)
     made_by = {"benchmark": args.name, "checkpoint": trained.name, "parameters": fingerprint(trained.params)}
-    made_by |= {"subtitles": subtitles, "items": len(items)}
+    made_by |= {"subtitles": subtitles, "items": len(items), "questions": questions_fingerprint(items)}
     outputs = (args.json, args.html, args.save_predictions)
     kept = AnswersFile.beside(outputs, made_by, process=args.process_index, processes=args.process_count)
     return trained.name, answer_items(items, answerer, kept)
@@ -131,15 +138,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--predictions", metavar="FILE", help="answers in the benchmark's own format are scored")
     add("--control", metavar="NAME", help="somebody answers who sees no video (--list names them)")
     add("--rule", help="how answers are scored (default: the first of --list)")
-    add("--limit", type=int, metavar="N", help="only the first N questions")
+    add("--limit", type=at_least(1), metavar="N", help="only the first N questions")
     add("--subtitles", choices=("yes", "no"), default="yes", help="whether a model gets them (default: %(default)s)")
     add("--save_predictions", metavar="FILE", help="write the answers in the benchmark's own format")
     add("--html", metavar="FILE", help="write a page of questions, frames and answers")
-    add("--shown", type=int, default=60, help="questions on the page, at most (default: %(default)s)")
-    add("--process_index", type=int, metavar="I", help="which part of the work is this process's")
-    add("--process_count", type=int, metavar="N", help="how many processes share it (default: as JAX is set up)")
+    add("--shown", type=at_least(0), default=60, help="questions on the page, at most (default: %(default)s)")
+    add("--process_index", type=at_least(0), metavar="I", help="which part of the work is this process's")
+    add(
+        "--process_count", type=at_least(1), metavar="N", help="how many processes share it (default: as JAX is set up)"
+    )
     add("--make", metavar="DIR", help=f"make {' or '.join(_MADE_HERE)}: videos and questions")
-    add("--seed", type=int, default=0, help="of --make (default: %(default)s)")
+    add("--seed", type=at_least(0), default=0, help="of --make (default: %(default)s)")
     add("--said", metavar="FILE|DIR", help="of timing: a .vtt, .srt or .json that was said, or a folder of them")
     add("--reference", metavar="FILE|DIR", help="of timing: what it is compared with")
     add_json_flag(flags)

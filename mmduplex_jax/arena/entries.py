@@ -20,6 +20,7 @@ from typing import Any
 
 from data_pipelines.transcripts import TranscriptError, read_transcript
 from data_pipelines.video_source import VideoError, open_container
+from data_pipelines.words import parse_json
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".m4v", ".mov", ".ogv")
 # By how well they know the times of words; a contestant with several files for a video is read from the first.
@@ -148,7 +149,7 @@ def _commentary(folder: Path, stem: str, leak: re.Pattern[str] | None, notes: li
 def _read_words(path: Path, notes: list[str]) -> tuple[tuple[float, str], ...]:
     if path.suffix == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
         except ValueError as error:
             raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
         if isinstance(content, dict) and isinstance(content.get("words"), list):
@@ -185,7 +186,7 @@ def _categories(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
     right = isinstance(content, dict) and all(isinstance(one, str) and _NAME.fullmatch(one) for one in content.values())

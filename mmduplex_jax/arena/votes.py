@@ -203,7 +203,10 @@ class VoteStore:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent} is no folder: make it, or name another file for the votes")
         # (isolation_level=None: transactions begin and end where `_transaction` says.)
-        self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: {error}: it must be a file that can be written, in a folder likewise") from error
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")

@@ -74,7 +74,10 @@ async def listen(
 
     Raises:
       OSError: it cannot listen there.
+      ValueError: there is no such port.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port={port}: ports are numbers from 0 to {2**16 - 1}")
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:

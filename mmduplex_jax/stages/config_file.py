@@ -85,6 +85,17 @@ def add_json_flag(parser: argparse.ArgumentParser, help: str = "write every numb
     parser.add_argument("--json", metavar="FILE", help=f"{help}; - for standard output, instead of lines to read")
 
 
+def at_least(lowest: int) -> Callable[[str], int]:
+    """A `type` of argparse: whole numbers from `lowest` on."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"a whole number from {lowest} on is expected, got {text!r}")
+        return int(text)
+
+    return number
+
+
 def shown_on(target: str | None) -> TextIO:
     """Where lines to read go: where standard output is taken by JSON, to standard error."""
     return sys.stderr if target == "-" else sys.stdout

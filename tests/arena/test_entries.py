@@ -79,6 +79,8 @@ def test_a_video_with_one_commentary_is_left_out_and_said(tmp_path: Path):
         ({"words": [{"text": "a", "t_emit_s": True}]}, r"words\[0\] needs"),
         ({"words": ["a"]}, r"words\[0\] needs"),
         ("{", "is no JSON in UTF-8"),
+        ("[" * 100_000, "is no JSON in UTF-8: lists or objects are nested too deeply"),
+        ({"words": [{"text": "\ud800", "t_emit_s": 0}]}, "is no JSON in UTF-8: a text in it holds half a character"),
     ],
 )
 def test_damaged_commentaries_are_named(root: Path, content: object, said: str):

@@ -211,6 +211,9 @@ def test_files_of_something_else_are_refused(tmp_path: Path):
         VoteStore(tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="is no folder"):
         VoteStore(tmp_path / "nowhere" / "votes")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder: unable to open database file: it must be a file that can be written"):
+        VoteStore(tmp_path / "folder")
 
 
 def test_votes_are_exported_as_lines_and_as_parquet(store: VoteStore, clock: Clock, tmp_path: Path):

@@ -48,6 +48,7 @@ def test_votes_are_copied_exported_and_counted(root: Path, tmp_path: Path, capsy
         (["--host=0.0.0.0"], "can be reached from other machines"),
         (["--limit_votes_day=0"], "--limit_votes_day must be more than 0"),
         (["--tls_cert=cert.pem"], "--tls_cert and --tls_key go together"),
+        (["--port=99999"], "--port=99999: ports are numbers from 0 to 65535"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(root: Path, capsys, monkeypatch, flags: list[str], said: str):

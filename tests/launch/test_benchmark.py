@@ -77,11 +77,33 @@ def test_one_commentary_is_scored_against_another(tmp_path: Path, capsys):
         (["longvideobench", "--root={folder}/none", "--control=chance"], 1, "there is no such file"),
         (["longvideobench", "--make=x"], 2, "--make is of worldqa"),
         (["timing", "--said=x.vtt"], 2, "--said needs --reference"),
+        (["longvideobench", "--said=x.vtt", "--reference=x.vtt"], 2, "both are of timing"),
+        (["timing", "--said=x.vtt", "--reference=x.vtt", "--html=x"], 2, "--html does not go with --said"),
+        (["longvideobench", "--root={folder}", "--control=chance", "--process_index=1"], 2, "go together"),
+        (["longvideobench", "--root={folder}", "--control=chance", "--process_count=2"], 2, "go together"),
+        (
+            ["longvideobench", "--root={folder}", "--control=chance", "--process_count=2", "--process_index=2"],
+            2,
+            "from 0 to N-1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(flags: list[str], code: int, said: str, folder: Path, capsys):
     assert main([flag.replace("{folder}", str(folder)) for flag in flags]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--limit=0", "--limit=-1", "--shown=-1", "--process_count=0", "--seed=1.5"])
+def test_numbers_that_are_none_are_refused(flag: str, folder: Path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["longvideobench", f"--root={folder}", "--control=chance", flag])
+    assert "a whole number from" in capsys.readouterr().err
+
+
+def test_no_question_is_no_benchmark(tmp_path: Path, capsys):
+    (tmp_path / "none.jsonl").touch()
+    assert main(["livesports3kcc", f"--root={tmp_path / 'none.jsonl'}", "--control=first_wins"]) == 1
+    assert "none.jsonl: there is no question in it" in capsys.readouterr().err
 
 
 def test_a_model_answers_and_goes_on(portable_dir: Path, tmp_path: Path, capsys):
@@ -110,6 +132,10 @@ def test_a_model_answers_and_goes_on(portable_dir: Path, tmp_path: Path, capsys)
     assert answers["q1"] == ""
     assert main([*flags, "--process_count=2", "--process_index=0", "--subtitles=no"]) == 1
     assert "holds answers of subtitles=True, and this run has subtitles=False" in capsys.readouterr().err
+    records[0]["question"] = "from right comes"
+    (folder / "lvb_val.json").write_text(json.dumps(records))
+    assert main([*flags, "--process_count=2", "--process_index=0"]) == 1
+    assert "holds answers of questions=" in capsys.readouterr().err
     assert main([*flags[:3], "--process_count=2", "--process_index=0"]) == 1
     assert "several processes meet in files" in capsys.readouterr().err
 

@@ -39,12 +39,37 @@ def parse_json(text: str, place: str) -> Any:
     """What JSON text holds; `place` names it in errors.
 
     Raises:
-      BenchmarkError: it is not JSON; says where.
+      BenchmarkError: it is not JSON, names something twice in one object, or holds half a character; says where.
     """
     try:
-        return json.loads(text)
+        return _value(text, place)
     except json.JSONDecodeError as error:
         raise BenchmarkError(f"{place}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})") from error
+
+
+def _value(text: str, place: str) -> Any:
+    """What JSON text holds; JSONDecodeError where it is none, BenchmarkError where it is not to be trusted."""
+    try:
+        value = json.loads(text, object_pairs_hook=_without_doubles)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise BenchmarkError(f"{place}: {error}") from error
+    except RecursionError as error:
+        raise BenchmarkError(f"{place}: lists or objects are nested too deeply in it") from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where a name comes twice, of which Python would keep the last in silence."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} comes twice in one object: keep one of them")
+        found[name] = value
+    return found
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,7 +83,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = _value(line, place)
         except json.JSONDecodeError as error:
             raise BenchmarkError(f"{place}: not JSON ({error.msg})") from error
         yield place, as_object(row, place)

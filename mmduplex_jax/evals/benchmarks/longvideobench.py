@@ -9,6 +9,7 @@ utils.py`), which asks and reads otherwise. The layout of a folder:
     subtitles/ID_en.json      a list of lines, in one of two shapes
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def _subtitles(record: Mapping[str, Any], place: str, folder: Path) -> tuple[Sub
         return ()
     if not (folder / "subtitles").is_dir():
         return ()  # predictions can be scored without, as without videos
-    path = folder / "subtitles" / record["subtitle_path"]
+    path = folder / "subtitles" / text_of(record, "subtitle_path", place)
     begin_s = record.get("starting_timestamp_for_subtitles", 0)
     found = []
     for number, line in enumerate(read_subtitles(path)):
@@ -165,6 +166,8 @@ def _subtitles(record: Mapping[str, Any], place: str, folder: Path) -> tuple[Sub
                 text = line["line"]
         except (TypeError, ValueError) as error:
             raise BenchmarkError(f"{path}, line {number}: its times cannot be read ({error}); {place}") from error
+        if not (math.isfinite(start_s) and math.isfinite(end_s) and isinstance(text, str)):
+            raise BenchmarkError(f"{path}, line {number}: must be a text between two times, is {line!r}")
         found.append(Subtitle(start_s, end_s, text))
     return tuple(sorted(found, key=lambda line: line.start_s))
 

@@ -104,9 +104,12 @@ class AnswersFile:
         if not self.path.is_file() or not (kept := _whole_lines(self.path)):
             self.path.write_text(_line(self.made_by), encoding="utf-8")
             return {}
-        # A line that a killed process left half written is asked again.
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        return self._read(self.path, kept)
+        answers = self._read(self.path, kept)
+        # A line that a killed process left half written is cut off and asked again. (The others are not written anew:
+        # who is killed meanwhile would lose them.)
+        with self.path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+        return answers
 
     def add(self, key: str, prediction: Prediction) -> None:
         """Appends an answer."""
@@ -184,6 +187,20 @@ def fingerprint(params: PyTree) -> str:
         digest.update(f"{jax.tree_util.keystr(path)}{values.shape}{values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]
+
+
+def questions_fingerprint(items: Sequence[Item]) -> str:
+    """Sixteen hexadecimal digits of all that a model is asked and told, which tell these questions from others."""
+    names = ("key", "question", "options", "begin_s", "asked_s", "listens_until_s")
+    asked = [
+        [
+            *(getattr(item, name) for name in names),
+            [dataclasses.astuple(line) for line in item.subtitles],
+            item.facts.get("cloze"),
+        ]
+        for item in items
+    ]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def make_report(
@@ -285,8 +302,12 @@ def _line(value: Mapping[str, Any]) -> str:
 
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file that were written to their end."""
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].split("\n")[:-1]
+    data = path.read_bytes()
+    try:
+        # (Cut before it is decoded: the last line may end within a character.)
+        return data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): remove it") from error
 
 
 def _parsed(path: Path, number: int, line: str) -> Any:

@@ -173,6 +173,8 @@ def _result_files(path: Path) -> Iterator[tuple[str, str, Any]]:
                 except UnicodeDecodeError as error:
                     raise BenchmarkError(f"{place}: not UTF-8 text ({error.reason})") from error
                 yield "/".join(PurePosixPath(name).parts[-4:-1]), place, parse_json(text, place)
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        raise BenchmarkError(f"{path}: is no zip that can be read, perhaps half of one: write or download it anew")
     else:
         yield path.parent.name, str(path), read_json(path)
 

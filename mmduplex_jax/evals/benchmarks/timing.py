@@ -6,6 +6,7 @@ The one number is TRACE; `figures` has all other metrics, and what speakers of k
 
 import csv
 import dataclasses
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from data_pipelines.schema import Word
 from data_pipelines.words import parse_json, with_sentence_ends
+from mmduplex_jax.evals.benchmarks.json_files import read_text
 from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, TimedText
 from mmduplex_jax.evals.report import aligned
 from mmduplex_jax.evals.timing.files import (
@@ -107,8 +109,11 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
 def _inference_results(path: Path) -> dict[str, list[Utterance]]:
     """Rows of TGLG's `run_inference.py` (scripts/eval.py reads them), by video."""
     entries: dict[str, list[Any]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.StringIO(read_text(path), newline="") as file:
         rows = csv.DictReader(file)
+        columns = set(rows.fieldnames or ())
+        if not (columns & {"video_id", "video"} and columns >= {"content", "start"}):
+            raise CommentaryError(f"{path}:1: the columns video_id (or video), content and start are expected")
         for row in rows:
             where = f"{path}:{rows.line_num}"
             key = row.get("video_id") or row.get("video")

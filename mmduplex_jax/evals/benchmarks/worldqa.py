@@ -28,7 +28,7 @@ from data_pipelines.world.commentator import SIDES, split_phrases
 from data_pipelines.world.config import WorldConfig
 from mmduplex_jax.evals.benchmarks import longvideobench
 from mmduplex_jax.evals.benchmarks.json_files import read_json, write_json
-from mmduplex_jax.evals.benchmarks.protocol import Control, Item, ItemScore, Prediction, letter_of
+from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, letter_of
 
 TITLE = "what came in, from where, how often and first, in 15 s to an hour of the built-in world; made by --make"
 RULES = (*longvideobench.RULES, "commentary")
@@ -38,6 +38,8 @@ aggregate, figures = longvideobench.aggregate, longvideobench.figures
 # How many videos of each length are made, in seconds.
 VIDEOS: Mapping[int, int] = {15: 40, 60: 16, 600: 6, 3600: 2}
 _QUESTIONS = "lvb_val.json"
+# Of which seed the videos are: their names do not tell.
+_SEED = "seed.json"
 _CLIP_S = 15
 # What never is in the haystack.
 _NEEDLES = ("person", "dog", "car")
@@ -149,9 +151,20 @@ def make(folder: Path, *, seed: int = 0, videos: Mapping[int, int] = VIDEOS) -> 
       folder: becomes a folder in LongVideoBench's layout.
       seed: decides everything.
       videos: of each length in seconds, a multiple of 15, how many.
+
+    Raises:
+      BenchmarkError: the folder holds videos of another seed, which would be asked about what is not in them.
+      OSError: it cannot be written there.
     """
+    if any((folder / "videos").glob("*.mp4")):
+        before = read_json(folder / _SEED) if (folder / _SEED).is_file() else "unknown"
+        if before != seed:
+            raise BenchmarkError(
+                f"{folder}: holds videos of seed {before}, not {seed}: name another folder, or remove it"
+            )
     for name in ("videos", "subtitles"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(folder / _SEED, seed)
     plans = [plan(seed, group_s, number) for group_s, count in videos.items() for number in range(count)]
     records: list[dict[str, Any]] = []
     for one in plans:

@@ -171,6 +171,10 @@ def test_what_is_missing_is_named(tmp_path: Path):
     with pytest.raises(BenchmarkError, match=r"lvb_val\.json: there is no such file: name it, or a folder with"):
         lvb.load_items(tmp_path)
     folder = write_folder(tmp_path / "lvb")
+    for line in ('{"timestamp": [NaN, 2], "text": "a"}', '{"timestamp": [0, 2], "text": 3}'):
+        (folder / "subtitles" / "v3_en.json").write_text(f"[{line}]")
+        with pytest.raises(BenchmarkError, match=r"v3_en\.json, line 0: must be a text between two times"):
+            lvb.load_items(folder)
     (folder / "subtitles" / "v3_en.json").unlink()
     with pytest.raises(BenchmarkError, match=r"v3_en\.json"):
         lvb.load_items(folder)
@@ -184,4 +188,12 @@ def test_what_is_missing_is_named(tmp_path: Path):
     del record["duration"]
     (folder / "lvb_val.json").write_text(json.dumps([record]))
     with pytest.raises(BenchmarkError, match="question 0: 'duration' is missing"):
+        lvb.load_items(folder)
+
+
+def test_a_name_of_subtitles_that_is_no_text_is_named(tmp_path: Path):
+    folder = write_folder(tmp_path / "lvb", 1)
+    (record,) = json.loads((folder / "lvb_val.json").read_text())
+    (folder / "lvb_val.json").write_text(json.dumps([record | {"subtitle_path": 3}]))
+    with pytest.raises(BenchmarkError, match="question 0: 'subtitle_path' must be a text"):
         lvb.load_items(folder)

@@ -62,6 +62,18 @@ def test_a_killed_run_goes_on(tmp_path: Path):
     assert kept.path.name == "out.json.answers.jsonl"
 
 
+def test_a_line_that_ends_within_a_character_is_asked_again(tmp_path: Path):
+    kept = AnswersFile(tmp_path / "out.json", MADE_BY)
+    answer_items(ITEMS, Told(), kept)
+    whole = kept.path.read_bytes()
+    kept.path.write_bytes(whole + '{"key": "é'.encode()[:-1])
+    assert answer_items(ITEMS, Told(dies_at="q0"), kept) is not None
+    assert kept.path.read_bytes() == whole
+    kept.path.write_bytes(whole + b"\xe9\n")
+    with pytest.raises(BenchmarkError, match=r"answers\.jsonl: not UTF-8 text"):
+        answer_items(ITEMS, Told(), kept)
+
+
 def test_answers_of_another_run_are_refused(tmp_path: Path):
     answer_items(ITEMS, Told(), AnswersFile(tmp_path / "out.json", MADE_BY))
     other = AnswersFile(tmp_path / "out.json", MADE_BY | {"checkpoint": "other"})

@@ -183,6 +183,9 @@ def test_what_cannot_be_read_is_said(folder, items, tmp_path_factory):
         soccernet.load_items(tmp_path_factory.mktemp("empty"))
     with pytest.raises(BenchmarkError, match=r"there is no LEAGUE/SEASON/GAME/results_dense_captioning.json"):
         soccernet.read_predictions(folder, items)
+    (folder / "half.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(BenchmarkError, match=r"half.zip: is no zip that can be read"):
+        soccernet.read_predictions(folder / "half.zip", items)
     game, row = next(iter(GAMES)), {"gameTime": "1 - 0:31", "label": "comments", "comment": "a"}
     for value, message in [
         ({"UrlLocal": "x/y/z", "predictions": []}, r"one.json: there is no match 'x/y/z'"),

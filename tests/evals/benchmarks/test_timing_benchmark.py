@@ -117,6 +117,14 @@ def test_files_of_tglg(tmp_path):
     (tmp_path / "said.csv").write_text("video_id,content,start\nmatch/1,goal,soon\n")
     with pytest.raises(BenchmarkError, match=r"said.csv:2: the column start should be seconds: 'soon'"):
         timing.read_predictions(tmp_path / "said.csv", items)
+    for content, said in (
+        (b"", "csv:1: the columns video_id"),
+        (b"video_id,start\nmatch/1,1\n", "csv:1: the columns video_id"),
+        (b"video_id,content,start\nmatch/1,\xe9,1\n", "csv: not UTF-8 text"),
+    ):
+        (tmp_path / "said.csv").write_bytes(content)
+        with pytest.raises(BenchmarkError, match=said):
+            timing.read_predictions(tmp_path / "said.csv", items)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from data_pipelines.world.commentator import lexicon
 from launch.benchmark import main
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.benchmarks import worldqa
-from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction, TimedText
+from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Item, Prediction, TimedText
 
 SHORT = {15: 2}
 
@@ -84,6 +84,17 @@ def test_the_same_seed_makes_the_same(folder: Path, tmp_path: Path):
     assert (folder / "lvb_val.json").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "videos").iterdir()} == kept
     assert worldqa.plan(1, 60, 0) == worldqa.plan(1, 60, 0) != worldqa.plan(2, 60, 0)
+
+
+def test_videos_of_another_seed_are_not_asked_about(folder: Path, tmp_path: Path):
+    before = (folder / "lvb_val.json").read_bytes()
+    with pytest.raises(BenchmarkError, match="holds videos of seed 1, not 2: name another folder"):
+        worldqa.make(folder, seed=2, videos=SHORT)
+    assert (folder / "lvb_val.json").read_bytes() == before
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "world_15_0.mp4").touch()
+    with pytest.raises(BenchmarkError, match="of seed unknown, not 1"):
+        worldqa.make(tmp_path, seed=1, videos=SHORT)
 
 
 def test_who_sees_nothing_and_who_sees_all(folder: Path):
