@@ -15,8 +15,9 @@ Questions are given words, too; of options it takes the likeliest a slot, open a
 word that its vocabulary lacks counts wrong, and is counted.
 
 Every answer is kept at once, in FILE.answers.jsonl beside the first output that is named (--json, --html or
---save_predictions): a run that was killed goes on when it is started again, unless checkpoint or flags differ. To share
-the work start it several times with --process_count=N and --process_index=0 … N-1; whoever ends last reports.
+--save_predictions): a run that was killed goes on when it is started again, unless checkpoint, flags or questions
+differ. To share the work start it several times with --process_count=N and --process_index=0 … N-1; whoever ends last
+reports.
 
 Scores have 95 % bootstrap intervals over questions. A model not above the best blind control has not used the video.
 
