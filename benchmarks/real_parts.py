@@ -10,8 +10,8 @@ LABELLED has clips.jsonl and its videos (docs/real.md). The model must have lear
     named   the class that the model's tokens there name most, all of them together, is the event's
     said    a phrase named it, kind and class, in time; `said kind`: its kind alone
 
-Cars, trucks and buses are one class. `nothing` is how much of what tokens name, elsewhere, is no thing at all: tokens
-that are spent on what does not matter.
+Cars, trucks and buses are one class. `nothing` is the mean probability, over all flow tokens of a video, that a token
+gives to looking at no thing at all: what is spent on leaves, light and noise.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def words_of_classes(trained: Trained, classes: Sequence[str]) -> dict[str, list
 def parts_of(
     trained: Trained, video: LabelledVideo, classes: tuple[str, ...], heard: Sequence[Heard]
 ) -> tuple[list[dict[str, Any]], float]:
-    """A row for each event of a video, and the mean share of "nothing" in what all tokens name."""
+    """A row for each event of a video, and the mean probability of "nothing" over its flow tokens."""
     looked, words = look(trained, video), words_of_classes(trained, classes)
     rows = []
     for event, said in zip(video.events, heard):

@@ -307,6 +307,7 @@ class WordSurvey:
       cut: words that are not said in full before their record ends, because those before them take too long.
       max_lag_s: the most by which a word falls behind its time.
       lengths_s: of the clips.
+      with_things: clips that say where things are.
     """
 
     clips: int = 0
@@ -316,6 +317,7 @@ class WordSurvey:
     cut: int = 0
     max_lag_s: float = 0.0
     lengths_s: list[float] = dataclasses.field(default_factory=list)
+    with_things: int = 0
 
     @property
     def unknown_share(self) -> float:
@@ -335,6 +337,7 @@ def survey_words(datasets: Sequence[ShardDataset | EncodedDataset], tokenizer: T
         survey.cut += sum(bool(rest.slot_ids) for rest in packed.pending)
         survey.max_lag_s = max(survey.max_lag_s, float(packed.lag_steps.max(initial=0)) * clock.step_s)
         survey.lengths_s.append(clock.tick_time_s(record.num_ticks))
+        survey.with_things += record.things is not None
     return survey
 
 

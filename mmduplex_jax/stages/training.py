@@ -177,6 +177,11 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             f"{survey.cut} of {survey.words} words in {where} are not said in full before their clip ends: speech "
             f"has more tokens a second there than the text stream has steps, and falls {survey.max_lag_s:.1f} s behind"
         )
+    if config.get("loss", {}).get("crop_name_weight", 0.0) > 0 and survey.with_things < survey.clips:
+        lines.append(
+            f"{survey.clips - survey.with_things} of {where} do not say where things are: nothing is learned from "
+            f"these by config.loss.crop_name_weight={config.loss.crop_name_weight:g} (clips of the look `real` say it)"
+        )
     lengths_s = survey.lengths_s
     short_s = [length_s for length_s in lengths_s if length_s < config.data.clip_s - 1e-6]
     if short_s:

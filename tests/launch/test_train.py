@@ -243,6 +243,10 @@ def test_a_large_batch_and_short_clips_are_noted(shards):
     assert "--config.data.batch_size=8" in batch
     assert "8 of 8 sampled clips are shorter than config.data.clip_s=12 (the shortest: 2.56 s)" in short
     assert notes_on_data([str(shards)], 8, small_config(shards), load_tokenizer(config)) == []
+    naming = small_config(shards)
+    naming.loss.crop_name_weight = 0.5
+    (line,) = notes_on_data([str(shards)], 8, naming, load_tokenizer(config))
+    assert "8 of 8 clips do not say where things are" in line
 
 
 def test_it_begins_with_imported_weights(shards, tmp_path):
