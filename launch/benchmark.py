@@ -16,8 +16,8 @@ word that its vocabulary lacks counts wrong, and is counted.
 
 Every answer is kept at once, in FILE.answers.jsonl beside the first output that is named (--json, --html or
 --save_predictions): a run that was killed goes on when it is started again, unless checkpoint, flags or questions
-differ. To share the work start it several times with --process_count=N and --process_index=0 … N-1; whoever ends last
-reports.
+differ, and asks again about videos that were damaged or exchanged. To share the work start it several times with
+--process_count=N and --process_index=0 … N-1; whoever ends last reports.
 
 Scores have 95 % bootstrap intervals over questions. A model not above the best blind control has not used the video.
 
@@ -114,18 +114,19 @@ def _answer_and_score(args: argparse.Namespace) -> None:
 
 def _ask_model(args: argparse.Namespace, items: Sequence[Item]) -> tuple[str, Mapping[str, Prediction] | None]:
     """What to call the model, and its answers; None where other processes have not given theirs yet."""
-    from mmduplex_jax.evals.benchmarks.runner import AnswersFile, answer_items, fingerprint, questions_fingerprint
+    from mmduplex_jax.evals.benchmarks import runner
     from mmduplex_jax.stages.registry import find_stage
     from mmduplex_jax.weights.trained import load_trained
 
+    runner.check_videos(items)
     trained = load_trained(args.checkpoint)
     make, subtitles = find_stage(trained.config.stage).make_answerer, args.subtitles == "yes"
     answerer = make(trained.task, trained.params, trained.config, trained.tokenizer, subtitles=subtitles)
-    made_by = {"benchmark": args.name, "checkpoint": trained.name, "parameters": fingerprint(trained.params)}
-    made_by |= {"subtitles": subtitles, "items": len(items), "questions": questions_fingerprint(items)}
+    made_by = {"benchmark": args.name, "checkpoint": trained.name, "parameters": runner.fingerprint(trained.params)}
+    made_by |= {"subtitles": subtitles, "items": len(items), "questions": runner.questions_fingerprint(items)}
     outputs = (args.json, args.html, args.save_predictions)
-    kept = AnswersFile.beside(outputs, made_by, process=args.process_index, processes=args.process_count)
-    return trained.name, answer_items(items, answerer, kept)
+    kept = runner.AnswersFile.beside(outputs, made_by, process=args.process_index, processes=args.process_count)
+    return trained.name, runner.answer_items(items, answerer, kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,8 @@ from typing import Any, TextIO
 from ml_collections import ConfigDict
 
 CONFIG_HELP = "a file in configs/ (or elsewhere); change its fields with --config.a.b=VALUE"
+# Flags of commands that write a page.
+_PAGES = ("html", "page")
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
@@ -171,8 +173,12 @@ def parse_args(
     args.config_file = file or ""
     if config is not None:
         args.config = config.lock()
-    if getattr(args, "json", None) not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        parser.error(f"--json={args.json}: there is no folder {Path(args.json).absolute().parent}")
+    for flag in ("json", *_PAGES):
+        target = getattr(args, flag, None)
+        if target == "-" and flag in _PAGES:
+            parser.error(f"--{flag}=-: a page is a file that browsers open: name one, --{flag}=FILE.html")
+        if target not in (None, "", "-") and not Path(target).absolute().parent.is_dir():
+            parser.error(f"--{flag}={target}: there is no folder {Path(target).absolute().parent}")
     if args.only_check_args and not own_check:
         parser.exit(0)
     return args

@@ -79,6 +79,7 @@ def test_one_commentary_is_scored_against_another(tmp_path: Path, capsys):
         (["timing", "--said=x.vtt"], 2, "--said needs --reference"),
         (["longvideobench", "--said=x.vtt", "--reference=x.vtt"], 2, "both are of timing"),
         (["timing", "--said=x.vtt", "--reference=x.vtt", "--html=x"], 2, "--html does not go with --said"),
+        (["longvideobench", "--root={folder}", "--checkpoint=none"], 1, "6 of 6 questions have no video: q0 (v0.mp4)"),
         (["longvideobench", "--root={folder}", "--control=chance", "--process_index=1"], 2, "go together"),
         (["longvideobench", "--root={folder}", "--control=chance", "--process_count=2"], 2, "go together"),
         (
@@ -98,6 +99,16 @@ def test_numbers_that_are_none_are_refused(flag: str, folder: Path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["longvideobench", f"--root={folder}", "--control=chance", flag])
     assert "a whole number from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [("--html=-", "a page is a file that browsers open"), ("--html=none/p.html", "there is no folder")],
+)
+def test_a_page_is_a_file(flag: str, said: str, folder: Path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["longvideobench", f"--root={folder}", "--control=chance", flag])
+    assert said in capsys.readouterr().err
 
 
 def test_no_question_is_no_benchmark(tmp_path: Path, capsys):
@@ -145,5 +156,8 @@ def test_a_stage_that_answers_nothing_says_so(folder: Path, tmp_path: Path, monk
     from mmduplex_jax.stages.registry import answers_nothing
 
     monkeypatch.setattr(duplex, "make_answerer", answers_nothing("duplex"))
+    (folder / "videos").mkdir()
+    for number in range(6):
+        (folder / "videos" / f"v{number}.mp4").touch()
     assert main(["longvideobench", f"--root={folder}", f"--checkpoint={portable_dir}"]) == 1
     assert "answers no questions" in capsys.readouterr().err

@@ -261,9 +261,11 @@ def test_the_command_says_what_is_wrong(shards, tmp_path, capsys):
     assert re.search(r"^inspect: .* is unfinished \(1 of 2 shards\)", capsys.readouterr().err, re.M)
     assert main([str(shards), "--config=configs/bflow_75m.py"]) == 2
     assert "takes frames of 224x224 px" in capsys.readouterr().err
-    for wrong, said in ((f"--html={tmp_path / 'no' / 'a.html'}", "there is no folder"), ("--clips=0", "at least 1")):
-        assert main([str(shards), wrong]) == 2
-        assert said in capsys.readouterr().err
+    assert main([str(shards), "--clips=0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(shards), f"--html={tmp_path / 'no' / 'a.html'}"])
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_a_damaged_record_is_named(tmp_path):

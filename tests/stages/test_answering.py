@@ -16,7 +16,13 @@ from ml_collections import ConfigDict
 
 from data_pipelines.decode import VideoReader
 from mmduplex_jax.evals.benchmarks import longvideobench
-from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Item, Subtitle, UnanswerableError
+from mmduplex_jax.evals.benchmarks.protocol import (
+    BenchmarkError,
+    Item,
+    Subtitle,
+    UnanswerableError,
+    UnreadableVideoError,
+)
 from mmduplex_jax.stages.duplex.answering import DuplexAnswerer
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -106,7 +112,7 @@ def test_only_what_was_seen_until_then_counts(make, video):
     assert 0 < tokens[0] <= tokens[1] < tokens[2]
     later = answerer.answer(dataclasses.replace(whole, begin_s=1.0))
     assert 0 < later.tokens < tokens[2]
-    with pytest.raises(UnanswerableError, match="shows nothing between 3.0 s and None s"):
+    with pytest.raises(UnreadableVideoError, match="shows nothing between 3.0 s and None s"):
         answerer.answer(dataclasses.replace(whole, begin_s=3.0))
 
 
@@ -171,7 +177,7 @@ def test_videos_that_are_not_there_or_broken(make, tmp_path):
         make().answer(Item("q", None, "w1", ("w2", "w3"), facts={"video_path": "v1.mp4"}))
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    with pytest.raises(UnanswerableError, match=r"broken\.mp4"):
+    with pytest.raises(UnreadableVideoError, match=r"broken\.mp4"):
         make().answer(Item("q", broken, "w1", ("w2", "w3")))
 
 

@@ -6,7 +6,7 @@ Nothing in them is trusted: a number is a number and no text is evaluated.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError
@@ -120,6 +120,25 @@ def text_of(row: Mapping[str, Any], name: str, place: str) -> str:
     if not isinstance(value, str):
         raise BenchmarkError(f"{place}: {name!r} must be a text, it is {_shown(value)}")
     return value
+
+
+def path_of(folder: Path, row: Mapping[str, Any], name: str, place: str) -> Path:
+    """The file of a folder that an object names; BenchmarkError where it names none, or one outside of the folder.
+
+    (By its name alone: a link inside of the folder may lead where its owner likes.)
+    """
+    text = text_of(row, name, place)
+    if not text.strip() or PurePath(text).is_absolute() or ".." in PurePath(text.replace("\\", "/")).parts:
+        raise BenchmarkError(f"{place}: {name!r} must name a file in {folder}, it is {_shown(text)}")
+    return folder / text
+
+
+def check_finite(row: Mapping[str, Any], place: str) -> None:
+    """Raises BenchmarkError where an object holds NaN or an infinite number, which Python reads and JSON lacks."""
+    try:
+        json.dumps(row, allow_nan=False)
+    except ValueError as error:
+        raise BenchmarkError(f"{place}: holds NaN or an infinite number: write a number, or null") from error
 
 
 def number_of(row: Mapping[str, Any], name: str, place: str) -> float:

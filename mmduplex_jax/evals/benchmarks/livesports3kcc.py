@@ -23,8 +23,10 @@ import numpy as np
 from mmduplex_jax.evals.benchmarks.json_files import (
     as_list,
     as_object,
+    check_finite,
     number_of,
     parse_json,
+    path_of,
     read_json_lines,
     read_text,
     text_of,
@@ -91,7 +93,7 @@ def _event(row: Mapping[str, Any], root: Path, place: str) -> Item:
     begin_s, end_s = number_of(row, "begin", place), number_of(row, "end", place)
     if not 0 <= begin_s < end_s:
         raise BenchmarkError(f"{place}: it begins at {begin_s} s and ends at {end_s} s")
-    video = root / text_of(row, "video", place) if "video" in row else None
+    video = path_of(root, row, "video", place) if "video" in row else None
     told = ("event_title", "preasr_text", "event_asr_text")
     return Item(
         _key_of(row, place),
@@ -123,8 +125,8 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
     "ab_winner", "ba_winner"}`, with the model's name or the baseline's, or "tie".
 
     Raises:
-      BenchmarkError: a line cannot be read, names no event or one that another line names; or a log is not of one model
-        against the baseline.
+      BenchmarkError: a line cannot be read, holds NaN, names no event or one that another line names; a file has no
+        line; or a log is not of one model against the baseline.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
@@ -133,7 +135,11 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
     captions: dict[str, str] = {}
     verdicts: dict[str, tuple[str, dict[str, str]]] = {}
     for file in files:
-        for place, row in read_json_lines(file):
+        rows = list(read_json_lines(file))
+        if not rows:
+            raise BenchmarkError(f"{file}: is empty: a line a caption or verdict is expected")
+        for place, row in rows:
+            check_finite(row, place)
             judged = "video_event_id" in row
             key = text_of(row, "video_event_id", place) if judged else _key_of(row, place)
             if key not in keys:

@@ -20,6 +20,7 @@ from mmduplex_jax.evals.benchmarks.json_files import (
     integer_of,
     list_of,
     number_of,
+    path_of,
     read_json,
     text_of,
     write_json,
@@ -102,10 +103,9 @@ def _item(record: Any, place: str, folder: Path) -> Item:
     options, right = list_of(record, "candidates", place), record.get("correct_choice", -1)
     if not all(isinstance(option, str) for option in options) or len(options) < 2:
         raise BenchmarkError(f"{place}: `candidates` must be a list of at least two texts, got {options!r}")
-    if not isinstance(right, int) or not -1 <= right < len(options):
+    if isinstance(right, bool) or not isinstance(right, int) or not -1 <= right < len(options):
         raise BenchmarkError(f"{place}: `correct_choice` is {right!r}, and there are {len(options)} candidates")
-    video_path, duration_s = text_of(record, "video_path", place), number_of(record, "duration", place)
-    video = folder / "videos" / video_path
+    video, duration_s = path_of(folder / "videos", record, "video_path", place), number_of(record, "duration", place)
     named = {"category": "question_category", "topic": "topic_category", "level": "level"}
     groups = {"duration": str(integer_of(record, "duration_group", place))}
     groups |= {group: str(record[name]) for group, name in named.items() if record.get(name) is not None}
@@ -119,7 +119,7 @@ def _item(record: Any, place: str, folder: Path) -> Item:
         subtitles=_subtitles(record, place, folder),
         facts={
             "correct_choice": right,
-            "video_path": video_path,
+            "video_path": record["video_path"],
             "starting_timestamp_for_subtitles": record.get("starting_timestamp_for_subtitles", 0),
             "subtitle_path": record.get("subtitle_path"),
         },
@@ -150,9 +150,9 @@ def _subtitles(record: Mapping[str, Any], place: str, folder: Path) -> tuple[Sub
     """The lines in seconds of the video, in the order of time; an end that is not known is the video's."""
     if not record.get("subtitle_path"):
         return ()
+    path = path_of(folder / "subtitles", record, "subtitle_path", place)
     if not (folder / "subtitles").is_dir():
         return ()  # predictions can be scored without, as without videos
-    path = folder / "subtitles" / text_of(record, "subtitle_path", place)
     begin_s = record.get("starting_timestamp_for_subtitles", 0)
     found = []
     for number, line in enumerate(read_subtitles(path)):

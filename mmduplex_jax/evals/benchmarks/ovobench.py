@@ -32,6 +32,7 @@ from mmduplex_jax.evals.benchmarks.json_files import (
     integer_of,
     list_of,
     number_of,
+    path_of,
     read_json,
     text_of,
     write_json,
@@ -93,7 +94,7 @@ def _items_of(row: Mapping[str, Any], root: Path, place: str) -> Iterator[Item]:
     key, task = str(integer_of(row, "id", place)), text_of(row, "task", place)
     if task not in _GROUP_OF:
         raise BenchmarkError(f"{place}: task {task!r} is unknown, there are {', '.join(_GROUP_OF)}")
-    source = root / "src_videos" / text_of(row, "video", place)
+    source = path_of(root / "src_videos", row, "video", place)
     groups = {"group": _GROUP_OF[task], "task": task}
     facts = {name: value for name, value in row.items() if name not in ("test_info", "options")}
 

@@ -15,6 +15,8 @@ OVERALL = "overall"
 # Facts of a prediction that every report counts: why a model could not be asked, and how many words of the subtitles
 # did not reach it, since its vocabulary lacks them.
 UNANSWERABLE, WORDS_LEFT_OUT = "unanswerable", "subtitle_words_left_out"
+# A fact of a prediction that is no answer since the video could not be read; it may be mended or downloaded again.
+UNREADABLE_VIDEO = "unreadable_video"
 _RESAMPLES, _LEVEL = 1000, 0.95
 
 
@@ -24,6 +26,10 @@ class BenchmarkError(ValueError):
 
 class UnanswerableError(ValueError):
     """A model cannot be asked an item, such as for a word that its vocabulary lacks; counted, and scored as wrong."""
+
+
+class UnreadableVideoError(UnanswerableError):
+    """A model cannot be asked an item, since its video cannot be read; a run that goes on asks it again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Answerer(Protocol):
         """The answer to an item.
 
         Raises:
-          UnanswerableError: the model cannot be asked this.
+          UnanswerableError: the model cannot be asked this (UnreadableVideoError: as long as its video is damaged).
           BenchmarkError: the item has no video.
         """
 

@@ -1,15 +1,18 @@
 """Asks a model every question of a benchmark, keeps each answer as it comes, and makes a report of the scores.
 
-Answers are lines of a JSONL file: who was killed goes on where it stopped. A run may be divided among processes; each
-answers its slice into a file of its own, and whoever finds all slices answered makes the report.
+Answers are lines of a JSONL file: who was killed goes on where it stopped. What was answered about a video that has
+been exchanged since, or that could not be read, is asked again. A run may be divided among processes; each answers its
+slice into a file of its own, and whoever finds all slices answered makes the report.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from tqdm import tqdm
 
 from mmduplex_jax.evals.benchmarks.protocol import (
     UNANSWERABLE,
+    UNREADABLE_VIDEO,
     WORDS_LEFT_OUT,
     Answerer,
     Benchmark,
@@ -28,18 +32,22 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Prediction,
     TimedText,
     UnanswerableError,
+    UnreadableVideoError,
     interval,
 )
 from mmduplex_jax.typing import PyTree
 
-_EXAMPLES = 3
+_EXAMPLES, _MISSING_SHOWN = 3, 10
+# What is read of a video to tell it from others: so many bytes at so many places, from its begin to its end.
+_READ_BYTES, _READ_PLACES = 1 << 13, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswersFile:
     """The answers of one run: of a slice of the items where several processes share them.
 
-    The first line says whose answers they are; each further one is an answer.
+    The first line says whose answers they are; each further one is an answer, and says which video it is about
+    (`video_fingerprint`). Of several answers to one question the last counts.
 
     Attributes:
       output: the file of the run's result, beside which the answers are kept.
@@ -95,8 +103,28 @@ class AnswersFile:
         """The items that this process answers: neighbours, which are often about one video."""
         return items[len(items) * self.process // self.processes : len(items) * (self.process + 1) // self.processes]
 
-    def begin(self) -> dict[str, Prediction]:
-        """What was answered before, in a file that is ready to be added to.
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the file of this process; the system lets go when the process ends, however it ends.
+
+        Raises:
+          BenchmarkError: another process holds it.
+        """
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BenchmarkError(
+                    f"{self.path}: another process writes its answers there: wait for it or end it, name another "
+                    "output, or give each process that shares the work its own --process_index"
+                ) from error
+            yield
+
+    def begin(self, videos: Mapping[str, str]) -> dict[str, Prediction]:
+        """What was answered before and still holds, in a file that is ready to be added to.
+
+        Args:
+          videos: of each item's key, the fingerprint of its video as it is now.
 
         Raises:
           BenchmarkError: it holds the answers of another run, or is damaged.
@@ -109,23 +137,33 @@ class AnswersFile:
         # who is killed meanwhile would lose them.)
         with self.path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-        return answers
+        still = {key: one for key, (one, video) in answers.items() if video == videos.get(key)}
+        readable = {key: one for key, one in still.items() if UNREADABLE_VIDEO not in one.facts}
+        for number, why in (
+            (len(answers) - len(still), "whose videos were exchanged since"),
+            (len(still) - len(readable), "whose videos could not be read"),
+        ):
+            if number:
+                print(f"{self.path}: {number} questions are asked again {why}", file=sys.stderr)
+        return readable
 
-    def add(self, key: str, prediction: Prediction) -> None:
-        """Appends an answer."""
+    def add(self, key: str, prediction: Prediction, video: str | None) -> None:
+        """Appends an answer, with the fingerprint of the video that it is about."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line({"key": key, **_as_json(prediction)}))
+            file.write(_line({"key": key, "video": video, **_as_json(prediction)}))
 
-    def all_answers(self) -> dict[str, Prediction]:
-        """What all processes have answered so far."""
+    def all_answers(self, videos: Mapping[str, str]) -> dict[str, Prediction]:
+        """What all processes have answered so far about the videos as they are now (see `begin`)."""
         found: dict[str, Prediction] = {}
         for process in range(self.processes):
             path = self.path_of(process)
             if path.is_file() and (kept := _whole_lines(path)):
-                found |= self._read(path, kept)
+                answers = self._read(path, kept)
+                found |= {key: one for key, (one, video) in answers.items() if video == videos.get(key)}
         return found
 
-    def _read(self, path: Path, lines: Sequence[str]) -> dict[str, Prediction]:
+    def _read(self, path: Path, lines: Sequence[str]) -> dict[str, tuple[Prediction, str | None]]:
+        """Answers, each with the fingerprint of its video."""
         head = _parsed(path, 1, lines[0])
         now = json.loads(_line(self.made_by))
         if head != now:
@@ -135,11 +173,11 @@ class AnswersFile:
                 f"{path}: holds answers of {name}={before.get(name)!r}, and this run has {name}={now.get(name)!r}: "
                 "name another output, or remove that file"
             )
-        answers: dict[str, Prediction] = {}
+        answers: dict[str, tuple[Prediction, str | None]] = {}
         for number, line in enumerate(lines[1:], start=2):
             fields = _parsed(path, number, line)
             try:
-                answers[fields["key"]] = _from_json(fields)
+                answers[fields["key"]] = _from_json(fields), fields["video"]
             except (KeyError, TypeError, ValueError) as error:
                 raise BenchmarkError(f"{path}:{number}: is no answer ({error}): remove the line") from error
         return answers
@@ -161,22 +199,69 @@ def answer_items(
     Raises:
       BenchmarkError: `kept` holds the answers of another run, or an item has no video.
     """
-    answers = {} if kept is None else kept.begin()
-    mine = items if kept is None else kept.slice_of(items)
-    left = [item for item in mine if item.key not in answers]
-    done = len(mine) - len(left)
-    with tqdm(total=len(mine), initial=done, unit="question", desc="answer", disable=None, file=sys.stderr) as progress:
+    if kept is None:
+        answers: dict[str, Prediction] = {}
+        _answer(items, answerer, answers, lambda item: None)
+    else:
+        videos = _video_fingerprints(items)
+        with kept.held():
+            answers, mine = kept.begin(videos), kept.slice_of(items)
+            _answer(mine, answerer, answers, lambda item: kept.add(item.key, answers[item.key], videos.get(item.key)))
+        answers = kept.all_answers(videos)
+    return answers if all(item.key in answers for item in items) else None
+
+
+def _answer(
+    items: Sequence[Item], answerer: Answerer, answers: dict[str, Prediction], keep: Callable[[Item], None]
+) -> None:
+    """Adds the answers to those items that have none yet, and keeps each at once."""
+    left = [item for item in items if item.key not in answers]
+    done = len(items) - len(left)
+    with tqdm(
+        total=len(items), initial=done, unit="question", desc="answer", disable=None, file=sys.stderr
+    ) as progress:
         for item in left:
             try:
                 answers[item.key] = answerer.answer(item)
             except UnanswerableError as error:
-                answers[item.key] = Prediction(facts={UNANSWERABLE: str(error)})
-            if kept is not None:
-                kept.add(item.key, answers[item.key])
+                again = {UNREADABLE_VIDEO: True} if isinstance(error, UnreadableVideoError) else {}
+                answers[item.key] = Prediction(facts={UNANSWERABLE: str(error), **again})
+            keep(item)
             progress.update()
-    if kept is not None:
-        answers = kept.all_answers()
-    return answers if all(item.key in answers for item in items) else None
+
+
+def check_videos(items: Sequence[Item]) -> None:
+    """Raises BenchmarkError where items have no video, and lists them: a model cannot watch them."""
+    missing = [item for item in items if item.video is None]
+    if not missing:
+        return
+    path_of = lambda item: f" ({path})" if (path := item.facts.get("video_path")) else ""
+    listed = ", ".join(f"{item.key}{path_of(item)}" for item in missing[:_MISSING_SHOWN])
+    more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
+    raise BenchmarkError(
+        f"{len(missing)} of {len(items)} questions have no video: {listed}{more}. Download them (docs/benchmarks.md), "
+        "or ask only the first N questions with --limit=N"
+    )
+
+
+def video_fingerprint(path: Path) -> str:
+    """Sixteen hexadecimal digits that tell a video from others: of its size, and of pieces from its begin to its end.
+
+    Not of all of it, since a benchmark may have a hundred gigabytes; nor of its time, which copies do not keep.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for place in range(_READ_PLACES):
+            file.seek(max(0, size - _READ_BYTES) * place // (_READ_PLACES - 1))
+            digest.update(file.read(_READ_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _video_fingerprints(items: Sequence[Item]) -> dict[str, str]:
+    """Of each item's key the fingerprint of its video; items without one are left out."""
+    found = {video: video_fingerprint(video) for video in {item.video for item in items} if video is not None}
+    return {item.key: found[item.video] for item in items if item.video is not None}
 
 
 def fingerprint(params: PyTree) -> str:

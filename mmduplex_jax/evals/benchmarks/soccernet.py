@@ -73,7 +73,7 @@ def load_items(root: Path) -> list[Item]:
     """Both halves of every match of a folder: `LEAGUE/SEASON/GAME/Labels-caption.json`, `1_720p.mkv` or `1_224p.mkv`.
 
     Raises:
-      BenchmarkError: there are no labels, or they cannot be read.
+      BenchmarkError: there are no labels, they cannot be read, or those of a match have no caption.
     """
     files = sorted(root.glob(f"*/*/*/{_LABELS}"))
     if not files:
@@ -103,6 +103,10 @@ def _labels(file: Path) -> dict[int, list[_Moment]]:
         half, t_s = _game_time(row, place)
         if text_of(row, "label", place) in _EVENTS and half in found:
             found[half].append(_Moment(t_s, text_of(row, "anonymized", place)))
+    if not any(found.values()):
+        raise BenchmarkError(
+            f"{file}: has no caption of either half: download it again (caption-2023), or remove the match's folder"
+        )
     return {half: sorted(captions, key=lambda caption: caption.t_s) for half, captions in found.items()}
 
 

@@ -44,7 +44,7 @@ def load_items(root: Path) -> list[Item]:
     that lies beside a file, with the same name, is the item's.
 
     Raises:
-      BenchmarkError: it is none of these, or a file cannot be read.
+      BenchmarkError: it is none of these, a file cannot be read, or nothing is said in any of them.
     """
     references: dict[str, list[Utterance]] = {}
     try:
@@ -56,6 +56,8 @@ def load_items(root: Path) -> list[Item]:
             references = {root.stem: read_commentary(root)}
     except (CommentaryError, OSError) as error:
         raise BenchmarkError(f"no reference for commentary in time: {error}") from error
+    if not any(references.values()):
+        raise BenchmarkError(f"{root}: nothing is said in it, so that nothing can be compared with it")
     folder = root if root.is_dir() else root.parent
     return [
         Item(
@@ -87,14 +89,15 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
     (These are a `.csv` with the columns `video_id`, `content` and `start`, an utterance a row.)
 
     Raises:
-      BenchmarkError: a file names no item, or cannot be read.
+      BenchmarkError: a file names no item, or cannot be read; or captions hold no word.
     """
-    known = {item.key for item in items}
+    known, files = {item.key for item in items}, [path]
     try:
         if path.suffix.lower() == ".csv":
             said = _inference_results(path)
         elif path.is_dir():
-            said = {key: read_commentary(file) for key, file in commentary_files(path).items()}
+            named = commentary_files(path)
+            said, files = {key: read_commentary(file) for key, file in named.items()}, list(named.values())
         elif len(items) == 1:
             said = {items[0].key: read_commentary(path)}
         else:
@@ -103,6 +106,9 @@ def read_predictions(path: Path, items: Sequence[Item]) -> dict[str, Prediction]
         raise BenchmarkError(f"no predictions for commentary in time: {error}") from error
     if unknown := sorted(said.keys() - known):
         raise BenchmarkError(f"{path}: {unknown[0]!r} has no reference ({len(unknown)} such); remove or rename it")
+    # (A JSON list that is empty is how `write_predictions` says that nothing was said.)
+    if not any(said.values()) and any(file.suffix.lower() != ".json" for file in files):
+        raise BenchmarkError(f"{path}: nothing is said in it; what silence earns is --control=silent")
     return {key: prediction_of(commentary) for key, commentary in said.items()}
 
 

@@ -33,6 +33,7 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Subtitle,
     TimedText,
     UnanswerableError,
+    UnreadableVideoError,
     written_choice,
 )
 from mmduplex_jax.frame_size import fit_of
@@ -198,10 +199,12 @@ class DuplexAnswerer:
                 if len(waiting) >= _STEPS_AHEAD:
                     collect()
         except VideoError as error:
-            raise UnanswerableError(f"{item.key}: {error}") from error
+            raise UnreadableVideoError(f"{item.key}: {error}") from error
         collect()
         if not at:
-            raise UnanswerableError(f"{item.key}: {item.video} shows nothing between {item.begin_s} s and {until_s} s")
+            raise UnreadableVideoError(
+                f"{item.key}: {item.video} shows nothing between {item.begin_s} s and {until_s} s"
+            )
         return Watched(state, said.whole(), tokens, left_out)
 
     def _frames(self, item: Item, until_s: float | None) -> Iterator[np.ndarray]:

@@ -22,6 +22,7 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Item,
     Prediction,
     UnanswerableError,
+    UnreadableVideoError,
     written_choice,
 )
 from mmduplex_jax.frame_size import fit_of, frame_size
@@ -86,7 +87,7 @@ class VlmAnswerer:
         try:
             frames = self._frames(item)
         except VideoError as error:
-            raise UnanswerableError(f"{item.key}: {error}") from error
+            raise UnreadableVideoError(f"{item.key}: {error}") from error
         if not options:
             return Prediction(self._decode(frames, question), tokens=self._config.prefix)
         scores = []

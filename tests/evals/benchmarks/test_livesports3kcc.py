@@ -125,6 +125,23 @@ def test_a_coin_is_the_same_coin_and_wins_about_half():
     assert rate == pytest.approx(0.5, abs=0.05)  # 2,000 throws: 4.5 standard deviations
 
 
+def test_nan_and_empty_files_of_predictions_are_refused(folder, items):
+    path = lines(
+        folder / "ours.jsonl", [{**EVENTS[0], "pred": "a run"}, {**EVENTS[1], "begin": float("nan"), "pred": ""}]
+    )
+    with pytest.raises(BenchmarkError, match=r"ours\.jsonl, line 2: holds NaN or an infinite number"):
+        livesports3kcc.read_predictions(path, items)
+    path.write_text("\n")
+    with pytest.raises(BenchmarkError, match=r"ours\.jsonl: is empty: a line a caption or verdict is expected"):
+        livesports3kcc.read_predictions(path, items)
+
+
+def test_a_video_outside_of_the_folder_is_refused(folder):
+    (folder / "LiveSports-3K-CC.json").write_text(json.dumps([{**EVENTS[0], "video": "../a_b.mp4"}]))
+    with pytest.raises(BenchmarkError, match=r"event 0: 'video' must name a file in .*, it is \"../a_b.mp4\""):
+        livesports3kcc.load_items(folder)
+
+
 def test_captions_go_out_as_the_judge_reads_them_and_come_back(folder, items):
     said = (TimedText(11.0, "there she"), TimedText(12.0, " goes"))
     predictions = {"a_b_1": Prediction(said=said), "d_7": Prediction("a try")}

@@ -159,6 +159,10 @@ def test_other_predictions_are_refused(items, tmp_path: Path, content: str, said
     [
         ({"candidates": ["one"]}, "question 0: `candidates` must be a list of at least two texts"),
         ({"correct_choice": 5}, "question 0: `correct_choice` is 5, and there are 3 candidates"),
+        ({"correct_choice": True}, "question 0: `correct_choice` is True, and there are 3 candidates"),
+        ({"video_path": "../v0.mp4"}, "question 0: 'video_path' must name a file in .*videos, it is \"../v0.mp4\""),
+        ({"video_path": "/v0.mp4"}, "question 0: 'video_path' must name a file in .*videos, it is \"/v0.mp4\""),
+        ({"video_path": " "}, "question 0: 'video_path' must name a file in"),
         ({"id": "same"}, "question 1: the id 'same' comes twice"),
     ],
 )
@@ -196,4 +200,7 @@ def test_a_name_of_subtitles_that_is_no_text_is_named(tmp_path: Path):
     (record,) = json.loads((folder / "lvb_val.json").read_text())
     (folder / "lvb_val.json").write_text(json.dumps([record | {"subtitle_path": 3}]))
     with pytest.raises(BenchmarkError, match="question 0: 'subtitle_path' must be a text"):
+        lvb.load_items(folder)
+    (folder / "lvb_val.json").write_text(json.dumps([record | {"subtitle_path": "a/../../b.json"}]))
+    with pytest.raises(BenchmarkError, match=r"question 0: 'subtitle_path' must name a file in .*subtitles, it is"):
         lvb.load_items(folder)

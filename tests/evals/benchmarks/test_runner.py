@@ -1,5 +1,6 @@
 """Answers are kept as they come, shared among processes, and scored: with a model that only says what it is told to."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,13 +9,22 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.evals.benchmarks import longvideobench as lvb
-from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Item, Prediction, TimedText, UnanswerableError
+from mmduplex_jax.evals.benchmarks.protocol import (
+    BenchmarkError,
+    Item,
+    Prediction,
+    TimedText,
+    UnanswerableError,
+    UnreadableVideoError,
+)
 from mmduplex_jax.evals.benchmarks.runner import (
     AnswersFile,
     answer_items,
+    check_videos,
     fingerprint,
     format_report,
     make_report,
+    video_fingerprint,
 )
 
 MADE_BY = {"benchmark": "longvideobench", "checkpoint": "told"}
@@ -44,6 +54,8 @@ class Told:
         text = self.answers.get(item.key, "B")
         if text == "unspelled":
             raise UnanswerableError("the vocabulary cannot spell 'unspelled'")
+        if text == "damaged":
+            raise UnreadableVideoError(f"{item.video}: is no video")
         return Prediction(text, (TimedText(1.5, "hm"),), 10, {"scores": [0.25, -1.0]})
 
 
@@ -72,6 +84,68 @@ def test_a_line_that_ends_within_a_character_is_asked_again(tmp_path: Path):
     kept.path.write_bytes(whole + b"\xe9\n")
     with pytest.raises(BenchmarkError, match=r"answers\.jsonl: not UTF-8 text"):
         answer_items(ITEMS, Told(), kept)
+
+
+def with_videos(folder: Path, number: int = 9) -> list[Item]:
+    """The first items, with a file of its own each."""
+    for i in range(number):
+        (folder / f"v{i}.mp4").write_bytes(bytes([i]) * (1 << 18))
+    return [dataclasses.replace(item, video=folder / f"v{i}.mp4") for i, item in enumerate(ITEMS[:number])]
+
+
+def test_what_was_said_of_a_damaged_video_is_asked_again(tmp_path: Path, capsys):
+    items, kept = with_videos(tmp_path, 3), AnswersFile(tmp_path / "out.json", MADE_BY)
+    first = answer_items(items, Told({"q0": "unspelled", "q1": "damaged"}), kept)
+    assert first is not None  # it counts as unanswerable as long as nothing is mended
+    assert make_report(lvb, items, first, "official")[0]["unanswerable"] == 2
+    second = Told()
+    answers = answer_items(items, second, kept)
+    assert second.asked == ["q1"]
+    assert answers is not None
+    assert [answers[item.key].text for item in items] == ["", "B", "B"]
+    assert (
+        "out.json.answers.jsonl: 1 questions are asked again whose videos could not be read" in capsys.readouterr().err
+    )
+    assert answer_items(items, Told(dies_at="q1"), kept) == answers
+
+
+def test_what_was_said_of_another_video_is_asked_again(tmp_path: Path, capsys):
+    items, parts = with_videos(tmp_path, 4), [AnswersFile(tmp_path / "out.json", MADE_BY, i, 2) for i in range(2)]
+    for part in parts:
+        answer_items(items, Told(), part)
+    copy = (tmp_path / "v2.mp4").read_bytes()
+    (tmp_path / "v2.mp4").write_bytes(copy)  # later, and the same
+    assert answer_items(items, Told(dies_at="q0"), parts[0]) is not None
+    (tmp_path / "v2.mp4").write_bytes(copy[:-1] + b"x")
+    assert answer_items(items, Told(dies_at="q0"), parts[0]) is None  # the other process has to ask again
+    again = Told()
+    assert answer_items(items, again, parts[1]) is not None
+    assert again.asked == ["q2"]
+    assert "1 questions are asked again whose videos were exchanged since" in capsys.readouterr().err
+
+
+def test_videos_are_told_apart(tmp_path: Path):
+    found = set()
+    for number, content in enumerate((b"", b"a", b"b", b"ab", b"a" * 5000, bytes(1 << 20), bytes((1 << 20) + 1))):
+        (tmp_path / f"{number}.mp4").write_bytes(content)
+        found.add(video_fingerprint(tmp_path / f"{number}.mp4"))
+    assert len(found) == 7
+
+
+def test_videos_that_are_missing_are_listed(tmp_path: Path):
+    check_videos(with_videos(tmp_path))
+    some = [dataclasses.replace(ITEMS[0], facts={"video_path": "a.mp4"}), *with_videos(tmp_path)[1:], *ITEMS[:1]]
+    with pytest.raises(BenchmarkError, match=r"^2 of 10 questions have no video: q0 \(a\.mp4\), q0\. Download them"):
+        check_videos(some)
+    with pytest.raises(BenchmarkError, match=r"^18 of 18 .* q0 and 8 more\. Download"):
+        check_videos(ITEMS * 2)
+
+
+def test_two_processes_never_share_a_file(tmp_path: Path):
+    kept = AnswersFile(tmp_path / "out.json", MADE_BY)
+    with kept.held(), pytest.raises(BenchmarkError, match=r"answers\.jsonl: another process writes .*--process_index"):
+        answer_items(ITEMS, Told(dies_at="q0"), kept)
+    assert answer_items(ITEMS, Told(), kept) is not None
 
 
 def test_answers_of_another_run_are_refused(tmp_path: Path):

@@ -178,6 +178,14 @@ def test_blind_speakers(items):
     assert value["every_30_s"] > 0
 
 
+def test_a_match_without_captions_is_refused(folder):
+    labels = folder / next(iter(GAMES)) / "Labels-caption.json"
+    for rows in ([], [{"gameTime": "1 - 00:10", "label": "time", "anonymized": "it is late"}]):
+        labels.write_text(json.dumps({"annotations": rows}))
+        with pytest.raises(BenchmarkError, match=r"Labels-caption\.json: has no caption of either half"):
+            soccernet.load_items(folder)
+
+
 def test_what_cannot_be_read_is_said(folder, items, tmp_path_factory):
     with pytest.raises(BenchmarkError, match=r"there is no LEAGUE/SEASON/GAME/Labels-caption.json"):
         soccernet.load_items(tmp_path_factory.mktemp("empty"))

@@ -71,10 +71,31 @@ def test_a_folder_is_scored_by_names(files):
 
 def test_an_item_in_which_nothing_should_be_said_is_left_out(tmp_path):
     (tmp_path / "quiet.json").write_text("[]")
+    (tmp_path / "a.vtt").write_text(VTT)
     items = timing.load_items(tmp_path)
     scores = timing.score(items, {}, "lexical")
-    assert scores[0].value is None
-    assert timing.aggregate(scores, "lexical") is None
+    assert [(one.key, one.value) for one in scores] == [("a", 0.0), ("quiet", None)]
+    assert timing.aggregate(scores[1:], "lexical") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("half1.vtt", "WEBVTT\n"), ("half1.srt", ""), ("half1.json", '{"words": []}')]
+)
+def test_where_nothing_is_said_nothing_is_compared(files, name, text):
+    empty = files / "empty"
+    empty.mkdir()
+    (empty / name).write_text(text)
+    with pytest.raises(BenchmarkError, match="empty: nothing is said in it, so that nothing can be compared"):
+        timing.load_items(empty)
+    if name.endswith(".json"):
+        return
+    items = timing.load_items(files / "reference")
+    for path in (empty, empty / name):
+        with pytest.raises(BenchmarkError, match="nothing is said in it; what silence earns is --control=silent"):
+            timing.read_predictions(path, items[: 1 if path.is_file() else 2])
+    # One silent video among others is silence.
+    (empty / "half2.srt").write_text(SRT)
+    assert timing.read_predictions(empty, items)["half1"] == Prediction(facts={"words_each": []})
 
 
 def test_predictions_are_written_and_read_with_every_word(files):

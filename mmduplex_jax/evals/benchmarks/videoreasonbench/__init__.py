@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mmduplex_jax.evals.benchmarks.json_files import path_of
 from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, mean_score
 from mmduplex_jax.evals.benchmarks.videoreasonbench.answers import FORMS, final_answer
 from mmduplex_jax.evals.benchmarks.videoreasonbench.generation import random_answer
@@ -65,7 +66,7 @@ def load_items(root: Path) -> list[Item]:
                     facts["disputed"] = disputed
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise BenchmarkError(f"{where} is not a row of {demo}: {error}") from error
-        video = Path(root) / row["video"]
+        video = path_of(Path(root), row, "video", where)
         groups: dict[str, str] = {
             "demo": demo,
             "level": _LEVELS[row["dim"]],
