@@ -31,7 +31,15 @@ from mmduplex_jax.evals.benchmarks.json_files import (
     read_text,
     text_of,
 )
-from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, mean_score
+from mmduplex_jax.evals.benchmarks.protocol import (
+    BenchmarkError,
+    Control,
+    Item,
+    ItemScore,
+    Prediction,
+    mean_of_draws,
+    mean_score,
+)
 
 TITLE = "LiveSports-3K-CC: live commentary of sports events, compared with a baseline's by a judge's logs"
 RULES = ("official", "consistent")
@@ -222,6 +230,9 @@ def _is_judged(prediction: Prediction) -> bool:
 def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
     """The model's win rate, from 0 to 1."""
     return mean_score(scores)
+
+
+aggregate_draws = mean_of_draws
 
 
 def figures(

@@ -33,6 +33,7 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Prediction,
     Subtitle,
     letter_of,
+    mean_of_draws,
     mean_score,
 )
 
@@ -342,6 +343,9 @@ def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
     """Accuracy, under both rules."""
     del rule
     return mean_score(scores)
+
+
+aggregate_draws = mean_of_draws
 
 
 def figures(

@@ -45,7 +45,9 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Prediction,
     letter_of,
     mean_score,
+    ratio,
 )
+from mmduplex_jax.typing import Float
 
 TITLE = "OVO-Bench: questions at a moment of a video, about what was, is or is yet to come"
 RULES = ("official", "lmms_eval", "strict")
@@ -354,6 +356,21 @@ def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
         if any(task in tasks for task in names)
     ]
     return float(np.mean(groups)) if groups else None
+
+
+def aggregate_draws(scores: Sequence[ItemScore], counts: Float[np.ndarray, "R N"]) -> Float[np.ndarray, "R"]:
+    """See `Benchmark.aggregate_draws`."""
+    entries = np.array([0 if one.value is None else one.shown.get(_ENTRIES, 1) for one in scores], float)
+    values = np.array([one.value or 0.0 for one in scores]) * entries
+    tasks = {name: np.array([one.groups["task"] == name for one in scores], float) for name in _GROUP_OF}
+    means = {name: ratio(counts @ (values * of_it), counts @ (entries * of_it)) for name, of_it in tasks.items()}
+    return _mean_of_known([_mean_of_known([means[name] for name in names]) for names in TASKS.values()])
+
+
+def _mean_of_known(figures: Sequence[Float[np.ndarray, "R"]]) -> Float[np.ndarray, "R"]:
+    """The mean of those figures of a draw that are not NaN."""
+    known = ~np.isnan(figures)
+    return ratio(np.where(known, figures, 0.0).sum(axis=0), known.sum(axis=0))
 
 
 def _task_means(scores: Iterable[ItemScore]) -> dict[str, float]:

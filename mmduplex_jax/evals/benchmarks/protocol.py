@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Float
 
 OVERALL = "overall"
 # Facts of a prediction that every report counts: why a model could not be asked, and how many words of the subtitles
@@ -18,6 +19,7 @@ UNANSWERABLE, WORDS_LEFT_OUT = "unanswerable", "subtitle_words_left_out"
 # A fact of a prediction that is no answer since the video could not be read; it may be mended or downloaded again.
 UNREADABLE_VIDEO = "unreadable_video"
 _RESAMPLES, _LEVEL = 1000, 0.95
+_DRAWN_AT_ONCE = 1 << 21
 
 
 class BenchmarkError(ValueError):
@@ -134,14 +136,26 @@ class ItemScore:
     shown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# Of items' scores, one number; None where there is nothing to say.
-Aggregate = Callable[[Sequence[ItemScore]], float | None]
-
-
 def mean_score(scores: Sequence[ItemScore]) -> float | None:
     """The mean of what is scored."""
     values = [score.value for score in scores if score.value is not None]
     return float(np.mean(values)) if values else None
+
+
+def mean_of_draws(scores: Sequence[ItemScore], counts: Float[np.ndarray, "R N"]) -> Float[np.ndarray, "R"]:
+    """`mean_score` of draws (see `Benchmark.aggregate_draws`)."""
+    values = np.array([0.0 if score.value is None else score.value for score in scores])
+    scored = np.array([score.value is not None for score in scores], float)
+    return ratio(counts @ values, counts @ scored)
+
+
+def ratio(total: Float[np.ndarray, "..."], number: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """`total / number`; NaN where the number is 0."""
+    return np.divide(total, number, out=np.full(np.shape(total), np.nan), where=number != 0)
+
+
+# Of items' scores, and of how often each item is in each draw, a figure of each draw; see `Benchmark.aggregate_draws`.
+DrawsAggregate = Callable[[Sequence[ItemScore], Float[np.ndarray, "R N"]], Float[np.ndarray, "R"]]
 
 
 # Answers whoever sees no video: of all items, predictions by key.
@@ -178,6 +192,11 @@ class Benchmark(Protocol):
     def aggregate(self, scores: Sequence[ItemScore], rule: str) -> float | None:
         """The benchmark's one number. `mean_score` for most."""
 
+    def aggregate_draws(self, scores: Sequence[ItemScore], counts: Float[np.ndarray, "R N"]) -> Float[np.ndarray, "R"]:
+        """The same of R draws from N items at once, by how often each item is in each; NaN where there is nothing to
+        say. `mean_of_draws` for most.
+        """
+
     def figures(
         self, items: Sequence[Item], predictions: Mapping[str, Prediction], scores: Sequence[ItemScore], rule: str
     ) -> dict[str, Any]:
@@ -187,22 +206,29 @@ class Benchmark(Protocol):
 
 
 def interval(
-    scores: Sequence[ItemScore], aggregate: Aggregate, *, seed: int = 0, resamples: int = _RESAMPLES
+    scores: Sequence[ItemScore], aggregate: DrawsAggregate, *, seed: int = 0, resamples: int = _RESAMPLES
 ) -> tuple[float, float] | None:
     """The 95 % bootstrap interval of a figure, items drawn with replacement; None of fewer than two items.
 
     Args:
       scores: of all items.
-      aggregate: the figure.
+      aggregate: the figure, of draws.
       seed: decides the draws.
       resamples: number of draws.
     """
-    if len(scores) < 2:
+    number = len(scores)
+    if number < 2:
         return None
-    draws = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
-    values = [aggregate([scores[number] for number in draw]) for draw in draws]
-    known = [value for value in values if value is not None]
-    if not known:
+    rng, values = np.random.default_rng(seed), []
+    at_once = max(1, _DRAWN_AT_ONCE // number)  # bounds the memory, and changes no draw
+    for begin in range(0, resamples, at_once):
+        draws = rng.integers(number, size=(min(at_once, resamples - begin), number))
+        places = draws + number * np.arange(len(draws))[:, None]
+        counts = np.bincount(places.ravel(), minlength=places.size).reshape(places.shape)
+        values.append(aggregate(scores, counts.astype(float)))
+    known = np.concatenate(values)
+    known = known[~np.isnan(known)]
+    if not len(known):
         return None
     low, high = np.quantile(known, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)

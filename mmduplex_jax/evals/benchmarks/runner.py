@@ -312,7 +312,7 @@ def make_report(
             parts[grouping][group].append(one)
     groups = {
         grouping: {
-            group: {"score": aggregate(some), "interval": interval(some, aggregate), "items": len(some)}
+            group: {"score": aggregate(some), "interval": interval(some, benchmark.aggregate_draws), "items": len(some)}
             for group in sorted(its, key=_in_order)
             for some in [its[group]]
         }
@@ -322,7 +322,7 @@ def make_report(
     refused = {key: str(one.facts[UNANSWERABLE]) for key, one in predictions.items() if UNANSWERABLE in one.facts}
     report = {
         "score": aggregate(scores),
-        "interval": interval(scores, aggregate),
+        "interval": interval(scores, benchmark.aggregate_draws),
         "groups": groups,
         "rule": rule,
         "items": len(items),

@@ -40,6 +40,7 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     Prediction,
     TimedText,
     letter_of,
+    mean_of_draws,
     mean_score,
     written_choice,
 )
@@ -387,6 +388,9 @@ def _first_said(item: Item, prediction: Prediction) -> _Entry | None:
 def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
     """The share of right answers, from 0 to 1; the benchmark's own script has one of each part."""
     return mean_score(scores)
+
+
+aggregate_draws = mean_of_draws
 
 
 def figures(

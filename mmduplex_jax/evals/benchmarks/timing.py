@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.schema import Word
 from data_pipelines.words import parse_json, with_sentence_ends
 from mmduplex_jax.evals.benchmarks.json_files import read_text
@@ -30,6 +32,7 @@ from mmduplex_jax.evals.timing.similarity import Similarity, encoder_similarity,
 from mmduplex_jax.evals.timing.speakers import SPEAKERS, speakers
 from mmduplex_jax.evals.timing.trace import TraceSums, trace_scores, trace_sums
 from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words
+from mmduplex_jax.typing import Float
 
 TITLE = "commentary in time: any subtitles against a reference (TRACE, PAUC, StreamLAAL, TimeDiff, pace)"
 # By how texts are compared in TRACE: by their words, or by the sentence encoder of the paper, which must be installed.
@@ -181,6 +184,18 @@ def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
     """TRACE over all items together: each utterance has the same weight, as in TGLG's scripts/eval.py."""
     scored = [one for one in scores if one.value is not None]
     return trace_scores([TraceSums(**one.shown) for one in scored])["score"] if scored else None
+
+
+def aggregate_draws(scores: Sequence[ItemScore], counts: Float[np.ndarray, "R N"]) -> Float[np.ndarray, "R"]:
+    """See `Benchmark.aggregate_draws`."""
+    names = [field.name for field in dataclasses.fields(TraceSums)]
+    scored = np.array([one.value is not None for one in scores], float)
+    sums = np.array([[one.shown[name] for name in names] for one in scores], float) * scored[:, None]
+    drawn = [
+        trace_scores([TraceSums(*row)])["score"] if any_scored else None
+        for row, any_scored in zip((counts @ sums).tolist(), counts @ scored)
+    ]
+    return np.array(drawn, float)  # None is NaN
 
 
 def figures(

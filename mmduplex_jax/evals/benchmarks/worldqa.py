@@ -33,7 +33,8 @@ from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item
 TITLE = "what came in, from where, how often and first, in 15 s to an hour of the built-in world; made by --make"
 RULES = (*longvideobench.RULES, "commentary")
 read_predictions, write_predictions = longvideobench.read_predictions, longvideobench.write_predictions
-aggregate, figures = longvideobench.aggregate, longvideobench.figures
+aggregate, aggregate_draws = longvideobench.aggregate, longvideobench.aggregate_draws
+figures = longvideobench.figures
 
 # How many videos of each length are made, in seconds.
 VIDEOS: Mapping[int, int] = {15: 40, 60: 16, 600: 6, 3600: 2}

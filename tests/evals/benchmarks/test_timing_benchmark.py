@@ -62,7 +62,7 @@ def test_a_folder_is_scored_by_names(files):
     assert scores[0].shown["matched"] == 1
     together = timing.aggregate(scores, "lexical")
     assert together == pytest.approx(0.522226 / (2 / 3) * 0.5, abs=1e-6)
-    low, high = interval(scores, lambda drawn: timing.aggregate(drawn, "lexical"))
+    low, high = interval(scores, timing.aggregate_draws)
     assert low <= together <= high
     figures = timing.figures(items, predictions, scores, "lexical")
     assert figures["timing"]["stream_laal"]["skipped"] == pytest.approx(2 / 3)

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from mmduplex_jax.evals.benchmarks.json_files import path_of
-from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, mean_score
+from mmduplex_jax.evals.benchmarks.protocol import (
+    BenchmarkError,
+    Control,
+    Item,
+    ItemScore,
+    Prediction,
+    mean_of_draws,
+    mean_score,
+)
 from mmduplex_jax.evals.benchmarks.videoreasonbench.answers import FORMS, final_answer
 from mmduplex_jax.evals.benchmarks.videoreasonbench.generation import random_answer
 from mmduplex_jax.evals.benchmarks.videoreasonbench.questions import (
@@ -166,6 +174,9 @@ def _score(item: Item, prediction: Prediction | None, rule: str) -> ItemScore:
 def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:
     """The mean over all questions, as published."""
     return mean_score(scores)
+
+
+aggregate_draws = mean_of_draws
 
 
 def figures(
