@@ -89,8 +89,9 @@ CLOCK = Clock(step_hz=250.0, video_stride=2)
 FRAME_PX, SLOTS, CLIENTS = 32, 3, 4
 WORDS = ("red", "circle", "enters", "left")
 FACTS = SimpleNamespace(
-    name="counts", clock=CLOCK, frame_px=(FRAME_PX, FRAME_PX), fit="crop", tokens_per_s_max=64, delays=Delays(0, 4, 1)
-)
+    name="counts", fingerprint="0" * 64, clock=CLOCK, frame_px=(FRAME_PX, FRAME_PX), fit="crop", tokens_per_s_max=64,
+    delays=Delays(0, 4, 1),
+)  # fmt: skip
 LIMITS = Limits(
     hello_s=0.3, send_s=0.2, resume_s=0.4, idle_s=5.0, bad_frames=3, inbox_frames=3, messages_hz=50.0, text_bytes=4096
 )

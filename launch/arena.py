@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmduplex_jax.arena.board import leaderboard
-from mmduplex_jax.arena.entries import read_entries
 from mmduplex_jax.arena.export import export_votes
+from mmduplex_jax.arena.live import LiveServer, Recorder, live_server
 from mmduplex_jax.arena.rules import ArenaLimits, review
 from mmduplex_jax.arena.server import build_arena
 from mmduplex_jax.arena.votes import VoteStore
@@ -27,6 +27,7 @@ An arena for video commentary: people compare two commentators on the same video
   DIR/videos/STEM.mp4             (.webm, .m4v, .mov, .ogv)
   DIR/contestants/NAME/STEM.vtt   what NAME said about it (.srt; .json of `launch.commentate --json`)
   DIR/categories.json             optional: {"STEM": "football"}
+  DIR/live/NAME/                  is made: what --live=NAME=ADDRESS said about each video, recorded once at its own pace
   DIR/votes.sqlite3               is made: every ballot and vote
 
 Words appear when they were said, never earlier, and nobody can vote before both were shown to the end. /leaderboard has
@@ -37,6 +38,7 @@ voters open https://HOST:PORT/#token=TOKEN.
 
 examples:
   python -m launch.arena --root=arena --port=8090
+  python -m launch.arena --root=arena --live=mine=http://127.0.0.1:8080 --live=theirs=wss://example.org:8443
   python -m launch.arena --root=arena --export=votes.parquet
   python -m launch.arena --root=arena --backup=monday.sqlite3
       also while it serves
@@ -50,11 +52,31 @@ _DRAIN_S = 0.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, serves or writes; errors go to stderr as one line. 0 stopped, 2 wrong flags or files, 130 interrupted."""
+    args = parse_args(flags(), argv)
+    try:
+        if not args.only_check_args:
+            configure_logs(args.log)
+            _run(args)
+    except (ValueError, OSError, ImportError) as error:
+        flush_logs()
+        print(f"arena: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def flags() -> argparse.ArgumentParser:
+    """The command line."""
     flags = command_parser("launch.arena", _DESCRIPTION)
     add = flags.add_argument
     listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
     add("--root", metavar="DIR", type=Path, required=True, help="videos and commentaries, as above")
     add("--votes", metavar="FILE", type=Path, help="database of votes (default: DIR/votes.sqlite3)")
+    text = "a contestant that is a launch.serve (http://, https://, ws://, wss://); may be given again"
+    add("--live", metavar="NAME=ADDRESS", action="append", default=[], help=text)
+    text = "the token of a --live server is the file's first line; may be given again"
+    add("--live_token_file", metavar="NAME=FILE", action="append", default=[], help=text)
     add("--backup", metavar="FILE", type=Path, help="instead of serving: copy the database, also while it serves")
     add("--export", metavar="FILE.jsonl|.parquet", type=Path, help="instead of serving: write every vote")
     add("--review", action="store_true", help="instead of serving: judge every voter anew by the rules against abuse")
@@ -73,18 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for field in dataclasses.fields(ArenaLimits):
         text = f"{field.metadata['help']} (%(default)s)"
         limits.add_argument(f"--limit_{field.name}", type=type(field.default), default=field.default, help=text)
-    args = parse_args(flags, argv)
-    try:
-        if not args.only_check_args:
-            configure_logs(args.log)
-            _run(args)
-    except (ValueError, OSError, ImportError) as error:
-        flush_logs()
-        print(f"arena: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return flags
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -105,7 +116,29 @@ def _run(args: argparse.Namespace) -> None:
             excluded = ", ".join(f"{number} {why}" for why, number in review(store).items())
             print(f"voters whose votes do not count: {excluded or 'none'}", file=sys.stderr)
         if args.json is not None:
-            write_json(args.json, leaderboard(store, read_entries(args.root, args.identity_words).contestants))
+            recorder = Recorder(args.root, (), args.identity_words)
+            write_json(args.json, leaderboard(store, recorder.entries().contestants, live=recorder.reports()))
+
+
+def live_servers(args: argparse.Namespace) -> list[LiveServer]:
+    """The servers that the flags name.
+
+    Raises:
+      ValueError: an address is none, or a token is for nobody.
+      OSError: a token's file cannot be read.
+    """
+    tokens = {}
+    for text in args.live_token_file:
+        name, _, path = text.partition("=")
+        token = read_token(path) if path else None
+        if token is None:
+            raise ValueError(f"--live_token_file={text}: NAME=FILE is expected")
+        tokens[name] = token
+    servers = [live_server(text, tokens) for text in args.live]
+    nobody = tokens.keys() - {server.name for server in servers}
+    if nobody:
+        raise ValueError(f"--live_token_file={min(nobody)}=...: there is no --live={min(nobody)}=ADDRESS")
+    return servers
 
 
 async def _serve(args: argparse.Namespace, path: Path) -> None:
@@ -114,7 +147,10 @@ async def _serve(args: argparse.Namespace, path: Path) -> None:
     )
     access = Access(args.host, read_token(args.token_file), args.allow_origins)
     tls = tls_context(args.tls_cert, args.tls_key)
-    entries = read_entries(args.root, args.identity_words)
+    recorder = Recorder(args.root, live_servers(args), args.identity_words)
+    recorder.entries()  # (what is wrong with the folder is said before any server is asked)
+    await recorder.check()
+    entries = recorder.entries()
     for note in entries.notes:
         _log.warning(note)
 
@@ -126,7 +162,7 @@ async def _serve(args: argparse.Namespace, path: Path) -> None:
     # (Last: a folder that is no arena gets no database.)
     with contextlib.closing(VoteStore(path)) as store:
         await listen(
-            build_arena(entries, store, access, limits, secure=tls is not None),
+            build_arena(entries, store, access, limits, secure=tls is not None, live=recorder),
             args.host,
             args.port,
             stop=stop_at_signals(_DRAIN_S),

@@ -15,6 +15,8 @@ All times are in seconds.
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,6 +121,16 @@ class Commentator:
         """How pictures were fitted to these frames in training, and are here unless another way is asked for."""
         return fit_of(self.config)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the parameters: another one after any training, whatever the model is called."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            values = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
     @property
     def delays(self) -> Delays:
         delay = self.config.delay
@@ -218,6 +230,8 @@ class ModelFacts(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
     @property
     def clock(self) -> Clock: ...
     @property

@@ -75,7 +75,7 @@ MAY_IMPORT = {
     _OURS + "client.session": GROUND | {_OURS + name for name in ("client", "streaming", "commentator")},
     _OURS + "serving": UPPER | {_OURS + name for name in ("streaming", "commentator", "serving.protocol")},
     # It serves as the server of models does, and knows no model.
-    _OURS + "arena": GROUND | DATA | {_OURS + name for name in ("serving", "serving.protocol", "evals")},
+    _OURS + "arena": GROUND | DATA | {_OURS + name for name in ("serving", "serving.protocol", "client", "evals")},
     # Its names, each loaded when it is used.
     "mmduplex_jax": {_OURS + "commentator", _OURS + "word_decoder"},
     "data_pipelines": {_OURS + name for name in ("clock", "frame_size", "interruptible", "typing", "text_tokenizer")},

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from mmduplex_jax.arena.ratings import RESAMPLES, Rating, rate, side_bias, win_matrix
+from mmduplex_jax.arena.recordings import LiveReport
 from mmduplex_jax.arena.votes import CHOICES, Tally, VoteStore
 
 # Of the plot, in units of its view box.
@@ -16,13 +17,16 @@ _ROW_PX, _NAME_PX, _WIDTH_PX, _PAD_PX = 30, 150, 640, 24
 _TICKS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 
 
-def leaderboard(store: VoteStore, contestants: Sequence[str], rounds: int = RESAMPLES) -> dict[str, Any]:
+def leaderboard(
+    store: VoteStore, contestants: Sequence[str], rounds: int = RESAMPLES, *, live: Sequence[LiveReport] = ()
+) -> dict[str, Any]:
     """All that the page shows, as JSON values.
 
     Args:
       store: the votes.
       contestants: of the arena now; who has left it and was voted on is shown, too.
       rounds: of the bootstrap.
+      live: how far contestants that are servers are recorded.
 
     Raises:
       MissingLibrary: evalica is not installed.
@@ -52,6 +56,7 @@ def leaderboard(store: VoteStore, contestants: Sequence[str], rounds: int = RESA
         },
         "sides": {"left": bias.left, "right": bias.right, "p": bias.p},
         "excluded_voters": store.excluded_voters(),
+        "live": [dataclasses.asdict(one) for one in live],
     }
 
 

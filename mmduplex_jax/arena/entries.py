@@ -2,6 +2,7 @@
 
     DIR/videos/STEM.mp4                     any file that browsers play (.mp4, .webm, .m4v, .mov, .ogv)
     DIR/contestants/NAME/STEM.vtt           what NAME said about it; .srt or .json do too
+    DIR/live/NAME/STEM.json                 recorded from a server (recordings.py)
     DIR/categories.json                     optional: {"STEM": "football", ...}
 
 A `.json` is what `launch.commentate --json` or the page of `launch.serve` writes (`words` with `text` and `t_emit_s`),
@@ -26,10 +27,12 @@ VIDEO_SUFFIXES = (".mp4", ".webm", ".m4v", ".mov", ".ogv")
 # By how well they know the times of words; a contestant with several files for a video is read from the first.
 COMMENTARY_SUFFIXES = (".json", ".vtt", ".srt")
 UNSORTED = "all"
+# Of an arena's folder, where recordings of servers lie.
+RECORDED = "live"
 # Words said after the video's end are waited for so long: the words of a live commentator run behind the picture.
 TAIL_S = 5.0
 # Names become texts of a page and of a database: no control characters, and short enough for a table.
-_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,64}")
+PRINTABLE_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,64}")
 
 
 class EntriesError(ValueError):
@@ -82,53 +85,79 @@ class Entries:
     notes: tuple[str, ...] = ()
 
 
-def read_entries(root: Path, identity_words: Sequence[str] | None = None) -> Entries:
+def read_entries(root: Path, identity_words: Sequence[str] | None = None, *, live: Sequence[str] = ()) -> Entries:
     """Reads the folder of an arena.
 
     Args:
       root: the folder.
       identity_words: a commentary that says one of them would tell whose it is, and is left out; by default the
         contestants' names.
+      live: contestants that are being recorded: there may be nothing of theirs yet, and nothing to compare.
 
     Raises:
       EntriesError: there is nothing to compare, or a file is damaged.
       OSError: a file cannot be read.
     """
-    for name in ("videos", "contestants"):
-        if not (root / name).is_dir():
-            raise EntriesError(f"{root / name} is no folder: an arena has DIR/videos/* and DIR/contestants/NAME/*.vtt")
-    contestants = tuple(sorted(path.name for path in (root / "contestants").iterdir() if path.is_dir()))
+    paths = video_files(root)
+    folders = _contestant_folders(root)
+    contestants = tuple(sorted({*folders, *live}))
     for name in contestants:
-        if not _NAME.fullmatch(name):
-            raise EntriesError(f"{root / 'contestants' / name}: names have 1 to 64 printable characters")
+        if not PRINTABLE_NAME.fullmatch(name):
+            raise EntriesError(f"{root}: {name!r} is no contestant's name: 1 to 64 printable characters are")
     if len(contestants) < 2:
-        raise EntriesError(f"{root / 'contestants'} has {len(contestants)} folders: an arena needs two contestants")
+        where = " (and --live)" if live else ""
+        raise EntriesError(f"{root / 'contestants'}{where} has {len(contestants)}: an arena needs two contestants")
     leak = _leak_pattern(contestants if identity_words is None else identity_words)
     categories = _categories(root / "categories.json")
-    paths = sorted(path for path in (root / "videos").iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-    twice = {path.stem for path in paths if sum(path.stem == other.stem for other in paths) > 1}
-    if twice:
-        raise EntriesError(f"{root / 'videos'}: {min(twice)} is there twice; captions are found by the name alone")
-    unknown = categories.keys() - {path.stem for path in paths}
+    unknown = categories.keys() - paths.keys()
     if unknown:
         raise EntriesError(f"{root / 'categories.json'}: there is no video {min(unknown)!r} in {root / 'videos'}")
     videos: dict[str, Video] = {}
     notes: list[str] = []
-    for path in paths:
+    for stem, path in paths.items():
         said = {}
         for name in contestants:
-            commentary = _commentary(root / "contestants" / name, path.stem, leak, notes)
+            if name not in folders:
+                continue
+            commentary = _commentary(folders[name], stem, leak, notes)
             if commentary is not None:
                 said[name] = commentary
         if len(said) < 2:
             notes.append(f"{path.name}: {len(said)} commentaries that can be shown, two are needed; it is left out")
             continue
-        category = categories.get(path.stem, UNSORTED)
-        videos[path.stem] = Video(path.stem, path, _duration_s(path), category, said)
-    if not videos:
+        category = categories.get(stem, UNSORTED)
+        videos[stem] = Video(stem, path, _duration_s(path), category, said)
+    if not videos and not live:
         why = "; ".join(notes[:3]) or f"no file ends in one of {VIDEO_SUFFIXES}"
         raise EntriesError(f"{root / 'videos'}: no video has two commentaries ({why})")
     return Entries(videos, contestants, tuple(notes))
+
+
+def video_files(root: Path) -> dict[str, Path]:
+    """The videos of an arena by stem; EntriesError where there is no folder of them, or two are called the same."""
+    folder = root / "videos"
+    if not folder.is_dir():
+        raise EntriesError(f"{folder} is no folder: an arena has DIR/videos/* and DIR/contestants/NAME/*.vtt")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            continue
+        if path.stem in found:
+            raise EntriesError(f"{folder}: {path.stem} is there twice; captions are found by the name alone")
+        found[path.stem] = path
+    return found
+
+
+def _contestant_folders(root: Path) -> dict[str, Path]:
+    """Where each contestant's commentaries lie, by name: as files, or recorded from its server."""
+    found: dict[str, Path] = {}
+    for folder in (root / "contestants", root / RECORDED):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir() and path.name in found:
+                raise EntriesError(f"{path}: {path.name} is in {found[path.name].parent}, too; each needs its own name")
+            if path.is_dir():
+                found[path.name] = path
+    return found
 
 
 def _commentary(folder: Path, stem: str, leak: re.Pattern[str] | None, notes: list[str]) -> Commentary | None:
@@ -189,7 +218,9 @@ def _categories(path: Path) -> dict[str, str]:
         content = parse_json(path.read_bytes())
     except ValueError as error:
         raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
-    right = isinstance(content, dict) and all(isinstance(one, str) and _NAME.fullmatch(one) for one in content.values())
+    right = isinstance(content, dict) and all(
+        isinstance(one, str) and PRINTABLE_NAME.fullmatch(one) for one in content.values()
+    )
     if not right:
         raise EntriesError(f'{path}: an object is expected, a category for each video: {{"STEM": "football"}}')
     return content

@@ -20,7 +20,8 @@ from aiohttp import web
 
 from mmduplex_jax.arena import rules
 from mmduplex_jax.arena.board import board_html, leaderboard
-from mmduplex_jax.arena.entries import Entries
+from mmduplex_jax.arena.entries import Entries, Video
+from mmduplex_jax.arena.live import Recorder
 from mmduplex_jax.arena.pairing import choose_pair
 from mmduplex_jax.arena.ratings import MissingLibrary
 from mmduplex_jax.arena.rules import ArenaLimits
@@ -48,8 +49,12 @@ Result = TypeVar("Result")
 class Arena:
     """What the handlers share. The database is used by one thread, in turn; ratings are computed in another."""
 
-    def __init__(self, entries: Entries, store: VoteStore, limits: ArenaLimits, *, secure: bool):
+    def __init__(
+        self, entries: Entries, store: VoteStore, limits: ArenaLimits, *, secure: bool, live: Recorder | None = None
+    ):
+        # (Replaced as a whole, where servers are recorded meanwhile.)
         self.entries, self.store, self.limits, self.secure = entries, store, limits, secure
+        self._live = live
         self._voting = ThreadPoolExecutor(1, "votes")
         self._rating = ThreadPoolExecutor(1, "ratings")
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
@@ -84,35 +89,32 @@ class Arena:
             key = secrets.token_urlsafe(24)
         return self.store.voter(key, address), key
 
-    def ballot_for(self, voter: Voter) -> Ballot | None:
-        """The voter's open ballot, or a new one; None where it has judged everything."""
+    def ballot_for(self, voter: Voter) -> tuple[Ballot, Video] | None:
+        """The voter's open ballot, or a new one, and what it shows; None where it has judged everything."""
+        entries = self.entries
         refusal = rules.too_many(self.store, voter, self.limits)
         if refusal:
             raise web.HTTPTooManyRequests(text=refusal)
         ballot = self.store.open_ballot(voter.number, self.limits.ballot_s)
-        if ballot is not None and self._still_shown(ballot):
-            return ballot
+        if ballot is not None and _shows(entries, ballot):
+            return ballot, entries.videos[ballot.video]
         if ballot is not None:
             # What it showed has been changed since.
             self.store.set_unplayable(ballot.key, voter.number)
         number = self.store.next_number()
         chosen = choose_pair(
-            self.entries, self.store.tallies(), self.store.votes_by_video(), self.store.judged(voter.number),
+            entries, self.store.tallies(), self.store.votes_by_video(), self.store.judged(voter.number),
             self.store.seed, number,
         )  # fmt: skip
         if chosen is None:
             return None
         stem, left, right = chosen
-        video = self.entries.videos[stem]
+        video = entries.videos[stem]
         sides = [(name, video.commentaries[name].sha256) for name in (left, right)]
-        return self.store.add_ballot(
+        ballot = self.store.add_ballot(
             number, voter.number, stem, video.category, sides[0], sides[1], video.shown_s(left, right)
         )
-
-    def _still_shown(self, ballot: Ballot) -> bool:
-        video = self.entries.videos.get(ballot.video)
-        said = {} if video is None else {name: one.sha256 for name, one in video.commentaries.items()}
-        return said.get(ballot.left) == ballot.left_sha256 and said.get(ballot.right) == ballot.right_sha256
+        return ballot, video
 
     def vote(self, key: str, voter: Voter, choice: str, reason: str) -> Ballot:
         """Writes the vote down, then judges the voter."""
@@ -129,19 +131,42 @@ class Arena:
             now_s = time.monotonic()
             if self._board is None or now_s - self._board[0] >= self.limits.board_s:
                 loop = asyncio.get_running_loop()
-                content = await loop.run_in_executor(
-                    self._rating, lambda: leaderboard(self.store, self.entries.contestants)
-                )
+                content = await loop.run_in_executor(self._rating, self._leaderboard)
                 self._board = (now_s, content)
             return self._board[1]
+
+    def _leaderboard(self) -> dict[str, Any]:
+        reports = [] if self._live is None else self._live.reports()
+        return leaderboard(self.store, self.entries.contestants, live=reports)
+
+    async def record(self) -> None:
+        """Records the contestants that are servers, and shows what is recorded; until it is cancelled."""
+        if self._live is not None:
+            await self._live.run(self._reread)
+
+    async def _reread(self) -> None:
+        assert self._live is not None
+        try:
+            self.entries = await asyncio.to_thread(self._live.entries)
+        except (OSError, ValueError) as error:
+            # (As where whoever runs it is copying a file into the folder: what is shown stays.)
+            _log.warning("the folder cannot be read now", extra={"why": str(error)})
+
+
+def _shows(entries: Entries, ballot: Ballot) -> bool:
+    """Whether what a ballot showed is shown still."""
+    video = entries.videos.get(ballot.video)
+    said = {} if video is None else {name: one.sha256 for name, one in video.commentaries.items()}
+    return said.get(ballot.left) == ballot.left_sha256 and said.get(ballot.right) == ballot.right_sha256
 
 
 ARENA = web.AppKey("arena", Arena)
 
 
 def build_arena(
-    entries: Entries, store: VoteStore, access: Access, limits: ArenaLimits | None = None, *, secure: bool = False
-) -> web.Application:
+    entries: Entries, store: VoteStore, access: Access, limits: ArenaLimits | None = None, *, secure: bool = False,
+    live: Recorder | None = None,
+) -> web.Application:  # fmt: skip
     """The application, ready to be run; it does not close the store.
 
     Args:
@@ -150,13 +175,18 @@ def build_arena(
       access: who may use it.
       limits: bounds for everybody.
       secure: it is reached by https only.
+      live: records contestants that are servers, while it runs.
     """
     limits = limits or ArenaLimits()
     app = guarded_app(access, body_bytes=limits.body_bytes, public=_PUBLIC, always=("healthz",))
 
     async def run(app: web.Application) -> AsyncIterator[None]:
-        app[ARENA] = arena = Arena(entries, store, limits, secure=secure)
+        app[ARENA] = arena = Arena(entries, store, limits, secure=secure, live=live)
+        recording = asyncio.create_task(arena.record(), name="recording")
+        recording.add_done_callback(_say_why)
         yield
+        recording.cancel()
+        await asyncio.gather(recording, return_exceptions=True)  # (`_say_why` has said it)
         arena.close()
 
     app.cleanup_ctx.append(run)
@@ -170,6 +200,12 @@ def build_arena(
     app.router.add_post("/v1/ballots/{key:[0-9a-f]{64}}/unplayable", _unplayable)
     app.router.add_get("/v1/leaderboard", _leaderboard)
     return app
+
+
+def _say_why(recording: asyncio.Task[None]) -> None:
+    """What is recorded is shown on, whatever ended the recording."""
+    if not recording.cancelled() and (error := recording.exception()) is not None:
+        _log.error("nothing is recorded any more: %r", error, exc_info=error)
 
 
 def _address(request: web.Request) -> str:
@@ -215,11 +251,13 @@ async def _ballot(request: web.Request) -> web.StreamResponse:
     arena = request.app[ARENA]
     arena.take_turn(_address(request))
     voter, key = await arena.do(arena.voter, request.cookies.get(VOTER_COOKIE), _address(request))
-    ballot = await arena.do(arena.ballot_for, voter)
-    if ballot is None:
+    given = await arena.do(arena.ballot_for, voter)
+    if given is None and not arena.entries.videos:
+        raise web.HTTPServiceUnavailable(text="commentaries are being recorded; come back in some minutes")
+    if given is None:
         answer = web.json_response({"done": True})
     else:
-        video = arena.entries.videos[ballot.video]
+        ballot, video = given
         answer = web.json_response(
             {
                 "done": False,

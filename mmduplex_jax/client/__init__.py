@@ -204,6 +204,8 @@ class Stream:
                 await self._connected()
         except (Refused, StreamLost) as error:
             self._error = error
+        except (ValueError, LookupError, TypeError) as error:
+            self._error = Refused("bad_message", f"{self._url} speaks another protocol: {error!r}")
         finally:
             async with self._changed:
                 self._done, self._socket = True, None
@@ -242,6 +244,8 @@ class Stream:
                     socket = await self._http.ws_connect(
                         f"{self._url}/v1/stream", protocols=(SUBPROTOCOL,), heartbeat=_HEARTBEAT_S, max_msg_size=1 << 20
                     )
+            except Refused:  # a redirect
+                raise
             except aiohttp.WSServerHandshakeError as error:
                 raise _refused(self._url, error.status, error.message) from error
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -364,12 +368,11 @@ async def connect(
       StreamLost: there is no server.
       ValueError: no http address.
     """
-    aiohttp = _load_aiohttp()
     _check_url(url)
     config = {"mode": mode, "delay_steps": delay_steps, "pad_bias": pad_bias, "source": source}
     if fit is not None:
         config["fit"] = fit
-    async with aiohttp.ClientSession(headers=_bearer_header(token)) as http:
+    async with _session(token) as http:
         stream = Stream(http, url.rstrip("/"), config, client)
         running = asyncio.create_task(stream.run(), name=f"stream on {url}")
         try:
@@ -440,7 +443,7 @@ async def info(url: str, token: str | None = None) -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=_CONNECT_S)
     try:
         async with (
-            aiohttp.ClientSession(headers=_bearer_header(token), timeout=timeout) as http,
+            _session(token, timeout=timeout) as http,
             http.get(f"{url.rstrip('/')}/v1/info") as answer,
         ):
             if answer.status != 200:
@@ -456,9 +459,20 @@ def _check_url(url: str) -> None:
         raise ValueError(f"{url} is no server's address (http://127.0.0.1:8080)")
 
 
-def _bearer_header(token: str | None) -> dict[str, str]:
-    """The header that shows a token; none without one."""
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
+def _session(token: str | None, **arguments: Any) -> Any:
+    """A session of aiohttp that shows a token, and goes where it is sent to and nowhere else.
+
+    A redirect would let a server point its clients at addresses that only they can reach.
+    """
+    aiohttp = _load_aiohttp()
+
+    async def refuse(session: Any, context: Any, redirected: Any) -> None:
+        raise Refused("http", f"{redirected.url} redirects to another address, which is not followed: name that one")
+
+    watched = aiohttp.TraceConfig()
+    watched.on_request_redirect.append(refuse)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return aiohttp.ClientSession(headers=headers, trace_configs=[watched], **arguments)
 
 
 def _refused(url: str, status: int, message: str) -> Refused:

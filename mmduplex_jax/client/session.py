@@ -40,6 +40,7 @@ class RemoteCommentator:
     token: str | None
     realtime: bool
     name: str
+    fingerprint: str
     clock: Clock
     frame_px: FrameSize
     fit: str
@@ -65,6 +66,8 @@ def remote_commentator(url: str, token: str | None, *, realtime: bool) -> Remote
         token,
         realtime,
         name=f"{facts['model']} at {url}",
+        # (Servers of before did not say.)
+        fingerprint=facts.get("fingerprint", ""),
         clock=Clock(facts["clock"]["step_hz"], facts["clock"]["video_stride"]),
         frame_px=frame_size(facts["frame_px"]),
         fit=fit_of(facts),

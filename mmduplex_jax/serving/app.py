@@ -196,6 +196,8 @@ async def _info(request: web.Request) -> web.StreamResponse:
         {
             "version": VERSION,
             **public_facts(facts),
+            # (Its first reader may wait for a hash of all parameters; nobody's stream does.)
+            "fingerprint": await asyncio.to_thread(lambda: facts.fingerprint),
             "delay_steps": {"default": facts.delays.usual, "min": facts.delays.least, "max": facts.delays.most},
             "webrtc": request.app[_PEERS].available,
         }

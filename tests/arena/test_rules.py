@@ -114,8 +114,9 @@ def voted(crowd: dict[str, tuple[Choose, int]], seed: int = 0) -> Iterator[VoteS
         chance.shuffle(turns)
         for name in turns:
             voter = store.voter(name, "127.0.0.1")
-            ballot = arena.ballot_for(voter)
-            assert ballot is not None
+            given = arena.ballot_for(voter)
+            assert given is not None
+            ballot, _ = given
             choice, decision_s = crowd[name][0](ballot, chance)
             clock.now_s += ballot.shown_s + decision_s
             arena.vote(ballot.key, voter, choice, "")

@@ -14,11 +14,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from launch import commentate, serve
-from mmduplex_jax.client import Notice, Refused, Stream, Word, connect
+from mmduplex_jax.arena.live import LiveServer, record
+from mmduplex_jax.client import Notice, Refused, Stream, Word, connect, info
+from mmduplex_jax.commentator import load
 from mmduplex_jax.serving.protocol import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_commentate import moving
@@ -101,6 +104,22 @@ def test_commentate_through_a_server_in_real_time(served: Served, tmp_path: Path
     # How many frames a busy machine drops is not judged; what it says is timed by the clock.
     assert report["error"] is None
     assert all(word["t_emit_s"] >= word["t_video_s"] for word in report["words"])
+
+
+def test_an_arena_records_what_a_server_says(served: Served, portable_dir: Path, tmp_path: Path):
+    async def test() -> None:
+        facts = await info(served.url)
+        # Other parameters would be another model, whatever it is called.
+        model = load(portable_dir)
+        assert facts["fingerprint"] == model.fingerprint
+        others = jax.tree_util.tree_map(lambda leaf: leaf + 1, model.params)
+        assert dataclasses.replace(model, params=others).fingerprint != model.fingerprint
+        clip = write_numbered(tmp_path / "a.mp4", images=moving(50))
+        recording = await record(LiveServer("mine", served.url), clip, facts)
+        assert recording.pictures == model.clock.ticks_in(2.0)
+        assert all(emit_s >= t_s for _, t_s, emit_s in recording.words)
+
+    asyncio.run(test())
 
 
 def test_a_source_that_is_allowed_is_watched_by_the_server_itself(served: Served):

@@ -15,6 +15,7 @@ from mmduplex_jax.word_decoder import TimedWord
 
 FACTS = SimpleNamespace(
     name="a scripted model",
+    fingerprint="5" * 64,
     clock=Clock(),
     frame_px=(32, 32),
     fit="crop",

@@ -47,10 +47,12 @@ def picture(tick: int = 0, px: int = 48) -> bytes:
 
 
 class Server:
-    """Attributes: `url`, `pool`, `sessions`, and `http` to ask it with."""
+    """Attributes: `url`, `pool`, `sessions`, `runner`, and `http` to ask it with."""
 
-    def __init__(self, url: str, pool: ScriptedPool, sessions: Sessions, http: aiohttp.ClientSession):
-        self.url, self.pool, self.sessions, self.http = url, pool, sessions, http
+    def __init__(
+        self, url: str, pool: ScriptedPool, sessions: Sessions, runner: web.AppRunner, http: aiohttp.ClientSession
+    ):
+        self.url, self.pool, self.sessions, self.runner, self.http = url, pool, sessions, runner, http
 
     @contextlib.asynccontextmanager
     async def socket(self, **arguments: Any) -> AsyncIterator["Socket"]:
@@ -152,7 +154,7 @@ async def served(
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         async with aiohttp.ClientSession(headers=headers) as http:
-            yield Server(f"http://127.0.0.1:{port}", pool, app[SESSIONS], http)
+            yield Server(f"http://127.0.0.1:{port}", pool, app[SESSIONS], runner, http)
     finally:
         pool.may_go.set()
         await runner.cleanup()

@@ -285,7 +285,7 @@ def test_it_exits_within_the_drain_time_whatever_hangs():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         url = f"http://127.0.0.1:{(await asyncio.to_thread(process.stdout.readline)).decode().strip()}"
         async with aiohttp.ClientSession() as http:
-            server = Server(url, None, None, http)
+            server = Server(url, None, None, None, http)
             async with server.stream() as stream, server.stream(source=address):
                 await send_h264(stream, 0, h264_keyframe(), keyframe=True)
                 await send_h264(stream, 1, h264_slow_picture(8000), keyframe=False)
