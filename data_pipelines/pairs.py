@@ -6,19 +6,17 @@ So the text may be an utterance: words that are spoken without a pause.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from data_pipelines.geometry import shrink_frames
 from data_pipelines.samples import Pieces, Place, Sample
-from data_pipelines.schema import Record, Word
+from data_pipelines.schema import Record
+from data_pipelines.words import utterances
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import Int, UInt8
-
-# Of a source that does not say when a word ends; an unhurried speaker says three a second.
-_WORD_S = 0.3
 
 TEXTS = ("caption", "words", "either", "utterance")
 
@@ -107,33 +105,6 @@ class PairMaker:
         begin_s = record.words[words.start].start_s + chance.uniform(-1, 1) * self.format.shift_s
         tick = record.clock.tick_at(max(begin_s, 0.0))
         return Place(piece_around(tick, self.pieces.num_ticks, record.num_ticks), words)
-
-
-def utterances(words: Sequence[Word], pause_s: float, from_s: float = 0.0) -> list[range]:
-    """Cuts words where nobody speaks.
-
-    Args:
-      words: in the order in which they are spoken.
-      pause_s: the shortest silence that ends an utterance.
-      from_s: what is said before is not known (`Record.words_from_s`). Where it is not 0, an utterance that begins
-        less than a pause after it may be the end of another, and is left out.
-
-    Returns:
-      Of each utterance, which of the words are its own.
-    """
-    found: list[range] = []
-    first = 0
-    for number in range(1, len(words) + 1):
-        if number < len(words) and words[number].start_s - _end_s(words[number - 1]) < pause_s:
-            continue
-        if not from_s or words[first].start_s >= from_s + pause_s:
-            found.append(range(first, number))
-        first = number
-    return found
-
-
-def _end_s(word: Word) -> float:
-    return word.start_s + _WORD_S if word.end_s is None else word.end_s
 
 
 def utterances_of(record: Record, pause_s: float) -> list[range]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from data_pipelines.schema import Word
 
+# How long a word takes where its source does not say; an unhurried speaker says three a second.
+_WORD_S = 0.3
+
 GIT_LFS_HEAD = b"version https://git-lfs"
 GIT_LFS_ADVICE = "is a Git-LFS pointer, not the file itself: fetch it with `git lfs pull`"
 
@@ -146,3 +149,30 @@ def in_order(words: Sequence[Word]) -> tuple[tuple[Word, ...], int]:
         moved += word.start_s < latest_s
         latest_s = max(latest_s, word.start_s)
     return tuple(sorted(words, key=lambda word: word.start_s)), moved
+
+
+def utterances(words: Sequence[Word], pause_s: float, from_s: float = 0.0) -> list[range]:
+    """Cuts words where nobody speaks.
+
+    Args:
+      words: in the order in which they are spoken.
+      pause_s: the shortest silence that ends an utterance.
+      from_s: what is said before is not known (`Record.words_from_s`). Where it is not 0, an utterance that begins
+        less than a pause after it may be the end of another, and is left out.
+
+    Returns:
+      Of each utterance, which of the words are its own.
+    """
+    found: list[range] = []
+    first = 0
+    for number in range(1, len(words) + 1):
+        if number < len(words) and words[number].start_s - _end_s(words[number - 1]) < pause_s:
+            continue
+        if not from_s or words[first].start_s >= from_s + pause_s:
+            found.append(range(first, number))
+        first = number
+    return found
+
+
+def _end_s(word: Word) -> float:
+    return word.start_s + _WORD_S if word.end_s is None else word.end_s

@@ -5,27 +5,23 @@
     DIR/live/NAME/STEM.json                 recorded from a server (recordings.py)
     DIR/categories.json                     optional: {"STEM": "football", ...}
 
-A `.json` is what `launch.commentate --json` or the page of `launch.serve` writes (`words` with `text` and `t_emit_s`),
-or a recogniser's segments. A word is shown when it was said, never earlier: at its own time where the file has one;
-where it has only a line's, a line's words are spread over the line.
+A `.json` is what `launch.commentate --json` or the page of `launch.serve` writes, a recogniser's segments, or a list of
+utterances (`evals/timing/files.py`). A word is shown when it was said, never earlier: at its own time where the file
+has one; where it has only a line's, a line's words are spread over the line.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from data_pipelines.transcripts import TranscriptError, read_transcript
 from data_pipelines.video_source import VideoError, open_container
 from data_pipelines.words import parse_json
+from mmduplex_jax.evals.timing.files import SUFFIXES, CommentaryError, read_words
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".m4v", ".mov", ".ogv")
-# By how well they know the times of words; a contestant with several files for a video is read from the first.
-COMMENTARY_SUFFIXES = (".json", ".vtt", ".srt")
 UNSORTED = "all"
 # Of an arena's folder, where recordings of servers lie.
 RECORDED = "live"
@@ -162,7 +158,8 @@ def _contestant_folders(root: Path) -> dict[str, Path]:
 
 def _commentary(folder: Path, stem: str, leak: re.Pattern[str] | None, notes: list[str]) -> Commentary | None:
     """A contestant's words on a video; None, with a note, where there are none that can be shown."""
-    path = next((path for suffix in COMMENTARY_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
+    # Of several files the first, by how well they know the times of words.
+    path = next((path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
     if path is None:
         notes.append(f"{folder.name} has no commentary on {stem}")
         return None
@@ -176,33 +173,12 @@ def _commentary(folder: Path, stem: str, leak: re.Pattern[str] | None, notes: li
 
 
 def _read_words(path: Path, notes: list[str]) -> tuple[tuple[float, str], ...]:
-    if path.suffix == ".json":
-        try:
-            content = parse_json(path.read_bytes())
-        except ValueError as error:
-            raise EntriesError(f"{path}: is no JSON in UTF-8: {error}") from error
-        if isinstance(content, dict) and isinstance(content.get("words"), list):
-            return _our_words(path, content["words"])
     try:
-        transcript = read_transcript(path, keep_marks=True)
-    except TranscriptError as error:
+        words, noted = read_words(path, keep_marks=True)
+    except CommentaryError as error:
         raise EntriesError(str(error)) from error
-    notes += [note.detail for note in transcript.notes]
-    return tuple((round(word.start_s, 3), word.text) for word in transcript.words)
-
-
-def _our_words(path: Path, words: Sequence[Any]) -> tuple[tuple[float, str], ...]:
-    """Words as `launch.commentate --json` and the page write them."""
-    read: list[tuple[float, str]] = []
-    for number, word in enumerate(words):
-        fields: dict[str, Any] = word if isinstance(word, dict) else {}
-        text: Any = fields.get("text")
-        t_s: Any = fields.get("t_emit_s")
-        is_number = isinstance(t_s, int | float) and not isinstance(t_s, bool)
-        if not isinstance(text, str) or not is_number or not 0 <= t_s < math.inf:
-            raise EntriesError(f'{path}: words[{number}] needs "text" and "t_emit_s" (when it was said, in seconds)')
-        read.append((round(t_s, 3), text))
-    return tuple(sorted(read, key=lambda word: word[0]))
+    notes += [note.detail for note in noted]
+    return tuple((round(word.start_s, 3), word.text) for word in words)
 
 
 def _leak_pattern(names: Iterable[str]) -> re.Pattern[str] | None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.pairs import utterances
 from data_pipelines.schema import Word
+from data_pipelines.words import utterances
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.events import (
     CONTROLS,

@@ -38,6 +38,14 @@ def test_a_word_of_captions_has_its_own_time_and_a_lines_words_come_no_earlier(r
     assert all(0.5 <= t_s < 1.5 for t_s, _ in words)
 
 
+def test_utterances_are_shown_word_by_word(root: Path):
+    said = [{"start": 1.0, "end": 2.0, "text": "a goal"}, {"start": 0.2, "words": [{"text": "well", "start": 0.2}]}]
+    (root / "contestants" / "amber" / "beach.json").write_text(json.dumps(said))
+    words = read_entries(root).videos["beach"].commentaries["amber"].words
+    assert words[:2] == ((0.2, "well"), (1.0, "a"))
+    assert (words[2][1], 1.0 < words[2][0] < 2.0) == ("goal", True)
+
+
 def test_who_names_a_contestant_is_left_out(root: Path):
     write_said(root / "contestants" / "amber" / "beach.json", [(0.1, "I,"), (0.2, "Birch,"), (0.3, "say")])
     entries = read_entries(root)
@@ -74,10 +82,18 @@ def test_a_video_with_one_commentary_is_left_out_and_said(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"words": [{"text": "a", "t_emit_s": -1}]}, r'words\[0\] needs "text" and "t_emit_s"'),
-        ({"words": [{"text": "a", "t_emit_s": 0}, {"text": 3, "t_emit_s": 1}]}, r"words\[1\] needs"),
-        ({"words": [{"text": "a", "t_emit_s": True}]}, r"words\[0\] needs"),
-        ({"words": ["a"]}, r"words\[0\] needs"),
+        (
+            {"words": [{"text": "a", "t_emit_s": -1}]},
+            r"words\[0\]: the field t_emit_s should be seconds from 0 on, got -1",
+        ),
+        (
+            {"words": [{"text": "a", "t_emit_s": 0}, {"text": 3, "t_emit_s": 1}]},
+            r"words\[1\]: a word is an object with text and t_emit_s",
+        ),
+        ({"words": [{"text": "a", "t_emit_s": True}]}, r"words\[0\]: the field t_emit_s"),
+        ({"words": ["a"]}, r"words\[0\]: a word is an object"),
+        ({"text": "a"}, "holds a text without times"),
+        ([{"text": "a"}], r"\[0\]: the field start should be seconds"),
         ("{", "is no JSON in UTF-8"),
         ("[" * 100_000, "is no JSON in UTF-8: lists or objects are nested too deeply"),
         ({"words": [{"text": "\ud800", "t_emit_s": 0}]}, "is no JSON in UTF-8: a text in it holds half a character"),
@@ -86,7 +102,7 @@ def test_a_video_with_one_commentary_is_left_out_and_said(tmp_path: Path):
 def test_damaged_commentaries_are_named(root: Path, content: object, said: str):
     path = root / "contestants" / "amber" / "beach.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    with pytest.raises(EntriesError, match=f"beach.json: {said}"):
+    with pytest.raises(EntriesError, match=rf"beach\.json(:1: |: |){said}"):
         read_entries(root)
 
 

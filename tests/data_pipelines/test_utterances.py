@@ -2,8 +2,9 @@
 
 import pytest
 
-from data_pipelines.pairs import piece_around, utterances
+from data_pipelines.pairs import piece_around
 from data_pipelines.schema import Word
+from data_pipelines.words import utterances
 from data_pipelines.world import WorldConfig, make_clip
 from data_pipelines.world.commentator import parse_phrase
 

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.schema import Word
+from data_pipelines.sources import Noted
 from data_pipelines.sources.causes import BROKEN_CUE
 from data_pipelines.transcripts import TranscriptError, read_transcript
 from data_pipelines.words import parse_json, split_words, with_sentence_ends
-from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words, utterance_at
+from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words, utterance_at, words_of
 
 SUFFIXES = (".json", ".vtt", ".srt")
 
@@ -42,26 +43,54 @@ def read_commentary(path: Path) -> list[Utterance]:
         left out would be scored as not said.
       OSError: it cannot be read.
     """
+    content = _content(path)
+    if isinstance(content, list):
+        return utterances_of(content, str(path))
+    words, notes = _timed_words(path, content, keep_marks=False)
+    if broken := [note.detail for note in notes if note.cause == BROKEN_CUE]:
+        raise CommentaryError(f"{broken[0]} (one of {len(broken)} places that cannot be read): mend or remove it")
+    return cut_words(with_sentence_ends(words))
+
+
+def read_words(path: Path, *, keep_marks: bool = False) -> tuple[Sequence[Word], Sequence[Noted]]:
+    """Every word of such a file, in the order of time, and what of subtitles or a transcript was left out or mended.
+
+    Args:
+      path: the file.
+      keep_marks: see `read_transcript`.
+
+    Raises:
+      CommentaryError: it is another kind of file, or is damaged as a whole.
+      OSError: it cannot be read.
+    """
+    content = _content(path)
+    if isinstance(content, list):
+        return words_of(utterances_of(content, str(path))), ()
+    return _timed_words(path, content, keep_marks)
+
+
+def _content(path: Path) -> Any:
+    """What a JSON file holds; None of subtitles."""
     if path.suffix.lower() not in SUFFIXES:
         raise CommentaryError(f"{path}: commentary is read from {', '.join(SUFFIXES)}")
-    if path.suffix.lower() == ".json":
-        try:
-            content = parse_json(path.read_bytes())
-        except ValueError as error:
-            raise CommentaryError(f"{path}:{getattr(error, 'lineno', 1)}: is no JSON: {error}") from error
-        if isinstance(content, list):
-            return utterances_of(content, str(path))
-        if isinstance(content, dict) and isinstance(content.get("words"), list):
-            return cut_words(with_sentence_ends(_emitted(content["words"], str(path))))
+    if path.suffix.lower() != ".json":
+        return None
     try:
-        transcript = read_transcript(path)
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise CommentaryError(f"{path}:{getattr(error, 'lineno', 1)}: is no JSON in UTF-8: {error}") from error
+
+
+def _timed_words(path: Path, content: Any, keep_marks: bool) -> tuple[Sequence[Word], Sequence[Noted]]:
+    if isinstance(content, dict) and isinstance(content.get("words"), list):
+        return _emitted(content["words"], str(path)), ()
+    try:
+        transcript = read_transcript(path, keep_marks=keep_marks)
     except TranscriptError as error:
         raise CommentaryError(f"{error}") from error
-    if broken := [note.detail for note in transcript.notes if note.cause == BROKEN_CUE]:
-        raise CommentaryError(f"{broken[0]} (one of {len(broken)} places that cannot be read): mend or remove it")
     if transcript.caption:
         raise CommentaryError(f"{path}: holds a text without times; commentary in time needs them")
-    return cut_words(with_sentence_ends(transcript.words))
+    return transcript.words, transcript.notes
 
 
 def utterances_of(entries: Sequence[Any], place: str) -> list[Utterance]:

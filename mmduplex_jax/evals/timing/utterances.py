@@ -4,9 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from data_pipelines.pairs import utterances
 from data_pipelines.schema import Word
-from data_pipelines.words import split_words, spread
+from data_pipelines.words import split_words, spread, utterances
 from mmduplex_jax.evals import captions
 
 # How fast people speak, where only a begin is known: 150 words a minute, as TRACE assumes (yukw777/tglg c5d1159,
