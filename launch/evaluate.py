@@ -27,7 +27,8 @@ Where clips have words, the line "in time" scores what is said against them by t
 oracle's in brackets; JSON has all of them, and each control's, under `timing` (docs/benchmarks.md, "timing").
 
 --data=real: videos as DIR/clips.jsonl labels them, watched live from begin to end. A phrase is right if kind and class
-are and it starts from 0.75 s before to 2 s after the label.
+are and it starts from 0.75 s before to 2 s after the label. --save_captions=DIR keeps what everybody said for
+launch.arena.
 
 --metrics=module:function (or file.py:function, several with commas) adds a score of your own: a function of what the
 model did on every clip that returns numbers by name (CONTRIBUTING.md, "Add an evaluation metric").
@@ -76,7 +77,9 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.data == REAL:
         evaluate_real(args)
         return
-    if given := [flag for flag in ("root", "cameras", "fit", "teacher", "page") if getattr(args, flag)]:
+    if given := [
+        flag for flag in ("root", "cameras", "fit", "teacher", "page", "save_captions") if getattr(args, flag)
+    ]:
         raise ValueError(f"--{given[0]} is of --data={REAL}, and this is --data={args.data}")
     started_s = time.monotonic()
     trained = load_trained(args.checkpoint or OF_SHAPES)
@@ -106,10 +109,11 @@ def evaluate_real(args: argparse.Namespace) -> None:
     own = stage_options(trained.config.stage, vars(args))
     own |= {name: getattr(args, name) for name in ("split", "cameras", "fit", "seed")}
     controls = {} if args.teacher is None else {"teacher, live": teacher_of(args.teacher)}
-    report = evaluate_folder(trained, args.root, controls=controls, **own)
+    report = evaluate_folder(trained, args.root, controls=controls, save_captions=args.save_captions, **own)
     if args.page is not None:
         real_events_page(report).save(args.page)
-    show(args, report, [format_real_events(report), "", *watching_lines(report)])
+    captions = [f"captions: a folder each in {args.save_captions}"] if args.save_captions else []
+    show(args, report, [format_real_events(report), "", *watching_lines(report), *captions])
 
 
 def teacher_of(name: str) -> LiveTeacher:

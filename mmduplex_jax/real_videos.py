@@ -2,15 +2,19 @@
 
 The words are those of a live stream over the whole video, as `launch.commentate` says them. The controls: silence,
 what the model said of another camera's video, and whatever else watches the videos live (`LiveControl`: a teacher).
+What each of them said can be kept as files that the arena shows.
 """
 
 import argparse
 import functools
 import itertools
 import os
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +23,8 @@ from tqdm import tqdm
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
 from data_pipelines.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
+from data_pipelines.schema import Word
+from data_pipelines.words import with_sentence_ends
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, commentator_of, recording
 from mmduplex_jax.evals.events import Phrase
@@ -29,6 +35,8 @@ from mmduplex_jax.evals.real_events import (
     read_phrases,
     score_real_events,
 )
+from mmduplex_jax.evals.timing.files import write_commentary
+from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.streaming.slot import SpentTokens
@@ -52,13 +60,15 @@ class Watched(NamedTuple):
 
     Attributes:
       duration_s: its length, as it was decoded.
-      said: phrases.
+      said: phrases, as its words are read.
+      commentary: its words as they were said.
       busy_s: how long whoever said it has worked; decoding is not counted.
       gflop: operations of that, in billions; None where nobody counts.
     """
 
     duration_s: float
     said: list[Phrase]
+    commentary: Commentary
     busy_s: float
     gflop: float | None
 
@@ -78,6 +88,8 @@ def add_real_flags(parser: argparse.ArgumentParser) -> None:
         "also run this detector live, with a tracker and rules, as a control: a YOLOX, or a configs/data/narrated.py"
     )
     real("--teacher", metavar="FILE.onnx|CONFIG.py", help=teacher)
+    captions = "also write what the model and each control said, a folder each, for `launch.arena` (docs/arena.md)"
+    real("--save_captions", metavar="DIR", help=captions)
     real("--page", metavar="FILE.html", help="also write a page with every label beside what was said")
 
 
@@ -117,6 +129,7 @@ def evaluate_folder(
     tokenizer_control: str = "real",
     controls: Mapping[str, LiveControl] | None = None,
     seed: int = 0,
+    save_captions: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """What `launch.evaluate --data=real` reports: `evaluate_on_real`, with whose it is and what was asked for.
 
@@ -124,7 +137,7 @@ def evaluate_folder(
       trained: a model of stage `duplex`.
       root: the folder with the labels.
       split, cameras: see `choose_cameras`.
-      fit, delay, pad_bias, controls, seed: see `evaluate_on_real`.
+      fit, delay, pad_bias, controls, seed, save_captions: see `evaluate_on_real`.
       tokenizer_control: "real" only; others need clips side by side.
 
     Raises:
@@ -141,7 +154,7 @@ def evaluate_folder(
     videos = choose_cameras(read_labelled_videos(root), split, held, cameras)
     report = evaluate_on_real(
         model, videos, live_step_flops(trained.task), delay_steps=delay, pad_bias=pad_bias, fit=fit,
-        controls=controls, seed=seed,
+        controls=controls, seed=seed, save_captions=save_captions,
     )  # fmt: skip
     asked = {"split": split, "cameras_asked_for": cameras, "fit": fit, "seed": seed}
     return report | asked | {
@@ -160,6 +173,7 @@ def evaluate_on_real(
     fit: str | None = None,
     controls: Mapping[str, LiveControl] | None = None,
     seed: int = 0,
+    save_captions: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Every score of a model on labelled videos, with progress on stderr.
 
@@ -170,6 +184,7 @@ def evaluate_on_real(
       delay_steps, pad_bias, fit: as of `Commentator.commentate`; as usual where they are not given.
       controls: what else watches the videos, by name.
       seed: of the bootstrap.
+      save_captions: where what each of them said is written, see `write_captions`; None: nowhere.
 
     Returns:
       The report of `score_real_events`; with `controls`: the main figures of each; `watching`: GFLOP and milliseconds
@@ -177,19 +192,27 @@ def evaluate_on_real(
 
     Raises:
       VideoError: a video cannot be watched.
-      ValueError: a setting that the model was not made for.
+      ValueError: a setting that the model was not made for; or captions of two videos would have one name.
     """
+    if save_captions is not None:
+        check_names(videos.videos)
     watch = lambda video: watch_live(model, video, flops, videos.classes, delay_steps, pad_bias, fit)
     watched = _watch_all("model", watch, videos.videos)
     clips = _clips(videos.videos, watched, [one.said for one in watched])
     report = score_real_events(clips, classes=videos.classes, seed=seed)
     said: dict[str, list[list[Phrase]]] = {}
+    spoken = {model.name: [one.commentary for one in watched]}
     watching = {"model": _watching(watched)}
     for name, control in (controls or {}).items():
         of_control = _watch_all(name, functools.partial(watch_control, control, classes=videos.classes), videos.videos)
         said[name], watching[name] = [one.said for one in of_control], _watching(of_control)
-    said["another camera's words"] = _of_others(videos.videos, watched)
-    said["always silent"] = [[] for _ in clips]
+        spoken[name] = [one.commentary for one in of_control]
+    others = [None if number is None else watched[number] for number in _of_others(videos.videos)]
+    for name, ones in (("another camera's words", others), ("always silent", [None] * len(clips))):
+        said[name] = [[] if one is None else one.said for one in ones]
+        spoken[name] = [() if one is None else one.commentary for one in ones]
+    if save_captions is not None:
+        write_captions(Path(save_captions), videos.videos, spoken)
     report["controls"] = {
         name: {key: scores[key] for key in (*_FIGURES, "classes")}
         for name, phrases in said.items()
@@ -230,10 +253,14 @@ def watch_live(
         raise runtime.error
     steps = report["ticks"] * model.clock.video_stride
     total = flops["text"] * steps + flops["tick"] * report["ticks"] + flops["anchor"] * counted.anchors
-    words = [(word["text"], word["t_emit_s"]) for word in report["words"]]
+    # (A model without a mark for it does not say where a sentence ends.)
+    words = [
+        Word(word["text"], word["t_emit_s"], ends_sentence=bool(word.get("ends_sentence"))) for word in report["words"]
+    ]
+    said = read_phrases([(word.text, word.start_s) for word in words], classes)
     # Of its steps alone, since a file is decoded in a thread beside them.
     busy_s = report["ticks"] * (report["tick_ms_p50"] or 0.0) / 1000
-    return Watched(report["duration_s"], read_phrases(words, classes), busy_s, total / 1e9)
+    return Watched(report["duration_s"], said, cut_words(with_sentence_ends(words)), busy_s, total / 1e9)
 
 
 def watch_control(control: LiveControl, video: LabelledVideo, classes: tuple[str, ...]) -> Watched:
@@ -270,7 +297,9 @@ def watch_control(control: LiveControl, video: LabelledVideo, classes: tuple[str
             pass
         duration_s = reader.length_s
     gflop = None if before is None or control.gflop is None else control.gflop - before
-    return Watched(duration_s, phrases_of(phrases, classes), busy_s, gflop)
+    # A control gives whole phrases: each is said at once, so that no other's words come in between.
+    spoken = [Utterance(tuple(Word(word, one.t_s) for word in one.text.split())) for one in phrases]
+    return Watched(duration_s, phrases_of(phrases, classes), spoken, busy_s, gflop)
 
 
 def phrases_of(phrases: Sequence[TimedPhrase], classes: tuple[str, ...]) -> list[Phrase]:
@@ -309,14 +338,37 @@ def _clips(
     ]
 
 
-def _of_others(videos: Sequence[LabelledVideo], watched: Sequence[Watched]) -> list[list[Phrase]]:
-    """For each video what was said of the next one of another camera; nothing where there is none."""
-    said: list[list[Phrase]] = []
+def _of_others(videos: Sequence[LabelledVideo]) -> list[int | None]:
+    """For each video which one is the next of another camera; None where there is none."""
+    found: list[int | None] = []
     for number, video in enumerate(videos):
         others = ((number + step) % len(videos) for step in range(1, len(videos)))
-        other = next((i for i in others if videos[i].camera != video.camera), None)
-        said.append([] if other is None else list(watched[other].said))
-    return said
+        found.append(next((i for i in others if videos[i].camera != video.camera), None))
+    return found
+
+
+def check_names(videos: Sequence[LabelledVideo]) -> None:
+    """Raises ValueError where captions of two videos would have one name."""
+    stem, number = Counter(Path(video.name).stem for video in videos).most_common(1)[0]
+    if number > 1:
+        raise ValueError(f"--save_captions names captions after videos, and {number} of them are called {stem}")
+
+
+def write_captions(folder: Path, videos: Sequence[LabelledVideo], spoken: Mapping[str, Sequence[Commentary]]) -> None:
+    """Writes what each contestant said of each video as `CONTESTANT/VIDEO.json`, utterances with their words' times.
+
+    `launch.arena` shows them, and `launch.benchmark timing` scores them.
+
+    Args:
+      folder: is made where it is missing; files of the same names are overwritten.
+      videos: which.
+      spoken: by contestant; its folder's name is its own, with "_" for what file names and the arena do not take.
+    """
+    for name, commentaries in spoken.items():
+        contestant = folder / re.sub(r"[^\w.-]+", "_", name.replace("'", "")).strip("._")[-64:]
+        contestant.mkdir(parents=True, exist_ok=True)
+        for video, commentary in zip(videos, commentaries, strict=True):
+            write_commentary(contestant / f"{Path(video.name).stem}.json", commentary)
 
 
 def _watching(watched: Sequence[Watched]) -> dict[str, float | None]:

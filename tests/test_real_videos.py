@@ -1,5 +1,6 @@
 """A model that says a script, on videos made here, scored as `launch.evaluate --data=real` does."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from fractions import Fraction
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.labelled_videos import read_labelled_videos
 from data_pipelines.narrator.teacher import LivePhrase
+from mmduplex_jax.arena.entries import read_entries
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, Delays
 from mmduplex_jax.evals.real_events import LiveControl
@@ -99,6 +101,41 @@ def test_a_model_beside_its_controls(folder, model):
     assert controls["teacher"]["recall"] == 1
     assert controls["teacher"]["latency_p50_s"] == pytest.approx(-0.3)
     np.testing.assert_allclose(teacher.times_s, np.arange(80) / RATE_HZ, atol=1e-6)
+
+
+def test_what_everybody_said_is_kept_for_the_arena(folder, model, tmp_path):
+    class Hasty(Teacher):
+        def __call__(self, frames, times_s):
+            return [LivePhrase("a car enters", 1.0), LivePhrase("a dog leaves", 1.0), LivePhrase("it stops", 1.2)]
+
+    controls = {"teacher, live": Hasty("", 0.0)}
+    evaluate_on_real(
+        model, read_labelled_videos(folder), FLOPS, controls=controls, save_captions=tmp_path / "contestants"
+    )
+    names = ["a_script", "always_silent", "another_cameras_words", "teacher_live"]
+    assert sorted(path.name for path in (tmp_path / "contestants").iterdir()) == names
+    (tmp_path / "videos").mkdir()
+    for path in folder.glob("*.mp4"):
+        (tmp_path / "videos" / path.name).write_bytes(path.read_bytes())
+    entries = read_entries(tmp_path)
+    assert (sorted(entries.videos), entries.notes) == (["busy", "still"], ())
+    said = {name: one.words for name, one in entries.videos["busy"].commentaries.items()}
+    # Each word of the model when it was said; a control's phrases stay whole, also where two come at once.
+    assert said["a_script"] == said["another_cameras_words"]
+    assert [text for _, text in said["a_script"]] == ["red", "circle", "enters", "left"]
+    assert [t_s for t_s, _ in said["a_script"]] == pytest.approx([2.0, 2.16, 2.32, 2.48], abs=1e-3)
+    assert " ".join(text for _, text in said["teacher_live"]) == "a car enters a dog leaves it stops"
+    assert {t_s for t_s, _ in said["teacher_live"]} == {1.0, 1.2}
+    assert said["always_silent"] == ()
+
+
+def test_captions_of_two_videos_with_one_name_are_refused(folder, model, tmp_path):
+    videos = read_labelled_videos(folder)
+    twice = dataclasses.replace(
+        videos, videos=(videos.videos[0], dataclasses.replace(videos.videos[0], name="b/busy.mp4"))
+    )
+    with pytest.raises(ValueError, match="2 of them are called busy"):
+        evaluate_on_real(model, twice, FLOPS, save_captions=tmp_path)
 
 
 def test_what_watching_costs(folder, model):

@@ -81,6 +81,7 @@ def test_a_pad_bias_silences(portable_dir, shards, tmp_path):
         (["--data={tmp}"], "holds no shards"),
         (["--checkpoint={tmp}"], "no checkpoint in"),
         (["--teacher=x.onnx"], "--teacher is of --data=real"),
+        (["--save_captions=x"], "--save_captions is of --data=real"),
         (["--data=real", "--root={tmp}", "--metrics=a:b"], "--metrics=a:b is of clips of the world"),
         (["--data=real", "--root={tmp}", "--teacher=configs/quickstart.py"], "has no 'detector'"),
     ],
@@ -99,7 +100,9 @@ def test_a_model_on_labelled_videos(portable_dir, tmp_path, capsys):
     line = {"file": Path(clip.video).name, "camera": "a", "view": "top", "checked": True, "events": [label]}
     (tmp_path / "clips.jsonl").write_text(json.dumps(line), encoding="utf-8")
     flags = (f"--checkpoint={portable_dir}", "--data=real", f"--root={tmp_path}", "--pad_bias=-2")
-    report = run(tmp_path, *flags, f"--page={tmp_path / 'page.html'}", "--cameras=a")
+    report = run(
+        tmp_path, *flags, f"--page={tmp_path / 'page.html'}", "--cameras=a", f"--save_captions={tmp_path / 'said'}"
+    )
     assert report.keys() >= {"f1", "f1_kind", "false_alarms_per_quiet_minute", "latency_p50_s", "classes", "controls"}
     assert (report["events"], report["split"], report["pad_bias"], report["steps"]) == (1, "all", -2.0, 7)
     assert report["watching"]["model"]["gflop_per_s"] > 0
@@ -107,6 +110,8 @@ def test_a_model_on_labelled_videos(portable_dir, tmp_path, capsys):
     assert "another camera's words" in printed
     assert "GFLOP" in printed
     assert "person enters" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "captions: a folder each in" in printed
+    assert len(list((tmp_path / "said").glob(f"*/{Path(clip.video).stem}.json"))) == 3
     for flag, said in (("--split=held", "held_cameras"), ("--cameras=b", "leaves none"), ("--root=", "--root")):
         assert evaluate.main([*flags, flag]) == 1
         assert said in capsys.readouterr().err
