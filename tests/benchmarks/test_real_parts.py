@@ -59,7 +59,7 @@ def test_the_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(real_parts, "held_cameras_of", lambda config: "")
     monkeypatch.setattr(real_parts, "commentator_of", lambda trained, name: None)
     monkeypatch.setattr(real_parts, "live_step_flops", lambda task: {})
-    monkeypatch.setattr(real_parts, "watch_live", lambda *given, **kw: Watched(20.0, said, 1.0, None))
+    monkeypatch.setattr(real_parts, "watch_live", lambda *given, **kw: Watched(20.0, said, (), 1.0, None))
     monkeypatch.setattr(real_parts, "look", lambda trained, video: looked)
     assert real_parts.main([f"--root={tmp_path}", f"--json={tmp_path / 'parts.json'}"]) == 0
     report = json.loads((tmp_path / "parts.json").read_text())
