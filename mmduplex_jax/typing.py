@@ -17,7 +17,9 @@ Docstrings, jaxtyping annotations and einsums use the same letters:
     P   patches of a picture or a crop
     D   model width;  F  hidden width of an MLP
     Q   query heads;  G  key-value heads;  E  head width
-    V   vocabulary
+    V   vocabulary; entries of a codebook
+    L   samples of sound, or frames of a codec
+    J   codebooks of a codec: codes a step
 
 The letters stand for themselves wherever an array is described, e.g.
 `Float[Array, "B S D"]`.

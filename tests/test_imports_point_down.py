@@ -1,7 +1,7 @@
 """The house in tests: who may import whom, what may be named how, how long a file may be.
 
 launch -> pages, planning -> stages -> train, streaming, evals -> weights -> the table of stages -> models ->
-tokenizer -> towers -> layers -> the ground.
+tokenizer -> towers, codec -> layers -> the ground.
 """
 
 import ast
@@ -25,7 +25,7 @@ GROUND = {
     for name in ("typing", "clock", "frame_size", "sharding", "text_tokenizer", "word_decoder", "interruptible")
 }
 DATA = {"data_pipelines"}
-MODEL = GROUND | {_OURS + name for name in ("layers", "tokenizer", "towers", "models")}
+MODEL = GROUND | {_OURS + name for name in ("layers", "codec", "tokenizer", "towers", "models")}
 # What everybody agrees on: what a task, an evaluator and a benchmark are; and the table of stages, which holds names
 # of modules.
 AGREED = {
@@ -47,6 +47,7 @@ MAY_IMPORT = {
     _OURS + "word_decoder": {_OURS + "clock", _OURS + "text_tokenizer"},
     _OURS + "sharding": {_OURS + "typing"},
     _OURS + "layers": GROUND,
+    _OURS + "codec": GROUND | {_OURS + "layers"},
     _OURS + "towers": GROUND | {_OURS + "layers"},
     _OURS + "tokenizer": GROUND | {_OURS + "layers", _OURS + "towers"},
     _OURS + "models": MODEL,

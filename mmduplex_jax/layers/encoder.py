@@ -16,14 +16,15 @@ class Mlp(nn.Module):
     expansion: int = 4
     hidden: int | None = None
     activation: str = "gelu_tanh"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         width = x.shape[-1]
         wide = self.expansion * width if self.hidden is None else self.hidden
-        hidden = dense(wide, ("embed", "mlp"), name="up", dtype=x.dtype, use_bias=True)(x)
+        hidden = dense(wide, ("embed", "mlp"), name="up", dtype=x.dtype, use_bias=self.use_bias)(x)
         hidden = ACTIVATIONS[self.activation](hidden)
-        return dense(width, ("mlp", "embed"), name="down", dtype=x.dtype, use_bias=True)(hidden)
+        return dense(width, ("mlp", "embed"), name="down", dtype=x.dtype, use_bias=self.use_bias)(hidden)
 
 
 class Attention(nn.Module):

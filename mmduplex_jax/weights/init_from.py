@@ -28,6 +28,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.frame_size import size_flag
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.stages.registry import Language, Parts, Tower, find_stage
@@ -655,8 +656,9 @@ def _found_tower(what: str, folder: Folder) -> tuple[Tower, dict[str, tuple[int,
             )
         return towers[0], folder.shapes
     config = folder.config
-    if isinstance(config, LanguageConfig):
-        raise InitFromError(f"{what}: {folder.path} is of kind 'text', wanted is 'vision' or 'contrastive'")
+    if isinstance(config, LanguageConfig | CodecConfig):
+        kind = folder.metadata["kind"]
+        raise InitFromError(f"{what}: {folder.path} is of kind {kind!r}, wanted is 'vision' or 'contrastive'")
     have = {name: tuple(leaf.shape) for name, leaf in flatten(nn.unbox(boxed_shapes(config))).items()}
     pair = isinstance(config, ContrastiveConfig)
     tower = config.vision if isinstance(config, ContrastiveConfig) else config

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from mmduplex_jax.codec.codec import Codec
+from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel, LanguageState
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.contrastive import Contrastive, ContrastiveConfig
@@ -20,11 +22,12 @@ from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import Array, PyTree
 from mmduplex_jax.weights.convolutional import reference
 from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig
-from mmduplex_jax.weights.huggingface import gguf
+from mmduplex_jax.weights.huggingface import gguf, mimi
 from mmduplex_jax.weights.huggingface.reader import WeightsError, import_optional, read_config
 from mmduplex_jax.weights.huggingface.source import config_from_metadata, module_of
 
 ROWS, TOKENS = 2, 24
+CODEC_STEPS = 3
 _CLASSES = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
 
 Outputs = dict[str, np.ndarray]
@@ -41,6 +44,11 @@ def check_possible(family: str, source: str | Path) -> None:
         raise WeightsError(
             f"{source}: no library reads Perception Encoder under these names, so there is nothing to verify with: "
             "import it without --verify, or from timm's names"
+        )
+    if family == mimi.MOSHI:
+        raise WeightsError(
+            f"{source}: transformers reads Mimi under other names, so there is nothing to verify with: import it "
+            "without --verify, or from a directory of transformers (kyutai/mimi)"
         )
     if family in CONFIGS:
         reference.check_possible(family)
@@ -77,6 +85,10 @@ def verify(source: str | Path, weights: str | Path, tolerance: float, seed: int 
         tokens = rng.integers(0, config.vocab_size, (ROWS, TOKENS)).astype(np.int32)
         theirs, name = _their_text(source, tokens, with_logits=config.head != "none")
         ours = text_outputs(config, params, tokens)
+    elif isinstance(config, CodecConfig):
+        samples = rng.uniform(-1, 1, (ROWS, CODEC_STEPS * config.step_samples)).astype(np.float32)
+        theirs, name = _their_codec(source, samples)
+        ours = codec_outputs(config, params, samples, theirs["codes"].astype(np.int32))
     elif isinstance(config, ConvolutionalConfig):
         theirs, ours, name = reference.compare(source, config, params, ROWS, rng)
     else:
@@ -163,6 +175,33 @@ def _their_text(source: str | Path, tokens: np.ndarray, with_logits: bool) -> tu
         if with_logits:
             result[f"logits{suffix}"] = join(lambda out: out.logits, outs)
     return result, _named(model)
+
+
+# Sound.
+
+
+def codec_outputs(config: CodecConfig, params: Mapping[str, Any], samples: np.ndarray, codes: np.ndarray) -> Outputs:
+    """Ours: latents and codes of samples `[B, L]`, and the wave of codes `[B, S, J]` of whomever."""
+    run = lambda method, *inputs: np.asarray(
+        jax.jit(lambda params, *a: Codec(config).apply({"params": params}, *a, method=method))(params, *inputs)
+    )
+    return {
+        "latents": run("latents", samples),
+        "codes": run("encode", samples).astype(np.float32),
+        "wave": run("decode", codes),
+    }
+
+
+def _their_codec(source: str | Path, samples: np.ndarray) -> tuple[Outputs, str]:
+    torch, transformers = _import("torch"), _import("transformers")
+    model = _loaded(transformers.MimiModel, source)
+    inputs = torch.tensor(samples)[:, None]
+    with torch.no_grad():
+        latents = model.encoder(inputs).latents
+        codes = model.encode(inputs).audio_codes
+        wave = model.decode(codes).audio_values[:, 0]
+    last = lambda a: a.transpose(1, 2).numpy()
+    return {"latents": last(latents), "codes": last(codes).astype(np.float32), "wave": wave.numpy()}, _named(model)
 
 
 # Pictures.

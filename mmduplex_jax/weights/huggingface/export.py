@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.towers.preprocessing import Preprocessing, to_processor
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.weights.convolutional.source import ConvolutionalConfig
-from mmduplex_jax.weights.huggingface import text, vision
+from mmduplex_jax.weights.huggingface import mimi, text, vision
 from mmduplex_jax.weights.huggingface.layout import Layout, write_params
 from mmduplex_jax.weights.huggingface.reader import WeightsError
 from mmduplex_jax.weights.huggingface.source import TOKENIZER_FILE, config_from_metadata
@@ -102,6 +103,8 @@ def _imported(metadata: Mapping[str, Any]) -> Going:
     if isinstance(config, LanguageConfig):
         config_json = text.config_json(config) | {name: theirs[name] for name in _KEPT if name in theirs}
         return Going(text.layout(config, prefixes["text_prefix"]), config_json, words)
+    if isinstance(config, CodecConfig):
+        return Going(mimi.layout(config), mimi.config_json(config))
     if isinstance(config, ConvolutionalConfig):
         raise WeightsError(
             f"{metadata['family']} is a convolutional tower, which goes out to no library: use its own file"

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmduplex_jax.codec.codec import Codec
+from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -18,10 +20,11 @@ from mmduplex_jax.towers.vision import VisionConfig, VisionTower
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.convolutional.files import find_file
 from mmduplex_jax.weights.convolutional.source import CONFIGS, ConvolutionalConfig, open_file
-from mmduplex_jax.weights.huggingface import gguf, text, vision
+from mmduplex_jax.weights.huggingface import gguf, mimi, text, vision
 from mmduplex_jax.weights.huggingface.gguf_tokenizer import text_tokenizer
 from mmduplex_jax.weights.huggingface.layout import Layout, check_fits
 from mmduplex_jax.weights.huggingface.reader import (
+    CONFIG_FILE,
     TensorFiles,
     Tensors,
     WeightsError,
@@ -33,10 +36,10 @@ from mmduplex_jax.weights.portable import with_tuples
 
 # Raised whenever parameters of imported weights are renamed, reshaped or come to mean something else.
 LAYOUT_VERSION = 1
-KINDS = ("text", "vision", "contrastive")
+KINDS = ("text", "vision", "contrastive", "codec")
 TOKENIZER_FILE = "tokenizer.json"
 
-Config = LanguageConfig | VisionConfig | ContrastiveConfig | ConvolutionalConfig
+Config = LanguageConfig | VisionConfig | ContrastiveConfig | ConvolutionalConfig | CodecConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Source:
 
     Attributes:
       kind: one of `KINDS`.
-      family: in whose names and arithmetic, e.g. "llama", "siglip", "yolox".
+      family: in whose names and arithmetic, e.g. "llama", "siglip", "yolox", "mimi".
       layout: which tensor is which parameter.
       shapes: our parameters, a nested dict of `ShapeDtypeStruct`.
       their_config: the `config.json`; of a convolutional network its file's name and SHA-256.
@@ -101,8 +104,14 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
         return _convolutional(convolutional)
     if gguf_file is not None:
         return _gguf(gguf_file)
+    if not (Path(folder) / CONFIG_FILE).is_file() and Path(folder).exists():
+        moshi = TensorFiles(folder)
+        if mimi.is_moshi(moshi):
+            return _codec(moshi, mimi.MOSHI, mimi.config_of_moshi(moshi), {})
     their_config = read_config(folder)
     files = TensorFiles(folder)
+    if their_config.get("model_type") == mimi.MODEL_TYPE and not only_vision:
+        return _codec(files, mimi.MODEL_TYPE, mimi.config_of_json(their_config), their_config)
     config: Config
     if vision.reads(their_config):
         of = vision.architecture(their_config, files, only_vision=only_vision)
@@ -114,7 +123,7 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
         if family not in text.MODEL_TYPES or only_vision:
             raise WeightsError(
                 f"{folder}: model_type is {family!r}; language models read are {', '.join(text.MODEL_TYPES)}, vision "
-                f"towers {', '.join(vision.FAMILIES)}"
+                f"towers {', '.join(vision.FAMILIES)}, codecs {mimi.MODEL_TYPE}"
             )
         language = text.architecture(their_config, files)
         text.check_tied(files, language)
@@ -124,6 +133,12 @@ def open_source(folder: str | Path, *, only_vision: bool = False) -> Source:
     check_fits(files, layout, shapes)
     tokenizer = None if kind == "vision" else _tokenizer(Path(folder), config)
     return Source(files, kind, family, config, layout, shapes, their_config, prefixes, tokenizer, preprocessing)
+
+
+def _codec(files: Tensors, family: str, config: CodecConfig, their_config: Mapping[str, Any]) -> Source:
+    layout, shapes = mimi.layout(config, files), nn.unbox(boxed_shapes(config))
+    check_fits(files, layout, shapes)
+    return Source(files, "codec", family, config, layout, shapes, their_config, {}, tokenizer=None, preprocessing=None)
 
 
 def _convolutional(file: Path) -> Source:
@@ -197,6 +212,8 @@ def config_from_metadata(metadata: Mapping[str, Any]) -> Config:
         return CONFIGS.get(metadata["family"], VisionConfig)(**values)
     if kind == "contrastive":
         return ContrastiveConfig.from_dict(values)
+    if kind == "codec":
+        return CodecConfig(**values)
     return LanguageConfig(**{**values, "text": StackConfig(**values["text"])})
 
 
@@ -204,6 +221,8 @@ def module_of(config: Config) -> nn.Module:
     """The model of a shape."""
     if isinstance(config, LanguageConfig):
         return LanguageModel(config)
+    if isinstance(config, CodecConfig):
+        return Codec(config)
     if isinstance(config, ConvolutionalConfig):
         return config.build()
     return VisionTower(config) if isinstance(config, VisionConfig) else Contrastive(config)
@@ -216,6 +235,8 @@ def boxed_shapes(config: Config) -> PyTree:
     inputs: tuple[Any, ...]
     if isinstance(config, LanguageConfig):
         inputs = (tokens,)
+    elif isinstance(config, CodecConfig):
+        inputs = (jnp.zeros((1, config.step_samples)),)
     elif isinstance(config, ConvolutionalConfig):
         inputs = (jnp.zeros((1, 32, 32, 3)),)  # any size: the parameters are the same
     elif isinstance(config, VisionConfig):
