@@ -11,6 +11,10 @@ is the mean over its pairs, and the benchmark's figures are means over halves. R
 * `one_to_one`: ours. Each caption and each prediction is in one pair at most, those that are best together, and what is
   left over on either side counts: the F1 of METEOR. By the others whoever says one sure thing a half leads.
 
+`soda_c` stands beside all of them (Fujita et al., ECCV 2020; fujiso/SODA 9cb3e2c, `soda.py`, and the official script's
+`evaluate_soda`): captions and predictions are paired in the order of time, one to one, so that the sum of METEOR times
+the windows' IoU is greatest; over their numbers it is a precision and a recall, whose F1 it is.
+
 A half's score is its METEOR, by which the challenge ranks. BLEU-4, ROUGE-L, CIDEr and METEOR are those of
 `evals.captions`: METEOR matches equal words and stems, and is a mean over pairs, where the official Java program also
 has synonyms and paraphrases and weighs pairs by length, so that it stands higher. Needs the extra `captions`.
@@ -38,12 +42,13 @@ from mmduplex_jax.evals.benchmarks.protocol import (
     mean_score,
 )
 from mmduplex_jax.evals.captions import bleu_4, check_installed, cider, meteor, rouge_l, words_of
+from mmduplex_jax.typing import Float
 
 TITLE = "SoccerNet dense captioning: what is said of halves of football matches, and when"
 RULES = ("unmatched_zero", "official", "one_to_one")
 
 WINDOW_S = 30.0  # of a moment, half of it before
-METRICS = ("meteor_exact_stem", "cider", "bleu_4", "rouge_l", "precision", "recall")
+METRICS = ("meteor_exact_stem", "cider", "bleu_4", "rouge_l", "soda_c", "precision", "recall")
 
 _LABELS, _RESULTS = "Labels-caption.json", "results_dense_captioning.json"
 _VIDEOS = ("{half}_720p.mkv", "{half}_224p.mkv")
@@ -225,6 +230,7 @@ def _score(item: Item, prediction: Prediction, rule: str, seed: int) -> ItemScor
     captions = [_Moment(*caption) for caption in item.facts["captions"]]
     # The files have whole seconds.
     said = [_Moment(int(one.start_s), one.text) for one in prediction.said if one.text.strip()]
+    said.sort(key=lambda one: one.t_s)
     counts = {"captions": len(captions), "predictions": len(said)}
     if not captions:
         return ItemScore(item.key, None, item.groups, shown=counts)
@@ -236,13 +242,17 @@ def _score(item: Item, prediction: Prediction, rule: str, seed: int) -> ItemScor
     ]
     figures = dict.fromkeys(METRICS, 0.0)
     if said:
+        alike = np.zeros((len(said), len(captions)))  # METEOR
+        for here, there in pairs:
+            alike[here, there] = meteor(words_of(said[here].text), [words_of(captions[there].text)])
         figures = _word_scores(said, captions, pairs, rule, seed) | {
+            "soda_c": soda_c(alike * _overlaps(said, captions)),
             "precision": len({here for here, _ in pairs}) / len(said),
             "recall": len({there for _, there in pairs}) / len(captions),
         }
     value = figures["meteor_exact_stem"]
     if rule == "one_to_one":
-        value = figures["meteor_f1"] = _one_to_one(said, captions, pairs)
+        value = figures["meteor_f1"] = _one_to_one(alike) if said else 0.0
     return ItemScore(item.key, value, item.groups, shown={**counts, **figures})
 
 
@@ -273,13 +283,31 @@ def _random_word(draw: np.random.Generator) -> list[str]:
     return ["".join(draw.choice(list("abcdefghijklmnopqrstuvwxyz"), size=draw.integers(10, 21)))]
 
 
-def _one_to_one(said: Sequence[_Moment], captions: Sequence[_Moment], pairs: Sequence[tuple[int, int]]) -> float:
-    """F1 of METEOR over the pairs that are best together, each moment in one at most."""
-    scores = np.zeros((len(said), len(captions)))
-    for here, there in pairs:
-        scores[here, there] = meteor(words_of(said[here].text), [words_of(captions[there].text)])
-    total = float(scores[linear_sum_assignment(scores, maximize=True)].sum())
-    return 2 * total / (len(said) + len(captions))
+def _one_to_one(alike: Float[np.ndarray, "N M"]) -> float:
+    """F1 of METEOR over the pairs of predictions and captions that are best together, each in one at most."""
+    total = float(alike[linear_sum_assignment(alike, maximize=True)].sum())
+    return 2 * total / sum(alike.shape)
+
+
+def _overlaps(said: Sequence[_Moment], captions: Sequence[_Moment]) -> Float[np.ndarray, "N M"]:
+    """Intersection over union of the windows around two moments."""
+    apart_s = np.abs(np.subtract.outer([one.t_s for one in said], [one.t_s for one in captions]))
+    return np.maximum(0.0, WINDOW_S - apart_s) / (WINDOW_S + apart_s)
+
+
+def soda_c(worth: Float[np.ndarray, "N M"]) -> float:
+    """SODA_c's F1 of N predictions and M captions, both in the order of time; see the module's docstring.
+
+    Args:
+      worth: of each pair METEOR times IoU.
+    """
+    # The greatest sum of the predictions so far with the first 0 to M captions: without this caption, with this
+    # prediction's pair, or without this prediction.
+    best = np.zeros(worth.shape[1] + 1)
+    for of_one in worth:
+        best[1:] = np.maximum(best[1:], best[:-1] + of_one)
+        best = np.maximum.accumulate(best)
+    return 2 * float(best[-1]) / sum(worth.shape)
 
 
 def aggregate(scores: Sequence[ItemScore], rule: str) -> float | None:

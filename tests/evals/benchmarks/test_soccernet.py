@@ -1,9 +1,11 @@
 """SoccerNet dense captioning: pairs by windows, scores of words, the official files in and out, blind speakers."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmduplex_jax.evals import captions
@@ -114,6 +116,33 @@ def test_one_sure_thing_leads_but_not_one_to_one(items):
     twice = said((0, KICK_OFF), (1, KICK_OFF))
     assert value(twice, "unmatched_zero") == pytest.approx(value(sure, "unmatched_zero"))
     assert value(twice, "one_to_one") == pytest.approx(2 * value(sure, "unmatched_zero") / (2 + 3))
+
+
+def test_soda_pairs_in_the_order_of_time(items):
+    """Of one that is 10 s late the windows overlap 20 of 40 s; F1 is twice the sum over both numbers."""
+    corner, header = "[PLAYER] ([TEAM]) takes the corner", "[PLAYER] scores with a header"
+    meteor = lambda text, other: captions.meteor(captions.words_of(text), [captions.words_of(other)])
+    late = shown(items, said((110, corner)))
+    near, far = meteor(corner, corner) * 20 / 40, meteor(corner, header) * 20 / 40
+    assert late["soda_c"] == pytest.approx(2 * max(near, far) / (1 + 3))
+    # In the wrong order one of both is paired with its like, 20 s away, or each with the caption of its time.
+    swapped = shown(items, said((100, header), (120, corner)))
+    crossed, at_their_time = meteor(corner, corner) * 10 / 50, meteor(header, corner) + meteor(corner, header)
+    assert swapped["soda_c"] == pytest.approx(2 * max(crossed, at_their_time) / (2 + 3))
+    assert shown(items, said(*GAMES["league/2014-2015/A 1 - 0 B"][1]))["soda_c"] > 0.9
+    assert shown(items, said())["soda_c"] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (3, 1), (3, 4), (4, 3)])
+def test_soda_is_the_best_of_all_pairs_in_order(shape):
+    worth = np.random.default_rng(sum(shape)).random(shape)
+    best = max(
+        sum(worth[i, j] for i, j in zip(rows, columns))
+        for number in range(min(shape) + 1)
+        for rows in itertools.combinations(range(shape[0]), number)
+        for columns in itertools.combinations(range(shape[1]), number)
+    )
+    assert soccernet.soda_c(worth) == pytest.approx(2 * best / sum(shape))
 
 
 def test_figures_are_means_over_halves_that_have_captions(items):
