@@ -40,7 +40,7 @@ def fill(store: VoteStore, names: Sequence[str], votes: int, seed: int) -> None:
         for number in range(first + 1, min(first + 1000, votes) + 1):
             voter = (number - 1) // _VOTES_OF_A_VOTER + 1
             if (number - 1) % _VOTES_OF_A_VOTER == 0:
-                db.execute("INSERT INTO voters VALUES (?, ?, 'somewhere', 0, NULL)", (voter, f"voter {voter}"))
+                db.execute("INSERT INTO voters VALUES (?, ?, 'somewhere', 0, NULL, NULL)", (voter, f"voter {voter}"))
             # (A video of its own for each of a voter's votes: nobody judges the same twice.)
             video = (number + voter) % _VIDEOS
             left, right = chance.sample(range(len(names)), 2)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmduplex_jax.arena.board import leaderboard
+from mmduplex_jax.arena.coordination import flag_groups
 from mmduplex_jax.arena.export import export_votes
 from mmduplex_jax.arena.live import LiveServer, Recorder, live_server
 from mmduplex_jax.arena.rules import ArenaLimits, review
@@ -80,6 +81,8 @@ def flags() -> argparse.ArgumentParser:
     add("--backup", metavar="FILE", type=Path, help="instead of serving: copy the database, also while it serves")
     add("--export", metavar="FILE.jsonl|.parquet", type=Path, help="instead of serving: write every vote")
     add("--review", action="store_true", help="instead of serving: judge every voter anew by the rules against abuse")
+    text = "instead of serving: the votes of voters who push one contestant together count no more; --review undoes it"
+    add("--exclude_flagged", action="store_true", help=text)
     add_json_flag(flags, "instead of serving: write the leaderboard as JSON")
     text = "commentaries that say one of them tell whose they are and are left out (default: names of contestants)"
     add("--identity_words", metavar="WORD,...", type=listed, help=text)
@@ -100,7 +103,7 @@ def flags() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     path = args.votes or args.root / "votes.sqlite3"
-    reads = args.backup or args.export or args.review or args.json is not None
+    reads = args.backup or args.export or args.review or args.exclude_flagged or args.json is not None
     if reads and not path.exists():
         raise FileNotFoundError(f"{path}: there are no votes yet")
     if not reads:
@@ -115,6 +118,15 @@ def _run(args: argparse.Namespace) -> None:
         if args.review:
             excluded = ", ".join(f"{number} {why}" for why, number in review(store).items())
             print(f"voters whose votes do not count: {excluded or 'none'}", file=sys.stderr)
+        if args.review or args.exclude_flagged or args.json is not None:
+            for group in flag_groups(store):
+                who = f"{len(group.voters)} voters push {group.towards} {group.contestant}"
+                print(f"{who}: {group.as_pushed} of their {group.votes} votes on it", file=sys.stderr)
+        if args.exclude_flagged:
+            flagged = store.flagged_voters()
+            for voter in flagged:
+                store.exclude(voter, "coordinated")
+            print(f"{len(flagged)} flagged voters do not count from now on (--review undoes it)", file=sys.stderr)
         if args.json is not None:
             recorder = Recorder(args.root, (), args.identity_words)
             write_json(args.json, leaderboard(store, recorder.entries().contestants, live=recorder.reports()))

@@ -34,6 +34,7 @@ def leaderboard(
     everything = store.tallies()
     names = sorted({*contestants, *(tally.left for tally in everything), *(tally.right for tally in everything)})
     bias = side_bias(everything)
+    flagged, groups = store.flagged_tallies(), store.groups()
     categories, reasons = store.counts_by("category"), store.counts_by("reason")
     return {
         "votes": sum(tally.votes for tally in everything),
@@ -55,6 +56,14 @@ def leaderboard(
             if name
         },
         "sides": {"left": bias.left, "right": bias.right, "p": bias.p},
+        # (Numbers of voters are for whoever has the database.)
+        "groups": [{**group, "voters": len(group["voters"])} for group in groups],
+        "without_flagged": {
+            "votes": sum(tally.votes for tally in everything) - sum(tally.votes for tally in flagged),
+            "ratings": _rows(_less(everything, flagged), names, rounds),
+        }
+        if flagged
+        else None,
         "excluded_voters": store.excluded_voters(),
         "live": [dataclasses.asdict(one) for one in live],
     }
@@ -62,6 +71,13 @@ def leaderboard(
 
 def _rows(tallies: Sequence[Tally], names: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     return [dataclasses.asdict(one) for one in rate(tallies, names, rounds=rounds)]
+
+
+def _less(tallies: Sequence[Tally], fewer: Sequence[Tally]) -> list[Tally]:
+    """Tallies without some of their votes."""
+    taken = {tally[:3]: tally.votes for tally in fewer}
+    left = [tally._replace(votes=tally.votes - taken.get(tally[:3], 0)) for tally in tallies]
+    return [tally for tally in left if tally.votes > 0]
 
 
 def _choices(tallies: Sequence[Tally]) -> dict[str, int]:

@@ -44,6 +44,7 @@ def _write_parquet(store: VoteStore, path: Path) -> int:
     names = (
         "ballot", "voter", "video", "category", "left", "right", "left_sha256", "right_sha256", "choice", "reason",
         "shown_s", "served_s", "voted_s", "decision_s", "counted", "excluded",
+        "flagged",
     )  # fmt: skip
     kinds = {"ballot": pa.int64(), "voter": pa.int64(), "counted": pa.bool_()} | dict.fromkeys(times, pa.float64())
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])

@@ -43,6 +43,7 @@ class ArenaLimits:
     new_voters_day: int = _limit(50, "voters that an address may become in 24 hours")
     ballot_s: float = _limit(3600.0, "how long a ballot may be answered")
     board_s: float = _limit(5.0, "how old the leaderboard may be")
+    groups_s: float = _limit(600.0, "from one search for groups of voters to the next")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from aiohttp import web
 
 from mmduplex_jax.arena import rules
 from mmduplex_jax.arena.board import board_html, leaderboard
+from mmduplex_jax.arena.coordination import flag_groups
 from mmduplex_jax.arena.entries import Entries, Video
 from mmduplex_jax.arena.live import Recorder
 from mmduplex_jax.arena.pairing import choose_pair
@@ -57,6 +59,8 @@ class Arena:
         self._live = live
         self._voting = ThreadPoolExecutor(1, "votes")
         self._rating = ThreadPoolExecutor(1, "ratings")
+        self._searching = ThreadPoolExecutor(1, "groups")
+        self._searched_s = -math.inf
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._board: tuple[float, dict[str, Any]] | None = None
         self._board_lock = asyncio.Lock()
@@ -65,6 +69,7 @@ class Arena:
         """Waits for what is being written."""
         self._voting.shutdown()
         self._rating.shutdown()
+        self._searching.shutdown()
 
     async def do(self, what: Callable[..., Result], *arguments: Any) -> Result:
         """Runs something on the thread of the database."""
@@ -136,8 +141,17 @@ class Arena:
             return self._board[1]
 
     def _leaderboard(self) -> dict[str, Any]:
+        # Groups of voters take seconds to find among half a million votes: nobody waits, the next board has them.
+        if time.monotonic() - self._searched_s >= self.limits.groups_s:
+            self._searched_s = time.monotonic()
+            self._searching.submit(self._search).add_done_callback(_say_why("no group of voters is found"))
         reports = [] if self._live is None else self._live.reports()
         return leaderboard(self.store, self.entries.contestants, live=reports)
+
+    def _search(self) -> None:
+        for group in flag_groups(self.store):
+            extra = {"contestant": group.contestant, "towards": group.towards, "voters": len(group.voters)}
+            _log.warning("voters act together", extra=extra)
 
     async def record(self) -> None:
         """Records the contestants that are servers, and shows what is recorded; until it is cancelled."""
@@ -183,10 +197,10 @@ def build_arena(
     async def run(app: web.Application) -> AsyncIterator[None]:
         app[ARENA] = arena = Arena(entries, store, limits, secure=secure, live=live)
         recording = asyncio.create_task(arena.record(), name="recording")
-        recording.add_done_callback(_say_why)
+        recording.add_done_callback(_say_why("nothing is recorded any more"))
         yield
         recording.cancel()
-        await asyncio.gather(recording, return_exceptions=True)  # (`_say_why` has said it)
+        await asyncio.gather(recording, return_exceptions=True)  # (what it raised is said)
         arena.close()
 
     app.cleanup_ctx.append(run)
@@ -202,10 +216,14 @@ def build_arena(
     return app
 
 
-def _say_why(recording: asyncio.Task[None]) -> None:
-    """What is recorded is shown on, whatever ended the recording."""
-    if not recording.cancelled() and (error := recording.exception()) is not None:
-        _log.error("nothing is recorded any more: %r", error, exc_info=error)
+def _say_why(what: str) -> Callable[[Any], None]:
+    """Logs what ended a task that nobody waits for; all else goes on."""
+
+    def say(task: Any) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s: %r", what, error, exc_info=error)
+
+    return say
 
 
 def _address(request: web.Request) -> str:

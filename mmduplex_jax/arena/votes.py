@@ -9,11 +9,12 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
+import json
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,11 @@ _MIGRATIONS = (
       ON CONFLICT DO UPDATE SET votes = votes + excluded.votes;
     END;
     """,
+    # Groups who push one contestant (coordination.py): whom, of each voter in one; all of them are a fact, as JSON.
+    """
+    ALTER TABLE voters ADD COLUMN flagged TEXT;
+    CREATE INDEX flagged_voters ON voters (number) WHERE flagged IS NOT NULL;
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -169,6 +175,16 @@ class PastVote(NamedTuple):
     choice: str
     voted_s: float
     decision_s: float
+
+
+class Decision(NamedTuple):
+    """A vote that prefers one: whose, on which video, for and against whom, and whether it counts."""
+
+    voter: int
+    video: str
+    winner: str
+    loser: str
+    counted: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,18 +429,64 @@ class VoteStore:
 
     def every_vote(self) -> Iterator[dict[str, Any]]:
         """Every vote in the order of ballots, those that do not count too. Others may write while it goes on."""
-        reader = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
-        reader.row_factory = sqlite3.Row
-        with contextlib.closing(reader):
+        with self._reader() as reader:
             query = (
                 "SELECT ballot, votes.voter, votes.video, votes.category, votes.left_name AS left, "
                 "votes.right_name AS right, left_sha256, right_sha256, choice, reason, shown_s, served_s, voted_s, "
-                "decision_s, counted, coalesce(excluded, '') AS excluded FROM votes "
+                "decision_s, counted, coalesce(excluded, '') AS excluded, coalesce(flagged, '') AS flagged FROM votes "
                 "JOIN ballots ON ballots.number = votes.ballot JOIN voters ON voters.number = votes.voter "
                 "ORDER BY ballot"
             )
             for row in reader.execute(query):
                 yield dict(row) | {"counted": bool(row["counted"])}
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection for long readings, so that nobody waits for them."""
+        reader = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+        reader.row_factory = sqlite3.Row
+        with contextlib.closing(reader):
+            yield reader
+
+    # --- groups of voters
+
+    def decisions(self) -> list[Decision]:
+        """Every vote that prefers one, those that do not count too."""
+        query = (
+            "SELECT voter, video, CASE choice WHEN 'left' THEN left_name ELSE right_name END, "
+            "CASE choice WHEN 'left' THEN right_name ELSE left_name END, counted FROM votes "
+            "WHERE choice IN ('left', 'right') ORDER BY ballot"
+        )
+        with self._reader() as reader:
+            rows = reader.execute(query)
+            return [Decision(voter, video, won, lost, bool(counted)) for voter, video, won, lost, counted in rows]
+
+    def flag(self, flags: Mapping[int, str], groups: Sequence[Mapping[str, Any]]) -> None:
+        """Writes down which voters push whom, in place of what was found before, and all that is known of the groups.
+
+        Their votes count as before.
+        """
+        with self._transaction() as db:
+            db.execute("UPDATE voters SET flagged = NULL WHERE flagged IS NOT NULL")
+            db.executemany("UPDATE voters SET flagged = ? WHERE number = ?", [(why, one) for one, why in flags.items()])
+            db.execute("INSERT OR REPLACE INTO facts VALUES ('groups', ?)", (json.dumps(list(groups)),))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What `flag` was given last."""
+        rows = self._rows("SELECT value FROM facts WHERE name = 'groups'")
+        return json.loads(rows[0][0]) if rows else []
+
+    def flagged_voters(self) -> dict[int, str]:
+        """Who is flagged, by number, and why."""
+        return dict(self._rows("SELECT number, flagged FROM voters WHERE flagged IS NOT NULL ORDER BY number"))
+
+    def flagged_tallies(self) -> list[Tally]:
+        """The votes of flagged voters that count."""
+        query = (
+            "SELECT left_name, right_name, choice, count(*) FROM votes WHERE counted AND voter IN "
+            "(SELECT number FROM voters WHERE flagged IS NOT NULL) GROUP BY left_name, right_name, choice"
+        )
+        return [Tally(*row) for row in self._rows(query)]
 
     def backup(self, path: Path) -> None:
         """Copies the database to a new file, whole and sound, while others write to it.

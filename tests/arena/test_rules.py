@@ -1,18 +1,15 @@
 """Whose votes do not count, how seldom that is somebody sound, and that one bot among ten voters changes no order."""
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mmduplex_jax.arena.board import leaderboard
-from mmduplex_jax.arena.entries import Commentary, Entries, Video
-from mmduplex_jax.arena.rules import ArenaLimits, is_one_sided, is_outlier, is_rapid, review
-from mmduplex_jax.arena.server import Arena
-from mmduplex_jax.arena.votes import Ballot, PastVote, VoteStore
-from tests.arena.contest import VIDEO_S, Clock, tallied
+from mmduplex_jax.arena.rules import is_one_sided, is_outlier, is_rapid, review
+from mmduplex_jax.arena.votes import PastVote
+from tests.arena.contest import tallied
+from tests.arena.crowd import ORDER, STRENGTHS, clicker, ranking, script, shill, sound, voted
 
 
 def past(choices: str, decision_s: float = 4.0, left: str = "a", right: str = "b") -> list[PastVote]:
@@ -69,83 +66,24 @@ def test_of_sound_voters_few_are_outliers():
     assert found <= 10 + 3 * 3.1
 
 
-# Who is better, and by how much: odds of 1.8 to one between neighbours.
-STRENGTHS = {"amber": 1.0, "birch": 1.8, "cedar": 3.24, "dogwood": 5.83}
-ORDER = ["dogwood", "cedar", "birch", "amber"]
-STEMS = [f"clip{number}" for number in range(10)]
-Choose = Callable[[Ballot, random.Random], tuple[str, float]]
-
-
-def sound(ballot: Ballot, chance: random.Random) -> tuple[str, float]:
-    """Prefers by the strengths, sees a tie now and then, and takes its time."""
-    if chance.random() < 0.15:
-        return chance.choice(("tie", "both_bad")), chance.uniform(1.5, 8)
-    left, right = STRENGTHS[ballot.left], STRENGTHS[ballot.right]
-    return ("left" if chance.random() < left / (left + right) else "right"), chance.uniform(1.5, 8)
-
-
-def clicker(ballot: Ballot, chance: random.Random) -> tuple[str, float]:
-    """Presses the first button."""
-    return "left", 2.0
-
-
-def script(ballot: Ballot, chance: random.Random) -> tuple[str, float]:
-    """Votes for the worst as soon as the buttons open."""
-    return ("right" if ballot.right == "amber" else "left"), 0.05
-
-
-def shill(ballot: Ballot, chance: random.Random) -> tuple[str, float]:
-    """Wants the worst to win, and is careful otherwise."""
-    if "amber" in (ballot.left, ballot.right):
-        return ("left" if ballot.left == "amber" else "right"), chance.uniform(1.5, 8)
-    return sound(ballot, chance)
-
-
-@contextlib.contextmanager
-def voted(crowd: dict[str, tuple[Choose, int]], seed: int = 0) -> Iterator[VoteStore]:
-    """An arena in which everybody of a crowd, `(choice, votes)` by name, has voted, in turn."""
-    said = {name: Commentary(name, (), "0" * 64) for name in STRENGTHS}
-    entries = Entries({stem: Video(stem, Path(stem), VIDEO_S, "all", said) for stem in STEMS}, tuple(STRENGTHS))
-    clock, chance = Clock(), random.Random(seed)
-    # (In memory: thousands of transactions, and nobody pulls the plug.)
-    with contextlib.closing(VoteStore(Path(":memory:"), seed="seed", now=clock)) as store:
-        arena = Arena(entries, store, ArenaLimits(), secure=False)
-        turns = [name for name, (_, votes) in crowd.items() for _ in range(votes)]
-        chance.shuffle(turns)
-        for name in turns:
-            voter = store.voter(name, "127.0.0.1")
-            given = arena.ballot_for(voter)
-            assert given is not None
-            ballot, _ = given
-            choice, decision_s = crowd[name][0](ballot, chance)
-            clock.now_s += ballot.shown_s + decision_s
-            arena.vote(ballot.key, voter, choice, "")
-        arena.close()
-        yield store
-
-
-def ranking(store: VoteStore) -> list[str]:
-    return [one["name"] for one in leaderboard(store, tuple(STRENGTHS))["ratings"]]
-
-
-def test_fifty_voters_recover_the_order():
+def test_fifty_voters_recover_the_order(tmp_path: Path):
     pytest.importorskip("evalica", reason="evalica is not installed (the extra `arena` has it)")
-    with voted({f"voter{number}": (sound, 12) for number in range(50)}) as store:
+    with voted(tmp_path, {f"voter{number}": (sound, 12) for number in range(50)}) as store:
         assert ranking(store) == ORDER
         board = leaderboard(store, tuple(STRENGTHS))
-        assert board["votes"] + sum(not vote["counted"] for vote in _votes(store)) == 600
+        assert board["votes"] + sum(not vote["counted"] for vote in store.every_vote()) == 600
         # (By the strengths 306 points lie between these two.)
         found = {one["name"]: one for one in board["ratings"]}
         assert found["dogwood"]["low"] - found["amber"]["high"] > 100
         assert board["sides"]["p"] > 0.01
 
 
-def test_one_bot_in_ten_does_not_change_the_order():
+def test_one_bot_in_ten_does_not_change_the_order(tmp_path: Path):
     pytest.importorskip("evalica", reason="evalica is not installed (the extra `arena` has it)")
     bots = {"clicker": clicker, "script0": script, "script1": script, "shill0": shill, "shill1": shill}
     crowd = {f"voter{number}": (sound, 12) for number in range(45)}
     # Bots do not tire: they vote more than people do.
-    with voted(crowd | {name: (bot, 30) for name, bot in bots.items()}) as store:
+    with voted(tmp_path, crowd | {name: (bot, 30) for name, bot in bots.items()}) as store:
         assert ranking(store) == ORDER
         excluded = {name: store.voter(name, "127.0.0.1").excluded for name in [*bots, *crowd]}
         assert {name: excluded[name] for name in ("clicker", "script0", "script1")} == {
@@ -157,9 +95,3 @@ def test_one_bot_in_ten_does_not_change_the_order():
         once = review(store)
         assert once == review(store)
         assert ranking(store) == ORDER
-
-
-def _votes(store: VoteStore) -> list[dict]:
-    """(`every_vote` reads the file, and there is none.)"""
-    rows = store._rows("SELECT counted FROM votes")
-    return [{"counted": bool(counted)} for (counted,) in rows]

@@ -279,3 +279,24 @@ def test_votes_and_voters_are_there_after_a_restart(root: Path, tmp_path: Path):
             assert (await server.vote(ballot))[0] == 200
 
     asyncio.run(test())
+
+
+def test_groups_of_voters_are_searched_for_beside_the_board(root: Path, tmp_path: Path, monkeypatch, caplog):
+    """Now and then, and a search that fails is said and takes no board with it."""
+    searched = []
+
+    def search(store: VoteStore) -> list:
+        searched.append(store)
+        raise ValueError("no group today")
+
+    monkeypatch.setattr("mmduplex_jax.arena.server.flag_groups", search)
+
+    async def body(server: Served):
+        for _ in range(2):
+            assert (await server.board())["groups"] == []
+        async with asyncio.timeout(30):
+            while "no group today" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert searched == [server.store]  # (once in ten minutes)
+
+    arena_test(body, root, tmp_path)
