@@ -255,29 +255,46 @@ def _text_of(line: Mapping[str, Any]) -> str:
 def _interleaved(
     frames: Sequence[Frame], lines: Sequence[Mapping[str, Any]], begin_s: float, duration_s: float
 ) -> list[str | Frame]:
-    """Frames, and each line behind all frames up to its middle, where a frame lies strictly inside of it.
+    """`interleave` with lines as they stand in the file, in whose order they stay.
 
-    Lines of less than a second are taken as a second around their middle. As in the loader, lines keep the file's
-    order, and an end that is not a number with a fraction (null, but a whole number too) is the duration.
+    As in the loader, an end that is not a number with a fraction (null, but a whole number too) is the duration.
     """
-    shown: list[str | Frame] = []
-    next_frame = 0
+    subtitles = []
     for line in lines:
         if "timestamp" in line:
             start_s, end_s = line["timestamp"]
             end_s = end_s if isinstance(end_s, float) else duration_s
         else:
             start_s, end_s = seconds_of(line["start"]), seconds_of(line["end"])
-        start_s, end_s = start_s - begin_s, end_s - begin_s
+        subtitles.append(Subtitle(start_s - begin_s, end_s - begin_s, _text_of(line)))
+    found = interleave([frame.t_s for frame in frames], subtitles)
+    return [one.text if isinstance(one, Subtitle) else frames[one] for one in found]
+
+
+def interleave(frames_s: Sequence[float], lines: Sequence[Subtitle]) -> list[int | Subtitle]:
+    """Frames and subtitles in turn, as the official loader shows them.
+
+    Args:
+      frames_s: when each frame is shown, in their order.
+      lines: which keep their order.
+
+    Returns:
+      Indices of all frames, and each line behind all frames up to its middle, where a frame lies strictly inside of it.
+      Lines of less than a second are taken as a second around their middle.
+    """
+    shown: list[int | Subtitle] = []
+    next_frame = 0
+    for line in lines:
+        start_s, end_s = line.start_s, line.end_s
         middle_s = (start_s + end_s) / 2
-        while next_frame < len(frames) and frames[next_frame].t_s <= middle_s:
-            shown.append(frames[next_frame])
+        while next_frame < len(frames_s) and frames_s[next_frame] <= middle_s:
+            shown.append(next_frame)
             next_frame += 1
         if end_s - start_s < 1:
             start_s, end_s = middle_s - 0.5, middle_s + 0.5
-        if any(start_s < frame.t_s < end_s for frame in frames):
-            shown.append(_text_of(line))
-    return [*shown, *frames[next_frame:]]
+        if any(start_s < t_s < end_s for t_s in frames_s):
+            shown.append(line)
+    return [*shown, *range(next_frame, len(frames_s))]
 
 
 # Predictions and scores.

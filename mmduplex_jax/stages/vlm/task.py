@@ -117,6 +117,18 @@ class VlmModel(LanguageModel):
         """float32 logits of every token of the captions: the first follows from the frames alone."""
         return self.logits(self._before(clips, ids))
 
+    def mixed_logits(self, clips: Float[Array, "B T H W 3"], sequence: Int32[Array, "B S"]) -> Float[Array, "B S-1 V"]:
+        """float32 logits of every token but the first of sequences in which text stands between frames, too.
+
+        Args:
+          clips: the frames.
+          sequence: ids of text, and -1 - k for the k-th of the frames' tokens (`embed_frames`).
+        """
+        before = sequence[:, :-1]
+        seen = jnp.take_along_axis(self.embed_frames(clips), jnp.maximum(-1 - before, 0)[..., None], axis=1)
+        text = self.embed(jnp.maximum(before, 0))
+        return self.logits(self.read(jnp.where(before[..., None] < 0, seen, text)))
+
     def token_nll(
         self, clips: Float[Array, "B T H W 3"], ids: Int32[Array, "B S"], chunk: int = 0
     ) -> tuple[Float[Array, "B S"], Bool[Array, "B S"]]:
