@@ -104,6 +104,15 @@ def test_options_do_not_meet(make, video):
     assert named.text == "xyz"[int(np.argmax(first.facts["scores"]))]
 
 
+def test_what_is_likely_unseen_depends_on_no_video(make, video, tmp_path):
+    grey = write_numbered(tmp_path / "grey.mp4", images=[np.full((64, 64, 3), 90, np.uint8)] * 20)
+    item = Item("q", video, "w1", ("w2 w3", "w4"))
+    seen, other = make().answer(item), make().answer(dataclasses.replace(item, video=grey))
+    assert other.facts["scores_unseen"] == seen.facts["scores_unseen"]
+    assert other.facts["scores"] != pytest.approx(seen.facts["scores"], abs=1e-4)  # far above rounding
+    assert seen.facts["scores"] != pytest.approx(seen.facts["scores_unseen"], abs=1e-3)
+
+
 def test_only_what_was_seen_until_then_counts(make, video):
     answerer = make()
     whole = Item("q", video, "w1", ("w2", "w3"))

@@ -18,6 +18,8 @@ OVERALL = "overall"
 UNANSWERABLE, WORDS_LEFT_OUT = "unanswerable", "subtitle_words_left_out"
 # A fact of a prediction that is no answer since the video could not be read; it may be mended or downloaded again.
 UNREADABLE_VIDEO = "unreadable_video"
+# Facts of a choice: the options' mean log-likelihoods a token or slot, of who saw the video and of who saw none.
+SCORES, SCORES_UNSEEN = "scores", "scores_unseen"
 _RESAMPLES, _LEVEL = 1000, 0.95
 _DRAWN_AT_ONCE = 1 << 21
 

@@ -6,7 +6,9 @@ last needle has come in, so that there is always a question whose answer was jus
 was; the others are asked when it is over. Who sees everything and forgets nothing has 1.0 on all of it.
 
 Who comments what it sees has answered already: under the rule `commentary` the answer is read out of what was said
-while watching, by the world's own grammar. Every question is also written as the begin of a sentence in the
+while watching, by the world's own grammar. Under `calibrated` a model that compares options' likelihoods answers with
+the option that gained most by the video: what is likely before anything was seen is taken off (Holtzman et al., 2021,
+arXiv 2104.08315; Zhao et al., 2021, arXiv 2102.09690). Every question is also written as the begin of a sentence in the
 commentator's own words (`cloze`) where it has such words: so a commentator can be asked that knows no others.
 """
 
@@ -28,13 +30,23 @@ from data_pipelines.world.commentator import SIDES, split_phrases
 from data_pipelines.world.config import WorldConfig
 from mmduplex_jax.evals.benchmarks import longvideobench
 from mmduplex_jax.evals.benchmarks.json_files import read_json, write_json
-from mmduplex_jax.evals.benchmarks.protocol import BenchmarkError, Control, Item, ItemScore, Prediction, letter_of
+from mmduplex_jax.evals.benchmarks.protocol import (
+    SCORES,
+    SCORES_UNSEEN,
+    BenchmarkError,
+    Control,
+    Item,
+    ItemScore,
+    Prediction,
+    letter_of,
+    written_choice,
+)
+from mmduplex_jax.evals.captions import words_of
 
 TITLE = "what came in, from where, how often and first, in 15 s to an hour of the built-in world; made by --make"
-RULES = (*longvideobench.RULES, "commentary")
+RULES = (*longvideobench.RULES, "commentary", "calibrated")
 read_predictions, write_predictions = longvideobench.read_predictions, longvideobench.write_predictions
 aggregate, aggregate_draws = longvideobench.aggregate, longvideobench.aggregate_draws
-figures = longvideobench.figures
 
 # How many videos of each length are made, in seconds.
 VIDEOS: Mapping[int, int] = {15: 40, 60: 16, 600: 6, 3600: 2}
@@ -101,13 +113,16 @@ def load_items(root: Path) -> list[Item]:
 
 
 def score(items: Sequence[Item], predictions: Mapping[str, Prediction], rule: str) -> list[ItemScore]:
-    """As LongVideoBench; under `commentary` what was said while watching is the answer.
+    """As LongVideoBench; under `commentary` what was said while watching is the answer, under `calibrated` the option
+    whose likelihood gained most by it.
 
-    There what somebody wrote who did not watch (`Prediction.tokens` None: a control) counts as it is.
+    There what somebody wrote who did not watch (`Prediction.tokens` None: a control) counts as it is, as does what was
+    answered without comparing likelihoods under `calibrated`.
     """
-    if rule != "commentary":
+    if rule not in ("commentary", "calibrated"):
         return longvideobench.score(items, predictions, rule)
-    read = {item.key: _told(item, predictions[item.key]) for item in items if item.key in predictions}
+    read_as = _told if rule == "commentary" else _calibrated
+    read = {item.key: read_as(item, predictions[item.key]) for item in items if item.key in predictions}
     return longvideobench.score(items, read, "official")
 
 
@@ -129,6 +144,50 @@ def _told(item: Item, prediction: Prediction) -> Prediction:
     else:
         said = of_it[-1][1].split()[0] if category == "colour" else of_it[-1][2]
     return Prediction(letter_of(item.options.index(said)) if said in item.options else "")
+
+
+def _calibrated(item: Item, prediction: Prediction) -> Prediction:
+    """The letter of the option whose likelihood gained most by the video."""
+    if SCORES_UNSEEN not in prediction.facts:
+        return prediction
+    gained = np.subtract(prediction.facts[SCORES], prediction.facts[SCORES_UNSEEN])
+    return dataclasses.replace(prediction, text=written_choice(item, int(gained.argmax())))
+
+
+def figures(
+    items: Sequence[Item], predictions: Mapping[str, Prediction], scores: Sequence[ItemScore], rule: str
+) -> dict[str, Any]:
+    """LongVideoBench's; and of questions about colours and sides two biases that options have.
+
+    `by_option`: how often each is answered, and right. `said_last`: of the questions of which an option was said while
+    watching, by how long ago the answer was seen: how many there are; how often the option is answered that was said
+    last, and how often the right one; and the same of those where the one that was said last is wrong.
+    """
+    by_option: dict[str, Counter[str]] = defaultdict(Counter)
+    said_last: dict[str, Counter[str]] = defaultdict(Counter)
+    for item, one in zip(items, scores, strict=True):
+        if item.groups["category"] not in ("colour", "side"):
+            continue
+        texts = {letter_of(number): option for number, option in enumerate(item.options)}
+        answered, right = texts.get(one.shown["answer"], ""), texts[one.shown["right"]]
+        by_option[right]["right"] += 1
+        if answered:
+            by_option[answered]["answered"] += 1
+        said = predictions[item.key].said if item.key in predictions else ()
+        last = next(
+            (word for text in reversed(said) for word in reversed(words_of(text.text)) if word in texts.values()), ""
+        )
+        if not (last and answered):
+            continue
+        level = said_last[item.groups["level"]]
+        for prefix in ("",) if last == right else ("", "wrong_"):
+            level[f"{prefix}questions"] += 1
+            level[f"{prefix}answered_last"] += answered == last
+            level[f"{prefix}answered_right"] += answered == right
+    return longvideobench.figures(items, predictions, scores, rule) | {
+        "by_option": {option: dict(by_option[option]) for option in sorted(by_option)},
+        "said_last": {level: dict(said_last[level]) for level in sorted(said_last)},
+    }
 
 
 def most_frequent(items: Sequence[Item]) -> dict[str, Prediction]:

@@ -3,7 +3,8 @@
 It watches at its own clock's pace, and talks meanwhile as it always does: what it says is part of what it remembers.
 Subtitles enter its text stream as given words at their times. Then the question is given as words, and
 
-- of options the one is chosen whose words are likeliest a slot, the stream's state copied for each;
+- of options the one is chosen whose words are likeliest a slot, the stream's state copied for each; how likely they
+  are for a stream that saw nothing is kept beside it;
 - an open answer is decoded greedily;
 - where nobody waits for an answer (`Item.listens_until_s`) the video goes on, and what is said on its own is the
   answer.
@@ -25,6 +26,8 @@ from data_pipelines.packing import pack_words
 from data_pipelines.video_source import VideoError
 from data_pipelines.words import split_words, spread
 from mmduplex_jax.evals.benchmarks.protocol import (
+    SCORES,
+    SCORES_UNSEEN,
     UNANSWERABLE,
     WORDS_LEFT_OUT,
     BenchmarkError,
@@ -51,8 +54,6 @@ from mmduplex_jax.word_decoder import TimedWord, WordDecoder
 CLOZE = "cloze"
 # A fact of an item: what is said while watching is scored, too, so that it is watched even where it cannot be asked.
 SAID_COUNTS = "said_counts"
-# A fact of an answer: the options' mean log-likelihoods a slot.
-SCORES = "scores"
 # No slot is given: the model chooses.
 _FREE = -1
 # Slots are given in pieces of this many, and options side by side in powers of two, so that few programs are compiled.
@@ -123,12 +124,19 @@ class DuplexAnswerer:
             text = " ".join(word.text for word in watched.said if word.t_emit_s >= since_s)
             return self._prediction(item, watched, text, facts)
         watched = self._watched(item)
-        state, _ = self._give(watched.state, [question])
         if not options:
+            state, _ = self._give(watched.state, [question])
             return self._prediction(item, watched, self._decode(state), facts)
+        scores = self._scores(watched.state, question, options)
+        unseen = self._scores(_programs(self._live).init(self._params), question, options)
+        facts |= {SCORES: scores, SCORES_UNSEEN: unseen}
+        return self._prediction(item, watched, written_choice(item, int(np.argmax(scores))), facts)
+
+    def _scores(self, state: PyTree, question: Sequence[int], options: Sequence[Sequence[int]]) -> list[float]:
+        """Of each option its mean log-likelihood a slot behind the question; the state stays as it is."""
+        state, _ = self._give(state, [question])
         _, sums = self._give(state, options)
-        scores = [float(total) / len(slots) for total, slots in zip(sums, options)]
-        return self._prediction(item, watched, written_choice(item, int(np.argmax(scores))), facts | {SCORES: scores})
+        return [float(total) / len(slots) for total, slots in zip(sums, options)]
 
     def _watched(self, item: Item) -> Watched:
         """What is left of a video when it was watched until the question, which is not given yet."""

@@ -19,6 +19,7 @@ from data_pipelines.video_source import VideoError
 from data_pipelines.words import split_words
 from mmduplex_jax.evals.benchmarks.longvideobench import interleave
 from mmduplex_jax.evals.benchmarks.protocol import (
+    SCORES,
     WORDS_LEFT_OUT,
     BenchmarkError,
     Item,
@@ -32,8 +33,6 @@ from mmduplex_jax.stages.vlm.task import VlmTask
 from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import Array, Float, Int32, PyTree, UInt8
 
-# A fact of an answer: the options' mean log-likelihoods a token.
-SCORES = "scores"
 # Texts are as long as a multiple of this.
 _PIECE = 64
 

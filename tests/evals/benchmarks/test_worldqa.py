@@ -115,6 +115,45 @@ def test_the_command_makes_it(tmp_path: Path, monkeypatch, folder: Path):
     assert set(json.loads(report.read_text())["groups"]) == {"duration", "category", "topic", "level"}
 
 
+def test_biases_of_options_are_shown_and_taken_off():
+    """Somebody who likes green, and the word that it said last."""
+    colours = ("red", "green", "blue")
+    item = lambda key, right, level: Item(
+        key, None, "?", colours, groups={"category": "colour", "level": level}, facts={"correct_choice": right}
+    )
+    items = [item("a", 0, "soon"), item("b", 2, "late"), item("c", 0, "late")]
+    unseen = [-3.0, -1.0, -3.0]
+    answers = {
+        one.key: Prediction("B", (TimedText(1.0, said),), 5, {"scores": scores, "scores_unseen": unseen})
+        for one, said, scores in (
+            (items[0], "blue dog leaves red dog enters", [-1.5, -1.0, -3.0]),
+            (items[1], "blue dog enters green car stops", [-3.0, -0.5, -3.2]),
+            (items[2], "dog stops", [-2.5, -1.0, -3.5]),
+        )
+    }
+    raw, calibrated = (worldqa.score(items, answers, rule) for rule in ("official", "calibrated"))
+    assert [one.shown["answer"] for one in raw] == ["B", "B", "B"]
+    assert [one.shown["answer"] for one in calibrated] == ["A", "B", "A"]
+    assert worldqa.aggregate(calibrated, "calibrated") == pytest.approx(2 / 3)
+    found = worldqa.figures(items, answers, calibrated, "calibrated")
+    assert found["by_option"] == {"blue": {"right": 1}, "green": {"answered": 1}, "red": {"right": 2, "answered": 2}}
+    assert found["said_last"] == {
+        "late": {
+            "questions": 1,
+            "answered_last": 1,
+            "answered_right": 0,
+            "wrong_questions": 1,
+            "wrong_answered_last": 1,
+            "wrong_answered_right": 0,
+        },
+        "soon": {"questions": 1, "answered_last": 1, "answered_right": 1},
+    }
+    json.dumps(found, allow_nan=False)
+    # Who compared no likelihoods answers what it wrote.
+    blind = worldqa.score(items, worldqa.CONTROLS["always_b"](items), "calibrated")
+    assert [one.shown["answer"] for one in blind] == ["B", "B", "B"]
+
+
 def test_who_comments_has_answered():
     item = lambda category, about, options, right: Item(
         f"{category} {about}",
