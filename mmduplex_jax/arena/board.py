@@ -65,6 +65,7 @@ def leaderboard(
         if flagged
         else None,
         "excluded_voters": store.excluded_voters(),
+        "age_s": 0.0,
         "live": [dataclasses.asdict(one) for one in live],
     }
 

@@ -15,10 +15,13 @@ def export_votes(store: VoteStore, path: Path) -> int:
 
     Raises:
       ValueError: the name ends in neither `.jsonl` nor `.parquet`.
+      FileNotFoundError: its folder is not there.
       ImportError: Parquet, and pyarrow is not installed.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--export={path}: the name must end in one of {SUFFIXES}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--export={path}: there is no folder {path.parent}; make it, or name another one")
     part = path.with_name(path.name + ".part")
     written = _write_parquet(store, part) if path.suffix == ".parquet" else _write_lines(store, part)
     part.replace(path)

@@ -98,12 +98,14 @@ class _Schedule:
         prior = [(a, b, "draw") for a in range(len(names)) for b in range(a + 1, len(names))] if prior_ties else []
         rows = [*counts, *prior]
         winners = {"x": evalica.Winner.X, "y": evalica.Winner.Y, "draw": evalica.Winner.Draw}
-        self.games = ([a for a, _, _ in rows], [b for _, b, _ in rows], [winners[winner] for _, _, winner in rows])
-        self._prior = np.full(len(prior), prior_ties)
-        self.weights = np.concatenate([self.counted, self._prior])
         # (Names become numbers in evalica's own index, so that contestants without votes are there too.)
         everyone = list(range(len(names)))
         self.index = evalica.indexing(everyone, everyone)[2]
+        # As indices of pandas, which evalica looks up a hundred times: lists are made into such each time anew.
+        firsts, seconds = (self.index.take([row[side] for row in rows]) for side in (0, 1))
+        self.games = (firsts, seconds, [winners[winner] for _, _, winner in rows])
+        self._prior = np.full(len(prior), prior_ties)
+        self.weights = np.concatenate([self.counted, self._prior])
         self._bradley_terry = evalica.bradley_terry
 
     def fit(self, weights: np.ndarray) -> np.ndarray:
@@ -111,7 +113,8 @@ class _Schedule:
         fitted = self._bradley_terry(
             *self.games, index=self.index, weights=weights.tolist(), tolerance=_TOLERANCE, limit=_ROUNDS
         )
-        strengths = fitted.scores.sort_index().to_numpy()
+        strengths = np.empty(len(self.index))
+        strengths[fitted.scores.index.to_numpy()] = fitted.scores.to_numpy()  # (evalica gives the best first)
         return strengths / strengths.sum()
 
     def resampled(self, rounds: int, seed: int) -> np.ndarray:

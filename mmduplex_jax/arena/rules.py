@@ -43,6 +43,7 @@ class ArenaLimits:
     new_voters_day: int = _limit(50, "voters that an address may become in 24 hours")
     ballot_s: float = _limit(3600.0, "how long a ballot may be answered")
     board_s: float = _limit(5.0, "how old the leaderboard may be")
+    board_wait_s: float = _limit(1.0, "for a new leaderboard, before the one of before is shown")
     groups_s: float = _limit(600.0, "from one search for groups of voters to the next")
 
     def __post_init__(self) -> None:

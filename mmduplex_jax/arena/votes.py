@@ -493,9 +493,15 @@ class VoteStore:
 
         Raises:
           FileExistsError: the file is there.
+          FileNotFoundError: its folder is not.
         """
-        with path.open("xb"):  # a backup never overwrites another
-            pass
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"--backup={path}: there is no folder {path.parent}; make it, or name another one")
+        try:
+            with path.open("xb"):  # a backup never overwrites another
+                pass
+        except FileExistsError as error:
+            raise FileExistsError(f"--backup={path}: is there already, and no backup overwrites another") from error
         with self._lock, contextlib.closing(sqlite3.connect(path)) as copy:
             self._db.backup(copy)
 

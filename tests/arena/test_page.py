@@ -30,6 +30,8 @@ FLAGS = [
 ]  # fmt: skip
 TOKEN = "a-secret-of-more-than-16"
 PATIENCE_MS = 90_000
+# The board is computed anew for every reader.
+FRESH = ArenaLimits(board_s=1e-9, board_wait_s=60)
 CONTESTANTS = ("amber", "birch", "cedar")
 
 
@@ -54,7 +56,7 @@ class ServedArena:
 
     def __init__(self, root: Path, path: Path, token: str | None = None):
         self.store = VoteStore(path, seed="seed")
-        app = build_arena(read_entries(root), self.store, Access("127.0.0.1", token), ArenaLimits(board_s=1e-9))
+        app = build_arena(read_entries(root), self.store, Access("127.0.0.1", token), FRESH)
         ready, self._loop, self._stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
         async def serve() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from mmduplex_jax.arena.board import leaderboard
 from mmduplex_jax.arena.entries import read_entries
 from mmduplex_jax.arena.rules import ArenaLimits
 from mmduplex_jax.arena.server import VOTER_COOKIE, build_arena
@@ -19,7 +21,7 @@ from tests.arena.contest import Clock, write_contest
 from tests.serving.served import run
 
 # The board is computed anew for every reader.
-FRESH = ArenaLimits(board_s=1e-9)
+FRESH = ArenaLimits(board_s=1e-9, board_wait_s=60)
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +302,31 @@ def test_groups_of_voters_are_searched_for_beside_the_board(root: Path, tmp_path
         assert searched == [server.store]  # (once in ten minutes)
 
     arena_test(body, root, tmp_path)
+
+
+def test_nobody_waits_long_for_a_board(root: Path, tmp_path: Path, monkeypatch):
+    """Where counting takes its time, the board of before is shown, with its age; the next one is there when it is."""
+    pytest.importorskip("evalica", reason="evalica is not installed (the extra `arena` has it)")
+    may_count = threading.Event()
+    may_count.set()
+
+    def slow(*arguments, **named) -> dict:
+        assert may_count.wait(60)
+        return leaderboard(*arguments, **named)
+
+    monkeypatch.setattr("mmduplex_jax.arena.server.leaderboard", slow)
+
+    async def body(server: Served):
+        assert (await server.board())["votes"] == 0
+        ballot = await server.ballot()
+        server.clock.now_s += ballot["shown_s"]
+        await server.vote(ballot)
+        may_count.clear()
+        old = await server.board()
+        assert (old["votes"], old["age_s"] > 0) == (0, True)
+        may_count.set()
+        async with asyncio.timeout(30):
+            while (await server.board())["votes"] != 1:
+                await asyncio.sleep(0.01)
+
+    arena_test(body, root, tmp_path, limits=ArenaLimits(board_s=1e-9, board_wait_s=0.1, requests_hz=1e3))

@@ -41,6 +41,27 @@ def test_votes_are_copied_exported_and_counted(root: Path, tmp_path: Path, capsy
     assert [one["name"] for one in board["ratings"]] == ["amber", "cedar", "birch"]
 
 
+@pytest.mark.parametrize("flag", ["--backup=nowhere/copy.sqlite3", "--export=nowhere/votes.jsonl"])
+def test_a_folder_that_is_not_there_is_one_line(root: Path, tmp_path: Path, capsys, monkeypatch, flag: str):
+    monkeypatch.chdir(tmp_path)
+    voted(root)
+    assert arena.main([f"--root={root}", flag]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("arena: ")
+    assert "nowhere" in line
+    assert "no folder" in line
+
+
+def test_no_backup_overwrites_another(root: Path, tmp_path: Path, capsys):
+    voted(root)
+    copy = tmp_path / "copy.sqlite3"
+    assert arena.main([f"--root={root}", f"--backup={copy}"]) == 0
+    before = copy.read_bytes()
+    assert arena.main([f"--root={root}", f"--backup={copy}"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert copy.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
