@@ -30,6 +30,12 @@ TICKS = 4  # of the clock in 0.6 s
 TOKEN = "a-secret-of-more-than-16"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch) -> None:
+    """A machine that runs tests may be as slow as it likes; one test says what becomes of that."""
+    monkeypatch.setattr("mmduplex_jax.arena.live._LATE_S", 60.0)
+
+
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     return write_video(tmp_path / "film.mp4", VIDEO_S)
@@ -147,6 +153,16 @@ def test_a_connection_that_drops_is_no_recording(film: Path):
 
             asyncio.get_running_loop().call_later(0.3, cut)
             assert (await failure(server.url, film)).code == "dropped"
+
+    run(test())
+
+
+def test_what_this_machine_is_too_slow_for_is_no_recording(film: Path, monkeypatch):
+    monkeypatch.setattr("mmduplex_jax.arena.live._LATE_S", -1.0)  # it is always later than a second too soon
+
+    async def test():
+        async with served() as server:
+            assert (await failure(server.url, film)).code == "late"
 
     run(test())
 
@@ -288,9 +304,12 @@ def test_votes_begin_when_a_video_is_recorded(root: Path):
                     failures = root / "live" / "birch" / "failures.jsonl"
                     await until(failures.exists)
                     server.pool.slots = 8
-                    await until(lambda: len(list((root / "live" / "birch").glob("*.json"))) == 2)
-                    async with client.post("/v1/ballots") as answer:
-                        ballot = await answer.json()
+                    await until(lambda: Recordings(root, "birch").number() == 2)
+                    async with asyncio.timeout(60):
+                        # (What is kept is shown when the folder has been read again.)
+                        while (answer := await client.post("/v1/ballots")).status == 503:
+                            await asyncio.sleep(0.01)
+                    ballot = await answer.json()
                     assert answer.status == 200
                     words = {side: [text for _, text in ballot[side]] for side in ("left", "right")}
                     assert sorted(words.values()) == [["a", "wave"], [f"w{tick}" for tick in range(TICKS)]]
