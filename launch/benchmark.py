@@ -29,11 +29,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmduplex_jax.evals.benchmarks.protocol import Item, Prediction
-from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS, describe_benchmarks, find_benchmark
+from mmduplex_jax.evals.benchmarks.protocol import Prediction
+from mmduplex_jax.evals.benchmarks.registry import BENCHMARKS, MADE_HERE, describe_benchmarks, find_benchmark
 from mmduplex_jax.stages.config_file import add_json_flag, at_least, command_parser, run_main, shown_on, write_json
-
-_MADE_HERE = ("worldqa", "videoreasonbench")
 
 
 class FlagError(ValueError):
@@ -49,8 +47,8 @@ def benchmark(args: argparse.Namespace) -> None:
     elif args.said or args.reference:
         _score_captions(args)
     elif args.make:
-        if args.name not in _MADE_HERE:
-            raise FlagError(f"--make is of {' and '.join(_MADE_HERE)}, others are downloaded: docs/benchmarks.md")
+        if args.name not in MADE_HERE:
+            raise FlagError(f"--make is of {' and '.join(MADE_HERE)}, others are downloaded: docs/benchmarks.md")
         find_benchmark(args.name).make(Path(args.make), seed=args.seed)  # type: ignore[attr-defined]
     elif not args.root:
         raise FlagError(f"{args.name} needs --root=DIR, its folder as it is published")
@@ -79,8 +77,9 @@ def _score_captions(args: argparse.Namespace) -> None:
 
 
 def _answer_and_score(args: argparse.Namespace) -> None:
-    from mmduplex_jax.evals.benchmarks.runner import format_report, make_report
+    from mmduplex_jax.evals.benchmarks.runner import format_report, load_items, make_report
     from mmduplex_jax.pages.benchmark import benchmark_page
+    from mmduplex_jax.stages.benchmarking import ask_model
 
     found = find_benchmark(args.name)
     rule = args.rule or found.RULES[0]
@@ -88,9 +87,7 @@ def _answer_and_score(args: argparse.Namespace) -> None:
         raise FlagError(f"--rule={rule}: {args.name} has {', '.join(found.RULES)}")
     if args.control and args.control not in found.CONTROLS:
         raise FlagError(f"--control={args.control}: {args.name} has {', '.join(found.CONTROLS) or 'none'}")
-    items = found.load_items(Path(args.root))
-    if not items:
-        raise ValueError(f"{args.root}: there is no question in it")
+    items = load_items(found, Path(args.root))
     asked = items[: args.limit]
     answered_by = args.checkpoint or args.predictions or f"control {args.control}"
     if args.control:
@@ -98,7 +95,15 @@ def _answer_and_score(args: argparse.Namespace) -> None:
     elif args.predictions:
         predictions = found.read_predictions(Path(args.predictions), items)
     else:
-        answered_by, predictions = _ask_model(args, asked)
+        answered_by, predictions = ask_model(
+            args.name,
+            args.checkpoint,
+            asked,
+            subtitles=args.subtitles == "yes",
+            outputs=(args.json, args.html, args.save_predictions),
+            process=args.process_index,
+            processes=args.process_count,
+        )
     if predictions is None:
         print("this part is answered, others are not: whoever is last makes the report", file=shown_on(args.json))
         return
@@ -110,23 +115,6 @@ def _answer_and_score(args: argparse.Namespace) -> None:
     if args.html:
         benchmark_page(report, asked, predictions, scores, shown=args.shown).save(args.html)
     print(format_report(report), file=shown_on(args.json))
-
-
-def _ask_model(args: argparse.Namespace, items: Sequence[Item]) -> tuple[str, Mapping[str, Prediction] | None]:
-    """What to call the model, and its answers; None where other processes have not given theirs yet."""
-    from mmduplex_jax.evals.benchmarks import runner
-    from mmduplex_jax.stages.registry import find_stage
-    from mmduplex_jax.weights.trained import load_trained
-
-    runner.check_videos(items)
-    trained = load_trained(args.checkpoint)
-    make, subtitles = find_stage(trained.config.stage).make_answerer, args.subtitles == "yes"
-    answerer = make(trained.task, trained.params, trained.config, trained.tokenizer, subtitles=subtitles)
-    made_by = {"benchmark": args.name, "checkpoint": trained.name, "parameters": runner.fingerprint(trained.params)}
-    made_by |= {"subtitles": subtitles, "items": len(items), "questions": runner.questions_fingerprint(items)}
-    outputs = (args.json, args.html, args.save_predictions)
-    kept = runner.AnswersFile.beside(outputs, made_by, process=args.process_index, processes=args.process_count)
-    return trained.name, runner.answer_items(items, answerer, kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--process_count", type=at_least(1), metavar="N", help="how many processes share it (default: as JAX is set up)"
     )
-    add("--make", metavar="DIR", help=f"make {' or '.join(_MADE_HERE)}: videos and questions")
+    add("--make", metavar="DIR", help=f"make {' or '.join(MADE_HERE)}: videos and questions")
     add("--seed", type=at_least(0), default=0, help="of --make (default: %(default)s)")
     add("--said", metavar="FILE|DIR", help="of timing: a .vtt, .srt or .json that was said, or a folder of them")
     add("--reference", metavar="FILE|DIR", help="of timing: what it is compared with")

@@ -20,6 +20,9 @@ BENCHMARKS: dict[str, str] = {
     )
 }
 
+# Those whose modules have `make(folder, seed=...)`: videos and questions made here. Others are downloaded.
+MADE_HERE = ("worldqa", "videoreasonbench")
+
 
 def find_benchmark(name: str) -> Benchmark:
     """A benchmark of the table; ValueError for another name."""

@@ -183,6 +183,14 @@ class AnswersFile:
         return answers
 
 
+def load_items(benchmark: Benchmark, root: Path) -> Sequence[Item]:
+    """The questions in a benchmark's folder; BenchmarkError where it holds none, or what cannot be read."""
+    items = benchmark.load_items(root)
+    if not items:
+        raise BenchmarkError(f"{root}: there is no question in it")
+    return items
+
+
 def answer_items(
     items: Sequence[Item], answerer: Answerer, kept: AnswersFile | None = None
 ) -> dict[str, Prediction] | None:
