@@ -116,6 +116,7 @@ setup(
             "arena/static/*",
             "arena/templates/*",
             "serving/static/*",
+            "serving/templates/*",
             "pages/templates/*",
             "weights/real/*",
             "weights/world/*",

@@ -41,13 +41,13 @@ from mmduplex_jax.commentator import Delays
 from mmduplex_jax.models.live import StepOutput, TokenReport
 from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
 from mmduplex_jax.serving.protocol import (
     Change,
     Frame,
     Hello,
-    Limits,
     Order,
     ProtocolError,
     frame_bytes,

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from mmduplex_jax.arena.server import build_arena
 from mmduplex_jax.arena.votes import VoteStore
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.limits import add_limit_flags, limits_of
 from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
 from mmduplex_jax.serving.sockets import exit_now, listen, shown_address, stop_at_signals, tls_context
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
@@ -94,10 +94,7 @@ def flags() -> argparse.ArgumentParser:
     add("--allow_origins", metavar="ORIGIN,...", type=listed, default=[], help="other pages that may use the arena")
     add("--log", choices=("json", "text"), default="text", help="how the log is written, to stderr (default: text)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
-    limits = flags.add_argument_group("limits for everybody")
-    for field in dataclasses.fields(ArenaLimits):
-        text = f"{field.metadata['help']} (%(default)s)"
-        limits.add_argument(f"--limit_{field.name}", type=type(field.default), default=field.default, help=text)
+    add_limit_flags(flags, ArenaLimits, "limits for everybody")
     return flags
 
 
@@ -154,9 +151,7 @@ def live_servers(args: argparse.Namespace) -> list[LiveServer]:
 
 
 async def _serve(args: argparse.Namespace, path: Path) -> None:
-    limits = ArenaLimits(
-        **{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(ArenaLimits)}
-    )
+    limits = limits_of(args, ArenaLimits)
     access = Access(args.host, read_token(args.token_file), args.allow_origins)
     tls = tls_context(args.tls_cert, args.tls_key)
     recorder = Recorder(args.root, live_servers(args), args.identity_words)

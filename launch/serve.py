@@ -1,7 +1,6 @@
 """Serve a model to browsers and programs: video in, words out, many streams at once."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -9,9 +8,9 @@ from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import load, random_commentator
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.limits import Limits, add_limit_flags, limits_of
 from mmduplex_jax.serving.listen import ServerSettings, run_server
 from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
-from mmduplex_jax.serving.protocol import Limits
 from mmduplex_jax.serving.sockets import exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, parse_args
@@ -62,7 +61,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         port=args.port,
         access=Access(args.host, read_token(args.token_file), args.allow_origins),
         sources=Sources(args.allow_sources),
-        limits=Limits(**{field.name: getattr(args, f"limit_{field.name}") for field in dataclasses.fields(Limits)}),
+        limits=limits_of(args, Limits),
         policy=DeadlinePolicy(**{name: getattr(args, name) for name in _POLICY_FLAGS}),
         tls=tls_context(args.tls_cert, args.tls_key),
         max_sessions=args.max_sessions,
@@ -95,12 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         add(f"--{name}", type=float, default=getattr(policy, name), help=f"{text} (default: %(default)s)")
     add("--log", choices=("json", "text"), default="json", help="how the log is written, to stderr (default: json)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
-    limits = flags.add_argument_group("limits for every client")
-    for field in dataclasses.fields(Limits):
-        kind = type(field.default)
-        limits.add_argument(
-            f"--limit_{field.name}", type=kind, default=field.default, help=f"{field.metadata['help']} (%(default)s)"
-        )
+    add_limit_flags(flags, Limits, "limits for every client")
     args = parse_args(flags, argv)
     try:
         settings = settings_of(args)

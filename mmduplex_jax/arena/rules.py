@@ -8,9 +8,9 @@ ever, with at most the chance that is named here, however often one looks.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from mmduplex_jax.arena.votes import PastVote, Tally, Voter, VoteStore
+from mmduplex_jax.serving.limits import Bounds, limit
 
 DAY_S, THREE_HOURS_S = 86_400.0, 10_800.0
 
@@ -24,32 +24,23 @@ _SIDE_ALPHA = 0.001
 _RAPID_LAST, _RAPID_MIN, _RAPID_SHARE, _RAPID_S = 50, 10, 0.2, 1.0
 
 
-def _limit(default: float, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
 @dataclasses.dataclass(frozen=True)
-class ArenaLimits:
+class ArenaLimits(Bounds):
     """Bounds that hold for everybody. Each is a flag of `launch.arena`; its help says what it bounds.
 
     Votes a day and in three hours are those of TTS-Arena-V2 8dde61c (security.py).
     """
 
-    connections: int = _limit(1024, "open sockets")
-    body_bytes: int = _limit(4096, "of a request's body")
-    requests_hz: float = _limit(5.0, "requests a second from an address, with ten seconds' worth at once")
-    votes_day: int = _limit(720, "votes of a voter in 24 hours")
-    votes_3_hours: int = _limit(100, "votes of a voter in 3 hours")
-    new_voters_day: int = _limit(50, "voters that an address may become in 24 hours")
-    ballot_s: float = _limit(3600.0, "how long a ballot may be answered")
-    board_s: float = _limit(5.0, "how old the leaderboard may be")
-    board_wait_s: float = _limit(1.0, "for a new leaderboard, before the one of before is shown")
-    groups_s: float = _limit(600.0, "from one search for groups of voters to the next")
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"--limit_{field.name} must be more than 0, got {getattr(self, field.name)}")
+    connections: int = limit(1024, "open sockets")
+    body_bytes: int = limit(4096, "of a request's body")
+    requests_hz: float = limit(5.0, "requests a second from an address, with ten seconds' worth at once")
+    votes_day: int = limit(720, "votes of a voter in 24 hours")
+    votes_3_hours: int = limit(100, "votes of a voter in 3 hours")
+    new_voters_day: int = limit(50, "voters that an address may become in 24 hours")
+    ballot_s: float = limit(3600.0, "how long a ballot may be answered")
+    board_s: float = limit(5.0, "how old the leaderboard may be")
+    board_wait_s: float = limit(1.0, "for a new leaderboard, before the one of before is shown")
+    groups_s: float = limit(600.0, "from one search for groups of voters to the next")
 
 
 def too_many(store: VoteStore, voter: Voter, limits: ArenaLimits) -> str:

@@ -30,8 +30,8 @@ from mmduplex_jax.arena.ratings import MissingLibrary
 from mmduplex_jax.arena.rules import ArenaLimits
 from mmduplex_jax.arena.votes import Ballot, Voter, VoteRefused, VoteStore
 from mmduplex_jax.serving.access import Access
-from mmduplex_jax.serving.guard import guarded_app, page_file
-from mmduplex_jax.serving.protocol import Bucket
+from mmduplex_jax.serving.guard import guarded_app, page, page_file
+from mmduplex_jax.serving.limits import Bucket
 
 _log = logging.getLogger(__name__)
 VOTER_COOKIE = "arena_voter"
@@ -39,8 +39,8 @@ _COOKIE_S = 180 * 86_400
 # Pages hold no secret; a ballot's video is reached by the ballot's own key.
 _PUBLIC = frozenset({"page", "asset", "healthz", "video"})
 _PAGES = {"/": "index.html", "/leaderboard": "leaderboard.html"}
-# Files of the model's page that these pages use, too.
-_SHARED_FILES = frozenset({"page.css"})
+# What all pages of our servers share.
+_SHARED_FILES = frozenset({"theme.css"})
 _STATUS = {"unknown": 404, "over": 409, "again": 409, "too_early": 425}
 # Addresses whose rates are remembered.
 _ADDRESSES_MAX = 10_000
@@ -267,9 +267,7 @@ async def _known_voter(request: web.Request) -> Voter:
 
 
 async def _page(request: web.Request) -> web.StreamResponse:
-    answer = await page_file("mmduplex_jax.arena", _PAGES[request.path])
-    assert answer is not None
-    return answer
+    return page("mmduplex_jax.arena", _PAGES[request.path])
 
 
 async def _asset(request: web.Request) -> web.StreamResponse:

@@ -19,9 +19,10 @@ from mmduplex_jax.serving.connection import (
     server_sent_events,
 )
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.guard import guarded_app, page_file
+from mmduplex_jax.serving.guard import guarded_app, page, page_file
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
-from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Limits, ProtocolError
+from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
 from mmduplex_jax.serving.session import public_facts
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources, WorldClips
@@ -89,7 +90,7 @@ def build_app(
 
     app.cleanup_ctx.append(run)
     add = app.router.add_get
-    add("/", _static, name="page")
+    add("/", _page, name="page")
     add("/static/{name}", _static, name="asset")
     add("/healthz", _healthz, name="healthz")
     add("/readyz", _readyz, name="readyz")
@@ -210,8 +211,12 @@ async def _world(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
 
 
+async def _page(_: web.Request) -> web.StreamResponse:
+    return page("mmduplex_jax.serving", "index.html")
+
+
 async def _static(request: web.Request) -> web.StreamResponse:
-    answer = await page_file("mmduplex_jax.serving", request.match_info.get("name", "index.html"))
+    answer = await page_file("mmduplex_jax.serving", request.match_info["name"])
     if answer is None:
         raise web.HTTPNotFound(text="there is no such file")
     return answer

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from mmduplex_jax.serving.limits import Bucket
 from mmduplex_jax.serving.protocol import (
     CLOSE_CODES,
     PAD_BIAS_MAX,
     VERSION,
-    Bucket,
     Change,
     Hello,
     Message,

@@ -1,9 +1,11 @@
 """What all our servers do with every request: rules, headers for browsers, errors as JSON, files of a page."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Collection
 from importlib.resources import files
 
+import jinja2
 from aiohttp import web
 
 from mmduplex_jax.serving.access import Access
@@ -11,7 +13,7 @@ from mmduplex_jax.serving.access import Access
 # Connections that have not sent the head of a request yet.
 SILENT = web.AppKey("silent", set[web.RequestHandler])
 
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -73,6 +75,20 @@ def guarded_app(
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
+
+
+def page(package: str, name: str) -> web.Response:
+    """A page of a package's folder `templates`, laid out by `shell.html`, which all pages share."""
+    body = _templates(package).get_template(name).render()
+    return web.Response(text=body, content_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+@functools.cache
+def _templates(package: str) -> jinja2.Environment:
+    folders = [jinja2.PackageLoader(one) for one in (package, "mmduplex_jax.serving")]
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader(folders), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
 
 
 async def page_file(package: str, name: str) -> web.Response | None:

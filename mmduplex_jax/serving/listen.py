@@ -14,7 +14,7 @@ from mmduplex_jax.commentator import Commentator, pool_of
 from mmduplex_jax.serving.access import Access, is_loopback
 from mmduplex_jax.serving.app import SESSIONS, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.sockets import FIRST_REQUEST_S, listen, shown_address, stop_at_signals
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy

@@ -20,7 +20,8 @@ from data_pipelines.geometry import FrameFitter, fitter
 from data_pipelines.video_source import VideoError, why
 from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.frame_size import FrameSize
-from mmduplex_jax.serving.protocol import PREDICTED, Bucket, Frame
+from mmduplex_jax.serving.limits import Bucket
+from mmduplex_jax.serving.protocol import PREDICTED, Frame
 
 _US = Fraction(1, 1_000_000)
 # A progressive JPEG repeats the whole picture in every scan; real ones have about ten.

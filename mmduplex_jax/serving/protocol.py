@@ -1,6 +1,6 @@
 """The protocol's messages: a client's, parsed strictly, so that nothing but these values goes further; the server's.
 
-And what a client may ask of the server, with a bucket that measures rates. docs/protocol.md describes every field.
+docs/protocol.md describes every field.
 
 Nothing but the standard library is imported: clients read this module too.
 """
@@ -10,8 +10,7 @@ import json
 import math
 import re
 import struct
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 VERSION = 1
@@ -339,57 +338,3 @@ def error_reply(code: str, message: str, *, fatal: bool) -> Reply:
 def bye_reply(reason: str, message: str, *, seq: int, resumable: bool = False) -> Reply:
     """The last message: why, and the number of the last word that was said."""
     return {"type": "bye", "reason": reason, "message": message, "seq": seq, "resumable": resumable}
-
-
-def _limit(default: float, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Bounds that hold for every client. Each one is a flag of `launch.serve`; its help says what it bounds."""
-
-    connections: int = _limit(1024, "open sockets, streams or not")
-    message_bytes: int = _limit(2 << 20, "of a picture's message")
-    text_bytes: int = _limit(64 << 10, "of a text message, and of an HTTP request's body")
-    pixels: int = _limit(1920 * 1200, "of a picture, width × height")
-    frame_rate_hz: float = _limit(
-        60.0, "pictures a second that a live stream may send, with a second's worth at once; more are dropped"
-    )
-    messages_hz: float = _limit(20.0, "text messages a second, with two seconds' worth at once; more end the stream")
-    bad_frames: int = _limit(20, "pictures in a row that do not decode; more end the stream")
-    decode_s: float = _limit(0.5, "of a processor's time for decoding one picture; more ends the stream")
-    inbox_frames: int = _limit(8, "pictures that wait to be decoded; of a live stream the oldest are dropped beyond it")
-    file_ticks: int = _limit(4, "ticks of a file that wait for the model; the client is made to wait beyond it")
-    hello_s: float = _limit(10.0, "from a connection to its hello")
-    idle_s: float = _limit(120.0, "without any message or picture")
-    resume_s: float = _limit(
-        30.0, "how long a stream waits for a client that was cut off, and a finished one for its last words"
-    )
-    send_s: float = _limit(10.0, "how long a client may take to read what is sent to it")
-    replay_words: int = _limit(4096, "words kept for a client that comes back, and for a slow reader")
-    feeds: int = _limit(8, "readers of one stream's words beside its client")
-    gap_s: float = _limit(2.0, "a picture is repeated over a gap of at most this long; a longer gap is jumped over")
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"limits.{field.name} must be more than 0, got {getattr(self, field.name)}")
-
-
-class Bucket:
-    """A token bucket: `take` says whether one more fits the rate now."""
-
-    def __init__(self, rate_hz: float, burst: float, now: Callable[[], float] = time.monotonic):
-        self._rate_hz, self._burst, self._now = rate_hz, max(1.0, burst), now
-        self._left, self._at_s = self._burst, now()
-
-    def take(self) -> bool:
-        """Takes one; False where none is left."""
-        now_s = self._now()
-        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._rate_hz)
-        self._at_s = now_s
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True

@@ -13,14 +13,13 @@ from typing import Any, Literal
 from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.frame_size import stored_size
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
+from mmduplex_jax.serving.limits import Bucket, Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import (
     PREDICTED,
-    Bucket,
     Change,
     Frame,
-    Limits,
     ProtocolError,
     Reply,
     Status,

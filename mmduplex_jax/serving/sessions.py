@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from data_pipelines.video_source import redact
 from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
-from mmduplex_jax.serving.protocol import Hello, Limits, ProtocolError, Resume, error_reply
+from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
 from mmduplex_jax.serving.session import Session, checked_delay
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool

@@ -34,6 +34,7 @@ TOKEN = "a-secret-of-more-than-16"
 def patience(monkeypatch) -> None:
     """A machine that runs tests may be as slow as it likes; one test says what becomes of that."""
     monkeypatch.setattr("mmduplex_jax.arena.live._LATE_S", 60.0)
+    monkeypatch.setattr("mmduplex_jax.arena.live._END_S", 60.0)
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def root(tmp_path: Path) -> Path:
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 

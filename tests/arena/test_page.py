@@ -1,12 +1,8 @@
 """The arena in a real browser: words at their times, no vote before the end, mouse, keys, a phone, a token."""
 
 import asyncio
-import contextlib
-import os
-import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +14,12 @@ from mmduplex_jax.arena.server import build_arena
 from mmduplex_jax.arena.votes import VoteStore
 from mmduplex_jax.serving.access import Access
 from tests.arena.contest import cast, write_contest
+from tests.browser import chromium, contrast, opened, playwright, until
 
 # A browser starts in seconds and videos play in real time.
 pytestmark = pytest.mark.browser
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")
 
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required",
-]  # fmt: skip
 TOKEN = "a-secret-of-more-than-16"
-PATIENCE_MS = 90_000
 # The board is computed anew for every reader.
 FRESH = ArenaLimits(board_s=1e-9, board_wait_s=60)
 CONTESTANTS = ("amber", "birch", "cedar")
@@ -42,13 +32,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}; CHROMIUM names another one")
-    playwright.expect.set_options(timeout=PATIENCE_MS)
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium([]) as (started,):
         yield started
-        started.close()
 
 
 class ServedArena:
@@ -85,33 +70,6 @@ def arena(root: Path, tmp_path: Path) -> Iterator[ServedArena]:
     served.close()
 
 
-@contextlib.contextmanager
-def opened(browser, arena: ServedArena, path: str = "/", size=(1280, 860), **arguments) -> Iterator:
-    """A page; at the end nothing was loaded from elsewhere and no rule of its own was broken."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **arguments)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    complaints, asked = [], []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    try:
-        page.goto(arena.url + path)
-        yield page
-        assert not [url for url in asked if not url.startswith((arena.url, "blob:", "data:"))]
-        # What the browser says of a token that is asked for is no fault of the page.
-        assert not [one for one in complaints if "401" not in one]
-    finally:
-        context.close()
-
-
-def until(page, condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_MS / 1000
-    while not condition():
-        assert time.monotonic() < deadline_s
-        page.wait_for_timeout(30)
-
-
 def choices(page):
     return page.locator("[data-choice]")
 
@@ -135,7 +93,7 @@ WATCH_WORDS = """
 
 
 def test_words_come_at_their_times_and_votes_after_the_end(browser, arena: ServedArena):
-    with opened(browser, arena) as page:
+    with opened(browser, arena.url) as page:
         playwright.expect(page.get_by_role("status")).to_have_text("Play the video to its end, then vote.")
         assert all(one.is_disabled() for one in choices(page).all())
         page.evaluate(WATCH_WORDS)
@@ -162,7 +120,7 @@ def test_words_come_at_their_times_and_votes_after_the_end(browser, arena: Serve
 
 
 def test_everything_works_by_keyboard_and_keys_can_be_switched_off(browser, arena: ServedArena):
-    with opened(browser, arena) as page:
+    with opened(browser, arena.url) as page:
         playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
         page.keyboard.press("p")
         playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
@@ -189,7 +147,7 @@ def test_everything_works_by_keyboard_and_keys_can_be_switched_off(browser, aren
 
 
 def test_nobody_skips_to_the_end(browser, arena: ServedArena):
-    with opened(browser, arena) as page:
+    with opened(browser, arena.url) as page:
         playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
         until(page, lambda: page.evaluate("document.getElementById('video').readyState >= 2"))
         page.evaluate("document.getElementById('video').currentTime = 1.9")
@@ -200,7 +158,7 @@ def test_nobody_skips_to_the_end(browser, arena: ServedArena):
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser, arena: ServedArena):
-    with opened(browser, arena, size=(360, 640), has_touch=True, is_mobile=True) as page:
+    with opened(browser, arena.url, size=(360, 640), has_touch=True, is_mobile=True) as page:
         playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         page.get_by_role("button", name="Play").tap()
@@ -216,18 +174,6 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, arena: ServedArena
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def contrast(one: str, other: str) -> float:
-    """The ratio of WCAG 2.2 of two colours as browsers give them, `rgb(1, 2, 3)`."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (bright + 0.05) / (dark + 0.05)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_have_contrast_and_controls_have_names(browser, arena: ServedArena, scheme: str):
     style = """(element) => {
@@ -236,7 +182,7 @@ def test_texts_have_contrast_and_controls_have_names(browser, arena: ServedArena
       while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
       return [ink, getComputedStyle(ground).backgroundColor];
     }"""
-    with opened(browser, arena, color_scheme=scheme) as page:
+    with opened(browser, arena.url, color_scheme=scheme) as page:
         page.get_by_role("button", name="Play").click()
         playwright.expect(page.get_by_role("status")).to_contain_text("Which is better?")
         looked_at = "h1, h2, header p, #state, .said span, legend, legend small, label, button:not(:disabled), nav a"
@@ -260,7 +206,7 @@ def test_the_leaderboard_shows_tables_and_a_plot(browser, arena: ServedArena):
         category = "sea" if number % 2 else "land"
         cast(arena.store, clock, f"v{number}", "amber", "birch", "left", category=category, reason="truth")
         cast(arena.store, clock, f"v{number}", "birch", "cedar", ("left", "tie")[number % 2], category=category)
-    with opened(browser, arena, "/leaderboard") as page:
+    with opened(browser, arena.url, "/leaderboard") as page:
         playwright.expect(page.locator("#board caption").first).to_contain_text("Bradley-Terry")
         first = page.locator("#board table").first.locator("tbody tr").first.inner_text()
         assert first.split()[:2] == ["1", "amber"]
@@ -276,11 +222,11 @@ def test_the_leaderboard_shows_tables_and_a_plot(browser, arena: ServedArena):
 def test_where_a_token_is_wanted_it_is_asked_for(browser, root: Path, tmp_path: Path):
     arena = ServedArena(root, tmp_path / "votes.sqlite3", TOKEN)
     try:
-        with opened(browser, arena) as page:
+        with opened(browser, arena.url) as page:
             page.get_by_label("Token", exact=True).and_(page.locator("input")).fill(TOKEN)
             page.get_by_role("button", name="Go on").click()
             playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
-        with opened(browser, arena, f"/#token={TOKEN}") as page:
+        with opened(browser, arena.url, f"/#token={TOKEN}") as page:
             playwright.expect(page.get_by_role("button", name="Play")).to_be_enabled()
             assert TOKEN not in page.url
     finally:

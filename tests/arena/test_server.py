@@ -178,7 +178,7 @@ def test_hosts_origins_and_headers_are_those_of_the_models_server(root: Path, tm
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             async with server.client.post("/v1/ballots", json={}, headers=headers) as answer:
                 assert answer.status == 403
-        for path in ("/", "/leaderboard", "/static/arena.js", "/static/page.css", "/healthz"):
+        for path in ("/", "/leaderboard", "/static/arena.js", "/static/theme.css", "/healthz"):
             async with server.client.get(path) as answer:
                 assert answer.status == 200, path
                 assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")

@@ -10,7 +10,7 @@ import pytest
 
 from launch import commentate
 from mmduplex_jax.client.session import remote_commentator
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.served import TICK_S, ThreadedServer
 

@@ -13,7 +13,7 @@ import pytest
 from mmduplex_jax import client
 from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode, info
 from mmduplex_jax.frame_size import frame_size
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import TICK_S, run, served
 

@@ -22,7 +22,7 @@ from launch import commentate, serve
 from mmduplex_jax.arena.live import LiveServer, record
 from mmduplex_jax.client import Notice, Refused, Stream, Word, connect, info
 from mmduplex_jax.commentator import load
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.launch.test_commentate import moving
 
@@ -192,7 +192,7 @@ def test_metrics_show_what_happened(served: Served):
         (["--max_sessions=0"], "--max_sessions must be at least 1"),
         (["--port=70000"], "--port must be"),
         (["--allow_sources=/no/such/folder"], "there is no file or folder /no/such/folder"),
-        (["--limit_idle_s=0"], "limits.idle_s must be more than 0"),
+        (["--limit_idle_s=0"], "--limit_idle_s must be more than 0"),
         (["--checkpoint=a", "--random_init=b"], "two models"),
         (["--lag_max_s=0"], "lag_max_s must be over 0"),
         (["--allow_origins=example.org"], "is no origin"),

@@ -17,7 +17,8 @@ from aiohttp import web
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import SESSIONS, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.protocol import Frame, Limits, frame_bytes
+from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from mmduplex_jax.serving.sessions import Sessions
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 

@@ -8,8 +8,8 @@ import logging
 import aiohttp
 import av
 
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import JsonFormatter
-from mmduplex_jax.serving.protocol import Limits
 from tests.serving.scripted_pool import ScriptedPool
 from tests.serving.served import run, served
 from tests.written_captions import read_captions

@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 
 from mmduplex_jax.serving.connection import WireGone, converse
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import BackgroundHandler, Counters
 from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused, vp8_size
-from mmduplex_jax.serving.protocol import Frame, Limits, frame_bytes
+from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
 from tests.serving.scripted_pool import FACTS, ScriptedPool

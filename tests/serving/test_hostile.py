@@ -6,7 +6,8 @@ from aiohttp import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.serving.protocol import Frame, Limits, frame_bytes
+from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from tests.serving.served import picture, run, served
 
 KINDS = ("hello", "config", "pause", "play", "reset", "end", "dance")

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmduplex_jax.serving.protocol import Bucket, Limits
+from mmduplex_jax.serving.limits import Bucket, Limits
 
 
 def test_a_limit_that_allows_nothing_is_an_error():
-    with pytest.raises(ValueError, match=r"limits.idle_s must be more than 0, got 0"):
+    with pytest.raises(ValueError, match=r"--limit_idle_s must be more than 0, got 0"):
         Limits(idle_s=0)
 
 

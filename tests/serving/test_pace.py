@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import TICK_S, run, served
 

@@ -1,18 +1,19 @@
 """The page in a real browser: what is watched, what is said, and what it says when something goes wrong."""
 
-import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_pipelines.geometry import frame_in_picture
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
+from tests import browser
+from tests.browser import chromium, playwright, until
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import ThreadedServer
@@ -20,55 +21,24 @@ from tests.written_captions import read_captions
 
 # A browser starts in seconds and a stream runs in real time.
 pytestmark = pytest.mark.browser
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra `dev` has it)")
 
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required",
-]  # fmt: skip
-ALLOWED = "--use-fake-ui-for-media-stream"
-SCREEN = "--auto-select-desktop-capture-source=Entire screen"
+# A camera and a screen that Chromium makes up; a browser that gives them, and one that refuses them.
+MADE_UP = "--use-fake-device-for-media-stream"
+ALLOWED = (MADE_UP, "--use-fake-ui-for-media-stream", "--auto-select-desktop-capture-source=Entire screen")
 TOKEN = "a-secret-of-more-than-16"
-# For what the page waits for: a model that is asked for it, a video that has to begin.
-PATIENCE_MS = 90_000
 
 
 @pytest.fixture(scope="module")
 def browsers() -> Iterator[dict[bool, object]]:
-    """A browser that gives cameras, and one that refuses them."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}; CHROMIUM names another one")
-    playwright.expect.set_options(timeout=PATIENCE_MS)
-    with playwright.sync_playwright() as driver, contextlib.ExitStack() as stack:
-        found = {}
-        for allowed in (True, False):
-            flags = [*FLAGS, ALLOWED, SCREEN] if allowed else FLAGS
-            found[allowed] = driver.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-            stack.callback(found[allowed].close)
-        yield found
+    """By whether it gives cameras."""
+    with chromium(ALLOWED, [MADE_UP]) as (allowing, refusing):
+        yield {True: allowing, False: refusing}
 
 
-@contextlib.contextmanager
-def opened(browsers, server: ThreadedServer, *, camera: bool = True, path: str = "/", size=(1280, 860)) -> Iterator:
-    """A page of the server; at the end nothing was loaded from elsewhere and no rule of its own was broken."""
-    context = browsers[camera].new_context(
-        viewport={"width": size[0], "height": size[1]}, accept_downloads=True, reduced_motion="reduce"
-    )
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    complaints, asked = [], []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    try:
-        page.goto(server.url + path)
-        yield page
-        assert not [url for url in asked if not url.startswith((server.url, "blob:", "data:"))]
-        # What the browser says of a dropped connection, or of a token that is asked for, is no fault of the page.
-        assert not [one for one in complaints if "WebSocket" not in one and "401" not in one]
-    finally:
-        context.close()
+def opened(browsers, server: ThreadedServer, *, camera: bool = True, **arguments):
+    """A page of the server. What the browser says of a dropped connection is no fault of the page."""
+    arguments = {"accept_downloads": True, "reduced_motion": "reduce"} | arguments
+    return browser.opened(browsers[camera], server.url, forgiven=("401", "WebSocket"), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +64,6 @@ def watch(page, source: str) -> None:
 
 def words(page) -> list[str]:
     return page.evaluate("page.stream.words.all.map((word) => word.text)")
-
-
-def until(page, condition: str | Callable[[], bool]) -> None:
-    """Waits until something holds, in the page or here. (The page's own rules forbid what Playwright would wait by.)"""
-    deadline_s = time.monotonic() + PATIENCE_MS / 1000
-    while not (page.evaluate(condition) if isinstance(condition, str) else condition()):
-        assert time.monotonic() < deadline_s, condition
-        page.wait_for_timeout(30)
 
 
 def said(page, number: int) -> None:

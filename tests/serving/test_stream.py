@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.serving.scripted_pool import ScriptedPool
 from tests.serving.served import TICK_S, picture, run, served
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from mmduplex_jax.serving.protocol import Limits
+from mmduplex_jax.serving.limits import Limits
 from tests.serving.scripted_pool import FACTS
 from tests.serving.served import PATIENCE_S, Server, run, served
 
