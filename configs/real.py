@@ -117,15 +117,16 @@ def get_config() -> config_dict.ConfigDict:
             centre=True,
             inside=True,
             readout="pooled",
+            dropout=0.2,
             tower_px=96,
             tower=dict(kind="efficientnet_lite", output="head"),
         ),
         state=dict(slots=4, layers=1, heads=4),
         baseline=dict(grid_side=(4, 4), interval_ticks=4, dense_tokens=64, dense_hz=5),
-        event=dict(layers=1, width=128, heads=4, kv_heads=4, head_width=32, hidden=320, window_s=3.0),
+        event=dict(layers=1, width=128, heads=4, kv_heads=4, head_width=32, hidden=320, window_s=3.0, dropout=0.1),
     )
     c.video_stream = config_dict.create(
-        width=128, layers=1, heads=4, kv_heads=4, head_width=32, hidden=320, window_s=4.0, dtype="float32"
+        width=128, layers=1, heads=4, kv_heads=4, head_width=32, hidden=320, window_s=4.0, dropout=0.1, dtype="float32"
     )
     c.text = config_dict.create(
         width=128,
@@ -141,6 +142,7 @@ def get_config() -> config_dict.ConfigDict:
         window_s=6.0,
         scan=False,
         remat=False,
+        dropout=0.1,
         dtype="float32",
     )
     c.mesh = shared.mesh()

@@ -72,7 +72,7 @@ OF_SHAPES = "world"
 
 def evaluate(args: argparse.Namespace) -> None:
     """Runs the model over the clips, with progress on stderr, and shows its scores."""
-    if args.clips < 1 or args.batch < 1:
+    if args.clips < 1 or (args.batch is not None and args.batch < 1):
         raise ValueError(f"--clips and --batch must be at least 1, got {args.clips} and {args.batch}")
     if args.data == REAL:
         evaluate_real(args)
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--clips", type=int, default=160, help="how many clips (default: %(default)s)")
     add("--seed", type=int, default=UNSEEN_SEED, help="of the clips; the default is trained on by no config")
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
-    add("--batch", type=int, default=BATCH, help="clips decoded at a time (default: %(default)s)")
+    add("--batch", type=int, help=f"clips decoded at a time (default: {BATCH}, of large frames fewer)")
     add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
     add_real_flags(flags)
     add_stage_flags(flags)

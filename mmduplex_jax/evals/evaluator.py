@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from data_pipelines.schema import Record
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.typing import PyTree
 
 Metric = Callable[[Sequence[Any]], Mapping[str, float | None]]
@@ -26,6 +27,13 @@ Report = dict[str, Any]
 # No config trains on this seed, so its clips of the built-in world are new to every model.
 UNSEEN_SEED = 1_000_003
 BATCH = 32
+# Of frames up to this size so many clips are evaluated at a time, of larger ones as many as hold no more pixels.
+_BATCH_PX = 128
+
+
+def default_batch(frame_px: FrameSize) -> int:
+    """How many clips to evaluate at a time, so that 24 GB hold them: 2 to `BATCH`. No score depends on it."""
+    return min(BATCH, max(2, BATCH * _BATCH_PX**2 // (frame_px[0] * frame_px[1])))
 
 
 class EvaluationStopped(Exception):

@@ -16,6 +16,7 @@ from einops import rearrange
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import IMPLEMENTATIONS, AttentionReadout, attend, heads_first
 from mmduplex_jax.layers.dense import ACTIVATIONS, RMSNorm, check_activation, dense
+from mmduplex_jax.layers.dropout import DROPOUT, check_dropout, dropout
 from mmduplex_jax.layers.kv_cache import KVCache, Pair, Placed, empty_layers, empty_pair, write_pair
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float, Int32
@@ -37,6 +38,7 @@ class StackConfig:
       window_steps: how far back attention reaches; sinks are at most at this distance.
       scan: one compiled layer run in a loop (accelerators), or all layers unrolled (CPU, streaming).
       remat: recompute activations in the backward pass.
+      dropout: share of what a layer adds to the residual stream that is zeroed in training (Srivastava et al., 2014).
       dtype: compute dtype, "float32" or "bfloat16".
       attention: over whole clips, "einsum" or "fused" (`attention.attend`); caches are always read by einsum.
     """
@@ -58,6 +60,7 @@ class StackConfig:
     window_steps: int = 1 << 20
     scan: bool = False
     remat: bool = False
+    dropout: float = 0.0
     dtype: str = "float32"
     attention: str = "einsum"
 
@@ -65,6 +68,7 @@ class StackConfig:
         if self.attention not in IMPLEMENTATIONS:
             raise ValueError(f"attention is one of {', '.join(IMPLEMENTATIONS)}, not {self.attention!r}")
         check_activation(self.activation)
+        check_dropout(self.dropout)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         if self.cross_every and self.layers % self.cross_every:
@@ -194,12 +198,14 @@ class Block(nn.Module):
     def __call__(self, x, context: AttentionContext, entry, pair: Pair | None, keys_values: Any):
         c = self.config
         norm = lambda name: RMSNorm(c.norm_epsilon, x.dtype, name=name)
+        dropped = lambda added: dropout(self, added, c.dropout)
         attended, new = SelfAttention(c, name="attention")(norm("attention_norm")(x), context, entry, pair)
-        x = x + attended
+        x = x + dropped(attended)
         if self.cross:
             fused = pair is None and c.attention == "fused"
-            x = x + CrossAttention(c, name="cross")(norm("cross_norm")(x), context, keys_values, fused)
-        x = x + SwiGLU(c.width, c.hidden, c.activation, name="mlp")(norm("mlp_norm")(x))
+            crossed = CrossAttention(c, name="cross")(norm("cross_norm")(x), context, keys_values, fused)
+            x = x + dropped(crossed)
+        x = x + dropped(SwiGLU(c.width, c.hidden, c.activation, name="mlp")(norm("mlp_norm")(x)))
         return x, new
 
 
@@ -246,7 +252,7 @@ class Stack(nn.Module):
             scanned = nn.scan(
                 group,
                 variable_axes={"params": 0},
-                split_rngs={"params": True},
+                split_rngs={"params": True, DROPOUT: True},
                 in_axes=(0, nn.broadcast, nn.broadcast),
                 out_axes=0,
                 length=c.groups,

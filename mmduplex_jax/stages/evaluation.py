@@ -10,8 +10,15 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.schema import Record
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.evals.clips import shard_records, world_records
-from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, EvaluationStopped, Evaluator, Report, load_metrics
-from mmduplex_jax.frame_size import fit_of
+from mmduplex_jax.evals.evaluator import (
+    UNSEEN_SEED,
+    EvaluationStopped,
+    Evaluator,
+    Report,
+    default_batch,
+    load_metrics,
+)
+from mmduplex_jax.frame_size import fit_of, frame_size
 from mmduplex_jax.stages.registry import STAGES, Stage, find_stage
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.evaluation import Evaluate
@@ -82,7 +89,7 @@ def evaluate(
     clips: int = 160,
     seed: int = UNSEEN_SEED,
     look: str = "plain",
-    batch: int = BATCH,
+    batch: int | None = None,
     metrics: str = "",
     **options: Any,
 ) -> Report:
@@ -90,6 +97,7 @@ def evaluate(
 
     Args:
       data, clips, seed, look: see `open_clips`.
+      batch: clips at a time; None: as many as fit (`evaluator.default_batch`).
       metrics: further ones, by name (`evals/evaluator.py`), separated by commas.
       options: of the stage's `EVALUATION_FLAGS`.
 
@@ -101,10 +109,13 @@ def evaluate(
     return evaluator.run(params, records, number)
 
 
-def make_evaluator(task: Task, config: Any, tokenizer: TextTokenizer, *, metrics: str, **options: Any) -> Evaluator:
-    """The evaluator of a model's stage, ready to be run with any parameters; `options` as of `evaluate`."""
+def make_evaluator(
+    task: Task, config: Any, tokenizer: TextTokenizer, *, metrics: str, batch: int | None = None, **options: Any
+) -> Evaluator:
+    """The evaluator of a model's stage, ready to be run with any parameters; `batch` and `options` as of `evaluate`."""
     stage: Stage = find_stage(config.stage)
-    return stage.make_evaluator(task, config, tokenizer, metrics=load_metrics(metrics), **options)
+    batch = batch or default_batch(frame_size(config.frame_px))
+    return stage.make_evaluator(task, config, tokenizer, metrics=load_metrics(metrics), batch=batch, **options)
 
 
 def make_held_out(task: Task, config: Any, tokenizer: TextTokenizer) -> dict[str, Evaluate]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size, size_flag, whole_factor
+from mmduplex_jax.layers.dropout import check_dropout
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.tokenizer.budget import BaselineConfig, BudgetConfig, BudgetRule
 from mmduplex_jax.tokenizer.motion import MotionConfig
@@ -100,6 +101,8 @@ class FlowConfig:
       tower_px: side to which the tower gets crops enlarged: a network that halves its maps five times sees little in a
         small picture. 0: as they are.
       readout: what the trunk is over: "pooled", the tower's one vector of a crop, or "tokens", those of all its places.
+      dropout: share of the tower's features that is zeroed in training: a frozen tower tells more of the few things
+        that a training has than is true of their kind.
       mean, std: an RGB channel, of pixels from 0 to 1, as the tower is used to; what its kind is used to where empty.
     """
 
@@ -116,6 +119,7 @@ class FlowConfig:
     tower: AnyTower | None = None
     tower_px: int = 0
     readout: str = "pooled"
+    dropout: float = 0.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -123,6 +127,7 @@ class FlowConfig:
         scales = self.crop_scales
         if not scales or scales[0] != 1 or list(scales) != sorted(set(scales)):
             raise ValueError(f"tokenizer.flow.crop_scales must rise from 1, got {scales}")
+        check_dropout(self.dropout, "tokenizer.flow.dropout")
         tower = self.tower
         if tower is None:
             if self.crop_px % self.patch_px:

@@ -16,6 +16,7 @@ from einops import rearrange
 
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.dense import dense, layer_norm
+from mmduplex_jax.layers.dropout import dropout
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.resample import resize_grid
 from mmduplex_jax.tokenizer.config import FlowConfig, TokenizerConfig
@@ -263,6 +264,7 @@ class FlowEncoder(nn.Module):
         else:
             # Towers' features are of any size.
             patches = layer_norm("features_norm", dtype)(sight.looks.astype(dtype))
+            patches = dropout(self, patches, flow.dropout)
             if not flow.layers:
                 # Without a trunk that knows where they are, places side by side; their mean would lose that.
                 patches = rearrange(patches, "b n p f -> b n 1 (p f)")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmduplex_jax.evals.evaluator import apply_metrics, load_metrics, metric_lines, scalars
+from mmduplex_jax.evals.evaluator import BATCH, apply_metrics, default_batch, load_metrics, metric_lines, scalars
 from tests.evals.test_controls import captioned
 
 
@@ -33,3 +33,10 @@ def test_what_is_no_metric_is_refused(name, said):
 def test_numbers_of_a_report_have_paths():
     report = {"f1": 0.5, "words": {"word": {"f1": 1}}, "none": None, "flag": True, "list": [1.0], "nan": float("nan")}
     assert scalars(report) == {"f1": 0.5, "words/word/f1": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("frame_px", "clips"), [((64, 64), BATCH), ((128, 128), BATCH), ((252, 448), 4), ((4000, 4000), 2)]
+)
+def test_of_large_frames_fewer_clips_are_evaluated_at_a_time(frame_px, clips):
+    assert default_batch(frame_px) == clips

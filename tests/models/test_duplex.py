@@ -17,6 +17,7 @@ from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.stages.duplex import task as stage
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.tokenizer.bflow import Tokens
+from mmduplex_jax.towers.efficientnet_lite import EfficientNetLiteConfig
 from tests import tiny
 
 TICKS, BATCH = 8, 2
@@ -214,6 +215,24 @@ def test_naming_crops_adds_their_surprise_and_asks_only_clips_that_know():
     assert float(metrics["crop_name_nll"]) > 0
     assert float(loss) == pytest.approx(float(nobody) + 0.5 * float(metrics["crop_name_nll"]), rel=1e-5)
     assert 0 <= float(metrics["crop_name_accuracy"]) <= 1
+
+
+def test_a_training_drops_what_its_config_says_and_by_its_key():
+    config = task(kind="bflow").config
+    text, flow = (dataclasses.replace(part, dropout=0.5) for part in (config.text, config.tokenizer.flow))
+    tower = EfficientNetLiteConfig(stages=((1, 3, 2, 1, 8),), stem=8, head=8)
+    flow = dataclasses.replace(flow, tower=tower)
+    tokenizer = dataclasses.replace(config.tokenizer, flow=flow)
+    plain = task().with_encoded(())
+    dropping = [
+        dataclasses.replace(plain, config=dataclasses.replace(plain.config, text=text)),
+        dataclasses.replace(plain, config=dataclasses.replace(config, tokenizer=tokenizer)),
+    ]
+    for one in dropping:
+        params = tiny.random_params(one.init)
+        loss = lambda seed, params=params, one=one: float(loss_of(one)(params, batch(), jax.random.key(seed))[0])
+        assert loss(0) == loss(0)
+        assert abs(loss(0) - loss(1)) > 1e-4
 
 
 def test_delays_that_contradict_are_named():

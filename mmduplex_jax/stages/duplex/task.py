@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from data_pipelines.samples import NUM_THINGS
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of
+from mmduplex_jax.layers.dropout import DROPOUT
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.dual_stream import (
     DualStream,
@@ -170,7 +171,10 @@ class DuplexTask:
         target = delayed(slots, delay, c.pad_id)
         given = shifted(target, c.start_id)
         inputs = (video, given, delay, keep, target, self.loss_chunk)
-        nll, tokens, future_logits, crop_logits = self.model.apply({"params": params}, *inputs, method="token_nll")
+        rngs = {DROPOUT: jax.random.fold_in(rng, 3)}
+        nll, tokens, future_logits, crop_logits = self.model.apply(
+            {"params": params}, *inputs, method="token_nll", rngs=rngs
+        )
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
         known = batch["slot_valid"]
         brought = delayed(known.astype(jnp.int32), delay, 1) > 0
