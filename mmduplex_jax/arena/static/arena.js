@@ -47,10 +47,18 @@ async function begin() {
   $("left-title").textContent = "Left";
   $("right-title").textContent = "Right";
   openChoices(false);
+  showVote(true);
   video.src = ballot.video;
   $("play").disabled = false;
-  $("play").textContent = "Play";
+  $("does").textContent = "Play";
   state("Play the video to its end, then vote.");
+}
+
+// From the last vote to the next video: on a small screen the video is above, and the button that was pressed is gone.
+async function next() {
+  await begin();
+  ($("play").disabled ? $("vote") : $("play")).focus({ preventScroll: true });
+  scrollTo(0, 0);
 }
 
 function fromTheStart() {
@@ -83,11 +91,14 @@ function show() {
     }
   }
   $("progress").value = Math.min(1, t / ballot.shown_s);
+  const left = Math.max(0, Math.ceil(ballot.shown_s - t));
+  $("left-over").textContent = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")} left`;
   // The video's own end counts where it is a picture shorter than its file says.
   if (!seen && endedAtMs !== null && t >= Math.max(video.duration, ballot.shown_s - SKIP_S)) {
     seen = true;
     openChoices(true);
     state("Both were shown to the end. Which is better?");
+    $("choices").scrollIntoView({ block: "nearest" });
   }
 }
 
@@ -101,6 +112,12 @@ function write(side, words, index) {
   const line = box.lastElementChild;
   line.append(line.childElementCount ? " " : "", word);
   box.scrollTop = box.scrollHeight;
+}
+
+// What is asked makes room for what comes next, and comes back with it.
+function showVote(shown) {
+  $("reasons").hidden = $("choices").hidden = !shown;
+  $("next").hidden = shown;
 }
 
 function openChoices(open) {
@@ -118,7 +135,8 @@ async function vote(choice) {
     $("left-title").textContent = `Left: ${names.left}`;
     $("right-title").textContent = `Right: ${names.right}`;
     $("play").disabled = true;
-    state(`Thank you. The left was ${names.left}, the right ${names.right}.`);
+    const yours = { left: "the left", right: "the right", tie: "a tie", both_bad: "both bad" }[choice];
+    state(`Thank you. The left was ${names.left}, the right ${names.right}. Your vote: ${yours}.`);
   } catch (error) {
     // What the server holds for over is over; all else may be tried again.
     const over = [403, 404, 409].includes(error.status);
@@ -126,7 +144,7 @@ async function vote(choice) {
     if (!over) return openChoices(true);
     ballot = null;
   }
-  $("next").hidden = false;
+  showVote(false);
   $("next").focus();
 }
 
@@ -145,12 +163,12 @@ async function unplayable() {
 
 video.addEventListener("play", () => {
   seenAtMs = performance.now();
-  $("play").textContent = "Pause";
+  $("does").textContent = "Pause";
 });
-video.addEventListener("pause", () => ($("play").textContent = video.ended ? "Watch again" : "Play"));
+video.addEventListener("pause", () => ($("does").textContent = video.ended ? "Watch again" : "Play"));
 video.addEventListener("ended", () => {
   endedAtMs = performance.now();
-  $("play").textContent = "Watch again";
+  $("does").textContent = "Watch again";
 });
 video.addEventListener("error", unplayable);
 video.addEventListener("timeupdate", () => {
@@ -166,7 +184,7 @@ video.addEventListener("ratechange", () => {
   if (video.playbackRate !== 1) video.playbackRate = 1;
 });
 $("play").addEventListener("click", play);
-$("next").addEventListener("click", begin);
+$("next").addEventListener("click", next);
 $("sound").addEventListener("change", () => (video.muted = !$("sound").checked));
 for (const button of document.querySelectorAll("[data-choice]")) {
   button.addEventListener("click", () => vote(button.dataset.choice));
@@ -176,7 +194,7 @@ document.addEventListener("keydown", (event) => {
   const choice = { 1: "left", 2: "right", 3: "tie", 4: "both_bad" }[event.key];
   if (choice) vote(choice);
   else if (event.key === "p") play();
-  else if (event.key === "n" && !$("next").hidden) begin();
+  else if (event.key === "n" && !$("next").hidden) next();
 });
 // (Timers run where pictures are not drawn, as in a tab behind others.)
 setInterval(show, 40);
