@@ -282,7 +282,7 @@ class Recorder:
                 whole = facts is not None and await self._record_missing(server, recordings, facts, recorded)
             except (OSError, ValueError):
                 # (A full disk, a file that is no recording: said, and tried again.)
-                _log.exception("recording failed", extra={"contestant": server.name})
+                _log.exception("recording %s failed", server.name)
                 whole = False
             wait_s = self._again_s if whole or recordings.number() > before else min(2 * wait_s, _AGAIN_MAX_S)
             await asyncio.sleep(_CHECK_S if whole else wait_s)
@@ -295,16 +295,17 @@ class Recorder:
         except (Refused, StreamLost, ValueError, RecordingFailed) as error:
             if self._reached[server.name]:
                 recordings.failed(Failure("", _code(error), redact(str(error))))
-                _log.warning("no answer", extra={"contestant": server.name, "why": redact(str(error))})
+                _log.warning("%s does not answer: %s", server.name, redact(str(error)))
             self._reached[server.name] = False
             return None, []
         self._reached[server.name] = True
         stale = await asyncio.to_thread(recordings.set_aside, model_id(facts), video_files(self._root))
         if stale:
             _log.warning(
-                "another model or other videos: set aside, and recorded anew; votes from before were on the former",
-                extra={"contestant": server.name, "videos": len(stale)},
-            )
+                "%s is another model, or videos are others: %d recordings are set aside and made anew; "
+                "votes from before were on the former",
+                server.name, len(stale),
+            )  # fmt: skip
         return facts, stale
 
     async def _record_missing(
@@ -323,17 +324,16 @@ class Recorder:
             try:
                 recording = await record(server, path, facts)
                 now = await info(server.url, server.token)
-            except (RecordingFailed, Refused, StreamLost) as error:
+                _model_of(now)
+            except (RecordingFailed, Refused, StreamLost, ValueError) as error:
                 whole = False
                 recordings.failed(Failure(stem, _code(error), redact(str(error))))
-                why = redact(str(error))
-                _log.warning("not recorded", extra={"contestant": server.name, "video": stem, "why": why})
+                _log.warning("%s is not recorded on %s: %s", server.name, stem, redact(str(error)))
                 continue
             if model_id(now) != model_id(facts):
                 return False  # it became another model meanwhile, which is asked for next
             recordings.keep(stem, recording, model_id(facts), sha256)
-            left_out = recording.left_out
-            _log.info("recorded", extra={"contestant": server.name, "video": stem, "left_out": left_out})
+            _log.info("%s is recorded on %s, %d pictures left out", server.name, stem, recording.left_out)
             await recorded()
         return whole
 

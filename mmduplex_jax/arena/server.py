@@ -166,8 +166,7 @@ class Arena:
 
     def _search(self) -> None:
         for group in flag_groups(self.store):
-            extra = {"contestant": group.contestant, "towards": group.towards, "voters": len(group.voters)}
-            _log.warning("voters act together", extra=extra)
+            _log.warning("%d voters push %s %s together", len(group.voters), group.towards, group.contestant)
 
     async def record(self) -> None:
         """Records the contestants that are servers, and shows what is recorded; until it is cancelled."""
@@ -180,7 +179,7 @@ class Arena:
             self.entries = await asyncio.to_thread(self._live.entries)
         except (OSError, ValueError) as error:
             # (As where whoever runs it is copying a file into the folder: what is shown stays.)
-            _log.warning("the folder cannot be read now", extra={"why": str(error)})
+            _log.warning("the folder cannot be read now: %s", error)
 
 
 def _shows(entries: Entries, ballot: Ballot) -> bool:
