@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.encoded import EncodedDataset, EncodedManifest
 from data_pipelines.loader import JoinedSource, LoaderIterator, choose_records
 from data_pipelines.manifest import ShardError
-from data_pipelines.samples import CORRUPT, Sample, text_of, things_of
+from data_pipelines.samples import CORRUPT, CodeShape, Sample, codes_of, text_of, things_of
 from data_pipelines.worker_process import tune_malloc
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
@@ -27,6 +27,7 @@ class EncodedSampleMaker:
       flip: whether half the clips of records that are safe to flip are flipped ones.
       seed: of the choices.
       with_things: whether what `samples.things_of` gives is in the sample.
+      codes: shape of the codes of sound that are in the sample (`samples.codes_of`); None for none.
     """
 
     datasets: tuple[EncodedDataset, ...]
@@ -35,6 +36,7 @@ class EncodedSampleMaker:
     flip: bool
     seed: int
     with_things: bool = False
+    codes: CodeShape | None = None
 
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run: the manifests' arrays, and slots, slot_valid and index.
@@ -56,12 +58,16 @@ class EncodedSampleMaker:
         sample = {"slots": text.slots, "slot_valid": text.slot_valid, "index": np.array(index, np.int64)}
         if self.with_things:
             sample |= things_of(clip.record, clip.ticks, num_ticks, self.tokenizer)
+        if self.codes is not None:
+            sample |= codes_of(clip.record, clip.ticks, num_ticks, dataset.clock, self.codes)
         return clip.arrays | sample
 
     def _nothing(self, index: int, manifest: EncodedManifest) -> Sample:
         steps = manifest.clock.step_of_tick(manifest.num_ticks)
         arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in manifest.arrays}
         things = things_of(None, range(0), manifest.num_ticks, self.tokenizer) if self.with_things else {}
+        if self.codes is not None:
+            things = things | codes_of(None, range(0), manifest.num_ticks, manifest.clock, self.codes)
         return (
             arrays
             | things
@@ -81,6 +87,7 @@ def make_encoded_loader(
     seed: int = 0,
     flip: bool | None = False,
     with_things: bool = False,
+    codes: CodeShape | None = None,
     weights: Sequence[float] | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -97,7 +104,7 @@ def make_encoded_loader(
       dirs: of encoded clips, one after another, or mixed by `weights`.
       tokenizer: spells the words.
       batch_size, seed, weights, process_index, process_count, prefetch, threads, worker_processes: see `make_loader`.
-      with_things: as of `make_loader`.
+      with_things, codes: as of `make_loader`.
       flip: as of `make_loader`; what is flipped must be there flipped (`EncodedManifest.mirrored`).
 
     Raises:
@@ -121,7 +128,7 @@ def make_encoded_loader(
             raise ValueError(f"clips of {datasets[0].directory} and of {dataset.directory} hold other arrays")
     parts = [range(begin, end) for begin, end in zip(source.offsets, source.offsets[1:])]
     chosen = choose_records(source, parts, seed, True, None, weights)
-    maker = EncodedSampleMaker(datasets, source, tokenizer, flip is not False, seed, with_things)
+    maker = EncodedSampleMaker(datasets, source, tokenizer, flip is not False, seed, with_things, codes)
     samples = chosen.map_with_index(maker)
     batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
     order: Mapping[str, Any] = {

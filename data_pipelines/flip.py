@@ -29,15 +29,19 @@ def flip_text(text: str) -> str:
 def flip_record(record: Record) -> Record:
     """The record flipped left to right, with "left" and "right" swapped in its words, caption and events.
 
+    Where that changes a word the sound no longer says what the words do, and its codes are left out.
+
     Raises:
       ValueError: the record carries motion fields, which hold directions that this does not turn.
     """
     if record.motion is not None:
         raise ValueError(f"{record.key}: a record with stored motion cannot be flipped")
+    words = tuple(dataclasses.replace(word, text=flip_text(word.text)) for word in record.words)
     return dataclasses.replace(
         record,
         frames=record.frames[:, :, ::-1],
-        words=tuple(dataclasses.replace(word, text=flip_text(word.text)) for word in record.words),
+        words=words,
+        codes=record.codes if words == record.words else None,
         caption=re.sub(r"\S+", lambda word: flip_text(word[0]), record.caption),
         events=tuple(Event(event.t_s, event.kind, event.subject, flip_text(event.detail)) for event in record.events),
         things=None if record.things is None else tuple(Thing(one.noun, _flipped(one.boxes)) for one in record.things),

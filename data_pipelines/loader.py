@@ -17,7 +17,7 @@ from data_pipelines.dataset import RecordSource, open_dataset
 from data_pipelines.geometry import check_shrinks
 from data_pipelines.manifest import ShardError
 from data_pipelines.pairs import PairFormat, PairMaker
-from data_pipelines.samples import NO_RECORD, Pieces, Sample, SampleMaker
+from data_pipelines.samples import NO_RECORD, CodeShape, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
 from data_pipelines.worker_process import start_worker, tune_malloc
 from mmduplex_jax.clock import Clock
@@ -198,6 +198,7 @@ def make_loader(
     drop_remainder: bool | None = None,
     with_lag: bool = False,
     with_things: bool = False,
+    codes: CodeShape | None = None,
     mark_corrupt: bool = False,
     pairs: PairFormat | None = None,
 ) -> LoaderIterator:
@@ -230,6 +231,7 @@ def make_loader(
         with samples that are not valid and have index -1. Must be said where it matters.
       with_lag: adds `max_lag_s` float32 [B], the most by which the text falls behind.
       with_things: adds where things are and what names them (`samples.things_of`).
+      codes: adds the codes of the clips' sound, of this shape (`samples.codes_of`).
       mark_corrupt: what to do with a record that cannot be read. True puts in its place a sample in which nothing is
         valid, with index -2 - i for record i (see `corrupt_records`); False raises the ShardError.
       pairs: make pairs of frames and a text, not frames with timed words; `num_ticks` is then how long a piece of a
@@ -281,7 +283,9 @@ def make_loader(
     pieces = Pieces(source, num_ticks, flip is not False, seed, mark_corrupt, frame_px)
     maker: Callable[[int, int], Sample]
     maker = (
-        SampleMaker(pieces, tokenizer, with_lag, with_things) if pairs is None else PairMaker(pieces, tokenizer, pairs)
+        SampleMaker(pieces, tokenizer, with_lag, with_things, codes)
+        if pairs is None
+        else PairMaker(pieces, tokenizer, pairs)
     )
     samples = chosen.map_with_index(maker)
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …

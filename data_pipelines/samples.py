@@ -15,11 +15,14 @@ from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 from mmduplex_jax.typing import UInt8
 
 Sample = dict[str, np.ndarray]
+# What stands for a code where no sound is known (`schema.Codes`).
+NO_CODE = -1
 # The index of a sample that only fills the last batch of an evaluation.
 NO_RECORD = -1
 # `CORRUPT - index` is the index of a sample whose record cannot be read.
@@ -38,6 +41,18 @@ def is_corrupt(index: np.ndarray) -> np.ndarray:
 def corrupt_records(index: np.ndarray) -> list[int]:
     """The numbers of these records."""
     return (CORRUPT - index[is_corrupt(index)]).tolist()
+
+
+class CodeShape(NamedTuple):
+    """The codes that samples are to have.
+
+    Attributes:
+      codebooks: of every step, the first ones that records have.
+      card: codes of a codebook.
+    """
+
+    codebooks: int
+    card: int
 
 
 class Place(NamedTuple):
@@ -227,6 +242,37 @@ def things_of(record: Record | None, ticks: range, num_ticks: int, tokenizer: Te
     return {"thing_boxes": boxes, "thing_ids": ids, "things_known": np.array(known)}
 
 
+def codes_of(record: Record | None, ticks: range, num_ticks: int, clock: Clock, shape: CodeShape) -> Sample:
+    """What is to be heard in some ticks of a record.
+
+    Args:
+      record: whose; None for one that cannot be read.
+      ticks: of it.
+      num_ticks: T, to which they are filled up.
+      clock: of the data.
+      shape: of the codes.
+
+    Returns:
+      codes int16 [S, K], packed at delay 0 as slots are; `NO_CODE` where no sound is known.
+
+    Raises:
+      ValueError: the record's codes are not of this shape.
+    """
+    codes = np.full((clock.step_of_tick(num_ticks), shape.codebooks), NO_CODE, np.int16)
+    if record is None or record.codes is None:
+        return {"codes": codes}
+    found = record.codes.values
+    if found.shape[1] < shape.codebooks or found.max() >= shape.card:
+        raise ValueError(
+            f"its sound has {found.shape[1]} codebooks with codes up to {found.max()} (codec {record.codes.codec!r}), "
+            f"wanted are {shape.codebooks} of {shape.card} codes: set config.audio.codebooks and config.audio.card as "
+            "that codec has them"
+        )
+    first, end = clock.step_of_tick(ticks.start), clock.step_of_tick(ticks.stop)
+    codes[: end - first] = found[first:end, : shape.codebooks]
+    return {"codes": codes}
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleMaker:
     """Turns the k-th chosen record into a sample, as a function of (seed, k) alone.
@@ -237,12 +283,14 @@ class SampleMaker:
       tokenizer: spells the words.
       with_lag: whether `max_lag_s` is in the sample.
       with_things: whether what `things_of` gives is in the sample.
+      codes: shape of the codes of sound that are in the sample (`codes_of`); None for none.
     """
 
     pieces: Pieces
     tokenizer: TextTokenizer
     with_lag: bool
     with_things: bool = False
+    codes: CodeShape | None = None
 
     def __call__(self, position: int, index: int) -> Sample:
         """The sample at a position k of the run, made of a record.
@@ -266,6 +314,7 @@ class SampleMaker:
         try:
             frames = self.pieces.frames(record, slice(ticks.start, ticks.stop))
             text = text_of(record, ticks, num_ticks, self.tokenizer)
+            heard = self._codes(record, ticks)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
         if len(ticks) < num_ticks:
@@ -277,7 +326,7 @@ class SampleMaker:
             sample["words_cut"] = np.array(text.words_cut, np.int32)
         if self.with_things:
             sample |= things_of(record, ticks, num_ticks, self.tokenizer)
-        return sample
+        return sample | heard
 
     def _nothing(self, index: int) -> Sample:
         """A sample in which nothing is seen and no slot is valid."""
@@ -292,7 +341,12 @@ class SampleMaker:
             sample["max_lag_s"], sample["words_cut"] = np.zeros((), np.float32), np.zeros((), np.int32)
         if self.with_things:
             sample |= things_of(None, range(0), self.pieces.num_ticks, self.tokenizer)
-        return sample
+        return sample | self._codes(None, range(0))
+
+    def _codes(self, record: Record | None, ticks: range) -> Sample:
+        if self.codes is None:
+            return {}
+        return codes_of(record, ticks, self.pieces.num_ticks, self.pieces.source.clock, self.codes)
 
 
 @dataclasses.dataclass
@@ -308,6 +362,7 @@ class WordSurvey:
       max_lag_s: the most by which a word falls behind its time.
       lengths_s: of the clips.
       with_things: clips that say where things are.
+      codecs: what made the codes of clips with sound, and how many clips each has.
     """
 
     clips: int = 0
@@ -318,6 +373,7 @@ class WordSurvey:
     max_lag_s: float = 0.0
     lengths_s: list[float] = dataclasses.field(default_factory=list)
     with_things: int = 0
+    codecs: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def unknown_share(self) -> float:
@@ -338,6 +394,7 @@ def survey_words(datasets: Sequence[ShardDataset | EncodedDataset], tokenizer: T
         survey.max_lag_s = max(survey.max_lag_s, float(packed.lag_steps.max(initial=0)) * clock.step_s)
         survey.lengths_s.append(clock.tick_time_s(record.num_ticks))
         survey.with_things += record.things is not None
+        survey.codecs.update(() if record.codes is None else (record.codes.codec,))
     return survey
 
 

@@ -81,6 +81,19 @@ class RecordError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Codes:
+    """A sound as codes, a frame of them a step of the clock.
+
+    Attributes:
+      values: int16 [S, K], of K codebooks; -1 where it is not known what is to be heard.
+      codec: what made them and turns them back into sound, as it names itself; codes of two codecs do not mix.
+    """
+
+    values: np.ndarray
+    codec: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """A clip: what is seen at each tick, what is said, and where it comes from. Times count from the first frame.
 
@@ -104,6 +117,7 @@ class Record:
       motion: int8 motion fields computed when the shard was built, if there are any; the first axis is T.
       things: all that moves, and what has moved, if something knows it (the world's look `real` does); None where
         nothing does.
+      codes: what is to be heard of the commentator; None where the clip has no such sound.
     """
 
     key: str
@@ -121,6 +135,7 @@ class Record:
     audio: bytes | None = None
     motion: np.ndarray | None = None
     things: tuple[Thing, ...] | None = None
+    codes: Codes | None = None
 
     def __post_init__(self):
         shape = self.frames.shape
@@ -141,11 +156,22 @@ class Record:
                 raise RecordError(
                     f"{self.key}: boxes of a {thing.noun} must be [{shape[0]}, 4], got {thing.boxes.shape}"
                 )
+        if self.codes is not None:
+            self._check_codes(self.codes)
         if not 0.0 <= self.words_from_s < math.inf:
             raise RecordError(f"{self.key}: words_from_s must be finite and not negative, got {self.words_from_s}")
         for word in self.words:
             if not word.text.strip() or not math.isfinite(word.start_s):
                 raise RecordError(f"{self.key}: a word needs a visible text and a finite start time, got {word}")
+
+    def _check_codes(self, codes: Codes) -> None:
+        values, steps = codes.values, self.clock.step_of_tick(self.frames.shape[0])
+        if values.dtype != np.int16 or values.ndim != 2 or values.shape[0] != steps or values.shape[1] < 1:
+            raise RecordError(
+                f"{self.key}: codes must be int16 [{steps}, K], a row a step, got {values.dtype} {list(values.shape)}"
+            )
+        if values.min() < -1:
+            raise RecordError(f"{self.key}: codes must be 0 or more, or -1 where not known, got {values.min()}")
 
     @property
     def num_ticks(self) -> int:
@@ -182,6 +208,13 @@ def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92)
     }
     if record.things is not None:  # only where they are known, so that other records are as they were before
         fields["things"] = [[thing.noun, _packed_boxes(thing.boxes)] for thing in record.things]
+    if record.codes is not None:
+        values = record.codes.values
+        fields["codes"] = {
+            "codec": record.codes.codec,
+            "shape": list(values.shape),
+            "data": values.astype("<i2").tobytes(),
+        }
     body = msgpack.packb(fields)
     return msgpack.packb({"schema": SCHEMA_VERSION, "crc32": zlib.crc32(body), "body": body})
 
@@ -220,6 +253,7 @@ def decode_record(data: bytes, ticks: Callable[[int], range] | None = None) -> R
         audio=fields["audio"],
         motion=None if motion is None else np.frombuffer(motion["data"], np.int8).reshape(motion["shape"]),
         things=_things_of(fields),
+        codes=_codes_of(fields),
     )
 
 
@@ -251,6 +285,14 @@ def _things_of(fields: dict[str, Any]) -> tuple[Thing, ...] | None:
         return None
     unpacked = lambda data: np.frombuffer(data, "<u2").reshape(-1, 4).astype(np.float32) / _BOX_STEPS
     return tuple(Thing(noun, unpacked(data)) for noun, data in fields["things"])
+
+
+def _codes_of(fields: dict[str, Any]) -> Codes | None:
+    if "codes" not in fields:
+        return None
+    stored = fields["codes"]
+    values = np.frombuffer(stored["data"], "<i2").reshape(stored["shape"]).astype(np.int16)
+    return Codes(values, stored["codec"])
 
 
 def _word_fields(word: Word) -> list[Any]:

@@ -14,7 +14,7 @@ from data_pipelines.encoded import EncodedDataset, EncodedManifest, is_encoded
 from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
-from data_pipelines.samples import survey_words
+from data_pipelines.samples import CodeShape, survey_words
 from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.stages.encoding import encoded_task
 from mmduplex_jax.stages.evaluation import check_fit, make_held_out
@@ -66,6 +66,7 @@ def train(
         "flip": config.data.flip,
         "weights": weights,
         "with_things": config.get("loss", {}).get("crop_name_weight", 0.0) > 0,
+        "codes": code_shape(config),
     }
     try:
         for directory in dirs:
@@ -111,6 +112,12 @@ def train(
     finally:
         data.close()
     return outcome.exit_code
+
+
+def code_shape(config: Any) -> CodeShape | None:
+    """The codes of sound that a config's model learns from (`config.audio`); None where it does not speak."""
+    audio = config.get("audio")
+    return CodeShape(audio.codebooks, audio.card) if audio and audio.codebooks else None
 
 
 def _build_task(config: Any, tokenizer: TextTokenizer) -> Task:
@@ -182,6 +189,14 @@ def notes_on_data(dirs: Sequence[str], clips: int, config: Any, tokenizer: TextT
             f"{survey.clips - survey.with_things} of {where} do not say where things are: nothing is learned from "
             f"these by config.loss.crop_name_weight={config.loss.crop_name_weight:g} (clips of the look `real` say it)"
         )
+    if code_shape(config) is not None:
+        if len(survey.codecs) > 1:
+            counts = ", ".join(f"{count} of {codec!r}" for codec, count in survey.codecs.most_common())
+            raise DataError(f"the sound in {where} was encoded by several codecs ({counts}): encode all of it by one")
+        if survey.codecs.total() < survey.clips:
+            lines.append(
+                f"{survey.clips - survey.codecs.total()} of {where} have no codes of sound: they teach text alone"
+            )
     lengths_s = survey.lengths_s
     short_s = [length_s for length_s in lengths_s if length_s < config.data.clip_s - 1e-6]
     if short_s:

@@ -1,6 +1,7 @@
 """Long records are seen in pieces, chosen by (seed, k); slots that nobody can know are not valid."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from data_pipelines.loader import make_loader
 from data_pipelines.packing import pack_spoken, pack_words
-from data_pipelines.samples import Pieces, SampleMaker, survey_words, things_of
-from data_pipelines.schema import Record, Thing, Word
+from data_pipelines.samples import NO_CODE, NO_RECORD, CodeShape, Pieces, SampleMaker, codes_of, survey_words, things_of
+from data_pipelines.schema import Codes, Record, Thing, Word
 from data_pipelines.shards import open_dataset, write_shards
 from data_pipelines.sources import Item
 from mmduplex_jax.clock import Clock
@@ -203,6 +204,33 @@ def test_things_are_those_of_the_ticks_named_by_their_first_token():
     assert {name: (a.shape, a.dtype) for name, a in unknown.items()} == {
         name: (a.shape, a.dtype) for name, a in got.items()
     }
+
+
+def test_codes_are_those_of_the_ticks_beside_the_slots_and_unknown_behind_them():
+    values = np.arange(16 * 3, dtype=np.int16).reshape(16, 3)
+    sounding = dataclasses.replace(make_record(0, 8), codes=Codes(values, "some codec"))
+    records, shape = Records([sounding, make_record(1, 8)]), CodeShape(2, 48)
+    sample = lambda number, ticks: SampleMaker(
+        Pieces(records, ticks, flip=False, seed=0), TOKENIZER, with_lag=False, codes=shape
+    )(number, number)
+    longer = sample(0, 10)
+    assert longer["codes"].dtype == np.int16
+    assert longer["codes"].shape == (*longer["slots"].shape, 2) == (20, 2)
+    np.testing.assert_array_equal(longer["codes"][:16], values[:, :2])
+    assert (longer["codes"][16:] == NO_CODE).all()
+    part = sample(0, 5)["codes"]
+    begin = int(part[0, 0]) // 3
+    np.testing.assert_array_equal(part, values[begin : begin + 10, :2])
+    assert begin % 2 == 0
+    assert (sample(1, 10)["codes"] == NO_CODE).all()
+    nothing = SampleMaker(Pieces(records, 10, flip=False, seed=0), TOKENIZER, with_lag=False, codes=shape)(0, NO_RECORD)
+    assert (nothing["codes"] == NO_CODE).all()
+    assert nothing["codes"].shape == (20, 2)
+    records.manifest = SimpleNamespace(shards=[SimpleNamespace(size_bytes=1)])
+    assert survey_words([records], TOKENIZER).codecs == {"some codec": 1}
+    for wrong in (CodeShape(4, 48), CodeShape(2, 47)):
+        with pytest.raises(ValueError, match=r"3 codebooks with codes up to 47 .*config\.audio\.codebooks"):
+            codes_of(sounding, range(8), 8, sounding.clock, wrong)
 
 
 def test_words_that_cannot_be_spelled_are_not_learned():

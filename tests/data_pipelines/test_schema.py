@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.flip import flip_record, flip_text
 from data_pipelines.images import FORMATS
-from data_pipelines.schema import Event, Record, RecordError, Thing, Word, decode_record, encode_record, key_of
+from data_pipelines.schema import Codes, Event, Record, RecordError, Thing, Word, decode_record, encode_record, key_of
 from mmduplex_jax.clock import Clock
 
 
@@ -81,6 +81,9 @@ def test_key_without_frames(record):
         ({"words": (Word(" ", 0.0),)}, "visible text"),
         ({"words": (Word("red", float("nan")),)}, "finite"),
         ({"things": (Thing("car", np.zeros((3, 4), np.float32)),)}, "boxes of a car"),
+        ({"codes": Codes(np.zeros((2, 3), np.int16), "a")}, r"codes must be int16 \[4, K\], a row a step"),
+        ({"codes": Codes(np.zeros((4, 3), np.int32), "a")}, "codes must be int16"),
+        ({"codes": Codes(np.full((4, 3), -2, np.int16), "a")}, "codes must be 0 or more, or -1"),
         ({"words_from_s": -0.1}, "words_from_s must be"),
         ({"words_from_s": float("nan")}, "words_from_s must be"),
     ],
@@ -138,6 +141,19 @@ def test_things_round_trip_and_flip(record):
     nobody = dataclasses.replace(record(2), things=())
     assert decode_record(encode_record(nobody)).things == ()
     assert decode_record(encode_record(record(2))).things is None
+
+
+def test_codes_round_trip_and_are_lost_where_a_flip_changes_what_is_said(record):
+    codes = Codes(np.arange(-1, 23, dtype=np.int16).reshape(12, 2), "some codec")
+    written = dataclasses.replace(record(2), codes=codes)
+    back = decode_record(encode_record(written))
+    np.testing.assert_array_equal(back.codes.values, codes.values)
+    assert (back.codes.values.dtype, back.codes.codec) == (np.int16, "some codec")
+    assert decode_record(encode_record(record(2))).codes is None
+    assert {word.text for word in back.words} & {"left", "right"}
+    assert flip_record(back).codes is None
+    same = flip_record(dataclasses.replace(back, words=(Word("red", 0.0),)))
+    assert same.codes.values is back.codes.values
 
 
 def test_flip_refuses_stored_motion(record):
