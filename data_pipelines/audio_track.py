@@ -78,9 +78,13 @@ class AudioTrack:
 
     def read(self, start_s: float, end_s: float) -> bytes:
         """The sound of `[start_s, end_s)` in the file's time, encoded; VideoError where it does not decode."""
+        return encode_audio(self.samples(start_s, end_s), self._audio)
+
+    def samples(self, start_s: float, end_s: float) -> np.ndarray:
+        """The same as int16 [N] mono, at the rate of the format."""
         samples, rate_hz = self._samples(start_s, end_s)
         count = round((end_s - start_s) * self._audio.rate_hz)
-        return encode_audio(_at_rate(samples, rate_hz, self._audio.rate_hz, count), self._audio)
+        return _at_rate(samples, rate_hz, self._audio.rate_hz, count)
 
     def _open(self) -> None:
         self._container = open_container(self._video, self._name)

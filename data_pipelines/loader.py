@@ -5,9 +5,9 @@ threads, and neither does the state of the iterator, which is the number of the 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -19,6 +19,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.pairs import PairFormat, PairMaker
 from data_pipelines.samples import NO_RECORD, CodeShape, Pieces, Sample, SampleMaker
 from data_pipelines.schema import Record
+from data_pipelines.video_source import VideoError
 from data_pipelines.worker_process import start_worker, tune_malloc
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size, size_text
@@ -85,6 +86,19 @@ class JoinedSource:
         return part, index - self.offsets[part]
 
 
+class NamedSource(Protocol):
+    """What a loader's samples are made of, by number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def read(self, index: int) -> Any:
+        """One of them; ShardError or VideoError if it cannot be read."""
+
+    def key(self, index: int) -> str:
+        """Its name."""
+
+
 class LoaderIterator(grain.DatasetIterator):
     """Batches from number `next_batch` on; its state is that number and what the numbering depends on.
 
@@ -96,7 +110,7 @@ class LoaderIterator(grain.DatasetIterator):
 
     def __init__(
         self,
-        source: RecordSource,
+        source: NamedSource,
         batches: grain.MapDataset,
         order: Mapping[str, Any],
         read_options: grain.ReadOptions,
@@ -159,7 +173,7 @@ class LoaderIterator(grain.DatasetIterator):
         """What is wrong with a record that was marked as corrupt: says the file, the record in it, and what to do."""
         try:
             self.source.read(index)
-        except ShardError as error:
+        except (ShardError, VideoError) as error:
             return str(error)
         return (
             f"record {index} ({self.source.key(index)}) could not be read, but can be now: it was repaired meanwhile, "
@@ -328,7 +342,7 @@ def _check_flip_safe(data: Any, source: RecordSource, parts: Sequence[range]) ->
 
 
 def choose_records(
-    source: RecordSource,
+    source: Sized,
     parts: list[range],
     seed: int,
     shuffle: bool,

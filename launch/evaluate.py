@@ -44,6 +44,9 @@ they nearer to the clip or to the clip played backwards? Whoever pays no heed to
 Models of stage `vlm` caption the middle piece of every clip, by --decode: CIDEr (0 to 10; the others 0 to 1), BLEU-4,
 ROUGE-L and METEOR against what is said in it. `real` must be far above `shuffled` (another clip's caption), `blank`
 (a grey picture's) and `most_frequent` (always the text that most clips have).
+
+Models of stage `codec` turn sound into codes and back: --data is a folder of sound files, or of shards that keep their
+sound. *unquantised* is the same codec without rounding to codes (docs/codec.md).
 """
 
 import argparse

@@ -23,6 +23,8 @@ CONFIGS = (
     "chain_quickstart:vlm",
     "clip_quickstart",
     "clip_s16",
+    "codec_mimi",
+    "codec_quickstart",
     "duplex_300m",
     "duplex_clip_llm",
     "duplex_clip_llm:clip",

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.codec.convolution import CausalConvolution, CausalUpsampling
-from mmduplex_jax.codec.quantizer import SplitQuantizer
+from mmduplex_jax.codec.quantizer import Seen, SplitQuantizer
 from mmduplex_jax.codec.seanet import SeanetDecoder, SeanetEncoder, Tails
 from mmduplex_jax.codec.transformer import FrameTransformer, empty_frame_cache
 from mmduplex_jax.layers.kv_cache import KVCache
@@ -73,6 +73,18 @@ class Codec(nn.Module):
     def decode(self, codes: Int32[Array, "B S J"]) -> Float[Array, "B L"]:
         """The sound of codes, of all or of the first few of every step."""
         return self.wave(self.quantizer.decode(codes))
+
+    def learn(
+        self,
+        samples: Float[Array, "B L"],
+        codebooks: Int32[Array, "B"],
+        exact: Bool[Array, "B"],
+        valid: Bool[Array, "B"],
+        rng: Array,
+    ) -> tuple[Float[Array, "B L"], Float[Array, ""], Int32[Array, "B S J"], dict[str, Seen]]:
+        """The sound of a sound's codes, and what a training needs besides; see `SplitQuantizer.learn`."""
+        latents, commitment, codes, seen = self.quantizer.learn(self.latents(samples), codebooks, exact, valid, rng)
+        return self.wave(latents), commitment, codes, seen
 
     # Streams.
 

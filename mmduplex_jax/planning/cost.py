@@ -23,7 +23,7 @@ from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.step import Program, TrainState, abstract_params, make_program
-from mmduplex_jax.train.task import Task
+from mmduplex_jax.train.task import Task, averaged_by
 from mmduplex_jax.typing import PyTree
 
 # Assumed until measured: what well-made trainings of this size reach on one such device, rounded down.
@@ -177,7 +177,9 @@ def gradient(task: Task, boxed: PyTree, groups: Groups, rows: int) -> core.Close
 def flops_per_step(task: Task, config: Any) -> Flops:
     """The operations of a step on the config's whole batch, as a run's `mfu` counts them."""
     boxed = abstract_params(task)
-    return count_flops(gradient(task, boxed, make_groups(config.train, boxed), config.data.batch_size))
+    return count_flops(
+        gradient(task, boxed, make_groups(config.train, boxed, averaged_by(task)), config.data.batch_size)
+    )
 
 
 def memory(task: Task, config: Any, num_devices: int) -> Memory:

@@ -24,7 +24,7 @@ LOSS = "loss"
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of matrix products and depthwise convolutions; a multiply-add is two.
+    """Floating-point operations of matrix products and convolutions; a multiply-add is two.
 
     Attributes:
       by_scope: of the model, by name scope (`DualStream.token_nll/tokenizer/anchors`), of forward and backward passes
@@ -53,9 +53,6 @@ def count_flops(program: core.ClosedJaxpr) -> Flops:
 
     A loop's body counts as often as it runs, once where only running shows how often; of branches the dearest counts;
     a `shard_map` counts on all devices that share its arguments.
-
-    Raises:
-      ValueError: it has a convolution of XLA's own, which this does not know.
     """
     by_scope, recomputed = _products(program.jaxpr)
     names: dict[str, float] = defaultdict(float)
@@ -85,10 +82,20 @@ def _products(jaxpr: core.Jaxpr) -> tuple[dict[str, float], float]:
         elif eqn.primitive.name == "mul" and _DEPTHWISE in _NAME.findall(scope):
             by_scope[scope] += 2.0 * math.prod(_shape(eqn.outvars[0]))  # each is added to a sum
         elif eqn.primitive.name == "conv_general_dilated":
-            raise ValueError("this count knows no such convolutions, and the models have none (layers/convolution.py)")
+            by_scope[scope] += _convolution(eqn)
     for scope in [scope for scope in by_scope if _RECOMPUTED in _NAME.findall(scope)]:
         recomputed += by_scope.pop(scope)
     return by_scope, recomputed
+
+
+def _convolution(eqn: core.JaxprEqn) -> float:
+    """FLOPs of a convolution of XLA's own: what lies under the kernel, for each result.
+
+    Zeros between the samples of a dilated input, as in the gradient of a convolution with a stride, are not multiplied.
+    """
+    kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
+    under = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    return 2.0 * math.prod(_shape(eqn.outvars[0])) * under / math.prod(eqn.params["lhs_dilation"])
 
 
 def _inner(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, float]]:

@@ -7,10 +7,11 @@ from typing import Any
 
 from data_pipelines.encoded import EncodedManifest
 from data_pipelines.manifest import Manifest
-from data_pipelines.schema import Record
+from data_pipelines.sound import SoundFormat, sound_clips
 from data_pipelines.world import WorldConfig
 from mmduplex_jax.evals.clips import shard_records, world_records
 from mmduplex_jax.evals.evaluator import (
+    BATCH,
     UNSEEN_SEED,
     EvaluationStopped,
     Evaluator,
@@ -48,11 +49,11 @@ def stage_options(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: given[flag] for flag in own if flag in given}
 
 
-def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "plain") -> tuple[int, Iterable[Record]]:
-    """How many clips there are, and they themselves.
+def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "plain") -> tuple[int, Iterable[Any]]:
+    """How many clips there are, and they themselves: records, or of a stage of sound alone pieces of sound.
 
     Args:
-      data: `world`, for new clips of the built-in world, or a folder of prepared shards.
+      data: `world`, for new clips of the built-in world, or a folder of prepared shards (or of files of sound).
       clips: how many, at most.
       seed: of the clips, or of which are chosen.
       look: of the world's.
@@ -62,6 +63,11 @@ def open_clips(data: str, config: Any, *, clips: int, seed: int, look: str = "pl
     """
     if clips < 1:
         raise ValueError(f"--clips must be at least 1, got {clips}")
+    form = find_stage(config.stage).pair_format(config)
+    if isinstance(form, SoundFormat):
+        if data == WORLD:
+            raise ValueError(f"the built-in world is silent, a model of stage {config.stage!r} needs a folder of sound")
+        return sound_clips(data, form, seed, clips)
     if data != WORLD:
         check_fit(data, Manifest.load(Path(data)), config)
         return shard_records(data, seed, clips)
@@ -114,7 +120,8 @@ def make_evaluator(
 ) -> Evaluator:
     """The evaluator of a model's stage, ready to be run with any parameters; `batch` and `options` as of `evaluate`."""
     stage: Stage = find_stage(config.stage)
-    batch = batch or default_batch(frame_size(config.frame_px))
+    if batch is None:  # a stage of sound has no frames
+        batch = default_batch(frame_size(config.frame_px)) if "frame_px" in config else BATCH
     return stage.make_evaluator(task, config, tokenizer, metrics=load_metrics(metrics), batch=batch, **options)
 
 
@@ -152,7 +159,7 @@ def make_held_out(task: Task, config: Any, tokenizer: TextTokenizer) -> dict[str
     return {name: held_out(data) for name, data in names.items()}
 
 
-def _until(records: Iterable[Record], should_stop: Callable[[], bool]) -> Iterator[Record]:
+def _until(records: Iterable[Any], should_stop: Callable[[], bool]) -> Iterator[Any]:
     for record in records:
         if should_stop():
             raise EvaluationStopped

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from data_pipelines.pairs import PairFormat
+from data_pipelines.sound import SoundFormat
 from mmduplex_jax.evals.benchmarks.protocol import Answerer
 from mmduplex_jax.evals.evaluator import Evaluator, Report
 from mmduplex_jax.layers.transformer import StackConfig
@@ -24,6 +25,7 @@ STAGES: dict[str, str] = {
     "bflow": "mmduplex_jax.stages.bflow",
     "vlm": "mmduplex_jax.stages.vlm",
     "duplex": "mmduplex_jax.stages.duplex",
+    "codec": "mmduplex_jax.stages.codec",
 }
 
 
@@ -126,8 +128,8 @@ class Stage(Protocol):
     def format_table(self, report: Report) -> str:
         """An evaluator's report as a person reads it."""
 
-    def pair_format(self, config: Any) -> PairFormat | None:
-        """What a sample is where it is a text and pictures; None where it is a clip with timed words."""
+    def pair_format(self, config: Any) -> PairFormat | SoundFormat | None:
+        """What a sample is: a text and pictures, or sound alone; None where it is a clip with timed words."""
 
     def video_tokens(self, task: Any) -> int:
         """The most tokens that are made of the pictures of a sample."""

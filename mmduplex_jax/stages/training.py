@@ -15,6 +15,7 @@ from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import Manifest
 from data_pipelines.samples import CodeShape, survey_words
+from data_pipelines.sound import SoundFormat, make_sound_loader, open_sound
 from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.stages.encoding import encoded_task
 from mmduplex_jax.stages.evaluation import check_fit, make_held_out
@@ -63,33 +64,44 @@ def train(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
         "worker_processes": config.data.workers,
-        "flip": config.data.flip,
         "weights": weights,
+    }
+    of_video: dict[str, Any] = batches | {
+        "flip": config.data.get("flip"),
         "with_things": config.get("loss", {}).get("crop_name_weight", 0.0) > 0,
         "codes": code_shape(config),
     }
+    form = stage.pair_format(config)
     try:
-        for directory in dirs:
-            check_fit(directory, open_video(directory).manifest, config)
-        if encoded:
-            task = encoded_task(config, task, tokenizer, encoded, log)
-            data = make_encoded_loader(dirs, tokenizer, **batches)
+        if isinstance(form, SoundFormat):
+            sound = open_sound(dirs, form)
+            data = make_sound_loader(sound, **batches)
+            fingerprint = sound.fingerprint()
+            log(f"{len(data.source):,} pieces of {form.length_s:g} s of sound in {', '.join(dirs)}")
         else:
-            data = make_loader(
-                dirs,
-                tokenizer,
-                clip_s=config.data.clip_s,
-                frame_px=frame_size(config.frame_px),
-                mark_corrupt=True,
-                pairs=stage.pair_format(config),
-                **batches,
-            )
+            for directory in dirs:
+                check_fit(directory, open_video(directory).manifest, config)
+            if encoded:
+                task = encoded_task(config, task, tokenizer, encoded, log)
+                data = make_encoded_loader(dirs, tokenizer, **of_video)
+            else:
+                data = make_loader(
+                    dirs,
+                    tokenizer,
+                    clip_s=config.data.clip_s,
+                    frame_px=frame_size(config.frame_px),
+                    mark_corrupt=True,
+                    pairs=form,
+                    **of_video,
+                )
+            fingerprint = data_fingerprint(dirs)
     except ValueError as error:
         raise DataError(f"config.data and {', '.join(dirs)} do not fit each other: {error}") from error
     try:
-        log(f"{len(data.source):,} clips in {', '.join(dirs)}")
-        for line in notes_on_data(dirs, len(data.source), config, tokenizer):
-            log(line)
+        if not isinstance(form, SoundFormat):
+            log(f"{len(data.source):,} clips in {', '.join(dirs)}")
+            for line in notes_on_data(dirs, len(data.source), config, tokenizer):
+                log(line)
         try:
             held_out = make_held_out(task, config, tokenizer)
         except ValueError as error:
@@ -102,7 +114,7 @@ def train(
             tokenizer_json=tokenizer.to_json(),
             record_key=data.source.key,
             record_trouble=data.trouble,
-            data_fingerprint=data_fingerprint(dirs),
+            data_fingerprint=fingerprint,
             start=make_start(config, task, tokenizer, log),
             evaluate=held_out,
             from_step=from_step,
@@ -132,6 +144,8 @@ def _build_task(config: Any, tokenizer: TextTokenizer) -> Task:
 
 def _frame_px_that_fits(config: Any, tokenizer: TextTokenizer) -> str:
     """The frame size nearest to the config's with which its task can be built; nothing where no size is the matter."""
+    if "frame_px" not in config:  # a stage without pictures
+        return ""
     height_px, width_px = frame_size(config.frame_px)
     if height_px != width_px:  # too many to try
         return ""

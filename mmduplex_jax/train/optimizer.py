@@ -69,6 +69,7 @@ class Group:
 
 
 REST = Group("rest", "")  # what no group of the config matches
+AVERAGED = "averaged"  # the group of what a task averages itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,9 @@ class Groups:
                 if self.of[array_name(path)].name == group.name
             ]
             when = f"from step {group.start_step} at {group.lr:g} of the learning rate"
-            if group.start_step == NEVER:
+            if group.name == AVERAGED:
+                when = "moving averages, trained by no gradient"
+            elif group.start_step == NEVER:
                 when = "never trained"
             elif group.start_step >= steps:
                 when = f"from step {group.start_step}: not in this run of {steps}"
@@ -147,19 +150,20 @@ class Groups:
         return lines
 
 
-def make_groups(train: Any, boxed: PyTree) -> Groups:
+def make_groups(train: Any, boxed: PyTree, averaged: str = "") -> Groups:
     """The groups of `config.train.groups`, where there are any.
 
     Args:
       train: `config.train`.
       boxed: abstract parameters with logical names, nested dicts.
+      averaged: beginning of the paths of what the task averages itself, so that no gradient trains it; "" for none.
 
     Raises:
       GroupsError: a group says what cannot be, matches nothing, or what another matches too; or nothing is trained.
     """
-    groups = []
+    groups = [Group(AVERAGED, averaged, start_step=NEVER)] if averaged else []
     for name, values in sorted((train.get("groups") or {}).items()):
-        if name == REST.name:
+        if name in (REST.name, AVERAGED):
             raise GroupsError(f"config.train.groups.{name}: this is what everything else is called, name it otherwise")
         known = {field.name for field in dataclasses.fields(Group)} - {"name"}
         if "match" not in values or set(values) - known:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmduplex_jax.sharding import BATCH_AXES, array_name, batch_sharding, replicated, tree_shardings
 from mmduplex_jax.train.optimizer import Groups, make_groups, make_learning_rates, make_optimizer
-from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, Batch, MeshTask, Task
+from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, AveragingTask, Batch, MeshTask, Task, averaged_by
 from mmduplex_jax.typing import PyTree
 
 # What every step reports beside the task's metrics. `finite` is 1 when the update was applied, 0 when it was left out.
@@ -109,43 +109,54 @@ def make_step(
       seed: of all randomness in the loss.
       grad_accum: microbatches a batch is cut into; one of them is on the devices at a time.
     """
+    averaging = task if isinstance(task, AveragingTask) else None
 
-    def gradients(params: PyTree, batch: Batch, rng: Any) -> tuple[PyTree, dict[str, Any]]:
+    def gradients(params: PyTree, batch: Batch, rng: Any) -> tuple[PyTree, dict[str, Any], PyTree]:
         trained, kept = groups.split(params)
-        loss_of = lambda trained: task.loss(groups.join(trained, kept), batch, rng)
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+
+        def loss_of(trained: PyTree) -> tuple[Any, Any]:
+            whole = groups.join(trained, kept)
+            if averaging is None:
+                loss, metrics = task.loss(whole, batch, rng)
+                return loss, (metrics, ())
+            loss, metrics, sums = averaging.loss_and_sums(whole, batch, rng)
+            return loss, (metrics, sums)
+
+        (loss, (metrics, sums)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         taken = sorted(set(metrics) & set(RESERVED))
         if taken:
             raise ValueError(f"{type(task).__name__}.loss reports {taken}, names that the trainer uses itself")
-        return grads, {"loss": loss, **metrics}
+        return grads, {"loss": loss, **metrics}, sums
 
-    def accumulated(params: PyTree, batch: Batch, rng: Any) -> tuple[PyTree, dict[str, Any]]:
+    def accumulated(params: PyTree, batch: Batch, rng: Any) -> tuple[PyTree, dict[str, Any], PyTree]:
         micro = jax.tree.map(lambda array: _cut(array, grad_accum, mesh), dict(batch))
         first = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), micro)
         shapes = jax.eval_shape(gradients, params, first, rng)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (*shapes, jnp.zeros(())))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (*shapes[:2], jnp.zeros(()), shapes[2]))
 
         def add(total: Any, item: Any) -> tuple[Any, None]:
             index, part = item
-            grads, metrics = gradients(params, part, jax.random.fold_in(rng, index))
+            grads, metrics, more = gradients(params, part, jax.random.fold_in(rng, index))
             weight = metrics.get(LOSS_WEIGHT, jnp.ones(()))
             weighed = {k: v if k in (TOKENS, LOSS_WEIGHT) else v * weight for k, v in metrics.items()}
             grads = jax.tree.map(lambda leaf: leaf * weight.astype(leaf.dtype), grads)
-            return jax.tree.map(jnp.add, total, (grads, weighed, weight)), None
+            *summed, sums = total
+            sums = sums if averaging is None else averaging.add_sums(sums, more)
+            return (*jax.tree.map(jnp.add, tuple(summed), (grads, weighed, weight)), sums), None
 
-        (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(grad_accum), micro))
+        (grads, metrics, weight, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(grad_accum), micro))
         weight = jnp.where(weight > 0, weight, 1.0)  # a batch in which nothing is valid: all sums are 0 and stay 0
         grads = jax.tree.map(lambda leaf: leaf / weight.astype(leaf.dtype), grads)
-        return grads, {k: v if k in (TOKENS, LOSS_WEIGHT) else v / weight for k, v in metrics.items()}
+        return grads, {k: v if k in (TOKENS, LOSS_WEIGHT) else v / weight for k, v in metrics.items()}, sums
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         # Where layers put their rows (`sharding.constrain_batch_sharding`).
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             if grad_accum == 1:
-                grads, metrics = gradients(state.params, batch, rng)
+                grads, metrics, sums = gradients(state.params, batch, rng)
             else:
-                grads, metrics = accumulated(state.params, batch, rng)
+                grads, metrics, sums = accumulated(state.params, batch, rng)
         trained, kept = groups.split(state.params)
         grads = groups.zero_later(grads, state.step)
         grad_norm = optax.tree.norm(grads)
@@ -163,7 +174,11 @@ def make_step(
             **learning_rates(state.step),
             "finite": finite.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, groups.join(trained, kept), opt_state), metrics
+        params = groups.join(trained, kept)
+        if averaging is not None:
+            moved = averaging.average(params, sums)
+            params = jax.tree.map(lambda new, old: new if new is old else jnp.where(finite, new, old), moved, params)
+        return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
 
@@ -250,7 +265,7 @@ def make_program(task: Task, config: Any, mesh: Mesh) -> Program:
         task = task.on_mesh(mesh)
     check_batch_size(batch_size, train.grad_accum, mesh)
     boxed = abstract_params(task)
-    groups = make_groups(train, boxed)
+    groups = make_groups(train, boxed, averaged_by(task))
     optimizer = make_optimizer(train, boxed, groups)
     shardings = state_shardings(boxed, optimizer, mesh)
     step = make_step(

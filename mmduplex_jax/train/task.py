@@ -40,6 +40,34 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class AveragingTask(Task, Protocol):
+    """A task some of whose parameters are moving averages of what passes by, and learned by no gradient.
+
+    They are parameters like all others: they have a sharding, lie in checkpoints, and go out with the rest. What they
+    average is summed over the whole batch, however it is split over devices and cut into microbatches.
+
+    Attributes:
+      averaged: regular expression of the beginning of their paths.
+    """
+
+    averaged: str
+
+    def loss_and_sums(self, params: PyTree, batch: Batch, rng: Array) -> tuple[Array, dict[str, Array], PyTree]:
+        """What `loss` gives, and the sums of what passed by; no gradient goes through these."""
+
+    def add_sums(self, sums: PyTree, more: PyTree) -> PyTree:
+        """The sums of two microbatches, the later one last; zeros before it change nothing."""
+
+    def average(self, params: PyTree, sums: PyTree) -> PyTree:
+        """All parameters, the averaged ones moved by the sums of a batch."""
+
+
+def averaged_by(task: Task) -> str:
+    """Regular expression of the paths of what a task averages itself; "" for none."""
+    return task.averaged if isinstance(task, AveragingTask) else ""
+
+
+@runtime_checkable
 class MeshTask(Task, Protocol):
     """A task whose loss compares the rows of a batch, and so must know how they are spread."""
 

@@ -13,6 +13,7 @@ FULL_SIZE = (
     "bflow_75m",
     "bflow_events_75m",
     "clip_s16",
+    "codec_mimi",
     "duplex_300m",
     "duplex_clip_llm",
     "duplex_smollm2",

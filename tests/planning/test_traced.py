@@ -220,6 +220,19 @@ def full_width(stage: str, fusion: str):
     return c
 
 
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3)])
+def test_convolutions_of_xla_are_counted(stride, dilation):
+    """Forward, and the gradients of input and kernel: each multiplies what the forward pass does, but for borders."""
+    layer = nn.Conv(6, (3, 5), strides=(1, stride), kernel_dilation=(dilation, 1), use_bias=False)
+    x = jnp.zeros((2, 16, 24, 4))
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    forward = 2 * (2 * 16 * (24 // stride) * 6) * (3 * 5 * 4)
+    run = lambda params, x: layer.apply(params, x).sum()
+    assert count_flops(jax.make_jaxpr(run)(params, x)).model == forward
+    both = count_flops(jax.make_jaxpr(jax.value_and_grad(run, argnums=(0, 1)))(params, x)).model
+    assert both == pytest.approx(3 * forward, rel=0.05)
+
+
 STAGES = [("duplex", "cross"), ("duplex", "sum"), ("duplex", "interleave"), ("bflow", ""), ("vlm", ""), ("clip", "")]
 
 

@@ -1,0 +1,100 @@
+"""A small codec for one voice: Mimi's architecture at 16 kHz, 8 codes of 256 every 80 ms, 0.8 kbit/s.
+
+Command:  python -m launch.train --config=configs/codec_quickstart.py --workdir=runs/codec --config.data.dirs=data/voice
+Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards whose records keep their sound; a quarter of
+          an hour is enough for one synthetic voice.
+Hardware: 2 CPU cores, 3 GB.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """The experiment."""
+    c = config_dict.ConfigDict()
+    c.stage = "codec"
+    c.text_tokenizer = "world"  # every checkpoint has one; a codec knows no text
+    # `model`: a training of this stage to begin with; the other parts are not a codec's.
+    c.init_from = config_dict.create(model="", text="", vision="", tokenizer="", strict=True)
+
+    c.data = config_dict.create(
+        dirs="data/voice",  # several, separated by commas, are mixed
+        weights="",  # how often each is drawn from, e.g. "3,1"; empty: by their lengths
+        clip_s=0.96,
+        batch_size=8,
+        seed=0,
+        workers=0,  # processes that load; 0 loads in threads
+        corrupt_records_max=10,  # pieces that may be left out because their file cannot be read
+    )
+
+    c.codec = config_dict.create(
+        sample_rate_hz=16_000,
+        ratios=(8, 5, 4, 4),
+        filters=8,
+        kernel=7,
+        residual_kernel=3,
+        last_kernel=3,
+        residual_layers=1,
+        dilation_base=2,
+        compress=2,
+        width=128,
+        layers=2,
+        heads=4,
+        hidden=384,
+        layer_scale=0.1,
+        context_frames=50,  # 2 s
+        frames_per_step=2,
+        upsample_by_channel=True,
+        codebooks=8,
+        semantic_codebooks=1,
+        codebook_size=256,
+        codebook_width=32,
+        remat=False,
+        dtype="float32",
+    )
+    c.loss = config_dict.create(
+        mel_weight=1.0,
+        mel_windows=(32, 64, 128, 256, 512, 1024, 2048),
+        mel_bands=(5, 10, 20, 40, 80, 80, 80),
+        stft_weight=1.0,
+        stft_windows=(256, 512, 1024),
+        wave_weight=1.0,
+        commitment_weight=0.25,
+        adversarial_weight=0.0,
+        feature_weight=0.0,
+        quantizer_dropout=0.25,
+        exact_rate=0.0,
+        decay=0.98,
+        restart_below=0.1,
+    )
+    c.discriminator = config_dict.create(windows=(1024, 512, 256), filters=8, dilations=(1, 2, 4))
+
+    c.mesh = config_dict.create(data=-1, fsdp=1, tensor=1)
+    c.evals = config_dict.create(
+        every=0,  # steps between scores on held-out sound; 0 for none
+        dirs="",  # folders, several with commas
+        clips=64,  # of each
+        batch=16,
+        seed=1_000_003,  # which pieces
+        metrics="",  # further ones, module:function, several with commas
+        best="",  # the number whose best parameters are kept in WORKDIR/best: "-codec/mel"
+    )
+    c.profile = config_dict.create(steps="")
+    c.train = config_dict.create(
+        steps=4000,
+        stop_at_step=0,
+        seed=0,
+        log_every=50,
+        checkpoint_every=500,
+        keep=2,
+        grad_accum=1,
+        learning_rate=1e-3,
+        end_lr_ratio=0.05,
+        warmup_steps=100,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        b1=0.8,
+        b2=0.95,
+        groups=dict(),
+    )
+    return c
