@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mmduplex_jax.arena.coordination import coordinated_groups
 from mmduplex_jax.arena.votes import Decision
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.evals.report import aligned
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 
 _TIES = 0.15
 
@@ -101,17 +103,15 @@ def measure(crowd: Crowd, arenas: int, seed: int) -> dict[str, float]:
     }
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
-    out = shown_on(args.json)
     found: dict[str, Any] = {}
-    print(f"{'of ' + str(args.arenas) + ' arenas':40} {'flagged':>8} {'of who push':>12} {'of honest':>10}", file=out)
-    for name, crowd in CROWDS.items():
+    lines = [[f"of {args.arenas} arenas", "flagged", "of who push", "of honest"]]
+    for name, crowd in tqdm(CROWDS.items(), unit="crowd", disable=None):
         found[name] = one = measure(crowd, args.arenas, args.seed)
-        pushing = f"{one['pushing_flagged']:12.1%}" if crowd.pushing else f"{'–':>12}"
-        print(f"{name:40} {one['arenas_flagged']:8.1%} {pushing} {one['honest_flagged']:10.3%}", file=out, flush=True)
-    write_json(args.json, found)
-    return 0
+        pushing = f"{one['pushing_flagged']:.1%}" if crowd.pushing else "–"
+        lines.append([name, f"{one['arenas_flagged']:.1%}", pushing, f"{one['honest_flagged']:.3%}"])
+    show(args, found, aligned(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

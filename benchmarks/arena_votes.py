@@ -9,19 +9,20 @@ answered.
 
 import argparse
 import contextlib
+import functools
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmduplex_jax.arena.board import leaderboard
 from mmduplex_jax.arena.coordination import flag_groups
 from mmduplex_jax.arena.votes import REASONS, VoteStore
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 
 _CATEGORIES = ("football", "street", "kitchen", "sea", "games")
 _VIDEOS = 200
@@ -58,37 +59,34 @@ def fill(store: VoteStore, names: Sequence[str], votes: int, seed: int) -> None:
         db.execute("COMMIT")
 
 
+def took_s(act: Callable[[], Any]) -> float:
+    """Seconds on the clock that something takes."""
+    begin_s = time.perf_counter()
+    act()
+    return time.perf_counter() - begin_s
+
+
 def measure(votes: int, contestants: int, repeats: int, seed: int, folder: Path) -> dict[str, Any]:
     """Seconds by what was done, medians of some repeats, and what was found."""
     names = [f"contestant{number:02d}" for number in range(contestants)]
     now_s = [30.0 * votes + 1000.0]
     with contextlib.closing(VoteStore(folder / "votes.sqlite3", seed=str(seed), now=lambda: now_s[0])) as store:
-        begin_s = time.perf_counter()
-        fill(store, names, votes, seed)
-        filled_s = time.perf_counter() - begin_s
-        begin_s = time.perf_counter()
-        leaderboard(store, names)  # loads libraries
-        first_s = time.perf_counter() - begin_s
-        begin_s = time.perf_counter()
-        flag_groups(store)
-        groups_s = time.perf_counter() - begin_s
+        filled_s = took_s(lambda: fill(store, names, votes, seed))
+        first_s = took_s(lambda: leaderboard(store, names))  # loads libraries
+        groups_s = took_s(lambda: flag_groups(store))
         boards_s, computed_s, tallies_s, votes_s = [], [], [], []
         for number in range(repeats):
-            begin_s = time.perf_counter()
-            store.tallies()
-            tallies_s.append(time.perf_counter() - begin_s)
-            begin_s, worked_s = time.perf_counter(), time.process_time()
-            board = leaderboard(store, names)
-            boards_s.append(time.perf_counter() - begin_s)
+            tallies_s.append(took_s(store.tallies))
+            worked_s = time.process_time()
+            boards_s.append(took_s(lambda: leaderboard(store, names)))
             computed_s.append(time.process_time() - worked_s)
             voter = store.voter(f"another {number}", "somewhere")
             ballot = store.add_ballot(
                 store.next_number(), voter.number, "video0", "sea", (names[0], ""), (names[1], ""), _SHOWN_S
             )
             now_s[0] += _SHOWN_S + _DECISION_S
-            begin_s = time.perf_counter()
-            store.vote(ballot.key, voter, "left")
-            votes_s.append(time.perf_counter() - begin_s)
+            votes_s.append(took_s(functools.partial(store.vote, ballot.key, voter, "left")))
+        board = leaderboard(store, names)
         bytes_written = store.path.stat().st_size
     return {
         "votes": votes,
@@ -105,22 +103,23 @@ def measure(votes: int, contestants: int, repeats: int, seed: int, folder: Path)
     }
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     with tempfile.TemporaryDirectory(prefix="mmduplex-arena-") as folder:
         found = measure(args.votes, args.contestants, args.repeats, args.seed, Path(folder))
-    write_json(args.json, found)
-    out = shown_on(args.json)
-    print(f"{found['votes']} votes on {found['contestants']} contestants, medians of {args.repeats}:", file=out)
-    print(f"  leaderboard, with all intervals   {found['leaderboard_s']:8.3f} s", file=out)
-    print(f"  of it time of a processor         {found['leaderboard_processor_s']:8.3f} s", file=out)
-    print(f"  the first, libraries loaded for it{found['first_leaderboard_s']:8.3f} s", file=out)
-    print(f"  search for groups of voters       {found['groups_s']:8.3f} s", file=out)
-    print(f"  counts alone                      {found['tallies_s']:8.3f} s", file=out)
-    print(f"  a vote, to the disk               {found['vote_s']:8.3f} s", file=out)
-    print(f"  database                          {found['database_bytes'] / 2**20:8.1f} MiB", file=out)
-    print(f"  the order of preferences was {'found' if found['order_found'] else 'NOT found'}", file=out)
-    return 0
+    times = {
+        "leaderboard, with all intervals": "leaderboard_s",
+        "of it time of a processor": "leaderboard_processor_s",
+        "the first, libraries loaded for it": "first_leaderboard_s",
+        "search for groups of voters": "groups_s",
+        "counts alone": "tallies_s",
+        "a vote, to the disk": "vote_s",
+    }
+    lines = [f"{found['votes']} votes on {found['contestants']} contestants, medians of {args.repeats}:"]
+    lines += [f"  {what:34}{found[name]:8.3f} s" for what, name in times.items()]
+    lines.append(f"  {'database':34}{found['database_bytes'] / 2**20:8.1f} MiB")
+    lines.append(f"  the order of preferences was {'found' if found['order_found'] else 'NOT found'}")
+    show(args, found, "\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.evals.report import markdown_table
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, show
 
 EARLIER = ("clip", "bflow", "vlm")
 Row = dict[str, Any]
@@ -182,30 +183,25 @@ def mean_of(rows: Sequence[Row], key: str, form: str) -> str:
 def table(rows: Sequence[Row], first: str) -> str:
     """A Markdown table: mean and range over seeds, and the gain over the first arm's same seeds."""
     base = {row["train_seed"]: row["f1"] for row in rows if row["arm"] == first}
-    lines = [f"| arm | steps | F1 | gain over {first} | word NLL | latency p50, s | tokens/s | s a step |"]
-    lines.append("|---" * 8 + "|")
+    head = ["arm", "steps", "F1", f"gain over {first}", "word NLL", "latency p50, s", "tokens/s", "s a step"]
+    lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm]
         gains = [row["f1"] - base[row["train_seed"]] for row in mine if row["train_seed"] in base and arm != first]
         gain = f"{statistics.mean(gains):+.3f} ({min(gains):+.3f} to {max(gains):+.3f})" if gains else "–"
         cells = [arm, str(mine[0]["train_steps"]), spread(mine, "f1"), gain, spread(mine, "word_nll")]
         cells += [mean_of(mine, "latency_p50_s", ".2f"), mean_of(mine, "tokens_per_s", ".1f"), spread(mine, "step_s")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{len({row['train_seed'] for row in rows})} seeds.\n"
+        lines.append(cells)
+    return f"{markdown_table(head, lines)}\n\n{len({row['train_seed'] for row in rows})} seeds."
 
 
 def work(args: argparse.Namespace) -> None:
     """Runs an experiment, prints and writes its table."""
     experiment = EXPERIMENTS[args.experiment](args)
     default = [arm for arm in experiment.arms if arm not in experiment.left_out]
-    chosen, seeds = args.arms.split(",") if args.arms else default, [int(seed) for seed in args.seeds.split(",")]
-    rows = run_arms(experiment, chosen, seeds, args.steps or experiment.steps, args.out, args.clips)
-    text = table(rows, next(iter(experiment.arms)))
-    if args.json != "-":
-        print(text)
-    write_json(args.json, {"runs": rows})
-    if args.markdown:
-        args.markdown.write_text(text, encoding="utf-8")
+    steps = args.steps or experiment.steps
+    rows = run_arms(experiment, args.arms or default, args.seeds, steps, args.out, args.clips)
+    show(args, {"runs": rows}, table(rows, next(iter(experiment.arms))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,8 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the runs and their scores")
     add("--data", metavar="DIRS", help="shards to train on, made by launch.prepare (initialisations: the chain's own)")
     add("--chain", type=Path, metavar="DIR", help="of initialisations: workdir of launch.chain, finished")
-    add("--arms", help="some of the experiment's (default: all that take as many steps, and uniform_time)")
-    add("--seeds", default="0,1,2", help="one run an arm and seed (default: %(default)s)")
+    text = "some of the experiment's (default: all that take as many steps, and uniform_time)"
+    add("--arms", type=listed(none=True), help=text)
+    add("--seeds", type=listed(int), default="0,1,2", help="one run an arm and seed (default: %(default)s)")
     add("--steps", type=int, help="training steps (default: 800 of tokenizers, 600 of initialisations)")
     add("--clips", type=int, default=160, help="clips to score on (default: %(default)s)")
     add_json_flag(flags)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.layers.transformer import StackConfig
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, show
 from mmduplex_jax.tokenizer import token_plan
 from mmduplex_jax.tokenizer.budget import BudgetConfig
 from mmduplex_jax.tokenizer.config import AnchorConfig, FlowConfig, TokenizerConfig
@@ -105,24 +105,22 @@ def fit(size_px: int, scales: tuple[int, ...], clips: int) -> dict[str, float]:
 
 def work(args: argparse.Namespace) -> None:
     """Prints a row for every size and choice of scales."""
-    rows = []
+    rows, lines = [], []
     for choice in args.scales.split("+"):
-        for size in args.sizes_px.split(","):
-            row = {"scales": choice} | fit(int(size), tuple(map(int, choice.split(","))), args.clips)
-            rows.append(row)
-            print(
-                f"scales {choice:8} {size:>4} px: inside {row['inside']:.2f}, filled {row['filled']:.2f}, "
-                f"scale {row['scale']:.2f}, tokens a tick {row['tokens']:.2f} ({row['ticks']} ticks)",
-                file=shown_on(args.json),
-                flush=True,
+        for size_px in args.sizes_px:
+            row = fit(size_px, tuple(listed(int)(choice)), args.clips)
+            rows.append({"scales": choice} | row)
+            lines.append(
+                f"scales {choice:8} {size_px:>4} px: inside {row['inside']:.2f}, filled {row['filled']:.2f}, "
+                f"scale {row['scale']:.2f}, tokens a tick {row['tokens']:.2f} ({row['ticks']} ticks)"
             )
-    write_json(args.json, rows)
+    show(args, rows, "\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.crop_scales", __doc__)
-    flags.add_argument("--sizes_px", default="12,40,150", help="of the things (default: %(default)s)")
+    flags.add_argument("--sizes_px", type=listed(int), default="12,40,150", help="of the things (default: %(default)s)")
     flags.add_argument("--scales", default="1+1,2,4", help="choices, joined by + (default: %(default)s)")
     flags.add_argument("--clips", type=int, default=16, help="of each size (default: %(default)s)")
     add_json_flag(flags)

@@ -48,8 +48,9 @@ from data_pipelines.sources.folder import folder_source
 from data_pipelines.windows import Window
 from data_pipelines.world import RealWorldConfig, World, WorldConfig, make_clip, make_events
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.evals.report import markdown_table
 from mmduplex_jax.frame_size import frame_size, size_text, stored_size
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
@@ -480,59 +481,51 @@ def world_speed(config: World, clips: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def world(clips: int, frame_px: int, pack: str | None, json: str | None) -> None:
-    """Measures the built-in world (with a pack of cut-outs its look `real`, in 16:9), prints a line a look, and writes
-    them.
-    """
+def world(clips: int, frame_px: int, pack: str | None) -> tuple[list[dict[str, Any]], str]:
+    """Measures the built-in world (with a pack of cut-outs its look `real`, in 16:9): a row a look, and for people."""
     worlds: list[World] = [WorldConfig(look=look, frame_px=frame_px) for look in ("plain", "rich")]
     if pack is not None:
         worlds = [RealWorldConfig(pack, frame_px=(frame_px * 9 // 16, frame_px))]
     rows = [world_speed(of, clips) for of in worlds]
-    for row in rows if json != "-" else ():
-        print(
-            f"{row['look']:6} {size_text(frame_size(row['frame_px']))}: {row['video_s_per_cpu_s']:7.0f} s of video "
-            "a CPU-second, "
-            f"{row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
-        )
-    write_json(json, rows)
+    lines = [
+        f"{row['look']:6} {size_text(frame_size(row['frame_px']))}: {row['video_s_per_cpu_s']:7.0f} s of video "
+        f"a CPU-second, {row['clip_cpu_ms']:.1f} ms a clip, {row['of_this_planning_ms']:.1f} ms of it to plan"
+        for row in rows
+    ]
+    return rows, "\n".join(lines)
 
 
 def table(found: dict[str, Any]) -> str:
     """The measurements for people, in Markdown."""
     fastest = max(row["ticks_per_s"] for row in found["decoding"] if not row["arm"].startswith("ours"))
-    lines = [
-        "| decoding to ticks of 256 px | ticks/s | hours of video an hour | to the fastest peer |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['arm']} | {row['ticks_per_s']:,.0f} ({row['least']:,.0f}–{row['most']:,.0f}) | "
-        f"{row['hours_of_video_an_hour']:,.0f} | {row['ticks_per_s'] / fastest:.2f} |"
+    decoding = [
+        [row["arm"], f"{row['ticks_per_s']:,.0f} ({row['least']:,.0f}–{row['most']:,.0f})",
+         f"{row['hours_of_video_an_hour']:,.0f}", f"{row['ticks_per_s'] / fastest:.2f}"]
         for row in found["decoding"]
-    ]
+    ]  # fmt: skip
+    reading = [
+        [row["loader"], f"{row['samples_per_s']:,.1f} ({row['least']:,.1f}–{row['most']:,.1f})",
+         f"{row['mb_per_s']:,.0f}", f"{row['frames_per_s']:,.0f}"]
+        for row in found["reading"]
+    ]  # fmt: skip
     made = found["sharding"]
-    lines += [
-        "",
+    parts = [
+        markdown_table(
+            ["decoding to ticks of 256 px", "ticks/s", "hours of video an hour", "to the fastest peer"], decoding
+        ),
         f"`launch.prepare` as a whole, motion, JPEG and the start of its processes included: "
         f"{made['hours_of_video_an_hour']:,.0f} hours of video an hour, "
         f"{made['bytes_an_hour_of_video'] / 1e6:,.0f} MB an hour of video.",
-        "",
-        "| reading shuffled clips | samples/s | MB/s of frames | frames/s |",
-        "|---|---|---|---|",
+        markdown_table(["reading shuffled clips", "samples/s", "MB/s of frames", "frames/s"], reading),
+        *(f"Not installed here, so not measured: {name}." for name in found["not_installed"]),
     ]
-    lines += [
-        f"| {row['loader']} | {row['samples_per_s']:,.1f} ({row['least']:,.1f}–{row['most']:,.1f}) | "
-        f"{row['mb_per_s']:,.0f} | {row['frames_per_s']:,.0f} |"
-        for row in found["reading"]
-    ]
-    for name in found["not_installed"]:
-        lines.append(f"\nNot installed here, so not measured: {name}.")
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts)
 
 
 def work(args: argparse.Namespace) -> None:
     """Measures, and prints and writes the tables."""
     if args.world:
-        world(args.world, args.frame_px, args.pack, args.json)
+        show(args, *world(args.world, args.frame_px, args.pack))
         return
     if args.videos is None or args.out is None:
         raise ValueError("--videos and --out are needed, or --world")
@@ -556,11 +549,7 @@ def work(args: argparse.Namespace) -> None:
         }
     finally:
         shutil.rmtree(args.out)
-    if args.json != "-":
-        print(table(found))
-    write_json(args.json, found)
-    if args.markdown:
-        args.markdown.write_text(table(found), encoding="utf-8")
+    show(args, found, table(found))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

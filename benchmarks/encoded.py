@@ -22,14 +22,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.manifest import ShardError
 from mmduplex_jax import sharding
 from mmduplex_jax.frame_size import frame_size
-from mmduplex_jax.stages.config_file import (
-    add_config_flag,
-    add_json_flag,
-    command_parser,
-    run_main,
-    shown_on,
-    write_json,
-)
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, show
 from mmduplex_jax.stages.encoding import encoded_task
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.step import make_program
@@ -96,9 +89,7 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
 def work(args: argparse.Namespace) -> None:
     """Prints the figures."""
     report = compare(args)
-    for name, value in report.items():
-        print(f"{name}: {value:.3g}", file=shown_on(args.json))
-    write_json(args.json, report)
+    show(args, report, "\n".join(f"{name}: {value:.3g}" for name, value in report.items()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

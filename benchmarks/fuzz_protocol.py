@@ -57,7 +57,7 @@ from mmduplex_jax.serving.protocol import (
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.serving.sources import Sources
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, parse_args, show
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -506,17 +506,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fuzzes; 1 where something was found, 2 for wrong flags."""
     flags = command_parser("benchmarks.fuzz_protocol", __doc__)
     flags.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
-    flags.add_argument("--parts", default=",".join(_ROUND), help="(default: %(default)s)")
+    flags.add_argument("--parts", type=listed(among=_ROUND), default=",".join(_ROUND), help="(default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0, help="of the first turn (default: %(default)s)")
     add_json_flag(flags)
     args = parse_args(flags, argv)
-    parts = [part for part in args.parts.split(",") if part]
-    if not parts or set(parts) - set(_ROUND):
-        print(f"fuzz_protocol: --parts of {tuple(_ROUND)}", file=sys.stderr)
-        return 2
-    found = fuzz(parts, args.minutes, args.seed)
-    print(found)
-    write_json(args.json, found)
+    found = fuzz(args.parts, args.minutes, args.seed)
+    show(args, found, str(found))
     return 0
 
 

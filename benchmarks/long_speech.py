@@ -31,7 +31,7 @@ from data_pipelines.world import WorldConfig, make_clip, split_phrases
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.streaming.batch import UNCAPPED
 from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP
@@ -128,19 +128,21 @@ def long_speech(model: Commentator, streams: Sequence[Stream], window_s: float, 
     return report(np.stack(counts), window_s)
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints the table."""
-    print("from s   words/s said  expected   repeated said  expected     F1  silent   speech, repeats to first window")
+def table(found: dict[str, Any]) -> str:
+    """The report for people."""
+    head = "from s   words/s said  expected   repeated said  expected     F1  silent   speech, repeats to first window"
+    lines = [head]
     for w, row in enumerate(found["windows"]):
         first = found["to_first"][w - 1] if w else None
         ratio = "" if first is None else "   ".join(_interval(first[name]) for name in ("speech", "repeats"))
-        print(
+        lines.append(
             f"{row['from_s']:6.0f}   {row['said_per_s']:12.3f}  {row['expected_per_s']:8.3f}   "
             f"{row['repeated_share']:13.4f}  {row['expected_repeated_share']:8.4f}  {row['f1'] or 0.0:5.3f}  "
             f"{row['silent']:6d}   {ratio}"
         )
     later = found["later"]
-    print(f"all later windows to the first: {', '.join(f'{name} {_interval(later[name])}' for name in later)}")
+    said = ", ".join(f"{name} {_interval(later[name])}" for name in later)
+    return "\n".join([*lines, f"all later windows to the first: {said}"])
 
 
 def _interval(value: dict[str, float | None]) -> str:
@@ -158,9 +160,8 @@ def work(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
         streams = list(processes.map(make, range(args.streams)))
     found = long_speech(model, streams, window_s, args)
-    show(found)
     settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew")}
-    write_json(args.json, {"model": model.name, **settings, **found})
+    show(args, {"model": model.name, **settings, **found}, table(found))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

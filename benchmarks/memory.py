@@ -30,10 +30,11 @@ from data_pipelines.world.clip import plan_clip
 from data_pipelines.world.commentator import phrase
 from data_pipelines.world.config import RETURNS, WorldConfig
 from data_pipelines.world.drawing import Painter
+from mmduplex_jax.evals.report import cell, markdown_table
 from mmduplex_jax.models.dual_stream import delayed
 from mmduplex_jax.models.event_memory import MemoryState, emptied
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, show, shown_on
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import Trained, load_trained
@@ -245,25 +246,21 @@ def row_of(asked: Sequence[Question], name: str, control: str, seed: int = 0) ->
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table."""
-    number = lambda value: "-" if value is None else f"{value:.2f}"
-    lines = [
-        "| silence | model | balanced (95 %) | back | never seen | asked | away, median |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
-        away = "-" if row["away_s_median"] is None else f"{row['away_s_median']:.0f} s"
-        lines.append(
-            f"| {row['away']} | {row['control']} | {number(row['balanced'])} ({number(row['low'])} to "
-            f"{number(row['high'])}) | {number(row['back_right'])} | {number(row['new_right'])} | "
-            f"{row['back']} + {row['new']} | {away} |"
+        balanced, low, high, back, new = (
+            cell(row[name], ".2f") for name in ("balanced", "low", "high", "back_right", "new_right")
         )
-    return "\n".join(lines)
+        asked, away = f"{row['back']} + {row['new']}", cell(row["away_s_median"], ".0f")
+        away = away if away == "-" else f"{away} s"
+        lines.append([row["away"], row["control"], f"{balanced} ({low} to {high})", back, new, asked, away])
+    head = ["silence", "model", "balanced (95 %)", "back", "never seen", "asked", "away, median"]
+    return markdown_table(head, lines)
 
 
 def work(args: argparse.Namespace) -> None:
     """Asks the model, prints the table and writes it."""
-    silences_s = [float(value) for value in args.silences_s.split(",")]
-    if args.streams < 1 or args.batch < 1 or args.streams % args.batch or min(silences_s) < 0:
+    if args.streams < 1 or args.batch < 1 or args.streams % args.batch or min(args.silences_s) < 0:
         raise ValueError("--streams must be a multiple of --batch, both positive, and no silence negative")
     trained = load_trained(args.checkpoint)
     if find_stage(trained.config.stage).OUTPUT != "commentary":
@@ -273,7 +270,7 @@ def work(args: argparse.Namespace) -> None:
     controls = ("memory", "emptied") if memory is not None else ("no memory",)
     recent_s = trained.clock.step_time_s(model.video.window_steps)
     rows = []
-    for silence_s in silences_s:
+    for silence_s in args.silences_s:
         found = questions(trained, silence_s, args.streams, args.batch, args.seed, controls)
         for control, asked in found.items():
             if silence_s:
@@ -284,11 +281,10 @@ def work(args: argparse.Namespace) -> None:
                 soon = lambda q: q.away_s is None or q.away_s < recent_s
                 rows.append(row_of([q for q in asked if soon(q)], f"none, away under {recent_s:g} s", control))
                 rows.append(row_of([q for q in asked if q.away_s is None or not soon(q)], "none, longer", control))
-        print(table(rows[-len(controls) * (1 if silence_s else 2) :]), flush=True)
+        print(table(rows[-len(controls) * (1 if silence_s else 2) :]), file=shown_on(args.json), flush=True)
     kept = {"bytes_a_stream": memory.bytes_a_stream, "event_tokens": memory.ring_size} if memory is not None else {}
-    print(f"\n{table(rows)}\n\nmemory: {kept or 'none'}")
     settings = {"checkpoint": str(args.checkpoint), "steps": trained.steps, "streams": args.streams}
-    write_json(args.json, {**settings, **kept, "rows": rows})
+    show(args, {**settings, **kept, "rows": rows}, f"\n{table(rows)}\n\nmemory: {kept or 'none'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -296,7 +292,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("benchmarks.memory", __doc__)
     add = flags.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a training of `configs/memory_quickstart.py`, or another")
-    add("--silences_s", default="0,10,30,60,300,600", metavar="S,S", help="lengths of silences (default: %(default)s)")
+    silences = "0,10,30,60,300,600"
+    add("--silences_s", type=listed(float), default=silences, help="lengths of silences (default: %(default)s)")
     add("--streams", type=int, default=64, help="streams of every silence (default: %(default)s)")
     add("--batch", type=int, default=16, help="streams at a time (default: %(default)s)")
     add("--seed", type=int, default=7919, help="of the streams; trainings have 0 (default: %(default)s)")

@@ -21,7 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.evals.report import cell, markdown_table
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from tests.weights.huggingface.parity_cases import LIMIT, QUANTITIES, all_cases
 
 LIBRARIES = ("torch", "transformers", "timm")
@@ -64,27 +65,21 @@ def compare(only: str = "") -> list[dict[str, Any]]:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a document."""
-    lines = [
-        "# Parity with the libraries that weights come from",
-        "",
-        *_ABOUT.format(**report).splitlines(),
-        "",
-        "| architecture | shape | " + " | ".join(QUANTITIES) + " |",
-        "|---|---|" + "---|" * len(QUANTITIES),
+    rows = [
+        [row["architecture"], row["shape"]]
+        + [cell(row["max_abs_diff"].get(name), ".1e", missing="") for name in QUANTITIES]
+        for row in report["rows"]
     ]
-    for row in report["rows"]:
-        found = row["max_abs_diff"]
-        numbers = [f"{found[name]:.1e}" if name in found else "" for name in QUANTITIES]
-        lines.append(f"| {row['architecture']} | {row['shape']} | " + " | ".join(numbers) + " |")
     said = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     where = f" on {report['machine']}" if report["machine"] else ""
-    lines += [
-        "",
-        f"{len(report['rows'])} rows, the largest entry {report['largest']:.1e}.",
-        "",
+    parts = [
+        "# Parity with the libraries that weights come from",
+        _ABOUT.format(**report),
+        markdown_table(["architecture", "shape", *QUANTITIES], rows),
+        f"{len(rows)} rows, the largest entry {report['largest']:.1e}.",
         f"Made by `python -m benchmarks.parity --markdown=docs/parity.md`{where}, {said}, on {report['date']}.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts)
 
 
 def work(args: argparse.Namespace) -> int:
@@ -101,12 +96,7 @@ def work(args: argparse.Namespace) -> int:
         "largest": largest,
         "rows": rows,
     }
-    text = markdown(report)
-    if args.json != "-":
-        print(text)
-    write_json(args.json, report)
-    if args.markdown:
-        Path(args.markdown).write_text(text, encoding="utf-8")
+    show(args, report, markdown(report))
     return 0 if largest <= LIMIT else EXIT_DIFFERS
 
 

@@ -38,7 +38,7 @@ from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.real_videos import SPLITS, choose_cameras, held_cameras_of, watch_live
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.text_tokenizer import UnknownWordError
 from mmduplex_jax.tokenizer.bflow import FLOW
@@ -180,9 +180,7 @@ def work(args: argparse.Namespace) -> None:
         [name, *(cell(row[part], "d" if part == "events" else ".2f") for part in _PARTS)]
         for name, row in report["rows"].items()
     ]
-    print(aligned(lines))
-    print(f"{report['nothing']:.0%} of what flow tokens name is nothing")
-    write_json(args.json, report)
+    show(args, report, f"{aligned(lines)}\n{report['nothing']:.0%} of what flow tokens name is nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

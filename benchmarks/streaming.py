@@ -49,6 +49,7 @@ from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import (  # fmt: skip
     add_json_flag,
     command_parser,
+    listed,
     load_config,
     run_main,
     shown_on,
@@ -388,14 +389,15 @@ def compare(arms: Sequence[Arm], started: Mapping[str, Asked], rounds: int, step
     return {"arms": rows, "ratios": found, "rounds": rounds}
 
 
-def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[str], peers: Sequence[str]) -> dict:
+def measured(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for.
 
     Raises:
       ValueError, OSError: there is no such model, or a process failed.
       subprocess.CalledProcessError: a peer is not installed in `--peers_python`.
     """
-    arms = plan(parts, batches, peers, args.peer_dtypes.split(","), [float(s) for s in args.watched_s.split(",")])
+    peers = args.peers
+    arms = plan(args.parts, args.batches, peers, args.peer_dtypes, args.watched_s)
     turns = {"rounds": args.rounds, "steps": args.steps, "limit_s": args.limit_s}
     report: dict[str, Any] = {"machine": machine()}
     if peers:
@@ -425,16 +427,12 @@ def measured(args: argparse.Namespace, batches: Sequence[int], parts: Sequence[s
 
 def work(args: argparse.Namespace) -> None:
     """Runs what is asked for."""
-    batches, parts, peers = (list(filter(None, text.split(","))) for text in (args.batches, args.parts, args.peers))
-    if set(parts) - set(PARTS) or set(peers) - set(PEERS):
-        raise ValueError(f"--parts are some of {','.join(PARTS)}, --peers some of {','.join(PEERS)}")
-    numbers = [int(batch) for batch in batches]
-    if min([*numbers, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
+    if min([*args.batches, args.steps, args.rounds]) < 1 or min(args.part_s, args.limit_s, args.session_s) <= 0:
         raise ValueError("--batches, --steps, --rounds, --part_s, --session_s and --limit_s are positive")
-    if peers and args.checkpoint:
+    if args.peers and args.checkpoint:
         raise ValueError("--peers compares a config's shape, with random parameters: leave --checkpoint out")
     with contextlib.redirect_stdout(shown_on(args.json)):
-        report = measured(args, numbers, parts, peers)
+        report = measured(args)
     write_json(args.json, report)
 
 
@@ -445,8 +443,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = "configs/duplex_300m.py"
     add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
     add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
-    add("--batches", default="1,8", help="streams at once; empty for none (default: %(default)s)")
-    add("--parts", default=",".join(PARTS), help="some of %(default)s")
+    add(
+        "--batches",
+        type=listed(int, none=True),
+        default="1,8",
+        help="streams at once; empty for none (default: %(default)s)",
+    )
+    add("--parts", type=listed(among=PARTS, none=True), default=",".join(PARTS), help="some of %(default)s")
     add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
     add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
     add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
@@ -454,10 +457,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
     add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
     add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
-    add("--peers", nargs="?", const=",".join(PEERS), default="", help="also others' steps (default: %(const)s)")
+    peers = {"type": listed(among=PEERS, none=True), "nargs": "?", "const": list(PEERS), "default": ""}
+    add("--peers", **peers, help=f"also others' steps (default: {','.join(PEERS)})")
     add("--peers_python", default=sys.executable, metavar="PYTHON", help="where they are installed (default: here)")
-    add("--peer_dtypes", default="float32,bfloat16", help="of their weights (default: %(default)s)")
-    add("--watched_s", default="0,60,300", help="with --peers: seconds of video before (default: %(default)s)")
+    add("--peer_dtypes", type=listed(), default="float32,bfloat16", help="of their weights (default: %(default)s)")
+    text = "with --peers: seconds of video before (default: %(default)s)"
+    add("--watched_s", type=listed(float), default="0,60,300", help=text)
     add_json_flag(flags)
     return run_main(flags, argv, work, {ValueError: 2, OSError: 2, subprocess.CalledProcessError: 2})
 

@@ -28,7 +28,7 @@ from mmduplex_jax.evals.events import Phrase
 from mmduplex_jax.evals.real_events import LabelledClip, format_real_events, score_real_events
 from mmduplex_jax.evals.report import cell
 from mmduplex_jax.real_videos import watch_control
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, show
 
 HALVES = (0, 1)
 MODES = ("narrated", "live")
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     chosen = of_half(videos, args.half)
     detector = YoloxDetector(args.detector, read_labels(args.labels) if args.labels else event_words.COCO_CLASSES)
     reports: dict[str, dict[str, Any]] = {}
-    for mode in args.modes.split(","):
+    for mode in args.modes:
         metered = Metered(detector)
         live = LiveTeacher(metered)
         clips = []
@@ -98,16 +98,13 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def work(args: argparse.Namespace) -> None:
     """Measures, prints and writes."""
-    unknown = sorted(set(args.modes.split(",")) - set(MODES))
-    if unknown:
-        raise ValueError(f"--modes={args.modes}: {unknown[0]!r} is none of {MODES}")
-    reports = measure(args)
+    reports, lines = measure(args), []
     for mode, report in reports.items():
-        print(f"## teacher, {mode}\n\n{format_real_events(report, mode)}\n")
+        lines.append(f"## teacher, {mode}\n\n{format_real_events(report, mode)}\n")
         if "gflop_per_s" in report:
-            print(f"{cell(report['gflop_per_s'], '.2f')} GFLOP a second of video; the detector takes "
-                  f"{report['detector_ms_per_s']:.0f} ms of a core for it\n")  # fmt: skip
-    write_json(args.json, reports)
+            gflop, cpu_ms = cell(report["gflop_per_s"], ".2f"), report["detector_ms_per_s"]
+            lines.append(f"{gflop} GFLOP a second of video; the detector takes {cpu_ms:.0f} ms of a core for it\n")
+    show(args, reports, "\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--detector", required=True, metavar="FILE.onnx", help="a YOLOX with a raw head")
     add("--labels", metavar="FILE", help="its classes, one a line (default: COCO's)")
     add("--half", type=int, choices=HALVES, help="only cameras whose name's CRC-32 is even (0) or odd (1)")
-    add("--modes", default=",".join(MODES), help="which (default: %(default)s)")
+    add("--modes", type=listed(among=MODES), default=",".join(MODES), help="which (default: %(default)s)")
     add_json_flag(flags)
     return run_main(flags, argv, work, {ValueError: 2, OSError: 2, ImportError: 2})
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.pools import Saturated
 from mmduplex_jax.commentator import Commentator, load, random_commentator
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, shown_on, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, shown_on, write_json
 from mmduplex_jax.streaming.batch import DELIVER, DISPATCH, WAIT
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 
@@ -182,17 +182,16 @@ def compare(model: Commentator, streams: int, ticks: int, rounds: int, out: Path
 
 def work(args: argparse.Namespace) -> None:
     """Records, prints and writes what the recordings show."""
-    streams = [int(number) for number in args.streams.split(",") if number]
     out = Path(args.out)
     if bool(args.config) == bool(args.checkpoint):
         raise ValueError("give either --config or --checkpoint")
-    if min([*streams, args.rounds], default=0) < 1 or args.ticks < 8:
+    if min([*args.streams, args.rounds]) < 1 or args.ticks < 8:
         raise ValueError("--streams and --rounds are positive, --ticks at least 8")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty")
     model = random_commentator(args.config, seed=0) if args.config else load(args.checkpoint)
     with contextlib.redirect_stdout(shown_on(args.json)):
-        rows = [row for number in streams for row in compare(model, number, args.ticks, args.rounds, out)]
+        rows = [row for number in args.streams for row in compare(model, number, args.ticks, args.rounds, out)]
     device = jax.devices()[0].device_kind
     write_json(args.json, {"model": model.name, "device": device, "ticks": args.ticks, "rows": rows})
 
@@ -203,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     add("--config", metavar="CONFIG.py", help="a model with random parameters")
     add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
-    add("--streams", default="1,8", help="streams at once (default: %(default)s)")
+    add("--streams", type=listed(int), default="1,8", help="streams at once (default: %(default)s)")
     add("--ticks", type=int, default=100, help="of a recording (default: %(default)s)")
     add("--rounds", type=int, default=3, help="recordings of each (default: %(default)s)")
     add("--out", required=True, metavar="DIR", help="where the traces go")

@@ -17,11 +17,12 @@ from pathlib import Path
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import plan_clip
 from mmduplex_jax.evals.benchmarks.timing import load_items
+from mmduplex_jax.evals.report import markdown_table
 from mmduplex_jax.evals.timing.files import utterances_of
 from mmduplex_jax.evals.timing.scores import timing_rows, timing_scores, won_by
 from mmduplex_jax.evals.timing.speakers import speakers
 from mmduplex_jax.evals.timing.utterances import Commentary, cut_words
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 
 _SEED = 0
 LATE, BLIND = "oracle_late_3s", ("silent", "always_talking", "shuffled")
@@ -45,12 +46,11 @@ def markdown(scores: dict[str, dict[str, dict[str, float | None]]]) -> str:
     """A table: a row a figure, a column a speaker, and at the end who fools it."""
     winners, ahead = won_by(scores), won_by(scores, LATE, BLIND)
     head, *rows = timing_rows(scores)
-    lines = [[*head, "as good as the oracle", "blind, and ahead of 3 s late"]]
+    lines = []
     for row in rows:
         marks = [", ".join(f"**{name}**" for name in found.get(row[0], ())) or "-" for found in (winners, ahead)]
         lines.append([*row, *(marks if row[0] in winners else ["(no score)"] * 2)])
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]])
+    return markdown_table([*head, "as good as the oracle", "blind, and ahead of 3 s late"], lines)
 
 
 def tabulate(args: argparse.Namespace) -> None:
@@ -60,8 +60,7 @@ def tabulate(args: argparse.Namespace) -> None:
     reference, durations_s = read_reference(Path(args.reference)) if args.reference else world_commentary(args.clips)
     known = speakers(reference, durations_s, _SEED)
     scores = {name: timing_scores(said, reference, durations_s) for name, said in known.items()}
-    write_json(args.json, scores)
-    print(markdown(scores), file=sys.stderr if args.json == "-" else sys.stdout)
+    show(args, scores, markdown(scores))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,33 +19,18 @@ from mmduplex_jax.text_tokenizer import TextTokenizer, UnknownWordError
 
 
 @dataclasses.dataclass(frozen=True)
-class PendingWord:
-    """What of a word did not fit.
-
-    Attributes:
-      slot_ids: the ids still to come; the first is the WORD mark unless the word had begun already.
-      step: the step at which `slot_ids` goes on, at or after the end of the slots.
-      ends_sentence: whether END is to follow; of a word that fitted and whose END did not, `slot_ids` is empty.
-    """
-
-    slot_ids: tuple[int, ...]
-    step: int
-    ends_sentence: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class PackedText:
     """Slots, and what they do not hold.
 
     Attributes:
       slots: int32 [S], one id a step, PAD where nothing is said.
       lag_steps: int32 [number of words], steps from a word's own time to its WORD mark, pending words too.
-      pending: the rest of a word that was cut, then the words that did not begin; give it to the next window.
+      pending: the slots of the word that was cut that are still to come, then those of words that did not begin.
     """
 
     slots: np.ndarray
     lag_steps: np.ndarray
-    pending: list[PendingWord]
+    pending: list[tuple[int, ...]]
 
 
 def encode_words(
@@ -77,13 +62,8 @@ def pack_words(
     *,
     end_id: int | None = None,
     ends_sentence: Sequence[bool] = (),
-    first_step: int = 0,
-    carried: Sequence[PendingWord] = (),
 ) -> PackedText:
-    """Packs words into the slots of the steps `[first_step, first_step + num_steps)`.
-
-    Windows packed one after another, each given the words that start in it and the `pending` of the one before as
-    `carried`, hold together exactly what one long window holds.
+    """Packs words into the slots of the steps from 0 on.
 
     Args:
       words: `(token_ids, start_s)` in the order in which they are spoken. The order is kept even where a start time
@@ -94,8 +74,6 @@ def pack_words(
       word_id: the mark before each word.
       end_id: the mark after a sentence; None where the vocabulary has none.
       ends_sentence: of each word, whether a sentence ends with it; none does where it is empty.
-      first_step: the step of the first slot, counted as the words' times are.
-      carried: what the window before left over, spoken before `words`.
 
     Raises:
       ValueError: a word has no tokens, holds a mark, or its time is not finite; or `num_steps` is negative, or
@@ -105,36 +83,16 @@ def pack_words(
         raise ValueError(f"num_steps must not be negative, got {num_steps}")
     if ends_sentence and len(ends_sentence) != len(words):
         raise ValueError(f"{len(words)} words, and {len(ends_sentence)} flags of whether a sentence ends with them")
-    end_step = first_step + num_steps
     slots = np.full(num_steps, pad_id, np.int32)
-    pending: list[PendingWord] = []
-    free_step = first_step
-    ended = False  # with the word that ends at `free_step`; END stands there where nothing else does
+    lag_steps = np.zeros(len(words), np.int32)
+    pending: list[tuple[int, ...]] = []
+    free_step, ends = 0, False
 
     def end() -> None:
-        if end_id is not None and ended and free_step < end_step:
-            slots[free_step - first_step] = end_id
-        elif ended:
-            pending.append(PendingWord((), free_step, True))
+        """Marks that a sentence ended with the last word, where there is a slot and a mark for it."""
+        if ends and end_id is not None and free_step < num_steps:
+            slots[free_step] = end_id
 
-    def place(slot_ids: tuple[int, ...], step: int, ends: bool) -> int:
-        """Writes what fits and keeps the rest; returns the step at which it began."""
-        nonlocal free_step, ended
-        begin = max(step, free_step)
-        if begin > free_step:
-            end()
-        fits = max(0, min(len(slot_ids), end_step - begin))
-        if fits:
-            slots[begin - first_step : begin - first_step + fits] = slot_ids[:fits]
-        if fits < len(slot_ids):
-            pending.append(PendingWord(slot_ids[fits:], begin + fits, ends))
-        # (What is cut takes its end along.)
-        free_step, ended = begin + len(slot_ids), ends and end_id is not None and fits == len(slot_ids)
-        return begin
-
-    for rest in carried:
-        place(rest.slot_ids, rest.step, rest.ends_sentence)
-    lag_steps = np.zeros(len(words), np.int32)
     for number, (token_ids, start_s) in enumerate(words):
         if not np.isfinite(start_s):
             raise ValueError(f"word {number} starts at {start_s} s: a start time must be finite")
@@ -143,8 +101,16 @@ def pack_words(
         if not {pad_id, word_id, end_id}.isdisjoint(token_ids):
             raise ValueError(f"word {number} (at {start_s} s) holds a mark among its tokens {list(token_ids)}")
         step = clock.step_at(float(start_s))
-        ends = bool(ends_sentence) and bool(ends_sentence[number])
-        lag_steps[number] = place((word_id, *(int(token) for token in token_ids)), step, ends) - step
+        begin = max(step, free_step)
+        if begin > free_step:
+            end()
+        slot_ids = (word_id, *(int(token) for token in token_ids))
+        fits = max(0, min(len(slot_ids), num_steps - begin))
+        slots[begin : begin + fits] = slot_ids[:fits]
+        if fits < len(slot_ids):
+            pending.append(slot_ids[fits:])
+        lag_steps[number] = begin - step
+        free_step, ends = begin + len(slot_ids), bool(ends_sentence) and bool(ends_sentence[number])
     end()
     return PackedText(slots, lag_steps, pending)
 

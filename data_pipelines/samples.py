@@ -390,7 +390,7 @@ def survey_words(datasets: Sequence[ShardDataset | EncodedDataset], tokenizer: T
         survey.clips += 1
         survey.words += len(record.words)
         survey.unknown.update(word.text for word, known in zip(record.words, spoken.spelled) if not known)
-        survey.cut += sum(bool(rest.slot_ids) for rest in packed.pending)
+        survey.cut += len(packed.pending)
         survey.max_lag_s = max(survey.max_lag_s, float(packed.lag_steps.max(initial=0)) * clock.step_s)
         survey.lengths_s.append(clock.tick_time_s(record.num_ticks))
         survey.with_things += record.things is not None

@@ -26,7 +26,7 @@ from data_pipelines.manifest import ShardError
 from data_pipelines.shards import open_dataset
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of, size_text
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, show
 from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.token_plan import peak_levels, plan_clip
 
@@ -91,12 +91,11 @@ def work(args: argparse.Namespace) -> int:
         raise ValueError("--clips is at least 1, --tokens_per_s at least 0")
     found = calibrate(args.config, args.data, args.clips)
     under = [choice for choice in found if choice.flow_tokens_per_s <= args.tokens_per_s]
-    if args.json != "-":
-        print(f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}")
-        for choice in found:
-            mark = "  <- take this one" if under and choice == under[0] else ""
-            print(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
-    write_json(args.json, {"choices": [dataclasses.asdict(choice) for choice in found]})
+    lines = [f"{'quantile':>8} {'threshold':>10} {'flow tokens/s':>14}"]
+    for choice in found:
+        mark = "  <- take this one" if under and choice == under[0] else ""
+        lines.append(f"{choice.quantile:8.2f} {choice.threshold:10d} {choice.flow_tokens_per_s:14.1f}{mark}")
+    show(args, {"choices": [dataclasses.asdict(choice) for choice in found]}, "\n".join(lines))
     if not under:
         print(f"error: no quantile spends under {args.tokens_per_s} flow tokens a second; raise it", file=sys.stderr)
     return 0 if under else 1

@@ -36,7 +36,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from mmduplex_jax.planning.ahead import STEPS, compile_ahead, get_topology
 from mmduplex_jax.planning.sheets import compiled_lines, topology_page
 from mmduplex_jax.sharding import ShardingError
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, show
 from mmduplex_jax.train.optimizer import GroupsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,9 +107,7 @@ def work(args: argparse.Namespace) -> int:
         raise ValueError(f"--streams={args.streams}: at least 1")
     topology = get_topology(args.topology)
     report = compile_ahead(args.config, topology, streams=args.streams, steps=tuple(args.steps or STEPS))
-    if args.json != "-":
-        print("\n".join(compiled_lines(report)))
-    write_json(args.json, report)
+    show(args, report, "\n".join(compiled_lines(report)))
     steps = [report] if "fits" in report else []
     steps += [report["streaming"]] if "streaming" in report else []
     return 0 if all(step["fits"] for step in steps) else EXIT_TOO_LARGE

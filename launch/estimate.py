@@ -28,7 +28,7 @@ from mmduplex_jax.stages.config_file import (
     command_parser,
     load_config,
     run_main,
-    write_json,
+    show,
 )
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights.trained import load_tokenizer
@@ -100,9 +100,7 @@ def work(args: argparse.Namespace) -> None:
     if args.price is not None and args.price < 0:
         raise ValueError(f"--price={args.price}: at least 0")
     counts = report(args.config, args.hardware, args.mfu, args.price)
-    if args.json != "-":
-        print(sheets.run_table(counts))
-    write_json(args.json, counts)
+    show(args, counts, sheets.run_table(counts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,7 +64,7 @@ from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
 from mmduplex_jax.evals.real_events import format_real_events
 from mmduplex_jax.pages.scores import real_events_page
 from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, watching_lines
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, show
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, load_trained
@@ -99,7 +99,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "look": args.look if args.data == WORLD else None,
         "wall_s": time.monotonic() - started_s,
     }
-    show(args, report, [find_stage(stage).format_table(report), *metric_lines(report)])
+    tell(args, report, [find_stage(stage).format_table(report), *metric_lines(report)])
 
 
 def evaluate_real(args: argparse.Namespace) -> None:
@@ -116,7 +116,7 @@ def evaluate_real(args: argparse.Namespace) -> None:
     if args.page is not None:
         real_events_page(report).save(args.page)
     captions = [f"captions: a folder each in {args.save_captions}"] if args.save_captions else []
-    show(args, report, [format_real_events(report), "", *watching_lines(report), *captions])
+    tell(args, report, [format_real_events(report), "", *watching_lines(report), *captions])
 
 
 def teacher_of(name: str) -> LiveTeacher:
@@ -131,13 +131,10 @@ def teacher_of(name: str) -> LiveTeacher:
     return live_teacher(config.to_dict())
 
 
-def show(args: argparse.Namespace, report: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Writes a report where `--json` says, and prints its lines."""
-    write_json(args.json, report)
-    if args.json != "-":
-        print("\n".join(lines))
-        if args.json:
-            print(f"\nall numbers: {args.json}")
+def tell(args: argparse.Namespace, report: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Shows a report, and where all of it is."""
+    where = [f"\nall numbers: {args.json}"] if args.json else []
+    show(args, report, "\n".join([*lines, *where]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ from typing import Any
 import jax
 
 from mmduplex_jax.models.language import LanguageConfig
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.weights import verify
 from mmduplex_jax.weights.huggingface.layout import iterate_params
@@ -130,9 +130,7 @@ def work(args: argparse.Namespace) -> int:
         report["continued"] = continued(args.out, args.text)
     if args.verify:
         report["verify"] = verify.verify(args.source, args.out, args.tolerance)
-    write_json(args.json, report)
-    if args.json != "-":
-        print("\n".join(describe(report)))
+    show(args, report, "\n".join(describe(report)))
     return 0 if "verify" not in report or report["verify"]["passed"] else EXIT_DIFFERS
 
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from data_pipelines.world.real.from_coco import add_coco, count_coco
 from data_pipelines.world.real.from_masks import add_backgrounds, add_masks, read_classes
 from data_pipelines.world.real.pack_writer import REJECTED_FILE, PackWriter
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,14 +95,14 @@ def make(args: argparse.Namespace) -> None:
         "classes": dict(writer.classes.most_common()),
         "rejected": dict(writer.rejected.most_common()),
     }
-    if args.json != "-":
-        print(f"{args.out}: {writer.cutouts:,} cut-outs and {writer.backgrounds:,} backgrounds more than before")
-        print("  " + ", ".join(f"{name} {count:,}" for name, count in writer.classes.most_common()))
-        listed = f", listed in {Path(args.out) / REJECTED_FILE}" if writer.rejected else ""
-        print(f"  rejected {writer.rejected.total():,}{listed}")
-        for cause, count in writer.rejected.most_common():
-            print(f"    {cause} {count:,}")
-    write_json(args.json, report)
+    listed = f", listed in {Path(args.out) / REJECTED_FILE}" if writer.rejected else ""
+    lines = [
+        f"{args.out}: {writer.cutouts:,} cut-outs and {writer.backgrounds:,} backgrounds more than before",
+        "  " + ", ".join(f"{name} {count:,}" for name, count in writer.classes.most_common()),
+        f"  rejected {writer.rejected.total():,}{listed}",
+        *(f"    {cause} {count:,}" for cause, count in writer.rejected.most_common()),
+    ]
+    show(args, report, "\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 from data_pipelines.dataset import open_dataset
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import spread_records
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.text_tokenizer import TextTokenizer, advised_size, bpe_sizes
 
 
@@ -50,15 +50,16 @@ def make(args: argparse.Namespace) -> None:
     tokenizer = TextTokenizer.train_bpe(counts, args.size or advised).with_sentence_ends()
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(args.out)
-    if args.json != "-":
-        of_clips = sum(map(len, datasets))
-        print(f"{counts.total():,} words, {len(counts):,} different, in {clips:,} of {of_clips:,} clips")
-        print("  tokens   tokens a word")
-        for one in sizes:
-            print(f"  {one.size:6,}   {one.tokens_a_word:13.2f}{'   advised' if one.size == advised else ''}")
-        print(f"wrote {args.out} of {tokenizer.base_vocab_size:,} tokens: pass --config.text_tokenizer={args.out}")
     report = {"clips": clips, "words": counts.total(), "different_words": len(counts), "advised": advised}
-    write_json(args.json, report | {"sizes": [one._asdict() for one in sizes], "tokens": tokenizer.base_vocab_size})
+    report |= {"sizes": [one._asdict() for one in sizes], "tokens": tokenizer.base_vocab_size}
+    mark = lambda size: "   advised" if size == advised else ""
+    lines = [
+        f"{counts.total():,} words, {len(counts):,} different, in {clips:,} of {sum(map(len, datasets)):,} clips",
+        "  tokens   tokens a word",
+        *(f"  {one.size:6,}   {one.tokens_a_word:13.2f}{mark(one.size)}" for one in sizes),
+        f"wrote {args.out} of {tokenizer.base_vocab_size:,} tokens: pass --config.text_tokenizer={args.out}",
+    ]
+    show(args, report, "\n".join(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

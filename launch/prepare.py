@@ -42,7 +42,7 @@ from pathlib import Path
 from data_pipelines.manifest import ShardError, summary_of
 from data_pipelines.prepare import prepare, table_of
 from data_pipelines.sources.registry import describe_sources
-from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, write_json
+from mmduplex_jax.stages.config_file import add_config_flag, add_json_flag, command_parser, run_main, show
 from mmduplex_jax.tokenizer.motion_field import motion_of
 
 
@@ -58,10 +58,8 @@ def work(args: argparse.Namespace) -> int:
         runner=args.runner,
         runner_options=shlex.split(args.runner_options),
     )
-    if args.json != "-":
-        print(table_of(report, directory, time.monotonic() - begin_s))
     summary = summary_of(report.manifest)
-    write_json(args.json, summary)
+    show(args, summary, table_of(report, directory, time.monotonic() - begin_s))
     if not summary["samples"]:
         print(f"prepare: every one of {summary['units']:,} units was rejected, nothing to train on", file=sys.stderr)
     return 0 if summary["samples"] else 1

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import load, random_commentator
@@ -13,7 +14,7 @@ from mmduplex_jax.serving.listen import ServerSettings, run_server
 from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
 from mmduplex_jax.serving.sockets import exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
-from mmduplex_jax.stages.config_file import command_parser, parse_args
+from mmduplex_jax.stages.config_file import command_parser, listed, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses, serves; errors go to stderr as one line. 0 stopped, 2 wrong flags, model or address, 130 interrupted."""
     flags = command_parser("launch.serve", _DESCRIPTION)
     add = flags.add_argument
-    listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
+    some: dict[str, Any] = {"type": listed(none=True), "default": []}
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
@@ -84,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--token_file", metavar="FILE", help=f"its first line is the token; else {TOKEN_VARIABLE} is read")
     add("--tls_cert", metavar="PEM", help="certificate, for https")
     add("--tls_key", metavar="PEM", help="its key")
-    add("--allow_origins", metavar="ORIGIN,...", type=listed, default=[], help="other pages that may use the server")
+    add("--allow_origins", metavar="ORIGIN,...", **some, help="other pages that may use the server")
     text = "files, folders and addresses that the server may watch by itself (default: none)"
-    add("--allow_sources", metavar="PREFIX,...", type=listed, default=[], help=text)
-    add("--ice_servers", metavar="URL,...", type=listed, default=[], help="STUN or TURN, for WebRTC (default: none)")
+    add("--allow_sources", metavar="PREFIX,...", **some, help=text)
+    add("--ice_servers", metavar="URL,...", **some, help="STUN or TURN, for WebRTC (default: none)")
     add("--drain_s", type=float, default=10.0, help="for streams that run when the server is stopped (default: 10)")
     policy = DeadlinePolicy()
     for name, text in _POLICY_FLAGS.items():

@@ -19,6 +19,8 @@ import numpy as np
 
 # Times are sums of float64 seconds: a phrase this close to a window's edge is on it.
 _EPSILON_S = 1e-6
+# Of F1: how much of what is resampled lies within its interval, and how many times clips are drawn.
+_LEVEL, _RESAMPLES = 0.95, 1000
 
 
 class Event(Protocol):
@@ -203,25 +205,20 @@ def f1_by_kind(scores: Sequence[ClipScore]) -> dict[str, dict[str, float]]:
     }  # fmt: skip
 
 
-def f1_interval(
-    scores: Sequence[ClipScore], level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> dict[str, float]:
+def f1_interval(scores: Sequence[ClipScore]) -> dict[str, float]:
     """A bootstrap interval of F1: clips are drawn with replacement, since what happens within a clip hangs together.
 
     Args:
       scores: one a clip; at least one.
-      level: how much of the resampled F1 lies inside.
-      resamples: how many times the clips are drawn.
-      seed: of the draws.
 
     Returns:
-      `low`, `high` and `level`.
+      `low`, `high`, and `level`, how much of the resampled F1 lies between them.
     """
     counts = np.array([[score.events, score.found, score.phrases, score.right] for score in scores], np.int64)
-    draws = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
+    draws = np.random.default_rng(0).integers(len(scores), size=(_RESAMPLES, len(scores)))
     resampled = [f1_of(*(int(n) for n in counts[draw].sum(axis=0)))["f1"] for draw in draws]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return {"low": float(low), "high": float(high), "level": level}
+    low, high = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return {"low": float(low), "high": float(high), "level": _LEVEL}
 
 
 # How soon after an event its phrase starts, and how often something is said when nothing happens.

@@ -203,7 +203,6 @@ def score_real_events(
     *,
     classes: tuple[str, ...] = event_words.CLASSES,
     seed: int = 0,
-    level: float = _LEVEL,
     resamples: int = _RESAMPLES,
 ) -> dict[str, Any]:
     """Every score as JSON values; None where there is nothing to divide by.
@@ -212,7 +211,6 @@ def score_real_events(
       clips: at least one that is longer than the window.
       classes: that labels and phrases may name.
       seed: of the bootstrap.
-      level: how much of the resampled figures lies inside an interval.
       resamples: how many sets of as many clips are drawn.
 
     Returns:
@@ -249,7 +247,7 @@ def score_real_events(
             one.clip.key: {"camera": one.clip.camera, "view": one.clip.view, **_summary([one]), "lines": _lines(one)}
             for one in read
         },
-        "intervals": _intervals(read, seed, level, resamples),
+        "intervals": _intervals(read, seed, resamples),
         "clips": len(scored),
         "cameras": len({one.clip.camera for one in read}),
         "too_short": [clip.key for clip in clips if clip.duration_s <= REAL_WINDOW.latest_s],
@@ -382,7 +380,7 @@ def _text_of(event: Event) -> str:
     return " ".join(filter(None, (subject, kind, detail)))
 
 
-def _intervals(read: Sequence[_Read], seed: int, level: float, resamples: int) -> dict[str, Any]:
+def _intervals(read: Sequence[_Read], seed: int, resamples: int) -> dict[str, Any]:
     """Bootstrap intervals over clips, since what happens within a clip hangs together."""
     by_key = {name: [one.score(key) for one in read] for name, key in (("f1", _WHOLE), ("f1_kind", _KIND))}
     counts = {
@@ -401,8 +399,8 @@ def _intervals(read: Sequence[_Read], seed: int, level: float, resamples: int) -
         drawn_s = np.concatenate([late_s[i] for i in draw])
         if len(drawn_s):
             figures["latency_p50_s"].append(float(np.median(drawn_s)))
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    intervals: dict[str, Any] = {"level": level, "resamples": resamples}
+    ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+    intervals: dict[str, Any] = {"level": _LEVEL, "resamples": resamples}
     for name in ("f1", "f1_kind", "false_alarms_per_quiet_minute", "latency_p50_s"):
         quantiles = np.quantile(figures[name], ends) if figures[name] else None
         intervals[name] = None if quantiles is None else {"low": float(quantiles[0]), "high": float(quantiles[1])}

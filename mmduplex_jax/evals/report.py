@@ -304,9 +304,9 @@ def _spread_line(scores: dict[str, Any]) -> str:
     )
 
 
-def cell(value: float | None, spec: str) -> str:
-    """A figure in a table; "-" where there is none."""
-    return "-" if value is None else format(value, spec)
+def cell(value: float | None, spec: str, missing: str = "-") -> str:
+    """A figure in a table; `missing` where there is none."""
+    return missing if value is None else format(value, spec)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -319,6 +319,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 # Where the video tokens went: tokens a second, and whether seconds with more motion got more of them.

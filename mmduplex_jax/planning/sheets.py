@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mmduplex_jax.evals.report import markdown_table
 from mmduplex_jax.planning import cost
 from mmduplex_jax.planning.ahead import gib
 from mmduplex_jax.planning.devices import named
@@ -86,12 +87,6 @@ def _hours(flops: float, hardware: str = "h100") -> float:
     return flops / (cost.ASSUMED_MFU * named(hardware).flops_per_s) / 3600
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def cost_sheet(stages: Sequence[Stage]) -> str:
     """The page of the full-size chain (`clip`, `bflow`, `vlm`, `duplex`); its memory takes a minute to trace."""
     return "\n\n".join([*counted(stages), "## Memory", memory(stages)]) + "\n"
@@ -151,7 +146,7 @@ def _runs(stages: Sequence[Stage]) -> str:
     rows.append(["all", *[""] * 6, _few(hours), f"{hours / _DEVICES / 24:.2g}", f"${_few(dollars)}", "", ""])
     head = ["config", "parameters", "steps × batch", "TFLOP a step", "remat repeats", "hours of video seen"]
     head += ["text, video tokens", "H100-hours", "days on 8", "price", "cores that read for 8", "checkpoint"]
-    return markdown(head, rows) + "\n\nBy module (`loss`: logits, and what compares):\n\n" + "\n".join(parts)
+    return markdown_table(head, rows) + "\n\nBy module (`loss`: logits, and what compares):\n\n" + "\n".join(parts)
 
 
 def hardware(stages: Sequence[Stage]) -> str:
@@ -165,7 +160,7 @@ def hardware(stages: Sequence[Stage]) -> str:
         row += ["" if price is None else f"${price:.2f}", *map(_few, hours)]
         rows.append([*row, _few(sum(hours)), "" if price is None else f"${_few(sum(hours) * price)}"])
     head = ["device", "TFLOPS", "memory", "an hour", *(f"`{stage.name}`" for stage in stages), "all", "price"]
-    return "Device-hours, at the same share of each device's peak:\n\n" + markdown(head, rows)
+    return "Device-hours, at the same share of each device's peak:\n\n" + markdown_table(head, rows)
 
 
 def _collections(stages: Sequence[Stage]) -> str:
@@ -182,7 +177,7 @@ def _collections(stages: Sequence[Stage]) -> str:
     few = _hours(10_000 * 8 * duplex.sample_flops, "4090")
     small = f"10,000 steps of `duplex_300m` with 8 clips are {few:.1f} hours of a 4090."
     head = ["collection", "hours", *(f"`{stage.name}`, H100-hours" for stage in (clip, bflow, duplex))]
-    return markdown(head, rows) + "\n\n" + small
+    return markdown_table(head, rows) + "\n\n" + small
 
 
 def memory(stages: Sequence[Stage]) -> str:
@@ -194,7 +189,7 @@ def memory(stages: Sequence[Stage]) -> str:
         fitting = [f"{line.rows_in(named(name)):,}" for name in HARDWARE]
         rows.append([f"`{stage.name}`", f"{stage.cost.batch_size // _DEVICES}", f"{held.total / 1e9:.0f} GB", *fitting])
     head = ["config", f"rows a device of {_DEVICES}", "memory of it", *(f"rows that fit a {n}" for n in HARDWARE)]
-    return _MEMORY + "\n\n" + markdown(head, rows)
+    return _MEMORY + "\n\n" + markdown_table(head, rows)
 
 
 def _span(low: float, high: float) -> str:
@@ -210,7 +205,7 @@ def data() -> str:
         tera = [cost.stored_bytes(hours, 224) / 1e12 for hours in (low, high)]
         stored = f"{tera[0]:.1f}" if low == high else f"{tera[0]:.0f} to {tera[1]:.0f}"
         rows.append([videos.name, _span(low, high), _span(*core), stored, videos.source])
-    return markdown(["collection", "hours", "core-hours to prepare", "TB at 224 px", "source of its size"], rows)
+    return markdown_table(["collection", "hours", "core-hours to prepare", "TB at 224 px", "source of its size"], rows)
 
 
 def _live(stage: Stage) -> str:
@@ -223,7 +218,8 @@ def _live(stage: Stage) -> str:
         room = (cost.USABLE_MEMORY * device.memory_bytes - stream.weights_bytes) / stream.state_bytes
         rows.append([name, f"{stream.step_s_least(device) * 1e3:.2f} ms", f"{streams:,.0f}", f"{room:,.0f}"])
     text = _LIVE.format(stage.name, stream.flops_per_s / 1e9, stream.state_bytes / 1e6)
-    return text + "\n\n" + markdown(["device", "a step alone, at least", "streams by operations", "by memory"], rows)
+    head = ["device", "a step alone, at least", "streams by operations", "by memory"]
+    return text + "\n\n" + markdown_table(head, rows)
 
 
 def sources() -> str:
@@ -358,15 +354,15 @@ def _step_lines(what: str, report: Mapping[str, Any]) -> list[str]:
 
 def topology_page(reports: Sequence[Mapping[str, Any]], commands: Sequence[str]) -> str:
     """`duplex_300m` on machines that are not here, in Markdown."""
-    training = markdown(
+    training = markdown_table(
         [
             *("topology", "devices", "mesh", "batch", "fits", "parameters", "optimiser", "activations kept"),
             *("temporaries", "peak", "limit", "compiled in"),
         ],
         [_train_row(report) for report in reports if "fits" in report],
     )
-    collectives = markdown(["topology", "kind", "calls", "payload of a device"], _collective_rows(reports))
-    streaming = markdown(
+    collectives = markdown_table(["topology", "kind", "calls", "payload of a device"], _collective_rows(reports))
+    streaming = markdown_table(
         ["device", "fits", "parameters", "streams", "temporaries", "peak", "limit", "compiled in"],
         [_stream_row(report) for report in reports if "streaming" in report],
     )

@@ -110,17 +110,16 @@ def flush_logs() -> None:
         handler.flush()
 
 
-def configure_logs(form: str, level: int = logging.INFO) -> None:
+def configure_logs(form: str) -> None:
     """Has all loggers write to stderr, in the background.
 
     Args:
       form: "json" for an object a line, "text" for people.
-      level: the least that is written.
     """
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else text)
-    logging.basicConfig(level=level, handlers=[BackgroundHandler(handler)], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[BackgroundHandler(handler)], force=True)
     logging.getLogger("aiohttp.server").addFilter(MalformedRequestFilter())
     # Each request is no event; sessions report what matters, and metrics count the rest.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -21,7 +21,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -98,6 +98,31 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return number
 
 
+def listed(
+    kind: Callable[[str], Any] = str, *, among: Collection[str] = (), none: bool = False
+) -> Callable[[str], list[Any]]:
+    """A `type` of argparse: values of a kind, with commas between them.
+
+    Args:
+      kind: `int`, `float` or `str`.
+      among: what each must be one of, where that is given.
+      none: whether there may be no value at all.
+    """
+
+    def values(text: str) -> list[Any]:
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        if not words and not none:
+            raise argparse.ArgumentTypeError("at least one value is expected")
+        if among and (unknown := [word for word in words if word not in among]):
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {','.join(among)}")
+        try:
+            return [kind(word) for word in words]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{kind.__name__}s with commas are expected, got {text!r}") from error
+
+    return values
+
+
 def shown_on(target: str | None) -> TextIO:
     """Where lines to read go: where standard output is taken by JSON, to standard error."""
     return sys.stderr if target == "-" else sys.stdout
@@ -113,6 +138,18 @@ def write_json(target: str | None, report: Any) -> None:
         sys.stdout.flush()
     else:
         Path(target).write_text(text, encoding="utf-8")
+
+
+def show(args: argparse.Namespace, report: Any, text: str) -> None:
+    """Writes a report where `--json` asks for it, and its text where `--markdown` does.
+
+    The text is printed, too, unless standard output is taken by JSON.
+    """
+    if args.json != "-":
+        print(text)
+    write_json(args.json, report)
+    if getattr(args, "markdown", None):
+        Path(args.markdown).write_text(f"{text.rstrip()}\n", encoding="utf-8")
 
 
 def parse_args(

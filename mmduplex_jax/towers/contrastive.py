@@ -92,8 +92,8 @@ class Contrastive(nn.Module):
         """As `encode_image`, of padded lists of patches (`VisionTower.from_patches`)."""
         return _embedding(self.vision.from_patches(patches, grid, mask))
 
-    def encode_text(self, ids: Int32[Array, "B S"], valid: Bool[Array, "B S"] | None = None) -> Float[Array, "B F"]:
-        return unit(self.text(ids, valid).embedding)
+    def encode_text(self, ids: Int32[Array, "B S"]) -> Float[Array, "B F"]:
+        return unit(self.text(ids).embedding)
 
     def compare(self, image: Float[Array, "B F"], text: Float[Array, "B F"]) -> Compared:
         """Puts embeddings together with the learned scale and bias."""

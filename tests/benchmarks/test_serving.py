@@ -53,9 +53,14 @@ def test_bad_clients_keep_their_share():
     assert serving.bad_clients(8) == {"stalling": 1, "garbage": 1, "dropping": 1, "twin": 1}
 
 
-@pytest.mark.parametrize("flags", [["--parts=nothing"], ["--clients=4"], ["--minutes=0.1"]])
+@pytest.mark.parametrize("flags", [["--clients=4"], ["--minutes=0.1"]])
 def test_wrong_flags(flags):
     assert serving.main(flags) == 2
+
+
+def test_no_such_part():
+    with pytest.raises(SystemExit, match="2"):
+        serving.main(["--parts=nothing"])
 
 
 @pytest.mark.slow

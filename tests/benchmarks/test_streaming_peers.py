@@ -142,10 +142,13 @@ def test_what_is_compared_with_what():
     assert not [pair for pair in named if not pair[0].startswith("ours") and pair[1].startswith("ours")]
 
 
-@pytest.mark.parametrize("flags", [["--peers=nobody"], ["--peers", "--checkpoint=x"], ["--peers", "--rounds=0"]])
+@pytest.mark.parametrize("flags", [["--peers", "--checkpoint=x"], ["--peers", "--rounds=0"]])
 def test_flags_that_do_not_go_together(flags, capsys):
     assert streaming.main(flags) == 2
     assert "streaming: --" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        streaming.main(["--peers=nobody"])
+    assert "--peers: 'nobody' is none of moshi,interleaved" in capsys.readouterr().err
 
 
 def test_a_config_that_does_not_speak_is_refused():

@@ -33,7 +33,9 @@ def test_both_modes(root, monkeypatch, capsys):
 
 
 def test_what_does_not_fit(root, capsys):
-    assert teacher.main([f"--root={root}", "--detector=nowhere.onnx", "--modes=later"]) == 2
-    assert "'later' is none of ('narrated', 'live')" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        teacher.main([f"--root={root}", "--detector=nowhere.onnx", "--modes=later"])
+    assert stopped.value.code == 2
+    assert "--modes: 'later' is none of narrated,live" in capsys.readouterr().err
     assert teacher.main([f"--root={root}", "--detector=nowhere.onnx"]) == 2
     assert "'nowhere.onnx' is not there" in capsys.readouterr().err

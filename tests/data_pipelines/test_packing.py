@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_pipelines.packing import PendingWord, pack_words
+from data_pipelines.packing import pack_words
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
@@ -14,8 +14,8 @@ PAD, WORD = TOKENIZER.pad_id, TOKENIZER.word_id
 CLOCKS = [Clock(12.5, 2), Clock(12.5, 1), Clock(8.0, 1), Clock(10.0, 3)]
 
 
-def pack(words, num_steps, clock=CLOCKS[0], **window):
-    return pack_words(words, clock, num_steps, PAD, WORD, **window)
+def pack(words, num_steps, clock=CLOCKS[0], **sentences):
+    return pack_words(words, clock, num_steps, PAD, WORD, **sentences)
 
 
 @st.composite
@@ -52,15 +52,8 @@ def test_by_value():
 def test_what_does_not_fit_is_pending():
     packed = pack([([7, 8, 9], 0.16), ([3], 0.16), ([4], 9.0)], 4)
     assert packed.slots.tolist() == [PAD, PAD, WORD, 7]
-    assert packed.pending == [PendingWord((8, 9), 4), PendingWord((WORD, 3), 6), PendingWord((WORD, 4), 112)]
+    assert packed.pending == [(8, 9), (WORD, 3), (WORD, 4)]
     assert packed.lag_steps.tolist() == [0, 4, 0]
-
-
-def test_the_next_window_goes_on():
-    first = pack([([7, 8, 9], 0.16)], 4)
-    second = pack([([3], 0.4)], 4, first_step=4, carried=first.pending)
-    assert second.slots.tolist() == [8, 9, WORD, 3]
-    assert second.lag_steps.tolist() == [1]
 
 
 @given(speech())
@@ -69,7 +62,7 @@ def test_nothing_is_dropped_doubled_or_reordered(case):
     clock, num_steps, words = case
     packed = pack(words, num_steps, clock)
     said = [slot for slot in packed.slots.tolist() if slot != PAD]
-    assert said + [slot for rest in packed.pending for slot in rest.slot_ids] == everything(words)
+    assert said + [slot for rest in packed.pending for slot in rest] == everything(words)
     assert len(packed.slots) == num_steps
 
 
@@ -101,7 +94,7 @@ def test_later_words_give_later_slots(case, shift):
     assert shifted.slots[:shift].tolist() == [PAD] * shift
     assert shifted.slots[shift:].tolist() == packed.slots.tolist()
     assert shifted.lag_steps.tolist() == packed.lag_steps.tolist()
-    assert shifted.pending == [PendingWord(rest.slot_ids, rest.step + shift) for rest in packed.pending]
+    assert shifted.pending == packed.pending
 
 
 @given(speech())
@@ -115,29 +108,6 @@ def test_marks_tell_the_words_apart(case):
     assert said == [[], *([WORD, *token_ids] for token_ids, _ in words)]
     begins = [clock.step_at(start_s) + lag for (_, start_s), lag in zip(words, packed.lag_steps)]
     assert marks.tolist() == begins
-
-
-@given(speech(), st.lists(st.integers(1, 40), min_size=1, max_size=10))
-def test_windows_hold_together_what_one_holds(case, lengths):
-    clock, _, words = case
-    words = sorted(words, key=lambda word: word[1])
-    whole = pack(words, sum(lengths), clock)
-    slots, pending, lags, first_step = [], [], [], 0
-    for length in lengths:
-        last = first_step + length == sum(lengths)
-        here = [
-            word
-            for word in words
-            if first_step <= clock.step_at(word[1]) and (last or clock.step_at(word[1]) < first_step + length)
-        ]
-        packed = pack(here, length, clock, first_step=first_step, carried=pending)
-        slots += packed.slots.tolist()
-        lags += packed.lag_steps.tolist()
-        pending = packed.pending
-        first_step += length
-    assert slots == whole.slots.tolist()
-    assert lags == whole.lag_steps.tolist()
-    assert pending == whole.pending
 
 
 @pytest.mark.parametrize(
@@ -163,8 +133,8 @@ ENDED = TOKENIZER.with_sentence_ends()
 END = ENDED.end_id
 
 
-def pack_ended(words, num_steps, ends, clock=CLOCKS[0], **window):
-    return pack_words(words, clock, num_steps, PAD, WORD, end_id=END, ends_sentence=ends, **window)
+def pack_ended(words, num_steps, ends, clock=CLOCKS[0]):
+    return pack_words(words, clock, num_steps, PAD, WORD, end_id=END, ends_sentence=ends)
 
 
 def test_a_sentence_end_takes_the_slot_after_its_last_token_if_that_is_free():
@@ -180,15 +150,11 @@ def test_a_vocabulary_without_the_mark_has_no_ends():
     assert pack(words, 5, ends_sentence=[True]).slots.tolist() == [WORD, 7, 5, PAD, PAD]
 
 
-def test_an_end_that_does_not_fit_is_of_the_next_window():
-    first = pack_ended([([7, 5], 0.0)], 3, [True])
-    assert first.pending == [PendingWord((), 3, True)]
-    assert pack_ended([], 2, [], first_step=3, carried=first.pending).slots.tolist() == [END, PAD]
-    taken = pack_ended([([8], 0.24)], 2, [False], first_step=3, carried=first.pending)
-    assert taken.slots.tolist() == [WORD, 8]
+def test_an_end_that_does_not_fit_is_left_out():
+    packed = pack_ended([([7, 5], 0.0)], 3, [True])
+    assert (packed.slots.tolist(), packed.pending) == ([WORD, 7, 5], [])
     cut = pack_ended([([7, 5], 0.0)], 2, [True])
-    assert cut.pending == [PendingWord((5,), 2, True)]
-    assert pack_ended([], 2, [], first_step=2, carried=cut.pending).slots.tolist() == [5, END]
+    assert (cut.slots.tolist(), cut.pending) == ([WORD, 7], [(5,)])
 
 
 def test_flags_are_of_these_words():
@@ -205,23 +171,4 @@ def test_ends_change_nothing_else(case, seed):
     without, packed = pack(words, num_steps, clock), pack_ended(words, num_steps, ends, clock)
     assert np.where(packed.slots == END, PAD, packed.slots).tolist() == without.slots.tolist()
     assert packed.lag_steps.tolist() == without.lag_steps.tolist()
-    assert [rest.slot_ids for rest in packed.pending if rest.slot_ids] == [rest.slot_ids for rest in without.pending]
-
-
-@given(speech(), st.integers(0, 2**32), st.lists(st.integers(1, 40), min_size=1, max_size=10))
-def test_windows_with_ends_hold_what_one_long_window_holds(case, seed, lengths):
-    clock, num_steps, words = case
-    words = sorted(words, key=lambda word: word[1])
-    ends = [bool(seed >> (k % 32) & 1) for k in range(len(words))]
-    whole = pack_ended(words, num_steps, ends, clock)
-    slots, carried, first, given_words = [], [], 0, 0
-    while first < num_steps:
-        length = min(lengths[len(slots) % len(lengths)], num_steps - first)
-        in_it = [k for k, (_, s) in enumerate(words) if k >= given_words and clock.step_at(s) < first + length]
-        part = pack_ended(
-            [words[k] for k in in_it], length, [ends[k] for k in in_it], clock, first_step=first, carried=carried
-        )
-        given_words += len(in_it)
-        slots += part.slots.tolist()
-        carried, first = part.pending, first + length
-    assert slots == whole.slots.tolist()
+    assert packed.pending == without.pending

@@ -8,9 +8,11 @@ import pytest
 from mmduplex_jax.stages.config_file import (
     add_config_flag,
     add_json_flag,
+    listed,
     load_config,
     override,
     parse_args,
+    show,
     write_json,
 )
 
@@ -124,3 +126,29 @@ def test_json_goes_to_a_file_or_standard_output(tmp_path, capsys):
 def test_override_names_the_field(file):
     with pytest.raises(ValueError, match="a number is expected, such as 0.001"):
         override(load_config(file), "train.lr", "fast")
+
+
+def test_values_with_commas(capsys):
+    parser = argparse.ArgumentParser(prog="python -m launch.test")
+    parser.add_argument("--sizes", type=listed(int), default="1,2")
+    parser.add_argument("--parts", type=listed(among=("a", "b"), none=True), default="")
+    assert vars(parser.parse_args([])) == {"sizes": [1, 2], "parts": []}
+    assert vars(parser.parse_args(["--sizes=3", "--parts=b, a"])) == {"sizes": [3], "parts": ["b", "a"]}
+    for flag, why in {
+        "--sizes=": "at least one",
+        "--sizes=x": "ints with commas",
+        "--parts=c": "'c' is none of a,b",
+    }.items():
+        with pytest.raises(SystemExit):
+            parser.parse_args([flag])
+        assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["-", "report.json"])
+def test_a_report_is_shown_once(target, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    show(argparse.Namespace(json=target, markdown="report.md"), {"f1": 1}, "F1 is 1")
+    out = capsys.readouterr().out
+    assert json.loads(out if target == "-" else (tmp_path / target).read_text()) == {"f1": 1}
+    assert (out == "F1 is 1\n") == (target != "-")
+    assert (tmp_path / "report.md").read_text() == "F1 is 1\n"
