@@ -108,7 +108,7 @@ def work(args: argparse.Namespace) -> None:
     rows, lines = [], []
     for choice in args.scales.split("+"):
         for size_px in args.sizes_px:
-            row = fit(size_px, tuple(listed(int)(choice)), args.clips)
+            row = fit(size_px, tuple(map(int, choice.split(","))), args.clips)
             rows.append({"scales": choice} | row)
             lines.append(
                 f"scales {choice:8} {size_px:>4} px: inside {row['inside']:.2f}, filled {row['filled']:.2f}, "

@@ -57,14 +57,12 @@ from typing import Any
 
 from configs.data import narrated
 from data_pipelines.manifest import ShardError
-from data_pipelines.narrator.teacher import LiveTeacher
-from data_pipelines.sources.narrated import live_teacher
 from data_pipelines.video_source import VideoError
 from mmduplex_jax.evals.evaluator import BATCH, UNSEEN_SEED, metric_lines
 from mmduplex_jax.evals.real_events import format_real_events
 from mmduplex_jax.pages.scores import real_events_page
-from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, watching_lines
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, show
+from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, teacher_of, watching_lines
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, load_trained
@@ -111,24 +109,14 @@ def evaluate_real(args: argparse.Namespace) -> None:
     trained = load_trained(args.checkpoint)
     own = stage_options(trained.config.stage, vars(args))
     own |= {name: getattr(args, name) for name in ("split", "cameras", "fit", "seed")}
-    controls = {} if args.teacher is None else {"teacher, live": teacher_of(args.teacher)}
+    controls = {}
+    if args.teacher is not None:
+        controls["teacher, live"] = teacher_of(args.teacher, narrated.get_config())
     report = evaluate_folder(trained, args.root, controls=controls, save_captions=args.save_captions, **own)
     if args.page is not None:
         real_events_page(report).save(args.page)
     captions = [f"captions: a folder each in {args.save_captions}"] if args.save_captions else []
     tell(args, report, [format_real_events(report), "", *watching_lines(report), *captions])
-
-
-def teacher_of(name: str) -> LiveTeacher:
-    """The teacher of a configuration, or of a detector's file with the values of `configs/data/narrated.py`."""
-    if name.endswith(".py"):
-        given = load_config(name).to_dict()
-        if missing := sorted({"detector", "teacher", "say", "unexplained_share_min"} - given.keys()):
-            raise ValueError(f"--teacher={name}: has no {missing[0]!r}, which configs/data/narrated.py has")
-        return live_teacher(given)
-    config = narrated.get_config()
-    config.detector.file = name
-    return live_teacher(config.to_dict())
 
 
 def tell(args: argparse.Namespace, report: Mapping[str, Any], lines: Sequence[str]) -> None:

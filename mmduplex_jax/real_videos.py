@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data_pipelines.decode import Tick, VideoReader
 from data_pipelines.geometry import FITS
 from data_pipelines.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
+from data_pipelines.narrator.teacher import LiveTeacher
 from data_pipelines.schema import Word
+from data_pipelines.sources.narrated import live_teacher
 from data_pipelines.words import with_sentence_ends
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, commentator_of, recording
@@ -38,6 +41,7 @@ from mmduplex_jax.evals.real_events import (
 from mmduplex_jax.evals.timing.files import write_commentary
 from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words
 from mmduplex_jax.planning.cost import live_step_flops
+from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.streaming.slot import SpentTokens
 from mmduplex_jax.weights.trained import Trained
@@ -71,6 +75,21 @@ class Watched(NamedTuple):
     commentary: Commentary
     busy_s: float
     gflop: float | None
+
+
+def teacher_of(name: str, usual: ConfigDict) -> LiveTeacher:
+    """The teacher of a configuration, or of a detector's file with the values of `usual`.
+
+    Raises:
+      OSError, ValueError: there is no such file, or it is no configuration of a teacher.
+    """
+    if not name.endswith(".py"):
+        usual.detector.file = name
+        return live_teacher(usual.to_dict())
+    given = load_config(name).to_dict()
+    if missing := sorted({"detector", "teacher", "say", "unexplained_share_min"} - given.keys()):
+        raise ValueError(f"--teacher={name}: has no {missing[0]!r}, which configs/data/narrated.py has")
+    return live_teacher(given)
 
 
 def add_real_flags(parser: argparse.ArgumentParser) -> None:
