@@ -4,7 +4,7 @@ import bisect
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,13 +50,74 @@ class RecordSource(Protocol):
         """Whether a record may be flipped left to right: in its words "left" and "right" are sides of the picture."""
 
 
-class ShardDataset:
-    """The records of one directory.
+class RecordFiles:
+    """Files of records with a manifest beside them; each record is read when it is asked for.
 
     Attributes:
-      directory: where the shards are.
-      manifest: what they are.
+      directory: where the files are.
+      manifest: what they are; its `shards` are the files, in order.
     """
+
+    manifest: Any
+
+    def __init__(self, directory: Path, manifest: Any, counts: Iterable[int]):
+        """`counts` are the records of each file."""
+        self.directory, self.manifest = directory, manifest
+        self._ends = list(itertools.accumulate(counts))
+        self._open()
+
+    def _open(self) -> None:
+        self._readers: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def clock(self) -> Clock:
+        return self.manifest.clock
+
+    @property
+    def frame_px(self) -> FrameSize:
+        return self.manifest.frame_px
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def flip_safe(self, index: int) -> bool:
+        """Whether a record may be flipped: its data set's manifest says so."""
+        return self.manifest.flip_safe
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """A record's file, as its number, and its position in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self.directory}: there are {len(self)}")
+        number = bisect.bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+    def _reader(self, path: Path) -> Any:
+        with self._lock:
+            reader = self._readers.get(path.name)
+            if reader is not None:
+                self._readers.move_to_end(path.name)
+                return reader
+        reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
+        with self._lock:
+            self._readers[path.name] = reader
+            if len(self._readers) > _OPEN_READERS:
+                self._readers.popitem(last=False)  # closed when the last thread that reads from it is done
+        return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Readers stay with their process; another one opens its own.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+class ShardDataset(RecordFiles):
+    """The records of one directory."""
+
+    manifest: Manifest
 
     def __init__(self, directory: str | Path, *, verify: bool = False):
         """Opens a directory that `write_shards` finished.
@@ -69,31 +130,14 @@ class ShardDataset:
         Raises:
           ShardError: the directory is unfinished, or a shard is missing, truncated or (with `verify`) changed.
         """
-        self.directory = Path(directory)
-        self.manifest = Manifest.load(self.directory)
-        for name, damage in damages(self.directory, self.manifest.shards, read_all=verify).items():
+        manifest = Manifest.load(Path(directory))
+        super().__init__(Path(directory), manifest, (shard.records for shard in manifest.shards))
+        for name, damage in damages(self.directory, manifest.shards, read_all=verify).items():
             raise ShardError(f"{self.directory / name} {damage}: {_REMEDY}")
-        self._ends = list(itertools.accumulate(shard.records for shard in self.manifest.shards))
-        self._open()
-
-    def _open(self) -> None:
-        self._readers: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def clock(self) -> Clock:
-        return self.manifest.clock
 
     @property
     def longest_ticks(self) -> int:
         return self.manifest.longest_ticks
-
-    @property
-    def frame_px(self) -> FrameSize:
-        return self.manifest.frame_px
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Record:
         return self.read(index)
@@ -118,17 +162,10 @@ class ShardDataset:
         except RecordError as error:
             raise ShardError(f"{place}: {error}; {_REMEDY}") from error
 
-    def flip_safe(self, index: int) -> bool:
-        """Whether a record may be flipped: its data set's manifest says so."""
-        return self.manifest.flip_safe
-
     def _read(self, index: int) -> tuple[bytes, str]:
         """A record's bytes, and its place in words."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {self.directory}: there are {len(self)}")
-        number = bisect.bisect_right(self._ends, index)
+        number, position = self._place(index)
         shard = self.manifest.shards[number]
-        position = index - (self._ends[number] - shard.records)
         path = self.directory / shard.name
         place = f"{path}, record {position} of {shard.records} (number {index} of the dataset)"
         try:
@@ -141,27 +178,6 @@ class ShardDataset:
             if isinstance(error, ShardError):
                 raise
             raise ShardError(f"{place} cannot be read ({error}); {_REMEDY}") from error
-
-    def _reader(self, path: Path) -> Any:
-        with self._lock:
-            reader = self._readers.get(path.name)
-            if reader is not None:
-                self._readers.move_to_end(path.name)
-                return reader
-        reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
-        with self._lock:
-            self._readers[path.name] = reader
-            if len(self._readers) > _OPEN_READERS:
-                self._readers.popitem(last=False)  # closed when the last thread that reads from it is done
-        return reader
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Readers stay with their process; another one opens its own.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_readers", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
 
 
 def open_dataset(directory: str | Path, *, verify: bool = False) -> ShardDataset:

@@ -7,7 +7,6 @@ A clip's arrays are stored without the rows that hold nothing. An array whose ro
 of another kind those that the array of that name says; all others are its `fill`.
 """
 
-import bisect
 import dataclasses
 import functools
 import hashlib
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_module
 
+from data_pipelines.dataset import RecordFiles
 from data_pipelines.manifest import ShardError, sha256_of
 from data_pipelines.schema import Record, RecordError, decode_record, encode_record
 from data_pipelines.shards import array_record_file, disk_has_room, locked
@@ -35,8 +34,6 @@ MANIFEST_NAME = "encoded.json"
 PLAN_NAME = "encoded-plan.json"
 PARTS_NAME = "parts"
 LEADING = ""
-# Random access: read what is asked for and nothing ahead, in the thread that asks.
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _REMEDY = "delete that file and run the `python -m launch.encode` that wrote it again: it writes what is missing"
 
 
@@ -248,13 +245,10 @@ def unpack_clip(data: bytes, specs: Sequence[ArraySpec]) -> EncodedClip:
         raise RecordError(f"damaged: no encoded clip ({error!r})") from error
 
 
-class EncodedDataset:
-    """The encoded records of a directory by number.
+class EncodedDataset(RecordFiles):
+    """The encoded records of a directory by number."""
 
-    Attributes:
-      directory: where the files are.
-      manifest: what they are.
-    """
+    manifest: EncodedManifest
 
     def __init__(self, directory: str | Path):
         """Opens a finished directory.
@@ -262,35 +256,18 @@ class EncodedDataset:
         Raises:
           ShardError: it is unfinished, or a file is missing or truncated.
         """
-        self.directory = Path(directory)
-        self.manifest = EncodedManifest.load(self.directory)
-        for shard in self.manifest.shards:
+        manifest = EncodedManifest.load(Path(directory))
+        super().__init__(Path(directory), manifest, (len(shard.pieces) for shard in manifest.shards))
+        for shard in manifest.shards:
             path = self.directory / shard.name
             if not path.is_file() or path.stat().st_size != shard.size_bytes:
                 raise ShardError(f"{path} is missing or has another length than it was written with: {_REMEDY}")
-        self._ends = list(itertools.accumulate(len(shard.pieces) for shard in self.manifest.shards))
         # Of every shard, the number of the first clip of each record in it.
-        self._firsts = [list(itertools.accumulate(shard.pieces, initial=0)) for shard in self.manifest.shards]
-        self._readers: dict[str, Any] = {}
-
-    @property
-    def clock(self) -> Clock:
-        return self.manifest.clock
+        self._firsts = [list(itertools.accumulate(shard.pieces, initial=0)) for shard in manifest.shards]
 
     @property
     def longest_ticks(self) -> int:
         return self.manifest.num_ticks
-
-    @property
-    def frame_px(self) -> FrameSize:
-        return self.manifest.frame_px
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def flip_safe(self, index: int) -> bool:
-        """Whether flipped clips of a record may be learned from: of all alike."""
-        return self.manifest.flip_safe
 
     def key(self, index: int) -> str:
         """The key of a record."""
@@ -325,22 +302,9 @@ class EncodedDataset:
         path = self.directory / shard.name
         at = (self._firsts[number][position] + piece) * copies + mirrored
         try:
-            reader = self._readers.get(shard.name)
-            if reader is None:  # threads that open the same one at once both have a whole reader
-                reader = array_record_module.ArrayRecordReader(str(path), _READER_OPTIONS)
-                self._readers[shard.name] = reader
-            return unpack_clip(reader.read([at])[0], self.manifest.arrays if arrays else ())
+            return unpack_clip(self._reader(path).read([at])[0], self.manifest.arrays if arrays else ())
         except (RuntimeError, RecordError) as error:
             raise ShardError(f"{path}, record {position} of {len(shard.pieces)}: {error}; {_REMEDY}") from error
-
-    def _place(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {self.directory}: there are {len(self)}")
-        number = bisect.bisect_right(self._ends, index)
-        return number, index - (self._ends[number] - len(self.manifest.shards[number].pieces))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}}  # readers stay with their process; another one opens its own
 
 
 # Writing: a file for each shard of the source, in order, resumed where it stopped.

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 
 from data_pipelines.encoded import EncodedDataset, EncodedManifest
-from data_pipelines.loader import JoinedSource, LoaderIterator, choose_records
+from data_pipelines.loader import JoinedSource, LoaderIterator, check_batches, choose_records
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import CORRUPT, CodeShape, Sample, codes_of, text_of, things_of
 from data_pipelines.worker_process import tune_malloc
@@ -114,13 +114,7 @@ def make_encoded_loader(
     tune_malloc()
     datasets = tuple(EncodedDataset(directory) for directory in dirs)
     source = JoinedSource(datasets)
-    if len(source) == 0:
-        raise ValueError("the data holds no records at all")
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
-            "multiple of their number"
-        )
+    check_batches(source, batch_size, process_index, process_count)
     _check_flips(datasets, flip)
     first = datasets[0].manifest
     for dataset in datasets[1:]:

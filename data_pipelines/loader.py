@@ -257,15 +257,7 @@ def make_loader(
     """
     tune_malloc()
     source, parts = _open(data, any_size=frame_px is not None)
-    if len(source) == 0:
-        raise ValueError("the data holds no records at all")
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
-            "multiple of their number"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
+    check_batches(source, batch_size, process_index, process_count)
     if frame_px is not None:
         for size in {part.frame_px for part in getattr(source, "sources", [source]) if len(part)}:
             check_shrinks(size, frame_size(frame_px))
@@ -327,6 +319,19 @@ def _open(data: str | Path | Sequence[str | Path] | RecordSource, any_size: bool
         return data, [range(len(data))]
     joined = JoinedSource([open_dataset(directory) for directory in data], any_size)
     return joined, [range(begin, end) for begin, end in zip(joined.offsets, joined.offsets[1:])]
+
+
+def check_batches(source: RecordSource, batch_size: int, process_index: int, process_count: int) -> None:
+    """ValueError where there are no records, or a batch does not divide among the processes."""
+    if len(source) == 0:
+        raise ValueError("the data holds no records at all")
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
+            "multiple of their number"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index must be 0..{process_count - 1}, got {process_index}")
 
 
 def _check_flip_safe(data: Any, source: RecordSource, parts: Sequence[range]) -> None:

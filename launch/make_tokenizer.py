@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.dataset import open_dataset
 from data_pipelines.manifest import ShardError
@@ -50,8 +51,8 @@ def make(args: argparse.Namespace) -> None:
     tokenizer = TextTokenizer.train_bpe(counts, args.size or advised).with_sentence_ends()
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(args.out)
-    report = {"clips": clips, "words": counts.total(), "different_words": len(counts), "advised": advised}
-    report |= {"sizes": [one._asdict() for one in sizes], "tokens": tokenizer.base_vocab_size}
+    report: dict[str, Any] = {"clips": clips, "words": counts.total(), "different_words": len(counts)}
+    report |= {"advised": advised, "sizes": [one._asdict() for one in sizes], "tokens": tokenizer.base_vocab_size}
     mark = lambda size: "   advised" if size == advised else ""
     lines = [
         f"{counts.total():,} words, {len(counts):,} different, in {clips:,} of {sum(map(len, datasets)):,} clips",
