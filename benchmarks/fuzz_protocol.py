@@ -495,7 +495,7 @@ def fuzz(parts: Sequence[str], minutes: float, first_seed: int) -> dict[str, Any
                 )  # fmt: skip
                 quietly(seed(first_seed + turn)(timed(part)))()
             turn += 1
-            print(f"{cases}", flush=True)
+            print(f"{cases}", file=sys.stderr, flush=True)
     finally:
         if pool is not None:
             pool.stop()
