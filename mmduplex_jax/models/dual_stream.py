@@ -2,7 +2,9 @@
 
 The tokenizer makes video tokens, a decoder-only language model has one slot of text a step, and a fusion says how the
 two meet (models/fusion/). A text slot at step `s` is given the slot before and attends to video of steps up to `s`; the
-text runs `delay` steps behind the picture.
+text runs `delay` steps behind the picture. A model may speak: then a step has the codes of its sound too
+(`audio_stream.py`). Where nothing is to be heard none of that is computed, and its text is that of the same model
+without an audio stream, bit for bit.
 """
 
 import dataclasses
@@ -16,6 +18,8 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.layers.dense import dense
 from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models.audio_stream import AudioConfig, AudioState, AudioStream, Sound, Spoken
+from mmduplex_jax.models.depth import masked_nll
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, MemoryState
 from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.models.language import LanguageConfig, LanguageModel
@@ -109,6 +113,7 @@ class DualStreamConfig:
       future_word_head: whether there is a head that names the words of the next second or two (a helper in training).
       crop_name_head: whether there is a head that names what each flow token looks at (another helper).
       memory: what video tokens see of the last hour; None for nothing.
+      audio: the stream of sound beside the text; None for a model that only writes.
       pad_bias: added to silence's logit whenever the model speaks by itself, so that a session's own 0 is a trained
         model's best (`launch.export --pad_bias`). Losses and given words know nothing of it.
       token_control: "real", or a control that ruins the tokens' contents: "shuffled" (each row gets its neighbour's) or
@@ -133,6 +138,7 @@ class DualStreamConfig:
     pad_bias: float = 0.0
     token_control: str = "real"
     end_id: int | None = None
+    audio: AudioConfig | None = None
 
     def __post_init__(self):
         if self.token_control not in TOKEN_CONTROLS:
@@ -160,6 +166,7 @@ class LiveState(NamedTuple):
       step: int32 `[B]`, the step to be done next.
       token: int32 `[B]`, the slot of the step before.
       memory: of events; () for a model without.
+      audio: codes of the last steps; () for a model without.
     """
 
     tokenizer: BFlowState
@@ -167,6 +174,7 @@ class LiveState(NamedTuple):
     step: Int32[Array, "B"]
     token: Int32[Array, "B"]
     memory: MemoryState | tuple[()] = ()
+    audio: AudioState | tuple[()] = ()
 
 
 class TeacherForced(NamedTuple):
@@ -177,12 +185,20 @@ class TeacherForced(NamedTuple):
       tokens: of the video.
       future_words: logits of the future-word head, `[B, S, V]`; None without one.
       crop_names: logits of the word that names what each video token looks at, `[B, N, V]`; None without that head.
+      codes: each code's negative log-likelihood, in nats, 0 where it is not known, `[B, S, K]`; None without sound.
     """
 
     nll: Float[Array, "B S"]
     tokens: Tokens
     future_words: Float[Array, "B S V"] | None = None
     crop_names: Float[Array, "B N V"] | None = None
+    codes: Float[Array, "B S K"] | None = None
+
+
+def _audio_state(state: LiveState) -> AudioState:
+    if not isinstance(state.audio, AudioState):
+        raise ValueError("this model has no audio stream (config.audio): it writes and does not speak")
+    return state.audio
 
 
 class DualStream(nn.Module):
@@ -201,6 +217,8 @@ class DualStream(nn.Module):
         self.delays = self.param("delays", normal, (c.delay_max + 1, c.text.width))
         if c.memory is not None:
             self.memory = EventMemory(c.memory, fusion.video_width(c.text, c.video))
+        if c.audio is not None:
+            self.audio = AudioStream(c.audio, c.text.width)
         if c.future_word_head:
             dtype = jnp.dtype(c.text.dtype)
             self.future_word_head = dense(c.text.width, ("embed", "mlp"), name="future_word_head", dtype=dtype)
@@ -216,9 +234,13 @@ class DualStream(nn.Module):
             return jnp.roll(values, 1, axis=0)
         return jnp.zeros_like(values) if control == "zeroed" else values
 
-    def _embed(self, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
+    def _embed(
+        self, slots: Int32[Array, "B S"], delay: Int32[Array, "B"], codes: Int32[Array, "B S K"] | None = None
+    ) -> Float[Array, "B S D"]:
         # Summed in the tables' dtype, hence not by the language model's own `embed`.
         embedded = self.language.embedding[slots] + self.delays[jnp.minimum(delay, self.config.delay_max)][:, None]
+        if codes is not None:
+            embedded = embedded + self.audio.embed(codes)
         return embedded.astype(jnp.dtype(self.config.text.dtype))
 
     # Whole clips.
@@ -244,6 +266,8 @@ class DualStream(nn.Module):
             self.future_word_head(x)
         if self.is_initializing() and self.config.crop_name_head:
             self.crop_name_head(tokens.values)
+        if self.is_initializing() and self.config.audio is not None:
+            self.audio(x, slots)
         return self.language.logits(x), tokens
 
     def token_nll(
@@ -254,29 +278,44 @@ class DualStream(nn.Module):
         anchor_keep: Int32[Array, "B"] | None,
         target: Int32[Array, "B S"],
         chunk: int = 0,
+        sound: Sound | None = None,
     ) -> "TeacherForced":
         """Negative log-likelihood of `target` at every step, in nats, teacher-forced; other arguments as of `__call__`.
 
         Args:
           chunk: steps whose logits are held at once (`layers/vocabulary.py`); 0 for all.
+          sound: what is heard in the meantime; None: nothing.
         """
         tokens = self.tokenizer(video, anchor_keep)
-        x = self.hidden(tokens, slots, delay)
+        x = self.hidden(tokens, slots, delay, None if sound is None else sound.given)
         nll, _ = self.language.token_nll_of(x, target, chunk)
         future_words = self.language.logits(self.future_word_head(x)) if self.config.future_word_head else None
         crop_names = None
         if self.config.crop_name_head:
             named = self.crop_name_head(tokens.values).astype(jnp.dtype(self.config.text.dtype))
             crop_names = self.language.logits(named)
-        return TeacherForced(nll, tokens, future_words, crop_names)
+        codes = None
+        if sound is not None:
+            codes = masked_nll(self.audio.code_logits(x, target, sound.target), sound.target, sound.known)
+        return TeacherForced(nll, tokens, future_words, crop_names, codes)
 
-    def hidden(self, tokens: Tokens, slots: Int32[Array, "B S"], delay: Int32[Array, "B"]) -> Float[Array, "B S D"]:
-        """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept)."""
+    def hidden(
+        self,
+        tokens: Tokens,
+        slots: Int32[Array, "B S"],
+        delay: Int32[Array, "B"],
+        codes: Int32[Array, "B S K"] | None = None,
+    ) -> Float[Array, "B S D"]:
+        """The text stream's last layer, from tokens that were made before (videos can be encoded once and kept).
+
+        Args:
+          codes: those of the step before each step (`Sound.given`); None: nothing is heard.
+        """
         values = self._controlled(tokens.values)
         video = self.fusion.embed(values)
         if self.config.memory is not None:
             video = video + self.memory(values, tokens.step, tokens.valid, slots.shape[1])
-        return self.fusion.read(self._embed(slots, delay), video, tokens.step, tokens.valid)
+        return self.fusion.read(self._embed(slots, delay, codes), video, tokens.step, tokens.valid)
 
     # Streams.
 
@@ -289,6 +328,7 @@ class DualStream(nn.Module):
             step=jnp.zeros((batch,), jnp.int32),
             token=jnp.full((batch,), c.start_id, jnp.int32),
             memory=() if c.memory is None else self.memory.initial_state(batch),
+            audio=() if c.audio is None else self.audio.initial_state(batch),
         )
 
     def video_step(
@@ -312,6 +352,42 @@ class DualStream(nn.Module):
         Returns:
           The state with the step counted (the caller sets `token` to what it chose), and the logits.
         """
-        x = self._embed(state.token[:, None], delay)
+        state, x = self._text_hidden(state, delay, active, None)
+        return state, self.language.logits(x)[:, 0]
+
+    def heard_text_step(
+        self, state: LiveState, delay: Int32[Array, "B"], active: Bool[Array, "B"], speaking: Bool[Array, "B"]
+    ) -> tuple[LiveState, Float[Array, "B V"], Float[Array, "B D"]]:
+        """`text_step` of a model that hears itself: rows that are `speaking` are given their last codes too.
+
+        Returns:
+          Also the hidden state, from which `sound_step` goes on.
+        """
+        heard = _audio_state(state)
+        codes = self.audio.given(heard, speaking)[:, None]
+        state, x = self._text_hidden(state, delay, active, codes)
+        return state, self.language.logits(x)[:, 0], x[:, 0]
+
+    def sound_step(
+        self,
+        state: LiveState,
+        hidden: Float[Array, "B D"],
+        text: Int32[Array, "B"],
+        since: Int32[Array, "B"],
+        *rest: Any,
+    ) -> tuple[LiveState, Spoken]:
+        """The sound of the step whose text has just been said; arguments as of `AudioStream.step`."""
+        heard = _audio_state(state)
+        audio, spoken = self.audio.step(heard, hidden, text, since, *rest)
+        return state._replace(audio=audio), spoken
+
+    def _text_hidden(
+        self,
+        state: LiveState,
+        delay: Int32[Array, "B"],
+        active: Bool[Array, "B"],
+        codes: Int32[Array, "B 1 K"] | None,
+    ) -> tuple[LiveState, Float[Array, "B 1 D"]]:
+        x = self._embed(state.token[:, None], delay, codes)
         fusion, x = self.fusion.text_step(state.fusion, x, state.step[:, None], active[:, None])
-        return state._replace(fusion=fusion, step=state.step + active), self.language.logits(x)[:, 0]
+        return state._replace(fusion=fusion, step=state.step + active), x

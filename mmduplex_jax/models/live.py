@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers.kv_cache import KVCache
+from mmduplex_jax.models.audio_stream import Spoken
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
 from mmduplex_jax.tokenizer.bflow import ANCHOR, Tokens
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -40,12 +41,14 @@ class StepOutput(NamedTuple):
       step: int32 `[B]`, the step that was done.
       logits: float32 `[B, V]`.
       report: the tokens of the step's tick.
+      spoken: the step's sound; None where nobody speaks.
     """
 
     token: Int32[Array, "B"]
     step: Int32[Array, "B"]
     logits: Float[Array, "B V"]
     report: TokenReport
+    spoken: Spoken | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,8 @@ class LiveModel:
         *,
         forced: Int32[Array, "B"] | None = None,
         cap: Int32[Array, "B"] | None = None,
+        speaking: Bool[Array, "B"] | None = None,
+        forced_codes: Int32[Array, "B K"] | None = None,
     ) -> tuple[LiveState, StepOutput]:
         """One text step of every active row, after one tick of those whose step begins one.
 
@@ -84,6 +89,9 @@ class LiveModel:
           pad_bias: added to PAD's logit, on top of the model's own: more is quieter.
           forced: slots to take instead of choosing (teacher forcing).
           cap: video tokens a second at most, where fewer than configured are wanted (a machine under load).
+          speaking: rows that are heard, of a model with an audio stream. None: nobody is, and no part of that stream is
+            computed; what is written is then what the same parameters without it write, bit for bit.
+          forced_codes: codes to take instead of the likeliest ones; `depth.UNGENERATED`: choose.
         """
         apply = lambda *args, method: self.module.apply({"params": params}, *args, method=method)
         tick = active & (state.step % self.config.clock.video_stride == 0)
@@ -94,7 +102,41 @@ class LiveModel:
             state,
         )
         done = state.step
-        state, logits = apply(state, delay, active, method="text_step")
+        state, token, logits, spoken = self.say(
+            params,
+            state,
+            active,
+            delay,
+            pad_bias,
+            forced=forced,
+            speaking=speaking,
+            forced_codes=forced_codes,
+        )
+        return state, StepOutput(token, done, logits, self._report(tokens), spoken)
+
+    def say(
+        self,
+        params: PyTree,
+        state: LiveState,
+        active: Bool[Array, "B"],
+        delay: Int32[Array, "B"],
+        pad_bias: Float[Array, "B"],
+        *,
+        forced: Int32[Array, "B"] | None = None,
+        speaking: Bool[Array, "B"] | None = None,
+        forced_codes: Int32[Array, "B K"] | None = None,
+    ) -> tuple[LiveState, Int32[Array, "B"], Float[Array, "B V"], Spoken | None]:
+        """`live_step` without its tick: the text of a step, and its sound; arguments as there.
+
+        Returns:
+          The state, the slot chosen, logits, and the sound.
+        """
+        apply = lambda *args, method: self.module.apply({"params": params}, *args, method=method)
+        done, hidden, spoken = state.step, None, None
+        if speaking is None:
+            state, logits = apply(state, delay, active, method="text_step")
+        else:
+            state, logits, hidden = apply(state, delay, active, speaking, method="heard_text_step")
         biased = logits.at[:, self.config.pad_id].add(pad_bias + self.config.pad_bias)
         # The start mark opens a stream and is never said.
         biased = biased.at[:, self.config.start_id].set(-jnp.inf)
@@ -103,7 +145,10 @@ class LiveModel:
         else:
             token = jnp.argmax(biased, axis=-1).astype(jnp.int32)
         state = state._replace(token=jnp.where(active, token, state.token))
-        return state, StepOutput(token, done, logits, self._report(tokens))
+        if hidden is not None:
+            sounding = (done - delay, active, speaking, forced_codes)
+            state, spoken = apply(state, hidden, token, *sounding, method="sound_step")
+        return state, token, logits, spoken
 
     def reset_row(self, params: PyTree, state: LiveState, row: Int32[Array, ""]) -> LiveState:
         """Begins the stream of a row anew; nothing of what it was is left in the state.

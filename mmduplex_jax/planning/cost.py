@@ -311,15 +311,23 @@ class StreamCost(NamedTuple):
 
 
 def live_step_flops(task: Any) -> Mapping[str, float]:
-    """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step."""
+    """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step; of a
+    model with an audio stream, which then speaks, the step's `sound`.
+    """
     live = LiveModel(task.config)
     params = nn.unbox(abstract_params(task))
     state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
     row = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
     inputs = (row(np.uint8, *task.config.tokenizer.frame_px, 3), row(np.bool_), row(np.int32), row(np.float32))
-    parts = {"anchor": 0.0, "tick": 0.0, "text": 0.0}
-    for scope, flops in count_flops(jax.make_jaxpr(live.live_step)(params, state, *inputs)).by_scope.items():
+    parts, speaking = {"anchor": 0.0, "tick": 0.0, "text": 0.0}, {}
+    if task.config.audio is not None:
+        parts["sound"], speaking = 0.0, {"speaking": row(np.bool_)}
+    traced = jax.make_jaxpr(lambda *given, **heard: live.live_step(*given, **heard))(params, state, *inputs, **speaking)
+    for scope, flops in count_flops(traced).by_scope.items():
         names = scope.split("/")
+        if "DualStream.sound_step" in names:
+            parts["sound"] += flops
+            continue
         parts["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
     return parts
 
@@ -335,7 +343,9 @@ def stream_cost(task: Any, config: Any) -> StreamCost | None:
     anchors_per_s = ticks_per_s / k.anchor_interval_min_ticks if k.kind == "bflow" else ticks_per_s
     flops = live_step_flops(task)
     return StreamCost(
-        flops_per_s=flops["anchor"] * anchors_per_s + flops["tick"] * ticks_per_s + flops["text"] * c.clock.step_hz,
+        flops_per_s=flops["anchor"] * anchors_per_s
+        + flops["tick"] * ticks_per_s
+        + (flops["text"] + flops.get("sound", 0.0)) * c.clock.step_hz,
         state_bytes=_bytes(state),
         weights_bytes=np.dtype(np.float32).itemsize * count(params),
     )

@@ -12,6 +12,8 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import fit_of
 from mmduplex_jax.layers.dropout import DROPOUT
 from mmduplex_jax.layers.transformer import StackConfig
+from mmduplex_jax.models.audio_stream import AudioConfig, Sound, sound_of
+from mmduplex_jax.models.depth import ZERO, DepthConfig, code_weights, weighted_mean
 from mmduplex_jax.models.dual_stream import (
     DualStream,
     DualStreamConfig,
@@ -28,7 +30,7 @@ from mmduplex_jax.tokenizer import config as tokenizer_config
 from mmduplex_jax.tokenizer.bflow import FLOW, Tokens
 from mmduplex_jax.tokenizer.encoders import draw_anchor_keep
 from mmduplex_jax.tokenizer.sight_arrays import SightArray, batch_shapes, sight_of
-from mmduplex_jax.typing import Array, Float, PyTree
+from mmduplex_jax.typing import Array, Float, Int32, PyTree
 
 
 def stack_config(values: Any, clock: Clock) -> StackConfig:
@@ -57,6 +59,28 @@ def memory_config(values: Any, clock: Clock, video: StackConfig) -> MemoryConfig
     )
 
 
+def audio_config(values: Any, text_rows: int, dtype: str) -> AudioConfig | None:
+    """The audio stream from a mapping (see `configs/speak_quickstart.py`); None where there is none.
+
+    Args:
+      values: `codebooks` and `card`, as the codec has them; `audio_delay` and `acoustic_delay` in steps, the latter of
+        all codebooks but the first, which holds the meaning; `depth`, the fields of `DepthConfig` that are left.
+      text_rows: of the text stream's embedding.
+      dtype: of the text stream.
+    """
+    values = dict(values or {})
+    if not values.get("codebooks"):
+        return None
+    depth: dict[str, Any] = {"dtype": dtype} | dict(values["depth"])
+    depth["schedule"] = tuple(depth.get("schedule", ()))
+    codebooks = values["codebooks"]
+    return AudioConfig(
+        DepthConfig(codebooks=codebooks, card=values["card"], text_rows=text_rows, **depth),
+        audio_delay=values["audio_delay"],
+        acoustic_delays=(0,) + (values["acoustic_delay"],) * (codebooks - 1),
+    )
+
+
 def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
     """The model of an experiment's config (see `configs/quickstart.py`)."""
     clock = Clock(**config.clock)
@@ -64,7 +88,7 @@ def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
     tied = text.pop("tied", True)
     if not fusion_of(config.fusion).cross_attention:
         text["cross_every"] = 0  # one knob switches fusions
-    return DualStreamConfig(
+    model = DualStreamConfig(
         tokenizer=tokenizer_config.from_mapping(config.tokenizer, config.frame_px, clock, fit_of(config)),
         video=stack_config(config.video_stream, clock),
         text=stack_config(text, clock),
@@ -82,6 +106,7 @@ def model_config(config: Any, tokenizer: TextTokenizer) -> DualStreamConfig:
         pad_bias=config.get("pad_bias") or 0.0,
         end_id=tokenizer.end_id,
     )
+    return dataclasses.replace(model, audio=audio_config(config.get("audio"), model.language.rows, model.text.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +124,10 @@ class DuplexTask:
       loss_chunk: steps whose logits are held at once, 0 for all; those of `future_word_weight` are always whole.
       crop_name_weight: weight of naming what each flow token looks at, of clips that know it (`Record.things`): what a
         thing is is learned from every crop of it, not only from the few words that are said of it.
+      audio_weight: weight of the codes' loss beside the text's; each is divided by its own weights.
+      first_codebook_weight: weight of a code of the first codebook; of the others it is 1.
+      sound_dropout: share of clips with sound from which text is learned as if there were none, so that the same
+        parameters write well when nothing is to be heard.
       encoded: arrays of encoded clips that batches have instead of frames (`with_encoded`).
     """
 
@@ -112,6 +141,9 @@ class DuplexTask:
     future_word_horizon_steps: int = 20
     loss_chunk: int = 0
     crop_name_weight: float = 0.0
+    audio_weight: float = 1.0
+    first_codebook_weight: float = 1.0
+    sound_dropout: float = 0.0
     encoded: tuple[SightArray, ...] = ()
 
     @property
@@ -145,6 +177,7 @@ class DuplexTask:
             "slots": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.int32),
             "slot_valid": jax.ShapeDtypeStruct((batch_size, self.steps), jnp.bool_),
             **(self._thing_shapes(batch_size) if self.config.crop_name_head else {}),
+            **({} if self.config.audio is None else self._code_shapes(batch_size, self.config.audio)),
         }
 
     def _thing_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -154,12 +187,16 @@ class DuplexTask:
             "things_known": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
         }
 
+    def _code_shapes(self, batch_size: int, audio: AudioConfig) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"codes": jax.ShapeDtypeStruct((batch_size, self.steps, audio.depth.codebooks), jnp.int16)}
+
     def loss(self, params: PyTree, batch: Any, rng: Array) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted cross-entropy of every slot, at a delay drawn for every clip.
 
         Metrics: `word_nll` (words' tokens), `mark_nll` (word starts), `pad_nll` and, where the vocabulary has the mark,
           `end_nll` (sentence ends), in nats a slot; `video_tokens` a clip; with their heads `future_word_nll`, and
-          `crop_name_nll` and `crop_name_accuracy` of flow tokens.
+          `crop_name_nll` and `crop_name_accuracy` of flow tokens; with sound `code_nll` and, of the first codebook,
+          `first_code_nll`, in nats a code, and `code_weight`, what the codes' loss is divided by.
         """
         c = self.config
         slots = batch["slots"]
@@ -170,9 +207,10 @@ class DuplexTask:
         keep = draw_anchor_keep(drop_key, keep_key, rows, self.nested_dropout, c.tokenizer)
         target = delayed(slots, delay, c.pad_id)
         given = shifted(target, c.start_id)
-        inputs = (video, given, delay, keep, target, self.loss_chunk)
+        sound = None if c.audio is None else self._sound(c.audio, batch, delay, jax.random.fold_in(rng, 4))
+        inputs = (video, given, delay, keep, target, self.loss_chunk, sound)
         rngs = {DROPOUT: jax.random.fold_in(rng, 3)}
-        nll, tokens, future_logits, crop_logits = self.model.apply(
+        nll, tokens, future_logits, crop_logits, code_nll = self.model.apply(
             {"params": params}, *inputs, method="token_nll", rngs=rngs
         )
         # A slot counts where there is a picture, and where the slot that the delay brings here is known.
@@ -199,7 +237,17 @@ class DuplexTask:
             name_nll, named = self._crop_name_nll(batch, tokens, crop_logits)
             loss += self.crop_name_weight * name_nll * total
             metrics |= {"crop_name_nll": name_nll, "crop_name_accuracy": named}
-        return loss / jnp.maximum(total, 1.0), metrics | {
+        loss = loss / jnp.maximum(total, 1.0)
+        if sound is not None:
+            heard = sound.known & known[..., None]
+            weights = code_weights(heard, self.first_codebook_weight)
+            loss += self.audio_weight * weighted_mean(code_nll, weights)
+            metrics |= {
+                "code_nll": weighted_mean(code_nll, heard.astype(jnp.float32)),
+                "first_code_nll": weighted_mean(code_nll[..., 0], heard[..., 0].astype(jnp.float32)),
+                "code_weight": weights.sum(),
+            }
+        return loss, metrics | {
             "loss_weight": total,
             "word_nll": mean(is_word),
             "mark_nll": mean(is_mark),
@@ -208,6 +256,13 @@ class DuplexTask:
             "video_tokens": video_tokens / rows,
             "tokens": video_tokens + valid.sum(),
         }
+
+    def _sound(self, audio: AudioConfig, batch: Any, delay: Int32[Array, "B"], key: Array) -> Sound:
+        """The codes of a batch, each clip's heard or not."""
+        # Sound of words that nobody knows would be learned as the sound of silence.
+        codes = jnp.where(batch["slot_valid"][..., None], batch["codes"].astype(jnp.int32), ZERO)
+        dropped = jax.random.bernoulli(key, self.sound_dropout, (len(codes),))
+        return sound_of(audio, codes, delay, (codes >= 0).any(axis=(1, 2)) & ~dropped)
 
     def _crop_name_nll(
         self, batch: Any, tokens: Tokens, logits: Float[Array, "B N V"]
@@ -242,4 +297,13 @@ def build_task(config: Any, tokenizer: TextTokenizer) -> DuplexTask:
         future_word_horizon_steps=model.clock.steps_in(config.loss.future_word_horizon_s),
         loss_chunk=config.loss.get("chunk", 0),
         crop_name_weight=config.loss.get("crop_name_weight", 0.0),
+        **({} if model.audio is None else _sound_losses(config.audio)),
     )
+
+
+def _sound_losses(audio: Any) -> dict[str, Any]:
+    return {
+        "audio_weight": audio.weight,
+        "first_codebook_weight": audio.first_codebook_weight,
+        "sound_dropout": audio.dropout,
+    }
