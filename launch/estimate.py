@@ -36,6 +36,7 @@ from mmduplex_jax.weights.trained import load_tokenizer
 EXIT_MISFIT = 2
 # What docs/cost.md is about: the full-size stages, in their order.
 CHAIN = ("clip_s16", "bflow_events_75m", "vlm_single_token", "duplex_300m")
+SPEAKING = "duplex_300m_speech"
 
 
 def parse_hardware(text: str) -> tuple[str, int]:
@@ -92,7 +93,8 @@ def work(args: argparse.Namespace) -> None:
     """Counts, and prints a table or writes JSON."""
     if args.sheet:
         stages = sheets.chain({name: load_config(f"configs/{name}.py") for name in CHAIN})
-        args.sheet.write_text(sheets.cost_sheet(stages), encoding="utf-8")
+        (speaking,) = sheets.chain({SPEAKING: load_config(f"configs/{SPEAKING}.py")})
+        args.sheet.write_text(sheets.cost_sheet(stages, speaking), encoding="utf-8")
         print(f"wrote {args.sheet}")
         return
     if args.config is None:

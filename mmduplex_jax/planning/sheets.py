@@ -87,13 +87,17 @@ def _hours(flops: float, hardware: str = "h100") -> float:
     return flops / (cost.ASSUMED_MFU * named(hardware).flops_per_s) / 3600
 
 
-def cost_sheet(stages: Sequence[Stage]) -> str:
-    """The page of the full-size chain (`clip`, `bflow`, `vlm`, `duplex`); its memory takes a minute to trace."""
-    return "\n\n".join([*counted(stages), "## Memory", memory(stages)]) + "\n"
+def cost_sheet(stages: Sequence[Stage], speaking: Stage) -> str:
+    """The page of the full-size chain (`clip`, `bflow`, `vlm`, `duplex`); its memory takes a minute to trace.
+
+    Args:
+      speaking: the duplex with a voice.
+    """
+    return "\n\n".join([*counted(stages), "## With a voice", voice(speaking), "## Memory", memory(stages)]) + "\n"
 
 
 def counted(stages: Sequence[Stage]) -> list[str]:
-    """All of it but memory."""
+    """All of it but the voice and memory."""
     return [
         _HEAD.format(mfu=cost.ASSUMED_MFU),
         "## The chain, as its configs are",
@@ -178,6 +182,22 @@ def _collections(stages: Sequence[Stage]) -> str:
     small = f"10,000 steps of `duplex_300m` with 8 clips are {few:.1f} hours of a 4090."
     head = ["collection", "hours", *(f"`{stage.name}`, H100-hours" for stage in (clip, bflow, duplex))]
     return markdown_table(head, rows) + "\n\n" + small
+
+
+def voice(stage: Stage) -> str:
+    """What the audio stream of a duplex adds."""
+    run, live = stage.cost, cost.live_step_flops(stage.task)
+    parameters = count(abstract_params(stage.task)["audio"])
+    step_hz = stage.config.clock.step_hz
+    row = [f"`{stage.name}`", f"{run.parameters / 1e6:.0f} M", f"{parameters / 1e6:.0f} M"]
+    row += [f"{run.flops.model / 1e12:,.1f}", f"{run.flops_by_module['audio'] / run.flops.model:.1%}"]
+    row += [_few(run.device_hours), f"{live['text'] * step_hz / 1e9:.1f}"]
+    row += [f"{live['sound'] * step_hz / 1e9:.1f}"]
+    head = ["config", "parameters", "of the audio stream", "TFLOP a step", "of the audio stream", "H100-hours"]
+    head += ["live text, GFLOP a second", "live sound, GFLOP a second"]
+    return "Codes and the depth transformer that says them; the codec's decoder is not in it.\n\n" + markdown_table(
+        head, [row]
+    )
 
 
 def memory(stages: Sequence[Stage]) -> str:

@@ -168,6 +168,13 @@ def test_all_the_sheet_s_counts_are_up_to_date(repository: Path, stages: list[sh
 
 
 @pytest.mark.slow
+def test_the_sheet_s_voice_is_up_to_date(repository: Path):
+    (speaking,) = sheets.chain({estimate.SPEAKING: load_config(f"configs/{estimate.SPEAKING}.py")})
+    page = (repository / SHEET).read_text(encoding="utf-8")
+    assert sheets.voice(speaking) in page, f"write {SHEET} anew: python -m launch.estimate --sheet={SHEET}"
+
+
+@pytest.mark.slow
 def test_the_sheet_s_memory_is_up_to_date(repository: Path, stages: list[sheets.Stage]):
     page = (repository / SHEET).read_text(encoding="utf-8")
     number = re.compile(r"\d[\d,]*")
