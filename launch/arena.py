@@ -11,7 +11,7 @@ from pathlib import Path
 from mmduplex_jax.arena.board import leaderboard
 from mmduplex_jax.arena.coordination import flag_groups
 from mmduplex_jax.arena.export import export_votes
-from mmduplex_jax.arena.live import LiveServer, Recorder, live_server
+from mmduplex_jax.arena.live import Recorder, live_servers
 from mmduplex_jax.arena.rules import ArenaLimits, review
 from mmduplex_jax.arena.server import build_arena
 from mmduplex_jax.arena.votes import VoteStore
@@ -129,32 +129,11 @@ def _run(args: argparse.Namespace) -> None:
             write_json(args.json, leaderboard(store, recorder.entries().contestants, live=recorder.reports()))
 
 
-def live_servers(args: argparse.Namespace) -> list[LiveServer]:
-    """The servers that the flags name.
-
-    Raises:
-      ValueError: an address is none, or a token is for nobody.
-      OSError: a token's file cannot be read.
-    """
-    tokens = {}
-    for text in args.live_token_file:
-        name, _, path = text.partition("=")
-        token = read_token(path) if path else None
-        if token is None:
-            raise ValueError(f"--live_token_file={text}: NAME=FILE is expected")
-        tokens[name] = token
-    servers = [live_server(text, tokens) for text in args.live]
-    nobody = tokens.keys() - {server.name for server in servers}
-    if nobody:
-        raise ValueError(f"--live_token_file={min(nobody)}=...: there is no --live={min(nobody)}=ADDRESS")
-    return servers
-
-
 async def _serve(args: argparse.Namespace, path: Path) -> None:
     limits = limits_of(args, ArenaLimits)
     access = Access(args.host, read_token(args.token_file), args.allow_origins)
     tls = tls_context(args.tls_cert, args.tls_key)
-    recorder = Recorder(args.root, live_servers(args), args.identity_words)
+    recorder = Recorder(args.root, live_servers(args.live, args.live_token_file), args.identity_words)
     recorder.entries()  # (what is wrong with the folder is said before any server is asked)
     await recorder.check()
     entries = recorder.entries()

@@ -29,7 +29,7 @@ from mmduplex_jax.arena.recordings import (
     model_id,
     video_sha256,
 )
-from mmduplex_jax.client import Refused, Status, Stream, StreamLost, Word, connect, encode, info
+from mmduplex_jax.client import Refused, Status, Stream, StreamLost, Word, connect, encode, info, read_token
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, fit_of, frame_size
 
@@ -85,6 +85,31 @@ def live_server(text: str, tokens: Mapping[str, str]) -> LiveServer:
         raise ValueError(f"--live={redact(text)}: a token goes into a file (--live_token_file={name}=FILE)")
     url = f"{_SCHEMES[parts.scheme]}://{parts.netloc}{parts.path.removesuffix('/v1/stream').rstrip('/')}"
     return LiveServer(name, url, tokens.get(name))
+
+
+def live_servers(live: Sequence[str], token_files: Sequence[str]) -> list[LiveServer]:
+    """The servers that an operator names.
+
+    Args:
+      live: NAME=ADDRESS of each.
+      token_files: NAME=FILE of those that want a token, which is the file's first line.
+
+    Raises:
+      ValueError: an address is none, or a token is for nobody.
+      OSError: a token's file cannot be read.
+    """
+    tokens = {}
+    for text in token_files:
+        name, _, path = text.partition("=")
+        token = read_token(path) if path else None
+        if token is None:
+            raise ValueError(f"--live_token_file={text}: NAME=FILE is expected")
+        tokens[name] = token
+    servers = [live_server(text, tokens) for text in live]
+    nobody = tokens.keys() - {server.name for server in servers}
+    if nobody:
+        raise ValueError(f"--live_token_file={min(nobody)}=...: there is no --live={min(nobody)}=ADDRESS")
+    return servers
 
 
 class RecordingFailed(Exception):

@@ -6,7 +6,6 @@ from pathlib import Path
 import flax.linen as nn
 import numpy as np
 
-from launch.import_weights import import_weights
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.models.language import LanguageConfig
 from mmduplex_jax.towers.contrastive import ContrastiveConfig
@@ -15,6 +14,7 @@ from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.weights.huggingface import text, vision
 from mmduplex_jax.weights.huggingface.layout import write_params
 from mmduplex_jax.weights.huggingface.source import boxed_shapes, open_source
+from mmduplex_jax.weights.importing import import_weights
 from mmduplex_jax.weights.portable import flatten
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from configs import duplex_300m, duplex_clip_llm, quickstart
-from launch.import_weights import import_weights
 from launch.train import train
 from mmduplex_jax.models.language import LanguageModel
 from mmduplex_jax.stages.registry import build_task
@@ -18,6 +17,7 @@ from mmduplex_jax.train.optimizer import make_groups
 from mmduplex_jax.train.step import abstract_params
 from mmduplex_jax.weights.checkpoint import load_params, read_weights
 from mmduplex_jax.weights.huggingface.source import open_source
+from mmduplex_jax.weights.importing import import_weights
 from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten, unflatten
 from mmduplex_jax.weights.trained import load_tokenizer

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from configs import clip_quickstart, duplex_300m, quickstart
-from launch.import_weights import import_weights
 from mmduplex_jax.models.dual_stream import DualStream
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.checkpoint import read_weights
 from mmduplex_jax.weights.huggingface.source import open_source
+from mmduplex_jax.weights.importing import import_weights
 from mmduplex_jax.weights.init_from import InitFromError, make_start
 from mmduplex_jax.weights.portable import flatten
 from mmduplex_jax.weights.trained import load_tokenizer

@@ -16,7 +16,6 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.schema import Record, Word
 from data_pipelines.shards import write_shards
 from data_pipelines.sources import Item
-from launch.import_weights import import_weights
 from launch.train import EXIT_MISFIT, main
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.registry import build_task
@@ -27,6 +26,7 @@ from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from mmduplex_jax.weights.huggingface import text
 from mmduplex_jax.weights.huggingface.layout import write_params
 from mmduplex_jax.weights.huggingface.source import boxed_shapes, open_source
+from mmduplex_jax.weights.importing import import_weights
 from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.portable import flatten
 from mmduplex_jax.weights.trained import load_tokenizer
