@@ -3,23 +3,24 @@
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests import plain_code
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports jax. Tests state exact tolerances, so they run on CPU even where an accelerator is at hand.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Most of the tests' time is compilation. Code that is generated plainly is as right and takes half of it, so that is
-# what tests and the programs that they start run, but for those marked `optimized`. JAX_DISABLE_MOST_OPTIMIZATIONS=0
-# has all of them compiled as users have it (`make test-all` does).
-PLAIN_CODE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-CHOOSES = os.environ.setdefault(PLAIN_CODE, "1") != "0"  # workers of xdist have it from the process that starts them
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 has everything compiled as users have it (`make test-all` does). Workers of xdist
+# have it from the process that starts them.
+CHOOSES = os.environ.setdefault(plain_code.PLAIN_CODE, "1") != "0"
+if CHOOSES:
+    plain_code.begin()
 
 # JAX decides the speed of an example (its first call compiles), so no example has a deadline.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
@@ -44,10 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Has a test's code optimised where it is marked so."""
     if CHOOSES:
-        plain = item.get_closest_marker("optimized") is None
-        os.environ[PLAIN_CODE] = str(int(plain))
-        if "jax" in sys.modules:  # else it reads the environment when it is imported
-            sys.modules["jax"].config.update(PLAIN_CODE.lower(), plain)
+        plain_code.choose(plain=item.get_closest_marker("optimized") is None)
 
 
 @pytest.fixture(scope="session")

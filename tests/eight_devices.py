@@ -1,6 +1,6 @@
 """A program: trains for a few steps on meshes of eight fake devices and prints the losses as JSON.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+    JAX_NUM_CPU_DEVICES=8 \
         python -m tests.eight_devices toy|CONFIG [field=value ...]
 
 The first entry is one device. It also saves on one mesh and goes on, on another, in the toy's case.

@@ -1,6 +1,6 @@
 """A program: what a small stack's gradient sends where a mesh splits heads over four of eight fake devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.placed_heads KV_HEADS
+    JAX_NUM_CPU_DEVICES=8 python -m tests.placed_heads KV_HEADS
 
 Prints, as JSON, bytes by kind of collective, of all parameters, and of one layer's activations on one device.
 """

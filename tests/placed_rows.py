@@ -1,6 +1,6 @@
 """A program: what a small stack's gradient sends between eight fake devices that split batch and parameters alike.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.placed_rows
+    JAX_NUM_CPU_DEVICES=8 python -m tests.placed_rows
 
 Prints, as JSON, bytes by kind of collective, with the mesh in use (`sharding.constrain_batch_sharding`) and without.
 """

@@ -83,7 +83,7 @@ def on_eight_devices(repository, *arguments: str, module: str = "tests.eight_dev
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(repository),
     }
     command = [sys.executable, "-m", module, *arguments]

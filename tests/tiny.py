@@ -26,12 +26,14 @@ from tests import plain_code
 
 VOCAB = 23
 PAD, WORD, START = 20, 21, 22
+# LLVM's own optimisation aside, which tells fused loops from others no more.
+QUICKER = plain_code.OPTIMIZED | {"xla_backend_optimization_level": 0}
 SCALED_FLOW = FlowConfig(crop_px=4, crop_scales=(1, 2, 3), patch_px=4, width=16)
 
 
-def jit(function):
+def jit(function, **settings):
     """`jax.jit` of code that compiles sooner than users' does; in a test that is marked `optimized` fused as theirs."""
-    return jax.jit(function, compiler_options=plain_code.options() or {"xla_backend_optimization_level": 0})
+    return jax.jit(function, compiler_options=plain_code.options() or QUICKER, **settings)
 
 
 def ids(vocab_size: int, pad_id: int, word_id: int, start_id: int, end_id: int | None = None) -> SimpleNamespace:
@@ -117,16 +119,34 @@ def clips(batch: int, ticks: int, side: int | tuple[int, int] = 32, seed: int = 
     return frames
 
 
-@functools.cache
+def compiled(make):
+    """Keeps what `make(config)` gives: once as plain code, once as tests marked `optimized` have it."""
+    kept = functools.cache(lambda config, plain: make(config))
+    return functools.wraps(make)(lambda config: kept(config, plain_code.options() is not None))
+
+
+@compiled
 def offline(config: DualStreamConfig):
     """The compiled model over whole clips: `(params, frames, slots, delay) -> logits`."""
     return jit(lambda params, *inputs: DualStream(config).apply({"params": params}, *inputs)[0])
 
 
-@functools.cache
+@compiled
 def live_step(config: DualStreamConfig):
     """The compiled step of streams."""
     return jit(LiveModel(config).live_step)
+
+
+@compiled
+def init_state(config: DualStreamConfig):
+    """`(params, batch) -> state` of streams that begin, compiled as one program: its operations are many."""
+    return jit(LiveModel(config).init_state, static_argnums=1)
+
+
+@compiled
+def reset_row(config: DualStreamConfig):
+    """`(params, state, row) -> state` in which the stream of a row begins anew, compiled as one program."""
+    return jit(LiveModel(config).reset_row)
 
 
 def random_params(init, seed: int = 0):

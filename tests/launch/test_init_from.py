@@ -164,7 +164,7 @@ assert scalar.shape == () and float(scalar) == 2
 
 
 def test_parameters_are_placed_as_the_mesh_has_them(repository):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PLACED]
     done = subprocess.run(command, cwd=repository, env=os.environ | flags, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

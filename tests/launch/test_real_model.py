@@ -38,7 +38,6 @@ def test_it_says_which_cameras_no_training_has_seen(model):
     assert re.compile(held)
 
 
-@pytest.mark.optimized  # it runs for longer than it compiles
 def test_a_picture_that_stands_still_gives_silence(model):
     """Six seconds of a room's edges and corners with a sensor's noise."""
     drawn = np.random.default_rng(3)
@@ -53,7 +52,6 @@ def test_a_picture_that_stands_still_gives_silence(model):
     assert words + stream.close() == []
 
 
-@pytest.mark.optimized
 def test_its_words_about_a_real_clip_are_phrases(model, shared_dir):
     if not (shared_dir / "real").is_dir():
         pytest.skip("no folder `real` in `shared`: this test needs a labelled real clip")
@@ -67,7 +65,6 @@ def test_its_words_about_a_real_clip_are_phrases(model, shared_dir):
     assert sum(len(text.split()) for text in broken) <= 0.2 * len(said)
 
 
-@pytest.mark.optimized
 def test_it_still_says_what_it_said_of_a_camera_that_it_has_not_seen(model, shared_dir):
     """Within a band around the F1 that it had there when it was frozen (16 events, nearly all of them named)."""
     if not (shared_dir / "real").is_dir():

@@ -18,7 +18,6 @@ def test_it_is_small_and_says_what_it_is():
         assert metadata[name], name
 
 
-@pytest.mark.optimized  # it runs for longer than it compiles
 def test_it_commentates_clips_that_no_training_has_seen(repository, tmp_path):
     scores = tmp_path / "scores.json"
     command = [sys.executable, "-m", "launch.evaluate", "--clips=16", "--batch=16", f"--json={scores}"]

@@ -1,6 +1,6 @@
 """A program: the small model of stage `bflow`, trained for two steps on meshes of eight fake devices; losses as JSON.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.bflow_stage_on_eight
+JAX_NUM_CPU_DEVICES=8 python -m tests.models.bflow_stage_on_eight
 """
 
 import json

@@ -1,6 +1,6 @@
 """A program: the contrastive losses in chunks on eight fake devices beside the whole matrix; prints JSON.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.contrastive_on_eight
+    JAX_NUM_CPU_DEVICES=8 python -m tests.models.contrastive_on_eight
 
 Of every case it tells the largest difference of a value and of a gradient, and the largest matrix that a device holds
 in the forward or the backward pass.

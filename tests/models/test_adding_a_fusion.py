@@ -8,7 +8,6 @@ import pytest
 from configs import quickstart
 from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.fusion import FUSIONS
-from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex.task import DuplexTask, model_config
 from mmduplex_jax.streaming.unrolled import unrolled
 from tests import tiny
@@ -35,11 +34,11 @@ def test_it_trains_and_a_stream_equals_the_clip_with_rows_that_pause_and_begin_a
     assert np.abs(gradient["video_in"]["kernel"]).max() > 0
 
     expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(shifted(slots, tiny.START)), delay))
-    live, step = LiveModel(config), tiny.live_step(config)
-    state, at, call = live.init_state(params, BATCH), np.zeros(BATCH, int), 0
+    step, state = tiny.live_step(config), tiny.init_state(config)(params, BATCH)
+    at, call = np.zeros(BATCH, int), 0
     while at.min() < 2 * TICKS:
         if call == 15:
-            state, at[1] = live.reset_row(params, state, 1), 0
+            state, at[1] = tiny.reset_row(config)(params, state, 1), 0
         active = (rng.random(BATCH) < 0.8) & (at < 2 * TICKS)
         rows, now = np.arange(BATCH), np.minimum(at, 2 * TICKS - 1)
         state, out = step(

@@ -162,7 +162,7 @@ def test_every_mesh_computes_the_same(repository):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(repository),
     }
     command = [sys.executable, "-m", "tests.models.bflow_stage_on_eight"]

@@ -68,7 +68,7 @@ def test_chunks_on_eight_devices_are_the_whole(repository):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(repository),
     }
     command = [sys.executable, "-m", "tests.models.contrastive_on_eight"]

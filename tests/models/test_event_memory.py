@@ -14,7 +14,6 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.event_memory import EventMemory, MemoryConfig, emptied
 from mmduplex_jax.models.fusion import FUSIONS
-from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.duplex import task
 from tests import tiny
 
@@ -40,14 +39,14 @@ def open_memory(config):
 @pytest.mark.parametrize("fusion", ["cross", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_stream_equals_a_clip_with_rows_that_wait_and_begin_anew(fusion):
     config = tiny.dual_stream(fusion, memory=MEMORY)
-    params, live, step = open_memory(config), LiveModel(config), tiny.live_step(config)
+    params, step = open_memory(config), tiny.live_step(config)
     frames, slots, delay = tiny.clips(BATCH, TICKS, busy=True), words(), np.array([0, 2, 4], np.int32)
     expected = np.asarray(tiny.offline(config)(params, frames, np.asarray(shifted(slots, tiny.START)), delay))
-    rng, state, at = np.random.default_rng(2), live.init_state(params, BATCH), np.zeros(BATCH, int)
+    rng, state, at = np.random.default_rng(2), tiny.init_state(config)(params, BATCH), np.zeros(BATCH, int)
     worst, wraps, call = 0.0, 0, 0
     while at.min() < 2 * TICKS:
         if call == 50:
-            state = live.reset_row(params, state, 1)
+            state = tiny.reset_row(config)(params, state, 1)
             at[1] = 0
         active = (rng.random(BATCH) < 0.85) & (at < 2 * TICKS)
         now = np.minimum(at, 2 * TICKS - 1)
@@ -68,10 +67,10 @@ def test_a_stream_equals_a_clip_with_rows_that_wait_and_begin_anew(fusion):
 
 def test_an_empty_memory_says_something_else():
     config = tiny.dual_stream(memory=MEMORY)
-    params, live, step = open_memory(config), LiveModel(config), tiny.live_step(config)
+    params, step = open_memory(config), tiny.live_step(config)
     frames, slots, delay = tiny.clips(BATCH, 30, busy=True), words(), np.zeros(BATCH, np.int32)
     differs = []
-    states = [live.init_state(params, BATCH)] * 2
+    states = [tiny.init_state(config)(params, BATCH)] * 2
     for s in range(60):
         shown = (frames[:, s // 2], np.ones(BATCH, bool), delay, jnp.zeros(BATCH))
         (kept, one), (gone, two) = (step(params, state, *shown, forced=slots[:, s]) for state in states)

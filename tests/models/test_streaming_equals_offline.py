@@ -12,7 +12,6 @@ from mmduplex_jax.layers.kv_cache import KVCache
 from mmduplex_jax.layers.transformer import unstack_layers
 from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.fusion import FUSIONS
-from mmduplex_jax.models.live import LiveModel
 from tests import tiny
 
 # Clips are of one shape wherever they can be: what takes long here is to compile another one.
@@ -41,14 +40,13 @@ def cursors(state):
 def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     config = tiny.dual_stream(fusion)
     params = tiny.init(config)
-    live = LiveModel(config)
     step = tiny.live_step(config)
     rng = np.random.default_rng(1)
     frames, slots = tiny.clips(BATCH, TICKS, busy=True), words(rng, 2 * TICKS)
     delay = np.array([0, 2, 4, 6], np.int32)
     expected = offline(config, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
 
-    state = live.init_state(params, BATCH)
+    state = tiny.init_state(config)(params, BATCH)
     at = np.zeros(BATCH, int)
     joined = np.array([0, 7, 20, 3])
     resets = {40: 2, 61: 0}  # at this call, this row starts anew
@@ -57,7 +55,7 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
     while at.min() < 2 * TICKS:
         if call in resets:
             row = resets[call]
-            state = live.reset_row(params, state, row)
+            state = tiny.reset_row(config)(params, state, row)
             at[row] = 0
             wraps[:, row] = 0
         active = (call >= joined) & (rng.random(BATCH) < 0.8) & (at < 2 * TICKS)
@@ -85,10 +83,11 @@ def test_logits_are_equal_with_rows_that_join_pause_and_reset(fusion):
 def test_logits_are_equal_with_the_baselines(kind):
     config = tiny.dual_stream("cross", kind)
     params = tiny.init(config)
-    live, rng = LiveModel(config), np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     frames, slots, delay = tiny.clips(BATCH, 40), words(rng, 80), np.full(BATCH, 3, np.int32)
     expected = offline(config, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
-    state, step, active = live.init_state(params, BATCH), tiny.live_step(config), np.ones(BATCH, bool)
+    state, step = tiny.init_state(config)(params, BATCH), tiny.live_step(config)
+    active = np.ones(BATCH, bool)
     for s in range(80):
         state, out = step(params, state, frames[:, s // 2], active, delay, jnp.zeros(BATCH), forced=slots[:, s])
         np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
@@ -97,7 +96,7 @@ def test_logits_are_equal_with_the_baselines(kind):
 def test_a_models_own_bias_is_added_to_a_sessions():
     config = dataclasses.replace(tiny.dual_stream("cross", "per_frame"), pad_bias=1000.0)
     params, frame, delay = tiny.init(config), tiny.clips(BATCH, 1)[:, 0], np.full(BATCH, 3, np.int32)
-    state, step = LiveModel(config).init_state(params, BATCH), tiny.live_step(config)
+    state, step = tiny.init_state(config)(params, BATCH), tiny.live_step(config)
     quiet, talkative = (
         np.asarray(step(params, state, frame, np.ones(BATCH, bool), delay, jnp.full(BATCH, asked))[1].token)
         for asked in (0.0, -2000.0)
@@ -124,7 +123,7 @@ def test_the_first_step_sees_the_first_frame_and_the_start_mark():
     frames, slots = tiny.clips(BATCH, TICKS), np.zeros((BATCH, 2 * TICKS), np.int32)
     given, delay = np.asarray(shifted(slots, tiny.START)), np.zeros(BATCH, np.int32)
     logits = offline(config, params, frames, given, delay)
-    fresh = LiveModel(config).init_state(params, BATCH)
+    fresh = tiny.init_state(config)(params, BATCH)
     settings = np.ones(BATCH, bool), delay, jnp.zeros(BATCH)
     first = tiny.live_step(config)(params, fresh, frames[:, 0], *settings, forced=slots[:, 0])[1]
     assert first.step.tolist() == [0] * BATCH
@@ -173,7 +172,7 @@ def test_a_scanned_stack_equals_an_unrolled_one():
     np.testing.assert_allclose(
         offline(scanned, params, frames, slots, delay), offline(unrolled, flat, frames, slots, delay), atol=1e-5
     )
-    live, state = LiveModel(scanned), LiveModel(scanned).init_state(params, BATCH)
+    state = tiny.init_state(scanned)(params, BATCH)
     expected = offline(scanned, params, frames, np.asarray(shifted(slots, tiny.START)), delay)
     step = tiny.live_step(scanned)
     for s in range(16):
@@ -183,6 +182,6 @@ def test_a_scanned_stack_equals_an_unrolled_one():
         np.testing.assert_allclose(out.logits, expected[:, s], atol=1e-5)
     again = state
     for row in range(BATCH):
-        again = live.reset_row(params, again, row)
-    fresh = live.init_state(params, BATCH)
+        again = tiny.reset_row(scanned)(params, again, row)
+    fresh = tiny.init_state(scanned)(params, BATCH)
     jax.tree.map(np.testing.assert_array_equal, again, fresh)

@@ -15,7 +15,6 @@ import pytest
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.transformer import phases
 from mmduplex_jax.models.fusion.protocol import VideoStreamState
-from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.statistics import PoolCounts
 from tests import tiny
 from tests.streaming.scripted_pool import join, taken
@@ -77,7 +76,7 @@ def watch(config, params, state, first, number):
 def test_a_stream_of_days_equals_a_fresh_one_with_the_same_window(fusion):
     config = tiny.dual_stream(fusion, tied=False)
     params = tiny.init(config)
-    begun, _ = watch(config, params, LiveModel(config).init_state(params, 1), 0, BEFORE)
+    begun, _ = watch(config, params, tiny.init_state(config)(params, 1), 0, BEFORE)
     _, fresh = watch(config, params, begun, BEFORE, AFTER)
     assert len({token for token, *_ in fresh}) >= 3
     assert sum(spent for _, spent, _ in fresh) > AFTER / 2
@@ -98,7 +97,7 @@ def test_a_position_that_is_off_would_be_seen():
     """The comparison above is worth something: one step off in what the stream remembers changes its logits."""
     config = tiny.dual_stream(tied=False)
     params = tiny.init(config)
-    begun, _ = watch(config, params, LiveModel(config).init_state(params, 1), 0, BEFORE)
+    begun, _ = watch(config, params, tiny.init_state(config)(params, 1), 0, BEFORE)
     moved = later(config, begun, 100_000)
     # Keys as they were turned at the beginning.
     unturned = moved.fusion.projected.replace(layers=begun.fusion.projected.layers)

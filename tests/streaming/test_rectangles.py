@@ -55,8 +55,8 @@ def test_a_stream_equals_its_clip():
     slots = np.random.default_rng(1).integers(0, tiny.VOCAB - 1, (BATCH, 2 * TICKS)).astype(np.int32)
     delay = np.array([0, 3], np.int32)
     expected = np.asarray(tiny.offline(config())(params(), frames, np.asarray(shifted(slots, tiny.START)), delay))
-    live, active = LiveModel(config()), np.ones(BATCH, bool)
-    state, step = live.init_state(params(), BATCH), tiny.live_step(config())
+    active = np.ones(BATCH, bool)
+    state, step = tiny.init_state(config())(params(), BATCH), tiny.live_step(config())
     looked = []
     for s in range(2 * TICKS):
         state, out = step(params(), state, frames[:, s // 2], active, delay, jnp.zeros(BATCH), forced=slots[:, s])

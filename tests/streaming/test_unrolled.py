@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.models.dual_stream import DualStream
-from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.unrolled import unrolled
 from tests import tiny
 
@@ -18,9 +17,8 @@ SCANNED = {"scan": True, "remat": True}
 
 def said(config, params, frames):
     """The logits of a stream, float32 `[S, V]`."""
-    live = LiveModel(config)
-    step = jax.jit(live.live_step)
-    state, logits = live.init_state(params, 1), []
+    step = tiny.live_step(config)
+    state, logits = tiny.init_state(config)(params, 1), []
     one = np.ones(1, bool)
     for frame in frames:
         for _ in range(config.clock.video_stride):

@@ -32,15 +32,21 @@ def compiled_step(module):
     return tiny.jit(lambda p, s, f, n, a: module.apply({"params": p}, s, f, n, a, method="step"))
 
 
+@functools.cache
+def initial_state(module):
+    return tiny.jit(lambda p, batch: module.apply({"params": p}, batch, method="initial_state"), static_argnums=1)
+
+
 def stream(module, params, frames, step=None):
     """All ticks through `step`: tokens as lists a row."""
     step = step or compiled_step(module)
-    state = module.apply({"params": params}, len(frames), method="initial_state")
+    state = initial_state(module)(params, len(frames))
     rows = [[] for _ in frames]
     stride = module.config.clock.video_stride
     for t in range(frames.shape[1]):
-        now = jnp.full((len(frames),), t * stride, jnp.int32)
-        state, tokens = step(params, state, frames[:, t], now, jnp.ones(len(frames), bool))
+        now = np.full(len(frames), t * stride, np.int32)
+        state, tokens = step(params, state, frames[:, t], now, np.ones(len(frames), bool))
+        tokens = jax.tree.map(np.asarray, tokens)
         for b, row in enumerate(rows):
             for m in np.flatnonzero(tokens.valid[b]):
                 row.append(
@@ -48,7 +54,7 @@ def stream(module, params, frames, step=None):
                         int(tokens.step[b, m]),
                         int(tokens.kind[b, m]),
                         tuple(tokens.centre_px[b, m].tolist()),
-                        np.asarray(tokens.values[b, m]),
+                        tokens.values[b, m],
                         int(tokens.scale[b, m]),
                     )
                 )

@@ -56,7 +56,7 @@ class Processes:
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_NUM_CPU_DEVICES": str(devices),
                 "TOY_JOB": f"{coordinator} {count} {i} {join_timeout_s} {peer_timeout_s}",
                 "TOY_STEP_S": str(step_s),
                 "TOY_BREAKS_IN": str(breaks_in),

@@ -323,7 +323,7 @@ for other in found[1:]:
 
 
 def test_every_mesh_trains_the_same_groups(repository):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     environment = os.environ | flags | {"PYTHONPATH": str(repository)}
     done = subprocess.run(
         [sys.executable, "-c", EIGHT], cwd=repository, env=environment, capture_output=True, text=True, timeout=300
