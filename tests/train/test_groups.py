@@ -188,6 +188,7 @@ def test_a_bad_gradient_of_what_is_not_trained_yet_does_no_harm():
     assert_same_bytes(seen[6].params, seen[7].params, flatten(seen[6].params))
 
 
+@pytest.mark.optimized  # the older loops fuse the two programs differently, and round in another place
 def test_a_group_from_the_first_step_at_full_rate_is_no_group():
     plain, _ = trained({}, 3)
     grouped, _ = trained(dict(layers=dict(match="stack$|down")), 3)
