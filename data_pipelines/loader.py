@@ -321,7 +321,7 @@ def _open(data: str | Path | Sequence[str | Path] | RecordSource, any_size: bool
     return joined, [range(begin, end) for begin, end in zip(joined.offsets, joined.offsets[1:])]
 
 
-def check_batches(source: RecordSource, batch_size: int, process_index: int, process_count: int) -> None:
+def check_batches(source: Sized, batch_size: int, process_index: int, process_count: int) -> None:
     """ValueError where there are no records, or a batch does not divide among the processes."""
     if len(source) == 0:
         raise ValueError("the data holds no records at all")

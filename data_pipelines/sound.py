@@ -15,7 +15,7 @@ import numpy as np
 
 from data_pipelines.audio_track import AudioFormat, AudioTrack
 from data_pipelines.dataset import open_dataset
-from data_pipelines.loader import LoaderIterator, choose_records
+from data_pipelines.loader import LoaderIterator, check_batches, choose_records
 from data_pipelines.manifest import MANIFEST_NAME, ShardError
 from data_pipelines.samples import CORRUPT
 from data_pipelines.video_source import LIBAV_ERRORS, VideoError, open_container, why
@@ -277,11 +277,7 @@ def make_sound_loader(
     Raises:
       ValueError: the batch does not divide among the processes.
     """
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"a batch of {batch_size} does not divide among {process_count} processes: set the batch size to a "
-            "multiple of their number"
-        )
+    check_batches(source, batch_size, process_index, process_count)
     parts = [range(begin, end) for begin, end in zip(source.offsets, source.offsets[1:])]
     chosen = choose_records(source, parts, seed, shuffle=True, repeat=None, weights=weights)
     pieces = chosen.map_with_index(_PieceMaker(source, seed))
