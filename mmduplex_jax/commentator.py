@@ -121,6 +121,11 @@ class Commentator:
         """How pictures were fitted to these frames in training, and are here unless another way is asked for."""
         return fit_of(self.config)
 
+    @property
+    def sample_rate_hz(self) -> int | None:
+        """Of its sound; None: it has no voice, or no codec to make its codes heard."""
+        return None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the parameters: another one after any training, whatever the model is called."""
@@ -240,6 +245,8 @@ class ModelFacts(Protocol):
     def fit(self) -> str: ...
     @property
     def tokens_per_s_max(self) -> int: ...
+    @property
+    def sample_rate_hz(self) -> int | None: ...
     @property
     def delays(self) -> Delays: ...
 

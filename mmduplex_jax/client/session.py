@@ -46,6 +46,7 @@ class RemoteCommentator:
     fit: str
     tokens_per_s_max: int
     delays: Delays
+    sample_rate_hz: int | None
 
     def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> "RemoteSession":
         """A stream on the server; ConnectionError where it refuses one."""
@@ -73,6 +74,7 @@ def remote_commentator(url: str, token: str | None, *, realtime: bool) -> Remote
         fit=fit_of(facts),
         tokens_per_s_max=facts["tokens_per_s_max"],
         delays=Delays(delay["min"], delay["max"], delay["default"]),
+        sample_rate_hz=facts.get("sample_rate_hz"),
     )
 
 

@@ -26,6 +26,7 @@ from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
 from mmduplex_jax.streaming.slot import Segment, Slot, SpentTokens, StreamHandle, StreamOutput, check_settings
+from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.statistics import PoolCounts, PoolStatistics
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
@@ -114,6 +115,7 @@ class StreamPool:
         pad_bias: float = 0.0,
         on_output: Callable[[StreamOutput], None],
         live: bool = True,
+        speaking: bool = False,
         on_end: Callable[[], None] = lambda: None,
     ) -> StreamHandle:
         """Gives a slot to a stream that begins.
@@ -125,6 +127,7 @@ class StreamPool:
             ends this stream and no other.
           live: its frames come in real time (see `StreamHandle.offer`); a stream that is not live runs as fast as the
             pool can and loses no frame.
+          speaking: it is heard: its outputs have `sound`.
           on_end: called there, once, after the last output.
 
         Raises:
@@ -140,6 +143,7 @@ class StreamPool:
                 self._policy,
                 self._counts,
                 live=live,
+                speaking=speaking,
                 delay_steps=delay_steps,
                 pad_bias=pad_bias,
                 deliver=on_output,
@@ -339,11 +343,12 @@ class StreamPool:
 
 
 class TickResult(NamedTuple):
-    """What a tick gave: words completed in its steps, its tokens, and the milliseconds of each step."""
+    """What a tick gave: words completed in its steps, its tokens, the milliseconds of each step, and their sound."""
 
     words: list[TimedWord]
     tokens: SpentTokens
     step_ms: list[float]
+    sound: tuple[SoundPiece, ...] = ()
 
 
 class Session:

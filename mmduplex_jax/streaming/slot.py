@@ -16,6 +16,7 @@ import numpy as np
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.statistics import PoolCounts
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.word_decoder import TimedWord, WordDecoder
@@ -60,6 +61,7 @@ class StreamOutput(NamedTuple):
       step: the model's step, from 0 at the last reset.
       lag_s: from the arrival of the tick's frame to this output.
       dropped_frames: of this stream, so far.
+      sound: of the step, where the stream is heard and its sound was not left out.
     """
 
     seq: int
@@ -69,6 +71,7 @@ class StreamOutput(NamedTuple):
     step: int
     lag_s: float
     dropped_frames: int
+    sound: tuple[SoundPiece, ...] = ()
 
 
 class WaitingFrame(NamedTuple):
@@ -98,6 +101,7 @@ class Slot:
       row: in the batch.
       live: whether the clock paces it and late frames are dropped.
       delay_steps, pad_bias: the model's settings from the next tick on.
+      speaking: whether it is heard.
       paused: frames are ignored.
       leaving: no frame is taken any more; it ends when none waits.
       reset_wanted: another stream begins before the next tick.
@@ -119,12 +123,14 @@ class Slot:
         counts: PoolCounts,
         *,
         live: bool,
+        speaking: bool,
         delay_steps: int,
         pad_bias: float,
         deliver: Callable[[StreamOutput], None],
         on_end: Callable[[], None],
     ):
-        self.row, self.live, self.delay_steps, self.pad_bias = row, live, delay_steps, pad_bias
+        self.row, self.live, self.speaking = row, live, speaking
+        self.delay_steps, self.pad_bias = delay_steps, pad_bias
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
         self.paused = self.leaving = self.reset_wanted = False
