@@ -10,7 +10,8 @@ tokens that a model would spend. Those need no trained model, but its config: gi
 larger than it takes are shrunk, as in training. Without --config, tokens are counted for the quick start.
 
 --html writes one page that needs no network: clips as a row of pictures, below them the words where they are spoken and
-the tokens of every tick.
+the tokens of every tick. Where it is known where things are (narrated clips, the world's look `real`), they stand in
+boxes, and each event has a picture.
 
 Exit codes: 0 done; 1 the data cannot be read; 2 flags that do not fit; 130 Ctrl-C.
 """

@@ -12,7 +12,7 @@ from data_pipelines.schema import Event, Record, Word
 from mmduplex_jax.evals.dataset_report import ClipFacts, shown_size
 from mmduplex_jax.frame_size import frame_size, size_text
 from mmduplex_jax.pages import Page, jpeg, render
-from mmduplex_jax.pages.narrated import Moment, is_narrated, moments_of, with_boxes
+from mmduplex_jax.pages.things import Moment, has_boxes, is_narrated, moments_of, with_boxes
 
 # A picture a second, this wide; words and tokens below it keep the same scale.
 _SECOND_PX = 96
@@ -44,7 +44,7 @@ class PageClip:
       tokens: int `[T', 2]` of the ticks that are shown, None where they are not counted.
       tick_s: time from a tick to the next.
       provenance: where it comes from.
-      moments: of a narrated clip, a picture of each event with the things in boxes.
+      moments: of a clip whose things have places, a picture of each event with the things in boxes.
     """
 
     facts: ClipFacts
@@ -94,8 +94,8 @@ def page_clip(record: Record, facts: ClipFacts) -> PageClip:
     shown_s = min(facts.duration_s, _SHOWN_S)
     seconds = range(max(int(np.ceil(shown_s)), 1))
     pictures = [record.frames[min(clock.tick_at(float(second)), record.num_ticks - 1)] for second in seconds]
-    if is_narrated(record.provenance):
-        pictures = [with_boxes(picture, record.provenance, second) for picture, second in zip(pictures, seconds)]
+    if has_boxes(record):
+        pictures = [with_boxes(picture, record, second) for picture, second in zip(pictures, seconds)]
     height_px, width_px = record.frame_px
     size = (_THUMBNAIL_PX, round(_THUMBNAIL_PX * height_px / width_px))
     small = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in pictures]
@@ -111,7 +111,7 @@ def page_clip(record: Record, facts: ClipFacts) -> PageClip:
         tokens=None if facts.tokens is None else facts.tokens[: clock.ticks_in(shown_s)],
         tick_s=clock.tick_s,
         provenance=record.provenance,
-        moments=moments_of(record, shown_s) if is_narrated(record.provenance) else (),
+        moments=moments_of(record, shown_s) if has_boxes(record) else (),
     )
 
 

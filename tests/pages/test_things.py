@@ -1,17 +1,18 @@
-"""A narrated clip on the page of `launch.inspect`: boxes, a picture of each event, and a box to discard it."""
+"""Clips on the page of `launch.inspect`: things in boxes, a picture of each event, a tick to discard narrated ones."""
 
 import base64
+import dataclasses
 import re
 
 import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.schema import Event, Record, Word
+from data_pipelines.schema import Event, Record, Thing, Word
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.evals.dataset_report import clip_facts
 from mmduplex_jax.pages.dataset import dataset_page, page_clip
-from mmduplex_jax.pages.narrated import moments_of, with_boxes
+from mmduplex_jax.pages.things import moments_of, with_boxes
 from tests.pages.tags import EVIL, Tags
 
 SIDE_PX = 64
@@ -42,19 +43,32 @@ def page_of(*records: Record) -> str:
 
 
 def test_boxes_are_drawn_where_and_when_things_were():
-    frame = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    drawn = with_boxes(frame, {"tracks": [TRACK]}, 1.0)
+    frame, record = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8), a_record()
+    drawn = with_boxes(frame, record, 1.0)
     assert not frame.any()
     assert tuple(drawn[40, 16]) == YELLOW
     assert tuple(drawn[48, 24]) == YELLOW
     assert not drawn[40, 24].any()
-    between = with_boxes(frame, {"tracks": [TRACK]}, 1.25)
+    between = with_boxes(frame, record, 1.25)
     assert tuple(between[40, 24]) == YELLOW
-    later = with_boxes(frame, {"tracks": [TRACK]}, 1.6)
+    later = with_boxes(frame, record, 1.6)
     assert tuple(later[40, 48]) == YELLOW
     assert not later[40, 16].any()
-    assert not with_boxes(frame, {"tracks": [TRACK]}, 2.5).any()  # it has gone
-    assert not with_boxes(frame, {}, 1.0).any()
+    assert not with_boxes(frame, record, 2.5).any()  # it has gone
+    assert not with_boxes(frame, dataclasses.replace(record, provenance={"source": "narrated"}), 1.0).any()
+
+
+def test_boxes_of_things_that_were_put_there():
+    boxes = np.zeros((19, 4), np.float32)
+    boxes[5:10] = (0.5, 0.25, 0.75, 0.5)  # top, left, bottom, right
+    record = dataclasses.replace(a_record("world"), things=(Thing("car", boxes),))
+    frame = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+    drawn = with_boxes(frame, record, CLOCK.tick_s * 7.5)
+    assert tuple(drawn[40, 16]) == YELLOW
+    assert not drawn[40, 24].any()
+    assert not with_boxes(frame, record, CLOCK.tick_s * 12.5).any()
+    assert [one.text for one in moments_of(record, shown_s=3.0)] == ["car enters", "car leaves right"]
+    assert len([one for one in Tags(page_of(record)).named("img") if one["alt"].startswith("car ")]) == 2
 
 
 def test_a_picture_of_each_event():
@@ -86,7 +100,7 @@ def test_other_clips_stay_as_they_were():
 
 
 @pytest.mark.parametrize("source", ["narrated", "folder"])
-def test_boxes_only_on_narrated_pictures(source):
+def test_boxes_only_where_places_are_known(source):
     [sheet] = [one for one in Tags(page_of(a_record(source))).named("img") if one["alt"].startswith("Pictures of")]
     data = base64.b64decode(sheet["src"].partition(",")[2])
     picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), 1), cv2.COLOR_BGR2RGB).astype(int)
