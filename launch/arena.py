@@ -1,29 +1,4 @@
-"""An arena for video commentary: people compare two commentators on the same video, side by side, names hidden."""
-
-import argparse
-import asyncio
-import contextlib
-import logging
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from mmduplex_jax.arena.board import leaderboard
-from mmduplex_jax.arena.coordination import flag_groups
-from mmduplex_jax.arena.export import export_votes
-from mmduplex_jax.arena.live import Recorder, live_servers
-from mmduplex_jax.arena.rules import ArenaLimits, review
-from mmduplex_jax.arena.server import build_arena
-from mmduplex_jax.arena.votes import VoteStore
-from mmduplex_jax.client import TOKEN_VARIABLE, read_token
-from mmduplex_jax.serving.access import Access
-from mmduplex_jax.serving.limits import add_limit_flags, limits_of
-from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
-from mmduplex_jax.serving.sockets import exit_now, listen, shown_address, stop_at_signals, tls_context
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
-
-_DESCRIPTION = """\
-An arena for video commentary: people compare two commentators on the same video, side by side, names hidden.
+"""An arena for video commentary: people compare two commentators on the same video, side by side, names hidden.
 
   DIR/videos/STEM.mp4             (.webm, .m4v, .mov, .ogv)
   DIR/contestants/NAME/STEM.vtt   what NAME said about it (.srt; .json of `launch.commentate --json`)
@@ -37,7 +12,7 @@ ratings with intervals. docs/arena.md says how pairs are chosen, what the number
 As with launch.serve, on any address but loopback it wants a token (--token_file, or MMDUPLEX_TOKEN in the environment);
 voters open https://HOST:PORT/#token=TOKEN.
 
-examples:
+Examples:
   python -m launch.arena --root=arena --port=8090
   python -m launch.arena --root=arena --live=mine=http://127.0.0.1:8080 --live=theirs=wss://example.org:8443
   python -m launch.arena --root=arena --export=votes.parquet
@@ -46,6 +21,29 @@ examples:
   python -m launch.arena --root=arena --json=-
       the leaderboard as JSON
 """
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmduplex_jax.arena.board import leaderboard
+from mmduplex_jax.arena.coordination import exclude_flagged, flag_groups
+from mmduplex_jax.arena.export import export_votes
+from mmduplex_jax.arena.live import Recorder, live_servers
+from mmduplex_jax.arena.rules import ArenaLimits, review
+from mmduplex_jax.arena.server import build_arena
+from mmduplex_jax.arena.votes import VoteStore
+from mmduplex_jax.client import TOKEN_VARIABLE, read_token
+from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.limits import add_limit_flags, limits_of
+from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
+from mmduplex_jax.serving.sockets import add_listen_flags, exit_now, listen, shown_address, stop_at_signals, tls_context
+from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, parse_args, write_json
+
 _log = logging.getLogger(__name__)
 # Votes are on the disk when they are answered; nothing else has to end.
 _DRAIN_S = 0.0
@@ -69,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def flags() -> argparse.ArgumentParser:
     """The command line."""
-    flags = command_parser("launch.arena", _DESCRIPTION)
+    flags = command_parser("launch.arena", __doc__)
     add = flags.add_argument
-    listed = lambda text: [one.strip() for one in text.split(",") if one.strip()]
     add("--root", metavar="DIR", type=Path, required=True, help="videos and commentaries, as above")
     add("--votes", metavar="FILE", type=Path, help="database of votes (default: DIR/votes.sqlite3)")
     text = "a contestant that is a launch.serve (http://, https://, ws://, wss://); may be given again"
@@ -85,14 +82,8 @@ def flags() -> argparse.ArgumentParser:
     add("--exclude_flagged", action="store_true", help=text)
     add_json_flag(flags, "instead of serving: write the leaderboard as JSON")
     text = "commentaries that say one of them tell whose they are and are left out (default: names of contestants)"
-    add("--identity_words", metavar="WORD,...", type=listed, help=text)
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8090, help="0 takes any that is free (default: %(default)s)")
-    add("--token_file", metavar="FILE", help=f"its first line is the voters' token; else {TOKEN_VARIABLE} is read")
-    add("--tls_cert", metavar="PEM", help="certificate, for https")
-    add("--tls_key", metavar="PEM", help="its key")
-    add("--allow_origins", metavar="ORIGIN,...", type=listed, default=[], help="other pages that may use the arena")
-    add("--log", choices=("json", "text"), default="text", help="how the log is written, to stderr (default: text)")
+    add("--identity_words", metavar="WORD,...", type=listed(none=True), help=text)
+    add_listen_flags(flags, token_variable=TOKEN_VARIABLE, port=8090, log="text")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     add_limit_flags(flags, ArenaLimits, "limits for everybody")
     return flags
@@ -113,17 +104,14 @@ def _run(args: argparse.Namespace) -> None:
         if args.export:
             print(f"{export_votes(store, args.export)} votes written to {args.export}")
         if args.review:
-            excluded = ", ".join(f"{number} {why}" for why, number in review(store).items())
-            print(f"voters whose votes do not count: {excluded or 'none'}", file=sys.stderr)
+            reasons = ", ".join(f"{number} {why}" for why, number in review(store).items())
+            print(f"voters whose votes do not count: {reasons or 'none'}", file=sys.stderr)
         if args.review or args.exclude_flagged or args.json is not None:
             for group in flag_groups(store):
-                who = f"{len(group.voters)} voters push {group.towards} {group.contestant}"
-                print(f"{who}: {group.as_pushed} of their {group.votes} votes on it", file=sys.stderr)
+                print(group.said, file=sys.stderr)
         if args.exclude_flagged:
-            flagged = store.flagged_voters()
-            for voter in flagged:
-                store.exclude(voter, "coordinated")
-            print(f"{len(flagged)} flagged voters do not count from now on (--review undoes it)", file=sys.stderr)
+            excluded = exclude_flagged(store)
+            print(f"{excluded} flagged voters do not count from now on (--review undoes it)", file=sys.stderr)
         if args.json is not None:
             recorder = Recorder(args.root, (), args.identity_words)
             write_json(args.json, leaderboard(store, recorder.entries().contestants, live=recorder.reports()))

