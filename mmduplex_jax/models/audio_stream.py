@@ -77,6 +77,12 @@ class AudioState(NamedTuple):
 
     codes: Int32[Array, "B H K"]
 
+    def unheard(self, active: Bool[Array, "B"]) -> "AudioState":
+        """After a step of the active rows in which nobody was heard: codes of before are no part of a later frame."""
+        silence = jnp.full_like(self.codes[:, :1], ZERO)
+        history = jnp.concatenate([self.codes[:, 1:], silence], axis=1)
+        return AudioState(jnp.where(active[:, None, None], history, self.codes))
+
 
 class Spoken(NamedTuple):
     """What a step says.

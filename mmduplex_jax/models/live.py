@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers.kv_cache import KVCache
-from mmduplex_jax.models.audio_stream import Spoken
+from mmduplex_jax.models.audio_stream import AudioState, Spoken
 from mmduplex_jax.models.dual_stream import DualStream, DualStreamConfig, LiveState
 from mmduplex_jax.tokenizer.bflow import ANCHOR, Tokens
 from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
@@ -42,6 +42,7 @@ class StepOutput(NamedTuple):
       logits: float32 `[B, V]`.
       report: the tokens of the step's tick.
       spoken: the step's sound; None where nobody speaks.
+      sound: float32 `[B, L]`, what is heard of it; None where no codec makes it heard (`streaming/sound.py`).
     """
 
     token: Int32[Array, "B"]
@@ -49,6 +50,7 @@ class StepOutput(NamedTuple):
     logits: Float[Array, "B V"]
     report: TokenReport
     spoken: Spoken | None = None
+    sound: Float[Array, "B L"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,8 @@ class LiveModel:
         else:
             token = jnp.argmax(biased, axis=-1).astype(jnp.int32)
         state = state._replace(token=jnp.where(active, token, state.token))
+        if isinstance(state.audio, AudioState) and speaking is None:
+            state = state._replace(audio=state.audio.unheard(active))
         if hidden is not None:
             sounding = (done - delay, active, speaking, forced_codes)
             state, spoken = apply(state, hidden, token, *sounding, method="sound_step")

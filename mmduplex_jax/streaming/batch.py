@@ -20,6 +20,7 @@ from jax.profiler import TraceAnnotation, annotate_function
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.slot import NO_TOKENS, Segment, Slot, SpentTokens, WaitingFrame
+from mmduplex_jax.streaming.sound import SoundPiece, SpeakingModel, SpeakingParams, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, compilations
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.word_decoder import TimedWord
@@ -27,12 +28,14 @@ from mmduplex_jax.word_decoder import TimedWord
 _log = logging.getLogger(__name__)
 # What the loop's thread does, by name in a profiler's trace; without one an annotation costs nothing to speak of.
 DISPATCH, WAIT, DELIVER = "dispatch a round", "wait for a step", "deliver a step"
+# Steps that are timed with and without sound, of a batch with a voice.
+_TIMED_STEPS = 8
 # No smaller cap than the model's own.
 UNCAPPED = 1 << 30
 
 
 class Live(Protocol):
-    """What is needed of a model: `mmduplex_jax.models.live.LiveModel` has it."""
+    """What is needed of a model: `mmduplex_jax.models.live.LiveModel` has it, and so has `SpeakingModel`."""
 
     def init_state(self, params: PyTree, batch: int) -> PyTree:
         """The state before the first step."""
@@ -52,10 +55,12 @@ class StepResult(NamedTuple):
     Attributes:
       text: int32 `[B]`, what each row said: the id of a text token or of a mark.
       report: a `TokenReport` of NumPy arrays; None where it was not asked for.
+      sound: float32 `[B, L]`; None where nobody was heard.
     """
 
     text: np.ndarray
     report: Any
+    sound: np.ndarray | None
 
     def spent_tokens(self, row: int) -> SpentTokens:
         """What a row's tick spent."""
@@ -79,7 +84,7 @@ class DispatchedStep:
 
     def __init__(self, output: Any, with_report: bool):
         self.output = output
-        self._wanted = (output.token, output.report if with_report else None)
+        self._wanted = (output.token, output.report if with_report else None, output.sound)
         for array in jax.tree.leaves(self._wanted):
             array.copy_to_host_async()
 
@@ -94,15 +99,26 @@ class DispatchedStep:
 
 
 class StreamBatch:
-    """`B` rows over one compiled step.
+    """`B` rows over one compiled step; over two where there is a voice: with sound, and without.
 
     Attributes:
       count: B.
       frame_px: height and width of the frames.
+      voice: what makes rows heard; None where nobody is.
+      sound_ratio: how many times as long a step takes with sound as without.
       compile_s: what compiling and a first run took.
     """
 
-    def __init__(self, live: Live, params: PyTree, frame_px: FrameSize, *, count: int):
+    def __init__(
+        self,
+        live: Live,
+        params: PyTree,
+        frame_px: FrameSize,
+        *,
+        count: int,
+        voice: Voice | None = None,
+        always_heard: bool = False,
+    ):
         """Compiles everything that will ever run, and runs it once on a state that is thrown away.
 
         Args:
@@ -110,8 +126,13 @@ class StreamBatch:
           params: its parameters.
           frame_px: height and width of its frames.
           count: B.
+          voice: what makes rows heard.
+          always_heard: do not compile the step without sound; where nobody speaks, the one with sound runs.
         """
-        self.count, self.frame_px = count, frame_size(frame_px)
+        self.count, self.frame_px, self.voice = count, frame_size(frame_px), voice
+        speaker = None if voice is None else SpeakingModel(live, voice.codec)
+        if voice is not None and speaker is not None:
+            live, params = speaker, SpeakingParams(params, voice.params)
         started_s = time.perf_counter()
         self._params = jax.device_put(params)
         mask = np.zeros(count, bool)
@@ -124,15 +145,30 @@ class StreamBatch:
         def step(params: PyTree, state: PyTree, frame: Any, active: Any, delay: Any, pad_bias: Any, cap: Any) -> Any:
             return live.live_step(params, state, frame, active, delay, pad_bias, cap=cap)
 
+        def heard_step(params: PyTree, state: PyTree, speaking: Any, frame: Any, *rest: Any) -> Any:
+            assert speaker is not None
+            active, delay, pad_bias, cap = rest
+            return speaker.live_step(params, state, frame, active, delay, pad_bias, cap=cap, speaking=speaking)
+
         given = (self._params, self._init(self._params))
-        compiled = jax.jit(step, donate_argnums=1)
-        self._step = compiled.lower(*given, frames, self._on_device(mask), *self._settings).compile()
+        inputs = (frames, self._on_device(mask), *self._settings)
+        self._step = self._heard_step = None
+        if voice is None or not always_heard:
+            self._step = jax.jit(step, donate_argnums=1).lower(*given, *inputs).compile()
+        if speaker is not None:
+            compiled = jax.jit(heard_step, donate_argnums=1).lower(*given, self._on_device(mask), *inputs)
+            self._heard_step = compiled.compile()
         # A row alone begins anew with the whole state.
         self._reset = None
         if count > 1:
             self._reset = jax.jit(live.reset_row, donate_argnums=1).lower(*given, np.int32(0)).compile()
         self.restart()
         self.step(frames, mask).read()
+        self.sound_ratio = 1.0
+        if voice is not None:
+            self.step(frames, mask, mask).read()
+            if self._step is not None:
+                self.sound_ratio = max(1.0, self._steps_s(frames, ~mask) / self._steps_s(frames, None))
         self.reset(~mask)
         self.restart()
         jax.block_until_ready(self.state)
@@ -159,16 +195,24 @@ class StreamBatch:
         """Starts frames, uint8 `[B, H, W, 3]`, on their way to the device; they must not be written to afterwards."""
         return jax.device_put(frames)
 
-    def step(self, frames: jax.Array, active: np.ndarray, *, with_report: bool = True) -> DispatchedStep:
+    def step(
+        self, frames: jax.Array, active: np.ndarray, speaking: np.ndarray | None = None, *, with_report: bool = True
+    ) -> DispatchedStep:
         """Dispatches one step of the rows that are active, bool `[B]`.
 
         Args:
           frames: from `send`; rows whose step begins no tick, and those that are not active, ignore theirs.
           active: which rows take part; the others' state does not change by a bit.
+          speaking: which rows are heard, bool `[B]`, where there is a voice; None: nobody, and sound costs nothing.
           with_report: whether what the tick spent will be read.
         """
-        on_device = self._on_device(active)
-        self._state, output = self._step(self._params, self._state, frames, on_device, *self._settings)
+        inputs = (frames, self._on_device(active), *self._settings)
+        if speaking is None and self._step is not None:
+            self._state, output = self._step(self._params, self._state, *inputs)
+        else:
+            assert self._heard_step is not None, "nobody speaks without a voice"
+            heard = self._on_device(np.zeros(self.count, bool) if speaking is None else speaking)
+            self._state, output = self._heard_step(self._params, self._state, heard, *inputs)
         return DispatchedStep(output, with_report)
 
     def reset(self, mask: np.ndarray) -> None:
@@ -178,6 +222,16 @@ class StreamBatch:
                 self.restart()
             else:
                 self._state = self._reset(self._params, self._state, np.int32(row))
+
+    def _steps_s(self, frames: jax.Array, speaking: np.ndarray | None) -> float:
+        """How long some steps of all rows take, at best."""
+        everybody, took_s = np.ones(self.count, bool), []
+        for _ in range(_TIMED_STEPS):
+            began_s = time.perf_counter()
+            self.step(frames, everybody, speaking).read()
+            took_s.append(time.perf_counter() - began_s)
+        # Half of them may begin a tick, and others be disturbed.
+        return float(np.median(took_s))
 
     def _on_device(self, mask: np.ndarray) -> jax.Array:
         """A mask of rows on the device; the last few are kept, since most steps have the one of the step before."""
@@ -199,6 +253,7 @@ class Participant(NamedTuple):
       frame: what it shows.
       first_step: the model's step that the round begins with.
       delay_steps, pad_bias: the model's settings.
+      speaking: whether it is to be heard.
     """
 
     slot: Slot
@@ -207,15 +262,25 @@ class Participant(NamedTuple):
     first_step: int
     delay_steps: int
     pad_bias: float
+    speaking: bool
 
 
 @dataclasses.dataclass
 class _Round:
-    """A round on the device: who takes part, the steps that were not read yet, when it began, how many were read."""
+    """A round on the device.
+
+    Attributes:
+      participants: who takes part.
+      steps: those that were not read yet.
+      began_s: when it began.
+      sound: whether those who speak are heard.
+      read: how many steps were read.
+    """
 
     participants: Sequence[Participant]
     steps: deque[DispatchedStep]
     began_s: float
+    sound: bool
     read: int = 0
 
 
@@ -258,29 +323,34 @@ class InFlight:
         return bool(self._items)
 
     @partial(annotate_function, name=DISPATCH)
-    def dispatch(self, participants: Sequence[Participant], cap: int, now_s: float) -> None:
+    def dispatch(self, participants: Sequence[Participant], cap: int, now_s: float, *, sound: bool = True) -> None:
         """Sends a round to the device; waits for nothing.
 
         Args:
           participants: who takes part, each in a row of its own.
           cap: video tokens a second at most, a stream.
           now_s: when it was chosen.
+          sound: whether those who speak are heard; else it is left out, and they are silent.
         """
         compiled = compilations()
         count = self._batch.count
         # An array of its own for every round: a CPU device reads it in place.
-        frames, active = np.zeros((count, *self._batch.frame_px, 3), np.uint8), np.zeros(count, bool)
+        frames = np.zeros((count, *self._batch.frame_px, 3), np.uint8)
+        active, speaking = np.zeros(count, bool), np.zeros(count, bool)
         for participant in participants:
             row = participant.slot.row
-            frames[row], active[row] = participant.frame.frame, True
+            frames[row], active[row], speaking[row] = participant.frame.frame, True, participant.speaking and sound
             self._delays[row], self._biases[row] = participant.delay_steps, participant.pad_bias
         settings = (self._delays.tobytes(), self._biases.tobytes(), cap)
         if settings != self._sent:
             self._sent = settings
             self._batch.configure(self._delays, self._biases, np.full(count, cap, np.int32))
         on_device = self._batch.send(frames)
-        steps = [self._batch.step(on_device, active, with_report=i == 0) for i in range(self._clock.video_stride)]
-        self._items.append(_Round(participants, deque(steps), now_s))
+        heard = speaking if speaking.any() else None
+        steps = [
+            self._batch.step(on_device, active, heard, with_report=i == 0) for i in range(self._clock.video_stride)
+        ]
+        self._items.append(_Round(participants, deque(steps), now_s, sound))
         self.rounds += 1
         with self._lock:
             self._counts.recompilations += compilations() - compiled
@@ -308,9 +378,11 @@ class InFlight:
             self._items.popleft()
             word = item.segment.decoder.flush()
             if word is not None:
-                self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0)
+                self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0, ())
                 with self._lock:
                     self._counts.words += 1
+            if item.slot.seams is not None:
+                item.slot.seams.begin_anew()
             if item.last:
                 self._close(item.slot)
             return None
@@ -337,7 +409,9 @@ class InFlight:
             tokens = result.spent_tokens(slot.row)
             words, spent = words + (word is not None), spent + tokens.number
             said = [] if word is None else [word]
-            self._deliver(slot, said, t_s, tokens, participant.first_step + item.read, lag_s)
+            step = participant.first_step + item.read
+            sound = self._sound(participant, result, step, t_s)
+            self._deliver(slot, said, t_s, tokens, step, lag_s, sound)
         with self._lock:
             self._count(item, now_s, lags_s, words, spent)
             if waited:
@@ -360,10 +434,26 @@ class InFlight:
         for slot in (*slots, *leaving):
             self._close(slot)
 
+    def _sound(self, participant: Participant, result: StepResult, step: int, t_s: float) -> tuple[SoundPiece, ...]:
+        """What is heard of a stream's step: nothing of one that does not speak, silence where sound was left out."""
+        seams = participant.slot.seams
+        if seams is None:
+            return ()
+        if not participant.speaking:
+            seams.stop()
+            return ()
+        samples = seams.joined(None if result.sound is None else result.sound[participant.slot.row])
+        return (SoundPiece(t_s + self._clock.step_s, step, samples),)
+
     def _count(self, item: _Round, now_s: float, lags_s: Sequence[float], words: int, spent: int) -> None:
         counts = self._counts
         counts.steps += 1
         counts.words += words
+        speaking = sum(participant.speaking for participant in item.participants)
+        if item.sound:
+            counts.sound_steps += speaking
+        else:
+            counts.sound_steps_left_out += speaking
         counts.step_s.add(now_s - max(item.began_s, self._done_s))
         self.lag_s = max(lags_s)
         if item.read == 0:
@@ -377,13 +467,20 @@ class InFlight:
                 counts.lag_s.add(lag_s)
 
     def _deliver(
-        self, slot: Slot, words: list[TimedWord], t_s: float, tokens: SpentTokens, step: int, lag_s: float
+        self,
+        slot: Slot,
+        words: list[TimedWord],
+        t_s: float,
+        tokens: SpentTokens,
+        step: int,
+        lag_s: float,
+        sound: tuple[SoundPiece, ...],
     ) -> None:
         """Gives an output to the listener; one that fails ends its own stream and no other."""
         if slot.error is not None:
             return
         try:
-            slot.give(words, t_s, tokens, step, lag_s)
+            slot.give(words, t_s, tokens, step, lag_s, sound)
         except Exception as error:  # noqa: BLE001  kept in `StreamHandle.error`, counted and logged
             self._fail(slot, error)
 

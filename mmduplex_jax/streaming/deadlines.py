@@ -2,8 +2,8 @@
 
 A round (a tick of every stream that has a frame) must take less time than passes between two ticks; its share of that
 time is the load. While the load is too high the pool climbs a ladder, a rung at a time: first fewer video tokens, then
-fewer ticks, then no new sessions. While it is low, and would be low on the rung below, the pool climbs down again.
-Words are never what gives way.
+no sound, then fewer ticks, then no new sessions. While it is low, and would be low on the rung below, the pool climbs
+down again. Words are never what gives way.
 """
 
 import dataclasses
@@ -17,11 +17,13 @@ class Level:
 
     Attributes:
       cap_share: of the model's cap on video tokens in a second.
+      sound: whether streams that speak are heard; else they only write.
       tick_every: of so many ticks of a stream one is looked at, the newest; the others' frames are dropped and counted.
       admits: whether new sessions may join.
     """
 
     cap_share: float = 1.0
+    sound: bool = True
     tick_every: int = 1
     admits: bool = True
 
@@ -30,9 +32,10 @@ LADDER = (
     Level(),
     Level(cap_share=0.75),
     Level(cap_share=0.5),
-    Level(cap_share=0.5, tick_every=2),
-    Level(cap_share=0.5, tick_every=2, admits=False),
-    Level(cap_share=0.5, tick_every=4, admits=False),
+    Level(cap_share=0.5, sound=False),
+    Level(cap_share=0.5, sound=False, tick_every=2),
+    Level(cap_share=0.5, sound=False, tick_every=2, admits=False),
+    Level(cap_share=0.5, sound=False, tick_every=4, admits=False),
 )
 
 
@@ -76,6 +79,7 @@ class DeadlinePolicy:
                 above.cap_share > below.cap_share
                 or above.tick_every < below.tick_every
                 or (above.admits and not below.admits)
+                or (above.sound and not below.sound)
             ):
                 raise ValueError(f"a rung may not give back what one below it took: {above} stands over {below}")
         if not 0 < self.load_low < self.load_high:
@@ -88,6 +92,11 @@ class DeadlinePolicy:
         for name in ("deadline_s", "lag_max_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be over 0, got {getattr(self, name)}")
+
+    def without_sound(self) -> "DeadlinePolicy":
+        """The policy of a pool in which nobody speaks: rungs that only take sound are left out."""
+        ladder = dict.fromkeys(dataclasses.replace(level, sound=True) for level in self.ladder)
+        return dataclasses.replace(self, ladder=tuple(ladder))
 
     def caps(self, tokens_per_s_max: int, tokens_per_s_min: int) -> tuple[int, ...]:
         """The cap on a stream's video tokens in a second, on each rung.
@@ -116,11 +125,13 @@ class Measured(NamedTuple):
       now_s: by the pool's clock; never goes back.
       round_s: how long the device and the host were busy with it; 0 where there was nothing to do.
       tick_s: from one tick of a stream to the next.
+      sound_ratio: how many times as long a round takes with sound as without.
     """
 
     now_s: float
     round_s: float
     tick_s: float
+    sound_ratio: float = 1.0
 
 
 class LoadState(NamedTuple):
@@ -154,9 +165,11 @@ def decide(policy: DeadlinePolicy, state: LoadState, measured: Measured) -> tupl
     round_s = state.round_s + (measured.round_s - state.round_s) / policy.memory_rounds
     load = lambda rung: round_s / (measured.tick_s * ladder[rung].tick_every)
     rung = state.rung
+    # Sound that comes back takes time that no round took without it.
+    sounds_again = rung and ladder[rung - 1].sound and not ladder[rung].sound
     if load(rung) > policy.load_high:
         trend = 1
-    elif rung and load(rung - 1) < policy.load_low:
+    elif rung and load(rung - 1) * (measured.sound_ratio if sounds_again else 1.0) < policy.load_low:
         # Asked of the rung below: where the load is low only because there are fewer ticks, it stays.
         trend = -1
     else:

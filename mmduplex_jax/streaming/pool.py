@@ -25,8 +25,16 @@ from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
-from mmduplex_jax.streaming.slot import Segment, Slot, SpentTokens, StreamHandle, StreamOutput, check_settings
-from mmduplex_jax.streaming.sound import SoundPiece
+from mmduplex_jax.streaming.slot import (
+    Segment,
+    Slot,
+    SpentTokens,
+    StreamHandle,
+    StreamOutput,
+    check_settings,
+    check_voice,
+)
+from mmduplex_jax.streaming.sound import Seams, SoundPiece, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, PoolStatistics
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
@@ -71,6 +79,8 @@ class StreamPool:
         tokens_per_s_max: int,
         tokens_per_s_min: int = 1,
         ahead: int = 1,
+        voice: Voice | None = None,
+        always_heard: bool = False,
         now: Callable[[], float] = time.monotonic,
     ):
         """Compiles everything that will ever run.
@@ -86,15 +96,20 @@ class StreamPool:
           tokens_per_s_max: the model's cap on video tokens a second, of which the policy takes a share.
           tokens_per_s_min: the least that a rung of the policy may leave (`DeadlinePolicy.caps`).
           ahead: rounds that are dispatched before the oldest one's results are read; 0 waits for each.
+          voice: what makes streams heard that ask for it; without one nobody is, and rungs of the policy that only take
+            sound are left out.
+          always_heard: every stream speaks (see `StreamBatch`).
           now: the clock on the wall, in seconds; never goes back.
         """
         if slots < 1:
             raise ValueError(f"a pool needs at least 1 slot, got {slots}")
         if ahead < 0:
             raise ValueError(f"ahead must not be negative, got {ahead}")
+        policy = policy if voice else policy.without_sound()
         self._tokenizer, self._clock, self._policy, self._now = tokenizer, clock, policy, now
         self._caps, self._ahead = policy.caps(tokens_per_s_max, tokens_per_s_min), ahead
-        self._batch = StreamBatch(live, params, frame_px, count=slots)
+        self._voice = voice
+        self._batch = StreamBatch(live, params, frame_px, count=slots, voice=voice, always_heard=always_heard)
         self._changed = threading.Condition()
         self._counts = PoolCounts()
         self._in_flight = InFlight(self._batch, clock, self._counts, self._changed, now, policy.deadline_s)
@@ -127,13 +142,16 @@ class StreamPool:
             ends this stream and no other.
           live: its frames come in real time (see `StreamHandle.offer`); a stream that is not live runs as fast as the
             pool can and loses no frame.
-          speaking: it is heard: its outputs have `sound`.
+          speaking: it is heard: its outputs have `sound`, in a pool with a voice.
           on_end: called there, once, after the last output.
 
         Raises:
           PoolFull: there is no slot now; its `reason` says why.
+          ValueError: a setting that cannot be.
         """
         check_settings(delay_steps, pad_bias)
+        seams = None if self._voice is None else Seams(self._voice)
+        check_voice(speaking, seams)
         with self._changed:
             self._admit()
             slot = Slot(
@@ -144,6 +162,7 @@ class StreamPool:
                 self._counts,
                 live=live,
                 speaking=speaking,
+                seams=seams,
                 delay_steps=delay_steps,
                 pad_bias=pad_bias,
                 deliver=on_output,
@@ -201,6 +220,7 @@ class StreamPool:
     def statistics(self) -> PoolStatistics:
         """The pool's numbers now."""
         with self._changed:
+            speaking = sum(slot.speaking for slot in self._slots.values())
             return PoolStatistics(
                 sessions=len(self._slots),
                 slots=self._batch.count,
@@ -211,6 +231,8 @@ class StreamPool:
                 tokens_per_s=self._counts.token_rate.per_s(self._now()),
                 compile_s=self._batch.compile_s,
                 counts=copy.deepcopy(self._counts),
+                speaking=speaking,
+                unheard=0 if self._policy.ladder[self._load.rung].sound else speaking,
             )
 
     # The loop.
@@ -231,7 +253,8 @@ class StreamPool:
             if endings:
                 self._in_flight.end(endings)
             if participants:
-                self._in_flight.dispatch(participants, self._caps[self._load.rung], now_s)
+                rung = self._load.rung
+                self._in_flight.dispatch(participants, self._caps[rung], now_s, sound=self._policy.ladder[rung].sound)
         # With one more round on the device than may be ahead, or with nothing to send, results are what to wait for.
         if self._in_flight and (self._in_flight.rounds > self._ahead or not participants):
             busy_s = self._in_flight.collect()
@@ -294,14 +317,15 @@ class StreamPool:
             if slot.ready_s() <= now_s:
                 frame = slot.take(now_s, self._policy.ladder[self._load.rung].tick_every)
                 segment = slot.segment
-                participants.append(Participant(slot, segment, frame, segment.steps, slot.delay_steps, slot.pad_bias))
+                settings = (slot.delay_steps, slot.pad_bias, slot.speaking)
+                participants.append(Participant(slot, segment, frame, segment.steps, *settings))
                 segment.steps += self._clock.video_stride
         return participants
 
     def _decide(self, busy_s: float) -> None:
         """Lets the policy see a round, or that there was none."""
         before, self._decided_s = self._load.rung, self._now()
-        measured = Measured(self._decided_s, busy_s, self._clock.tick_s)
+        measured = Measured(self._decided_s, busy_s, self._clock.tick_s, self._batch.sound_ratio)
         with self._changed:
             self._load, level = decide(self._policy, self._load, measured)
         if self._load.rung != before:
@@ -355,6 +379,7 @@ class Session:
     """One stream at a time in a pool of its own, in the caller's thread: a tick's frame goes in, its words come out.
 
     Attributes:
+      speaking: whether its ticks give sound.
       error: None: its model is here, and cannot be lost at the end (see `runtime.Watching`).
     """
 
@@ -370,6 +395,7 @@ class Session:
         *,
         delay_steps: int,
         pad_bias: float = 0.0,
+        voice: Voice | None = None,
     ):
         """Compiles the step.
 
@@ -381,15 +407,19 @@ class Session:
           frame_px: height and width of its frames.
           delay_steps: how far the words run behind the picture.
           pad_bias: added to silence's logit; more is quieter.
+          voice: what makes it heard: with one, ticks give sound too.
         """
-        self.clock, self.frame_px = clock, frame_size(frame_px)
+        self.clock, self.frame_px, self.speaking = clock, frame_size(frame_px), voice is not None
         policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
         self._pool = StreamPool(
-            live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED
-        )
+            live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED, voice=voice,
+            always_heard=True,
+        )  # fmt: skip
         self._outputs: list[tuple[float, StreamOutput]] = []
         collect = lambda output: self._outputs.append((time.perf_counter(), output))
-        self._handle = self._pool.join(delay_steps=delay_steps, pad_bias=pad_bias, on_output=collect, live=False)
+        self._handle = self._pool.join(
+            delay_steps=delay_steps, pad_bias=pad_bias, on_output=collect, live=False, speaking=self.speaking
+        )
 
     @property
     def compile_s(self) -> float:
@@ -414,7 +444,9 @@ class Session:
         done_s, outputs = zip(*self._run())
         # All steps are dispatched before the first is read; a step's time is from the one before it.
         step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s), done_s)]
-        return TickResult([word for output in outputs for word in output.words], outputs[0].tokens, step_ms)
+        words = [word for output in outputs for word in output.words]
+        sound = tuple(piece for output in outputs for piece in output.sound)
+        return TickResult(words, outputs[0].tokens, step_ms, sound)
 
     def finish(self) -> list[TimedWord]:
         """The word that was being said when the stream ended, if any; the next tick begins another stream."""

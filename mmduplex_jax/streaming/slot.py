@@ -16,7 +16,7 @@ import numpy as np
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
-from mmduplex_jax.streaming.sound import SoundPiece
+from mmduplex_jax.streaming.sound import Seams, SoundPiece
 from mmduplex_jax.streaming.statistics import PoolCounts
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.word_decoder import TimedWord, WordDecoder
@@ -61,7 +61,7 @@ class StreamOutput(NamedTuple):
       step: the model's step, from 0 at the last reset.
       lag_s: from the arrival of the tick's frame to this output.
       dropped_frames: of this stream, so far.
-      sound: of the step, where the stream is heard and its sound was not left out.
+      sound: of the step, where the stream speaks: one piece, of silence where nothing is heard or it was left out.
     """
 
     seq: int
@@ -101,7 +101,8 @@ class Slot:
       row: in the batch.
       live: whether the clock paces it and late frames are dropped.
       delay_steps, pad_bias: the model's settings from the next tick on.
-      speaking: whether it is heard.
+      speaking: whether it is heard, from the next tick on.
+      seams: joins the pieces of its sound; None in a pool without a voice.
       paused: frames are ignored.
       leaving: no frame is taken any more; it ends when none waits.
       reset_wanted: another stream begins before the next tick.
@@ -124,12 +125,13 @@ class Slot:
         *,
         live: bool,
         speaking: bool,
+        seams: Seams | None,
         delay_steps: int,
         pad_bias: float,
         deliver: Callable[[StreamOutput], None],
         on_end: Callable[[], None],
     ):
-        self.row, self.live, self.speaking = row, live, speaking
+        self.row, self.live, self.speaking, self.seams = row, live, speaking, seams
         self.delay_steps, self.pad_bias = delay_steps, pad_bias
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
@@ -179,9 +181,17 @@ class Slot:
         before, self.segment, self.reset_wanted = self.segment, Segment(self._tokenizer), False
         return before
 
-    def give(self, words: list[TimedWord], t_video_s: float, tokens: SpentTokens, step: int, lag_s: float) -> None:
+    def give(
+        self,
+        words: list[TimedWord],
+        t_video_s: float,
+        tokens: SpentTokens,
+        step: int,
+        lag_s: float,
+        sound: tuple[SoundPiece, ...],
+    ) -> None:
         """Hands an output to the listener; raises what that raises."""
-        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped)
+        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped, sound)
         self._seq += 1
         self._deliver(output)
 
@@ -261,11 +271,16 @@ class StreamHandle:
             slot.last_t_s, slot.reset_wanted = -math.inf, True
             self._changed.notify()
 
-    def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
-        """Sets the delay or the bias from the next tick on; ValueError for what cannot be."""
+    def configure(
+        self, *, delay_steps: int | None = None, pad_bias: float | None = None, speaking: bool | None = None
+    ) -> None:
+        """Sets the delay, the bias, or whether it is heard, from the next tick on; ValueError for what cannot be."""
         check_settings(delay_steps, pad_bias)
         with self._changed:
             slot = self._running()
+            if speaking is not None:
+                check_voice(speaking, slot.seams)
+                slot.speaking = speaking
             slot.delay_steps = slot.delay_steps if delay_steps is None else delay_steps
             slot.pad_bias = slot.pad_bias if pad_bias is None else pad_bias
 
@@ -307,6 +322,12 @@ def check_settings(delay_steps: int | None, pad_bias: float | None) -> None:
         raise ValueError(f"delay_steps must not be negative, got {delay_steps}")
     if pad_bias is not None and not math.isfinite(pad_bias):
         raise ValueError(f"pad_bias must be finite, got {pad_bias}")
+
+
+def check_voice(speaking: bool, seams: Seams | None) -> None:
+    """Raises ValueError for a stream that is to be heard in a pool without a voice."""
+    if speaking and seams is None:
+        raise ValueError("this pool has no voice: its model does not speak, or has no codec")
 
 
 def check_frame(frame: np.ndarray, frame_px: FrameSize) -> None:

@@ -95,6 +95,8 @@ class PoolCounts:
       rounds, steps: of the whole batch.
       ticks: of all streams.
       words, tokens: of all streams.
+      sound_steps: steps of streams that speak, whose sound was made.
+      sound_steps_left_out: those whose sound was left out, since the machine was too slow.
       dropped_frames: frames that were not looked at, because they came too late or too fast.
       missed_deadlines: ticks whose results came after the policy's deadline.
       overlapped_waits: how often the loop waited for the device while that had more to do.
@@ -115,6 +117,8 @@ class PoolCounts:
     ticks: int = 0
     words: int = 0
     tokens: int = 0
+    sound_steps: int = 0
+    sound_steps_left_out: int = 0
     dropped_frames: int = 0
     missed_deadlines: int = 0
     overlapped_waits: int = 0
@@ -138,6 +142,8 @@ class PoolStatistics(NamedTuple):
       tokens_per_s: video tokens, all streams, over the last ten seconds.
       compile_s: what construction compiled for.
       counts: everything since construction; a copy.
+      speaking: streams that ask to be heard.
+      unheard: those of them whose sound is left out now.
     """
 
     sessions: int
@@ -149,6 +155,8 @@ class PoolStatistics(NamedTuple):
     tokens_per_s: float
     compile_s: float
     counts: PoolCounts
+    speaking: int = 0
+    unheard: int = 0
 
     @property
     def dropped_frames(self) -> int:

@@ -46,9 +46,17 @@ def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualS
     tokenizer_config = dataclasses.replace(
         config.tokenizer, event=flat(event), anchor=anchor, flow=flow, dtype="float32"
     )
+    audio = config.audio
+    if audio is not None:
+        audio = dataclasses.replace(audio, depth=dataclasses.replace(audio.depth, remat=False, dtype="float32"))
     memory = None if config.memory is None else dataclasses.replace(config.memory, dtype="float32")
     config = dataclasses.replace(
-        config, tokenizer=tokenizer_config, text=flat(config.text), video=flat(config.video), memory=memory
+        config,
+        tokenizer=tokenizer_config,
+        text=flat(config.text),
+        video=flat(config.video),
+        memory=memory,
+        audio=audio,
     )
     return config, params
 

@@ -36,10 +36,11 @@ def run(policy, took_s, state=BEGINNING, start_s=0.0, gap_s=TICK_S):
 
 
 def test_the_order_of_what_gives_way():
-    """First tokens, then ticks, then new sessions."""
+    """First tokens, then sound, then ticks, then new sessions."""
     first = lambda gave: next(i for i, level in enumerate(LADDER) if gave(level))
     assert (
         first(lambda level: level.cap_share < 1)
+        < first(lambda level: not level.sound)
         < first(lambda level: level.tick_every > 1)
         < first(lambda level: not level.admits)
     )
@@ -118,7 +119,29 @@ def test_low_only_because_of_fewer_ticks_is_not_low():
 def test_times_of_climbing_by_hand():
     """Rounds of 0.5 s: over from the first average on, then a rung every 0.5 s."""
     rungs = [state.rung for _, state in run(dataclasses.replace(POLICY, memory_rounds=1), [0.5] * 8)]
-    assert rungs == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert rungs == [0, 1, 2, 3, 4, 5, 6, 6]
+
+
+def test_sound_comes_back_only_where_there_is_time_for_it():
+    """Half a tick without it, and as much again with it: going back would bring it over again."""
+    rung = next(i for i, level in enumerate(LADDER) if not level.sound)
+
+    def rungs(sound_ratio):
+        state, seen = LoadState(rung=rung, round_s=0.5 * TICK_S), set()
+        for number in range(200):
+            state, _ = decide(POLICY, state, Measured(number * TICK_S, 0.5 * TICK_S, TICK_S, sound_ratio))
+            seen.add(state.rung)
+        return seen
+
+    assert rungs(2.0) == {rung}
+    assert min(rungs(1.1)) == 0
+
+
+def test_where_nobody_speaks_there_is_no_rung_that_only_takes_sound():
+    silent = POLICY.without_sound()
+    assert all(level.sound for level in silent.ladder)
+    assert len(silent.ladder) == len(LADDER) - 1
+    assert [level.cap_share for level in silent.ladder] == [1.0, 0.75, 0.5, 0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +151,7 @@ def test_times_of_climbing_by_hand():
         (dict(ladder=(Level(cap_share=0.5),)), "first rung"),
         (dict(ladder=(Level(), Level(tick_every=2), Level())), "give back"),
         (dict(ladder=(Level(), Level(admits=False), Level(cap_share=0.5))), "give back"),
+        (dict(ladder=(Level(), Level(sound=False), Level(cap_share=0.5))), "give back"),
         (dict(ladder=(Level(), Level(cap_share=0.0))), "cap_share"),
         (dict(load_low=0.9), "load_low"),
         (dict(memory_rounds=0.5), "memory_rounds"),

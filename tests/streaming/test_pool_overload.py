@@ -10,7 +10,7 @@ from tests.streaming.scripted_pool import FakeClock, frame, join, make_pool, run
 from tests.streaming.scripted_stream import CLOCK, ScriptedLive, script
 
 TICK_S = CLOCK.tick_s
-POLICY = DeadlinePolicy()
+POLICY = DeadlinePolicy().without_sound()
 
 
 class Machine:
