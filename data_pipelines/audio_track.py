@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.video_source import LIBAV_ERRORS, Video, VideoError, may_restart, open_container, why
 
-FORMATS = ("opus", "pcm")
+FORMATS = ("opus", "flac", "pcm")
 _OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
 # Decoders of sound need what comes before; files interleave sound and picture by up to a second or so.
 _WARM_UP_S = 0.5
@@ -30,7 +30,7 @@ class AudioFormat:
     """How sound is kept: mono.
 
     Attributes:
-      format: "opus" (in Ogg) or "pcm" (16 bits, in WAV).
+      format: "opus" (in Ogg), "flac" (loses nothing, and silence costs nothing) or "pcm" (16 bits, in WAV).
       rate_hz: samples a second; Opus knows 8000, 12000, 16000, 24000 and 48000.
       bitrate_kbps: of Opus.
     """
@@ -205,10 +205,12 @@ def encode_audio(samples: np.ndarray, audio: AudioFormat) -> bytes:
             wav.setframerate(audio.rate_hz)
             wav.writeframes(samples.astype("<i2").tobytes())
         return file.getvalue()
+    container_format, codec = ("ogg", "libopus") if audio.format == "opus" else ("flac", "flac")
     # Without "bitexact" each Ogg stream gets a number by chance.
-    with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libopus", rate=audio.rate_hz, layout="mono")
-        stream.bit_rate = audio.bitrate_kbps * 1000
+    with av.open(file, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream(codec, rate=audio.rate_hz, layout="mono")
+        if audio.format == "opus":
+            stream.bit_rate = audio.bitrate_kbps * 1000
         for packet in (*stream.encode(_frame(samples, audio.rate_hz)), *stream.encode(None)):
             container.mux(packet)
     return file.getvalue()

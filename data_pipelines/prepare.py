@@ -72,7 +72,8 @@ def prepare(
         return write_shards(
             source,
             directory,
-            config=json.loads(json.dumps(config)),
+            # What of `speech` decides the sound, the source says; where a program lies does not.
+            config=json.loads(json.dumps({name: value for name, value in config.items() if name != "speech"})),
             units_per_shard=units_per_shard,
             image=ImageFormat(config["image"]["format"], config["image"]["quality"]),
             workers=workers,

@@ -13,6 +13,8 @@ Without one a video is rejected, unless `--config.keep_without_words=True`.
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for a folder of videos."""
@@ -39,6 +41,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})  # or "pcm"
+    config.speech = shared.speech()
     # What moved, for `launch.inspect` and for choosing clips; training computes its own. 1 kB a frame.
     config.motion = ConfigDict({"keep": True, "plane_px": (32, 32), "search_radius": 3})
     config.license = ""

@@ -13,6 +13,8 @@ scored on cameras that it has not seen has one regular expression in two places:
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for labelled videos."""
@@ -39,6 +41,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
+    config.speech = shared.speech()
     config.motion = ConfigDict({"keep": False, "plane_px": (32, 32), "search_radius": 3})  # or frames cannot be flipped
     config.license = ""
     config.duplicates = "hash"

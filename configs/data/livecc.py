@@ -18,6 +18,8 @@ over subtitle lines and may be a second off, which "line" records.
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for Live-CC files."""
@@ -49,6 +51,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
+    config.speech = shared.speech()
     config.motion = ConfigDict({"keep": True, "plane_px": (64, 64), "search_radius": 5})
     config.license = ""  # the lines name none; their videos have each their own
     # "hash" rejects a line that says the same words of the same stretch as an earlier one. It reads all lines first,

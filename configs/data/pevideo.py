@@ -17,6 +17,8 @@ a person; `--config.captions="('human',)"` takes these only and counts the rest 
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for PE-Video."""
@@ -45,6 +47,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.audio = ConfigDict({"keep": False, "format": "opus", "rate_hz": 24000, "bitrate_kbps": 32})
+    config.speech = shared.speech()
     config.motion = ConfigDict({"keep": True, "plane_px": (64, 64), "search_radius": 5})
     config.license = ""  # what the publishers' card says when you fetch the tars
     # "hash" rejects a video with the same bytes as an earlier one. It reads the headers of all tars first, and the

@@ -12,6 +12,8 @@ different seeds), `--config.frame_px=96`. Several looks are several runs into se
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for the built-in world."""
@@ -26,6 +28,7 @@ def get_config() -> ConfigDict:
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     # JPEG with chroma at full resolution; "webp" is smaller and slower, "png" and "raw" lose nothing and are larger.
     config.image = ConfigDict({"format": "jpeg", "quality": 92})
+    config.speech = shared.speech()
 
     # What the look would choose; None leaves it. Any other field of `Dynamics` or `Appearance` in
     # data_pipelines/world/config.py may be added in a configuration of your own.

@@ -15,6 +15,8 @@ be judged on them.
 
 from ml_collections import ConfigDict, config_dict
 
+from configs import shared
+
 
 def get_config() -> ConfigDict:
     """The configuration of `launch.prepare` for real things over real backgrounds."""
@@ -29,6 +31,7 @@ def get_config() -> ConfigDict:
     config.clock = ConfigDict({"step_hz": 12.5, "video_stride": 2})
     # What a camera's codec has left needs no more.
     config.image = ConfigDict({"format": "jpeg", "quality": 80})
+    config.speech = shared.speech()
 
     config.world = ConfigDict()
     config.world.pack = config_dict.placeholder(str)

@@ -28,6 +28,9 @@ TIME_MAP = "X-TIMESTAMP-MAP that fits no clock of the video, left out"
 TOO_FAST = "more happens than can be said, left out"
 UNSAYABLE = "labels without a word for a part of them, said without it or left out"
 AFTER_END = "labels after the video's end, left out"
+FASTER_SPEECH = "words said faster than the voice speaks by itself"
+CUT_SPEECH = "words cut off, since the voice takes longer than there is time"
+UNSAID = "words of which the voice says nothing"
 
 NOTES = (
     BROKEN_CUE,
@@ -41,6 +44,9 @@ NOTES = (
     TOO_FAST,
     UNSAYABLE,
     AFTER_END,
+    FASTER_SPEECH,
+    CUT_SPEECH,
+    UNSAID,
 )
 
 CAUSES = (

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data_pipelines.sources import Source
+from data_pipelines.speech.spoken import spoken
 
 # Names of modules and of what makes the source of a configuration in them, so that who reads one kind of data needs the
 # packages of no other. The first line of a module's docstring is its help.
@@ -22,7 +23,7 @@ SOURCES: dict[str, str] = {
 
 
 def source_of(config: Mapping[str, Any]) -> Source:
-    """The source that `config["source"]` names.
+    """The source that `config["source"]` names, spoken by the voice that `config["speech"]` names, if it names one.
 
     Args:
       config: the configuration as plain values.
@@ -33,7 +34,7 @@ def source_of(config: Mapping[str, Any]) -> Source:
     """
     module, name = _place_of(config["source"])
     make: Callable[[Mapping[str, Any]], Source] = getattr(importlib.import_module(module), name)
-    return make(config)
+    return spoken(make(config), config)
 
 
 def description_of(name: str) -> str:
