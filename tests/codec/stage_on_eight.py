@@ -1,6 +1,6 @@
 """A program: the small model of stage `codec`, three steps on one device and on eight fake ones, as JSON.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.codec.stage_on_eight
+JAX_NUM_CPU_DEVICES=8 python -m tests.codec.stage_on_eight
 """
 
 import json

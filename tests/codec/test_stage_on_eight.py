@@ -9,7 +9,7 @@ import numpy as np
 
 
 def test_codebooks_move_alike_on_every_mesh(repository):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.codec.stage_on_eight"]
     done = subprocess.run(command, cwd=repository, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
