@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, hdrs, web
@@ -25,6 +26,7 @@ from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollecto
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
 from mmduplex_jax.serving.session import public_facts
 from mmduplex_jax.serving.sessions import Sessions
+from mmduplex_jax.serving.sound import SoundQueue
 from mmduplex_jax.serving.sources import Sources, WorldClips
 from mmduplex_jax.serving.webrtc import Peers, WebRtcRefused
 from mmduplex_jax.streaming.pool import StreamPool
@@ -35,6 +37,9 @@ _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
 _POOL = web.AppKey("pool", StreamPool)
 
+# So much that is sent may wait on this machine for a slow client: about a second of sound. What waits in buffers cannot
+# give way any more, and words that come after it wait behind it.
+_UNSENT_BYTES = 16 << 10
 # A client that does not answer a ping within half of this is gone.
 _HEARTBEAT_S = 20.0
 # The page needs no token: it is public, holds no secret, and asks for the token itself.
@@ -107,6 +112,8 @@ def build_app(
 class _Socket:
     """A WebSocket as a wire."""
 
+    track: SoundQueue | None = None
+
     def __init__(self, socket: web.WebSocketResponse):
         self._socket = socket
 
@@ -121,11 +128,14 @@ class _Socket:
             raise ProtocolError("bad_message", f"the WebSocket broke: {message.data}")
         raise WireGone("the WebSocket was closed")
 
-    async def send(self, text: str) -> None:
+    async def send(self, message: str | bytes) -> None:
         if self._socket.closed:
             raise WireGone("the WebSocket is closed")
         try:
-            await self._socket.send_str(text)
+            if isinstance(message, bytes):
+                await self._socket.send_bytes(message)
+            else:
+                await self._socket.send_str(message)
         except (ConnectionError, RuntimeError) as error:
             raise WireGone(str(error)) from error
 
@@ -136,17 +146,30 @@ class _Socket:
 
 async def _stream(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
-    socket = web.WebSocketResponse(
+    response = web.WebSocketResponse(
         protocols=(SUBPROTOCOL,),
         heartbeat=_HEARTBEAT_S,
         # Pictures are compressed already, and a small message must not unpack to a large one.
         compress=False,
         max_msg_size=sessions.limits.message_bytes,
         timeout=2.0,
+        # Each message waits until the buffers have room for it.
+        writer_limit=0,
     )
-    await socket.prepare(request)
-    await converse(_Socket(socket), sessions)
-    return socket
+    await response.prepare(request)
+    _bound_unsent(request.transport)
+    await converse(_Socket(response), sessions)
+    return response
+
+
+def _bound_unsent(transport: asyncio.Transport | None) -> None:
+    """Lets little wait in the buffers of this process and of the system (where that can be bounded: Linux, macOS)."""
+    if transport is None:
+        return
+    transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+    connected = transport.get_extra_info("socket")
+    if connected is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 async def _webrtc(request: web.Request) -> web.StreamResponse:

@@ -30,9 +30,11 @@ from mmduplex_jax.serving.protocol import (
     event_reply,
     parse_frame,
     parse_text,
+    sound_bytes,
 )
 from mmduplex_jax.serving.session import Session, WordsGone, public_facts
 from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
+from mmduplex_jax.serving.sound import SoundEncoder, SoundQueue
 from mmduplex_jax.streaming.captions import CueGrouper, vtt_cue
 from mmduplex_jax.streaming.sentences import PAUSE_S
 from mmduplex_jax.word_decoder import TimedWord
@@ -50,12 +52,18 @@ class WireGone(Exception):
 
 
 class Wire(Protocol):
-    """What carries messages: a WebSocket or a data channel."""
+    """What carries messages: a WebSocket or a data channel.
+
+    Attributes:
+      track: where sound goes that is not sent as messages; None where it has no track for it.
+    """
+
+    track: SoundQueue | None
 
     async def receive(self) -> str | bytes:
         """The next message; WireGone when there will be none, ProtocolError for one that is too large."""
 
-    async def send(self, text: str) -> None:
+    async def send(self, message: str | bytes) -> None:
         """Returns when the message is on its way and the next may be given; WireGone."""
 
     async def close(self, code: int, reason: str) -> None:
@@ -95,7 +103,7 @@ async def _accept_hello(wire: Wire, sessions: Sessions) -> Opened:
         raise ProtocolError("hello_missing", f"no hello came within {sessions.limits.hello_s:g} s") from None
     if not isinstance(hello, Hello):
         raise ProtocolError("hello_missing", "the first message must be a hello")
-    return await sessions.open(hello)
+    return await sessions.open(hello, has_track=wire.track is not None)
 
 
 def _read(data: str | bytes, sessions: Sessions) -> Message:
@@ -121,12 +129,22 @@ class _Connection:
         self._wire, self._sessions, self._limits = wire, sessions, sessions.limits
         self._session: Session = opened.session
         self._opened, self._seq = opened, opened.seq
+        self._sound: SoundQueue | None = None
+        self._encoder: SoundEncoder | None = None
+        if opened.sound == "track":
+            self._sound = wire.track
+        elif opened.sound is not None:
+            facts = sessions.facts
+            assert facts.sample_rate_hz is not None
+            self._sound = SoundQueue(facts.sample_rate_hz, facts.clock, self._limits.sound_s)
+            self._encoder = SoundEncoder(opened.sound, facts.sample_rate_hz, facts.clock)
         self._messages = Bucket(self._limits.messages_hz, self._limits.messages_hz * _MESSAGES_BURST_S)
 
     async def run(self) -> tuple[str, str]:
         """Serves until the end; returns its reason and message. The session is detached or ended by then."""
         session = self._session
         attachment = self._sessions.attach(session)
+        session.hear(self._sound)
         reading = asyncio.create_task(self._receive(), name=f"receive {session.id}")
         sending = asyncio.create_task(self._send_replies(attachment), name=f"send {session.id}")
         try:
@@ -144,6 +162,7 @@ class _Connection:
             for task in (reading, sending):
                 task.cancel()
             await asyncio.gather(reading, sending, return_exceptions=True)
+            session.stop_hearing(self._sound)
             self._sessions.detach(attachment)
 
     async def _receive(self) -> None:
@@ -186,6 +205,9 @@ class _Connection:
                     self._seq = word.seq
                 for reply in replies:
                     await self._send(reply)
+                if await self._send_sound():
+                    # Words that came meanwhile go before the next piece.
+                    continue
                 if ended is not None:
                     await self._bye(*ended)
                     self._sessions.forget(session)
@@ -205,10 +227,28 @@ class _Connection:
     async def _bye(self, reason: str, message: str) -> None:
         await self._send(bye_reply(reason, message, seq=self._session.words.seq))
 
+    async def _send_sound(self) -> bool:
+        """Sends the oldest piece of sound that waits, where it goes by messages; whether there was one."""
+        if self._encoder is None or self._sound is None:
+            return False
+        queued = self._session.take_sound(self._sound)
+        if queued is None:
+            return False
+        # (Opus takes a millisecond, in which others' words need not wait.)
+        if self._opened.sound == "opus":
+            sound = await asyncio.to_thread(self._encoder.encode, queued)
+        else:
+            sound = self._encoder.encode(queued)
+        await self._send_message(sound_bytes(sound))
+        return True
+
     async def _send(self, reply: Reply) -> None:
+        await self._send_message(encode_reply(reply))
+
+    async def _send_message(self, message: str | bytes) -> None:
         try:
             async with asyncio.timeout(self._limits.send_s):
-                await self._wire.send(encode_reply(reply))
+                await self._wire.send(message)
         except TimeoutError:
             self._sessions.counters.refused.labels("slow_reader").inc()
             raise WireGone(f"the client did not read for {self._limits.send_s:g} s") from None
@@ -230,6 +270,7 @@ class _Connection:
             "mode": session.config.mode,
             "fit": session.fit,
             "delay_steps": {"now": session.delay_steps, "min": facts.delays.least, "max": facts.delays.most},
+            "sound": opened.sound,
             "pad_bias": {"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
             "limits": {name: limits[name] for name in _PUBLISHED_LIMITS},
         }

@@ -60,6 +60,9 @@ class Limits(Bounds):
     )
     send_s: float = limit(10.0, "how long a client may take to read what is sent to it")
     replay_words: int = limit(4096, "words kept for a client that comes back, and for a slow reader")
+    sound_s: float = limit(
+        0.5, "sound that waits for a client that does not take it; the oldest is left out beyond it, a file's waits"
+    )
     feeds: int = limit(8, "readers of one stream's words beside its client")
     gap_s: float = limit(2.0, "a picture is repeated over a gap of at most this long; a longer gap is jumped over")
 

@@ -141,6 +141,10 @@ class Counters:
         self.frames = counter("frames_received", "Pictures that clients sent.")
         self.bad_frames = counter("bad_frames", "Pictures that did not decode or were too large.")
         self.words = counter("words", "Words of all streams.")
+        self.sound_steps = counter("sound_steps", "Steps of sound that were made.")
+        self.sound_left_out = counter(
+            "sound_left_out_steps", "Steps whose sound gave way, to the load or to a slow client's words.", "reason"
+        )
         self.connections = Gauge("mmduplex_connections", "Open connections with a stream.", registry=self.registry)
 
     def text(self) -> bytes:

@@ -20,6 +20,8 @@ BEARER_SUBPROTOCOL = "mmduplex.bearer."
 
 MODES = ("live", "file")
 FITS = ("crop", "pad")
+# How sound comes: as binary messages of either codec, or on the audio track of a WebRTC offer.
+SOUNDS = ("pcm16", "opus", "track")
 PAD_BIAS_MAX = 20.0
 # A picture's time, in microseconds, by any clock, those included that count from 1970. Up to here a float64 in seconds
 # is exact to a half of one.
@@ -32,6 +34,14 @@ CODECS = {1: "jpeg", 2: "webp", 3: "h264"}
 PREDICTED = frozenset({"h264", "vp8"})
 _CODEC_NUMBERS = {name: number for number, name in CODECS.items()}
 _KEYFRAME = 1
+# version, codec, flags, zero; step; samples a second; time in microseconds
+_SOUND = struct.Struct(">BBBBIIQ")
+SOUND_HEADER_BYTES = _SOUND.size
+SOUND_CODECS = {1: "pcm16", 2: "opus"}
+_SOUND_NUMBERS = {name: number for number, name in SOUND_CODECS.items()}
+_CONTINUES = 1
+# One step's sound is far less: 2.7 s of 48,000 samples a second.
+_SOUND_BYTES_MAX = 1 << 18
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXT_MAX = 2048
 
@@ -68,6 +78,7 @@ class StreamConfig:
       delay_steps: how far words run behind the picture; None takes the model's own.
       pad_bias: added to silence's logit: more is quieter.
       source: a file or an address that the server itself watches; None: the client sends pictures.
+      sound: how this connection gets the model's sound, one of SOUNDS; None: not at all.
     """
 
     mode: Literal["live", "file"] = "live"
@@ -75,6 +86,7 @@ class StreamConfig:
     delay_steps: int | None = None
     pad_bias: float = 0.0
     source: str | None = None
+    sound: Literal["pcm16", "opus", "track"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,12 +203,14 @@ def _hello(message: dict[str, Any]) -> Hello:
 
 
 def _stream_config(fields: dict[str, Any]) -> StreamConfig:
-    mode, fit = fields.get("mode", "live"), fields.get("fit")
+    mode, fit, sound = fields.get("mode", "live"), fields.get("fit"), fields.get("sound")
     if mode not in MODES:
         raise ProtocolError("bad_config", f"`mode` must be one of {MODES}")
     if fit is not None and fit not in FITS:
         raise ProtocolError("bad_config", f"`fit` must be one of {FITS}")
-    return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"))
+    if sound is not None and sound not in SOUNDS:
+        raise ProtocolError("bad_config", f"`sound` must be one of {SOUNDS}")
+    return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"), sound)
 
 
 def _resume(fields: dict[str, Any]) -> Resume:
@@ -300,10 +314,59 @@ class Word(NamedTuple):
     ends_sentence: bool | None = None
 
 
+class Sound(NamedTuple):
+    """A step's sound, encoded, of one channel.
+
+    Attributes:
+      t_s: when its first sample is to be heard, on the client's own clock (that of the pictures).
+      step: the model's step, from 0 at the last reset.
+      codec: one of SOUND_CODECS' names: "pcm16" is int16, lowest byte first; "opus" one packet.
+      sample_rate_hz: of PCM, or what an Opus encoder was given.
+      continues: it follows without a gap on the piece that was sent before it; else something was left out between, or
+        it is the connection's first.
+      data: encoded.
+    """
+
+    t_s: float
+    step: int
+    codec: str
+    sample_rate_hz: int
+    continues: bool
+    data: bytes
+
+
+def sound_bytes(sound: Sound) -> bytes:
+    """The binary message of a step's sound."""
+    header = (VERSION, _SOUND_NUMBERS[sound.codec], _CONTINUES if sound.continues else 0, 0)
+    return _SOUND.pack(*header, sound.step, sound.sample_rate_hz, max(0, round(sound.t_s * 1e6))) + sound.data
+
+
+def parse_sound(message: bytes) -> Sound:
+    """Reads a binary message of the server's: a header of 20 bytes and sound; ProtocolError says what is wrong."""
+    if not SOUND_HEADER_BYTES < len(message) <= SOUND_HEADER_BYTES + _SOUND_BYTES_MAX:
+        raise ProtocolError(
+            "bad_message", f"a message of sound is a header of {SOUND_HEADER_BYTES} bytes and sound, got {len(message)}"
+        )
+    version, codec, flags, zero, step, sample_rate_hz, t_us = _SOUND.unpack_from(message)
+    if version != VERSION:
+        raise ProtocolError("bad_version", f"the sound's header has version {version}, this client speaks {VERSION}")
+    if codec not in SOUND_CODECS:
+        raise ProtocolError("bad_message", f"codec {codec} of sound is unknown, there are {SOUND_CODECS}")
+    if flags & ~_CONTINUES or zero:
+        raise ProtocolError("bad_message", f"the sound's header has unknown flags {flags:#x}, {zero:#x}")
+    if not sample_rate_hz:
+        raise ProtocolError("bad_message", "the sound's header has 0 samples a second")
+    name, data = SOUND_CODECS[codec], message[SOUND_HEADER_BYTES:]
+    if name == "pcm16" and len(data) % 2:
+        raise ProtocolError("bad_message", f"PCM has 2 bytes a sample, got {len(data)} bytes")
+    return Sound(t_us / 1e6, step, name, sample_rate_hz, bool(flags & _CONTINUES), data)
+
+
 class Status(NamedTuple):
     """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
 
-    Never numbered: the newest counts, old ones may be left out.
+    Never numbered: the newest counts, old ones may be left out. `sound` and `sound_left_out` are None, and not in the
+    message, where the stream is not heard.
     """
 
     t_video_s: float
@@ -316,6 +379,8 @@ class Status(NamedTuple):
     anchor: bool
     places: Places
     change: float
+    sound: Literal["on", "off"] | None = None
+    sound_left_out: int | None = None
 
 
 def event_reply(event: Word | Status) -> Reply:

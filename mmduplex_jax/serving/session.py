@@ -29,6 +29,7 @@ from mmduplex_jax.serving.protocol import (
     error_reply,
     event_reply,
 )
+from mmduplex_jax.serving.sound import Queued, SoundQueue, sounds_of
 from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamHandle, StreamOutput
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ def public_facts(facts: ModelFacts) -> dict[str, Any]:
         "frame_px": stored_size(facts.frame_px),
         "fit": facts.fit,
         "tokens_per_s_max": facts.tokens_per_s_max,
+        "sample_rate_hz": facts.sample_rate_hz,
+        "sounds": list(sounds_of(facts.sample_rate_hz, facts.clock)),
     }
 
 
@@ -189,6 +192,7 @@ class Session:
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
+      speaking: it is heard: the model makes its sound.
       readers: feeds that read its words.
       changes: counts what there is to send: words, statuses, notices, the end.
     """
@@ -220,6 +224,9 @@ class Session:
         self.delay_steps = facts.delays.usual if config.delay_steps is None else config.delay_steps
         self.pad_bias, self.fit = config.pad_bias, config.fit or facts.fit
         self._live = config.mode == "live"
+        self.speaking = config.sound is not None
+        self._sound: SoundQueue | None = None
+        self._sound_left_out = self._tick_pieces = 0
         self._inbox = Inbox(limits.inbox_frames, may_drop=self._live)
         self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
         clock = facts.clock
@@ -314,6 +321,26 @@ class Session:
         self._statuses.clear()
         return taken
 
+    def hear(self, queue: SoundQueue | None) -> None:
+        """From now on sound goes there, and none that was before; None where nobody hears it."""
+        self._sound = queue
+        if queue is not None:
+            queue.on_left_out = lambda: self._leave_out_sound("slow_reader")
+        self._wake()
+
+    def stop_hearing(self, queue: SoundQueue | None) -> None:
+        """The same connection hears no more; another's sound goes on."""
+        if queue is not None and self._sound is queue:
+            self.hear(None)
+
+    def take_sound(self, queue: SoundQueue) -> Queued | None:
+        """The oldest sound that waits for a connection; None where none does."""
+        queued = queue.take()
+        if queued is not None and not self._live:
+            # (A file's ticks wait for room; see `_offer`.)
+            self._wake()
+        return queued
+
     async def news(self, since: int) -> int:
         """Waits for a word, status, notice or the end after number `since` of them; returns the newest one's number."""
         while self.changes == since:
@@ -383,11 +410,29 @@ class Session:
         for word in output.words:
             self.words.append(*word)
         self._counters.words.inc(len(output.words))
+        self._take_sound_of(output)
         # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:
             self._second.append(self._tick_tokens.number)
+            if self.speaking:
+                # The pool hands out silence as sound: a step without any was left out.
+                for _ in range(stride - self._tick_pieces):
+                    self._leave_out_sound("overload")
             self._statuses.append(event_reply(self._status(output)))
         self._wake()
+
+    def _take_sound_of(self, output: StreamOutput) -> None:
+        if output.step % self._facts.clock.video_stride == 0:
+            self._tick_pieces = 0
+        self._tick_pieces += len(output.sound)
+        self._counters.sound_steps.inc(len(output.sound))
+        for piece in output.sound:
+            if self._sound is not None:
+                self._sound.put(piece)
+
+    def _leave_out_sound(self, reason: str) -> None:
+        self._sound_left_out += 1
+        self._counters.sound_left_out.labels(reason).inc()
 
     def _status(self, output: StreamOutput) -> Status:
         tokens = self._tick_tokens
@@ -406,6 +451,8 @@ class Session:
             anchor=tokens.is_anchor,
             places=places,
             change=round(self._tick_change, 4),
+            sound=None if not self.speaking else "on" if self._tick_pieces else "off",
+            sound_left_out=self._sound_left_out if self.speaking else None,
         )
 
     # The work on what came in.
@@ -461,9 +508,9 @@ class Session:
             self._restart()
 
     async def _offer(self, tick: Tick) -> None:
-        """Gives a tick to the model; a file's waits for the ticks before it."""
+        """Gives a tick to the model; a file's waits for the ticks before it, and until their sound was sent."""
         assert self._handle is not None
-        while not self._live and len(self._offered) >= self._limits.file_ticks and self._ending is None:
+        while not self._live and self._is_full() and self._ending is None:
             await self._changed.wait()
         while self._ending is None:
             try:
@@ -474,6 +521,13 @@ class Session:
                 continue
             self._offered.append((tick.t_s, tick.change))
             return
+
+    def _is_full(self) -> bool:
+        """Whether a file's next tick has to wait."""
+        ticks = len(self._offered)
+        # What is on its way makes sound too, and so does the tick of which only the first step was answered.
+        no_room = self._sound is not None and not self._sound.has_room(self._facts.clock.video_stride * (ticks + 2))
+        return ticks >= self._limits.file_ticks or no_room
 
     def _refuse(self, picture: Frame, why: str, *, fatal: bool = False) -> None:
         self._counters.bad_frames.inc()
@@ -511,6 +565,8 @@ class Session:
         assert self._handle is not None
         self._offered.clear()
         self._second.clear()
+        if self._sound is not None:
+            self._sound.clear()
         self._handle.reset()
 
     def _wake(self) -> None:

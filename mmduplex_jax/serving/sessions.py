@@ -16,6 +16,7 @@ from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
 from mmduplex_jax.serving.session import Session, checked_delay
+from mmduplex_jax.serving.sound import sounds_of
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 
@@ -38,12 +39,13 @@ class Refused(Exception):
 
 
 class Opened(NamedTuple):
-    """A session for a connection: whether it went on, and the last word that the client has."""
+    """A session for a connection: whether it went on, the last word that the client has, and how sound goes there."""
 
     session: Session
     resumed: bool
     seq: int
     missed_words: int
+    sound: str | None
 
 
 class Attachment:
@@ -90,15 +92,22 @@ class Sessions:
             return None
         return session
 
-    async def open(self, hello: Hello) -> Opened:
+    async def open(self, hello: Hello, *, has_track: bool = False) -> Opened:
         """A new session, or the one to go on with.
+
+        Args:
+          hello: the client's.
+          has_track: its connection has a track for sound.
 
         Raises:
           Refused: there is no room, the server is going down, the source is not allowed, or the session is unknown.
           ProtocolError: settings that the model does not have.
         """
+        sound = hello.config.sound
+        if sound is not None:
+            self._check_sound(sound, has_track)
         if hello.resume is not None:
-            return self._resume(hello.resume)
+            return self._resume(hello.resume, sound)
         if self.draining:
             raise Refused("draining", "the server is going down; try another one, or again in a minute")
         config, facts = hello.config, self.facts
@@ -111,6 +120,7 @@ class Sessions:
                 delay_steps=session.delay_steps,
                 pad_bias=session.pad_bias,
                 live=config.mode == "live",
+                speaking=session.speaking,
                 on_output=lambda output: self._to_loop.call(session.on_output, output),
                 on_end=lambda: self._to_loop.call(session.on_stream_ended),
             )
@@ -132,9 +142,20 @@ class Sessions:
                 "client": hello.client,
             },
         )
-        return Opened(session, False, 0, 0)
+        return Opened(session, False, 0, 0, sound)
 
-    def _resume(self, resume: Resume) -> Opened:
+    def _check_sound(self, sound: str, has_track: bool) -> None:
+        """ProtocolError for sound that this model, or this connection, does not have."""
+        sounds = sounds_of(self.facts.sample_rate_hz, self.facts.clock)
+        if not sounds:
+            raise ProtocolError("bad_config", "`sound`: this model has no voice, or no codec to be heard by")
+        if sound == "track" and not has_track:
+            raise ProtocolError("bad_config", "`sound` is track: only a WebRTC offer with an audio track has one")
+        if sound != "track" and sound not in sounds:
+            hint = f"a voice of {self.facts.sample_rate_hz} Hz in steps of {self.facts.clock.step_s:g} s"
+            raise ProtocolError("bad_config", f"`sound`: there is no {sound} of {hint}; ask for {', '.join(sounds)}")
+
+    def _resume(self, resume: Resume, sound: str | None) -> Opened:
         session = self._sessions.get(resume.session)
         if session is None or not hmac.compare_digest(session.token.encode(), resume.token.encode()):
             self.counters.refused.labels("unknown_session").inc()
@@ -143,10 +164,12 @@ class Sessions:
             raise ProtocolError(
                 "bad_message", f"`last_seq` is {resume.last_seq}, but only {session.words.seq} words were said"
             )
+        if sound is not None and not session.speaking:
+            raise ProtocolError("bad_config", "`sound`: this stream began without it, and is not spoken")
         self.counters.resumed.inc()
         _log.info("session resumed", extra={"session": session.id, "last_seq": resume.last_seq})
         missed = session.words.missed(resume.last_seq)
-        return Opened(session, True, resume.last_seq + missed, missed)
+        return Opened(session, True, resume.last_seq + missed, missed, sound)
 
     def attach(self, session: Session) -> Attachment:
         """Gives the session to a connection; one that has it is superseded."""

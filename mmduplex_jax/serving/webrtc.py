@@ -1,4 +1,7 @@
-"""WebRTC: a camera's or a screen's track in, the protocol over a data channel. aiortc is loaded when it is needed."""
+"""WebRTC: a camera's or a screen's track in, the protocol over a data channel, the model's voice on a track out.
+
+aiortc is loaded when it is needed.
+"""
 
 import asyncio
 import contextlib
@@ -15,18 +18,24 @@ from mmduplex_jax.serving.connection import WireGone, converse
 from mmduplex_jax.serving.protocol import Frame, ProtocolError
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
+from mmduplex_jax.serving.sound import SoundQueue
 
 _log = logging.getLogger(__name__)
 CHANNEL = "mmduplex"
 # What may wait to be sent, or to be read, of a client.
-_BUFFERED_MAX, _BUFFERED_LOW = 256 << 10, 64 << 10
+_BUFFERED_MAX, _BUFFERED_LOW = 256 << 10, 16 << 10
 _MESSAGES_WAITING = 64
 _FLUSH_S = 2.0
 _MEDIA = re.compile(r"^m=(\w+) ", re.MULTILINE)
 _CODEC = re.compile(r"^a=rtpmap:\d+ ([\w.-]+)/90000", re.MULTILINE)
+# The part of an offer that is about a track for sound, and what must be in it: it is heard, and nothing is said on it.
+_AUDIO = re.compile(r"^m=audio .*?(?=^m=|\Z)", re.MULTILINE | re.DOTALL)
+_LISTENS = re.compile(r"^a=recvonly\s*$", re.MULTILINE)
+_OPUS = re.compile(r"^a=rtpmap:\d+ opus/48000", re.MULTILINE | re.IGNORECASE)
 # What of a track is decoded, by its name in SDP.
 _CODECS = {"VP8": "vp8", "H264": "h264"}
 # Browsers offer a dozen candidates, which are addresses that this server will send to.
+_MEDIA_TAKEN = ("application", "video", "audio")
 _CANDIDATES_MAX, _LINES_MAX = 64, 1000
 # Of the time stamps of video tracks.
 _RTP_HZ = 90_000
@@ -56,7 +65,7 @@ class Peers:
             _leave_undecoded()
 
     async def answer(self, offer: Any) -> dict[str, str]:
-        """The answer to an SDP offer with one data channel and at most one video track.
+        """The answer to an SDP offer with one data channel, at most one video track, and at most one to listen to.
 
         Raises:
           WebRtcRefused: it is no such offer, there are too many peers, or aiortc is not installed.
@@ -71,8 +80,11 @@ class Peers:
         if not isinstance(sdp, str) or offer.get("type") != "offer":
             raise WebRtcRefused(400, "the body must be an SDP offer: {type: 'offer', sdp: ...}")
         media = sorted(_MEDIA.findall(sdp))
-        if media not in (["application"], ["application", "video"]):
-            raise WebRtcRefused(400, f"an offer has a data channel and at most one video track, got {media}")
+        if "application" not in media or len(set(media)) < len(media) or not set(media) <= set(_MEDIA_TAKEN):
+            message = "an offer has a data channel, at most one video track, and at most one audio track to listen to"
+            raise WebRtcRefused(400, f"{message}; got {media}")
+        if "audio" in media:
+            self._check_audio(_AUDIO.findall(sdp)[0])
         if sdp.count("a=candidate:") > _CANDIDATES_MAX or sdp.count("\n") > _LINES_MAX:
             raise WebRtcRefused(400, f"an offer has at most {_CANDIDATES_MAX} candidates and {_LINES_MAX} lines")
         offered = sorted(set(_CODEC.findall(sdp)) - {"rtx", "red", "ulpfec", "flexfec-03"})
@@ -89,6 +101,15 @@ class Peers:
             await peer.close()
             raise WebRtcRefused(400, f"the offer cannot be answered: {type(error).__name__}") from error
 
+    def _check_audio(self, section: str) -> None:
+        """WebRtcRefused for an audio track on which this model cannot be heard."""
+        if self._sessions.facts.sample_rate_hz is None:
+            raise WebRtcRefused(400, "this model has no voice: leave the audio track out of the offer")
+        if not _LISTENS.search(section):
+            raise WebRtcRefused(400, "the audio track is for listening: its direction must be recvonly")
+        if not _OPUS.search(section):
+            raise WebRtcRefused(415, "sound is sent as Opus, which the offer does not have")
+
     async def close(self) -> None:
         """Closes all of them."""
         await asyncio.gather(*(peer.close() for peer in list(self._peers)))
@@ -97,8 +118,8 @@ class Peers:
 class _Channel:
     """A data channel as a wire."""
 
-    def __init__(self, channel: Any, message_bytes: int):
-        self._channel, self._message_bytes = channel, message_bytes
+    def __init__(self, channel: Any, message_bytes: int, track: SoundQueue | None):
+        self._channel, self._message_bytes, self.track = channel, message_bytes, track
         self._received: asyncio.Queue[str | bytes | None] = asyncio.Queue(_MESSAGES_WAITING)
         self._low = asyncio.Event()
         self.gone = asyncio.Event()
@@ -129,13 +150,15 @@ class _Channel:
             raise ProtocolError("bad_message", f"a message has at most {self._message_bytes} bytes")
         return message
 
-    async def send(self, text: str) -> None:
-        while not self.gone.is_set() and self._channel.bufferedAmount > _BUFFERED_MAX:
+    async def send(self, message: str | bytes) -> None:
+        # Sound waits sooner than words, and gives way where it waits long.
+        most = _BUFFERED_LOW if isinstance(message, bytes) else _BUFFERED_MAX
+        while not self.gone.is_set() and self._channel.bufferedAmount > most:
             self._low.clear()
             await self._low.wait()
         if self.gone.is_set() or self._channel.readyState != "open":
             raise WireGone("the data channel is closed")
-        self._channel.send(text)
+        self._channel.send(message)
 
     async def close(self, code: int, reason: str) -> None:
         """Lets what was sent go out; the peer is closed after it, which closes the channel."""
@@ -156,6 +179,7 @@ class _Peer:
         self._sessions = sessions
         self._session: Session | None = None
         self._channel: _Channel | None = None
+        self._sound: SoundQueue | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
         self.on_closed = lambda: None
@@ -167,10 +191,21 @@ class _Peer:
         from aiortc import RTCSessionDescription
 
         await self._connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+        if _AUDIO.search(sdp):
+            self._connection.addTrack(self._voice())
         await self._connection.setLocalDescription(await self._connection.createAnswer())
         self._begin(self._give_up())
         local = self._connection.localDescription
         return {"type": local.type, "sdp": local.sdp}
+
+    def _voice(self) -> Any:
+        """The track on which it hears the model; its sound comes through a queue of its own."""
+        from mmduplex_jax.serving.voice_track import VoiceTrack
+
+        facts, limits = self._sessions.facts, self._sessions.limits
+        assert facts.sample_rate_hz is not None
+        self._sound = SoundQueue(facts.sample_rate_hz, facts.clock, limits.sound_s)
+        return VoiceTrack(self._sound, facts.sample_rate_hz)
 
     async def close(self) -> None:
         """Closes it; a second call does nothing."""
@@ -196,7 +231,7 @@ class _Peer:
 
     def _on_channel(self, channel: Any) -> None:
         if self._channel is None and channel.label == CHANNEL:
-            self._channel = _Channel(channel, self._sessions.limits.message_bytes)
+            self._channel = _Channel(channel, self._sessions.limits.message_bytes, self._sound)
             self._begin(self._converse(self._channel))
 
     async def _converse(self, channel: _Channel) -> None:
@@ -276,8 +311,17 @@ def _is_keyframe(codec: str, data: bytes) -> bool:
 
 
 def _leave_undecoded() -> None:
-    """Loads aiortc, now, while nobody waits: it takes a second; and keeps it from decoding video."""
+    """Loads aiortc, now, while nobody waits: it takes a second; and keeps it from decoding video.
+
+    (Sound it may decode: a server is sent none, and a peer in the same process hears it.)
+    """
     receiver: Any = importlib.import_module("aiortc.rtcrtpreceiver")
-    receiver.get_decoder = lambda codec: _PassOn(_CODECS[codec.name.upper()])
+    decoder_of = importlib.import_module("aiortc.codecs").get_decoder
+
+    def decoder(codec: Any) -> Any:
+        name = codec.name.upper()
+        return _PassOn(_CODECS[name]) if name in _CODECS else decoder_of(codec)
+
+    receiver.get_decoder = decoder
     # It warns of every picture that asks for a keyframe.
     logging.getLogger("aiortc.rtcrtpreceiver").setLevel(logging.ERROR)

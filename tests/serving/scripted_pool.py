@@ -11,6 +11,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
 from mmduplex_jax.streaming.pool import PoolFull
 from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, StreamEnded, StreamOutput
+from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
 
 FACTS = SimpleNamespace(
@@ -20,8 +21,10 @@ FACTS = SimpleNamespace(
     frame_px=(32, 32),
     fit="crop",
     tokens_per_s_max=64,
+    sample_rate_hz=None,
     delays=Delays(least=0, most=4, usual=3),
 )
+VOICED = SimpleNamespace(**vars(FACTS) | {"sample_rate_hz": 16_000})
 TOKENS = SpentTokens(
     2, False, np.array([[3, 4], [20, 21]], np.int32), np.array([16, 16], np.int32), np.zeros(2, np.int32)
 )
@@ -34,11 +37,20 @@ def a_word_a_tick(tick: int, frame: np.ndarray) -> list[str]:
     return [f"w{tick}"]
 
 
-class ScriptedSeat:
-    """Answers each frame with two steps; the words come with the second."""
+def tone(step: int) -> np.ndarray:
+    """The sound of a step: 500 Hz, in phase with the step before, a little over a quarter of full scale."""
+    times_s = np.arange(1280) / VOICED.sample_rate_hz
+    return (0.3 * np.sin(2 * np.pi * 500 * times_s)).astype(np.float32)
 
-    def __init__(self, pool: "ScriptedPool", on_output, on_end, live: bool, delay_steps: int, pad_bias: float):
+
+class ScriptedSeat:
+    """Answers each frame with two steps; the words come with the second. One that is heard says a tone all the time."""
+
+    def __init__(
+        self, pool: "ScriptedPool", on_output, on_end, live: bool, delay_steps: int, pad_bias: float, speaking: bool
+    ):
         self._pool, self._on_output, self._on_end = pool, on_output, on_end
+        self.speaking = speaking
         self.live, self.delay_steps, self.pad_bias = live, delay_steps, pad_bias
         self.frames: list[tuple[float, np.ndarray]] = []
         self.calls: list[str] = []
@@ -72,7 +84,11 @@ class ScriptedSeat:
         self._output(t_s + step_s, said, NO_TOKENS)
 
     def _output(self, t_s: float, words: list[TimedWord], tokens: SpentTokens) -> None:
-        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, self._pool.lag_s, self._pool.dropped))
+        sound = ()
+        if self.speaking and self._pool.sounds:
+            sound = (SoundPiece(t_s + Clock().step_s, self._step, tone(self._step)),)
+        lag_s, dropped = self._pool.lag_s, self._pool.dropped
+        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, lag_s, dropped, sound))
         self._seq += 1
         self._step += 1
 
@@ -105,7 +121,8 @@ class ScriptedSeat:
 
 
 class ScriptedPool:
-    """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck)."""
+    """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck), `sounds`
+    (False, sound gives way)."""
 
     def __init__(self, slots: int = 8, says: Says = a_word_a_tick, last_word: str = ""):
         self.slots, self.says, self.last_word = slots, says, last_word
@@ -114,16 +131,16 @@ class ScriptedPool:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
         self.may_go = threading.Event()
         self.may_go.set()
-        self.running = True
+        self.running = self.sounds = True
         self.full_reason = "full"
         self.lag_s, self.dropped = 0.01, 0
         self.waiting_max = 100
         self.frame_px = FACTS.frame_px
 
-    def join(self, *, delay_steps, pad_bias, live, on_output, on_end) -> ScriptedSeat:
+    def join(self, *, delay_steps, pad_bias, live, on_output, on_end, speaking) -> ScriptedSeat:
         if len(self.seats) >= self.slots:
             raise PoolFull(self.full_reason, f"all {self.slots} seats are taken: try again later")
-        seat = ScriptedSeat(self, on_output, on_end, live, delay_steps, pad_bias)
+        seat = ScriptedSeat(self, on_output, on_end, live, delay_steps, pad_bias, speaking)
         self.seats.append(seat)
         self.all_seats.append(seat)
         return seat

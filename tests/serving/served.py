@@ -18,7 +18,7 @@ from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import SESSIONS, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.protocol import Frame, frame_bytes
+from mmduplex_jax.serving.protocol import Frame, Sound, frame_bytes, parse_sound
 from mmduplex_jax.serving.sessions import Sessions
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 
@@ -92,6 +92,7 @@ class Socket:
         self.socket = socket
         self.hello: dict[str, Any] = {}
         self.heard: list[dict[str, Any]] = []
+        self.sounds: list[Sound] = []
 
     def stop_reading(self) -> None:
         """From now on nothing is taken from the network, as by a client that hangs."""
@@ -108,8 +109,9 @@ class Socket:
         await self.socket.send_bytes(frame_bytes(Frame(tick, tick * TICK_S, codec, True, data)))
 
     async def next(self) -> dict[str, Any] | None:
-        """The next message; None when the socket is closed."""
-        message = await self.socket.receive(PATIENCE_S)
+        """The next text message; None when the socket is closed. Sound before it is kept in `sounds`."""
+        while (message := await self.socket.receive(PATIENCE_S)).type is aiohttp.WSMsgType.BINARY:
+            self.sounds.append(parse_sound(message.data))
         if message.type is not aiohttp.WSMsgType.TEXT:
             return None
         self.heard.append(json.loads(message.data))

@@ -14,12 +14,15 @@ from mmduplex_jax.serving.protocol import (
     Order,
     ProtocolError,
     Resume,
+    Sound,
     StreamConfig,
     Word,
     event_reply,
     frame_bytes,
     parse_frame,
+    parse_sound,
     parse_text,
+    sound_bytes,
 )
 
 JSON = st.recursive(
@@ -39,6 +42,7 @@ FIELDS = (
     "session",
     "token",
     "last_seq",
+    "sound",
 )
 KINDS = ("hello", "config", "pause", "play", "reset", "end", "ack", "HELLO", "", None, 3)
 
@@ -49,13 +53,20 @@ def test_a_hello_with_everything():
             "type": "hello",
             "version": 1,
             "client": "a test/1.0",
-            "config": {"mode": "file", "fit": "pad", "delay_steps": 2, "pad_bias": -1, "source": "a.mp4", "new": []},
+            "config": {
+                "mode": "file",
+                "fit": "pad",
+                "delay_steps": 2,
+                "pad_bias": -1,
+                "source": "a.mp4",
+                "sound": "opus",
+            },
             "resume": {"session": "abc-_1", "token": "T" * 32, "last_seq": 7},
             "unknown": {"fields": "are ignored"},
         }
     )
     assert parse_text(text) == Hello(
-        StreamConfig("file", "pad", 2, -1.0, "a.mp4"), Resume("abc-_1", "T" * 32, 7), "a test/1.0"
+        StreamConfig("file", "pad", 2, -1.0, "a.mp4", "opus"), Resume("abc-_1", "T" * 32, 7), "a test/1.0"
     )
 
 
@@ -90,6 +101,8 @@ def test_the_other_messages():
         ('{"type":"hello","version":true}', "bad_version", "no whole number"),
         ('{"type":"hello","version":1,"config":{"mode":"fast"}}', "bad_config", "`mode`"),
         ('{"type":"hello","version":1,"config":{"fit":[]}}', "bad_config", "`fit`"),
+        ('{"type":"hello","version":1,"config":{"sound":"mp3"}}', "bad_config", "`sound`"),
+        ('{"type":"hello","version":1,"config":{"sound":["opus"]}}', "bad_config", "`sound`"),
         ('{"type":"hello","version":1,"config":[]}', "bad_message", "`config` must be an object"),
         ('{"type":"hello","version":1,"client":"two\\nlines"}', "bad_message", "printable line"),
         ('{"type":"hello","version":1,"client":"\\ud800"}', "bad_message", "printable line"),
@@ -179,6 +192,48 @@ def test_a_header_that_is_wrong_is_named(header: tuple[int, ...], said: str):
 def test_a_frame_that_has_no_header_is_refused(codec: str, t_s: float):
     with pytest.raises(ValueError, match=r"unknown|time must be"):
         frame_bytes(Frame(0, t_s, codec, True, b"picture"))
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 10**15),
+    st.sampled_from(["pcm16", "opus"]),
+    st.integers(1, 192_000),
+    st.booleans(),
+    st.binary(min_size=1, max_size=40),
+)
+def test_sound_goes_there_and_back(step: int, t_us: int, codec: str, rate_hz: int, continues: bool, data: bytes):
+    sound = Sound(t_us / 1e6, step, codec, rate_hz, continues, 2 * data)
+    assert parse_sound(sound_bytes(sound)) == sound
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_sound_or_a_protocol_error(data: bytes):
+    try:
+        sound = parse_sound(data)
+    except ProtocolError:
+        return
+    assert sound.data
+    assert sound.codec in ("pcm16", "opus")
+    assert sound.sample_rate_hz > 0
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "said"),
+    [
+        ((2, 1, 0, 0, 0, 16_000, 0), b"ab", "version 2"),
+        ((1, 3, 0, 0, 0, 16_000, 0), b"ab", "codec 3"),
+        ((1, 1, 2, 0, 0, 16_000, 0), b"ab", "flags 0x2"),
+        ((1, 1, 0, 1, 0, 16_000, 0), b"ab", "0x1"),
+        ((1, 1, 0, 0, 0, 0, 0), b"ab", "0 samples a second"),
+        ((1, 1, 0, 0, 0, 16_000, 0), b"abc", "2 bytes a sample"),
+        ((1, 2, 0, 0, 0, 16_000, 0), b"", "a header of 20 bytes"),
+        ((1, 2, 0, 0, 0, 16_000, 0), bytes(300_000), "a header of 20 bytes"),
+    ],
+)
+def test_sound_whose_header_is_wrong_is_named(header: tuple[int, ...], data: bytes, said: str):
+    with pytest.raises(ProtocolError, match=said):
+        parse_sound(struct.pack(">BBBBIIQ", *header) + data)
 
 
 def test_a_word_says_whether_a_sentence_ends_with_it_where_that_is_known():

@@ -1,6 +1,7 @@
 """WebRTC from a program: a track's pictures in, words over the channel out; offers that are none."""
 
 import asyncio
+import contextlib
 import fractions
 import json
 
@@ -8,11 +9,15 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.serving.limits import Limits
-from tests.serving.scripted_pool import FACTS
+from mmduplex_jax.serving.protocol import Sound, parse_sound
+from mmduplex_jax.serving.sound import SoundQueue
+from mmduplex_jax.streaming.sound import SoundPiece
+from tests.serving.scripted_pool import FACTS, VOICED, tone
 from tests.serving.served import PATIENCE_S, Server, run, served
 
 aiortc = pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
 av = pytest.importorskip("av")
+from mmduplex_jax.serving.voice_track import VoiceTrack  # noqa: E402  (it needs aiortc)
 
 
 class Pictures(aiortc.VideoStreamTrack):
@@ -36,18 +41,44 @@ class Peer:
     """A peer as a test uses it: `heard` is what came over the channel."""
 
     def __init__(
-        self, server: Server, px: int = 64, resume: dict | None = None, name: str = "mmduplex", mode: str = "live"
+        self,
+        server: Server,
+        px: int = 64,
+        resume: dict | None = None,
+        name: str = "mmduplex",
+        mode: str = "live",
+        sound: str | None = None,
     ):
-        self._server, self._resume, self._mode = server, resume, mode
+        self._server, self._resume, self._config = server, resume, {"mode": mode, "sound": sound}
         self.connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         self.connection.addTrack(Pictures(px))
         self.channel = self.connection.createDataChannel(name)
         self.channel.on("open", self._greet)
-        self.channel.on("message", lambda text: self.heard.append(json.loads(text)))
+        self.channel.on("message", self._take)
         self.heard: list[dict] = []
+        self.sounds: list[Sound] = []
+        # What came on the track: float [L] at 48 kHz.
+        self.samples = np.zeros(0, np.float32)
+        if sound == "track":
+            self.connection.addTransceiver("audio", direction="recvonly")
+            self.connection.on(
+                "track", lambda track: setattr(self, "listening", asyncio.create_task(self._hear(track)))
+            )
+
+    async def _hear(self, track) -> None:
+        with contextlib.suppress(aiortc.mediastreams.MediaStreamError):
+            while True:
+                samples = (await track.recv()).to_ndarray().reshape(-1, 2)[:, 0] / np.float32(32768)
+                self.samples = np.concatenate([self.samples, samples])
+
+    def _take(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            self.sounds.append(parse_sound(message))
+        else:
+            self.heard.append(json.loads(message))
 
     def _greet(self) -> None:
-        self.say(type="hello", version=1, resume=self._resume, config={"mode": self._mode})
+        self.say(type="hello", version=1, resume=self._resume, config=self._config)
 
     def say(self, **message) -> None:
         self.channel.send(json.dumps(message))
@@ -101,6 +132,94 @@ def test_a_peer_that_comes_back_goes_on_in_its_own_time():
                 assert peer.of("word")[0]["seq"] == last["seq"] + 1
             (seat,) = server.pool.all_seats
             assert np.all(np.diff([t_s for t_s, _ in seat.frames]) > 0)
+
+    run(test())
+
+
+def test_the_model_is_heard_on_a_track():
+    async def test():
+        async with served(facts=VOICED) as server, Peer(server, sound="track") as peer:
+            loud = lambda: np.abs(peer.samples) > 0.2
+            await server.until(lambda: loud().sum() > 12_000)
+            assert peer.of("hello")[0]["sound"] == "track"
+            assert peer.of("status")[-1]["sound"] == "on"
+            assert not peer.sounds
+            samples = peer.samples[np.argmax(loud()) :]
+            spectrum = np.abs(np.fft.rfft(samples))
+            assert np.argmax(spectrum) / len(samples) * 48_000 == pytest.approx(500, abs=5)
+            # It stops with its stream.
+            peer.say(type="end")
+            await server.until(lambda: peer.connection.connectionState == "closed" or peer.of("bye"))
+
+    run(test())
+
+
+def test_sound_comes_over_the_channel_too():
+    async def test():
+        async with served(facts=VOICED) as server, Peer(server, sound="pcm16") as peer:
+            await server.until(lambda: len(peer.sounds) >= 8)
+            steps = [sound.step for sound in peer.sounds]
+            assert steps == list(range(steps[0], steps[0] + len(steps)))
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("facts", "audio", "status", "said"),
+    [
+        (FACTS, "a=rtpmap:111 opus/48000/2\r\na=recvonly\r\n", 400, "has no voice"),
+        (VOICED, "a=rtpmap:111 opus/48000/2\r\na=sendrecv\r\n", 400, "must be recvonly"),
+        (VOICED, "a=rtpmap:0 PCMU/8000\r\na=recvonly\r\n", 415, "sent as Opus"),
+    ],
+)
+def test_a_track_that_cannot_be_listened_to_is_refused(facts, audio: str, status: int, said: str):
+    sdp = f"m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n{audio}m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"
+
+    async def test():
+        async with served(facts=facts) as server:
+            offer = {"type": "offer", "sdp": sdp}
+            async with server.http.post(f"{server.url}/v1/webrtc", json=offer) as answer:
+                assert answer.status == status
+                assert said in (await answer.json())["error"]
+
+    run(test())
+
+
+def queue_of(*steps: int) -> SoundQueue:
+    queue = SoundQueue(VOICED.sample_rate_hz, VOICED.clock, 10.0)
+    for step in steps:
+        queue.put(SoundPiece((step + 1) * VOICED.clock.step_s, step, tone(step)))
+    return queue
+
+
+def test_a_track_begins_after_a_moment_and_fades_where_there_is_nothing():
+    queue = queue_of(0, 1)
+    track = VoiceTrack(queue, VOICED.sample_rate_hz)
+    frames = [track.next_samples() for _ in range(3 + 8 + 2)]
+    # Step 2 comes too late; it is faded in, again after a moment.
+    queue.put(SoundPiece(3 * VOICED.clock.step_s, 2, tone(2)))
+    frames += [track.next_samples() for _ in range(3 + 4 + 2)]
+    assert {len(frame) for frame in frames} == {320}
+    sounding = [bool(np.abs(frame).max() > 0.25) for frame in frames]
+    assert sounding == 3 * [False] + 8 * [True] + 5 * [False] + 4 * [True] + 2 * [False]
+    assert np.abs(np.diff(np.concatenate(frames))).max() <= 1.1 * np.abs(np.diff(tone(0))).max()
+
+
+def test_a_track_is_read_in_real_time():
+    async def test():
+        times_s, now_s = [], [5.0]
+        track = VoiceTrack(queue_of(*range(4)), VOICED.sample_rate_hz, now=lambda: now_s[0])
+        for _ in range(4):
+            frame = await track.recv()
+            times_s.append(frame.pts / frame.sample_rate)
+            now_s[0] += 0.02
+        assert times_s == pytest.approx([0.0, 0.02, 0.04, 0.06])
+        # A loop that stood still goes on from there.
+        now_s[0] += 30.0
+        await asyncio.wait_for(track.recv(), 5.0)
+        track.stop()
+        with pytest.raises(aiortc.mediastreams.MediaStreamError):
+            await track.recv()
 
     run(test())
 
@@ -162,8 +281,8 @@ def test_a_browser_without_a_codec_that_is_decoded_is_told_which_are(names: tupl
         ('"text"', 400, "must be an SDP offer"),
         ('{"type": "offer", "sdp": 3}', 400, "must be an SDP offer"),
         ('{"type": "answer", "sdp": ""}', 400, "must be an SDP offer"),
-        ('{"type": "offer", "sdp": ""}', 400, "a data channel and at most one video track"),
-        (json.dumps({"type": "offer", "sdp": "m=audio 9 x\r\nm=application 9 x\r\n"}), 400, "at most one video track"),
+        ('{"type": "offer", "sdp": ""}', 400, "a data channel, at most one video track"),
+        (json.dumps({"type": "offer", "sdp": "m=audio 9 x\r\nm=audio 9 x\r\nm=application 9 x\r\n"}), 400, "one audio"),
         (
             json.dumps({"type": "offer", "sdp": "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n"}),
             400,
