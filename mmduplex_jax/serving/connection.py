@@ -131,20 +131,21 @@ class _Connection:
         self._opened, self._seq = opened, opened.seq
         self._sound: SoundQueue | None = None
         self._encoder: SoundEncoder | None = None
-        if opened.sound == "track":
+        sound = opened.config.sound
+        if sound == "track":
             self._sound = wire.track
-        elif opened.sound is not None:
+        elif sound is not None:
             facts = sessions.facts
             assert facts.sample_rate_hz is not None
             self._sound = SoundQueue(facts.sample_rate_hz, facts.clock, self._limits.sound_s)
-            self._encoder = SoundEncoder(opened.sound, facts.sample_rate_hz, facts.clock)
+            self._encoder = SoundEncoder(sound, facts.sample_rate_hz, facts.clock)
         self._messages = Bucket(self._limits.messages_hz, self._limits.messages_hz * _MESSAGES_BURST_S)
 
     async def run(self) -> tuple[str, str]:
         """Serves until the end; returns its reason and message. The session is detached or ended by then."""
         session = self._session
         attachment = self._sessions.attach(session)
-        session.hear(self._sound)
+        session.hear(self._sound if self._opened.config.hear else None)
         reading = asyncio.create_task(self._receive(), name=f"receive {session.id}")
         sending = asyncio.create_task(self._send_replies(attachment), name=f"send {session.id}")
         try:
@@ -178,6 +179,10 @@ class _Connection:
                 raise ProtocolError("too_many_messages", f"more than {self._limits.messages_hz:g} messages a second")
             match _read(data, self._sessions):
                 case Change() as change:
+                    if change.hear and self._sound is None:
+                        raise ProtocolError("bad_config", "`hear`: this connection's hello asked for no `sound`")
+                    if change.hear is not None:
+                        session.hear(self._sound if change.hear else None)
                     session.change(change)
                 case Order(order):
                     await session.order(order)
@@ -235,7 +240,7 @@ class _Connection:
         if queued is None:
             return False
         # (Opus takes a millisecond, in which others' words need not wait.)
-        if self._opened.sound == "opus":
+        if self._opened.config.sound == "opus":
             sound = await asyncio.to_thread(self._encoder.encode, queued)
         else:
             sound = self._encoder.encode(queued)
@@ -270,7 +275,7 @@ class _Connection:
             "mode": session.config.mode,
             "fit": session.fit,
             "delay_steps": {"now": session.delay_steps, "min": facts.delays.least, "max": facts.delays.most},
-            "sound": opened.sound,
+            "sound": opened.config.sound,
             "pad_bias": {"now": session.pad_bias, "min": -PAD_BIAS_MAX, "max": PAD_BIAS_MAX},
             "limits": {name: limits[name] for name in _PUBLISHED_LIMITS},
         }

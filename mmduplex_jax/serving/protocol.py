@@ -79,6 +79,7 @@ class StreamConfig:
       pad_bias: added to silence's logit: more is quieter.
       source: a file or an address that the server itself watches; None: the client sends pictures.
       sound: how this connection gets the model's sound, one of SOUNDS; None: not at all.
+      hear: whether it gets it from the beginning, or only when a Change says so.
     """
 
     mode: Literal["live", "file"] = "live"
@@ -87,6 +88,7 @@ class StreamConfig:
     pad_bias: float = 0.0
     source: str | None = None
     sound: Literal["pcm16", "opus", "track"] | None = None
+    hear: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Change:
 
     delay_steps: int | None
     pad_bias: float | None
+    hear: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +154,7 @@ def parse_text(text: str) -> Message:
         case "hello":
             return _hello(message)
         case "config":
-            return Change(_delay(message), _bias(message))
+            return Change(_delay(message), _bias(message), _truth(message, "hear"))
         case "pause" | "play" | "reset" | "end":
             return Order(kind)
     shown = kind if isinstance(kind, str) and _NAME.fullmatch(kind) else "missing or no word"
@@ -210,7 +213,8 @@ def _stream_config(fields: dict[str, Any]) -> StreamConfig:
         raise ProtocolError("bad_config", f"`fit` must be one of {FITS}")
     if sound is not None and sound not in SOUNDS:
         raise ProtocolError("bad_config", f"`sound` must be one of {SOUNDS}")
-    return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"), sound)
+    hear = _truth(fields, "hear") is not False
+    return StreamConfig(mode, fit, _delay(fields), _bias(fields) or 0.0, _line(fields, "source"), sound, hear)
 
 
 def _resume(fields: dict[str, Any]) -> Resume:
@@ -242,6 +246,13 @@ def _whole(message: dict[str, Any], name: str) -> int:
     # (True is an int to Python.)
     if type(value) is not int or not 0 <= value < 2**53:
         raise ProtocolError("bad_message", f"`{name}` must be a whole number from 0")
+    return value
+
+
+def _truth(message: dict[str, Any], name: str) -> bool | None:
+    value = message.get(name)
+    if value is not None and type(value) is not bool:
+        raise ProtocolError("bad_config", f"`{name}` must be true or false")
     return value
 
 
@@ -365,8 +376,8 @@ def parse_sound(message: bytes) -> Sound:
 class Status(NamedTuple):
     """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
 
-    Never numbered: the newest counts, old ones may be left out. `sound` and `sound_left_out` are None, and not in the
-    message, where the stream is not heard.
+    Never numbered: the newest counts, old ones may be left out. `sound` is None, and not in the message,
+    where the stream is not heard, and `sound_left_out` where it never was.
     """
 
     t_video_s: float

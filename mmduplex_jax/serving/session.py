@@ -192,7 +192,7 @@ class Session:
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
-      speaking: it is heard: the model makes its sound.
+      speaking: it is heard: a connection takes its sound, and the model makes it.
       readers: feeds that read its words.
       changes: counts what there is to send: words, statuses, notices, the end.
     """
@@ -224,9 +224,10 @@ class Session:
         self.delay_steps = facts.delays.usual if config.delay_steps is None else config.delay_steps
         self.pad_bias, self.fit = config.pad_bias, config.fit or facts.fit
         self._live = config.mode == "live"
-        self.speaking = config.sound is not None
+        self.speaking = config.sound is not None and config.hear
         self._sound: SoundQueue | None = None
-        self._sound_left_out = self._tick_pieces = 0
+        self._tick_sound: Literal["on", "off"] | None = None
+        self._sound_left_out: int | None = None
         self._inbox = Inbox(limits.inbox_frames, may_drop=self._live)
         self._rate = Bucket(limits.frame_rate_hz, limits.frame_rate_hz, now)
         clock = facts.clock
@@ -322,10 +323,18 @@ class Session:
         return taken
 
     def hear(self, queue: SoundQueue | None) -> None:
-        """From now on sound goes there, and none that was before; None where nobody hears it."""
+        """From now on sound goes there, and none that was before; None: nobody hears it, and the model makes none."""
         self._sound = queue
         if queue is not None:
+            queue.clear()
             queue.on_left_out = lambda: self._leave_out_sound("slow_reader")
+        speaking = queue is not None
+        if speaking != self.speaking and self._handle is not None and self._ending is None:
+            self.speaking = speaking
+            try:
+                self._handle.configure(speaking=speaking)
+            except StreamEnded:
+                self.end("internal", _MODEL_STOPPED)
         self._wake()
 
     def stop_hearing(self, queue: SoundQueue | None) -> None:
@@ -414,24 +423,23 @@ class Session:
         # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:
             self._second.append(self._tick_tokens.number)
-            if self.speaking:
-                # The pool hands out silence as sound: a step without any was left out.
-                for _ in range(stride - self._tick_pieces):
-                    self._leave_out_sound("overload")
             self._statuses.append(event_reply(self._status(output)))
         self._wake()
 
     def _take_sound_of(self, output: StreamOutput) -> None:
         if output.step % self._facts.clock.video_stride == 0:
-            self._tick_pieces = 0
-        self._tick_pieces += len(output.sound)
-        self._counters.sound_steps.inc(len(output.sound))
+            self._tick_sound = None
         for piece in output.sound:
+            self._tick_sound = "off" if piece.left_out or self._tick_sound == "off" else "on"
+            self._sound_left_out = self._sound_left_out or 0
+            if piece.left_out:
+                self._leave_out_sound("overload")
+            self._counters.sound_steps.inc(not piece.left_out)
             if self._sound is not None:
                 self._sound.put(piece)
 
     def _leave_out_sound(self, reason: str) -> None:
-        self._sound_left_out += 1
+        self._sound_left_out = (self._sound_left_out or 0) + 1
         self._counters.sound_left_out.labels(reason).inc()
 
     def _status(self, output: StreamOutput) -> Status:
@@ -451,8 +459,8 @@ class Session:
             anchor=tokens.is_anchor,
             places=places,
             change=round(self._tick_change, 4),
-            sound=None if not self.speaking else "on" if self._tick_pieces else "off",
-            sound_left_out=self._sound_left_out if self.speaking else None,
+            sound=self._tick_sound,
+            sound_left_out=self._sound_left_out,
         )
 
     # The work on what came in.

@@ -14,7 +14,7 @@ from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
-from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, error_reply
+from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, StreamConfig, error_reply
 from mmduplex_jax.serving.session import Session, checked_delay
 from mmduplex_jax.serving.sound import sounds_of
 from mmduplex_jax.serving.sources import Sources
@@ -39,13 +39,17 @@ class Refused(Exception):
 
 
 class Opened(NamedTuple):
-    """A session for a connection: whether it went on, the last word that the client has, and how sound goes there."""
+    """A session for a connection: whether it went on, and the last word that the client has.
+
+    Attributes:
+      config: of this connection: of a session that goes on only what is said of sound counts.
+    """
 
     session: Session
     resumed: bool
     seq: int
     missed_words: int
-    sound: str | None
+    config: StreamConfig
 
 
 class Attachment:
@@ -107,7 +111,7 @@ class Sessions:
         if sound is not None:
             self._check_sound(sound, has_track)
         if hello.resume is not None:
-            return self._resume(hello.resume, sound)
+            return self._resume(hello.resume, hello.config)
         if self.draining:
             raise Refused("draining", "the server is going down; try another one, or again in a minute")
         config, facts = hello.config, self.facts
@@ -142,7 +146,7 @@ class Sessions:
                 "client": hello.client,
             },
         )
-        return Opened(session, False, 0, 0, sound)
+        return Opened(session, False, 0, 0, config)
 
     def _check_sound(self, sound: str, has_track: bool) -> None:
         """ProtocolError for sound that this model, or this connection, does not have."""
@@ -155,7 +159,7 @@ class Sessions:
             hint = f"a voice of {self.facts.sample_rate_hz} Hz in steps of {self.facts.clock.step_s:g} s"
             raise ProtocolError("bad_config", f"`sound`: there is no {sound} of {hint}; ask for {', '.join(sounds)}")
 
-    def _resume(self, resume: Resume, sound: str | None) -> Opened:
+    def _resume(self, resume: Resume, config: StreamConfig) -> Opened:
         session = self._sessions.get(resume.session)
         if session is None or not hmac.compare_digest(session.token.encode(), resume.token.encode()):
             self.counters.refused.labels("unknown_session").inc()
@@ -164,12 +168,10 @@ class Sessions:
             raise ProtocolError(
                 "bad_message", f"`last_seq` is {resume.last_seq}, but only {session.words.seq} words were said"
             )
-        if sound is not None and not session.speaking:
-            raise ProtocolError("bad_config", "`sound`: this stream began without it, and is not spoken")
         self.counters.resumed.inc()
         _log.info("session resumed", extra={"session": session.id, "last_seq": resume.last_seq})
         missed = session.words.missed(resume.last_seq)
-        return Opened(session, True, resume.last_seq + missed, missed, sound)
+        return Opened(session, True, resume.last_seq + missed, missed, config)
 
     def attach(self, session: Session) -> Attachment:
         """Gives the session to a connection; one that has it is superseded."""

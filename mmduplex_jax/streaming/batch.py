@@ -443,7 +443,7 @@ class InFlight:
             seams.stop()
             return ()
         samples = seams.joined(None if result.sound is None else result.sound[participant.slot.row])
-        return (SoundPiece(t_s + self._clock.step_s, step, samples),)
+        return (SoundPiece(t_s + self._clock.step_s, step, samples, left_out=result.sound is None),)
 
     def _count(self, item: _Round, now_s: float, lags_s: Sequence[float], words: int, spent: int) -> None:
         counts = self._counts

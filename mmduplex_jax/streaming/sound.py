@@ -28,11 +28,13 @@ class SoundPiece(NamedTuple):
       t_s: when its first sample is to be heard, in the stream's time: the end of the step that said it.
       step: the model's step, from 0 at the last reset.
       samples: float32 `[L]` from -1 to 1, a step long, at the model's `sample_rate_hz`.
+      left_out: the step's sound gave way to the load, and this is silence.
     """
 
     t_s: float
     step: int
     samples: np.ndarray
+    left_out: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

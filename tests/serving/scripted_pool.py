@@ -85,8 +85,9 @@ class ScriptedSeat:
 
     def _output(self, t_s: float, words: list[TimedWord], tokens: SpentTokens) -> None:
         sound = ()
-        if self.speaking and self._pool.sounds:
-            sound = (SoundPiece(t_s + Clock().step_s, self._step, tone(self._step)),)
+        if self.speaking:
+            made = self._pool.sounds
+            sound = (SoundPiece(t_s + Clock().step_s, self._step, tone(self._step) * made, left_out=not made),)
         lag_s, dropped = self._pool.lag_s, self._pool.dropped
         self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, lag_s, dropped, sound))
         self._seq += 1
@@ -103,7 +104,13 @@ class ScriptedSeat:
     def reset(self) -> None:
         self.calls.append("reset")
 
-    def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
+    def configure(
+        self, *, delay_steps: int | None = None, pad_bias: float | None = None, speaking: bool | None = None
+    ) -> None:
+        if speaking is not None:
+            self.speaking = speaking
+            self.calls.append(f"speak {speaking}")
+            return
         self.calls.append(f"configure {delay_steps} {pad_bias}")
 
     def leave(self, *, drain: bool = False) -> None:
@@ -149,7 +156,7 @@ class ScriptedPool:
         return SimpleNamespace(
             sessions=len(self.seats), slots=self.slots, running=self.running, rung=0, load=0.25, lag_s=0.5,
             tokens_per_s=12.0, dropped_frames=3, recompilations=0, step_s_buckets=[("0.01", 4.0), ("+Inf", 5.0)],
-            step_s_sum=0.125,
+            step_s_sum=0.125, speaking=sum(seat.speaking for seat in self.seats), unheard=0,
         )  # fmt: skip
 
     def close(self) -> None:

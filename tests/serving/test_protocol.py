@@ -43,6 +43,7 @@ FIELDS = (
     "token",
     "last_seq",
     "sound",
+    "hear",
 )
 KINDS = ("hello", "config", "pause", "play", "reset", "end", "ack", "HELLO", "", None, 3)
 
@@ -77,6 +78,7 @@ def test_a_hello_with_nothing_takes_defaults():
 def test_the_other_messages():
     assert parse_text('{"type":"config","pad_bias":1.5}') == Change(None, 1.5)
     assert parse_text('{"type":"config","delay_steps":0}') == Change(0, None)
+    assert parse_text('{"type":"config","hear":false}') == Change(None, None, False)
     for order in ("pause", "play", "reset", "end"):
         assert parse_text(json.dumps({"type": order})) == Order(order)
 
@@ -103,6 +105,8 @@ def test_the_other_messages():
         ('{"type":"hello","version":1,"config":{"fit":[]}}', "bad_config", "`fit`"),
         ('{"type":"hello","version":1,"config":{"sound":"mp3"}}', "bad_config", "`sound`"),
         ('{"type":"hello","version":1,"config":{"sound":["opus"]}}', "bad_config", "`sound`"),
+        ('{"type":"hello","version":1,"config":{"hear":1}}', "bad_config", "`hear`"),
+        ('{"type":"config","hear":"no"}', "bad_config", "`hear`"),
         ('{"type":"hello","version":1,"config":[]}', "bad_message", "`config` must be an object"),
         ('{"type":"hello","version":1,"client":"two\\nlines"}', "bad_message", "printable line"),
         ('{"type":"hello","version":1,"client":"\\ud800"}', "bad_message", "printable line"),

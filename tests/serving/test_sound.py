@@ -122,8 +122,9 @@ def test_after_a_drop_sound_goes_on_with_what_is_said_now():
                 hello = socket.hello
                 await show_all(socket, range(2))
             await server.until(lambda: next(iter(server.sessions)).detached_s is not None)
-            # Nobody hears what is said meanwhile.
+            # Nobody hears what is said meanwhile, and no sound is made.
             seat = server.pool.all_seats[0]
+            assert not seat.speaking
             seat.offer(2 * TICK_S, np.zeros((32, 32, 3), np.uint8))
             await server.until(lambda: next(iter(server.sessions)).words.seq == 3)
             resume = {"session": hello["session"], "token": hello["token"], "last_seq": 2}
@@ -138,15 +139,38 @@ def test_after_a_drop_sound_goes_on_with_what_is_said_now():
     run(test())
 
 
-def test_a_stream_that_began_without_sound_cannot_be_heard_later():
+def test_who_is_muted_costs_no_sound_until_it_is_wanted():
     async def test():
-        async with voiced() as server:
-            async with server.stream() as socket:
-                hello = socket.hello
-            async with server.socket() as socket:
-                resume = {"session": hello["session"], "token": hello["token"], "last_seq": 0}
-                await socket.say(type="hello", version=1, config={"sound": "pcm16"}, resume=resume)
-                assert "began without it" in (await socket.hear("error"))["message"]
+        async with voiced() as server, server.stream(sound="pcm16", hear=False) as socket:
+            seat = server.pool.all_seats[0]
+            await show_all(socket, range(2))
+            assert not socket.sounds
+            await socket.say(type="config", hear=True)
+            await socket.hear("config")
+            await show_all(socket, range(2, 4))
+            await socket.say(type="config", hear=False)
+            await socket.hear("config")
+            await show_all(socket, range(4, 6))
+            await socket.say(type="end")
+            await socket.hear("bye")
+            assert [(sound.step, sound.continues) for sound in socket.sounds] == [
+                (4, False),
+                (5, True),
+                (6, True),
+                (7, True),
+            ]
+            assert [call for call in seat.calls if "speak" in call] == ["speak True", "speak False"]
+            statuses = [one.get("sound") for one in socket.heard if one["type"] == "status"]
+            assert statuses == [None, None, "on", "on", None, None]
+
+    run(test())
+
+
+def test_who_asked_for_no_sound_cannot_turn_it_on():
+    async def test():
+        async with voiced() as server, server.stream() as socket:
+            await socket.say(type="config", hear=True)
+            assert "asked for no `sound`" in (await socket.hear("error"))["message"]
 
     run(test())
 
@@ -164,8 +188,11 @@ def test_where_sound_gives_way_to_the_load_the_client_and_the_operator_are_told(
             assert socket.words() == [f"w{i}" for i in range(6)]
             statuses = [(one["sound"], one["sound_left_out"]) for one in socket.heard if one["type"] == "status"]
             assert statuses == [("on", 0)] * 2 + [("off", 2), ("off", 4), ("off", 6), ("on", 6)]
-            heard = [(sound.step, sound.continues) for sound in socket.sounds]
-            assert heard == [(0, False), (1, True), (2, True), (3, True), (10, False), (11, True)]
+            # Silence is sent instead, so that the sound goes on without a gap.
+            assert [(sound.step, sound.continues) for sound in socket.sounds] == [(i, i > 0) for i in range(12)]
+            assert [bool(np.frombuffer(sound.data, "<i2").any()) for sound in socket.sounds] == (
+                4 * [True] + 6 * [False] + 2 * [True]
+            )
             async with server.http.get(f"{server.url}/metrics") as answer:
                 metrics = await answer.text()
             assert 'mmduplex_sound_left_out_steps_total{reason="overload"} 6.0' in metrics
