@@ -4,6 +4,7 @@
     python -m launch.commentate --source=match.mp4 --realtime            at the video's own speed, as a viewer sees it
     python -m launch.commentate --source=0                               your camera (its number), or an rtsp:// address
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
+    python -m launch.commentate --checkpoint=runs/speak --codec=runs/codec --source=match.mp4 --speech=out.wav
     python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
     python -m launch.commentate --checkpoint=world --source=shapes.mp4                the model of the built-in world
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
@@ -14,6 +15,9 @@ of the picture that it is about, at the end the time at which its first word was
 --realtime by the clock on the wall).
 
     [ 12.40s] red circle enters left   (said 12.72s)
+
+A model that speaks is heard with --speech, and in --render: its sound has the video's times, as its words have. Its
+codec lies beside it (`launch.export --codec`) or is named by --codec.
 
 At the end comes a report; --json writes it with every word:
   real_time_factor          seconds of video watched in a second: 4 is four times as fast as it plays
@@ -39,7 +43,9 @@ from mmduplex_jax.frame_size import FITS
 from mmduplex_jax.interruptible import leave, run_interruptibly
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
 from mmduplex_jax.streaming.captions import Terminal
+from mmduplex_jax.streaming.speech import DEVICE, FORMATS, check_speech
 from mmduplex_jax.streaming.statistics import format_report
+from mmduplex_jax.weights.codec import CODEC_HELP
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
 
 _INTERRUPTED = 130
@@ -54,6 +60,10 @@ def check(args: argparse.Namespace) -> None:
     for name, value in (("max_s", args.max_s), ("image_rate_hz", args.image_rate_hz)):
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be more than 0, got {value:g}")
+    if args.codec is not None and args.server is not None:
+        raise ValueError("--codec is of a model here: a --server has its own")
+    if args.speech is not None:
+        check_speech(args.speech)
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
         raise ValueError(f"--out={args.out}: captions are written as .vtt or .srt")
     files = written(args)
@@ -63,13 +73,14 @@ def check(args: argparse.Namespace) -> None:
         if path.is_dir() or path.resolve() == Path(args.source).resolve():
             raise ValueError(f"--{name}={path} would overwrite {'a folder' if path.is_dir() else 'the source'}")
     if len(set(files.values())) < len(files):
-        raise ValueError("--out, --render and --json need a file each")
+        raise ValueError("--out, --render, --speech and --json need a file each")
 
 
 def written(args: argparse.Namespace) -> dict[str, Path]:
     """The files that are asked for, by flag."""
-    given = {name: getattr(args, name) for name in ("out", "render", "json") if getattr(args, name) not in (None, "-")}
-    return {name: Path(value).absolute() for name, value in given.items()}
+    given = {name: getattr(args, name) for name in ("out", "render", "speech", "json")}
+    is_file = lambda name, value: value not in (None, DEVICE if name == "speech" else "-")
+    return {name: Path(value).absolute() for name, value in given.items() if is_file(name, value)}
 
 
 def commentate(args: argparse.Namespace) -> int:
@@ -83,7 +94,8 @@ def commentate(args: argparse.Namespace) -> int:
     model = run_interruptibly(lambda: load_model(args), "load")
     run = commentator.recording(
         model, args.source, delay_steps=args.delay, pad_bias=args.pad_bias, fit=args.fit, realtime=args.realtime,
-        image_rate_hz=args.image_rate_hz, captions=args.out, film=args.render, listeners=[Terminal(people)], say=say,
+        image_rate_hz=args.image_rate_hz, captions=args.out, film=args.render, speech=args.speech,
+        listeners=[Terminal(people)], say=say,
     )  # fmt: skip
     try:
         with run as runtime, runtime.stopped_by_signals():
@@ -106,8 +118,9 @@ def load_model(args: argparse.Namespace) -> commentator.Commentator | RemoteComm
     """The model that the flags name."""
     if args.server is not None:
         return remote_commentator(args.server, read_token(args.token_file), realtime=args.realtime)
-    random = args.random_init
-    return commentator.load(args.checkpoint) if random is None else commentator.random_commentator(random, args.seed)
+    if args.random_init is not None:
+        return commentator.random_commentator(args.random_init, args.seed, args.codec)
+    return commentator.load(args.checkpoint, codec=args.codec)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--token_file", metavar="FILE", help=f"of --server: its first line is the token; else {TOKEN_VARIABLE} is")
     add("--realtime", action="store_true", help="watch at the video's own speed")
     add("--out", metavar="FILE.vtt|.srt", help="write the words as captions")
-    add("--render", metavar="FILE.mp4", help="write the video with subtitles and the tokens' places")
+    add("--render", metavar="FILE.mp4|.mkv", help="write the video with subtitles, the tokens' places and the sound")
+    sound = f"write what a model that speaks says ({', '.join(FORMATS)}), or play it ({DEVICE})"
+    add("--speech", metavar=f"FILE.wav|{DEVICE}", help=sound)
+    add("--codec", metavar="DIR", help=CODEC_HELP)
     add_json_flag(flags, "write the report with every word")
     add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")

@@ -9,6 +9,9 @@ weights of others (`config.init_from`), their licences go into a NOTICE beside i
 
 A model that is too talkative, or too quiet, on clips that it is tuned on (never on those it is judged on) is exported
 with --pad_bias: what a session, or a --pad_bias of other commands, asks for is then counted from there.
+
+Of a model that speaks, --codec names the codec that made the codes of its training; it goes along, in the folder
+`codec`, where all commands find it.
 """
 
 import argparse
@@ -17,10 +20,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.stages.config_file import command_parser, run_main
+from mmduplex_jax.streaming.sound import voice_of
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.codec import (
+    CODEC_HELP,
+    CodecWeights,
+    find_codec,
+    load_codec,
+    remove_codec,
+    save_codec,
+)
 from mmduplex_jax.weights.notice import NOTICE_FILE, notice_behind
-from mmduplex_jax.weights.trained import load_trained
+from mmduplex_jax.weights.trained import Trained, load_trained
 
 
 def export(args: argparse.Namespace) -> None:
@@ -31,6 +44,7 @@ def export(args: argparse.Namespace) -> None:
         if trained.config.stage != "duplex":
             raise ValueError(f"--pad_bias is of stage 'duplex', {args.checkpoint} is of stage {trained.config.stage!r}")
         config["pad_bias"] = args.pad_bias
+    codec = codec_of(trained, args.codec)
     reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in args.scores}
     size = portable.save(
         args.out,
@@ -52,10 +66,32 @@ def export(args: argparse.Namespace) -> None:
     notice = notice_behind(config)
     if notice:
         (Path(args.out) / NOTICE_FILE).write_text(notice, encoding="utf-8")
+    codec_size = 0 if codec is None else save_codec(args.out, codec, dtype=args.dtype, max_bytes=args.max_bytes)
+    if codec is None:
+        remove_codec(args.out)
     again, _ = portable.load(args.out)
     portable.check(again, trained.params, f"{args.out} against {args.checkpoint}")
     tensors = len(portable.flatten(again))
-    print(f"{args.out}: {tensors} tensors after {trained.steps} steps, {size:,} bytes ({args.dtype})")
+    beside = "" if codec is None else f", and its codec, {codec_size:,} bytes"
+    print(f"{args.out}: {tensors} tensors after {trained.steps} steps, {size:,} bytes ({args.dtype}){beside}")
+
+
+def codec_of(trained: Trained, named: str | None) -> CodecWeights | None:
+    """The codec that goes along: the one that is named, else the one that lies beside the training.
+
+    Raises:
+      ValueError: it is another model's, or this one does not speak.
+    """
+    model = getattr(trained.task, "config", None)
+    speaks = getattr(model, "audio", None) is not None
+    folder = named if named is not None or not speaks else find_codec(trained.folder)
+    if folder is None:
+        return None
+    if not isinstance(model, DualStreamConfig):
+        raise ValueError(f"--codec is of stage 'duplex', {trained.folder} is of stage {trained.config.stage!r}")
+    codec = load_codec(folder)
+    voice_of(model, codec.config, codec.params, str(folder))
+    return codec
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument(
         "--pad_bias", type=float, metavar="X", help="added to silence's logit from now on (default: as it is)"
     )
+    flags.add_argument("--codec", metavar="DIR", help=CODEC_HELP)
     flags.add_argument("--note", default="", help="a sentence on the training, kept as metadata `note`")
     flags.add_argument(
         "--max_bytes", type=int, default=portable.MAX_BYTES, help="refuse to write more (default: %(default)s)"

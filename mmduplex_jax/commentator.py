@@ -10,7 +10,7 @@
     words = stream.push(frame, t_s)  # one's own frames, RGB uint8 of any size
     words += stream.close()
 
-All times are in seconds.
+A model that speaks is heard where `on_sound` takes its sound. All times are in seconds.
 """
 
 import contextlib
@@ -43,10 +43,13 @@ from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import Session, StreamPool
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
+from mmduplex_jax.streaming.sound import SoundPiece, Voice, voice_of
+from mmduplex_jax.streaming.speech import open_speech
 from mmduplex_jax.streaming.statistics import RunStatistics
-from mmduplex_jax.streaming.unrolled import live_on_this_machine
+from mmduplex_jax.streaming.unrolled import codec_on_this_machine, live_on_this_machine
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.codec import CODEC_FOLDER, find_codec, load_codec
 from mmduplex_jax.weights.trained import Trained, load_tokenizer, load_trained
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -83,6 +86,7 @@ class Commentator:
       config: of its training.
       tokenizer: its words.
       steps: how long it was trained; 0 for random parameters.
+      voice: what makes it heard; None for a model that only writes, or without its codec.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Commentator:
     config: ConfigDict
     tokenizer: TextTokenizer
     steps: int = 0
+    voice: Voice | None = None
     _idle: list[Session] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -124,7 +129,7 @@ class Commentator:
     @property
     def sample_rate_hz(self) -> int | None:
         """Of its sound; None: it has no voice, or no codec to make its codes heard."""
-        return None
+        return None if self.voice is None else self.voice.sample_rate_hz
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -151,6 +156,7 @@ class Commentator:
         image_rate_hz: float = DEFAULT_RATE_HZ,
         realtime: bool = False,
         max_s: float | None = None,
+        on_sound: Callable[[SoundPiece], None] | None = None,
     ) -> Iterator[TimedWord]:
         """Watches a video and yields its words as they come.
 
@@ -163,16 +169,18 @@ class Commentator:
           image_rate_hz: pictures a second of a folder.
           realtime: watch at the video's own speed, and drop frames rather than fall behind; always so for live sources.
           max_s: watch no more than this.
+          on_sound: takes what is heard, a piece a step; where it is given the model speaks.
 
         Raises:
           VideoError: it is no video, or broke on the way: then after the words that were said until there.
           ValueError: a setting that the model was not made for.
         """
-        session = self.session(delay_steps, pad_bias)
+        session = self.session(delay_steps, pad_bias, speaking=on_sound is not None)
+        hearers = [] if on_sound is None else [on_sound]
         with VideoReader(
             source, self.clock, self.frame_px, fit or self.fit, trusted=True, image_rate_hz=image_rate_hz
         ) as reader:
-            runtime = Runtime(session, reader, realtime=realtime)
+            runtime = Runtime(session, reader, realtime=realtime, hearers=hearers)
             try:
                 yield from runtime.words(max_s)
             except GeneratorExit:  # whoever took the words has heard enough
@@ -183,22 +191,34 @@ class Commentator:
             raise runtime.error
 
     def stream(
-        self, *, delay_steps: int | None = None, pad_bias: float = 0.0, fit: str | None = None
+        self,
+        *,
+        delay_steps: int | None = None,
+        pad_bias: float = 0.0,
+        fit: str | None = None,
+        on_sound: Callable[[SoundPiece], None] | None = None,
     ) -> "CommentaryStream":
         """Begins a stream of one's own frames; settings as of `commentate`."""
-        return CommentaryStream(self, self.session(delay_steps, pad_bias), fit or self.fit)
+        session = self.session(delay_steps, pad_bias, speaking=on_sound is not None)
+        return CommentaryStream(self, session, fit or self.fit, on_sound)
 
-    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Session:
+    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0, *, speaking: bool = False) -> Session:
         """A stream over ticks of the model's own clock and frame size, compiled; settings as of `commentate`.
 
+        Args:
+          speaking: its ticks give sound, too.
+
         Raises:
-          ValueError: a delay that was not trained, or a bias that is no number.
+          ValueError: a delay that was not trained, a bias that is no number, or a model that cannot be heard.
         """
         delay_steps = self.delays.chosen(delay_steps)
-        if self._idle:
-            session = self._idle.pop()
-            session.configure(delay_steps=delay_steps, pad_bias=pad_bias)
-            return session
+        if speaking and self.voice is None:
+            raise ValueError(why_unheard(self))
+        for session in self._idle:
+            if session.speaking == speaking:
+                self._idle.remove(session)
+                session.configure(delay_steps=delay_steps, pad_bias=pad_bias)
+                return session
         return Session(
             self.live,
             self.params,
@@ -207,11 +227,12 @@ class Commentator:
             self.frame_px,
             delay_steps=delay_steps,
             pad_bias=pad_bias,
+            voice=self.voice if speaking else None,
         )
 
 
 def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: int = 1) -> StreamPool:
-    """A pool for so many streams of a model at once, compiled (see `StreamPool`).
+    """A pool for so many streams of a model at once, compiled (see `StreamPool`); they may speak where the model does.
 
     Raises:
       ValueError: a rung of the policy leaves less than a stream needs.
@@ -227,6 +248,7 @@ def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: in
         tokens_per_s_max=model.tokens_per_s_max,
         tokens_per_s_min=model.tokens_per_s_min,
         ahead=ahead,
+        voice=model.voice,
     )
 
 
@@ -254,7 +276,7 @@ class ModelFacts(Protocol):
 class Commentates(ModelFacts, Protocol):
     """What `recording` needs of a model: `Commentator` has it, and so has the model of a server."""
 
-    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> Watching: ...
+    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0, *, speaking: bool = False) -> Watching: ...
 
 
 @contextlib.contextmanager
@@ -269,6 +291,7 @@ def recording(
     realtime: bool = False,
     captions: str | os.PathLike[str] | None = None,
     film: str | os.PathLike[str] | None = None,
+    speech: str | os.PathLike[str] | None = None,
     listeners: Sequence[Listener] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Runtime]:
@@ -278,7 +301,9 @@ def recording(
       model: that watches.
       source, delay_steps, pad_bias, fit, image_rate_hz, realtime: as of `Commentator.commentate`.
       captions: a .vtt or .srt with the words.
-      film: an .mp4 of the video with the words as subtitles and the tokens' places.
+      film: an .mp4 or .mkv of the video with the words as subtitles, the tokens' places, and the sound of a model that
+        speaks.
+      speech: a .wav, .opus, .ogg or .m4a with what is heard, or "device": it is played.
       listeners: that take the words, too.
       say: takes a line about what is going on.
 
@@ -294,12 +319,26 @@ def recording(
         say(f"{reader.info.source}: {reader.info}; {model.name}")
         if isinstance(model, Commentator) and not model._idle:
             say("compiling the model's step: half a minute for a small model on two cores, more for larger ones")
-        session = run_interruptibly(lambda: model.session(delay_steps, pad_bias), "compile")
+        rate_hz = model.sample_rate_hz
+        if speech is not None and rate_hz is None:
+            raise ValueError(why_unheard(model))
+        speaking = rate_hz is not None and (speech is not None or film is not None)
+        session = run_interruptibly(lambda: model.session(delay_steps, pad_bias, speaking=speaking), "compile")
         writers: list[Listener] = [CaptionFile(Path(captions))] if captions else []
+        hearers: list[Callable[[SoundPiece], None]] = []
+        if speech is not None and rate_hz is not None:
+            heard = open_speech(speech, rate_hz)
+            writers.append(heard)
+            hearers.append(heard.on_sound)
         if film:
             cap, tick_s = model.tokens_per_s_max, model.clock.tick_s
-            writers.append(Renderer(Path(film), frame_px=model.frame_px, fit=fit, tokens_per_s_max=cap, tick_s=tick_s))
-        yield Runtime(session, reader, [*listeners, *writers], realtime=realtime)
+            shown = Renderer(
+                Path(film), frame_px=model.frame_px, fit=fit, tokens_per_s_max=cap, tick_s=tick_s,
+                sample_rate_hz=rate_hz,
+            )  # fmt: skip
+            writers.append(shown)
+            hearers.append(shown.on_sound)
+        yield Runtime(session, reader, [*listeners, *writers], realtime=realtime, hearers=hearers)
     if isinstance(model, Commentator) and isinstance(session, Session):
         model._idle.append(session)
 
@@ -315,6 +354,17 @@ def unopened_report(model: Commentates, source: str, error: VideoError) -> dict[
     return report_of(model, {"source": redact(source), **nothing, "notes": [], "error": redact(str(error))})
 
 
+def why_unheard(model: ModelFacts) -> str:
+    """What to do where a model is to be heard and cannot be."""
+    if isinstance(model, Commentator) and model.live.config.audio is not None:
+        return (
+            f"{model.name} says codes of sound, and the codec that makes them heard is not beside it: name it with "
+            f"--codec (in a program: codec=), or put it into the checkpoint's folder {CODEC_FOLDER!r} "
+            "(`launch.export --codec`)"
+        )
+    return f"{model.name} has no voice: it writes only (config.audio), or its server does not hand out sound"
+
+
 def why_silent(model: Commentates, pad_bias: float) -> str:
     """What to try where nothing was said in a whole run."""
     trained = f" It was trained for {model.steps:,} steps." if isinstance(model, Commentator) else ""
@@ -327,8 +377,14 @@ def why_silent(model: Commentates, pad_bias: float) -> str:
 class CommentaryStream:
     """Frames of one's own in, words out. Pictures may come at any rate: the model looks at its own ticks."""
 
-    def __init__(self, model: Commentator, session: Session, fit: str):
-        self._model, self._session = model, session
+    def __init__(
+        self,
+        model: Commentator,
+        session: Session,
+        fit: str,
+        on_sound: Callable[[SoundPiece], None] | None = None,
+    ):
+        self._model, self._session, self._on_sound = model, session, on_sound
         self._fitted = fitter(model.frame_px, fit)
         self._sampler: TickSampler[np.ndarray] = TickSampler(model.clock, _GAP_S)
         self._closed = False
@@ -352,12 +408,14 @@ class CommentaryStream:
             raise ValueError(f"a frame must be RGB, uint8 [H, W, 3], got {frame.dtype} {list(frame.shape)}")
         if not math.isfinite(t_s):
             raise ValueError(f"a frame's time must be a number of seconds, got {t_s}")
-        ticks = self._sampler.push(float(t_s), frame)
-        return [
-            word
-            for tick_s, shown in ticks
-            for word in self._session.tick(tick_s, np.ascontiguousarray(self._fitted(shown, 1.0))).words
-        ]
+        words = []
+        for tick_s, shown in self._sampler.push(float(t_s), frame):
+            result = self._session.tick(tick_s, np.ascontiguousarray(self._fitted(shown, 1.0)))
+            words += result.words
+            if self._on_sound is not None:
+                for piece in result.sound:
+                    self._on_sound(piece)
+        return words
 
     def close(self) -> list[TimedWord]:
         """Ends the stream; returns the word that was being said, if any. A second call does nothing."""
@@ -375,34 +433,48 @@ class CommentaryStream:
         self.close()
 
 
-def load(checkpoint: str | os.PathLike[str] | None = None) -> Commentator:
+def load(
+    checkpoint: str | os.PathLike[str] | None = None, *, codec: str | os.PathLike[str] | None = None
+) -> Commentator:
     """A trained model that commentates.
 
     Args:
       checkpoint: a training's workdir or a portable checkpoint; or "real" (also where it is not given) or "world",
         the models that come with the library. These names go before a folder of that name: `./real` is the folder.
+      codec: of a model that speaks, the folder of its codec; where it is not given, `codec` in the checkpoint's folder.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
-      ValueError: it is damaged, of another layout, or of a stage that does not speak.
+      ValueError: it is damaged, of another layout, of a stage that does not commentate, or the codec is another
+        model's.
     """
     trained = load_trained(checkpoint)
-    return commentator_of(trained, trained.title)
+    return commentator_of(trained, trained.title, codec)
 
 
-def commentator_of(trained: Trained, name: str) -> Commentator:
-    """From a trained model; ValueError where it is of a stage that does not speak."""
+def commentator_of(trained: Trained, name: str, codec: str | os.PathLike[str] | None = None) -> Commentator:
+    """From a trained model; codec and errors as of `load`."""
     task = _commentating(trained.task, trained.config, str(trained.folder))
     live, params = live_on_this_machine(task.config, trained.params)
-    return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps)
+    beside = find_codec(trained.folder) if live.config.audio is not None else None
+    voice = _voice(live, codec if codec is not None else beside)
+    return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps, voice)
 
 
-def random_commentator(path: str | Path, seed: int) -> Commentator:
+def _voice(live: LiveModel, codec: str | os.PathLike[str] | None) -> Voice | None:
+    """The voice that the codec in a folder gives a model; None where there is none."""
+    if codec is None:
+        return None
+    weights = load_codec(os.fspath(codec))
+    return codec_on_this_machine(voice_of(live.config, weights.config, weights.params, os.fspath(codec)))
+
+
+def random_commentator(path: str | Path, seed: int, codec: str | os.PathLike[str] | None = None) -> Commentator:
     """A model that has learned nothing, of a config file (`configs/*.py`): as fast as a trained one.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no config, or of a stage that does not speak.
+      ValueError: it is no config, of a stage that does not commentate, or the codec is another model's.
     """
     config = load_config(path).lock()
     tokenizer = load_tokenizer(config)
@@ -410,9 +482,9 @@ def random_commentator(path: str | Path, seed: int) -> Commentator:
     # A short clip makes the same parameters and compiles sooner.
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
-    return Commentator(
-        f"{Path(path).stem} with random parameters", *live_on_this_machine(task.config, params), config, tokenizer
-    )
+    live, params = live_on_this_machine(task.config, params)
+    voice = _voice(live, codec)
+    return Commentator(f"{Path(path).stem} with random parameters", live, params, config, tokenizer, voice=voice)
 
 
 def _commentating(task: Any, config: Any, named: str) -> Any:

@@ -48,8 +48,12 @@ class RemoteCommentator:
     delays: Delays
     sample_rate_hz: int | None
 
-    def session(self, delay_steps: int | None = None, pad_bias: float = 0.0) -> "RemoteSession":
+    def session(
+        self, delay_steps: int | None = None, pad_bias: float = 0.0, *, speaking: bool = False
+    ) -> "RemoteSession":
         """A stream on the server; ConnectionError where it refuses one."""
+        if speaking:
+            raise ValueError("the sound of a server's model is not taken by this client yet")
         return RemoteSession(self, self.delays.chosen(delay_steps), pad_bias)
 
 

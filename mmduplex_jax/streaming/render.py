@@ -14,6 +14,8 @@ from data_pipelines.geometry import frame_in_picture
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.sentences import SentenceWriter, WrittenWord
 from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.sound import SoundPiece
+from mmduplex_jax.streaming.speech import SoundTrack
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -34,25 +36,40 @@ _ANCHOR, _FLOW, _FULL = (255, 196, 61), (86, 224, 200), (240, 96, 84)
 
 
 class Renderer:
-    """Writes an mp4 while the stream runs; nothing is kept but the state of the overlays.
+    """Writes a video while the stream runs; nothing is kept but the state of the overlays.
 
     A picture is shown with what was known at its time: words appear when they were said. The video has the source's
     own times and at most 30 pictures a second, and the size of the first; one of another shape stands between bars.
+    What is heard, if anything, lies beside it: AAC in an .mp4, Opus in an .mkv.
     """
 
-    def __init__(self, path: str | Path, *, frame_px: FrameSize, fit: str, tokens_per_s_max: int, tick_s: float):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        frame_px: FrameSize,
+        fit: str,
+        tokens_per_s_max: int,
+        tick_s: float,
+        sample_rate_hz: int | None = None,
+    ):
         """Opens the file.
 
         Args:
-          path: of the mp4.
+          path: of the file, an .mkv, or an mp4 whatever it is called.
           frame_px, fit: how the model's frame lies on the picture (see VideoReader).
           tokens_per_s_max: the cap, for the gauge.
           tick_s: a tick's length, which is how long a flow token is current.
+          sample_rate_hz: of the sound that `on_sound` will take; None: there is none.
         """
         self._frame_px, self._fit, self._cap, self._tick_s = frame_size(frame_px), fit, tokens_per_s_max, tick_s
         # The file is made with the first picture; an older one must not be taken for it when none comes.
         Path(path).unlink(missing_ok=True)
-        self._container = av.open(str(path), "w", format="mp4")
+        matroska = Path(path).suffix.lower() == ".mkv"
+        self._container = av.open(str(path), "w", format="matroska" if matroska else "mp4")
+        self._sound_codec, self._sample_rate_hz = "libopus" if matroska else "aac", sample_rate_hz
+        self._sound: SoundTrack | None = None
+        self._unwritten: list[SoundPiece] = []
         self._stream: av.VideoStream | None = None
         self._size = self._picture_size = (0, 0)
         self._last: np.ndarray | None = None
@@ -77,6 +94,15 @@ class Renderer:
         if self._last is not None:
             self._write(tick.t_s, self._last)
 
+    def on_sound(self, piece: SoundPiece) -> None:
+        """Puts a piece beside the pictures of its time."""
+        self._unwritten.append(piece)
+        # (A file's streams are all there before its first packet is.)
+        if self._sound is not None:
+            for unwritten in self._unwritten:
+                self._sound.write(unwritten)
+            self._unwritten.clear()
+
     def close(self, words: Sequence[TimedWord]) -> None:
         """Writes the last words and ends the file."""
         self._words.extend(map(self._writer.write, words))
@@ -85,6 +111,8 @@ class Renderer:
                 self._write(self._end_s, self._last)
             if self._stream is not None:
                 self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.finish()
         finally:
             self._container.close()
 
@@ -126,6 +154,8 @@ class Renderer:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = _MS
         stream.time_base = _MS
+        if self._sample_rate_hz is not None:
+            self._sound = SoundTrack(self._container, self._sound_codec, self._sample_rate_hz)
         return stream
 
     def _draw(self, t_s: float, image: np.ndarray) -> np.ndarray:

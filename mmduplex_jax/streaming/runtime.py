@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
 from mmduplex_jax.streaming.pool import TickResult
 from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.statistics import RunStatistics
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -64,9 +65,24 @@ class Runtime:
     """
 
     def __init__(
-        self, session: Watching, reader: Reader, listeners: Sequence[Listener] = (), *, realtime: bool = False
+        self,
+        session: Watching,
+        reader: Reader,
+        listeners: Sequence[Listener] = (),
+        *,
+        realtime: bool = False,
+        hearers: Sequence[Callable[[SoundPiece], None]] = (),
     ):
-        self._session, self._reader, self._listeners = session, reader, listeners
+        """Nothing runs yet.
+
+        Args:
+          session: watches.
+          reader: its source.
+          listeners: take what is said, tick by tick.
+          realtime: at the source's own speed.
+          hearers: take what is heard, piece by piece, each tick's after the listeners took the tick.
+        """
+        self._session, self._reader, self._listeners, self._hearers = session, reader, listeners, hearers
         self._realtime = realtime or reader.info.live or reader.info.in_segments
         waiting = max(1, session.clock.ticks_in(_AHEAD_S))
         self._feed = FrameFeed(reader, realtime=realtime, max_waiting=waiting, lag_max_s=_LAG_MAX_S)
@@ -109,6 +125,9 @@ class Runtime:
                 self._end_s = tick.t_s + self._session.clock.tick_s
                 for listener in self._listeners:
                     listener.on_tick(tick, words, result.tokens, self._statistics.tokens_in_last_second)
+                for piece in result.sound:
+                    for hear in self._hearers:
+                        hear(piece)
                 yield from words
         except (VideoError, ConnectionError) as error:
             self.error = error

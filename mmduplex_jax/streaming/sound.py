@@ -169,12 +169,11 @@ class Seams:
         self._length = voice.step_samples
         fade = min(self._length, max(1, round(FADE_S * voice.sample_rate_hz)))
         self._rising = np.arange(1, fade + 1, dtype=np.float32) / (fade + 1)
-        self._last = np.float32(0)
-        self._begun = self._paused = False
+        self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Another stream begins; what is heard of the one before fades."""
-        self._begun = self._paused = False
+        """Another stream begins, and perhaps another listens: nothing of the one before is heard in it."""
+        self._last, self._begun, self._paused = np.float32(0), False, False
 
     def stop(self) -> None:
         """Nothing is handed out any more, until sound is wanted again."""

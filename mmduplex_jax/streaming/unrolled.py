@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 
+from mmduplex_jax.codec.codec import LiveCodec
 from mmduplex_jax.layers.transformer import StackConfig, unstack_layers
 from mmduplex_jax.models.dual_stream import DualStreamConfig
 from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.streaming.sound import Voice
 
 
 def live_on_this_machine(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[LiveModel, Mapping[str, Any]]:
@@ -17,6 +19,14 @@ def live_on_this_machine(config: DualStreamConfig, params: Mapping[str, Any]) ->
     if jax.default_backend() == "cpu":
         config, params = unrolled(config, params)
     return LiveModel(config), params
+
+
+def codec_on_this_machine(voice: Voice) -> Voice:
+    """The codec as it streams best on this machine."""
+    if jax.default_backend() != "cpu":
+        return voice
+    config = dataclasses.replace(voice.codec.config, remat=False, dtype="float32")
+    return dataclasses.replace(voice, codec=LiveCodec(config))
 
 
 def unrolled(config: DualStreamConfig, params: Mapping[str, Any]) -> tuple[DualStreamConfig, dict[str, Any]]:

@@ -33,16 +33,20 @@ def small_config():
     return config
 
 
+def random_params(task):
+    """Parameters that are drawn, since compiling an initialisation takes longer than all that tests do with them."""
+    rng = np.random.default_rng(0)
+    shapes = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
+
+
 @pytest.fixture(scope="session")
 def untrained():
     """`(config, tokenizer, params)` of a small model that has learned nothing."""
     config = small_config()
     tokenizer = load_tokenizer(config)
     task = build_task(config, tokenizer)
-    # Drawn here, since compiling an initialisation takes longer than everything that these tests do with it.
-    rng = np.random.default_rng(0)
-    shapes = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
-    return config, tokenizer, jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
+    return config, tokenizer, random_params(task)
 
 
 @pytest.fixture(scope="session")

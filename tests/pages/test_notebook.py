@@ -55,8 +55,9 @@ def scripted(monkeypatch):
         frame_px=(FRAME_PX, FRAME_PX),
         fit="crop",
         tokens_per_s_max=8,
+        sample_rate_hz=None,
         delays=Delays(0, 6, 2),
-        session=lambda delay_steps, pad_bias: session(script(SAID, 60), delay_steps),
+        session=lambda delay_steps, pad_bias, *, speaking: session(script(SAID, 60), delay_steps),
     )
     monkeypatch.setattr(notebook, "commentator_of", lambda trained, name: speaker)
     return notebook.Model(

@@ -122,6 +122,6 @@ def test_seams_fade_where_sound_stops_and_comes_back_and_nowhere_else():
     np.testing.assert_array_equal(pieces[2][40:], loud[40:])
     np.testing.assert_array_equal(pieces[3], loud)
     seams.begin_anew()
-    assert seams.joined(None)[0] == pytest.approx(0.8, abs=0.021)
+    assert not seams.joined(None).any()
     np.testing.assert_array_equal(seams.joined(loud), loud)
     assert seams.joined(3 * loud).max() == 1  # nobody's ears, and no integer, take more
