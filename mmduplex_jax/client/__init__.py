@@ -5,6 +5,8 @@
         async for event in stream:
             if isinstance(event, Word):
                 print(event.text)
+            elif isinstance(event, Heard):                  # with sound="pcm16", of a model with a voice
+                play(event.samples, event.sample_rate_hz)
 
 It needs aiohttp (the extra `live`), NumPy and OpenCV, and no JAX. `mmduplex_jax.client.session` is for programs that
 block, one tick after another.
@@ -25,11 +27,12 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Frame, Status, Word, frame_bytes
+from mmduplex_jax.client.sound import Heard, SoundDecoder
+from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, Frame, Status, Word, frame_bytes, parse_sound
 
 __all__ = [
-    "TOKEN_VARIABLE", "Event", "Notice", "Refused", "Status", "Stream", "StreamLost", "Word", "connect", "encode",
-    "info", "read_token",
+    "TOKEN_VARIABLE", "Event", "Heard", "Notice", "Refused", "Status", "Stream", "StreamLost", "Word", "connect",
+    "encode", "info", "read_token",
 ]  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ class Notice(NamedTuple):
     message: str
 
 
-Event = Word | Status | Notice
+Event = Word | Status | Heard | Notice
 
 
 @dataclasses.dataclass
@@ -151,13 +154,22 @@ class Stream:
         # Without a connection it goes with the next one's beginning.
         await self._write(message)
 
-    async def configure(self, *, delay_steps: int | None = None, pad_bias: float | None = None) -> None:
-        """Changes the settings; a Notice "config" comes when they hold."""
+    async def configure(
+        self, *, delay_steps: int | None = None, pad_bias: float | None = None, hear: bool | None = None
+    ) -> None:
+        """Changes the settings; a Notice "config" comes when they hold.
+
+        Args:
+          delay_steps, pad_bias: as of `connect`.
+          hear: of a stream with `sound`, whether it is heard; where it is not, its sound is not made.
+        """
         if delay_steps is not None:
             self._config["delay_steps"] = delay_steps
         if pad_bias is not None:
             self._config["pad_bias"] = pad_bias
-        await self._order({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias})
+        if hear is not None:
+            self._config["hear"] = hear
+        await self._order({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias, "hear": hear})
 
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
         """Pauses, plays on, or forgets everything; after the pictures that were sent before.
@@ -222,9 +234,12 @@ class Stream:
                 hello["resume"] = resume
             try:
                 await socket.send_str(json.dumps(hello))
+                decoder = SoundDecoder()
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         await self._take_message(json.loads(message.data), socket)
+                    elif message.type is aiohttp.WSMsgType.BINARY:
+                        await self._emit(decoder.decode(parse_sound(message.data)))
             except Refused:
                 raise
             except (ConnectionError, aiohttp.ClientError) as error:
@@ -271,7 +286,7 @@ class Stream:
                     self.last_seq = seq
                     await self._emit(Word(**{name: message[name] for name in Word._fields if name in message}))
             case {"type": "status"}:
-                await self._emit(Status(**{name: message[name] for name in Status._fields}))
+                await self._emit(Status(**{name: message[name] for name in Status._fields if name in message}))
             case {"type": "config"}:
                 settings = f"delay {message['delay_steps']} steps, bias {message['pad_bias']:g}"
                 await self._emit(Notice("config", settings))
@@ -349,6 +364,7 @@ async def connect(
     delay_steps: int | None = None,
     pad_bias: float = 0.0,
     source: str | None = None,
+    sound: Literal["pcm16", "opus"] | None = None,
     client: str = "mmduplex_jax.client",
 ) -> AsyncIterator[Stream]:
     """A stream on the server at `url`, with its hello done; it ends with the block.
@@ -361,6 +377,8 @@ async def connect(
       delay_steps: how far words run behind the picture; None takes the model's own.
       pad_bias: more is quieter.
       source: a file or an address that the server is to watch, where it allows that.
+      sound: how the model's voice comes, as `Heard` beside words: "pcm16" as it is, "opus" in an eighth of the bytes or
+        less; None: it is not heard. What is said while the connection is gone is not heard later.
       client: a name for the server's log.
 
     Raises:
@@ -372,6 +390,8 @@ async def connect(
     config = {"mode": mode, "delay_steps": delay_steps, "pad_bias": pad_bias, "source": source}
     if fit is not None:
         config["fit"] = fit
+    if sound is not None:
+        config["sound"] = sound
     async with _session(token) as http:
         stream = Stream(http, url.rstrip("/"), config, client)
         running = asyncio.create_task(stream.run(), name=f"stream on {url}")

@@ -196,23 +196,21 @@ class _Connection:
             await self._send(self._hello())
             while True:
                 changes = session.changes
-                # Statuses first out of the session and last onto the wire: their words are said before them.
+                # Statuses first out of the session and last onto the wire: their words and sound are sent before them.
                 replies, ended = session.take_replies(), session.ended
                 try:
-                    words = session.words.after(self._seq)
+                    await self._send_words()
+                    for _ in range(self._sound.waiting if self._sound is not None else 0):
+                        await self._send_sound()
+                        # Words that came meanwhile go before the next piece.
+                        await self._send_words()
                 except WordsGone as gone:
                     message = f"{gone.missed} words went by that this client did not read in time"
                     await self._bye("too_slow", message)
                     session.end("too_slow", message)
                     return "too_slow", message
-                for word in words:
-                    await self._send(event_reply(word))
-                    self._seq = word.seq
                 for reply in replies:
                     await self._send(reply)
-                if await self._send_sound():
-                    # Words that came meanwhile go before the next piece.
-                    continue
                 if ended is not None:
                     await self._bye(*ended)
                     self._sessions.forget(session)
@@ -232,20 +230,25 @@ class _Connection:
     async def _bye(self, reason: str, message: str) -> None:
         await self._send(bye_reply(reason, message, seq=self._session.words.seq))
 
-    async def _send_sound(self) -> bool:
-        """Sends the oldest piece of sound that waits, where it goes by messages; whether there was one."""
+    async def _send_words(self) -> None:
+        """Sends the words that were said since; WordsGone where some are no longer kept."""
+        for word in self._session.words.after(self._seq):
+            await self._send(event_reply(word))
+            self._seq = word.seq
+
+    async def _send_sound(self) -> None:
+        """Sends the oldest piece of sound that waits, where it goes by messages."""
         if self._encoder is None or self._sound is None:
-            return False
+            return
         queued = self._session.take_sound(self._sound)
         if queued is None:
-            return False
+            return
         # (Opus takes a millisecond, in which others' words need not wait.)
         if self._opened.config.sound == "opus":
             sound = await asyncio.to_thread(self._encoder.encode, queued)
         else:
             sound = self._encoder.encode(queued)
         await self._send_message(sound_bytes(sound))
-        return True
 
     async def _send(self, reply: Reply) -> None:
         await self._send_message(encode_reply(reply))

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mmduplex_jax import client
-from mmduplex_jax.client import Notice, Refused, Status, Stream, StreamLost, Word, connect, encode, info
+from mmduplex_jax.client import Heard, Notice, Refused, Status, Stream, StreamLost, Word, connect, encode, info
 from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.serving.limits import Limits
-from tests.serving.scripted_pool import FACTS, ScriptedPool
+from tests.serving.scripted_pool import FACTS, VOICED, ScriptedPool
 from tests.serving.served import TICK_S, run, served
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -124,6 +124,54 @@ def test_a_file_whose_connection_is_cut_again_and_again_loses_and_doubles_nothin
             assert sum(isinstance(event, Notice) and event.code == "connection" for event in events) == cutter.cuts
             (seat,) = server.pool.all_seats
             assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == list(range(60))
+
+    run(test())
+
+
+@pytest.mark.parametrize(("sound", "rate_hz"), [("pcm16", 16_000), ("opus", 48_000)])
+def test_the_model_is_heard_beside_its_words(sound, rate_hz: int):
+    async def test():
+        async with (
+            served(facts=VOICED) as server,
+            connect(server.url, mode="file", sound=sound) as stream,
+        ):
+            assert stream.hello["sound"] == sound
+            showing = asyncio.create_task(show(stream, 10))
+            events = [event async for event in stream]
+            await showing
+            heard = [event for event in events if isinstance(event, Heard)]
+            assert [(piece.step, piece.continues) for piece in heard] == [(i, i > 0) for i in range(20)]
+            assert [piece.t_s for piece in heard] == pytest.approx([VOICED.clock.step_s * (i + 1) for i in range(20)])
+            assert {(piece.sample_rate_hz, len(piece.samples)) for piece in heard} == {(rate_hz, rate_hz * 8 // 100)}
+            samples = np.concatenate([piece.samples for piece in heard])[rate_hz // 10 :]
+            assert np.std(samples) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
+            assert np.argmax(np.abs(np.fft.rfft(samples))) * rate_hz / len(samples) == pytest.approx(500, abs=2)
+            # A tick's sound comes before its status, so that whoever waits for that has both.
+            for i, event in enumerate(events):
+                if isinstance(event, Status):
+                    assert sum(isinstance(before, Heard) for before in events[:i]) > event.step
+
+    run(test())
+
+
+def test_sound_goes_on_after_a_cut_and_says_that_something_is_missing():
+    async def test():
+        async with served(facts=VOICED) as server:
+            cutter = Cutter(server.url, [100_000])
+            async with cutter.listening() as url, connect(url, mode="file", sound="pcm16") as stream:
+                await stream.configure(hear=True)
+                showing = asyncio.create_task(show(stream, 30))
+                events = [event async for event in stream]
+                await showing
+            assert cutter.cuts == stream.reconnections == 1
+            assert [event.text for event in events if isinstance(event, Word)] == [f"w{i}" for i in range(30)]
+            heard = [event for event in events if isinstance(event, Heard)]
+            steps = [piece.step for piece in heard]
+            assert steps == sorted(set(steps))
+            assert steps[-1] == 59
+            gaps = [after.step for before, after in zip(heard, heard[1:]) if after.step != before.step + 1]
+            assert {piece.step for piece in heard if not piece.continues} >= {steps[0], *gaps}
+            assert sum(not piece.continues for piece in heard) <= 2
 
     run(test())
 
