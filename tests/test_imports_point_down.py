@@ -224,7 +224,7 @@ MODULES = {
     "norfair-enough": "norfair",
     "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
 }  # fmt: skip
-LIBRARY_EXTRAS = ("live", "data", "teacher", "arena")
+LIBRARY_EXTRAS = ("live", "data", "teacher", "arena", "device")
 
 
 def declared() -> tuple[set[str], set[str]]:
