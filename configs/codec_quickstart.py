@@ -1,6 +1,8 @@
-"""A small codec for one voice: Mimi's architecture at 16 kHz, 8 codes of 256 every 80 ms, 0.8 kbit/s.
+r"""A small codec for one voice: Mimi's architecture at 16 kHz, 8 codes of 256 every 80 ms, 0.8 kbit/s.
 
 Command:  python -m launch.train --config=configs/codec_quickstart.py --workdir=runs/codec --config.data.dirs=data/voice
+          python -m launch.train --config=configs/codec_quickstart.py:decoder --workdir=runs/decoder \
+              --config.init_from.model=runs/codec --config.data.dirs=data/voice
 Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards whose records keep their sound; a quarter of
           an hour is enough for one synthetic voice.
 Hardware: 2 CPU cores, 3 GB.
@@ -9,8 +11,18 @@ Hardware: 2 CPU cores, 3 GB.
 from ml_collections import config_dict
 
 
-def get_config() -> config_dict.ConfigDict:
-    """The experiment."""
+def get_config(part: str = "") -> config_dict.ConfigDict:
+    """The experiment.
+
+    Args:
+      part: "" is the codec; "decoder" (behind the file's name and a colon) trains the decoder of one alone. Codes stay
+        what they are, so that models that say them sound better without being trained again.
+
+    Raises:
+      ValueError: there is no such part.
+    """
+    if part not in ("", "decoder"):
+        raise ValueError(f"configs/codec_quickstart.py:{part}: there is only `decoder`")
     c = config_dict.ConfigDict()
     c.stage = "codec"
     c.text_tokenizer = "world"  # every checkpoint has one; a codec knows no text
@@ -64,6 +76,7 @@ def get_config() -> config_dict.ConfigDict:
         feature_weight=0.0,
         quantizer_dropout=0.25,
         exact_rate=0.0,
+        codebooks=0,  # that pieces without that dropout have; 0 for all
         decay=0.98,
         restart_below=0.1,
     )
@@ -97,4 +110,15 @@ def get_config() -> config_dict.ConfigDict:
         b2=0.95,
         groups=dict(),
     )
+    if part:
+        c.train.groups = config_dict.create(
+            encoder=dict(match="codec/(encoder|encoder_transformer|downsample)/", start_step=-1),
+            quantizer=dict(match=r"codec/quantizer/\w+/(?!(sums|usage|initialized)$)", start_step=-1),
+        )
+        c.train.steps = 1500
+        c.loss.quantizer_dropout = 0.25
+        c.loss.codebooks = 4  # as many as configs/speak_quickstart.py says
+        # The codebooks are averages, which no group holds: here they stay where they are.
+        c.loss.decay = 1 - 1e-12
+        c.loss.restart_below = 0.0
     return c

@@ -162,6 +162,10 @@ class ShardDataset(RecordFiles):
         except RecordError as error:
             raise ShardError(f"{place}: {error}; {_REMEDY}") from error
 
+    def stored(self, index: int) -> bytes:
+        """A record as it is stored; errors as of `read`."""
+        return self._read(index)[0]
+
     def _read(self, index: int) -> tuple[bytes, str]:
         """A record's bytes, and its place in words."""
         number, position = self._place(index)

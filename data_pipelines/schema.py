@@ -209,14 +209,35 @@ def encode_record(record: Record, image_format: str = "jpeg", quality: int = 92)
     if record.things is not None:  # only where they are known, so that other records are as they were before
         fields["things"] = [[thing.noun, _packed_boxes(thing.boxes)] for thing in record.things]
     if record.codes is not None:
-        values = record.codes.values
-        fields["codes"] = {
-            "codec": record.codes.codec,
-            "shape": list(values.shape),
-            "data": values.astype("<i2").tobytes(),
-        }
+        fields["codes"] = _code_fields(record.codes)
+    return _enveloped(fields)
+
+
+def with_codes(data: bytes, codes: Codes | None) -> bytes:
+    """An encoded record with these codes, or none, in the place of its sound track; all else is as it is.
+
+    Raises:
+      RecordError: as of `decode_record`, and where there is not a row of codes for every step.
+    """
+    fields = _fields_of(data)
+    fields["audio"] = None
+    fields.pop("codes", None)
+    if codes is not None:
+        steps = Clock(*fields["clock"]).step_of_tick(images.Sheets(**fields["frames"]).num_frames)
+        if len(codes.values) != steps:
+            raise RecordError(f"{fields['key']}: {len(codes.values)} rows of codes for {steps} steps")
+        fields["codes"] = _code_fields(codes)
+    return _enveloped(fields)
+
+
+def _enveloped(fields: dict[str, Any]) -> bytes:
     body = msgpack.packb(fields)
     return msgpack.packb({"schema": SCHEMA_VERSION, "crc32": zlib.crc32(body), "body": body})
+
+
+def _code_fields(codes: Codes) -> dict[str, Any]:
+    values = codes.values
+    return {"codec": codes.codec, "shape": list(values.shape), "data": values.astype("<i2").tobytes()}
 
 
 def decode_record(data: bytes, ticks: Callable[[int], range] | None = None) -> Record:

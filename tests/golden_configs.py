@@ -25,6 +25,7 @@ CONFIGS = (
     "clip_s16",
     "codec_mimi",
     "codec_quickstart",
+    "codec_quickstart:decoder",
     "duplex_300m",
     "duplex_300m_speech",
     "duplex_clip_llm",

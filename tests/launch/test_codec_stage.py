@@ -7,8 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from launch import evaluate
+from data_pipelines.audio_track import AudioFormat, encode_audio
+from data_pipelines.dataset import open_dataset
+from data_pipelines.schema import Record
+from data_pipelines.shards import write_shards
+from data_pipelines.sources import Item
+from launch import encode, evaluate
 from launch.train import train
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.codec.codec import LiveCodec
 from mmduplex_jax.train.feed import DataError
 from mmduplex_jax.weights.checkpoint import load_params
@@ -107,3 +113,57 @@ def test_what_contradicts_itself_is_said(voice, tmp_path, fields, said):
 def test_a_folder_without_sound_is_said(tmp_path):
     with pytest.raises(DataError, match="nor a file of sound"):
         train(small_config(tmp_path), tmp_path / "run", print)
+
+
+class Noise:
+    """Three records with noise for sound."""
+
+    clock, flip_safe = Clock(), False
+
+    def __len__(self):
+        return 3
+
+    def describe(self):
+        return {"kind": "noise"}
+
+    def items(self, begin, end):
+        for unit in range(begin, end):
+            samples = np.random.default_rng(unit).integers(-9000, 9000, 12 * 8).astype(np.int16)
+            audio = encode_audio(samples, AudioFormat("pcm", 100))
+            yield Item(unit, f"n/{unit}", Record(f"n/{unit}", np.zeros((6, 4, 4, 3), np.uint8), Clock(), audio=audio))
+
+
+def test_its_codes_go_into_shards(workdirs, tmp_path, capsys):
+    write_shards(Noise(), tmp_path / "data", config={}, units_per_shard=2)
+    flags = [f"--codec={workdirs[0]}", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}", "--codebooks=2"]
+    assert encode.main([*flags, f"--json={tmp_path / 'done.json'}"]) == 0
+    done = json.loads((tmp_path / "done.json").read_text())
+    assert (done["records"], done["files_written"], done["files_kept"]) == (3, 2, 0)
+    assert f"3 records with codes of codec {done['codec']}" in capsys.readouterr().out
+    records = [open_dataset(tmp_path / "out").read(index) for index in range(3)]
+    assert {(record.codes.codec, record.codes.values.shape) for record in records} == {(done["codec"], (12, 2))}
+    assert encode.main([*flags, "--json=-"]) == 0
+    assert json.loads(capsys.readouterr().out)["files_kept"] == 2
+    for wrong, message in (
+        (flags[1:], "--codec to encode what is heard"),
+        ([*flags, "--config=configs/quickstart.py"], "--codec to encode what is heard"),
+        (["--config=configs/quickstart.py", *flags[1:]], "--codebooks goes with --codec"),
+    ):
+        assert encode.main(wrong) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_decoder_trained_on_alone_leaves_the_codes_as_they_are(voice, workdirs, tmp_path):
+    from configs import codec_quickstart
+
+    decoder = codec_quickstart.get_config("decoder")
+    config = small_config(voice)
+    config.init_from.model = str(workdirs[0])
+    config.train.groups = decoder.train.groups
+    config.loss.update({name: decoder.loss[name] for name in ("quantizer_dropout", "decay", "restart_below")})
+    assert train(config, tmp_path, lambda line: None) == 0
+    before, after = (load_params(folder)[0]["codec"] for folder in (workdirs[0], tmp_path))
+    same = lambda part: all(map(np.array_equal, jax.tree.leaves(before[part]), jax.tree.leaves(after[part])))
+    assert {part: same(part) for part in before} == {
+        part: not part.startswith(("decoder", "upsample")) for part in before
+    }

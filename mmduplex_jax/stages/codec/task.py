@@ -41,6 +41,7 @@ class CodecLosses:
       adversarial_weight, feature_weight: of the discriminator's opinion and of feature matching; both 0: there is none.
       quantizer_dropout: the share of rows of which only the first codes of a step count, how many by chance.
       exact_rate: the share of rows that are not quantised.
+      codebooks: of the other rows so many codes count; 0 for all.
       decay: of the codebooks' averages.
       restart_below: entries used less than this part of the mean begin anew.
     """
@@ -56,6 +57,7 @@ class CodecLosses:
     feature_weight: float = 0.0
     quantizer_dropout: float = 0.5
     exact_rate: float = 0.0
+    codebooks: int = 0
     decay: float = 0.99
     restart_below: float = 0.1
 
@@ -127,7 +129,8 @@ class CodecTask:
         rows = valid.astype(jnp.float32)
         keys = jax.random.split(rng, 4)
         some = jax.random.randint(keys[0], rows.shape, k.semantic_codebooks, k.codebooks + 1)
-        codebooks = jnp.where(jax.random.uniform(keys[1], rows.shape) < c.quantizer_dropout, some, k.codebooks)
+        count = c.codebooks or k.codebooks
+        codebooks = jnp.where(jax.random.uniform(keys[1], rows.shape) < c.quantizer_dropout, some, count)
         exact = jax.random.uniform(keys[2], rows.shape) < c.exact_rate
         made, commitment, _, seen = Codec(k).apply(
             {"params": params["codec"]}, true, codebooks, exact, valid, keys[3], method="learn"
