@@ -65,7 +65,20 @@ from mmduplex_jax.text_tokenizer import TextTokenizer
 _ROUND = {"parser": 400, "pictures": 200, "sessions": 100}
 _PIXELS_MAX, _FRAME_PX = 200_000, 32
 _KINDS = ("hello", "config", "pause", "play", "reset", "end", "dance", "", None, 3)
-_FIELDS = ("type", "version", "config", "resume", "mode", "fit", "delay_steps", "pad_bias", "source", "client")
+_FIELDS = (
+    "type",
+    "version",
+    "config",
+    "resume",
+    "mode",
+    "fit",
+    "delay_steps",
+    "pad_bias",
+    "source",
+    "client",
+    "sound",
+    "hear",
+)
 _FIELDS += ("session", "token", "last_seq")  # type: ignore[assignment]
 _VALUES: tuple[Any, ...] = ("live", "file", "crop", "pad", 1, 0, -1, 2**63, 1e308, True, None, "", "x" * 64, "\ud800")
 _VALUES += ("0", [], {})
@@ -90,7 +103,7 @@ FRAME_PX, SLOTS, CLIENTS = 32, 3, 4
 WORDS = ("red", "circle", "enters", "left")
 FACTS = SimpleNamespace(
     name="counts", fingerprint="0" * 64, clock=CLOCK, frame_px=(FRAME_PX, FRAME_PX), fit="crop", tokens_per_s_max=64,
-    delays=Delays(0, 4, 1),
+    sample_rate_hz=None, delays=Delays(0, 4, 1),
 )  # fmt: skip
 LIMITS = Limits(
     hello_s=0.3, send_s=0.2, resume_s=0.4, idle_s=5.0, bad_frames=3, inbox_frames=3, messages_hz=50.0, text_bytes=4096
@@ -167,6 +180,8 @@ class Act(NamedTuple):
 class MemoryWire:
     """A wire whose other end is a list."""
 
+    track = None
+
     def __init__(self) -> None:
         self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self.flowing = asyncio.Event()
@@ -189,12 +204,12 @@ class MemoryWire:
             raise WireGone("dropped")
         return message
 
-    async def send(self, text: str) -> None:
+    async def send(self, message: str | bytes) -> None:
         assert self.closed is None, "something was sent after the end"
         await self.flowing.wait()
         if self.gone:
             raise WireGone("dropped")
-        self.received.append(json.loads(text))
+        self.received.append(json.loads(message))
 
     async def close(self, code: int, reason: str) -> None:
         assert self.closed is None, "closed twice"

@@ -16,6 +16,7 @@ from mmduplex_jax.serving.sockets import add_listen_flags, exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, listed, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.weights.codec import CODEC_HELP
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
 
 _DESCRIPTION = """\
@@ -39,6 +40,8 @@ examples:
       the model of real cameras on http://127.0.0.1:8080
   python -m launch.serve --checkpoint=runs/quickstart --max_sessions=32
       a model that you trained
+  python -m launch.serve --checkpoint=runs/speak --codec=runs/codec
+      a model that speaks, and is heard
   python -m launch.serve --host=0.0.0.0 --token_file=token \\
       --tls_cert=cert.pem --tls_key=key.pem
       for others
@@ -77,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     some: dict[str, Any] = {"type": listed(none=True), "default": []}
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
+    add("--codec", metavar="DIR", help=CODEC_HELP)
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add_listen_flags(flags, token_variable=TOKEN_VARIABLE, port=8080, log="json")
@@ -97,8 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             configure_logs(args.log)
             # (Its processes load their libraries while the model is loaded and compiled.)
             with DecoderProcesses(settings.limits.decode_s) as decoders:
-                model = random_commentator(args.random_init, args.seed) if args.random_init else None
-                run_server(model or load(args.checkpoint), settings, decoders)
+                if args.random_init is not None:
+                    model = random_commentator(args.random_init, args.seed, args.codec)
+                else:
+                    model = load(args.checkpoint, codec=args.codec)
+                run_server(model, settings, decoders)
     except (ValueError, OSError) as error:
         flush_logs()
         print(f"serve: {error}", file=sys.stderr)

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mmduplex_jax.client import Status, Stream, StreamLost, Word, connect, info
+from mmduplex_jax.client import Heard, Status, Stream, StreamLost, Word, connect, info
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
 from mmduplex_jax.frame_size import FrameSize, fit_of, frame_size
 from mmduplex_jax.streaming.pool import TickResult
 from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
+from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
 
 Result = TypeVar("Result")
@@ -52,9 +53,7 @@ class RemoteCommentator:
         self, delay_steps: int | None = None, pad_bias: float = 0.0, *, speaking: bool = False
     ) -> "RemoteSession":
         """A stream on the server; ConnectionError where it refuses one."""
-        if speaking:
-            raise ValueError("the sound of a server's model is not taken by this client yet")
-        return RemoteSession(self, self.delays.chosen(delay_steps), pad_bias)
+        return RemoteSession(self, self.delays.chosen(delay_steps), pad_bias, speaking=speaking)
 
 
 def remote_commentator(url: str, token: str | None, *, realtime: bool) -> RemoteCommentator:
@@ -94,7 +93,7 @@ class RemoteSession:
       error: what kept `finish` from the stream's end; None where it came.
     """
 
-    def __init__(self, model: RemoteCommentator, delay_steps: int, pad_bias: float):
+    def __init__(self, model: RemoteCommentator, delay_steps: int, pad_bias: float, *, speaking: bool = False):
         """Connects; ConnectionError where the server refuses the stream."""
         self.clock, self.compile_s = model.clock, 0.0
         self._realtime = model.realtime
@@ -108,9 +107,11 @@ class RemoteSession:
             mode="live" if model.realtime else "file",
             delay_steps=delay_steps,
             pad_bias=pad_bias,
+            sound="pcm16" if speaking else None,
             client="launch.commentate",
         )
         self._words: list[TimedWord] = []
+        self._sound: list[SoundPiece] = []
         self._status: Status | None = None
         self._finished = False
         self.error: ConnectionError | None = None
@@ -131,7 +132,8 @@ class RemoteSession:
         step_ms = (time.perf_counter() - started_s) * 1e3 / self.clock.video_stride
         # (In real time a status may be of an earlier tick; each counts once.)
         self._status = None
-        return TickResult(self._take_words(), _tokens(status), [step_ms] * self.clock.video_stride)
+        words, sound, self._sound = self._take_words(), tuple(self._sound), []
+        return TickResult(words, _tokens(status), [step_ms] * self.clock.video_stride, sound)
 
     def finish(self) -> list[TimedWord]:
         """The words that were still to come, or those until it broke (see `error`); ends stream and connection."""
@@ -169,6 +171,8 @@ class RemoteSession:
     def _take(self, event: Any) -> None:
         if isinstance(event, Word):
             self._words.append(TimedWord(*event[1:]))
+        elif isinstance(event, Heard):
+            self._sound.append(SoundPiece(event.t_s, event.step, event.samples))
         elif isinstance(event, Status):
             self._status = event
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from launch import commentate
 from mmduplex_jax.client.session import remote_commentator
 from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
+from tests.serving.scripted_pool import VOICED, tone
 from tests.serving.served import TICK_S, ThreadedServer
 
 FRAME = np.zeros((32, 32, 3), np.uint8)
@@ -29,6 +31,30 @@ def test_it_says_what_a_session_here_would(server: ThreadedServer):
     words = [word for tick in range(5) for word in session.tick(tick * TICK_S, FRAME).words]
     assert [word.text for word in words + session.finish()] == [f"w{i}" for i in range(5)]
     assert session.error is None
+
+
+def test_a_server_s_model_is_heard_as_one_here_would_be(tmp_path: Path, capsys):
+    server = ThreadedServer(facts=VOICED)
+    try:
+        model = remote_commentator(server.url, None, realtime=False)
+        assert model.sample_rate_hz == 16_000
+        session = model.session(delay_steps=3, speaking=True)
+        results = [session.tick(tick * TICK_S, FRAME) for tick in range(4)]
+        session.finish()
+        assert [[piece.step for piece in result.sound] for result in results] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        assert results[1].sound[0].t_s == pytest.approx(3 * VOICED.clock.step_s)
+        np.testing.assert_allclose(results[3].sound[1].samples, tone(7), atol=1 / 32767)
+        clip = write_numbered(tmp_path / "a.mp4", images=[np.full((64, 64, 3), 4 * i, np.uint8) for i in range(30)])
+        speech = tmp_path / "a.wav"
+        assert commentate.main([f"--server={server.url}", f"--source={clip}", f"--speech={speech}"]) == 0, capsys
+        with wave.open(str(speech)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16) / 32767
+            assert file.getframerate() == 16_000
+        # It begins at the end of the first step, and has no gap.
+        assert not samples[:1280].any()
+        np.testing.assert_allclose(samples[1280 : 1280 * 5], np.tile(tone(0), 4), atol=2e-4)
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("realtime", [False, True])

@@ -167,9 +167,15 @@ async def served(
 class ThreadedServer:
     """A server over a scripted pool, in a thread with a loop of its own."""
 
-    def __init__(self, token: str | None = None, pool: ScriptedPool | None = None, limits: Limits | None = None):
+    def __init__(
+        self,
+        token: str | None = None,
+        pool: ScriptedPool | None = None,
+        limits: Limits | None = None,
+        facts: Any = FACTS,
+    ):
         self.pool = pool or ScriptedPool()
-        self._token, self._limits = token, limits
+        self._token, self._limits, self._facts = token, limits, facts
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
@@ -177,7 +183,9 @@ class ThreadedServer:
         assert self._ready.wait(30)
 
     async def _serve(self) -> None:
-        app = build_app(self.pool, FACTS, Access("127.0.0.1", self._token), limits=self._limits, decoders=decoders())
+        app = build_app(
+            self.pool, self._facts, Access("127.0.0.1", self._token), limits=self._limits, decoders=decoders()
+        )
         self.runner = web.AppRunner(app, shutdown_timeout=0.2)
         await self.runner.setup()
         self._site = web.TCPSite(self.runner, "127.0.0.1", 0)

@@ -176,6 +176,8 @@ def test_head_answers_without_a_body_and_the_next_request_is_answered(path: str)
 class GoneWire:
     """A connection that greets, and is gone with what it was told."""
 
+    track = None
+
     def __init__(self, *messages: str):
         self._messages = list(messages)
 
@@ -184,7 +186,7 @@ class GoneWire:
             raise WireGone("gone")
         return self._messages.pop(0)
 
-    async def send(self, text: str) -> None:
+    async def send(self, message: str | bytes) -> None:
         await asyncio.sleep(0)
 
     async def close(self, code: int, reason: str) -> None:
