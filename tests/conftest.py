@@ -1,15 +1,19 @@
 """What every test shares: how it compiles, one compilation cache, hypothesis profiles, and the shared media."""
 
+import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from tests import plain_code
+from tests.fake_devices import FakeDevices
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +33,11 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=100
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# Collecting tests and tracing models make millions of objects, nearly all of which stay or go without the collector:
+# it took a third of the first and a sixth of the second.
+gc.set_threshold(50_000, 10, 10)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Gives this run's workers and the programs they start one compilation cache, so that each step compiles once."""
     # A shell that starts tests in the background has SIGINT ignored, which tests of Ctrl-C and their programs inherit.
@@ -37,8 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="mmduplex-jax-cache-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        if "jax" in sys.modules:  # imported by the conftest of a folder that was asked for
+            import jax
+
+            jax.config.update("jax_compilation_cache_dir", folder)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Has the garbage collector pass by what stays: modules, and 5,000 tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures of the test, which compile too
@@ -52,6 +72,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def repository() -> Path:
     """The root of this checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> Iterator[FakeDevices]:
+    """Eight fake devices in a process that runs programs of tests."""
+    devices = FakeDevices()
+    yield devices
+    devices.close()
 
 
 @pytest.fixture(scope="session")

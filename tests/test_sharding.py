@@ -1,9 +1,6 @@
 """Logical axes to meshes: what is refused, what is replicated, and that every mesh computes the same."""
 
 import json
-import os
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -79,21 +76,8 @@ def test_shardings_are_the_golden_ones(name):
     assert shardings_of(name) == golden, "meant? rewrite with `python -m tests.golden_shardings`"
 
 
-def on_eight_devices(repository, *arguments: str, module: str = "tests.eight_devices") -> dict:
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(repository),
-    }
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_every_mesh_computes_the_same(repository):
-    found = on_eight_devices(repository, "toy")
+def test_every_mesh_computes_the_same(eight_devices):
+    found = eight_devices.run("tests.eight_devices", "toy")
     # Sums in another order: float32 rounding, a little more each step.
     for mesh in ("8x1x1", "4x2x1", "2x2x2", "1x8x1", "1x1x8"):
         assert found[mesh] == pytest.approx(found["one"], rel=1e-5), mesh
@@ -102,24 +86,24 @@ def test_every_mesh_computes_the_same(repository):
     assert moved == pytest.approx(stayed, rel=1e-5)
 
 
-def test_rows_stay_where_they_are_and_parameters_travel(repository):
+def test_rows_stay_where_they_are_and_parameters_travel(eight_devices):
     """Parameters are gathered going forward and again going back (remat), and their gradient is summed: thrice theirs.
 
     Left to itself the partitioner sends activations of the whole batch, many times as much; larger models more so.
     """
-    found = on_eight_devices(repository, module="tests.placed_rows")
+    found = eight_devices.run("tests.placed_rows")
     assert 2 * found["parameters"] < sum(found["placed"].values()) < 4 * found["parameters"]
     assert sum(found["left"].values()) > 10 * sum(found["placed"].values())
 
 
 @pytest.mark.parametrize("shared", ["4", "2"])
-def test_attention_is_computed_where_its_heads_are(repository, shared):
+def test_attention_is_computed_where_its_heads_are(eight_devices, shared):
     """Of `shared` key-value heads over four devices: they divide, and each device has its own, or stay whole on each.
 
     Then two sums of activations a layer and pass are sent, and parameters by `fsdp`. Cut through the heads, or with
     rows and heads as one axis, seven times as much was.
     """
-    found = on_eight_devices(repository, shared, module="tests.placed_heads")
+    found = eight_devices.run("tests.placed_heads", shared)
     # Attention and MLP of two layers: forward, recomputed (remat) and backward.
     sums = 2 * 2 * 3 * found["activations"]
     assert sum(found["sent"].values()) < 1.5 * (sums + 3 * found["parameters"])
@@ -130,6 +114,6 @@ SMALL = ("data.clip_s=1.28", "text.layers=2")
 
 
 @pytest.mark.slow
-def test_a_mesh_of_all_axes_computes_the_same_for_the_quickstart(repository):
-    found = on_eight_devices(repository, "quickstart", *SMALL)
+def test_a_mesh_of_all_axes_computes_the_same_for_the_quickstart(eight_devices):
+    found = eight_devices.run("tests.eight_devices", "quickstart", *SMALL)
     assert found["2x2x2"] == pytest.approx(found["one"], rel=1e-5)

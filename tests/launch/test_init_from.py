@@ -1,9 +1,6 @@
 """`config.init_from`: what is named, what is told, and that parameters come to lie where the mesh has them."""
 
-import os
 import re
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -139,32 +136,5 @@ def test_a_tower_is_not_brought_twice(tmp_path, portable_dir):
         started(config)
 
 
-PLACED = """
-import jax, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
-from mmduplex_jax.weights.init_from import placed
-from mmduplex_jax.sharding import make_mesh
-
-mesh = make_mesh(2, 2, 2)
-old, new = np.arange(96, dtype=np.float32).reshape(12, 8), -np.arange(80, dtype=np.float32).reshape(10, 8)
-for spec in (P(), P("tensor"), P(("data", "fsdp")), P("tensor", "fsdp"), P(None, ("fsdp", "tensor"))):
-    sharding = NamedSharding(mesh, spec)
-    for rows in (15, 12, 10, 3, 0):
-        given = np.concatenate([new, new])[:rows]
-        around = given.mean(axis=0) if rows else 0
-        wanted = np.concatenate([given, old[rows:] + around])[:12]
-        found = placed(jax.device_put(old, sharding), given)
-        assert found.sharding == sharding, spec
-        np.testing.assert_array_equal(np.asarray(found), wanted)
-        for shard in found.addressable_shards:
-            np.testing.assert_array_equal(np.asarray(shard.data), wanted[shard.index])
-scalar = placed(jax.device_put(np.float32(1), NamedSharding(mesh, P())), np.float32(2))
-assert scalar.shape == () and float(scalar) == 2
-"""
-
-
-def test_parameters_are_placed_as_the_mesh_has_them(repository):
-    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", PLACED]
-    done = subprocess.run(command, cwd=repository, env=os.environ | flags, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def test_parameters_are_placed_as_the_mesh_has_them(eight_devices):
+    assert eight_devices.run("tests.launch.placed_arrays") == 5 * 5

@@ -1,10 +1,5 @@
 """The stage `bflow`: what its task promises the trainer and the stage after it."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -158,17 +153,8 @@ def test_what_cannot_be_is_refused(changes, said):
 
 
 @pytest.mark.slow
-def test_every_mesh_computes_the_same(repository):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(repository),
-    }
-    command = [sys.executable, "-m", "tests.models.bflow_stage_on_eight"]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=550)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_every_mesh_computes_the_same(eight_devices):
+    found = eight_devices.run("tests.models.bflow_stage_on_eight")
     one = found.pop("one")
     assert one[0] != one[1]
     # Sums in another order: float32 rounding.

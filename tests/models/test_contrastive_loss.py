@@ -1,10 +1,5 @@
 """The contrastive losses by hand, and in chunks on eight devices beside the whole matrix."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,17 +59,8 @@ def test_the_same_text_of_another_clip_is_not_wrong(kind):
     )
 
 
-def test_chunks_on_eight_devices_are_the_whole(repository):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(repository),
-    }
-    command = [sys.executable, "-m", "tests.models.contrastive_on_eight"]
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_chunks_on_eight_devices_are_the_whole(eight_devices):
+    found = eight_devices.run("tests.models.contrastive_on_eight")
     assert len(found) == 8
     for case, numbers in found.items():
         assert numbers["loss"] > 1, case

@@ -1,10 +1,5 @@
 """Collectives read out of HLO text: as often as loops run, and once where a compiler writes them several times."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 from mmduplex_jax.planning.collectives import Collectives, Traffic, collectives
@@ -153,33 +148,9 @@ def test_text_that_is_no_program_is_refused():
         collectives("module @jit_step {\n}\n")
 
 
-PROGRAM = """
-import json, jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
-from mmduplex_jax.sharding import make_mesh
-from mmduplex_jax.planning.collectives import collectives
-mesh = make_mesh(1, 8, 1)
-whole = NamedSharding(mesh, P())
-def layer(h, w):
-    return jax.lax.with_sharding_constraint(jnp.tanh(h @ w), whole), None
-weights = jax.ShapeDtypeStruct((6, 64, 64), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp")))
-h = jax.ShapeDtypeStruct((16, 64), jnp.float32, sharding=whole)
-compiled = jax.jit(lambda w, h: jax.lax.scan(layer, h, w)[0], out_shardings=whole).lower(weights, h).compile()
-print(json.dumps({kind: (moved.count, moved.bytes) for kind, moved in collectives(compiled.as_text()).traffic.items()}))
-"""
-
-
-def test_what_a_compiler_here_writes_is_understood(repository):
+def test_what_a_compiler_here_writes_is_understood(eight_devices):
     """Six scanned layers whose weights are split over eight devices: each sums, or gathers, once a layer."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "PYTHONPATH": str(repository),
-    }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = eight_devices.run("tests.planning.split_layers")
     # [16, 64] float32 summed, or [64, 64] float32 gathered: the partitioner may choose, and what is given or returned
     # may be sent once beside.
     assert [6, 6 * 16 * 64 * 4] in found.values() or [6, 6 * 64 * 64 * 4] in found.values(), found

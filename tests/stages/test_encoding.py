@@ -19,6 +19,7 @@ from data_pipelines.shards import ImageFormat, write_shards
 from data_pipelines.sources import Item
 from launch import encode as launch_encode
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.stages import encoding
 from mmduplex_jax.stages.encoding import EncodingError, clip_starts, encode, encoded_task
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.training import train
@@ -84,6 +85,35 @@ def small_config(**data):
 def made(config):
     tokenizer = load_tokenizer(config)
     return config, build_task(config, tokenizer), tokenizer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def encoders_are_compiled_once():
+    """What an encoder draws and compiles is kept: the same model encodes again and again."""
+    drawn, compiled = {}, {}
+    make_encoder, compile_encoder = encoding.make_encoder, encoding.Encoder.compiled
+
+    def make_kept(config, task, *given):
+        encoder = make_encoder(config, task, *given)
+        key = (task, config.train.seed)
+
+        def draw():
+            if key not in drawn:
+                drawn[key] = encoder.make_params()
+            return drawn[key]
+
+        return dataclasses.replace(encoder, make_params=draw)
+
+    def compile_kept(encoder, dtype):
+        key = (encoder.config, encoder.num_ticks, encoder.towers, dtype, id(encoder.params))  # `drawn` keeps them
+        if key not in compiled:
+            compiled[key] = compile_encoder(encoder, dtype)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "make_encoder", make_kept)
+        patch.setattr(encoding.Encoder, "compiled", compile_kept)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A stream says in a busy pool what it says alone, to the token, and leaves nothing behind."""
 
+import copy
 import functools
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.streaming import pool as pool_module
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import Session, StreamPool
@@ -47,6 +50,29 @@ def params():
 @functools.cache
 def videos():
     return tiny.clips(VIDEOS, TICKS, busy=True)
+
+
+@functools.cache
+def rows(count):
+    return StreamBatch(MODEL, params(), CONFIG.tokenizer.frame_px, count=count)
+
+
+def rows_that_begin(live, given_params, frame_px, *, count, voice, always_heard):
+    """As `StreamBatch(...)`, over programs that were compiled once for all pools of so many rows."""
+    assert (live, frame_size(frame_px)) == (MODEL, CONFIG.tokenizer.frame_px)
+    assert given_params is params()
+    assert voice is None
+    made = copy.copy(rows(count))
+    made.configure(np.zeros(count), np.zeros(count), np.full(count, UNCAPPED))
+    made.restart()
+    return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pools_are_compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "StreamBatch", rows_that_begin)
+        yield
 
 
 @functools.cache
@@ -186,11 +212,6 @@ def test_the_streams_alone_are_worth_comparing():
     assert all(sum(number for _, number, _ in ticks) > TICKS for ticks, _ in alone())
 
 
-@functools.cache
-def rows(count=SLOTS):
-    return StreamBatch(MODEL, params(), CONFIG.tokenizer.frame_px, count=count)
-
-
 def bytes_of(state, row, of=SLOTS):
     """Every leaf of a row as bytes; the batch is the axis of that size."""
     return [np.take(np.asarray(a), row, axis=a.shape.index(of)).tobytes() for a in jax.tree.leaves(state)]
@@ -209,7 +230,7 @@ def busy_steps(batch, steps, active=None):
 
 
 def test_a_reset_leaves_nothing_of_what_a_row_was():
-    batch = rows()
+    batch = rows(SLOTS)
     batch.restart()
     fresh = [bytes_of(batch.state, row) for row in range(SLOTS)]
     busy_steps(batch, 30)
@@ -223,7 +244,7 @@ def test_a_reset_leaves_nothing_of_what_a_row_was():
 
 
 def test_a_row_that_waits_does_not_change_by_a_bit():
-    batch = rows()
+    batch = rows(SLOTS)
     batch.restart()
     busy_steps(batch, 7)
     before = [bytes_of(batch.state, row) for row in range(SLOTS)]
@@ -234,7 +255,7 @@ def test_a_row_that_waits_does_not_change_by_a_bit():
 
 
 def test_logits_in_a_batch_are_those_alone():
-    batch, single = rows(), rows(1)
+    batch, single = rows(SLOTS), rows(1)
     batch.restart()
     together = busy_steps(batch, 40)
     single.restart()
@@ -243,7 +264,7 @@ def test_logits_in_a_batch_are_those_alone():
 
 
 def test_nothing_is_compiled_after_construction():
-    batch = rows()
+    batch = rows(SLOTS)
     before = compilations()
     batch.restart()
     busy_steps(batch, 4)

@@ -3,9 +3,6 @@
 The toy's parameters: embed/{kernel, bias}, first_norm/{scale, bias}, stack, down, gate, head/kernel.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -291,42 +288,5 @@ def test_groups_are_told_and_belong_to_the_run(tmp_path):
         run(tmp_path, {})
 
 
-EIGHT = """
-import jax, numpy as np
-from mmduplex_jax.sharding import batch_sharding, make_mesh
-from mmduplex_jax.train.step import make_program
-from tests.train.test_groups import LATE_STACK, config_with
-from tests.train.toy import ToyTask, make_data
-
-found = []
-for shape, devices in (((1, 1, 1), 1), ((2, 2, 2), 8), ((1, 8, 1), 8)):
-    mesh, data = make_mesh(*shape, devices=jax.devices()[:devices]), make_data()
-    groups = dict(layers=dict(match="stack$|down", start_step=2), gates=dict(match="embed/", start_step=-1))
-    program = make_program(ToyTask(), config_with(groups), mesh)
-    state, compiled = program.init_state(), program.compile()
-    begun = jax.device_get(state.params)
-    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(program.shardings), strict=True):
-        assert leaf.sharding == sharding
-    moved = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim and not leaf.sharding.is_fully_replicated]
-    assert devices == 1 or len(moved) >= 6, len(moved)
-    for step in range(5):
-        batch = next(data)
-        placed = {name: jax.device_put(batch[name], batch_sharding(mesh)) for name in program.example}
-        state, _ = compiled(state, placed)
-        params = jax.device_get(state.params)
-        assert params["embed"]["kernel"].tobytes() == begun["embed"]["kernel"].tobytes()
-        # The first step of a warm-up goes nowhere.
-        assert (params["stack"].tobytes() == begun["stack"].tobytes()) == (step < 3), step
-    found.append(params)
-for other in found[1:]:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found[0], other)
-"""
-
-
-def test_every_mesh_trains_the_same_groups(repository):
-    flags = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | flags | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT], cwd=repository, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+def test_every_mesh_trains_the_same_groups(eight_devices):
+    assert len(eight_devices.run("tests.train.groups_on_eight")) == 3
