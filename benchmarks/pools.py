@@ -60,6 +60,7 @@ class Saturated:
         *,
         streams: int = 1,
         ahead: int = 1,
+        speaking: bool = False,
         on_output: Callable[[StreamOutput], None] = lambda output: None,
     ):
         """Compiles.
@@ -67,13 +68,15 @@ class Saturated:
         Args:
           streams: slots, all taken.
           ahead: see `StreamPool`.
+          speaking: all of them are heard; the model has a voice.
           on_output: takes every stream's outputs.
         """
         self._clock = model.clock
         self.pool = pool_of(model, streams, DeadlinePolicy(ladder=(Level(),), gather_s=0.0), ahead=ahead)
         delay_steps = model.config.delay.eval
         self._handles = [
-            self.pool.join(delay_steps=delay_steps, live=False, on_output=on_output) for _ in range(streams)
+            self.pool.join(delay_steps=delay_steps, live=False, speaking=speaking, on_output=on_output)
+            for _ in range(streams)
         ]
         clips = world_frames(model, clips=_CLIPS)
         self._frames, self._clip_ticks = np.concatenate(clips), clips.shape[1]
@@ -112,16 +115,17 @@ class Watcher:
     Attributes:
       times_s: of the steps since they were last cleared: from one output to the next.
       words, tokens: said and spent since they were last cleared.
+      heard: pieces of sound since then that are not silence.
     """
 
-    def __init__(self, model: Commentator):
+    def __init__(self, model: Commentator, speaking: bool = False):
         self._last_s = 0.0
         self.clear()
-        self.loop = Saturated(model, on_output=self._record)
+        self.loop = Saturated(model, speaking=speaking, on_output=self._record)
 
     def clear(self) -> None:
         """Forgets the counts."""
-        self.times_s, self.words, self.tokens = array("d"), 0, 0
+        self.times_s, self.words, self.tokens, self.heard = array("d"), 0, 0, 0
 
     def watch(self, ticks: int) -> None:
         """Runs so many ticks."""
@@ -138,10 +142,11 @@ class Watcher:
         self._last_s = now_s
         self.words += len(output.words)
         self.tokens += output.tokens.number
+        self.heard += sum(bool(piece.samples.any()) for piece in output.sound)
 
 
 def simulated_hours(
-    model: Commentator, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0
+    model: Commentator, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0, speaking: bool = False
 ) -> dict[str, Any]:
     """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one slot.
 
@@ -149,14 +154,15 @@ def simulated_hours(
       hours: of the stream's time.
       part_s: the time of a row.
       compared_s: then so much more in turns with fresh streams; it is timed for each of the three.
+      speaking: they are heard; the model has a voice.
 
     Returns:
-      `parts`, a row for every `part_s` (step p50 and p99, memory at its end, words, tokens a second), and what the
-      first and the last of them make: `memory_drift`, `p99_ratio`; `compared`, see `in_turns`; `recompilations`;
-      `real_time_factor`.
+      `parts`, a row for every `part_s` (step p50 and p99, memory at its end, words, tokens a second, and of a stream
+      that is heard `heard`, the share of its steps that are not silent), and what the first and the last of them make:
+      `memory_drift`, `p99_ratio`; `compared`, see `in_turns`; `recompilations`; `real_time_factor`.
     """
     clock = model.clock
-    old = Watcher(model)
+    old = Watcher(model, speaking)
     parts: list[dict[str, float]] = []
     ticks, per_part = clock.ticks_in(hours * 3600.0), clock.ticks_in(part_s)
     began_s = time.perf_counter()
@@ -173,10 +179,11 @@ def simulated_hours(
                 "words": old.words,
                 "tokens_per_s": round(old.tokens / clock.tick_time_s(number), 2),
             }
+            | ({"heard": round(old.heard / len(old.times_s), 3)} if speaking else {})
         )
         print(parts[-1], flush=True)
     wall_s = time.perf_counter() - began_s
-    compared = in_turns(model, old, compared_s) if compared_s else None
+    compared = in_turns(model, old, compared_s, speaking) if compared_s else None
     statistics = old.loop.pool.statistics()
     old.loop.close()
     return {
@@ -190,7 +197,7 @@ def simulated_hours(
     }
 
 
-def in_turns(model: Commentator, old: Watcher, compared_s: float) -> dict[str, float]:
+def in_turns(model: Commentator, old: Watcher, compared_s: float, speaking: bool = False) -> dict[str, float]:
     """Times an old stream, a fresh one and another fresh one in turns of some seconds, in changing order.
 
     Returns:
@@ -198,7 +205,7 @@ def in_turns(model: Commentator, old: Watcher, compared_s: float) -> dict[str, f
       `again` to `fresh`, whose distance from 1 is chance; `turns` of each.
     """
     clock = model.clock
-    watchers = {"old": old, "fresh": Watcher(model), "again": Watcher(model)}
+    watchers = {"old": old, "fresh": Watcher(model, speaking), "again": Watcher(model, speaking)}
     for watcher in watchers.values():
         # All stand at the same frame afterwards, the fresh ones at their own ages.
         watcher.watch(-watcher.loop.ticks % watcher.loop.cycle)

@@ -3,12 +3,14 @@
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
     python -m benchmarks.streaming --checkpoint=world --batches= --simulated_hours=24 --json=day.json
+    python -m benchmarks.streaming --checkpoint=runs/speak --codec=runs/codec --speaking --batches= --simulated_hours=1
     python -m benchmarks.streaming --checkpoint=world --batches= --sessions=1024 --json=sessions.json
     python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
-do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one slot.
+do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one slot; with --speaking
+it is heard.
 
 Every arm is timed once a round, and the order turns around from round to round, so that a drift of the machine's speed
 falls on all alike; a ratio is taken within a round, and its spread over the rounds is part of the result.
@@ -58,6 +60,7 @@ from mmduplex_jax.stages.config_file import (  # fmt: skip
 from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
+from mmduplex_jax.weights.codec import CODEC_HELP
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, load_tokenizer
 
 # Clips of the world that streams share out among them.
@@ -409,15 +412,20 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             report["steps"] = compare(arms, started, **turns)
         if not args.simulated_hours and not args.sessions:
             return report
-    model = load(args.checkpoint) if args.checkpoint else with_every_row(random_commentator(args.config, seed=0))
+    if args.checkpoint:
+        model = load(args.checkpoint, codec=args.codec)
+    else:
+        model = with_every_row(random_commentator(args.config, seed=0, codec=args.codec))
     report["model"] = model.name
+    if args.speaking and model.sample_rate_hz is None:
+        raise ValueError(f"--speaking: {model.name} has no audio stream, or no codec that makes it heard (--codec)")
     if not peers:
         report["steps"] = compare(arms, {"ours": arms_of(model)}, **turns)
     if args.sessions:
         report["sessions"] = real_time_sessions(model, args.session_s, args.sessions)
         print(f"{report['sessions']['largest']} sessions in real time, of at most {args.sessions} tried")
     if args.simulated_hours:
-        report["long"] = found = simulated_hours(model, args.simulated_hours, args.part_s)
+        report["long"] = found = simulated_hours(model, args.simulated_hours, args.part_s, speaking=args.speaking)
         print(
             f"{found['hours']} h at {found['real_time_factor']} x real time: memory {found['memory_drift']:+.2%}, "
             f"p99 of the last part {found['p99_ratio']:.3f} x the first's, {found['recompilations']} recompilations"
@@ -455,6 +463,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
     add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    add("--speaking", action="store_true", help="the stream of the long run is heard")
+    add("--codec", metavar="DIR", help=CODEC_HELP)
     add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")
     add("--session_s", type=float, default=20.0, help="how long each number is played (default: %(default)s)")
     peers = {"type": listed(among=PEERS, none=True), "nargs": "?", "const": list(PEERS), "default": ""}
