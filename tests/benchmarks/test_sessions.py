@@ -32,6 +32,7 @@ def test_every_stream_is_played_and_answered(tmp_path):
     speaker = SimpleNamespace(
         live=live, params={}, tokenizer=TOKENIZER, clock=CLOCK, frame_px=FRAME_PX, tokens_per_s_max=8,
         tokens_per_s_min=1,
+        voice=None,
         delays=SimpleNamespace(usual=2),
     )  # fmt: skip
     found = held(speaker, 3, 2.0, files, warm_s=0.3)

@@ -18,7 +18,7 @@ def speaker(live, params, tokenizer, frame_px):
     config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
     return SimpleNamespace(
         name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px,
-        tokens_per_s_max=8, tokens_per_s_min=1,
+        tokens_per_s_max=8, tokens_per_s_min=1, voice=None, sample_rate_hz=None,
     )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def test_steps_of_a_whole_model_and_of_its_text():
 
 
 def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(streaming, "load", lambda _: speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX))
+    scripted = speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX)
+    monkeypatch.setattr(streaming, "load", lambda _, codec: scripted)
     path = tmp_path / "report.json"
     assert streaming.main(["--checkpoint=x", "--batches=2", "--parts=whole", "--steps=6", f"--json={path}"]) == 0
     report = json.loads(path.read_text())
@@ -89,3 +90,5 @@ def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
     assert "batch  2" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         streaming.main(["--checkpoint=x", "--parts=sound"])
+    assert streaming.main(["--checkpoint=x", "--batches=", "--speaking", "--simulated_hours=1"]) == 2
+    assert "scripted has no audio stream, or no codec" in capsys.readouterr().err
