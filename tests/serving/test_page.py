@@ -15,7 +15,7 @@ from mmduplex_jax.serving.limits import Limits
 from tests import browser
 from tests.browser import chromium, playwright, until
 from tests.data_pipelines.numbered_video import write_numbered
-from tests.serving.scripted_pool import FACTS, ScriptedPool
+from tests.serving.scripted_pool import FACTS, VOICED, ScriptedPool
 from tests.serving.served import ThreadedServer
 from tests.written_captions import read_captions
 
@@ -239,6 +239,139 @@ def test_a_server_that_cannot_keep_up_is_said(browsers, server: ThreadedServer):
         server.pool.may_go.clear()
         playwright.expect(alert).to_contain_text("Nothing comes from the server")
         server.pool.may_go.set()
+
+
+@pytest.fixture(scope="module")
+def voiced_server() -> Iterator[ThreadedServer]:
+    server = ThreadedServer(limits=Limits(gap_s=60.0), facts=VOICED)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def voiced(voiced_server: ThreadedServer) -> Iterator[ThreadedServer]:
+    """A server whose model says a tone, with no stream on it."""
+    yield voiced_server
+    voiced_server.pool.sounds = True
+    voiced_server.begin_anew()
+
+
+def test_the_voice_is_muted_until_it_is_turned_on_and_heard_in_step_with_the_captions(browsers, voiced: ThreadedServer):
+    with opened(browsers, voiced) as page:
+        watch(page, "Built-in world")
+        said(page, 3)
+        (seat,) = voiced.pool.all_seats
+        playwright.expect(page.locator("#volume-value")).to_have_text("muted")
+        assert not seat.speaking
+        assert page.evaluate("[page.player.muted, page.player.received, page.player.sound]") == [True, 0, None]
+        page.locator("#delay").focus()
+        for name in ("volume", "mute"):
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement.id") == name
+        page.get_by_role("button", name="Turn the voice on").click()
+        playwright.expect(page.locator("#volume-value")).to_have_text("70 %")
+        until(page, "page.player.sound.schedule.played > 10")
+        assert seat.speaking
+        until(page, "page.player.level() > 0.02")
+        assert page.evaluate("page.player.sound.context.sampleRate") == VOICED.sample_rate_hz
+        # What is heard is a little behind the picture, and the caption is of what is heard.
+        until(page, "page.player.heardS() !== null")
+        behind_s = page.evaluate("page.stream.nowS() - page.player.heardS()")
+        assert -0.5 < behind_s < 1.0
+        until(page, "/w/.test(document.getElementById('caption').textContent)")
+        page.get_by_label("Volume of the voice").fill("0")
+        playwright.expect(page.locator("#volume-value")).to_have_text("0 %")
+        until(page, "page.player.level() < 0.001")
+        # Under overload it is silent, and the page says why.
+        voiced.pool.sounds = False
+        playwright.expect(page.get_by_role("alert")).to_contain_text("the voice is silent for now")
+        voiced.pool.sounds = True
+        playwright.expect(page.get_by_role("alert")).not_to_contain_text("the voice is silent")
+        # It goes on over a dropped connection.
+        voiced.cut()
+        until(page, "page.stream.connection.reconnections === 1")
+        received = page.evaluate("page.player.received")
+        until(page, f"page.player.received > {received} + 4")
+        page.get_by_role("button", name="Turn the voice off").click()
+        playwright.expect(page.locator("#volume-value")).to_have_text("muted")
+        until(page, lambda: not seat.speaking)
+        assert page.evaluate("page.player.sound") is None
+
+
+def test_the_voice_is_heard_over_webrtc(browsers, voiced: ThreadedServer):
+    with opened(browsers, voiced) as page:
+        page.get_by_text("More").click()
+        page.get_by_label("Cameras and screens go by").select_option("webrtc")
+        page.get_by_role("button", name="Turn the voice on").click()
+        watch(page, "Camera")
+        said(page, 3)
+        until(page, "page.player.level() > 0.02")
+        assert page.evaluate("[page.stream.connection.way, page.player.received]") == ["webrtc", 0]
+        assert voiced.pool.all_seats[0].speaking
+
+
+# Renders what a player makes of a tone in pieces, of which some are missing or too loud, into samples.
+RENDERED = """
+async ({ pieces, nowS, limited }) => {
+  const { Schedule, limiter } = await import("/static/player.js");
+  const context = new OfflineAudioContext(1, 32000, 16000);
+  let destination = context.destination;
+  if (limited) {
+    const { input, output } = limiter(context);
+    output.connect(context.destination);
+    destination = input;
+  }
+  const schedule = new Schedule(context, destination, 16000, () => nowS);
+  for (const { step, loud, continues } of pieces) {
+    const samples = Float32Array.from({ length: 1280 }, (_, i) => loud * Math.sin((2 * Math.PI * 500 * i) / 16000));
+    schedule.add({ tS: 0.08 * (step + 1), samples, continues });
+  }
+  const rendered = await context.startRendering();
+  const { played, late, gaps } = schedule;
+  return { samples: [...rendered.getChannelData(0)], played, late, gaps };
+}
+"""
+
+
+def rendered(page, steps: list[int], *, loud: float = 0.3, now_s: float = 0.08, limited: bool = False) -> dict:
+    pieces = [
+        {"step": step, "loud": loud, "continues": i > 0 and steps[i - 1] == step - 1} for i, step in enumerate(steps)
+    ]
+    return page.evaluate(RENDERED, {"pieces": pieces, "nowS": now_s, "limited": limited})
+
+
+def test_pieces_are_joined_and_gaps_do_not_click(browsers, voiced: ThreadedServer):
+    jump = 1.1 * 0.3 * 2 * np.pi * 500 / 16_000
+    with opened(browsers, voiced) as page:
+        whole = rendered(page, [0, 1, 2, 3])
+        samples = np.array(whole["samples"])
+        assert [whole[name] for name in ("played", "late", "gaps")] == [4, 0, 1]
+        # 0.1 s after it came, for it was just its time; then all of it, sample by sample.
+        said_samples = np.tile(0.3 * np.sin(2 * np.pi * 500 * np.arange(1280) / 16_000), 4)
+        np.testing.assert_allclose(samples[1600 + 80 : 1600 + 5120 - 80], said_samples[80:-80], atol=1e-4)
+        assert not samples[:1600].any()
+        assert not samples[1600 + 5120 :].any()
+        torn = rendered(page, [0, 1, 3, 4])
+        assert [torn[name] for name in ("played", "late", "gaps")] == [4, 0, 2]
+        for one in (whole, torn):
+            assert np.abs(np.diff(one["samples"])).max() <= jump
+        # What is half a second too old is left out, and so is what more than 0.6 s wait before.
+        assert [rendered(page, [0, 1], now_s=9.0)[name] for name in ("played", "late")] == [0, 2]
+        many = rendered(page, list(range(20)))
+        assert many["played"] + many["late"] == 20
+        assert 6 <= many["played"] <= 9
+        assert np.abs(np.diff(many["samples"])).max() <= jump
+
+
+def test_nothing_is_louder_than_it_may_be(browsers, voiced: ThreadedServer):
+    with opened(browsers, voiced) as page:
+        # (A compressor looks ahead by some milliseconds; its ends are left out.)
+        soft, loud, far_too_loud = (
+            np.abs(rendered(page, [0, 1, 2, 3, 4, 5], loud=loud, limited=True)["samples"]) for loud in (0.1, 1.0, 30.0)
+        )
+        assert soft.max() == pytest.approx(0.1, rel=0.1)
+        assert 0.2 < loud[4000:8000].max() < 0.5
+        assert far_too_loud.max() <= 0.7 + 1e-3
 
 
 def test_two_pages_watch_at_once(browsers, server: ThreadedServer):

@@ -1,5 +1,6 @@
 // A stream on the server, over connections that may drop: docs/protocol.md.
-// Events: hello, word, status, config, problem ({code, message}), bye ({reason, message}), state ({state, message}).
+// Events: hello, word, status, config, problem ({code, message}), bye ({reason, message}), state ({state, message}),
+// sound ({tS, rate, continues, samples}), track (a MediaStream with the model's voice).
 
 const VERSION = 1;
 const RETRY_MS = [200, 400, 800, 1500, 2500];
@@ -9,12 +10,14 @@ const GATHER_MS = 2000;
 const BUFFERED_MAX = 512 * 1024;
 
 const HEADER_BYTES = 16, JPEG = 1, KEYFRAME = 1;
+const SOUND_HEADER_BYTES = 20, PCM = 1, CONTINUES = 1, FULL_SCALE = 32767;
 
 export class Connection extends EventTarget {
   // token: the server's, or null. track: a camera's or a screen's, to go by WebRTC; null sends pictures by `show`.
-  constructor({ base, token, config, track, way }) {
+  // voiced: the model has a voice; `config.hear` says whether it is heard now.
+  constructor({ base, token, config, track, way, voiced }) {
     super();
-    Object.assign(this, { base, token, config, track, way });
+    Object.assign(this, { base, token, config, track, way, voiced });
     this.hello = null;
     this.lastSeq = 0;
     this.leftOut = 0;
@@ -38,6 +41,7 @@ export class Connection extends EventTarget {
       } catch (error) {
         if (this.over) return;
         this.way = "websocket";
+        this.tell("track", null);
         this.tell("problem", { code: "webrtc", message: `WebRTC did not connect (${error.message}); pictures go by WebSocket now.` });
       }
     }
@@ -56,10 +60,16 @@ export class Connection extends EventTarget {
       const wire = this.way === "webrtc" ? new Channel(this) : new Socket(this);
       wire.onopen = () => {
         const resume = this.hello && { session: this.hello.session, token: this.hello.token, last_seq: this.lastSeq };
-        wire.send(JSON.stringify({ type: "hello", version: VERSION, client: "page", config: this.config, resume }));
+        const sound = !this.voiced ? null : this.way === "webrtc" ? "track" : "pcm16";
+        const config = { ...this.config, sound };
+        wire.send(JSON.stringify({ type: "hello", version: VERSION, client: "page", config, resume }));
       };
-      wire.onmessage = (text) => {
-        const message = JSON.parse(text);
+      wire.onmessage = (data) => {
+        if (data instanceof ArrayBuffer) {
+          this.takeSound(data);
+          return;
+        }
+        const message = JSON.parse(data);
         if (message.type === "hello") {
           this.wire = wire;
           resolve(message);
@@ -120,6 +130,20 @@ export class Connection extends EventTarget {
     } else if (message.type === "status" || message.type === "config") {
       this.tell(message.type, message);
     }
+  }
+
+  // A step's sound; what is of another version or codec was not asked for.
+  takeSound(data) {
+    const header = new DataView(data);
+    if (header.getUint8(0) !== VERSION || header.getUint8(1) !== PCM) throw new Error("sound of a kind that was not asked for");
+    const samples = new Float32Array((data.byteLength - SOUND_HEADER_BYTES) / 2);
+    for (let i = 0; i < samples.length; i++) samples[i] = header.getInt16(SOUND_HEADER_BYTES + 2 * i, true) / FULL_SCALE;
+    this.tell("sound", {
+      tS: Number(header.getBigUint64(12)) / 1e6,
+      rate: header.getUint32(8),
+      continues: Boolean(header.getUint8(2) & CONTINUES),
+      samples,
+    });
   }
 
   // A picture at a tick's time: an ArrayBuffer with a JPEG.
@@ -234,6 +258,10 @@ class Channel {
     };
     try {
       this.peer.addTrack(track);
+      if (this.connection.voiced) {
+        this.peer.addTransceiver("audio", { direction: "recvonly" });
+        this.peer.ontrack = ({ track: voice }) => this.connection.tell("track", new MediaStream([voice]));
+      }
       await this.peer.setLocalDescription();
       await gathered(this.peer);
       const headers = { "Content-Type": "application/json" };

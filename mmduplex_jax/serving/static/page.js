@@ -2,6 +2,7 @@
 
 import { Connection } from "./connection.js";
 import { Overlay, Timeline, frameSize } from "./drawing.js";
+import { Player } from "./player.js";
 import { Grabber, SourceRefused, openDevice, openFile, openWorld } from "./sources.js";
 import { Words, stamp, textOf } from "./words.js";
 
@@ -10,6 +11,7 @@ const base = new URL(".", location.href);
 const video = $("video");
 const timeline = new Timeline($("timeline"));
 const overlay = new Overlay($("overlay"), video);
+const player = new Player();
 // Words later than this, or pictures left out within the last seconds, are worth a warning.
 const LATE_S = 0.6;
 const WARNED_MS = 5000;
@@ -60,6 +62,7 @@ async function learnFacts() {
     $("model").textContent = facts.model;
     $("cap").textContent = facts.tokens_per_s_max;
     setDelays({ now: facts.delay_steps.default, ...facts.delay_steps });
+    $("voice").hidden = !facts.sample_rate_hz;
     return;
   }
 }
@@ -112,6 +115,11 @@ function showTalk() {
   $("talk-value").textContent = value === 0 ? "as trained" : `${value > 0 ? "+" : "−"}${Math.abs(value)}`;
 }
 
+function showVoice() {
+  $("mute").textContent = player.muted ? "Turn the voice on" : "Turn the voice off";
+  $("volume-value").textContent = player.muted ? "muted" : `${Math.round(100 * player.volume)} %`;
+}
+
 // A stream from Watch to its end.
 class Watching {
   constructor(source) {
@@ -137,9 +145,9 @@ class Watching {
     const track = this.opened.track ?? null;
     if (track) track.addEventListener("ended", () => this.stop("The camera or screen has stopped."));
     if (this.opened.ended) this.opened.ended.then(() => this.stop());
-    const config = { mode: "live", fit: $("fit").value || null, delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value) };
+    const config = { mode: "live", fit: $("fit").value || null, delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value), hear: !player.muted };
     const way = facts.webrtc ? $("way").value : "websocket";
-    const connection = (this.connection = new Connection({ base, token, config, track, way }));
+    const connection = (this.connection = new Connection({ base, token, config, track, way, voiced: Boolean(facts.sample_rate_hz) }));
     const on = (type, handler) => connection.addEventListener(type, (event) => handler.call(this, event.detail));
     on("hello", this.onHello);
     on("word", this.onWord);
@@ -148,6 +156,9 @@ class Watching {
     on("problem", ({ code, message }) => code !== "time_gap" && problem(code, message));
     on("state", this.onState);
     on("bye", this.onBye);
+    on("sound", (piece) => player.add(piece));
+    on("track", (voice) => player.follow(voice));
+    if (facts.sample_rate_hz) player.begin(() => this.nowS(), facts.sample_rate_hz);
     this.beganAt = performance.now();
     await connection.begin();
   }
@@ -228,6 +239,8 @@ class Watching {
       problem("slow", `The server cannot keep up: ${left} left out, and words come ${status.lag_s.toFixed(1)} s after their step.`);
     }
     this.droppedBefore = dropped;
+    const unheard = status.sound === "off" ? "The server is overloaded: the voice is silent for now, the words go on." : "";
+    problem("unheard", unheard);
   }
 
   onState({ state, message }) {
@@ -256,7 +269,7 @@ class Watching {
     if (now - this.warnedAt > WARNED_MS) problem("slow", "");
     const waiting = this.connection?.wire && !this.paused() && now - this.heardAt > SILENT_MS;
     problem("silent", waiting ? "Nothing comes from the server. It may be overloaded, or no pictures reach it." : "");
-    $("caption").textContent = this.words.shown(this.nowS());
+    $("caption").textContent = this.words.shown(this.nowS(), player.heardS());
   }
 
   paused() {
@@ -277,6 +290,8 @@ class Watching {
     this.done = true;
     this.grabber?.stop(0);
     this.opened?.stop();
+    player.end();
+    problem("unheard", "");
     problem("slow", "");
     problem("silent", "");
     $("caption").textContent = "";
@@ -332,6 +347,16 @@ const change = (fields) => {
 const settings = () => ({ delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value) });
 $("talk").addEventListener("input", () => (showTalk(), change(settings)));
 $("delay").addEventListener("input", () => (showDelay(), change(settings)));
+$("mute").addEventListener("click", () => {
+  if (player.muted) player.unmute();
+  else player.mute();
+  stream?.connection?.configure({ hear: !player.muted });
+  showVoice();
+});
+$("volume").addEventListener("input", () => {
+  player.setVolume(Number($("volume").value) / 100);
+  showVoice();
+});
 $("looks").addEventListener("change", () => (overlay.on = $("looks").checked));
 
 video.addEventListener("pause", () => video.ended || stream?.connection?.order("pause"));
@@ -368,7 +393,9 @@ function draw(now) {
 }
 setInterval(() => $("timeline").setAttribute("aria-label", timeline.describe(stream ? stream.nowS() : 0)), DESCRIBED_MS);
 showTalk();
+player.setVolume(Number($("volume").value) / 100);
+showVoice();
 requestAnimationFrame(draw);
 learnFacts();
 // What tests look at.
-window.page = { get stream() { return stream; }, overlay, timeline };
+window.page = { get stream() { return stream; }, overlay, timeline, player };

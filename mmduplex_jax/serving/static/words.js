@@ -5,6 +5,8 @@ const PAUSE_S = 1;
 const SILENCE_S = 2;
 const LINE_MAX = 42;
 const HOLD_S = 2.5;
+// So many phrases may be said and not heard yet.
+const PHRASES_HEARD = 8;
 const CLOSED = /[.?!…。？！｡]["'”’»)\]]*$/;
 
 export class Words {
@@ -37,9 +39,15 @@ export class Words {
     if (last?.ends_sentence !== undefined) last.shown = closed(last.shown);
   }
 
-  // What stands on the picture at a time: the last line of the last phrase, for a while.
-  shown(nowS) {
-    const last = this.phrases.at(-1);
+  // What stands on the picture at a time: the last line of the last phrase, for a while. Where the voice is heard, of what
+  // was said until `heardS`: the words come sooner than their sound.
+  shown(nowS, heardS = null) {
+    let last = this.phrases.at(-1);
+    if (heardS !== null) {
+      nowS = heardS;
+      const heard = this.phrases.slice(-PHRASES_HEARD).map(({ words }) => ({ words: words.filter((word) => word.t_emit_s <= heardS) }));
+      last = heard.findLast(({ words }) => words.length);
+    }
     return last && nowS - last.words.at(-1).t_emit_s < HOLD_S ? textOf(linesOf(last).at(-1)) : "";
   }
 
