@@ -1,8 +1,6 @@
 """`launch.calibrate`: a higher threshold spends less, the one it names keeps what was asked, misfits are named."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -22,17 +20,15 @@ def shards(tmp_path_factory):
     return folder
 
 
-def test_thresholds_trade_tokens(repository, shards, tmp_path):
-    flags = [CONFIG, f"--data={shards}", "--tokens_per_s=10", f"--json={tmp_path / 'out.json'}"]
-    command = [sys.executable, "-m", "launch.calibrate", *flags]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_thresholds_trade_tokens(repository, shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert main([CONFIG, f"--data={shards}", "--tokens_per_s=10", f"--json={tmp_path / 'out.json'}"]) == 0
     found = json.loads((tmp_path / "out.json").read_text())["choices"]
     thresholds, rates = [c["threshold"] for c in found], [c["flow_tokens_per_s"] for c in found]
     assert thresholds == sorted(thresholds)
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[-1]
-    taken = next(line for line in done.stdout.splitlines() if "take this one" in line)
+    taken = next(line for line in capsys.readouterr().out.splitlines() if "take this one" in line)
     assert float(taken.split()[2]) <= 10
 
 
