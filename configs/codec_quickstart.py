@@ -70,6 +70,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         mel_bands=(5, 10, 20, 40, 80, 80, 80),
         stft_weight=1.0,
         stft_windows=(256, 512, 1024),
+        silence=1e-3,  # of full scale; below it all is alike: programs that speak are digitally silent between words
         wave_weight=1.0,
         commitment_weight=0.25,
         adversarial_weight=0.0,

@@ -58,27 +58,35 @@ def mel_weights(rate_hz: int, window: int, bands: int) -> np.ndarray:
     return weights
 
 
-def _log(magnitude: Array) -> Array:
-    return jnp.log10(jnp.maximum(magnitude, SILENCE))
+def _log(magnitude: Array, silence: float = SILENCE) -> Array:
+    return jnp.log10(jnp.maximum(magnitude, silence))
 
 
 def mel_distance(
-    one: Float[Array, "B L"], other: Float[Array, "B L"], rate_hz: int, windows: Sequence[int], bands: Sequence[int]
+    one: Float[Array, "B L"],
+    other: Float[Array, "B L"],
+    rate_hz: int,
+    windows: Sequence[int],
+    bands: Sequence[int],
+    silence: float = SILENCE,
 ) -> Float[Array, "B"]:
     """Mean distance of log mel spectra, in powers of ten, summed over windows (DAC, Kumar et al., 2023).
 
     Args:
       windows, bands: samples of a window, and mel bands in it, one after the other.
+      silence: magnitudes below it are all alike.
     """
     total = jnp.zeros(len(one))
     for window, count in zip(windows, bands, strict=True):
         weights = jnp.asarray(mel_weights(rate_hz, window, count))
-        mels = [_log(magnitudes(sound, window) @ weights) for sound in (one, other)]
+        mels = [_log(magnitudes(sound, window) @ weights, silence) for sound in (one, other)]
         total = total + jnp.abs(mels[0] - mels[1]).mean(axis=(1, 2))
     return total
 
 
-def stft_distance(true: Float[Array, "B L"], made: Float[Array, "B L"], windows: Sequence[int]) -> Float[Array, "B"]:
+def stft_distance(
+    true: Float[Array, "B L"], made: Float[Array, "B L"], windows: Sequence[int], silence: float = SILENCE
+) -> Float[Array, "B"]:
     """Spectral convergence plus distance of log magnitudes, mean over windows (Yamamoto et al., 2020).
 
     Convergence is the energy of the magnitudes' difference over that of the true ones, so loud parts decide it; of a
@@ -90,7 +98,7 @@ def stft_distance(true: Float[Array, "B L"], made: Float[Array, "B L"], windows:
         wanted, found = magnitudes(true, window), magnitudes(made, window)
         floor = 1e-3 * wanted.shape[1] ** 0.5
         total = total + norm(wanted - found) / jnp.maximum(norm(wanted), floor)
-        total = total + jnp.abs(_log(wanted) - _log(found)).mean(axis=(1, 2))
+        total = total + jnp.abs(_log(wanted, silence) - _log(found, silence)).mean(axis=(1, 2))
     return total / len(windows)
 
 

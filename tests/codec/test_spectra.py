@@ -1,5 +1,6 @@
 """Spectra and distances on sounds whose answer is known."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -61,6 +62,18 @@ def test_distances_tell_louder_and_other_sound_from_the_same():
     assert float(mel) == pytest.approx(2, rel=1e-3)
     assert float(decibels) == pytest.approx(20, rel=1e-3)
     assert np.isfinite(distances(np.zeros_like(one), one)).all()
+
+
+def test_below_silence_all_is_alike():
+    """Digital silence and what nobody hears: the logarithms' distance, and its slope, are all but gone."""
+    nothing, hiss = np.zeros((1, 512), np.float32), 1e-4 * noise(1, 512)
+    between = jit(
+        jax.value_and_grad(lambda made, silence: mel_distance(nothing, made, RATE_HZ, (64,), (8,), silence)[0])
+    )
+    far, steep = between(hiss, 1e-5)
+    near, flat = between(hiss, 1e-3)
+    assert float(near) < 0.1 * float(far)
+    assert np.abs(flat).max() < 0.1 * np.abs(steep).max()
 
 
 def test_si_sdr_is_of_the_shape_alone():

@@ -21,7 +21,7 @@ from mmduplex_jax.codec.discriminator import (
     generator_loss,
 )
 from mmduplex_jax.codec.quantizer import Codebooks, Seen, moved, together
-from mmduplex_jax.codec.spectra import mel_distance, stft_distance
+from mmduplex_jax.codec.spectra import SILENCE, mel_distance, stft_distance
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.train.task import LOSS_WEIGHT, TOKENS, Batch
 from mmduplex_jax.typing import Array, Float, PyTree
@@ -36,6 +36,8 @@ class CodecLosses:
     Attributes:
       mel_weight, mel_windows, mel_bands: of `mel_distance`.
       stft_weight, stft_windows: of `stft_distance`.
+      silence: magnitudes below it are all alike to both, of a full scale of 1. The slope of a logarithm is steepest in
+        what nobody hears: where sound is digitally silent, making it so drowns out all else unless this is raised.
       wave_weight: of the mean distance of the samples themselves.
       commitment_weight: of the quantiser's commitment.
       adversarial_weight, feature_weight: of the discriminator's opinion and of feature matching; both 0: there is none.
@@ -51,6 +53,7 @@ class CodecLosses:
     mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
     stft_weight: float = 1.0
     stft_windows: tuple[int, ...] = (512, 1024, 2048)
+    silence: float = SILENCE
     wave_weight: float = 0.1
     commitment_weight: float = 0.25
     adversarial_weight: float = 0.0
@@ -137,8 +140,8 @@ class CodecTask:
         )
         mean = lambda values: (values * rows).sum() / jnp.maximum(rows.sum(), 1)
         found = {
-            "mel": mean(mel_distance(true, made, k.sample_rate_hz, c.mel_windows, c.mel_bands)),
-            "stft": mean(stft_distance(true, made, c.stft_windows)),
+            "mel": mean(mel_distance(true, made, k.sample_rate_hz, c.mel_windows, c.mel_bands, c.silence)),
+            "stft": mean(stft_distance(true, made, c.stft_windows, c.silence)),
             "wave": mean(jnp.abs(true - made).mean(axis=1)),
             "commitment": commitment,
         }
