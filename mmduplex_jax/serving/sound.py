@@ -14,7 +14,7 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.serving.protocol import Sound
-from mmduplex_jax.streaming.sound import SoundPiece
+from mmduplex_jax.streaming.sound import FADE_S, SoundPiece
 
 # What libopus takes: rates, and lengths of a packet in seconds (RFC 6716, sections 2 and 3.2; several frames a packet
 # up to 120 ms).
@@ -22,8 +22,6 @@ _OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 _OPUS_PACKETS_MS = (20, 40, 60, 80, 100, 120)
 # Clear speech of one channel.
 _OPUS_BITS_PER_S = 32_000
-# A joint is faded over this long: short enough to take nothing from a word, long enough not to click.
-FADE_S = 0.005
 # Times this close are one.
 _SAME_S = 1e-3
 

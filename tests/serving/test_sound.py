@@ -1,6 +1,7 @@
 """Sound on its way to clients: in order and in step, over drops, and what gives way when it is not taken."""
 
 import asyncio
+import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.protocol import Sound
-from mmduplex_jax.serving.sound import FADE_S, Joined, Queued, SoundEncoder, SoundQueue, pcm16, sounds_of
-from mmduplex_jax.streaming.sound import SoundPiece
+from mmduplex_jax.serving.sound import Joined, Queued, SoundEncoder, SoundQueue, pcm16, sounds_of
+from mmduplex_jax.streaming.sound import FADE_S, SoundPiece
 from tests.serving.scripted_pool import VOICED, ScriptedPool, tone
 from tests.serving.served import TICK_S, run, served
 
@@ -225,6 +226,24 @@ def test_a_client_that_reads_slowly_loses_sound_and_no_word():
             steps = [sound.step for sound in socket.sounds]
             gaps = [not sound.continues for sound in socket.sounds[1:]]
             assert gaps == [after != before + 1 for before, after in zip(steps, steps[1:])]
+
+    run(test())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system does not bound what is unsent")
+def test_little_sound_waits_in_buffers_in_which_it_cannot_give_way():
+    async def test():
+        async with voiced() as server, server.stream(sound="pcm16"):
+            bounds = [
+                (
+                    connection.transport.get_extra_info("socket").getsockopt(
+                        socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT
+                    ),
+                    connection.transport.get_write_buffer_limits()[1],
+                )
+                for connection in server.runner.server.connections
+            ]
+            assert bounds == [(16 << 10, 16 << 10)]
 
     run(test())
 

@@ -1,7 +1,7 @@
 // The model's voice: pieces of sound at their time on the captions' clock, or a WebRTC track; never louder than a bound.
 // It is muted until somebody turns it on, as browsers want it, and then costs the server nothing.
 
-// A joint is faded over this long, as the server does it (serving/sound.py).
+// A joint is faded over this long, as everywhere (streaming/sound.py).
 const FADE_S = 0.005;
 // Pieces may be so much late without a gap.
 const JITTER_S = 0.1;
