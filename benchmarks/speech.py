@@ -53,6 +53,7 @@ from mmduplex_jax.streaming.slot import StreamOutput
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.weights.codec import CODEC_HELP, CodecWeights, load_codec
 
+ROWS = ("voice", "codec", "unquantised", "model")
 TEXTS = "texts.json"
 # After a clip its last picture stands for so long, so that what was begun is said to its end.
 _STANDS_S = 2.0
@@ -132,8 +133,10 @@ def _read(file: str | bytes, name: str, origin_s: float, length_s: float, rate_h
         track.close()
 
 
-def through(codec: CodecWeights, speech: Sequence[Speech]) -> tuple[list[Speech], list[Speech]]:
-    """What a codec makes of speech at its own rate: of its codes, and without rounding to codes."""
+def through(
+    codec: CodecWeights, speech: Sequence[Speech], codebooks: int | None = None
+) -> tuple[list[Speech], list[Speech]]:
+    """What a codec makes of speech at its own rate: of the first codes of a step (None: all), and without rounding."""
     step = codec.config.step_samples
     longest = -(-max(len(one.samples) for one in speech) // step) * step
 
@@ -141,7 +144,7 @@ def through(codec: CodecWeights, speech: Sequence[Speech]) -> tuple[list[Speech]
     def both(params: Any, sound: Any) -> tuple[Any, Any]:
         run = lambda method, *given: Codec(codec.config).apply({"params": params}, *given, method=method)
         latents = run("latents", sound)
-        codes = run(lambda module, x: module.quantizer.encode(x), latents)
+        codes = run(lambda module, x: module.quantizer.encode(x, codebooks), latents)
         return run("decode", codes), run(lambda module, x: module.wave(module.quantizer.unquantized(x)), latents)
 
     rounded: list[Speech] = []
@@ -299,17 +302,21 @@ def rows_of(args: argparse.Namespace, model: Commentator | None) -> dict[str, li
     if args.data is not None:
         codec = load_codec(args.codec) if args.codec is not None else None
         rate_hz = codec.config.sample_rate_hz if codec is not None else args.rate_hz
-        rows["voice"] = read_speech(Path(args.data), rate_hz, args.clips)
-        if codec is not None:
-            rows["codec"], rows["unquantised"] = through(codec, rows["voice"])
-    if model is not None:
+        voice = read_speech(Path(args.data), rate_hz, args.clips)
+        rows["voice"] = voice
+        if codec is not None and {"codec", "unquantised"} & set(args.rows):
+            most = codec.config.codebooks
+            if args.codebooks is not None and args.codebooks > most:
+                raise ValueError(f"--codebooks={args.codebooks}: the codec {args.codec} has {most}")
+            rows["codec"], rows["unquantised"] = through(codec, voice, args.codebooks)
+    if model is not None and "model" in args.rows:
         world = WorldConfig(look=args.look, frame_px=model.frame_px)
         clips = tqdm(range(args.clips), desc="model", unit="clip", leave=False, disable=None)
         rows["model"] = [
             watch(model, make_clip(world, args.seed, index).frames, f"{args.seed}/{index}", args.delay)
             for index in clips
         ]
-    return rows
+    return {name: speech for name, speech in rows.items() if name in args.rows}
 
 
 def work(args: argparse.Namespace) -> None:
@@ -321,7 +328,10 @@ def work(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.checkpoint} is not heard: it has no audio stream, or no codec (--codec)")
     if args.live_s and model is None:
         raise ValueError("--live_s is of a model: give --checkpoint")
-    settings = {name: getattr(args, name) for name in ("data", "codec", "checkpoint", "clips", "seed", "look", "delay")}
+    if args.codebooks is None and model is not None and model.live.config.audio is not None:
+        args.codebooks = model.live.config.audio.depth.codebooks
+    named = ("data", "codec", "codebooks", "checkpoint", "clips", "seed", "look", "delay")
+    settings = {name: getattr(args, name) for name in named}
     report: dict[str, Any] = {"machine": machine()} | settings
     text: list[str] = []
     if args.judges:
@@ -352,8 +362,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     add("--data", metavar="DIR", help="spoken clips: prepared shards, or a folder of sounds with texts.json")
     add("--codec", metavar="DIR", help=CODEC_HELP)
+    add(
+        "--codebooks",
+        type=at_least(1),
+        metavar="N",
+        help="codes of a step in row `codec` (default: the model's, or all)",
+    )
     add("--checkpoint", metavar="NAME|DIR", help="a model that speaks")
     add("--clips", type=at_least(1), default=60, help="of each row, at most (default: %(default)s)")
+    some = f"some of {','.join(ROWS)} (default: all that can be)"
+    add("--rows", type=listed(among=ROWS), default=",".join(ROWS), help=some)
     add("--seed", type=int, default=UNSEEN_SEED, help="of the world's clips and of intervals (default: %(default)s)")
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
     add("--delay", type=at_least(0), metavar="STEPS", help="of the model's words (default: as it was trained)")

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import speech
 from benchmarks.speech import Speech, joined, judged, read_speech, save, table, through, watch
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.commentator import Delays
 from mmduplex_jax.evals.speech import HeardWord, SaidWord
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
@@ -122,6 +123,38 @@ def test_a_round_trip_is_as_long_as_the_speech_and_clips_do_not_mix():
     # Once among seven others, once beside one.
     np.testing.assert_allclose(rounded[2].samples, rounded[9].samples, atol=1e-5)
     assert np.abs(rounded[0].samples - exact[0].samples).max() > 1e-3
+
+
+class PoolAtOnce:
+    """Answers each frame at once with the pieces of its two steps."""
+
+    def join(self, *, on_output, **settings):
+        self.settings = settings
+
+        def offer(t_s, frame):
+            for step in (CLOCK.step_at(t_s), CLOCK.step_at(t_s) + 1):
+                piece = SoundPiece(CLOCK.step_time_s(step + 1), step, np.zeros(80, np.float32))
+                on_output(SimpleNamespace(dropped_frames=0, sound=(piece,)))
+
+        return SimpleNamespace(offer=offer, leave=lambda: None)
+
+    start = stop = lambda self, **_: None
+
+
+def test_the_first_sound_after_a_picture_is_that_of_all_delays(monkeypatch):
+    pool = PoolAtOnce()
+    monkeypatch.setattr(speech, "pool_of", lambda *_: pool)
+    monkeypatch.setattr(speech, "world_frames", lambda model, clips: np.zeros((1, 3, 8, 8, 3), np.uint8))
+    audio = SimpleNamespace(audio_delay=2, acoustic_delays=(0, 1, 1))
+    config = SimpleNamespace(audio=audio)
+    model = SimpleNamespace(clock=CLOCK, live=SimpleNamespace(config=config), delays=Delays(1, 6, 4))
+    found = speech.live(model, 0.8, 1, warm_s=0.2)
+    assert pool.settings == {"delay_steps": 1, "speaking": True}
+    # A step of the words' delay, three of the sound's behind them, and its own length.
+    assert found["planned_s"] == pytest.approx(5 * 0.08)
+    assert found["first_sound_p50_s"] == pytest.approx(0.4, abs=1e-6)
+    assert (found["late"], found["dropped_frames"]) == (0, 0)
+    assert 0 < found["pictures"] < CLOCK.ticks_in(1.0)
 
 
 def test_flags_that_do_not_fit_are_refused(capsys):
