@@ -209,8 +209,9 @@ def make_encoder(
             towers.append(tower)
 
     def make_params() -> PyTree:
-        # Compiled for these alone: what else the model has is not made.
-        made = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.train.seed)))["tokenizer"])()
+        # Compiled for these alone: what else the model has is not made. The key is given, so that every seed has the
+        # same program.
+        made = jax.jit(lambda key: nn.unbox(task.init(key))["tokenizer"])(jax.random.key(config.train.seed))
         params = {"tokenizer": made}
         start = make_start(config, task, tokenizer, log, only=TOKENIZER)
         if start is not None:

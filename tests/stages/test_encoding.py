@@ -131,7 +131,8 @@ def test_losses_are_those_of_pixels(shards, encoded):
     learner = encoded_task(config, task, tokenizer, [encoded], lambda line: None)
     params = tiny.random_params(lambda key: nn.unbox(task.init(key)))
     # The towers' weights decide what is kept; they are those that the training begins with.
-    params["tokenizer"] |= jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.train.seed)))["tokenizer"])()
+    drawn = jax.jit(lambda key: nn.unbox(task.init(key))["tokenizer"])(jax.random.key(config.train.seed))
+    params["tokenizer"] |= drawn
     order = dict(batch_size=2, seed=0, flip=None)
     pixels = make_loader([shards], tokenizer, clip_s=CLIP_S, frame_px=(32, 32), **order)
     clips = make_encoded_loader([encoded], tokenizer, **order)
