@@ -43,6 +43,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         sample_rate_hz=16_000,
         ratios=(8, 5, 4, 4),
         filters=8,
+        decoder_filters=0,  # of the decoder, where they are others
         kernel=7,
         residual_kernel=3,
         last_kernel=3,

@@ -17,6 +17,7 @@ class CodecConfig:
       sample_rate_hz: of the sound, mono.
       ratios: by which the decoder's convolutions lengthen, in its order; the encoder shortens in the opposite order.
       filters: channels next to the sound; they double with every ratio.
+      decoder_filters: the same of the decoder; 0 where both have as many.
       kernel, residual_kernel, last_kernel: taps of the first convolution, of the residual blocks' and of the last.
       residual_layers: residual blocks before every shortening (after every lengthening).
       dilation_base: the n-th of them dilates by this to the power n.
@@ -38,6 +39,7 @@ class CodecConfig:
     sample_rate_hz: int = 24_000
     ratios: tuple[int, ...] = (8, 6, 5, 4)
     filters: int = 64
+    decoder_filters: int = 0
     kernel: int = 7
     residual_kernel: int = 3
     last_kernel: int = 3
@@ -72,8 +74,9 @@ class CodecConfig:
             )
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width ({self.width}) must be heads ({self.heads}) times an even number")
-        if self.filters % self.compress:
-            raise ValueError(f"filters ({self.filters}) must be a multiple of compress ({self.compress})")
+        for name in ("filters", "decoder_filters"):
+            if getattr(self, name) % self.compress:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of compress ({self.compress})")
         if self.frames_per_step < 2:
             raise ValueError(f"frames_per_step must be at least 2, got {self.frames_per_step}: 1 needs none")
 

@@ -80,7 +80,7 @@ class SeanetDecoder(nn.Module):
             new.append(result[1])
             return result[0]
 
-        channels = c.filters * 2 ** len(c.ratios)
+        channels = (c.decoder_filters or c.filters) * 2 ** len(c.ratios)
         x = keep(CausalConvolution(channels, c.kernel, name="first")(x, next(given)))
         for stage, ratio in enumerate(c.ratios):
             channels //= 2

@@ -1,13 +1,15 @@
 """A codec step by step gives what it gives at once; rows do not know of each other; its state is all that it knows."""
 
+import dataclasses
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.codec.codec import Codec, whole_steps
+from mmduplex_jax.codec.codec import Codec, param_shapes, whole_steps
 from mmduplex_jax.codec.config import CodecConfig
 from tests.codec.tiny_codec import CONFIG, LIVE, decode_step, encode_step, random_params, sound, whole
 from tests.tiny import jit
@@ -190,3 +192,12 @@ def test_sound_is_filled_up_with_silence(params):
 def test_a_config_that_contradicts_itself_is_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         CodecConfig(**fields)
+
+
+def test_a_decoder_may_be_wider_than_its_encoder():
+    wide = dataclasses.replace(CONFIG, decoder_filters=8)
+    before, after = (nn.unbox(param_shapes(config)) for config in (CONFIG, wide))
+    assert {part for part in before if before[part] != after[part]} == {"decoder"}
+    assert after["decoder"]["first"]["kernel"].shape[-1] == 2 * before["decoder"]["first"]["kernel"].shape[-1]
+    with pytest.raises(ValueError, match=r"decoder_filters \(7\)"):
+        dataclasses.replace(CONFIG, decoder_filters=7)
