@@ -86,7 +86,7 @@ def test_it_is_scored_beside_the_codec_without_codes(voice, workdirs, tmp_path, 
 def test_what_was_trained_streams(workdirs):
     trained = load_trained(workdirs[0])
     live = LiveCodec(trained.task.config)
-    state, codes = live.encode_step(
+    state, codes = jax.jit(live.encode_step)(
         trained.params["codec"], live.encoder_state(1), np.ones((1, 8), np.float32), np.array([True])
     )
     assert codes.shape == (1, 1, 3)
