@@ -4,9 +4,7 @@
     python -m launch.commentate --source=match.mp4 --realtime            at the video's own speed, as a viewer sees it
     python -m launch.commentate --source=0                               your camera (its number), or an rtsp:// address
     python -m launch.commentate --source=match.mp4 --out=words.vtt --render=out.mp4 --json=report.json
-    python -m launch.commentate --checkpoint=runs/speak --codec=runs/codec --source=match.mp4 --speech=out.wav
-    python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4      a model that you trained
-    python -m launch.commentate --checkpoint=world --source=shapes.mp4                the model of the built-in world
+    python -m launch.commentate --checkpoint=runs/quickstart --source=match.mp4     one that you trained; or "world"
     python -m launch.commentate --random_init=configs/bflow_75m.py --source=match.mp4    random parameters: for speed
     python -m launch.commentate --server=http://127.0.0.1:8080 --source=match.mp4        the model of a launch.serve
 
@@ -16,8 +14,8 @@ of the picture that it is about, at the end the time at which its first word was
 
     [ 12.40s] red circle enters left   (said 12.72s)
 
-A model that speaks is heard with --speech, and in --render: its sound has the video's times, as its words have. Its
-codec lies beside it (`launch.export --codec`) or is named by --codec.
+A model that speaks is heard with --speech=FILE and in --render, at the video's times, as its words are. Its codec lies
+beside it (`launch.export --codec`) or is named by --codec.
 
 At the end comes a report; --json writes it with every word:
   real_time_factor          seconds of video watched in a second: 4 is four times as fast as it plays
@@ -41,7 +39,7 @@ from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.client.session import RemoteCommentator, remote_commentator
 from mmduplex_jax.frame_size import FITS
 from mmduplex_jax.interruptible import leave, run_interruptibly
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, parse_args, write_json
+from mmduplex_jax.stages.config_file import add_json_flag, check_files, command_parser, parse_args, positive, write_json
 from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.speech import DEVICE, FORMATS, check_speech
 from mmduplex_jax.streaming.statistics import format_report
@@ -57,30 +55,19 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--checkpoint, --random_init and --server are different models: give one of them")
     if args.token_file is not None and args.server is None:
         raise ValueError("--token_file is for --server")
-    for name, value in (("max_s", args.max_s), ("image_rate_hz", args.image_rate_hz)):
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be more than 0, got {value:g}")
     if args.codec is not None and args.server is not None:
         raise ValueError("--codec is of a model here: a --server has its own")
     if args.speech is not None:
         check_speech(args.speech)
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
         raise ValueError(f"--out={args.out}: captions are written as .vtt or .srt")
-    files = written(args)
-    for name, path in files.items():
-        if not path.parent.is_dir():
-            raise ValueError(f"--{name}={path}: there is no folder {path.parent}")
-        if path.is_dir() or path.resolve() == Path(args.source).resolve():
-            raise ValueError(f"--{name}={path} would overwrite {'a folder' if path.is_dir() else 'the source'}")
-    if len(set(files.values())) < len(files):
-        raise ValueError("--out, --render, --speech and --json need a file each")
+    check_files(written(args), args.source)
 
 
 def written(args: argparse.Namespace) -> dict[str, Path]:
     """The files that are asked for, by flag."""
     given = {name: getattr(args, name) for name in ("out", "render", "speech", "json")}
-    is_file = lambda name, value: value not in (None, DEVICE if name == "speech" else "-")
-    return {name: Path(value).absolute() for name, value in given.items() if is_file(name, value)}
+    return {name: Path(value).absolute() for name, value in given.items() if value not in (None, "-", DEVICE)}
 
 
 def commentate(args: argparse.Namespace) -> int:
@@ -129,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     sources = "a video, an address, a camera's number, a folder of pictures or their pattern, a pipe (- is stdin)"
     add("--source", metavar="FILE|URL|NUMBER", required=True, help=sources)
-    add("--image_rate_hz", type=float, default=25.0, help="pictures a second of a folder (default: %(default)g)")
+    add("--image_rate_hz", type=positive, default=25.0, help="pictures a second of a folder (default: %(default)g)")
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--server", metavar="URL", help="instead of a model here: that of a server (launch.serve)")
@@ -137,15 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--realtime", action="store_true", help="watch at the video's own speed")
     add("--out", metavar="FILE.vtt|.srt", help="write the words as captions")
     add("--render", metavar="FILE.mp4|.mkv", help="write the video with subtitles, the tokens' places and the sound")
-    sound = f"write what a model that speaks says ({', '.join(FORMATS)}), or play it ({DEVICE})"
-    add("--speech", metavar=f"FILE.wav|{DEVICE}", help=sound)
+    add("--speech", metavar=f"FILE|{DEVICE}", help=f"write what is heard ({', '.join(FORMATS)}), or play it")
     add("--codec", metavar="DIR", help=CODEC_HELP)
     add_json_flag(flags, "write the report with every word")
     add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")
     fits = "of a picture of another shape: all of it between bars, or its centre (default: as the model was trained)"
     add("--fit", choices=FITS, help=fits)
-    add("--max_s", type=float, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
+    add("--max_s", type=positive, metavar="SECONDS", help="end after so much video (a camera never ends by itself)")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add("--only_check_args", action="store_true", help="read the flags and stop")
     args = parse_args(flags, argv)

@@ -27,7 +27,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -42,7 +41,7 @@ from mmduplex_jax.stages.config_file import (
     shown_on,
     write_json,
 )
-from mmduplex_jax.stages.encoding import DTYPES, EncodeReport, encode
+from mmduplex_jax.stages.encoding import DTYPES, encode
 from mmduplex_jax.stages.evaluation import check_fit
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.stages.sound_codes import encode_sound
@@ -66,23 +65,6 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=4, help="clips at a time (default: %(default)s)")
     add_json_flag(flags, "write what was done")
     return flags
-
-
-def report_of(report: EncodeReport, out: Path, took_s: float) -> dict:
-    """What was done, as JSON values."""
-    manifest = report.manifest
-    size_bytes = sum(shard.size_bytes for shard in manifest.shards)
-    return {
-        "out": str(out),
-        "records": manifest.num_records,
-        "clips": manifest.num_clips,
-        "files_written": len(report.written),
-        "files_kept": len(report.kept),
-        "features": report.features,
-        "bytes": size_bytes,
-        "bytes_a_clip": size_bytes / max(manifest.num_clips * (1 + manifest.mirrored), 1),
-        "took_s": took_s,
-    }
 
 
 def work(args: argparse.Namespace) -> None:
@@ -148,7 +130,7 @@ def encode_video(args: argparse.Namespace) -> None:
             log=lambda line: print(line, file=screen, flush=True),
             on_records=progress.update,
         )
-    done = report_of(report, Path(args.out), time.monotonic() - begin_s)
+    done = {"out": args.out, **report.as_json(), "took_s": time.monotonic() - begin_s}
     kept = ", ".join(f"{sees} as {'features' if there else 'pictures'}" for sees, there in report.features.items())
     files = f"{done['files_written']} files written, {done['files_kept']} were there"
     print(

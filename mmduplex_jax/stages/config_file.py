@@ -98,6 +98,14 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return number
 
 
+def positive(text: str) -> float:
+    """A `type` of argparse: a number above 0."""
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0, got {number:g}")
+    return number
+
+
 def listed(
     kind: Callable[[str], Any] = str, *, among: Collection[str] = (), none: bool = False
 ) -> Callable[[str], list[Any]]:
@@ -121,6 +129,17 @@ def listed(
             raise argparse.ArgumentTypeError(f"{kind.__name__}s with commas are expected, got {text!r}") from error
 
     return values
+
+
+def check_files(files: Mapping[str, Path], source: str) -> None:
+    """Raises ValueError where files cannot be written: by flag, their absolute paths, and what they are made from."""
+    for flag, path in files.items():
+        if not path.parent.is_dir():
+            raise ValueError(f"--{flag}={path}: there is no folder {path.parent}")
+        if path.is_dir() or path.resolve() == Path(source).resolve():
+            raise ValueError(f"--{flag}={path} would overwrite {'a folder' if path.is_dir() else 'the source'}")
+    if len(set(files.values())) < len(files):
+        raise ValueError(f"{', '.join(f'--{flag}' for flag in files)} need a file each")
 
 
 def shown_on(target: str | None) -> TextIO:

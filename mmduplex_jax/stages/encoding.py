@@ -64,6 +64,19 @@ class EncodeReport(NamedTuple):
     kept: tuple[str, ...]
     features: dict[str, bool]
 
+    def as_json(self) -> dict[str, Any]:
+        """What was done, in numbers."""
+        clips, size_bytes = self.manifest.num_clips, sum(shard.size_bytes for shard in self.manifest.shards)
+        return {
+            "records": self.manifest.num_records,
+            "clips": clips,
+            "files_written": len(self.written),
+            "files_kept": len(self.kept),
+            "features": self.features,
+            "bytes": size_bytes,
+            "bytes_a_clip": size_bytes / max(clips * (1 + self.manifest.mirrored), 1),
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
