@@ -209,6 +209,7 @@ def encode_audio(samples: np.ndarray, audio: AudioFormat) -> bytes:
     # Without "bitexact" each Ogg stream gets a number by chance.
     with av.open(file, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=audio.rate_hz, layout="mono")
+        assert isinstance(stream, av.AudioStream)
         if audio.format == "opus":
             stream.bit_rate = audio.bitrate_kbps * 1000
         for packet in (*stream.encode(_frame(samples, audio.rate_hz)), *stream.encode(None)):
