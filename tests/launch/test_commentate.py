@@ -134,7 +134,6 @@ def test_a_file_cut_in_the_middle_keeps_what_was_said(portable_dir: Path, tmp_pa
         (["--out=nowhere/words.vtt"], "there is no folder"),
         (["--render=a.mp4"], "overwrite the source"),
         (["--json=x.vtt", "--out=x.vtt"], "a file each"),
-        (["--max_s=0"], "more than 0"),
         (["--random_init=configs/quickstart.py"], "give one of them"),
         (["--delay=77"], "delays of 0 to 4"),
     ],
@@ -143,6 +142,12 @@ def test_wrong_flags_are_told_apart(portable_dir, tmp_path, monkeypatch, capsys,
     monkeypatch.chdir(tmp_path)
     assert main([f"--checkpoint={portable_dir}", "--source=a.mp4", *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_no_time_is_not_a_time(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--source=a.mp4", "--max_s=0"])
+    assert "--max_s: must be more than 0, got 0" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys):
