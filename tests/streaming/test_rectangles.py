@@ -76,7 +76,7 @@ def test_a_video_is_watched_as_its_config_says(tmp_path: Path):
         seen = []
         settings = ConfigDict({"fit": trained, "delay": {"min": 0, "max": 6, "eval": 2}})
         model = Commentator("tiny", LiveModel(config()), {}, settings, TOKENIZER)
-        object.__setattr__(model, "session", lambda *_, seen=seen: Watcher(seen))
+        object.__setattr__(model, "session", lambda *_, seen=seen, **__: Watcher(seen))
         list(model.commentate(path, fit=asked))
         assert {frame.shape for frame in seen} == {(*FRAME_PX, 3)}
         assert (model.frame_px, model.fit) == (FRAME_PX, trained)

@@ -56,7 +56,9 @@ def test_an_export_takes_the_notice_with_it(folders, monkeypatch, tmp_path):
         data=SimpleNamespace(to_json_best_effort=as_json({})),
     )
     tokenizer = SimpleNamespace(to_json=as_json({}))
-    trained = SimpleNamespace(config=config, tokenizer=tokenizer, params={"a": np.ones(2)}, steps=1, metadata={})
+    trained = SimpleNamespace(
+        task=None, config=config, tokenizer=tokenizer, params={"a": np.ones(2)}, steps=1, metadata={}
+    )
     monkeypatch.setattr(export, "load_trained", lambda checkpoint: trained)
     assert export.main(["--checkpoint=run", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "NOTICE").read_text() == "The language is free.\n\n"
