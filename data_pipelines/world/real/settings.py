@@ -47,7 +47,7 @@ SETTINGS = {
         Setting("road", {"vehicle": 0.93, "walker": 0.07}, ("prop",), (-0.2, 0.4), 1.5, (0.09, 0.4), "outdoors"),
         Setting("street", {"walker": 0.7, "vehicle": 0.27, "flyer": 0.03}, ("vehicle", "prop"),
                 (-0.9, 0.35), 1.7, (0.16, 0.65), "outdoors"),
-        Setting("room", {"walker": 0.8, "object": 0.2}, ("prop", "prop", "object"),
+        Setting("room", {"walker": 0.9, "object": 0.1}, ("prop", "prop", "object"),
                 (-0.9, 0.3), 1.7, (0.4, 1.15), "indoors", tallest_m=2.0),
         Setting("wild", {"walker": 1.0}, ("prop",),
                 (-0.7, 0.35), 0.5, (0.14, 0.55), "outdoors", tallest_m=1.3, without=("person",)),
