@@ -56,6 +56,7 @@ from mmduplex_jax.serving.protocol import (
 )
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
+from mmduplex_jax.serving.sound import SoundQueue
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, parse_args, show
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
@@ -180,7 +181,7 @@ class Act(NamedTuple):
 class MemoryWire:
     """A wire whose other end is a list."""
 
-    track = None
+    track: SoundQueue | None = None
 
     def __init__(self) -> None:
         self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()

@@ -6,6 +6,9 @@ Command:  python -m launch.train --config=configs/codec_quickstart.py --workdir=
 Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards whose records keep their sound; a quarter of
           an hour is enough for one synthetic voice.
 Hardware: 2 CPU cores, 3 GB.
+Time:     34 minutes of one busy core for 4,000 steps (2026-11-29, a Xeon, 90 files of 12 minutes).
+Expected: of that voice's unseen phrases a mel distance of 1.53, and 7 % of their words mistaken by pocketsphinx; of
+          words between silences, which it had not heard, a third (docs/speech.md).
 """
 
 from ml_collections import config_dict

@@ -5,8 +5,9 @@ Command:  docs/speech.md has what comes before (a voice, a codec, its codes), `m
 Data:     the built-in world, spoken: records with codes of the codec that `configs/codec_quickstart.py` trains. Clips
           without sound teach text alone.
 Hardware: 2 CPU cores, 4 GB.
-Time:     28 minutes on one core (0.6 steps a second) for 1,000 steps.
-Expected: 0.09 nats a code, 0.02 of the first codebook; event F1 as that of `world` (docs/speech.md).
+Time:     28 minutes on one core, by 0.6 steps a second; these 1,000 steps have not been run in one piece.
+Expected: of about 1,000 steps in two runs 0.09 nats a code, 0.02 of the first codebook, and event F1 as that of
+          `world`; how well it is understood depends on the codec (docs/speech.md).
 """
 
 from ml_collections import config_dict

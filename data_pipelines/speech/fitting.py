@@ -73,7 +73,7 @@ class Track:
     """Words as sound.
 
     Attributes:
-      samples: int16 `[N]`.
+      samples: int16 `[N]`, at the track's rate.
       faster: words that are said faster than the voice does by itself.
       cut: words in pieces that are cut off before their end.
       unsaid: words of which nothing is heard.
