@@ -45,6 +45,7 @@ class SoundEncoder:
 
     Attributes:
       name: of the codec, by its parameters (`Codes.codec`).
+      heard: records with sound so far.
 
     Raises:
       SoundCodesError: the codec has not so many codebooks.
@@ -57,7 +58,7 @@ class SoundEncoder:
                 "them semantic, which all models need"
             )
         self.config, self.codebooks, self.batch = config, codebooks, batch
-        self.name = codec_name(params)
+        self.name, self.heard = codec_name(params), 0
         self._params = jax.tree.map(jnp.asarray, params)
 
     def facts(self) -> dict[str, Any]:
@@ -65,15 +66,23 @@ class SoundEncoder:
         return {"codec": self.name, "codebooks": self.codebooks}
 
     def __call__(self, records: Sequence[Record]) -> list[Codes | None]:
-        """The codes of at most `batch` records, a row a step; None of one without sound.
+        """The codes of at most `batch` records, a row a step; of one without sound those that it has, or None.
 
         Raises:
-          SoundCodesError: a record's steps are not the codec's.
+          SoundCodesError: a record's steps are not the codec's, or it has other codes and no sound.
           VideoError: its sound does not decode.
         """
         c = self.config
         heard = [(number, record) for number, record in enumerate(records) if record.audio]
-        codes: list[Codes | None] = [None] * len(records)
+        self.heard += len(heard)
+        for record in records:
+            kept = None if record.audio else record.codes
+            if kept is not None and (kept.codec, kept.values.shape[1]) != (self.name, self.codebooks):
+                raise SoundCodesError(
+                    f"{record.key} has {kept.values.shape[1]} codes a step of codec {kept.codec} and no sound of "
+                    f"which codec {self.name} could make {self.codebooks}: encode the shards that still have the sound"
+                )
+        codes = [record.codes for record in records]
         if not heard:
             return codes
         steps = [record.clock.step_of_tick(record.num_ticks) for _, record in heard]
@@ -119,11 +128,16 @@ def encode_sound(
       What was written, and the codec's name.
 
     Raises:
-      SoundCodesError: the codec cannot encode the data.
+      SoundCodesError: the codec cannot encode the data, or none of it has sound.
       FileNotFoundError, ValueError: as of `load_codec`.
       ShardError: data cannot be read, or `out` not be written.
     """
     weights = load_codec(codec)
     encoder = SoundEncoder(weights.config, weights.params, codebooks or weights.config.codebooks, batch)
     report = write_recoded(data, out, encoder.facts(), encoder, batch=batch, on_records=on_records)
+    if not report.kept and not encoder.heard:
+        raise SoundCodesError(
+            f"no record of {data} has sound, and {out} has them as they were: prepare with "
+            "--config.speech.voice=VOICE, or --config.audio.keep=True where the videos have sound"
+        )
     return report, encoder.name

@@ -55,3 +55,12 @@ def test_what_does_not_go_is_said():
     slow, _ = record_of(0, 5, Clock(10.0, 2))
     with pytest.raises(SoundCodesError, match="r/0 has 10 steps a second, the codec 12.5"):
         SoundEncoder(tiny_codec.CONFIG, params, codebooks=4, batch=1)([slow])
+    # Codes whose sound is gone are kept, and those of another codec are not passed off as this one's.
+    encoder = SoundEncoder(tiny_codec.CONFIG, params, codebooks=4, batch=1)
+    record, _ = record_of(1, 5)
+    [codes] = encoder([record])
+    coded = dataclasses.replace(record, audio=None, codes=codes)
+    assert encoder([coded]) == [codes]
+    other = dataclasses.replace(coded, codes=dataclasses.replace(codes, codec="another"))
+    with pytest.raises(SoundCodesError, match="r/1 has 4 codes a step of codec another and no sound"):
+        encoder([other])
