@@ -128,6 +128,8 @@ def get_config() -> config_dict.ConfigDict:
         learning_rate=1.5e-3,
         end_lr_ratio=0.02,
         warmup_steps=100,
+        # None: a cosine over all steps. Otherwise the rate is constant until so many steps before the end.
+        decay_steps=config_dict.placeholder(int),
         weight_decay=0.05,
         clip_norm=1.0,
         b1=0.9,

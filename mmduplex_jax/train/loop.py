@@ -228,7 +228,8 @@ def fit(
             results.settle(at_most=_STEPS_IN_FLIGHT)
             if evaluations.due(step):
                 results.settle()
-                progress.add_pause(evaluations.run(step, state.params))
+                cpu_s = time.process_time()
+                progress.add_pause(evaluations.run(step, state.params), time.process_time() - cpu_s)
             if step % train.checkpoint_every == 0 and step < end_step:
                 # Nothing unseen is saved, and the lines of all steps in a checkpoint are on disk before it.
                 results.settle()

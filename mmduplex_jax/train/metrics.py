@@ -114,7 +114,7 @@ class Progress:
         self._end_step, self._video_s = end_step, video_s_per_step
         self._flops, self._peak, self._num_devices = flops_per_step, peak, num_devices
         self._since, self._steps, self._wait_s = time.perf_counter(), 0, 0.0
-        self._save_s = 0.0
+        self._save_s, self._cpu_since = 0.0, time.process_time()
 
     def add_wait(self, wait_s: float) -> None:
         """Counts time in which the loop had no batch to go on with."""
@@ -124,9 +124,10 @@ class Progress:
         """Counts time in which the loop stood still for a checkpoint."""
         self._save_s += save_s
 
-    def add_pause(self, pause_s: float) -> None:
-        """Leaves out time in which nothing was trained: an evaluation."""
+    def add_pause(self, pause_s: float, cpu_s: float) -> None:
+        """Leaves out time in which nothing was trained, and the processors' time in it: an evaluation."""
         self._since += pause_s
+        self._cpu_since += cpu_s
 
     def add_step(self) -> None:
         """Counts a step that the devices have finished."""
@@ -143,10 +144,13 @@ class Progress:
             "video_s_per_s": self._video_s * steps_per_s,
             "mfu": mfu(self._flops, steps_per_s, self._peak, self._num_devices),
             "data_wait": self._wait_s / wall_s,
+            # Of this process: what a step costs, whatever else the machine does.
+            "cpu_s_per_step": (time.process_time() - self._cpu_since) / self._steps if self._steps else None,
             "eta_s": (self._end_step - step) / steps_per_s if self._steps else None,
         }
         steps_s = max(wall_s - self._wait_s - self._save_s, 0.0)
         self._since, self._steps, self._wait_s, self._save_s = now, 0, 0.0, 0.0
+        self._cpu_since = time.process_time()
         return speeds, steps_s
 
 

@@ -1,4 +1,4 @@
-"""The optimiser of `config.train` (AdamW, clipped by global norm, a warm-up and a cosine), and groups of parameters.
+"""The optimiser of `config.train` (AdamW, clipped by global norm, a learning rate by step), and groups of parameters.
 
 Groups are trained from a step on, at a rate of their own, or never: `config.train.groups`.
 
@@ -196,13 +196,19 @@ def make_groups(train: Any, boxed: PyTree, averaged: str = "") -> Groups:
 
 
 def make_schedule(train: Any) -> optax.Schedule:
-    """Learning rate by step: from 0 to `learning_rate` in `warmup_steps`, then a cosine to `end_lr_ratio` of it.
+    """Learning rate by step: from 0 to `learning_rate` in `warmup_steps`, then down to `end_lr_ratio` of it.
+
+    Without `decay_steps`, a field that a config may lack, it goes down by a cosine over the whole run. With them it is
+    constant until that many steps before the end, and goes down by a line (warm-up, stable, decay: MiniCPM, Hu et al.,
+    2024, arXiv 2404.06395; Hägele et al., 2024, arXiv 2405.18392). So how long a run is need not be known before its
+    decay begins, and until then runs of any length are the same run.
 
     A run of no more steps than its warm-up (two steps of a large config, to see that they work) ends inside it.
 
     Raises:
-      ValueError: for no steps, or a warm-up of fewer than none.
+      ValueError: for no steps, a warm-up of fewer than none, or a decay that does not fit behind the warm-up.
     """
+    decay_steps = train.get("decay_steps") or 0
     if train.steps < 1 or train.warmup_steps < 0:
         raise ValueError(
             f"config.train.steps ({train.steps}) must be at least 1 and config.train.warmup_steps "
@@ -210,6 +216,18 @@ def make_schedule(train: Any) -> optax.Schedule:
         )
     if train.steps <= train.warmup_steps:
         return optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
+    if decay_steps:
+        stable_steps = train.steps - train.warmup_steps - decay_steps
+        if decay_steps < 0 or stable_steps < 0:
+            raise ValueError(
+                f"config.train.decay_steps ({decay_steps}) must be at least 0 and leave room for the warm-up: "
+                f"config.train.steps is {train.steps}, config.train.warmup_steps {train.warmup_steps}"
+            )
+        begin = optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps)
+        end = optax.linear_schedule(train.learning_rate, train.learning_rate * train.end_lr_ratio, decay_steps)
+        stable = optax.constant_schedule(train.learning_rate)
+        parts, ends = ([begin, stable, end], [train.warmup_steps]) if train.warmup_steps else ([stable, end], [])
+        return optax.join_schedules(parts, [*ends, train.steps - decay_steps])
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if train.warmup_steps else train.learning_rate,
         peak_value=train.learning_rate,

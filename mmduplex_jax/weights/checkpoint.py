@@ -497,7 +497,7 @@ def _differences(metadata: Mapping[str, Any], facts: RunFacts, params: PyTree) -
     if metadata["layout_version"] != LAYOUT_VERSION:
         return [_layout_difference(metadata["layout_version"])]
     lines = []
-    lines += _config_differences(metadata["config"], facts.config, free=False)
+    lines += _config_differences(metadata["config"], facts.config, metadata["step"], free=False)
     if lines:
         lines.append("-> go on with the saved values, or start another run in a new --workdir")
     if metadata["tokenizer_json"] != facts.tokenizer_json:
@@ -517,18 +517,19 @@ def _differences(metadata: Mapping[str, Any], facts: RunFacts, params: PyTree) -
 
 def free_changes(metadata: Mapping[str, Any], facts: RunFacts) -> list[str]:
     """What differs between a checkpoint and the run that goes on from it, and may; one line each."""
-    lines = _config_differences(metadata["config"], facts.config, free=True)
+    lines = _config_differences(metadata["config"], facts.config, metadata["step"], free=True)
     if metadata["processes"] != jax.process_count():
         lines.append(f"processes: saved with {metadata['processes']}, now {jax.process_count()}")
     return [f"{line}, which may be" for line in lines]
 
 
-def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, free: bool) -> list[str]:
-    """Fields that differ, among those that may change or among those that may not.
+def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], step: int, *, free: bool) -> list[str]:
+    """Fields that differ, among those that may change or among those that may not; the run is at `step`.
 
     A field that is empty says what its absence did before there was one: older runs go on, and so do those from before
     frames could be rectangles.
     """
+    may_change = FREE_TO_CHANGE + (("train.steps",) if _before_decay(saved, now, step) else ())
     as_json = lambda config: {name: json.dumps(value) for name, value in flatten_dict(dict(config), sep=".").items()}
     fields = ({"fit": fit_of(config), **with_stored_sizes(config)} for config in (saved, now))
     before, after = ({n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in fields)
@@ -536,5 +537,14 @@ def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], *, fre
         f"config.{name}: saved with {before.get(name, 'nothing')}, now {after.get(name, 'nothing')}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
-        and free == any(name == field or name.startswith(field + ".") for field in FREE_TO_CHANGE)
+        and free == any(name == field or name.startswith(field + ".") for field in may_change)
     ]
+
+
+def _before_decay(saved: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
+    """Whether how long a run is has not mattered to it yet: at `step` its learning rate is constant, or warms up.
+
+    So it is with `train.decay_steps`, which sets when the rate goes down by the run's end (`train/optimizer.py`).
+    """
+    trains = [config.get("train", {}) for config in (saved, now)]
+    return all(train.get("decay_steps") and step <= train["steps"] - train["decay_steps"] for train in trains)

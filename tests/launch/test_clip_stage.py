@@ -17,6 +17,7 @@ from mmduplex_jax.weights.init_from import InitFromError
 from mmduplex_jax.weights.trained import load_trained
 
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
+SPEEDS |= {"cpu_s_per_step"}
 
 
 @pytest.fixture(scope="module")

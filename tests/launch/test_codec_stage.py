@@ -22,6 +22,7 @@ from mmduplex_jax.weights.trained import load_trained
 from tests.codec import tiny_stage
 
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
+SPEEDS |= {"cpu_s_per_step"}
 
 
 @pytest.fixture(scope="module")

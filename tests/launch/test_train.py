@@ -33,6 +33,7 @@ from mmduplex_jax.weights.trained import load_tokenizer
 
 CLIP_S = 2.56
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
+SPEEDS |= {"cpu_s_per_step"}
 
 
 class NoisySource:

@@ -20,6 +20,7 @@ from mmduplex_jax.weights.checkpoint import CheckpointMismatch, load_params
 from tests.train.toy import ToyTask, make_data, toy_config
 
 SPEEDS = {"steps_per_s", "tokens_per_s", "video_s_per_s", "mfu", "data_wait", "eta_s", "steps_s", "goodput"}
+SPEEDS |= {"cpu_s_per_step"}
 
 
 def train(workdir: Path, data=None, **changes):
@@ -143,6 +144,24 @@ def test_parameters_of_an_older_layout_are_used_under_their_new_names(tmp_path, 
         jax.tree.map(np.testing.assert_array_equal, again, {"new": params})
         assert "converted" in metadata["config"]
         assert all(name.startswith("new/") for name in metadata["shapes"])
+
+
+def test_until_its_decay_begins_a_run_may_become_shorter_or_longer(tmp_path):
+    straight, changed = tmp_path / "straight", tmp_path / "changed"
+    train(straight, train__decay_steps=8, train__steps=18)
+    train(changed, train__decay_steps=8, train__steps=100, train__stop_at_step=10)
+    train(changed, train__decay_steps=8, train__steps=18, train__stop_at_step=12)
+    # It has begun: the rate at step 12 would have been another.
+    with pytest.raises(CheckpointMismatch, match="config.train.steps: saved with 18, now 40"):
+        train(changed, train__decay_steps=8, train__steps=40)
+    train(changed, train__decay_steps=8, train__steps=18)
+    assert_same_end(straight, changed, 18)
+
+
+def test_the_length_of_a_cosine_may_not_change(tmp_path):
+    train(tmp_path, train__stop_at_step=2)
+    with pytest.raises(CheckpointMismatch, match="config.train.steps: saved with 20, now 40"):
+        train(tmp_path, train__steps=40)
 
 
 def test_what_may_change_is_told(tmp_path):

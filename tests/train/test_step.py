@@ -114,6 +114,23 @@ def test_schedule_warms_up_and_falls_to_its_end():
         make_schedule(toy_config(train__steps=0).train)
 
 
+def test_a_stable_rate_decays_in_its_last_steps():
+    train = toy_config(train__decay_steps=6).train
+    rates = [float(make_schedule(train)(step)) for step in range(train.steps + 1)]
+    peak, end = train.learning_rate, train.learning_rate * train.end_lr_ratio
+    assert rates[:3] == pytest.approx([0, peak / 4, peak / 2])
+    assert rates[4:15] == pytest.approx([peak] * 11)
+    assert rates[15:] == pytest.approx(np.linspace(peak, end, 7)[1:])
+    # A longer run is the same one until the decay begins.
+    longer = make_schedule(toy_config(train__decay_steps=6, train__steps=40).train)
+    assert [float(longer(step)) for step in range(15)] == pytest.approx(rates[:15])
+    unwarmed = make_schedule(toy_config(train__decay_steps=6, train__warmup_steps=0).train)
+    assert float(unwarmed(0)) == pytest.approx(peak)
+    for wrong in (17, -1):
+        with pytest.raises(ValueError, match=rf"config.train.decay_steps \({wrong}\)"):
+            make_schedule(toy_config(train__decay_steps=wrong).train)
+
+
 def test_clipping_bounds_the_first_moment():
     _, after, metrics = one_step(ToyTask())
     assert metrics["grad_norm"] > 1
