@@ -39,6 +39,9 @@ INSTALL_REQUIRES = [
     "safetensors>=0.6",
     "tensorboardX>=2.6.2",
     "tqdm>=4.66",
+    # Compiled programs are kept in the user's cache; JAX bounds them only where filelock is there.
+    "filelock>=3.16",
+    "platformdirs>=4.3",
 ]
 
 CAPTIONS = ["sacrebleu>=2.5", "rouge-score>=0.1.2", "nltk>=3.9.2"]

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def flags() -> argparse.ArgumentParser:
     """The command line."""
-    flags = command_parser("launch.arena", __doc__)
+    flags = command_parser("launch.arena", __doc__, compiles=False)
     add = flags.add_argument
     add("--root", metavar="DIR", type=Path, required=True, help="videos and commentaries, as above")
     add("--votes", metavar="FILE", type=Path, help="database of votes (default: DIR/votes.sqlite3)")

@@ -115,7 +115,7 @@ def work(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code (see above)."""
-    flags = command_parser("launch.compile_ahead", __doc__)
+    flags = command_parser("launch.compile_ahead", __doc__, compiles=False)
     add_config_flag(flags, required=False)
     add = flags.add_argument
     add("--topology", metavar="NAME", help="v5e:4x4, v5p:4x4x4, v6e:8x8, h100:8, h100:8x4, ...")

@@ -32,9 +32,7 @@ EVALUATED_CLIPS, TRAINED_CLIPS = 24, 6000
 def run(title: str, command: str) -> float:
     """Runs `python -m <command>` in the repository and lets it write to this terminal. Returns its seconds."""
     print(f"\n--- {title}", flush=True)
-    # The steps compile much the same programs; what one has compiled the next one reads.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / OUT / "jax_cache")}
-    took_s = run_command(command.split(), cwd=ROOT, environment=cache)
+    took_s = run_command(command.split(), cwd=ROOT)
     print(f"\n--- done in {took_s:.0f} s", flush=True)
     return took_s
 

@@ -107,7 +107,7 @@ def work(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code (see above)."""
-    flags = command_parser("launch.estimate", __doc__)
+    flags = command_parser("launch.estimate", __doc__, compiles=False)
     add_config_flag(flags, required=False)
     add = flags.add_argument
     add(

@@ -77,7 +77,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code (see above)."""
-    flags = command_parser("launch.inspect", __doc__)
+    flags = command_parser("launch.inspect", __doc__, compiles=False)
     add = flags.add_argument
     add("directory", metavar="DIR", type=Path, help="a folder that launch.prepare wrote")
     add_config_flag(flags, required=False, help=f"whose tokens are counted (default: {_DEFAULT_CONFIG})")

@@ -36,7 +36,7 @@ from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_m
 
 def parser() -> argparse.ArgumentParser:
     """The flags, with a help that teaches."""
-    flags = command_parser("launch.make_pack", __doc__)
+    flags = command_parser("launch.make_pack", __doc__, compiles=False)
     add = flags.add_argument
     add("--out", metavar="DIR", required=True, help="the pack; made, or added to")
     add("--coco", metavar="FILE", help="an instances file of COCO; needs --images")

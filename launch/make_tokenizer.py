@@ -65,7 +65,7 @@ def make(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code; errors are one line."""
-    flags = command_parser("launch.make_tokenizer", __doc__)
+    flags = command_parser("launch.make_tokenizer", __doc__, compiles=False)
     add = flags.add_argument
     add("--data", metavar="DIR", required=True, help="data that launch.prepare wrote; several with commas")
     add("--out", metavar="FILE", required=True, help="the tokenizer.json to write")

@@ -33,6 +33,7 @@ from data_pipelines.geometry import fitter
 from data_pipelines.pictures import DEFAULT_RATE_HZ
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock, TickSampler
+from mmduplex_jax.compile_cache import keep_compiled
 from mmduplex_jax.frame_size import FrameSize, fit_of, size_text
 from mmduplex_jax.interruptible import run_interruptibly
 from mmduplex_jax.models.live import LiveModel
@@ -448,6 +449,7 @@ def load(
       ValueError: it is damaged, of another layout, of a stage that does not commentate, or the codec is another
         model's.
     """
+    keep_compiled()
     trained = load_trained(checkpoint)
     return commentator_of(trained, trained.title, codec)
 

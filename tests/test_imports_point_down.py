@@ -22,7 +22,16 @@ MAX_LINES = 700
 _OURS = "mmduplex_jax."
 GROUND = {
     _OURS + name
-    for name in ("typing", "clock", "frame_size", "sharding", "text_tokenizer", "word_decoder", "interruptible")
+    for name in (
+        "typing",
+        "clock",
+        "frame_size",
+        "sharding",
+        "text_tokenizer",
+        "word_decoder",
+        "interruptible",
+        "compile_cache",
+    )
 }
 DATA = {"data_pipelines"}
 MODEL = GROUND | {_OURS + name for name in ("layers", "codec", "tokenizer", "towers", "models")}
@@ -43,6 +52,7 @@ MAY_IMPORT = {
     _OURS + "clock": set(),
     _OURS + "frame_size": set(),
     _OURS + "interruptible": set(),
+    _OURS + "compile_cache": set(),
     _OURS + "text_tokenizer": set(),
     _OURS + "word_decoder": {_OURS + "clock", _OURS + "text_tokenizer"},
     _OURS + "sharding": {_OURS + "typing"},
@@ -53,7 +63,7 @@ MAY_IMPORT = {
     _OURS + "models": MODEL,
     _OURS + "planning.devices": set(),
     _OURS + "planning.traced": set(),
-    _OURS + "stages.config_file": set(),
+    _OURS + "stages.config_file": {_OURS + "compile_cache"},
     _OURS + "train.task": {_OURS + "typing"},
     _OURS + "evals.evaluator": GROUND | DATA,
     _OURS + "evals.benchmarks.protocol": set(),

@@ -27,6 +27,8 @@ from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
+from mmduplex_jax.compile_cache import OFF, CacheUnusable, keep_compiled
+
 CONFIG_HELP = "a file in configs/ (or elsewhere); change its fields with --config.a.b=VALUE"
 # Flags of commands that write a page.
 _PAGES = ("html", "page")
@@ -71,10 +73,18 @@ def _similar_files(path: Path) -> str:
     return f"; {folder} has {', '.join(names)}" if names else ""
 
 
-def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m NAME`; the module's docstring is its help."""
+def command_parser(name: str, doc: str | None, *, compiles: bool = True) -> argparse.ArgumentParser:
+    """The parser of `python -m NAME`; the module's docstring is its help.
+
+    A command of `launch` that compiles keeps its programs (`mmduplex_jax/compile_cache.py`) and has a flag for it;
+    benchmarks do not, since they measure compiling.
+    """
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"python -m {name}", description=doc, formatter_class=form)
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=doc, formatter_class=form)
+    if compiles and name.startswith("launch."):
+        text = f"where compiled programs are kept for the next start, or {OFF} (default: among the user's caches)"
+        parser.add_argument("--compile_cache", metavar=f"DIR|{OFF}", help=text)
+    return parser
 
 
 def add_config_flag(parser: argparse.ArgumentParser, *, required: bool = True, help: str = CONFIG_HELP) -> None:
@@ -237,6 +247,11 @@ def parse_args(
             parser.error(f"--{flag}={target}: there is no folder {Path(target).absolute().parent}")
     if args.only_check_args and not own_check:
         parser.exit(0)
+    if "compile_cache" in args and not args.only_check_args:
+        try:
+            keep_compiled(args.compile_cache, for_children=True)
+        except CacheUnusable as error:
+            parser.error(f"--compile_cache={error}")
     return args
 
 
