@@ -99,6 +99,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist>=3.8",
         "pytest-timeout>=2.4",
         "hypothesis>=6.130",
+        "jiwer>=4.0",  # lines words up for the tests of word error; `recognise` has it for users
         "ruff>=0.14",
         "mypy>=1.18",
         "playwright>=1.55",  # drives the page in a Chromium that is on the machine; it brings none
