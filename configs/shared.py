@@ -43,6 +43,9 @@ def evals() -> config_dict.ConfigDict:
         seed=1_000_003,  # which clips
         metrics="",  # further ones, module:function, several with commas
         best="",  # the number whose best parameters are kept in WORKDIR/best: "f1"; "-word_nll" where less is better
+        # Ends the run after so many evaluations that gain less than the share `min_gain` in `best`; 0: never.
+        patience=0,
+        min_gain=0.0,
     )
 
 

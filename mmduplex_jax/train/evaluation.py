@@ -5,6 +5,10 @@ Every `every` steps the held-out sets are scored by the evaluator of `launch.eva
 WORKDIR/best, which any command takes as a checkpoint. Nothing of the training is consumed: a run with evaluations ends
 with the same bits as one without.
 
+A run may end where it learns no more: after `patience` evaluations whose best is better by less than the share
+`min_gain` than the best before them (early stopping; Prechelt, 1998). Both are fields that a config may lack. Such a
+run stays ended; with another patience it goes on.
+
 Of several processes the first evaluates, on its first device, with parameters that all of them gather.
 """
 
@@ -73,8 +77,12 @@ class Evaluations:
         # "-word_nll": less is better.
         self._sign = -1.0 if evals.get("best", "").startswith("-") else 1.0
         self._metric = evals.get("best", "").lstrip("-")
+        self._patience, self._min_gain = evals.get("patience") or 0, evals.get("min_gain") or 0.0
+        if self._patience and not self._metric:
+            raise ValueError("config.evals.patience ends a run by its scores: name the one, as in config.evals.best=f1")
         before = (metadata or {}).get("evaluations") or {}
         self._best, self._best_step = before.get("best"), before.get("best_step")
+        self._scores: list[float] = before.get("scores") or []
         self._evaluated_step = before.get("evaluated_step")
         self._checkpoints = Checkpoints(workdir / BEST, 1, facts) if self._every and self._metric else None
 
@@ -87,7 +95,20 @@ class Evaluations:
 
     def to_json(self) -> dict[str, Any]:
         """What a run that goes on must know."""
-        return {"best": self._best, "best_step": self._best_step, "evaluated_step": self._evaluated_step}
+        return {
+            "best": self._best,
+            "best_step": self._best_step,
+            "evaluated_step": self._evaluated_step,
+            "scores": self._scores,
+        }
+
+    @property
+    def flat(self) -> bool:
+        """Whether the last `patience` evaluations have brought too little for the run to go on."""
+        before, last = self._scores[: -self._patience], self._scores[-self._patience :]
+        if not self._patience or not before:
+            return False
+        return max(last) - max(before) < self._min_gain * abs(max(before))
 
     def due(self, step: int) -> bool:
         """Whether the sets are to be scored after a step: every `every` steps, and after the last."""
@@ -119,6 +140,8 @@ class Evaluations:
             score = value if done else None
         if score is not None:
             self._evaluated_step = step
+            if math.isfinite(score):
+                self._scores.append(score)
             if self._checkpoints and math.isfinite(score) and (self._best is None or score > self._best):
                 self._best, self._best_step = score, step
                 # One save at a time: those of two managers would meet in the same barriers of Orbax.

@@ -210,7 +210,7 @@ def fit(
         feed = stack.enter_context(Feed(data, program.example, sharding.batch_sharding(program.mesh)))
         # A run that was stopped right after a step that is followed by an evaluation.
         evaluations.catch_up(step, state.params)
-        while step < end_step:
+        while step < end_step and not evaluations.flat:
             preempted = results.stop_agreed(step) if ask_all else stop.received is not None
             if preempted:
                 break
@@ -241,6 +241,8 @@ def fit(
         checkpoints.finish()
     if preempted:
         log(f"stopped by a signal; saved at step {step}; start the same command again to go on")
+    elif step < end_step:
+        log(f"done: flat at step {step} of {train.steps}; checkpoint in {workdir / 'checkpoints' / str(step)}")
     else:
         log(f"done: {step} of {train.steps} steps; checkpoint in {workdir / 'checkpoints' / str(step)}")
     return Outcome(step, preempted, stop.exit_code if preempted else 0)

@@ -529,7 +529,7 @@ def _config_differences(saved: Mapping[str, Any], now: Mapping[str, Any], step: 
     A field that is empty says what its absence did before there was one: older runs go on, and so do those from before
     frames could be rectangles.
     """
-    may_change = FREE_TO_CHANGE + (("train.steps",) if _before_decay(saved, now, step) else ())
+    may_change = FREE_TO_CHANGE + (("train.steps", "train.decay_steps") if _before_decay(saved, now, step) else ())
     as_json = lambda config: {name: json.dumps(value) for name, value in flatten_dict(dict(config), sep=".").items()}
     fields = ({"fit": fit_of(config), **with_stored_sizes(config)} for config in (saved, now))
     before, after = ({n: value for n, value in as_json(config).items() if value not in _EMPTY} for config in fields)

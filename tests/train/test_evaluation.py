@@ -66,6 +66,40 @@ def test_it_goes_on_bit_for_bit(straight, tmp_path, stop_at_step):
     assert load_params(tmp_path / "best")[1]["step"] == load_params(straight / "best")[1]["step"]
 
 
+def scoring(*errors):
+    """A held-out set whose error is the next of some at every evaluation."""
+    left = iter(errors)
+    return lambda params, should_stop: {"error": next(left)}
+
+
+def test_a_run_ends_where_its_scores_are_flat(straight, tmp_path):
+    told: list[str] = []
+    patient = evals(every=2, best="-error") | {"patience": 2, "min_gain": 0.1}
+    # Two evaluations after the second: 0.95 and 0.92 are no tenth better than 1, 0.89 would have been.
+    outcome = train(tmp_path, {"x": scoring(2.0, 1.0, 0.95, 0.92)}, told, evals=patient)
+    assert (outcome.step, outcome.preempted, outcome.exit_code) == (8, False, 0)
+    assert any("flat at step 8 of 20" in line for line in told)
+    # Also where it was stopped on the way, and it stays ended.
+    halves = tmp_path / "halves"
+    train(halves, {"x": scoring(2.0, 1.0)}, evals=patient, train__stop_at_step=5)
+    assert train(halves, {"x": scoring(0.95, 0.92)}, evals=patient).step == 8
+    assert train(halves, {"x": scoring()}, evals=patient).step == 8
+    assert lines(halves) == lines(tmp_path)
+    # Without patience it goes on, as if it had never ended.
+    train(halves, {"x": scoring(*[0.9] * 6)}, evals=evals(every=2))
+    assert optimizer_bytes(halves, 20) == optimizer_bytes(straight, 20)
+
+
+def test_a_gain_is_waited_for(tmp_path):
+    patient = evals(every=4, best="-error") | {"patience": 2, "min_gain": 0.1}
+    assert train(tmp_path, {"x": scoring(2.0, 1.9, 1.7, 1.6, 1.4)}, evals=patient).step == 20
+
+
+def test_patience_needs_a_score(tmp_path):
+    with pytest.raises(ValueError, match="config.evals.patience ends a run by its scores"):
+        train(tmp_path, {"x": evaluate}, evals=evals() | {"patience": 2})
+
+
 def test_an_evaluation_that_a_signal_ended_is_done_when_the_run_goes_on(straight, tmp_path):
     import signal
 

@@ -149,7 +149,7 @@ def test_parameters_of_an_older_layout_are_used_under_their_new_names(tmp_path, 
 def test_until_its_decay_begins_a_run_may_become_shorter_or_longer(tmp_path):
     straight, changed = tmp_path / "straight", tmp_path / "changed"
     train(straight, train__decay_steps=8, train__steps=18)
-    train(changed, train__decay_steps=8, train__steps=100, train__stop_at_step=10)
+    train(changed, train__decay_steps=3, train__steps=100, train__stop_at_step=10)
     train(changed, train__decay_steps=8, train__steps=18, train__stop_at_step=12)
     # It has begun: the rate at step 12 would have been another.
     with pytest.raises(CheckpointMismatch, match="config.train.steps: saved with 18, now 40"):
