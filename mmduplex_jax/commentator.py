@@ -33,15 +33,17 @@ from data_pipelines.geometry import fitter
 from data_pipelines.pictures import DEFAULT_RATE_HZ
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock, TickSampler
-from mmduplex_jax.compile_cache import keep_compiled
+from mmduplex_jax.compile_cache import keep_compiled, kept_folder
 from mmduplex_jax.frame_size import FrameSize, fit_of, size_text
 from mmduplex_jax.interruptible import run_interruptibly
+from mmduplex_jax.models.fusion import fusion_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.captions import CaptionFile
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import Session, StreamPool
+from mmduplex_jax.streaming.programs import Compile, compiled, recalled
 from mmduplex_jax.streaming.render import PICTURE_PX, Renderer
 from mmduplex_jax.streaming.runtime import Listener, Runtime, Watching
 from mmduplex_jax.streaming.sound import SoundPiece, Voice, voice_of
@@ -229,6 +231,7 @@ class Commentator:
             delay_steps=delay_steps,
             pad_bias=pad_bias,
             voice=self.voice if speaking else None,
+            compile=compile_of(self.live),
         )
 
 
@@ -250,7 +253,14 @@ def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: in
         tokens_per_s_min=model.tokens_per_s_min,
         ahead=ahead,
         voice=model.voice,
+        compile=compile_of(model.live),
     )
+
+
+def compile_of(live: LiveModel) -> Compile:
+    """How programs of a model come to be: from traces that are kept, unless some of it is not this project's code."""
+    parts = (type(live), fusion_of(live.config.fusion))
+    return recalled if all(part.__module__.startswith("mmduplex_jax.") for part in parts) else compiled
 
 
 class ModelFacts(Protocol):
@@ -319,7 +329,8 @@ def recording(
     ) as reader:  # fmt: skip
         say(f"{reader.info.source}: {reader.info}; {model.name}")
         if isinstance(model, Commentator) and not model._idle:
-            say("compiling the model's step: half a minute for a small model on two cores, more for larger ones")
+            kept = "" if kept_folder() is None else "; later starts find it compiled"
+            say(f"compiling the model's step: ten seconds for a small model on two quiet cores, more for others{kept}")
         rate_hz = model.sample_rate_hz
         if speech is not None and rate_hz is None:
             raise ValueError(why_unheard(model))

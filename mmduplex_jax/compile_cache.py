@@ -97,6 +97,17 @@ def keep_compiled(where: str | None = None, *, for_children: bool = False) -> st
     return str(folder)
 
 
+def kept_folder() -> Path | None:
+    """The folder where compiled programs are kept; None where there is none, or it is an address."""
+    given = _given_folder() if _enabled() else None
+    return None if not given or "://" in given else Path(given)
+
+
+def stop_keeping(folder: Path, error: OSError) -> None:
+    """Says that nothing is kept from now on, since the folder failed, and keeps nothing."""
+    _stop_keeping(folder, _reason(error))
+
+
 def _enabled() -> bool:
     """Whether JAX's own settings let programs be kept."""
     if "jax" in sys.modules:

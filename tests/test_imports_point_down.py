@@ -31,6 +31,7 @@ GROUND = {
         "word_decoder",
         "interruptible",
         "compile_cache",
+        "trace_cache",
     )
 }
 DATA = {"data_pipelines"}
@@ -53,6 +54,7 @@ MAY_IMPORT = {
     _OURS + "frame_size": set(),
     _OURS + "interruptible": set(),
     _OURS + "compile_cache": set(),
+    _OURS + "trace_cache": {_OURS + "compile_cache"},
     _OURS + "text_tokenizer": set(),
     _OURS + "word_decoder": {_OURS + "clock", _OURS + "text_tokenizer"},
     _OURS + "sharding": {_OURS + "typing"},

@@ -19,6 +19,7 @@ from jax.profiler import TraceAnnotation, annotate_function
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
+from mmduplex_jax.streaming.programs import Compile, compiled
 from mmduplex_jax.streaming.slot import NO_TOKENS, Segment, Slot, SpentTokens, WaitingFrame
 from mmduplex_jax.streaming.sound import SoundPiece, SpeakingModel, SpeakingParams, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, compilations
@@ -118,6 +119,7 @@ class StreamBatch:
         count: int,
         voice: Voice | None = None,
         always_heard: bool = False,
+        compile: Compile = compiled,
     ):
         """Compiles everything that will ever run, and runs it once on a state that is thrown away.
 
@@ -128,6 +130,7 @@ class StreamBatch:
           count: B.
           voice: what makes rows heard.
           always_heard: do not compile the step without sound; where nobody speaks, the one with sound runs.
+          compile: makes the programs.
         """
         self.count, self.frame_px, self.voice = count, frame_size(frame_px), voice
         speaker = None if voice is None else SpeakingModel(live, voice.codec)
@@ -140,7 +143,10 @@ class StreamBatch:
         # The settings are on the device once, not sent with every step.
         self.configure(np.zeros(count, np.int32), np.zeros(count, np.float32), np.full(count, UNCAPPED, np.int32))
         frames = jax.device_put(np.zeros((count, *self.frame_px, 3), np.uint8))
-        self._init = jax.jit(lambda p: live.init_state(p, count)).lower(self._params).compile()
+        make = partial(compile, facts=(live, count))
+
+        def init(params: PyTree) -> PyTree:
+            return live.init_state(params, count)
 
         def step(params: PyTree, state: PyTree, frame: Any, active: Any, delay: Any, pad_bias: Any, cap: Any) -> Any:
             return live.live_step(params, state, frame, active, delay, pad_bias, cap=cap)
@@ -150,18 +156,21 @@ class StreamBatch:
             active, delay, pad_bias, cap = rest
             return speaker.live_step(params, state, frame, active, delay, pad_bias, cap=cap, speaking=speaking)
 
+        def reset_row(params: PyTree, state: PyTree, row: Any) -> PyTree:
+            return live.reset_row(params, state, row)
+
+        self._init = make(init, self._params)
         given = (self._params, self._init(self._params))
         inputs = (frames, self._on_device(mask), *self._settings)
         self._step = self._heard_step = None
         if voice is None or not always_heard:
-            self._step = jax.jit(step, donate_argnums=1).lower(*given, *inputs).compile()
+            self._step = make(step, *given, *inputs, donate=(1,))
         if speaker is not None:
-            compiled = jax.jit(heard_step, donate_argnums=1).lower(*given, self._on_device(mask), *inputs)
-            self._heard_step = compiled.compile()
+            self._heard_step = make(heard_step, *given, self._on_device(mask), *inputs, donate=(1,))
         # A row alone begins anew with the whole state.
         self._reset = None
         if count > 1:
-            self._reset = jax.jit(live.reset_row, donate_argnums=1).lower(*given, np.int32(0)).compile()
+            self._reset = make(reset_row, *given, np.int32(0), donate=(1,))
         self.restart()
         self.step(frames, mask).read()
         self.sound_ratio = 1.0

@@ -25,6 +25,7 @@ from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
+from mmduplex_jax.streaming.programs import Compile, compiled
 from mmduplex_jax.streaming.slot import (
     Segment,
     Slot,
@@ -81,6 +82,7 @@ class StreamPool:
         ahead: int = 1,
         voice: Voice | None = None,
         always_heard: bool = False,
+        compile: Compile = compiled,
         now: Callable[[], float] = time.monotonic,
     ):
         """Compiles everything that will ever run.
@@ -99,6 +101,7 @@ class StreamPool:
           voice: what makes streams heard that ask for it; without one nobody is, and rungs of the policy that only take
             sound are left out.
           always_heard: every stream speaks (see `StreamBatch`).
+          compile: makes its programs.
           now: the clock on the wall, in seconds; never goes back.
         """
         if slots < 1:
@@ -109,7 +112,9 @@ class StreamPool:
         self._tokenizer, self._clock, self._policy, self._now = tokenizer, clock, policy, now
         self._caps, self._ahead = policy.caps(tokens_per_s_max, tokens_per_s_min), ahead
         self._voice = voice
-        self._batch = StreamBatch(live, params, frame_px, count=slots, voice=voice, always_heard=always_heard)
+        self._batch = StreamBatch(
+            live, params, frame_px, count=slots, voice=voice, always_heard=always_heard, compile=compile
+        )
         self._changed = threading.Condition()
         self._counts = PoolCounts()
         self._in_flight = InFlight(self._batch, clock, self._counts, self._changed, now, policy.deadline_s)
@@ -396,6 +401,7 @@ class Session:
         delay_steps: int,
         pad_bias: float = 0.0,
         voice: Voice | None = None,
+        compile: Compile = compiled,
     ):
         """Compiles the step.
 
@@ -408,12 +414,13 @@ class Session:
           delay_steps: how far the words run behind the picture.
           pad_bias: added to silence's logit; more is quieter.
           voice: what makes it heard: with one, ticks give sound too.
+          compile: makes its programs.
         """
         self.clock, self.frame_px, self.speaking = clock, frame_size(frame_px), voice is not None
         policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
         self._pool = StreamPool(
             live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED, voice=voice,
-            always_heard=True,
+            always_heard=True, compile=compile,
         )  # fmt: skip
         self._outputs: list[tuple[float, StreamOutput]] = []
         collect = lambda output: self._outputs.append((time.perf_counter(), output))

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.text_tokenizer import TextTokenizer
+from mmduplex_jax.trace_cache import recall
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights import portable
@@ -89,9 +90,22 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
             f"{folder}: its config describes no model of this code ({error}): use the code that trained it, or "
             "train again"
         ) from error
-    expected = nn.unbox(jax.eval_shape(task.init, jax.random.key(0)))
+    expected = _shapes(task, f"{resolved.to_json_best_effort()}\n{tokenizer_json}")
     portable.check(params, expected, f"{folder} against the model that its config describes")
     return Trained(folder, params, resolved, tokenizer, task, int(steps), metadata)
+
+
+def _shapes(task: Task, facts: str) -> PyTree:
+    """The parameters that a task has, as nested `ShapeDtypeStruct`s; traced once for the facts that decide the task."""
+
+    def traced() -> bytes:
+        shapes = portable.flatten(nn.unbox(jax.eval_shape(lambda: task.init(jax.random.key(0)))))
+        return json.dumps({name: [leaf.shape, str(leaf.dtype)] for name, leaf in shapes.items()}).encode()
+
+    kept = json.loads(recall("shapes", facts, traced))
+    return portable.unflatten(
+        {name: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (shape, dtype) in kept.items()}
+    )
 
 
 def load_tokenizer(config: Any) -> TextTokenizer:

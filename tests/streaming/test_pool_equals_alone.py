@@ -16,6 +16,7 @@ from mmduplex_jax.streaming import pool as pool_module
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import Session, StreamPool
+from mmduplex_jax.streaming.programs import compiled
 from mmduplex_jax.streaming.statistics import compilations
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from tests import tiny
@@ -57,11 +58,11 @@ def rows(count):
     return StreamBatch(MODEL, params(), CONFIG.tokenizer.frame_px, count=count)
 
 
-def rows_that_begin(live, given_params, frame_px, *, count, voice, always_heard):
+def rows_that_begin(live, given_params, frame_px, *, count, voice, always_heard, compile):
     """As `StreamBatch(...)`, over programs that were compiled once for all pools of so many rows."""
     assert (live, frame_size(frame_px)) == (MODEL, CONFIG.tokenizer.frame_px)
     assert given_params is params()
-    assert voice is None
+    assert (voice, compile) == (None, compiled)
     made = copy.copy(rows(count))
     made.configure(np.zeros(count), np.zeros(count), np.full(count, UNCAPPED))
     made.restart()
