@@ -259,8 +259,9 @@ def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: in
 
 def compile_of(live: LiveModel) -> Compile:
     """How programs of a model come to be: from traces that are kept, unless some of it is not this project's code."""
-    parts = (type(live), fusion_of(live.config.fusion))
-    return recalled if all(part.__module__.startswith("mmduplex_jax.") for part in parts) else compiled
+    if type(live) is not LiveModel or not fusion_of(live.config.fusion).__module__.startswith("mmduplex_jax."):
+        return compiled
+    return recalled
 
 
 class ModelFacts(Protocol):
