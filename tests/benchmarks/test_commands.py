@@ -27,7 +27,7 @@ FLAGS = flags_by_benchmark()
 
 
 def test_pages_name_benchmarks():
-    assert {"data", "training", "parity", "arms", "streaming"} <= set(FLAGS)
+    assert {"data", "training", "parity", "returns", "streaming"} <= set(FLAGS)
     assert "--measures" in FLAGS["training"]
 
 

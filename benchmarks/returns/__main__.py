@@ -1,0 +1,7 @@
+"""`python -m benchmarks.returns`."""
+
+import sys
+
+from benchmarks.returns import main
+
+sys.exit(main())
