@@ -212,6 +212,9 @@ def _begun(name: str, what: str, **begins_with: str) -> Arm:
     return Arm(name, "stages", what, config=f"{_CHAIN}:duplex", begins_with=begins_with, cpu_min=18.0)
 
 
+# `pixels` is a field that configs lack. Beside it the quick start's, which are the defaults.
+_BLIND = "tokenizer.flow={'crop_px': 20, 'patch_px': 20, 'width': 160, 'layers': 0, 'heads': 4, 'pixels': False}"
+
 # What is outside the tokenizer is compared with one that has learned already and is not trained on: so it is the rest
 # that differs, and a training takes a third of the steps.
 _AFTER_STAGE: Mapping[str, str] = {"tokenizer": "stage_bflow_32"}
@@ -251,6 +254,9 @@ ARMS: tuple[Arm, ...] = (
     # Each differs from bflow_32 in one thing.
     Arm("no_motion", "bflow", "without motion features", ("tokenizer.flow.motion_features=False",)),
     Arm("no_centring", "bflow", "crops on the motion's peak, not on the thing", ("tokenizer.flow.centre=False",)),
+    Arm("no_pixels", "bflow", "without the crops' pixels", (_BLIND,)),
+    Arm("no_anchors", "bflow", "without anchors, and so without state slots", ("tokenizer.anchor.tokens=0",)),
+    Arm("no_scene", "bflow", "without state slots", ("tokenizer.state.slots=0",)),
     Arm("no_events", "bflow", "without the event transformer", ("tokenizer.event.layers=0",)),
     Arm("scales", "bflow", "crops as large as the thing", ("tokenizer.flow.crop_scales=(1,2,4)",)),
     # The chain's duplex, whose anchors have a tower of the shape that stage `clip` trains.

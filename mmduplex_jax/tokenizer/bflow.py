@@ -67,7 +67,7 @@ class BFlow(nn.Module):
         c = self.config
         if c.anchor_tokens:
             self.anchors = AnchorEncoder(c)
-        if c.kind == "bflow":
+        if c.carries_scene:
             self.scene = SceneState(c)
         if c.flow_slots:
             self.flows = FlowEncoder(c)
@@ -81,7 +81,7 @@ class BFlow(nn.Module):
     def initial_state(self, batch: int) -> BFlowState:
         c = self.config
         single, size = token_plan.initial(c), c.ring_capacity(c.event.window_steps)
-        slots = self.scene.initial(batch) if c.kind == "bflow" else jnp.zeros((batch, 0, c.width), jnp.dtype(c.dtype))
+        slots = self.scene.initial(batch) if c.carries_scene else jnp.zeros((batch, 0, c.width), jnp.dtype(c.dtype))
         return BFlowState(
             jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), single),
             slots,
@@ -98,7 +98,7 @@ class BFlow(nn.Module):
     def _flow_values(self, sight: FlowSight, states, at):
         """Flow tokens `[B, N, D]`; `at` says which of the scene's states each of them reads."""
         values = self.flows(sight)
-        if self.config.kind == "bflow":
+        if self.config.carries_scene:
             values = self.scene.read(values, states, at)
         return values + self.kinds[FLOW].astype(values.dtype)
 
@@ -142,7 +142,7 @@ class BFlow(nn.Module):
             flow, states, seen = sight.flow, None, None
             if motion_from is not None:
                 flow = flow._replace(motion=flow.motion[motion_from], camera=flow.camera[motion_from])
-            if read is not None:  # of the kinds with flow tokens, "bflow" alone has anchors
+            if read is not None and c.carries_scene:
                 states, seen = self._states(read), sight.anchors_before
             from_flow = self._flow_values(flow, states, seen)
             values = jnp.where(is_flow[..., None], from_flow, values)
@@ -264,7 +264,7 @@ class BFlow(nn.Module):
         parts, centres, scales, slots = [], [], [], state.slots
         if c.anchor_tokens:
             read = self._read_anchors(frame, anchor)
-            if c.kind == "bflow":
+            if c.carries_scene:
                 slots = jnp.where(anchor[:, None, None], self.scene.update(slots, read), slots)
             parts.append(read + self.kinds[ANCHOR].astype(read.dtype))
             centres.append(jnp.broadcast_to(jnp.array(c.middle_px, jnp.int32), (batch, c.anchor_tokens, 2)))

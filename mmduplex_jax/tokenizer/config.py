@@ -34,7 +34,7 @@ class AnchorConfig:
 
     Attributes:
       tower: its shape, of any kind (`towers/kinds.py`); trained here, or imported (`config.init_from.vision`).
-      tokens: what an anchor takes.
+      tokens: what an anchor takes; 0: there are none.
       readout: "queries": learned, nested ones attend to the tower's tokens; "pooled": the tower's embedding is the one
         token of the anchor.
       readout_layers: how many times queries attend.
@@ -92,6 +92,7 @@ class FlowConfig:
       patch_px: side of its patches; the whole crop for a plain MLP.
       width, layers, heads: of the trunk over the patches; without layers one linear map reads all of a crop.
       motion_features: whether tokens carry motion vectors, match costs and their short history.
+      pixels: whether they carry what the crop shows; otherwise they know only where and how something moves.
       centre: whether crops are centred on the thing by mean shift, or sit on the motion peak.
       inside: whether a crop at the frame's rim is moved inwards until it shows nothing but the frame; otherwise it
         sticks out, and the rim is repeated.
@@ -113,6 +114,7 @@ class FlowConfig:
     layers: int = 0
     heads: int = 4
     motion_features: bool = True
+    pixels: bool = True
     centre: bool = True
     inside: bool = False
     remat: bool = False
@@ -169,7 +171,8 @@ class StateConfig:
     """Slots that carry what was seen across anchors.
 
     Attributes:
-      slots, layers, heads: their number, and the shape of what updates them.
+      slots: their number; 0: nothing is carried on.
+      layers, heads: the shape of what updates them.
       rms_max: no slot's root mean square is larger. What each anchor adds to a slot is about as large as what the one
         before added, so that without a bound a stream of minutes leaves the sizes that training clips reach.
     """
@@ -226,6 +229,11 @@ class TokenizerConfig(BudgetRule):
                 f"{self.anchor_tokens}: set tokenizer.anchor.tokens=1 (bflow) or kind='per_frame', or read out by "
                 "'queries'"
             )
+
+    @property
+    def carries_scene(self) -> bool:
+        """Whether anchors update slots, which flow tokens read: of kind "bflow", where there are both."""
+        return self.kind == "bflow" and self.anchor_tokens > 0 and self.state.slots > 0
 
     @property
     def plane_scale(self) -> int:

@@ -178,7 +178,7 @@ def draw_anchor_keep(
     Returns:
       int32 `[B]`, for `BFlow.__call__`; None where all clips keep all.
     """
-    if not share or tokenizer.kind != "bflow":
+    if not share or tokenizer.kind != "bflow" or not tokenizer.anchor_tokens:
         return None
     every = tokenizer.anchor_tokens
     drawn = jax.random.randint(keep_key, (batch,), 1, every + 1)
@@ -258,26 +258,27 @@ class FlowEncoder(nn.Module):
             scales = table(self, "scales", (len(flow.crop_scales), flow.width), (None, "embed")).astype(dtype)
             token += scales[jnp.searchsorted(jnp.asarray(flow.crop_scales), sight.scale)]
 
-        if flow.tower is None:
-            picture = pixels(sight.looks, dtype)
-            patches = patchify(jnp.concatenate([picture, silhouette(sight.looks, dtype)], axis=-1), flow.patch_px)
-        else:
-            # Towers' features are of any size.
-            patches = layer_norm("features_norm", dtype)(sight.looks.astype(dtype))
-            patches = dropout(self, patches, flow.dropout)
-            if not flow.layers:
-                # Without a trunk that knows where they are, places side by side; their mean would lose that.
-                patches = rearrange(patches, "b n p f -> b n 1 (p f)")
-        x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
-        if flow.layers:
-            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
-            x = x + self.param("positions", init, (x.shape[-2], flow.width)).astype(dtype)
-            x = jnp.concatenate([token[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
-            x = Encoder(flow.layers, flow.heads, remat=flow.remat, name="trunk")(x)
-            token = x[:, 0].reshape(batch, count, flow.width)
-        else:
-            # Normalised, or the pixels' small numbers drown in the motion's and what a thing is gets learned last.
-            token = token + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
+        if flow.pixels:
+            if flow.tower is None:
+                picture = pixels(sight.looks, dtype)
+                patches = patchify(jnp.concatenate([picture, silhouette(sight.looks, dtype)], axis=-1), flow.patch_px)
+            else:
+                # Towers' features are of any size.
+                patches = layer_norm("features_norm", dtype)(sight.looks.astype(dtype))
+                patches = dropout(self, patches, flow.dropout)
+                if not flow.layers:
+                    # Without a trunk that knows where they are, places side by side; their mean would lose that.
+                    patches = rearrange(patches, "b n p f -> b n 1 (p f)")
+            x = dense(flow.width, ("patch", "embed"), name="patches", dtype=dtype, use_bias=True)(patches)
+            if flow.layers:
+                init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("position", "embed"))
+                x = x + self.param("positions", init, (x.shape[-2], flow.width)).astype(dtype)
+                x = jnp.concatenate([token[:, :, None], x], axis=2).reshape(batch * count, -1, flow.width)
+                x = Encoder(flow.layers, flow.heads, remat=flow.remat, name="trunk")(x)
+                token = x[:, 0].reshape(batch, count, flow.width)
+            else:
+                # Normalised, or the pixels' small numbers drown in the motion's and what a thing is gets learned last.
+                token = token + nn.gelu(layer_norm("pixels_norm", dtype)(x.mean(axis=2)))
         token = token + Mlp(2, name="mlp")(layer_norm("mlp_norm", dtype)(token))
         token = layer_norm("norm", dtype)(token)
         return dense(c.width, ("embed", "feature"), name="out", dtype=dtype, use_bias=True)(token)

@@ -1,5 +1,6 @@
 """The tokenizer: a stream and a clip give the same tokens; every kind obeys its budget."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmduplex_jax.tokenizer.bflow import ANCHOR, FLOW, BFlow
+from mmduplex_jax.tokenizer.config import StateConfig
 from tests import tiny
 
 TICKS, BATCH = 60, 3
@@ -75,6 +77,29 @@ def test_streaming_equals_offline(kind):
         assert np.asarray(tokens.scale[b])[valid].tolist() == [r[4] for r in row]
     if kind == SCALED:
         assert set(np.asarray(tokens.scale)[np.asarray(tokens.valid)].tolist()) == {1, 2, 3}
+
+
+LESS = {
+    "no anchors": {"anchor": dataclasses.replace(tiny.tokenizer("bflow").anchor, tokens=0)},
+    "no scene": {"state": StateConfig(slots=0)},
+    "no pixels": {"flow": dataclasses.replace(tiny.tokenizer("bflow").flow, pixels=False)},
+}
+
+
+@pytest.mark.parametrize("part", LESS)
+def test_without_a_part_streaming_equals_offline(part):
+    module = BFlow(tiny.tokenizer("bflow", **LESS[part]))
+    frames = tiny.clips(2, 24, seed=3, busy=True)
+    params = tiny.random_params(lambda key: module.init(key, frames)["params"])
+    tokens = tiny.jit(lambda p, f: module.apply({"params": p}, f))(params, frames)
+    for b, row in enumerate(stream(module, params, frames)):
+        valid = np.asarray(tokens.valid[b])
+        assert np.asarray(tokens.kind[b])[valid].tolist() == [r[1] for r in row]
+        np.testing.assert_allclose(np.asarray(tokens.values[b])[valid], [r[3] for r in row], atol=1e-5)
+        assert (ANCHOR in [r[1] for r in row]) == (part != "no anchors")
+    assert ("scene" in params) == (part == "no pixels")
+    assert ("anchors" in params) == (part != "no anchors")
+    assert ("patches" in params["flows"]) == (part != "no pixels")
 
 
 def same_streams(some, others, bound):
