@@ -6,10 +6,8 @@ A stage is a folder beside this file, and a line in `STAGES`. Its `__init__.py` 
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from data_pipelines.pairs import PairFormat
-from data_pipelines.sound import SoundFormat
 from mmduplex_jax.evals.benchmarks.protocol import Answerer
 from mmduplex_jax.evals.evaluator import Evaluator, Report
 from mmduplex_jax.layers.transformer import StackConfig
@@ -18,6 +16,10 @@ from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.towers.kinds import AnyTower, pooled_width
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
+
+if TYPE_CHECKING:  # their loaders take longer to import than all the rest
+    from data_pipelines.pairs import PairFormat
+    from data_pipelines.sound import SoundFormat
 
 # Names of modules and not the modules, so that who loads one model does not import every stage.
 STAGES: dict[str, str] = {
@@ -128,7 +130,7 @@ class Stage(Protocol):
     def format_table(self, report: Report) -> str:
         """An evaluator's report as a person reads it."""
 
-    def pair_format(self, config: Any) -> PairFormat | SoundFormat | None:
+    def pair_format(self, config: Any) -> "PairFormat | SoundFormat | None":
         """What a sample is: a text and pictures, or sound alone; None where it is a clip with timed words."""
 
     def video_tokens(self, task: Any) -> int:

@@ -1,5 +1,6 @@
 """The models that come with the library are found by name, before folders of that name."""
 
+import jax
 import pytest
 
 from mmduplex_jax.weights import trained
@@ -38,3 +39,10 @@ def test_it_has_its_name_however_it_was_named(world, repository, tmp_path):
 
 def test_a_checkout_leads_to_every_model_that_comes_along(repository):
     assert {path.name: path.resolve() for path in (repository / "checkpoints").iterdir() if path.is_symlink()} == MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_come_along_fit_this_code(repository, name):
+    """By a path they are checked against it; by their names they are not, as tracing takes seconds."""
+    checked = load_trained(repository / "checkpoints" / name)
+    assert jax.tree.structure(checked.params) == jax.tree.structure(load_trained(name).params)
