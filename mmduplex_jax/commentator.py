@@ -80,7 +80,7 @@ class Delays(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Commentator:
-    """A live model with everything that a stream needs. The first stream compiles its step, later ones use it again.
+    """A live model with everything that a stream needs. The first stream prepares its step, later ones use it again.
 
     Attributes:
       name: what to call it in a report.
