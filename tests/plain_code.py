@@ -3,7 +3,8 @@
 Compiling is most of the tests' time. XLA's newer generator of fused loops takes three times as long as its older one,
 which jaxlib no longer has from 0.11 on, and LLVM's dearer passes as much again. So tests and the programs that they
 start do without both, but for tests that are marked `optimized` (`conftest.py`); with JAX_DISABLE_MOST_OPTIMIZATIONS=0
-all are compiled as users have it.
+all are compiled as users have it. In 32 modules, for as many cores to compile, the same code takes a third more than in
+one, which all tests therefore have.
 """
 
 import functools
@@ -13,6 +14,7 @@ import sys
 
 PLAIN_CODE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 NEWER_LOOPS = "xla_cpu_use_fusion_emitters"
+ONE_MODULE = "--xla_cpu_parallel_codegen_split_count=1"
 HAS_OLDER_LOOPS = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
 
 # Of XLA, as `jax.jit` takes them: for a program that runs once or twice, and as users' programs have it.
@@ -34,8 +36,8 @@ def options() -> dict[str, bool | int] | None:
 def begin() -> None:
     """Has this process compile plainly, and those that it starts, as far as XLA_FLAGS say it; before jax is used."""
     given = os.environ.get("XLA_FLAGS", "")
-    if FLAG not in given:  # a worker has it from the process that started it
-        os.environ["XLA_FLAGS"] = f"{given} {FLAG}".strip()
+    missing = (flag for flag in (ONE_MODULE, FLAG) if flag not in given)  # a worker has them from who started it
+    os.environ["XLA_FLAGS"] = " ".join([given, *missing]).strip()
 
 
 def choose(plain: bool) -> None:

@@ -48,7 +48,7 @@ def tokenizer(kind: str = "bflow", window_steps: int = 4, **changes) -> Tokenize
         frame_px=32,
         width=32,
         clock=Clock(),
-        event=StackConfig(width=16, layers=2, heads=2, kv_heads=1, head_width=8, hidden=32, window_steps=window_steps),
+        event=StackConfig(width=16, layers=1, heads=2, kv_heads=1, head_width=8, hidden=32, window_steps=window_steps),
         motion=MotionConfig(plane_px=16, search_radius=2),
         budget=BudgetConfig(
             tokens_per_s_max=16,

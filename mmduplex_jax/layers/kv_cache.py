@@ -34,8 +34,8 @@ def write_pair(
     batch, heads = pair[0].shape[:2]
     # Indices of all leading axes: with a slice between them XLA turns the whole buffer around to scatter into it.
     at = jnp.arange(batch)[:, None, None], jnp.arange(heads), entry[..., None]
-    keys, values = (old.at[at].set(new.astype(old.dtype), mode="drop") for old, new in zip(pair, (key, value)))
-    return keys, values
+    put = lambda old, new: old.at[at].set(new.astype(old.dtype), mode="drop", wrap_negative_indices=False)
+    return put(pair[0], key), put(pair[1], value)
 
 
 class KVCache(flax.struct.PyTreeNode):

@@ -16,7 +16,8 @@ import numpy as np
 
 from mmduplex_jax.typing import Array, Float, Int32
 
-_PART = 4096
+_BITS = 12
+_PART = 1 << _BITS
 _HIGH = 128
 MAX_STEPS = _HIGH * _PART * _PART  # all that an int32 counts: five years at 12.5 Hz
 
@@ -67,14 +68,26 @@ def phases(
     Returns:
       float32 `[2, ..., E/2]`, cosines first.
     """
-    low, middle, high = (jnp.asarray(t) for t in _tables(head_width, float(base), tuple(scaling)))
-    coarse = _joined(high[:, steps // (_PART * _PART) % _HIGH], middle[:, steps // _PART % _PART])
-    return _joined(coarse, low[:, steps % _PART])
+    low, middle, high = _tables(head_width, float(base), tuple(scaling))
+    steps = jnp.asarray(steps)
+    coarse = _joined(_entry(high, steps >> 2 * _BITS), _entry(middle, steps >> _BITS))
+    return jnp.stack(_joined(coarse, _entry(low, steps)))
 
 
-def _joined(a: Float[Array, "2 ... E/2"], b: Float[Array, "2 ... E/2"]) -> Float[Array, "2 ... E/2"]:
-    """Cosines and sines of the sums of two angles."""
-    return jnp.stack([a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]])
+Angle = tuple[Float[Array, "... E/2"], Float[Array, "... E/2"]]  # its cosine and its sine
+
+
+def _entry(table: np.ndarray, number: Int32[Array, "..."]) -> Angle:
+    """The angles of `number`'s lowest digit, which is one of the table's entries: their number is a power of two."""
+    number = number & table.shape[1] - 1
+    # In bounds as it is: looking after indices that are not would be most of the operations here.
+    cos, sin = (jnp.asarray(t).at[number].get(mode="promise_in_bounds", wrap_negative_indices=False) for t in table)
+    return cos, sin
+
+
+def _joined(a: Angle, b: Angle) -> Angle:
+    """The sums of two angles."""
+    return a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]
 
 
 def rotate(x: Float[Array, "B S Q E"], phase: Float[Array, "2 B S E/2"]) -> Float[Array, "B S Q E"]:

@@ -170,11 +170,12 @@ def _median(values: Int32[Array, "Y X"], bits: int, counted: Bool[Array, "Y X"] 
     number = values.size if counted is None else counted.sum()
     if counted is not None:
         values = jnp.where(counted, values, (1 << bits) - 1)  # never below a bound that is tried
+    half = number // 2
     found = jnp.zeros((), jnp.int32)
     for bit in reversed(range(bits)):
         # The median is at least `found + 2^bit` if no more than half of the values are below that.
         higher = found + (1 << bit)
-        found = jnp.where((values < higher).sum() <= number // 2, higher, found)
+        found = jnp.where((values < higher).sum() <= half, higher, found)
     return found
 
 

@@ -1,5 +1,6 @@
 """Writing shards is killed, runs out of disk, or is damaged afterwards: nothing half is ever taken for whole."""
 
+import contextlib
 import errno
 import os
 import random
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from data_pipelines import manifest
 from data_pipelines.schema import encode_record
 from data_pipelines.shards import ShardError, open_dataset, write_shards
+from launch.prepare import main
 from tests.data_pipelines.small_records import SmallSource
 
 WORLD = ("--config=configs/data/world.py", "--config.clip_s=6.0", "--config.units_per_shard=10")
@@ -27,6 +29,12 @@ def prepare(out, *arguments):
 
 def run(command, repository, **options):
     return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def in_this_process(repository, command):
+    """Does what the command line `prepare(...)` would, without its imports, which take longer than its work."""
+    with contextlib.chdir(repository):
+        assert main(command[3:]) == 0
 
 
 def contents(directory):
@@ -45,7 +53,7 @@ def finished_shards(directory):
 def test_killed_at_random_moments_it_gives_the_same_bytes(repository, tmp_path, kills, clips):
     arguments = ("--config.look=rich", f"--config.clips={clips}", "--workers=2")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "killed"
-    assert run(prepare(undisturbed, *arguments), repository).returncode == 0
+    in_this_process(repository, prepare(undisturbed, *arguments[:-1], "--workers=1"))
     whole = contents(undisturbed)
     chance = random.Random(kills)
     killed = 0
@@ -129,11 +137,17 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert contents(tmp_path) == whole
 
 
-def test_a_file_too_large_for_its_limit(repository, tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(repository, tmp_path_factory):
+    """What 60 clips give where nothing happens."""
+    out = tmp_path_factory.mktemp("undisturbed") / "data"
+    in_this_process(repository, prepare(out, "--config.clips=60", "--workers=1"))
+    return out
+
+
+def test_a_file_too_large_for_its_limit(repository, undisturbed, tmp_path):
     """A limit on the length of files, set so that the largest shard does not fit and others do."""
-    arguments = ("--config.clips=60", "--workers=1")
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "limited"
-    assert run(prepare(undisturbed, *arguments), repository).returncode == 0
+    arguments, out = ("--config.clips=60", "--workers=1"), tmp_path / "limited"
     sizes = {path.name: path.stat().st_size for path in undisturbed.glob("shard-*")}
     largest = next(name for name in sorted(sizes) if sizes[name] == max(sizes.values()))
     blocks = (sizes[largest] - 1) // 1024
@@ -151,14 +165,13 @@ def test_a_file_too_large_for_its_limit(repository, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk(repository, tmp_path, workers):
+def test_a_full_disk(repository, undisturbed, tmp_path, workers):
     """A disk of 3 MB, in a name space of its own, that is made larger afterwards."""
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], "/").returncode:
         pytest.skip("needs `unshare` with the right to mount in a name space of its own, for a small disk to fill")
     arguments = ("--config.clips=60", f"--workers={workers}")
-    undisturbed, copy, disk = tmp_path / "undisturbed", tmp_path / "copy", tmp_path / "disk"
-    assert run(prepare(undisturbed, *arguments), repository).returncode == 0
+    copy, disk = tmp_path / "copy", tmp_path / "disk"
     disk.mkdir()
     script = """
         mount -t tmpfs -o size=3m tmpfs "$1"; disk=$1; copy=$2; shift 2

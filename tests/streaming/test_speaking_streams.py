@@ -11,9 +11,12 @@ from mmduplex_jax.models.depth import ZERO
 from mmduplex_jax.streaming.batch import StreamBatch
 from mmduplex_jax.streaming.sound import Seams, voice_of
 from mmduplex_jax.streaming.statistics import compilations
-from tests import plain_code, tiny
+from tests import tiny
 from tests.codec import tiny_codec
 from tests.streaming.tiny_voice import CONFIG, MODEL, decoded, params, voice
+
+# One of them must hold for what users run, so that all share what it compiles.
+pytestmark = pytest.mark.optimized
 
 ROWS, TICKS = 3, 16
 STEPS = 2 * TICKS  # the codec looks back 3 steps, its rings wrap ten times
@@ -25,13 +28,8 @@ def frames():
     return tiny.clips(ROWS, TICKS, busy=True).swapaxes(0, 1)
 
 
-def batch(with_voice=True):
-    """Compiled once plainly, and once as users have it."""
-    return _batch(with_voice, plain_code.options() is not None)
-
-
 @functools.cache
-def _batch(with_voice, plain):
+def batch(with_voice=True):
     return StreamBatch(MODEL, params(), CONFIG.tokenizer.frame_px, count=ROWS, voice=voice() if with_voice else None)
 
 
@@ -70,7 +68,6 @@ def test_pieces_are_the_codecs_sound_of_the_whole_for_rows_that_wait_begin_anew_
     assert np.abs(sound[:, 0]).max() > 0.1
 
 
-@pytest.mark.optimized
 def test_who_is_not_heard_writes_what_a_model_without_a_codec_writes_bit_for_bit():
     plain, *_ = run(batch(with_voice=False), STEPS)
     unheard, _, sound = run(batch(), STEPS)

@@ -12,7 +12,7 @@ from mmduplex_jax.streaming.unrolled import unrolled
 from tests import tiny
 
 SLOTS = np.zeros((1, 4), np.int32)
-SCANNED = {"scan": True, "remat": True}
+SCANNED = {"scan": True, "remat": True, "layers": 2}  # a scan of one layer would hide their order
 
 
 def said(config, params, frames):
