@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import plain_code
+from tests import plain_code, shapes_once
 from tests.fake_devices import FakeDevices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Has a test's code optimised where it is marked so."""
     if CHOOSES:
         plain_code.choose(plain=item.get_closest_marker("optimized") is None)
+    shapes_once.begin()
 
 
 @pytest.fixture(scope="session")

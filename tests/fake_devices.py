@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests import shapes_once
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -50,8 +52,10 @@ class FakeDevices:
 
 def main() -> None:
     """Runs what standard input names, a line each, and answers with a line each."""
+    import flax.core.scope  # noqa: F401  (before `shapes_once`)
     import jax
 
+    shapes_once.begin()
     answers = sys.stdout
     for line in sys.stdin:
         module, *arguments = json.loads(line)

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -124,11 +122,11 @@ def test_what_does_not_fit_is_named(hardware: str, mfu: float, said: str):
         estimate.report(clip_quickstart.get_config(), hardware, mfu, None)
 
 
-def test_the_command_prints_a_table_and_json(repository: Path):
-    command = [sys.executable, "-m", "launch.estimate", "--config=configs/clip_quickstart.py", "--hardware=v5e:4"]
-    command += ["--config.mesh.fsdp=4", "--config.data.batch_size=32"]
-    read = subprocess.run([*command, "--json=-"], cwd=repository, capture_output=True, text=True, check=True)
-    found = json.loads(read.stdout)
+def test_the_command_prints_a_table_and_json(repository: Path, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    flags = ["--config=configs/clip_quickstart.py", "--hardware=v5e:4"]
+    assert estimate.main([*flags, "--config.mesh.fsdp=4", "--config.data.batch_size=32", "--json=-"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert {"flops_per_step", "mfu", "device_hours", "days", "cost", "memory_bytes_per_device"} <= found.keys()
     assert found["hardware"] == "v5e:4"
     lines = sheets.run_table(found)

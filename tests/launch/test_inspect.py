@@ -3,10 +3,7 @@
 import base64
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -234,15 +231,13 @@ def test_damage_is_said(shards, tmp_path):
         inspect(damaged)
 
 
-def test_the_command(repository, shards, tmp_path):
+def test_the_command(shards, tmp_path, capsys):
     files = f"--html={tmp_path / 'a.html'}", f"--json={tmp_path / 'a.json'}"
-    command = [sys.executable, "-m", "launch.inspect", str(shards), *files, "--shown=1"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("measuring up to 64 clips of ")
-    assert "samples" in done.stdout
-    assert "tokens are those of the quick start: pass --config=FILE.py" in done.stdout
+    assert main([str(shards), *files, "--shown=1"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("measuring up to 64 clips of ")
+    assert "samples" in said.out
+    assert "tokens are those of the quick start: pass --config=FILE.py" in said.out
     assert json.loads((tmp_path / "a.json").read_text())["samples"] == 2
     assert (tmp_path / "a.html").read_text().count("<article>") == 1
 
