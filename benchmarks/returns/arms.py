@@ -141,7 +141,9 @@ class Arm(NamedTuple):
       begins_with: what `config.init_from` takes from which arm, trained before with the same seed.
       steps: of a training that is not compared itself but begun with: so many, by the config's own cosine. 0: until it
         is flat.
-      cpu_min: processor minutes of one seed, as guessed from a step's; `--list` takes what was measured where it can.
+      cpu_min: processor minutes of one seed, a guess: the operations of 3,500 steps (1,500 where a tokenizer is begun
+        with) at 30 GFLOP a processor second, and 10 minutes for evaluations, compiling and scoring. Where there are
+        rows, `--list` takes what they took.
     """
 
     name: str
@@ -169,13 +171,13 @@ def _cap(tokens_per_s: int) -> tuple[str, ...]:
 # The fixed schedules see a frame in as many patches as dense has tokens.
 _FINE = "tokenizer.anchor.tower.patch_px=8"
 _TOKENIZERS: dict[str, tuple[str, tuple[str, ...], float]] = {
-    "bflow_32": ("B-Flow, 32 tokens a second", (), 20.0),
-    "dense_320": ("64 tokens a frame, 5 frames a second", ("tokenizer.kind=dense", _FINE), 70.0),
-    "uniform_32": ("a grid of 4×4 crops every 4th tick, with motion features", ("tokenizer.kind=uniform",), 18.0),
-    "per_frame_6": ("one token a frame", ("tokenizer.kind=per_frame", _FINE), 18.0),
-    "bflow_8": ("B-Flow, 8 tokens a second", _cap(8), 15.0),
-    "bflow_64": ("B-Flow, 64 tokens a second", _cap(64), 28.0),
-    "bflow_16": ("B-Flow, 16 tokens a second", _cap(16), 17.0),
+    "bflow_32": ("B-Flow, 32 tokens a second", (), 22.0),
+    "uniform_32": ("a grid of 4×4 crops every 4th tick, with motion features", ("tokenizer.kind=uniform",), 20.0),
+    "per_frame_6": ("one token a frame", ("tokenizer.kind=per_frame", _FINE), 46.0),
+    "bflow_8": ("B-Flow, 8 tokens a second", _cap(8), 19.0),
+    "dense_320": ("64 tokens a frame, 5 frames a second", ("tokenizer.kind=dense", _FINE), 160.0),
+    "bflow_64": ("B-Flow, 64 tokens a second", _cap(64), 26.0),
+    "bflow_16": ("B-Flow, 16 tokens a second", _cap(16), 20.0),
 }
 _BFLOW_STAGE = "configs/bflow_quickstart.py"
 _STAGE_STEPS = 900
@@ -192,7 +194,7 @@ def _from_stage(name: str) -> tuple[Arm, Arm]:
         (*overrides, "data.clip_s=6.08"),
         config=_BFLOW_STAGE,
         steps=_STAGE_STEPS,
-        cpu_min=0.6 * cpu_min,
+        cpu_min=0.5 * cpu_min,
     )
     begun = Arm(
         f"{name}_staged",
@@ -221,7 +223,7 @@ _AFTER_STAGE: Mapping[str, str] = {"tokenizer": "stage_bflow_32"}
 _FROZEN = "train.groups={'tokenizer': {'match': 'tokenizer/', 'start_step': -1}}"
 
 
-def _outside(name: str, part: str, what: str, *overrides: str, data: str = "plain", cpu_min: float = 8.0) -> Arm:
+def _outside(name: str, part: str, what: str, *overrides: str, data: str = "plain", cpu_min: float = 12.0) -> Arm:
     return Arm(name, part, what, (_FROZEN, *overrides), data, begins_with=_AFTER_STAGE, cpu_min=cpu_min)
 
 
@@ -245,7 +247,7 @@ _EQUAL_SUM, _EQUAL_INTERLEAVE = ("fusion=sum", "text.hidden=424"), ("fusion=inte
 
 ARMS: tuple[Arm, ...] = (
     *(Arm(name, "tokenizer", what, overrides, cpu_min=cpu) for name, (what, overrides, cpu) in _TOKENIZERS.items()),
-    *(arm for name in ("bflow_32", "dense_320", "uniform_32", "per_frame_6") for arm in _from_stage(name)),
+    *(arm for name in ("bflow_32", "uniform_32", "per_frame_6", "dense_320") for arm in _from_stage(name)),
     *(
         Arm(f"{name}_rich", "tokenizer", f"{what}; the look `rich`", overrides, "rich", cpu_min=cpu)
         for name, (what, overrides, cpu) in _TOKENIZERS.items()
@@ -290,11 +292,11 @@ ARMS: tuple[Arm, ...] = (
     _outside("interleave", "outside", "fusion `interleave`, equal parameters", *_EQUAL_INTERLEAVE),
     _outside("data_16th", "outside", "a 16th of the clips", data="plain_16th"),
     _outside("data_4th", "outside", "a quarter of the clips", data="plain_4th"),
-    _outside("text_1_layer", "outside", "1 text layer", *_text(128, 1, 4, 320), cpu_min=6.0),
-    _outside("text_2_layers", "outside", "2 text layers", *_text(128, 2, 4, 320), cpu_min=7.0),
-    _outside("text_8_layers", "outside", "8 text layers", *_text(128, 8, 4, 320), cpu_min=13.0),
-    _outside("text_64_wide", "outside", "text 64 wide", *_text(64, 4, 2, 160), cpu_min=7.0),
-    _outside("text_256_wide", "outside", "text 256 wide", *_text(256, 4, 8, 640), cpu_min=14.0),
+    _outside("text_1_layer", "outside", "1 text layer", *_text(128, 1, 4, 320), cpu_min=11.0),
+    _outside("text_2_layers", "outside", "2 text layers", *_text(128, 2, 4, 320), cpu_min=11.0),
+    _outside("text_8_layers", "outside", "8 text layers", *_text(128, 8, 4, 320), cpu_min=16.0),
+    _outside("text_64_wide", "outside", "text 64 wide", *_text(64, 4, 2, 160), cpu_min=11.0),
+    _outside("text_256_wide", "outside", "text 256 wide", *_text(256, 4, 8, 640), cpu_min=16.0),
     *(
         _outside(f"delay_{steps}", "outside", f"words {0.08 * steps:.2f} s late", _delay(steps))
         for steps in (0, 1, 2, 8)
@@ -304,10 +306,10 @@ ARMS: tuple[Arm, ...] = (
     _outside("interleave_delay_12", "turns", "interleaved, a second late", *_EQUAL_INTERLEAVE, _delay(12)),
     _outside("cross_delay_12", "turns", "two streams, a second late", _delay(12)),
     # 1.5 M of the parameters are the frozen tokenizer and the video stream; the text stream grows from 25 thousand.
-    _outside("text_0.02m", "scaling", "text of 0.02 M parameters", *_text(32, 2, 1, 64), cpu_min=6.0),
-    _outside("text_0.15m", "scaling", "text of 0.15 M parameters", *_text(64, 3, 2, 160), cpu_min=7.0),
+    _outside("text_0.02m", "scaling", "text of 0.02 M parameters", *_text(32, 2, 1, 64), cpu_min=11.0),
+    _outside("text_0.15m", "scaling", "text of 0.15 M parameters", *_text(64, 3, 2, 160), cpu_min=11.0),
     _outside("text_2.9m", "scaling", "text of 2.9 M parameters", *_text(192, 6, 6, 512), cpu_min=16.0),
-    _outside("text_7.3m", "scaling", "text of 7.3 M parameters", *_text(256, 8, 8, 768), cpu_min=30.0),
+    _outside("text_7.3m", "scaling", "text of 7.3 M parameters", *_text(256, 8, 8, 768), cpu_min=24.0),
 )
 
 

@@ -1,5 +1,6 @@
 """The study of returns: its table of arms, its rows, its page, and how it goes on where it was stopped."""
 
+import importlib
 import json
 import subprocess
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_a_report_of_rows(tmp_path):
     assert "| dense_320 | 0.500 ± 0.000, 0.512 ± 0.203 | 0.750 ± 0.000, 0.256 ± 0.102 |" in text
     assert "at 3.3 CPU-min: NLL, F1" in text
     assert "| B-Flow to dense tokens | operations a second of video | +0.040 |" in text
-    assert "not run: uniform_32, per_frame_6" in text
+    assert "not run: uniform_32, per_frame_6, bflow_8" in text
     assert "with fewer than 3 seeds: dense_320" in text
     assert "- Not flat when its steps were over: dense_320." in text
     assert "<polyline" in (tmp_path / report.FIGURE).read_text()
@@ -280,8 +281,8 @@ def test_a_listing_says_what_is_left():
     rows = [row("bflow_32", seed, 0.5) for seed in (0, 2)]
     lines = returns.listing([BY_NAME["bflow_32"], BY_NAME["dense_320"]], [0, 1, 2], rows).splitlines()
     assert lines[2].split() == ["bflow_32", "tokenizer", "0,2", "1", "10", "10"]
-    assert lines[3].split() == ["dense_320", "tokenizer", "-", "0,1,2", "~70", "210"]
-    assert lines[-1].startswith("220 CPU-minutes are left (3.7 hours)")
+    assert lines[3].split() == ["dense_320", "tokenizer", "-", "0,1,2", "~160", "480"]
+    assert lines[-1].startswith("490 CPU-minutes are left (8.2 hours)")
 
 
 def test_refusals(tmp_path, capsys):
@@ -308,3 +309,26 @@ def test_a_command_that_is_stopped_stops_the_study(monkeypatch):
     monkeypatch.setattr(training.subprocess, "Popen", lambda *_, **__: Child(2))
     with pytest.raises(subprocess.CalledProcessError):
         training.run_command("launch.train")
+
+
+def run_here(*arguments: str) -> None:
+    """One of the project's commands in this process."""
+    code = importlib.import_module(arguments[0]).main(list(arguments[1:]))
+    assert code == 0, arguments
+
+
+@pytest.mark.slow
+def test_two_arms_in_miniature(tmp_path):
+    """The whole of it, with the project's own commands."""
+    file = tmp_path / "rows.jsonl"
+    chosen = [BY_NAME["bflow_32"], BY_NAME["per_frame_6"]]
+    rows = returns.run_arms(chosen, [0], size="miniature", out=tmp_path / "out", rows=file, run=run_here)
+    assert [found.arm for found in rows] == ["bflow_32", "per_frame_6"]
+    for found in rows:
+        assert 2 <= found.stable_steps < found.steps
+        assert [point.step for point in found.curve] == list(range(2, found.steps + 1, 2))
+        assert found.step_cpu_s > 0
+        assert found.flops_per_step > 0
+        assert 0 <= found.scores["plain"]["f1"] <= 1
+    assert read_rows(file) == rows
+    assert rows[0].scores["plain"]["tokens_per_s"] != rows[1].scores["plain"]["tokens_per_s"]
