@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -162,15 +163,21 @@ class StreamBatch:
         self._init = make(init, self._params)
         given = (self._params, self._init(self._params))
         inputs = (frames, self._on_device(mask), *self._settings)
-        self._step = self._heard_step = None
+        # While one is compiled the next one is traced.
+        workers = ThreadPoolExecutor(thread_name_prefix="compile")
+        begin = partial(workers.submit, make, donate=(1,))
+        step_made = heard_made = reset_made = None
         if voice is None or not always_heard:
-            self._step = make(step, *given, *inputs, donate=(1,))
+            step_made = begin(step, *given, *inputs)
         if speaker is not None:
-            self._heard_step = make(heard_step, *given, self._on_device(mask), *inputs, donate=(1,))
+            heard_made = begin(heard_step, *given, self._on_device(mask), *inputs)
         # A row alone begins anew with the whole state.
-        self._reset = None
         if count > 1:
-            self._reset = make(reset_row, *given, np.int32(0), donate=(1,))
+            reset_made = begin(reset_row, *given, np.int32(0))
+        workers.shutdown(wait=False)
+        self._step, self._heard_step, self._reset = (
+            None if made is None else made.result() for made in (step_made, heard_made, reset_made)
+        )
         self.restart()
         self.step(frames, mask).read()
         self.sound_ratio = 1.0
