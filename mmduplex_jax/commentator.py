@@ -331,7 +331,7 @@ def recording(
         say(f"{reader.info.source}: {reader.info}; {model.name}")
         if isinstance(model, Commentator) and not model._idle:
             kept = "" if kept_folder() is None else "; later starts find it compiled"
-            say(f"compiling the model's step: ten seconds for a small model on two quiet cores, more for others{kept}")
+            say(f"compiling the model's step: 10 to 20 s for a small model on two cores, more for others{kept}")
         rate_hz = model.sample_rate_hz
         if speech is not None and rate_hz is None:
             raise ValueError(why_unheard(model))

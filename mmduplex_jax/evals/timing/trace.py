@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mmduplex_jax.evals.timing.similarity import Similarity
 from mmduplex_jax.evals.timing.utterances import Commentary
@@ -76,6 +75,9 @@ def match_utterances(
       said_s, reference_s: when utterances begin.
       alike: similarity of their texts.
     """
+    # It takes longer to import than a model to load, and every start of a duplex model imports this file.
+    from scipy.optimize import linear_sum_assignment
+
     apart_s = np.abs(said_s[:, None] - reference_s[None, :])
     rows, columns = linear_sum_assignment(np.exp(-apart_s / _MATCH_TAU_S), maximize=True)
     partner = {int(row): int(column) for row, column in zip(rows, columns)}
