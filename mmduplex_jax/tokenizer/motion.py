@@ -171,12 +171,14 @@ def _median(values: Int32[Array, "Y X"], bits: int, counted: Bool[Array, "Y X"] 
     if counted is not None:
         values = jnp.where(counted, values, (1 << bits) - 1)  # never below a bound that is tried
     half = number // 2
-    found = jnp.zeros((), jnp.int32)
-    for bit in reversed(range(bits)):
-        # The median is at least `found + 2^bit` if no more than half of the values are below that.
-        higher = found + (1 << bit)
-        found = jnp.where((values < higher).sum() <= half, higher, found)
-    return found
+
+    def try_bit(found, bit):
+        # The median is at least `found + bit` if no more than half of the values are below that.
+        higher = found + bit
+        return jnp.where((values < higher).sum() <= half, higher, found), None
+
+    # A loop, as there may be 15 bits: one after the other they were a sixteenth of a small model's operations.
+    return jax.lax.scan(try_bit, jnp.zeros((), jnp.int32), 1 << np.arange(bits, dtype=np.int32)[::-1])[0]
 
 
 def match(before: Int32[Array, "h w 3"], now: Int32[Array, "h w 3"], config: MotionConfig) -> Motion:
