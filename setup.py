@@ -42,6 +42,7 @@ INSTALL_REQUIRES = [
     # Compiled programs are kept in the user's cache; JAX bounds them only where filelock is there.
     "filelock>=3.16",
     "platformdirs>=4.3",
+    "flatbuffers>=24.3",  # `jax.export` writes traces with it, and does not require it
 ]
 
 CAPTIONS = ["sacrebleu>=2.5", "rouge-score>=0.1.2", "nltk>=3.9.2"]
