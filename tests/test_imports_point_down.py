@@ -235,6 +235,7 @@ MODULES = {
     "absl-py": "absl", "opencv-python-headless": "cv2", "orbax-checkpoint": "orbax", "apache-beam": "apache_beam",
     "norfair-enough": "norfair",
     "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
+    "flatbuffers": None,  # jax.export imports it where it writes, and does not declare it
 }  # fmt: skip
 LIBRARY_EXTRAS = ("live", "data", "teacher", "arena", "device")
 
