@@ -6,7 +6,7 @@ Command:  python -m launch.train --config=configs/duplex_300m_speech.py --workdi
           (`data_pipelines/schema.py`, `Codes`). It goes on from a training without a voice with
           --config.init_from.model=runs/duplex_300m --config.init_from.strict=False.
 Hardware: one H100 (80 GB) or 8.
-Time:     not run yet.
+Time:     not run on one yet. Two steps of one clip on a CPU core: 9 minutes, 19.6 GB (2026-11-30).
 Expected: not trained yet.
 """
 
