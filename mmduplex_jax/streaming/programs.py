@@ -55,7 +55,7 @@ def recalled(
     except (NotImplementedError, ValueError) as error:
         # `jax.export` refuses kernels that another version of the compiler may lack. (An error of the function itself
         # is raised again below.)
-        _log.info("the trace of %s cannot be kept: %s", name, error)
+        _log.warning("the trace of %s cannot be kept, so that every start traces it: %s", name, error)
         return compiled(function, *args, donate=donate)
     # As trustworthy as the compiled programs in the same folder.
     out_tree, program = pickle.loads(kept)
