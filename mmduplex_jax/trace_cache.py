@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def recall(what: str, facts: str, make: Callable[[], bytes]) -> bytes:
     path = folder / _FOLDER / f"{what}-{name}"
     try:
         kept = path.read_bytes()
-        os.utime(path)
+        _mark_used(path)
     except FileNotFoundError:
         kept = b""
     except OSError as error:
@@ -75,6 +76,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(number, "wb") as file:
             file.write(data)
+        _mark_used(part)
         os.replace(part, path)
     except OSError:
         Path(part).unlink(missing_ok=True)
@@ -87,6 +89,12 @@ def _write(path: Path, data: bytes) -> None:
         left -= size
         if left < 0:
             Path(name).unlink(missing_ok=True)
+
+
+def _mark_used(path: Path | str) -> None:
+    """Gives a file this moment as its time; the file system's own clock stands still for several milliseconds."""
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns, now_ns))
 
 
 @functools.cache
