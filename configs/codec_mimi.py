@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
     # `model`: a training of this stage to begin with; the other parts are not a codec's.
     c.init_from = config_dict.create(model="", text="", vision="", tokenizer="", strict=True)
 
-    c.data = shared.data(dirs="data/speech", clip_s=12.0, batch_size=128)
+    c.data = shared.data(dirs="data/speech", clip_s=12.0, batch_size=128, sounding_min=0.0)
 
     c.codec = config_dict.create(
         sample_rate_hz=24_000,
@@ -54,6 +54,8 @@ def get_config() -> config_dict.ConfigDict:
         mel_bands=(5, 10, 20, 40, 80, 160, 320),
         stft_weight=1.0,
         stft_windows=(512, 1024, 2048),
+        silence=1e-5,
+        hush=0.0,
         wave_weight=0.1,
         commitment_weight=0.25,
         adversarial_weight=4.0,

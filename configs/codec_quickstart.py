@@ -37,6 +37,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         dirs="data/voice",  # several, separated by commas, are mixed
         weights="",  # how often each is drawn from, e.g. "3,1"; empty: by their lengths
         clip_s=0.96,
+        sounding_min=0.4,  # the share of a piece that is to sound: of words between silences most is silence
         batch_size=8,
         seed=0,
         workers=0,  # processes that load; 0 loads in threads
@@ -46,7 +47,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
     c.codec = config_dict.create(
         sample_rate_hz=16_000,
         ratios=(8, 5, 4, 4),
-        filters=8,
+        filters=16,
         decoder_filters=0,  # of the decoder, where they are others
         kernel=7,
         residual_kernel=3,
@@ -62,7 +63,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         context_frames=50,  # 2 s
         frames_per_step=2,
         upsample_by_channel=True,
-        codebooks=8,
+        codebooks=4,
         semantic_codebooks=1,
         codebook_size=256,
         codebook_width=32,
@@ -75,9 +76,10 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         mel_bands=(5, 10, 20, 40, 80, 80, 80),
         stft_weight=1.0,
         stft_windows=(256, 512, 1024),
-        # Of full scale; below it all is alike: programs that speak are digitally silent between words. At 1e-3 most of
-        # what a voice has above 4 kHz is below it, and consonants are lost.
+        # Of full scale; below it all is alike: programs that speak are digitally silent between words.
+        # Between them more is alike: what is left of noise there would drown out what is learned of the words.
         silence=5e-5,
+        hush=5e-4,
         wave_weight=1.0,
         commitment_weight=0.25,
         adversarial_weight=0.0,

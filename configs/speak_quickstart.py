@@ -23,8 +23,8 @@ def get_config() -> config_dict.ConfigDict:
     c.data.dirs = "data/spoken-plain,data/spoken-rich"
     c.data.flip = False  # a flipped clip says "left" where its sound says "right", and so loses its sound
     c.audio = config_dict.create(
-        # The first of the codec's eight: what they leave out is not heard, takes as long again to learn, and is the
-        # least like from word to word. 0 for a model that only writes.
+        # As the codec has; of one with more the first: what they leave out is not heard, takes as long again to learn,
+        # and is the least like from word to word. 0 for a model that only writes.
         codebooks=4,
         card=256,  # codes of each, as the codec has them
         audio_delay=2,  # steps by which text leads sound, so that a word is known before it is said

@@ -1,7 +1,8 @@
 """Sound alone, as a codec learns from it: pieces of a folder's files, or of the sound in prepared records, in batches.
 
 A piece is `SoundFormat.samples` long. A file has as many pieces as it has room for, so that long files are heard more
-often; where in its share of the file a piece begins is drawn anew each time. What a file is too short for is silence.
+often; where in its share of the file a piece begins is drawn anew each time, again where too little of it sounds, if
+that is asked for. What a file is too short for is silence.
 """
 
 import dataclasses
@@ -20,6 +21,10 @@ from data_pipelines.manifest import MANIFEST_NAME, ShardError
 from data_pipelines.samples import CORRUPT
 from data_pipelines.video_source import LIBAV_ERRORS, VideoError, open_container, why
 
+# How often a place is drawn until enough of the piece sounds.
+_DRAWS = 8
+# int16; -54 dB of full scale.
+_LOUD = 65.0
 # Files of a folder that are taken for sound; videos are read for theirs.
 SUFFIXES = frozenset(
     {".aac", ".aiff", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm"}
@@ -247,14 +252,35 @@ class _PieceMaker:
 
     source: JoinedSound
     seed: int
+    sounding_min: float
 
     def __call__(self, position: int, index: int) -> dict[str, Any]:
-        place = float(np.random.default_rng([self.seed, position]).random())
+        places = np.random.default_rng([self.seed, position])
         try:
-            samples, valid = self.source.read(int(index), place), True
+            samples, valid = self._read(int(index), places), True
         except (ShardError, VideoError):  # the loop counts it, and asks the loader what is wrong
             samples, valid, index = np.zeros(self.source.form.samples, np.int16), False, CORRUPT - int(index)
         return {"samples": samples, "valid": np.bool_(valid), "index": np.int64(index)}
+
+    def _read(self, index: int, places: np.random.Generator) -> np.ndarray:
+        """The first of `_DRAWS` pieces of which enough sounds; the one that sounds most, where none does."""
+        if not self.sounding_min:
+            return self.source.read(index, float(places.random()))
+        found = []
+        for _ in range(_DRAWS):
+            samples = self.source.read(index, float(places.random()))
+            found.append((sounding_share(samples, self.source.form.rate_hz), samples))
+            if found[-1][0] >= self.sounding_min:
+                break
+        return max(found, key=lambda one: one[0])[1]
+
+
+def sounding_share(samples: np.ndarray, rate_hz: int) -> float:
+    """The share of int16 [L] whose 20 ms are louder than -54 dB of full scale: not silence, nor its noise."""
+    window = max(1, round(0.02 * rate_hz))
+    windows = samples[: len(samples) // window * window].reshape(-1, window).astype(np.float64)
+    loud = np.sqrt((windows**2).mean(axis=1)) > _LOUD
+    return float(loud.mean()) if loud.size else 0.0
 
 
 def make_sound_loader(
@@ -267,20 +293,24 @@ def make_sound_loader(
     threads: int = 2,
     worker_processes: int = 0,
     weights: Sequence[float] | None = None,
+    sounding_min: float = 0.0,
 ) -> LoaderIterator:
     """Batches without end: `samples` int16 [B, L], `valid` bool [B], `index` int64 [B] (see `samples.is_corrupt`).
 
     Args:
       source: of `open_sound`.
       batch_size, seed, process_index, process_count, threads, worker_processes, weights: as of `make_loader`.
+      sounding_min: the share of a piece that is to sound (`sounding_share`); 0 takes pieces as they come.
 
     Raises:
-      ValueError: the batch does not divide among the processes.
+      ValueError: the batch does not divide among the processes, or the share is none.
     """
+    if not 0 <= sounding_min < 1:
+        raise ValueError(f"config.data.sounding_min is a share from 0 to below 1, got {sounding_min}")
     check_batches(source, batch_size, process_index, process_count)
     parts = [range(begin, end) for begin, end in zip(source.offsets, source.offsets[1:])]
     chosen = choose_records(source, parts, seed, shuffle=True, repeat=None, weights=weights)
-    pieces = chosen.map_with_index(_PieceMaker(source, seed))
+    pieces = chosen.map_with_index(_PieceMaker(source, seed, sounding_min))
     batches = pieces.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
     order = {
         "pieces": len(source) if weights is None else [len(part) for part in parts],
@@ -289,7 +319,7 @@ def make_sound_loader(
         "rate_hz": source.form.rate_hz,
         "samples": source.form.samples,
         "weights": None if weights is None else [float(weight) for weight in weights],
-    }
+    } | ({"sounding_min": sounding_min} if sounding_min else {})
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     return LoaderIterator(source, batches, order, options, worker_processes)
 

@@ -58,39 +58,52 @@ def mel_weights(rate_hz: int, window: int, bands: int) -> np.ndarray:
     return weights
 
 
-def _log(magnitude: Array, silence: float = SILENCE) -> Array:
+def _log(magnitude: Array, silence: float | Array = SILENCE) -> Array:
     return jnp.log10(jnp.maximum(magnitude, silence))
 
 
+def _floor(true: Float[Array, "B T F"], silence: float, hush: float) -> Float[Array, "B T 1"]:
+    """Below what magnitudes of a moment are all alike: `silence`, or `hush` where the true ones are all below it."""
+    return jnp.where(true.max(axis=-1, keepdims=True) < hush, hush, silence)
+
+
 def mel_distance(
-    one: Float[Array, "B L"],
-    other: Float[Array, "B L"],
+    true: Float[Array, "B L"],
+    made: Float[Array, "B L"],
     rate_hz: int,
     windows: Sequence[int],
     bands: Sequence[int],
     silence: float = SILENCE,
+    hush: float = 0.0,
 ) -> Float[Array, "B"]:
     """Mean distance of log mel spectra, in powers of ten, summed over windows (DAC, Kumar et al., 2023).
 
     Args:
       windows, bands: samples of a window, and mel bands in it, one after the other.
       silence: magnitudes below it are all alike.
+      hush: of moments in which the true sound has none above it, those below it are all alike.
     """
-    total = jnp.zeros(len(one))
+    total = jnp.zeros(len(true))
     for window, count in zip(windows, bands, strict=True):
         weights = jnp.asarray(mel_weights(rate_hz, window, count))
-        mels = [_log(magnitudes(sound, window) @ weights, silence) for sound in (one, other)]
-        total = total + jnp.abs(mels[0] - mels[1]).mean(axis=(1, 2))
+        wanted, found = (magnitudes(sound, window) @ weights for sound in (true, made))
+        floor = _floor(wanted, silence, hush)
+        total = total + jnp.abs(_log(wanted, floor) - _log(found, floor)).mean(axis=(1, 2))
     return total
 
 
 def stft_distance(
-    true: Float[Array, "B L"], made: Float[Array, "B L"], windows: Sequence[int], silence: float = SILENCE
+    true: Float[Array, "B L"],
+    made: Float[Array, "B L"],
+    windows: Sequence[int],
+    silence: float = SILENCE,
+    hush: float = 0.0,
 ) -> Float[Array, "B"]:
     """Spectral convergence plus distance of log magnitudes, mean over windows (Yamamoto et al., 2020).
 
     Convergence is the energy of the magnitudes' difference over that of the true ones, so loud parts decide it; of a
-    sound that is nearly silent it is measured against one at a thousandth of full scale.
+    sound that is nearly silent it is measured against one at a thousandth of full scale. `silence`, `hush`: as of
+    `mel_distance`.
     """
     total = jnp.zeros(len(true))
     norm = lambda a: jnp.sqrt(jnp.square(a).sum(axis=(1, 2)) + _TINY)
@@ -98,7 +111,8 @@ def stft_distance(
         wanted, found = magnitudes(true, window), magnitudes(made, window)
         floor = 1e-3 * wanted.shape[1] ** 0.5
         total = total + norm(wanted - found) / jnp.maximum(norm(wanted), floor)
-        total = total + jnp.abs(_log(wanted, silence) - _log(found, silence)).mean(axis=(1, 2))
+        below = _floor(wanted, silence, hush)
+        total = total + jnp.abs(_log(wanted, below) - _log(found, below)).mean(axis=(1, 2))
     return total / len(windows)
 
 

@@ -75,7 +75,7 @@ def train(
     try:
         if isinstance(form, SoundFormat):
             sound = open_sound(dirs, form)
-            data = make_sound_loader(sound, **batches)
+            data = make_sound_loader(sound, **batches, sounding_min=config.data.get("sounding_min", 0.0))
             fingerprint = sound.fingerprint()
             log(f"{len(data.source):,} pieces of {form.length_s:g} s of sound in {', '.join(dirs)}")
         else:

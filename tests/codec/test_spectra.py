@@ -76,6 +76,24 @@ def test_below_silence_all_is_alike():
     assert np.abs(flat).max() < 0.1 * np.abs(steep).max()
 
 
+def test_what_is_left_between_words_counts_less_than_the_words():
+    """Noise in a pause has no slope up to `hush`; faint parts of a word have, and so has noise that is louder."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((1, 1024)).astype(np.float32)
+    word = np.concatenate([np.zeros((1, 2048), np.float32), 0.1 * noise], axis=1)
+    slope = lambda made, hush: np.abs(
+        jax.grad(lambda made: mel_distance(word, made, RATE_HZ, (64,), (8,), 5e-5, hush)[0])(made)
+    )
+    made = word + np.concatenate([2e-4 * noise, 2e-4 * noise, 0 * noise], axis=1)
+    assert slope(made, 0.0)[0, :1900].max() > 0
+    assert slope(made, 1e-3)[0, :1900].max() == 0
+    louder = word + np.concatenate([2e-2 * noise, 2e-2 * noise, 0 * noise], axis=1)
+    assert slope(louder, 1e-3)[0, :1900].max() > 0
+    np.testing.assert_allclose(slope(0.5 * word, 1e-3)[0, 2200:], slope(0.5 * word, 0.0)[0, 2200:], rtol=1e-5)
+    faint = 1e-3 * word  # all of it below `hush`, but not that of the true sound
+    assert slope(faint, 1e-3)[0, 2200:].max() > 0
+
+
 def test_si_sdr_is_of_the_shape_alone():
     true, rest = sine(500), sine(900, 0.1)  # orthogonal, and a tenth as loud: 20 dB
     ratio = jit(si_sdr)

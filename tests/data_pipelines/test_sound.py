@@ -11,7 +11,7 @@ from data_pipelines.audio_track import AudioFormat, encode_audio
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import is_corrupt
 from data_pipelines.shards import write_shards
-from data_pipelines.sound import SoundFormat, make_sound_loader, open_sound, sound_clips
+from data_pipelines.sound import SoundFormat, make_sound_loader, open_sound, sound_clips, sounding_share
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.video_source import VideoError
 from data_pipelines.world import WorldConfig
@@ -97,6 +97,37 @@ def test_batches_are_the_seeds_whoever_reads_them(folder):
     assert any(not np.array_equal(a["samples"], b["samples"]) for a, b in zip(batches(other, 3), whole))
     with pytest.raises(ValueError, match="does not divide among 3 processes"):
         make(process_count=3)
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A second of silence with noise far below a voice, a tenth of a second of tone in it."""
+    samples = np.where(np.arange(RATE_HZ) % 2, 20, -20).astype(np.int16)
+    samples[3000:3800] = (8000 * np.sin(2 * np.pi * 200 * np.arange(800) / RATE_HZ)).astype(np.int16)
+    write_wav(tmp_path / "said.wav", samples)
+    return open_sound([tmp_path], dataclasses.replace(FORM, samples=RATE_HZ // 4))
+
+
+def test_pieces_are_where_it_sounds(spoken):
+    shares = lambda **kw: [
+        sounding_share(row, RATE_HZ)
+        for batch in batches(make_sound_loader(spoken, batch_size=4, seed=5, **kw), 12)
+        for row in batch["samples"]
+    ]
+    anywhere, chosen = shares(), shares(sounding_min=0.3)
+    assert np.mean(np.array(anywhere) == 0) > 0.4
+    assert np.mean(np.array(chosen) >= 0.3) > np.mean(np.array(anywhere) >= 0.3) + 0.1
+    assert shares(sounding_min=0.3) == chosen
+    assert max(shares(sounding_min=0.99)) <= 0.5  # none sounds so much: the best there is
+    with pytest.raises(ValueError, match=r"from 0 to below 1, got 1\.5"):
+        shares(sounding_min=1.5)
+
+
+def test_a_choice_of_pieces_is_a_part_of_the_order(spoken):
+    make = lambda share: make_sound_loader(spoken, batch_size=2, sounding_min=share)
+    state = make(0.3).get_state()
+    with pytest.raises(ValueError, match="sounding_min"):
+        make(0.4).set_state(state)
 
 
 def test_a_file_that_breaks_is_marked_and_named(folder, tmp_path):

@@ -38,6 +38,8 @@ class CodecLosses:
       stft_weight, stft_windows: of `stft_distance`.
       silence: magnitudes below it are all alike to both, of a full scale of 1. The slope of a logarithm is steepest in
         what nobody hears: where sound is digitally silent, making it so drowns out all else unless this is raised.
+      hush: the same for moments in which the true sound has nothing above it. Between words it may be higher than
+        within them, whose consonants are faint.
       wave_weight: of the mean distance of the samples themselves.
       commitment_weight: of the quantiser's commitment.
       adversarial_weight, feature_weight: of the discriminator's opinion and of feature matching; both 0: there is none.
@@ -54,6 +56,7 @@ class CodecLosses:
     stft_weight: float = 1.0
     stft_windows: tuple[int, ...] = (512, 1024, 2048)
     silence: float = SILENCE
+    hush: float = 0.0
     wave_weight: float = 0.1
     commitment_weight: float = 0.25
     adversarial_weight: float = 0.0
@@ -140,8 +143,8 @@ class CodecTask:
         )
         mean = lambda values: (values * rows).sum() / jnp.maximum(rows.sum(), 1)
         found = {
-            "mel": mean(mel_distance(true, made, k.sample_rate_hz, c.mel_windows, c.mel_bands, c.silence)),
-            "stft": mean(stft_distance(true, made, c.stft_windows, c.silence)),
+            "mel": mean(mel_distance(true, made, k.sample_rate_hz, c.mel_windows, c.mel_bands, c.silence, c.hush)),
+            "stft": mean(stft_distance(true, made, c.stft_windows, c.silence, c.hush)),
             "wave": mean(jnp.abs(true - made).mean(axis=1)),
             "commitment": commitment,
         }
