@@ -8,6 +8,7 @@ from typing import Any
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.commentator import load, random_commentator
 from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.app import HANG_S
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits, add_limit_flags, limits_of
 from mmduplex_jax.serving.listen import ServerSettings, run_server
@@ -31,7 +32,8 @@ MMDUPLEX_TOKEN in the environment) and does not start without one. Programs show
 browser opens https://HOST:PORT/#token=TOKEN. Without TLS the token can be read on the way, and browsers give no camera
 to the page.
 
-/healthz is 200 while the model runs, /readyz while new streams are taken, /metrics is for Prometheus (with the token).
+/healthz is 200 while the model runs and its steps come back (--hang_s), /readyz while new streams are taken, /metrics
+is for Prometheus (with the token).
 At SIGTERM or Ctrl-C it takes no new streams, gives those that run --drain_s to end, says goodbye and exits with 0; a
 second signal ends it at once.
 
@@ -71,6 +73,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         max_sessions=args.max_sessions,
         drain_s=args.drain_s,
         ice_servers=tuple(args.ice_servers),
+        hang_s=args.hang_s,
     )
 
 
@@ -89,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--allow_sources", metavar="PREFIX,...", **some, help=text)
     add("--ice_servers", metavar="URL,...", **some, help="STUN or TURN, for WebRTC (default: none)")
     add("--drain_s", type=float, default=10.0, help="for streams that run when the server is stopped (default: 10)")
+    text = "a step that takes longer makes /healthz 503 (default: %(default)s)"
+    add("--hang_s", type=float, default=HANG_S, help=text)
     policy = DeadlinePolicy()
     for name, text in _POLICY_FLAGS.items():
         add(f"--{name}", type=float, default=getattr(policy, name), help=f"{text} (default: %(default)s)")

@@ -33,6 +33,7 @@ class ArenaLimits(Bounds):
 
     connections: int = limit(1024, "open sockets")
     body_bytes: int = limit(4096, "of a request's body")
+    body_s: float = limit(10.0, "for a request's body to come")
     requests_hz: float = limit(5.0, "requests a second from an address, with ten seconds' worth at once")
     votes_day: int = limit(720, "votes of a voter in 24 hours")
     votes_3_hours: int = limit(100, "votes of a voter in 3 hours")

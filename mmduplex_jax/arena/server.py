@@ -30,7 +30,7 @@ from mmduplex_jax.arena.ratings import MissingLibrary
 from mmduplex_jax.arena.rules import ArenaLimits
 from mmduplex_jax.arena.votes import Ballot, Voter, VoteRefused, VoteStore
 from mmduplex_jax.serving.access import Access
-from mmduplex_jax.serving.guard import guarded_app, page, page_file
+from mmduplex_jax.serving.guard import guarded_app, page, page_file, read_body
 from mmduplex_jax.serving.limits import Bucket
 
 _log = logging.getLogger(__name__)
@@ -335,9 +335,10 @@ async def _vote(request: web.Request) -> web.StreamResponse:
 
 async def _choice(request: web.Request) -> tuple[str, str]:
     """What the body says; HTTPBadRequest for what says nothing."""
+    body = await read_body(request, request.app[ARENA].limits.body_s)
     try:
         # JSON is UTF-8, whatever charset the client names.
-        content = json.loads((await request.read()).decode())
+        content = json.loads(body.decode())
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(text="the body must be JSON (UTF-8)") from None
     fields = content if isinstance(content, dict) else {}

@@ -82,7 +82,10 @@ class Access:
         """Browsers say which page a request comes from; programs that are none say nothing."""
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
-            return True
+            # (Pictures, videos and scripts of a page elsewhere are asked for without an origin; a link that is followed
+            # is no such thing.)
+            site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
+            return site not in ("cross-site", "same-site") or mode == "navigate"
         if origin.lower() in self._origins:
             return True
         try:

@@ -20,7 +20,7 @@ from mmduplex_jax.serving.connection import (
     server_sent_events,
 )
 from mmduplex_jax.serving.decoding import DecoderProcesses
-from mmduplex_jax.serving.guard import guarded_app, page, page_file
+from mmduplex_jax.serving.guard import guarded_app, page, page_file, read_body
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
@@ -36,6 +36,9 @@ SESSIONS = web.AppKey("sessions", Sessions)
 _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
 _POOL = web.AppKey("pool", StreamPool)
+_HANG_S = web.AppKey("hang_s", float)
+# No step of a model that can be served takes so long; a device that hangs may never answer.
+HANG_S = 30.0
 
 # So much that is sent may wait on this machine for a slow client: about a second of sound. What waits in buffers cannot
 # give way any more, and words that come after it wait behind it.
@@ -58,6 +61,7 @@ def build_app(
     counters: Counters | None = None,
     decoders: DecoderProcesses | None = None,
     ice_servers: tuple[str, ...] = (),
+    hang_s: float = HANG_S,
 ) -> web.Application:
     """The application, ready to be run.
 
@@ -71,6 +75,7 @@ def build_app(
       decoders: processes that decode clients' pictures; by default it starts some, and ends them. Others must have been
         started with `limits.decode_s`.
       ice_servers: STUN or TURN addresses for WebRTC; by default none is asked.
+      hang_s: a model whose step takes longer is said not to be alive.
     """
     limits, counters = limits or Limits(), counters or Counters()
 
@@ -78,7 +83,7 @@ def build_app(
         counters.refused.labels("unauthorized" if status == 401 else "forbidden").inc()
 
     app = guarded_app(access, body_bytes=limits.text_bytes, public=_PUBLIC, always=_HEALTH, on_refused=on_refused)
-    app[_POOL] = pool
+    app[_POOL], app[_HANG_S] = pool, hang_s
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
@@ -173,11 +178,7 @@ def _bound_unsent(transport: asyncio.Transport | None) -> None:
 
 
 async def _webrtc(request: web.Request) -> web.StreamResponse:
-    try:
-        async with asyncio.timeout(request.app[SESSIONS].limits.hello_s):
-            body = await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the offer did not come in time") from None
+    body = await read_body(request, request.app[SESSIONS].limits.hello_s)
     try:
         # JSON is UTF-8, whatever charset the client names: some of Python's take seconds for what one message holds.
         offer = json.loads(body.decode())
@@ -245,14 +246,28 @@ async def _static(request: web.Request) -> web.StreamResponse:
     return answer
 
 
+def _trouble(app: web.Application) -> str | None:
+    """Why the model gives no words; None where it does."""
+    statistics, hang_s = app[_POOL].statistics(), app[_HANG_S]
+    if not statistics.running:
+        return "the model has stopped"
+    if statistics.turn_s > hang_s:
+        return (
+            f"a step has not come back for {statistics.turn_s:.1f} s (--hang_s={hang_s:g}): the device does not answer"
+        )
+    return None
+
+
 async def _healthz(request: web.Request) -> web.StreamResponse:
-    alive = request.app[_POOL].statistics().running
-    return web.json_response({"alive": alive}, status=200 if alive else 503)
+    trouble = _trouble(request.app)
+    if trouble is None:
+        return web.json_response({"alive": True})
+    return web.json_response({"alive": False, "error": trouble}, status=503)
 
 
 async def _readyz(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
-    ready = request.app[_POOL].statistics().running and not sessions.draining
+    ready = _trouble(request.app) is None and not sessions.draining
     return web.json_response({"ready": ready, "draining": sessions.draining}, status=200 if ready else 503)
 
 

@@ -72,6 +72,15 @@ def guarded_app(
     return app
 
 
+async def read_body(request: web.Request, within_s: float) -> bytes:
+    """A request's body; HTTPRequestTimeout where it does not come in time: who stalls holds a connection."""
+    try:
+        async with asyncio.timeout(within_s):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"the body did not come within {within_s:g} s") from None
+
+
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)

@@ -12,10 +12,10 @@ from aiohttp import web
 
 from mmduplex_jax.commentator import Commentator, pool_of
 from mmduplex_jax.serving.access import Access, is_loopback
-from mmduplex_jax.serving.app import SESSIONS, build_app
+from mmduplex_jax.serving.app import HANG_S, SESSIONS, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.sockets import FIRST_REQUEST_S, listen, shown_address, stop_at_signals
+from mmduplex_jax.serving.sockets import FIRST_REQUEST_S, UNREAD_S, listen, shown_address, stop_at_signals
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
@@ -38,6 +38,7 @@ class ServerSettings:
       max_sessions: streams at once; every step computes all of them.
       drain_s: for streams that run when it is stopped.
       ice_servers: STUN or TURN addresses for WebRTC.
+      hang_s: a step that takes longer makes `/healthz` say so.
     """
 
     host: str
@@ -50,6 +51,7 @@ class ServerSettings:
     max_sessions: int = 8
     drain_s: float = 10.0
     ice_servers: tuple[str, ...] = ()
+    hang_s: float = HANG_S
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1:
@@ -58,6 +60,8 @@ class ServerSettings:
             raise ValueError(f"--port must be 0 to 65535, got {self.port}")
         if not self.drain_s >= 0:
             raise ValueError(f"--drain_s must not be negative, got {self.drain_s}")
+        if not self.hang_s > 0:
+            raise ValueError(f"--hang_s must be more than 0, got {self.hang_s}")
 
 
 def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderProcesses) -> None:
@@ -98,6 +102,7 @@ async def _serve_pool(
         sources=settings.sources,
         decoders=decoders,
         ice_servers=settings.ice_servers,
+        hang_s=settings.hang_s,
     )
 
     def on_listening(port: int) -> None:
@@ -129,6 +134,7 @@ async def serve(
     connections_max: int,
     tls: ssl.SSLContext | None = None,
     first_request_s: float = FIRST_REQUEST_S,
+    unread_s: float = UNREAD_S,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serves until `stop` is set. Then it takes no new streams, gives those that run `drain_s` to end, and ends them.
@@ -142,6 +148,7 @@ async def serve(
       drain_s: for the streams that run.
       connections_max: open sockets; more are hung up on.
       first_request_s: from a connection to the end of its first request's head.
+      unread_s: how long a client may take nothing of what is sent to it.
       on_listening: called with the port once it can be reached.
 
     Raises:
@@ -156,5 +163,6 @@ async def serve(
         drain=lambda: app[SESSIONS].drain(drain_s),
         tls=tls,
         first_request_s=first_request_s,
+        unread_s=unread_s,
         on_listening=on_listening,
     )

@@ -166,6 +166,7 @@ class PoolCollector:
         yield GaugeMetricFamily("mmduplex_load", "The share of the time that steps take.", s.load)
         yield GaugeMetricFamily("mmduplex_overload_rung", "How much gives way; 0 is nothing.", s.rung)
         yield GaugeMetricFamily("mmduplex_lag_seconds", "How far the slowest stream is behind.", s.lag_s)
+        yield GaugeMetricFamily("mmduplex_turn_seconds", "How long the model's present turn has taken.", s.turn_s)
         yield GaugeMetricFamily("mmduplex_speaking_streams", "Streams that are to be heard.", s.speaking)
         yield GaugeMetricFamily("mmduplex_unheard_streams", "Those of them whose sound gives way now.", s.unheard)
         yield GaugeMetricFamily("mmduplex_tokens_per_second", "Video tokens a second, all streams.", s.tokens_per_s)

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _KEEPALIVE_S = 30.0
 # Nor is one held whose first request does not come in this time; whoever sends it byte by byte is no browser.
 FIRST_REQUEST_S = 10.0
+# What is sent and not taken at all for so long is given up, with its connection. (A stream's words wait less long.)
+UNREAD_S = 60.0
 # Handlers that still run after the drain have this long.
 _SHUTDOWN_S = 3.0
 _BACKLOG = 512
@@ -83,6 +86,7 @@ async def listen(
     drain: Callable[[], Awaitable[None]] = _nothing_to_drain,
     tls: ssl.SSLContext | None = None,
     first_request_s: float = FIRST_REQUEST_S,
+    unread_s: float = UNREAD_S,
     on_listening: Callable[[int], None] = lambda port: None,
 ) -> None:
     """Serves until `stop` is set, then until `drain` is done; meanwhile it listens on.
@@ -95,6 +99,7 @@ async def listen(
       drain: gives what runs time to end.
       tls: for https.
       first_request_s: from a connection to the end of its first request's head.
+      unread_s: how long a client may take nothing of what is sent to it (where the system can tell: Linux).
       on_listening: called with the port once it can be reached.
 
     Raises:
@@ -122,6 +127,9 @@ async def listen(
         listening = await loop.create_server(
             accept, host, port, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=handshake_s
         )
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            for one in listening.sockets:  # (what is accepted there inherits it)
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * unread_s))
         try:
             on_listening(listening.sockets[0].getsockname()[1])
             await stop.wait()

@@ -124,6 +124,8 @@ class StreamPool:
         self._decided_s = now()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        # When the loop's present turn began; None between turns.
+        self._turn_began_s: float | None = None
         self.error: BaseException | None = None
 
     # What its owners call.
@@ -224,6 +226,8 @@ class StreamPool:
 
     def statistics(self) -> PoolStatistics:
         """The pool's numbers now."""
+        began_s = self._turn_began_s
+        turn_s = 0.0 if began_s is None else max(0.0, self._now() - began_s)
         with self._changed:
             speaking = sum(slot.speaking for slot in self._slots.values())
             return PoolStatistics(
@@ -238,6 +242,7 @@ class StreamPool:
                 counts=copy.deepcopy(self._counts),
                 speaking=speaking,
                 unheard=0 if self._policy.ladder[self._load.rung].sound else speaking,
+                turn_s=turn_s,
             )
 
     # The loop.
@@ -248,6 +253,13 @@ class StreamPool:
         Returns:
           Whether there was anything to do.
         """
+        self._turn_began_s = self._now()
+        try:
+            return self._turn()
+        finally:
+            self._turn_began_s = None
+
+    def _turn(self) -> bool:
         participants: list[Participant] = []
         if self._in_flight.rounds <= self._ahead:
             with self._changed:

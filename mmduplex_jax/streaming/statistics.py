@@ -144,6 +144,7 @@ class PoolStatistics(NamedTuple):
       counts: everything since construction; a copy.
       speaking: streams that ask to be heard.
       unheard: those of them whose sound is left out now.
+      turn_s: how long the loop has been at its present turn; one that waits for a device that hangs grows without end.
     """
 
     sessions: int
@@ -157,6 +158,7 @@ class PoolStatistics(NamedTuple):
     counts: PoolCounts
     speaking: int = 0
     unheard: int = 0
+    turn_s: float = 0.0
 
     @property
     def dropped_frames(self) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from tests.serving.served import run
 
 # The board is computed anew for every reader.
 FRESH = ArenaLimits(board_s=1e-9, board_wait_s=60)
+GZIP = {"Content-Encoding": "gzip"}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,24 @@ def test_what_is_no_vote_is_refused(root: Path, tmp_path: Path, body: bytes, sta
         assert (await server.board())["votes"] == 0
 
     arena_test(test, root, tmp_path)
+
+
+def test_a_vote_that_does_not_come_is_not_waited_for(root: Path, tmp_path: Path):
+    async def body(server: Served):
+        ballot = await server.ballot()
+        server.clock.now_s += ballot["shown_s"]
+
+        async def stalled():
+            yield b"{"
+            await asyncio.sleep(60)
+
+        url = f"/v1/ballots/{ballot['ballot']}/vote"
+        async with server.client.post(url, data=stalled()) as answer:
+            assert answer.status == 408
+        async with server.client.post(url, data=gzip.compress(bytes(1 << 20)), headers=GZIP) as answer:
+            assert answer.status == 413
+
+    arena_test(body, root, tmp_path, limits=ArenaLimits(body_s=0.2))
 
 
 def test_hosts_origins_and_headers_are_those_of_the_models_server(root: Path, tmp_path: Path):

@@ -140,7 +140,7 @@ class ScriptedPool:
         self.may_go.set()
         self.running = self.sounds = True
         self.full_reason = "full"
-        self.lag_s, self.dropped = 0.01, 0
+        self.lag_s, self.dropped, self.turn_s = 0.01, 0, 0.0
         self.waiting_max = 100
         self.frame_px = FACTS.frame_px
 
@@ -156,7 +156,7 @@ class ScriptedPool:
         return SimpleNamespace(
             sessions=len(self.seats), slots=self.slots, running=self.running, rung=0, load=0.25, lag_s=0.5,
             tokens_per_s=12.0, dropped_frames=3, recompilations=0, step_s_buckets=[("0.01", 4.0), ("+Inf", 5.0)],
-            step_s_sum=0.125, speaking=sum(seat.speaking for seat in self.seats), unheard=0,
+            step_s_sum=0.125, speaking=sum(seat.speaking for seat in self.seats), unheard=0, turn_s=self.turn_s,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -3,15 +3,15 @@
 _MBS_WIDE, _MBS_HIGH = 120, 75  # 1920×1200
 
 
-def h264_keyframe() -> bytes:
-    """A grey picture of 1920×1200, with its parameter sets."""
+def h264_keyframe(mbs_wide: int = _MBS_WIDE, mbs_high: int = _MBS_HIGH) -> bytes:
+    """A grey picture of 1920×1200, or of so many blocks of 16×16, with its parameter sets."""
     sps = _bits(66, 8) + _bits(0, 8) + _bits(51, 8) + _ue(0) + _ue(0) + _ue(2) + _ue(1) + "0"
-    sps += _ue(_MBS_WIDE - 1) + _ue(_MBS_HIGH - 1) + "1" + "0" + "0" + "0"
+    sps += _ue(mbs_wide - 1) + _ue(mbs_high - 1) + "1" + "0" + "0" + "0"
     pps = _ue(0) * 2 + "0" + "0" + _ue(0) * 3 + "0" + "00" + _ue(0) * 3 + "1" + "0" + "0"
     head = _ue(0) + _ue(7) + _ue(0) + _bits(0, 4) + _ue(0) + "00" + _ue(0) + _ue(1)
     # Intra 16×16 from the mean of its neighbours, and no coefficients.
     macroblock = _ue(3) + _ue(0) + _ue(0) + "1"
-    return _nal(0x67, sps) + _nal(0x68, pps) + _nal(0x65, head + macroblock * (_MBS_WIDE * _MBS_HIGH))
+    return _nal(0x67, sps) + _nal(0x68, pps) + _nal(0x65, head + macroblock * (mbs_wide * mbs_high))
 
 
 def h264_slow_picture(slices: int) -> bytes:

@@ -20,11 +20,13 @@ from tests.serving.scripted_pool import FACTS, ScriptedPool
 from tests.serving.served import run
 
 
-async def listening(stop: asyncio.Event, **arguments) -> tuple[int, "asyncio.Task[None]", ScriptedPool]:
+async def listening(
+    stop: asyncio.Event, access: Access | None = None, **arguments
+) -> tuple[int, "asyncio.Task[None]", ScriptedPool]:
     """A server on any free port, and the task that serves."""
     pool = ScriptedPool()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    app = build_app(pool, FACTS, Access("127.0.0.1", None))
+    app = build_app(pool, FACTS, access or Access("127.0.0.1", None))
     arguments = {"drain_s": 0.0, "connections_max": 8} | arguments
     serving = asyncio.create_task(serve(app, "127.0.0.1", 0, stop=stop, on_listening=port.set_result, **arguments))
     return await port, serving, pool

@@ -65,6 +65,52 @@ def test_a_place_that_is_taken_again_begins_at_nothing():
     assert (outputs[0].step, outputs[0].seq, words_of(outputs)) == (0, 0, ["red", "circle"])
 
 
+def test_what_is_on_its_way_when_a_place_is_taken_again_goes_to_whoever_left():
+    clock = FakeClock()
+    pool = make_pool(slots=1, now=clock)
+    first = join(pool, delay_steps=0)
+    play(pool, clock, [first], range(2))
+    first.offer(2 * TICK_S, frame(5))
+    pool.run_once()  # on its way, not read yet
+    first.leave()
+    while pool.statistics().sessions:
+        pool.run_once()
+    before = len(first.outputs)
+    second = join(pool, delay_steps=0)
+    second.offer(0.0, frame(1))
+    run(pool)
+    assert len(first.outputs) > before, "nothing was on its way any more when the place was taken again"
+    assert words_of(first.outputs) == ["red", "circle"]
+    assert [(o.step, o.tokens.number, words_of([o])) for o in second.outputs] == [(0, 1, []), (1, 0, [])]
+
+
+def test_a_turn_that_waits_for_a_device_that_hangs_is_told(monkeypatch):
+    clock = FakeClock()
+    pool = make_pool(now=clock)
+    seat = join(pool, delay_steps=0)
+    waits, answers = threading.Event(), threading.Event()
+    read = DispatchedStep.read
+
+    def hangs(step):
+        waits.set()
+        answers.wait()
+        return read(step)
+
+    monkeypatch.setattr(DispatchedStep, "read", hangs)
+    seat.offer(0.0, frame())
+    turning = threading.Thread(target=run, args=[pool])
+    turning.start()
+    waits.wait()
+    assert pool.statistics().turn_s == 0.0
+    clock.s += 40.0
+    # Whoever asks does not wait for the device, nor does whoever comes.
+    assert pool.statistics().turn_s == 40.0
+    join(pool, delay_steps=0)
+    answers.set()
+    turning.join()
+    assert (pool.statistics().turn_s, len(seat.outputs)) == (0.0, 2)
+
+
 def test_a_reset_says_what_was_open_and_begins_anew():
     clock = FakeClock()
     pool = make_pool(now=clock)
