@@ -1,4 +1,4 @@
-"""All that is to be measured on an accelerator, in one run that cannot fail for a small reason.
+"""What is to be measured on an accelerator, in one run of parts that fail by themselves.
 
     python -m benchmarks.accelerator --out=runs/h100 --minutes=8
     python -m benchmarks.accelerator --out=runs/h100 --parts=steps,sessions
@@ -6,15 +6,17 @@
 
 On whatever GPU or TPU JAX finds, the parts below run one after another, the most wanted first, each a benchmark of its
 own in a process of its own. A part has no more time than its share says and than is left; one that fails, hangs or
-runs out of memory is a row that says so, and the next begins. What a part has found lies in OUT/PART.json as soon as
-it is there, what it said in OUT/PART.log, and OUT/report.json and OUT/report.md have all of them. The same command
-goes on with the parts that are not there yet; --again does all once more.
+runs out of memory is a row that says so, and the next begins. What a part has found lies in OUT/PART.json when it has
+ended (of one that was stopped by its limit nothing is kept but what it said), what it said in OUT/PART.log, and
+OUT/report.json and OUT/report.md have all of them. The same command goes on with the parts that are not there yet;
+--again does all once more.
 
-Operations are those of matrix products, counted from the trace (mmduplex_jax/planning/traced.py): attention in full,
-masked places too, since they are computed; what a backward pass computes again (`remat`) is not counted. `mfu` is
-their share of the device's peak.
+Where a part gives an `mfu`, it is the share of the device's peak that the products of matrices take, counted from the
+trace (mmduplex_jax/planning/traced.py), without those that `remat` computes again. Those of a fused attention that is
+one kernel of the device are not seen there, so with it `mfu` may be too low.
 
-Parts with PyTorch twins (twin, growth, bflow_75m, clip_s16) need it installed, and say so where it is not.
+Parts with PyTorch twins (twin, growth, bflow_75m, clip_s16) need it installed, and say so where it is not. `growth`
+has the others' models on the CPU: beside ours on an accelerator its ratios mean nothing.
 
 --rehearse runs the same parts in miniature, on a CPU too: its numbers mean nothing.
 
@@ -57,12 +59,12 @@ _SMALL_STEPS = ("benchmarks.streaming", "--checkpoint=world", "--batches=1", "--
 # The most wanted first.
 PARTS = {
     "training": Part(
-        "training steps of `duplex_300m`'s streams: plain and fused attention, remat, chunks; time, MFU, memory",
+        "training steps of `duplex_300m`'s streams: plain and fused attention, remat, chunks; time, planned memory",
         (*_TRAINING, "--measures", "--rows=16"),
         _SMALL_TRAINING,
     ),
     "twin": Part(
-        "the same beside its PyTorch twin (SDPA, torch.compile), in turns",
+        "the same beside its PyTorch twin (SDPA, torch.compile), in turns; time, MFU",
         (*_TRAINING, "--only=duplex", "--rows=16", "--torch_compile"),
         ("benchmarks.training", "--only=clip", "--rows=1", "--steps=1", "--rounds=1", "--torch_compile"),
     ),
@@ -77,16 +79,16 @@ PARTS = {
         ("benchmarks.streaming", "--checkpoint=world", "--batches=", "--sessions=1", "--session_s=2"),
     ),
     "growth": Part(
-        "steps beside an interleaved model and moshi's, after 0, 60 and 300 s of video",
+        "steps beside an interleaved model and moshi's (these on the CPU), after 0, 60 and 300 s of video",
         ("benchmarks.streaming", "--batches=", "--peers", "--watched_s=0,60,300", "--steps=100"),
         ("benchmarks.streaming", "--checkpoint=world", "--batches=", "--peers=interleaved", "--watched_s=0")
         + ("--steps=4", "--rounds=1", "--peer_dtypes=float32"),
         0.2,
     ),
-    "bflow_75m": Part("training steps of `bflow_75m`", (*_TRAINING, "--only=bflow"), _SMALL_TRAINING, 0.15),
-    "clip_s16": Part("training steps of `clip_s16`", (*_TRAINING, "--only=clip"), _SMALL_TRAINING, 0.15),
+    "bflow_75m": Part("`bflow_75m` beside its PyTorch twin", (*_TRAINING, "--only=bflow"), _SMALL_TRAINING, 0.15),
+    "clip_s16": Part("`clip_s16` beside its PyTorch twin", (*_TRAINING, "--only=clip"), _SMALL_TRAINING, 0.15),
     "feed": Part(
-        "seconds of video a second that the loader gives beside others",
+        "how fast the world's clips are made, on the CPU",
         ("benchmarks.data", "--world=40", "--frame_px=64"),
         ("benchmarks.data", "--world=2", "--frame_px=32"),
         0.15,

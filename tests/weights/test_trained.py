@@ -1,9 +1,15 @@
-"""The models that come with the library are found by name, before folders of that name."""
+"""The models that come with the library are found by name, before folders of that name; a checkout's codec fits."""
 
+import flax.linen as nn
 import jax
+import numpy as np
 import pytest
 
+from configs import codec_quickstart
+from mmduplex_jax.codec.codec import Codec
+from mmduplex_jax.codec.config import CodecConfig
 from mmduplex_jax.weights import trained
+from mmduplex_jax.weights.codec import load_codec
 from mmduplex_jax.weights.trained import DEFAULT, MODELS, load_trained
 
 
@@ -46,3 +52,12 @@ def test_models_that_come_along_fit_this_code(repository, name):
     """By a path they are checked against it; by their names they are not, as tracing takes seconds."""
     checked = load_trained(repository / "checkpoints" / name)
     assert jax.tree.structure(checked.params) == jax.tree.structure(load_trained(name).params)
+
+
+def test_the_codec_in_a_checkout_fits_this_code(repository):
+    """docs/speech.md has trainings go on from it: it is the quick start's, array by array."""
+    codec = load_codec(repository / "checkpoints" / "voice_codec")
+    assert codec.config == CodecConfig.from_mapping(codec_quickstart.get_config().codec)
+    samples = np.zeros((1, codec.config.step_samples), np.float32)
+    drawn = nn.unbox(jax.eval_shape(lambda key: Codec(codec.config).init(key, samples)["params"], jax.random.key(0)))
+    assert jax.tree.map(np.shape, codec.params) == jax.tree.map(np.shape, drawn)
