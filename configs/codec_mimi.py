@@ -44,6 +44,7 @@ def get_config() -> config_dict.ConfigDict:
         semantic_codebooks=1,
         codebook_size=2048,
         codebook_width=256,
+        gate=0.0,
         remat=True,
         dtype="float32",
     )

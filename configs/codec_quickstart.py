@@ -66,6 +66,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         semantic_codebooks=1,
         codebook_size=256,
         codebook_width=32,
+        gate=1e-3,  # -60 dB of full scale: below it decoded sound is silent, as the voice's is between words
         remat=False,
         dtype="float32",
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmduplex_jax.codec.config import CodecConfig
+from mmduplex_jax.codec.config import GATES, CodecConfig
 from mmduplex_jax.codec.convolution import CausalConvolution, CausalUpsampling
 from mmduplex_jax.codec.quantizer import Seen, SplitQuantizer
 from mmduplex_jax.codec.seanet import SeanetDecoder, SeanetEncoder, Tails
@@ -68,7 +68,7 @@ class Codec(nn.Module):
 
     def wave(self, latents: Float[Array, "B S D"]) -> Float[Array, "B L"]:
         """The sound of quantised latents."""
-        return self._wave(latents, None, None)[0]
+        return self._gated(self._wave(latents, None, None)[0])
 
     def decode(self, codes: Int32[Array, "B S J"]) -> Float[Array, "B L"]:
         """The sound of codes, of all or of the first few of every step."""
@@ -82,9 +82,9 @@ class Codec(nn.Module):
         valid: Bool[Array, "B"],
         rng: Array,
     ) -> tuple[Float[Array, "B L"], Float[Array, ""], Int32[Array, "B S J"], dict[str, Seen]]:
-        """The sound of a sound's codes, and what a training needs besides; see `SplitQuantizer.learn`."""
+        """The sound of a sound's codes, before the gate, and what a training needs besides; see `SplitQuantizer.learn`."""
         latents, commitment, codes, seen = self.quantizer.learn(self.latents(samples), codebooks, exact, valid, rng)
-        return self.wave(latents), commitment, codes, seen
+        return self._wave(latents, None, None)[0], commitment, codes, seen
 
     # Streams.
 
@@ -107,7 +107,7 @@ class Codec(nn.Module):
         """The sound of the next codes of every stream; see `encode_step`. Silence for rows that are not active."""
         samples, moved = self._wave(self.quantizer.decode(codes), state, active)
         assert moved is not None  # as a state went in
-        return moved, jnp.where(active[:, None], samples, 0)
+        return moved, jnp.where(active[:, None], self._gated(samples), 0)
 
     def _latents(
         self, samples: Array, state: StreamState | None, active: Array | None
@@ -134,6 +134,18 @@ class Codec(nn.Module):
         x, cache = self.decoder_transformer(x, cache, frame, active)
         x, tails = self.decoder(x, tails)
         return x[..., 0].astype(jnp.float32), _moved(state, active, frames, tails, resampling, cache)
+
+    def _gated(self, samples: Float[Array, "B L"]) -> Float[Array, "B L"]:
+        """Sound with silence in the place of what a listener to the words would take for noise (`config.gate`).
+
+        Each part is judged by itself, so that streams need no memory of it; at its ends the wave jumps by less than
+        the gate and the next sample's step.
+        """
+        if not self.config.gate:
+            return samples
+        parts = samples.reshape(len(samples), -1, self.config.hop // GATES)
+        heard = jnp.abs(parts).max(axis=-1, keepdims=True) >= self.config.gate
+        return jnp.where(heard, parts, 0).reshape(samples.shape)
 
 
 def _parts(state: StreamState | None) -> tuple[Tails | None, KVCache | None, Array | None, Array | None]:

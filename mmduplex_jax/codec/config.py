@@ -8,6 +8,8 @@ from typing import Any
 from mmduplex_jax.layers.dense import check_activation
 from mmduplex_jax.layers.transformer import StackConfig
 
+GATES = 4  # parts of a frame that `CodecConfig.gate` looks at, each by itself
+
 
 @dataclasses.dataclass(frozen=True)
 class CodecConfig:
@@ -32,6 +34,8 @@ class CodecConfig:
       codebooks: codes a step, at most.
       semantic_codebooks: the first of them, which have a quantiser of their own.
       codebook_size, codebook_width: entries of a codebook, and their width.
+      gate: decoded sound is silent in each quarter of a frame (10 ms in Mimi) that stays below this, of a full scale
+        of 1; 0 for none, as in Mimi. It is not learned through.
       remat: recompute the activations of blocks in the backward pass.
       dtype: compute dtype, "float32" or "bfloat16".
     """
@@ -61,6 +65,7 @@ class CodecConfig:
     semantic_codebooks: int = 1
     codebook_size: int = 2048
     codebook_width: int = 256
+    gate: float = 0.0
     remat: bool = False
     dtype: str = "float32"
 
@@ -77,6 +82,10 @@ class CodecConfig:
         for name in ("filters", "decoder_filters"):
             if getattr(self, name) % self.compress:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of compress ({self.compress})")
+        if not 0 <= self.gate < 1:
+            raise ValueError(f"gate ({self.gate}) is a share of full scale, from 0 to below 1")
+        if self.gate and self.hop % GATES:
+            raise ValueError(f"a gate looks at quarters of a frame: {self.hop} samples are no multiple of {GATES}")
         if self.frames_per_step < 2:
             raise ValueError(f"frames_per_step must be at least 2, got {self.frames_per_step}: 1 needs none")
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmduplex_jax.codec.codec import Codec, param_shapes, whole_steps
+from mmduplex_jax.codec.codec import Codec, LiveCodec, param_shapes, whole_steps
 from mmduplex_jax.codec.config import CodecConfig
 from tests.codec.tiny_codec import CONFIG, LIVE, decode_step, encode_step, random_params, sound, whole
 from tests.tiny import jit
@@ -187,11 +187,36 @@ def test_sound_is_filled_up_with_silence(params):
         ({"filters": 3}, "multiple of compress"),
         ({"frames_per_step": 1}, "at least 2"),
         ({"activation": "tanh"}, "the codec's activation"),
+        ({"gate": 1.0}, r"gate \(1.0\)"),
+        ({"ratios": (3, 2), "gate": 0.1}, "quarters of a frame"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         CodecConfig(**fields)
+
+
+def test_a_gate_silences_what_stays_below_it_and_nothing_is_learned_through_it(codes):
+    """Parts of a quarter of a frame, each by itself: here a frame has 8 samples, and a part two."""
+    shape = dataclasses.replace(CONFIG, ratios=(4, 2))
+    gated = dataclasses.replace(shape, gate=0.99)
+    params = random_params(shape)
+    run_it = lambda config, method, *given: jax.jit(
+        lambda params: Codec(config).apply({"params": params}, *given, method=method)
+    )(params)
+    plain, found = (np.asarray(run_it(config, "decode", codes)) for config in (shape, gated))
+    loud = np.abs(plain).reshape(3, -1, 2).max(axis=-1, keepdims=True) >= gated.gate
+    assert 0.1 < loud.mean() < 0.9
+    np.testing.assert_array_equal(found, np.where(loud, plain.reshape(3, -1, 2), 0).reshape(plain.shape))
+    live = LiveCodec(gated)
+    _, streamed = run(jit(live.decode_step), params, live.decoder_state(3), codes, 1)
+    np.testing.assert_array_equal(np.stack(streamed) == 0, found == 0)
+    np.testing.assert_allclose(np.stack(streamed), found, atol=TOLERANCE)
+    heard = np.zeros((1, 2 * shape.step_samples), np.float32)
+    rows = (np.full(1, shape.codebooks), np.zeros(1, bool), np.ones(1, bool), jax.random.key(0))
+    learned = [np.asarray(run_it(config, "learn", heard, *rows)[0]) for config in (shape, gated)]
+    np.testing.assert_array_equal(*learned)
+    assert (learned[0] != 0).all()
 
 
 def test_a_decoder_may_be_wider_than_its_encoder():
