@@ -82,7 +82,7 @@ class Codec(nn.Module):
         valid: Bool[Array, "B"],
         rng: Array,
     ) -> tuple[Float[Array, "B L"], Float[Array, ""], Int32[Array, "B S J"], dict[str, Seen]]:
-        """The sound of a sound's codes, before the gate, and what a training needs besides; see `SplitQuantizer.learn`."""
+        """The sound of codes before the gate, and what a training needs besides; see `SplitQuantizer.learn`."""
         latents, commitment, codes, seen = self.quantizer.learn(self.latents(samples), codebooks, exact, valid, rng)
         return self._wave(latents, None, None)[0], commitment, codes, seen
 

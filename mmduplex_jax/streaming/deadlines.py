@@ -53,8 +53,8 @@ class DeadlinePolicy:
       deadline_s: from a frame's arrival to its words; later ones are counted as missed.
       lag_max_s: a frame that has waited so long is dropped when a newer one waits. It bounds, too, how many may wait,
         and how long a stream that stalled may run faster than real time to catch up.
-      gather_s: how long a round waits for frames of other streams after the first one's: longer is cheaper a stream,
-        shorter is sooner.
+      gather_s: how long a round waits for frames of other streams that are due, after the first one's: longer is
+        cheaper a stream, shorter is sooner.
     """
 
     ladder: tuple[Level, ...] = LADDER

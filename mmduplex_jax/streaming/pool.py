@@ -303,12 +303,14 @@ class StreamPool:
                 self._changed.wait(min(due_s, _IDLE_S))
 
     def _round_s(self) -> float:
-        """When the next round may begin: with everybody's frames, or some time after the first."""
-        ready_s = [slot.ready_s() for slot in self._slots.values() if slot.waiting or not slot.paused]
+        """When the next round may begin: with the frames of all that are expected, or some time after the first."""
+        ready_s = [slot.ready_s() for slot in self._slots.values() if slot.waiting]
         if not ready_s:
             return math.inf
-        gather_s = 0.0 if self._stopping else self._policy.gather_s
-        return min(max(ready_s), min(ready_s) + gather_s)
+        first_s, gather_s = min(ready_s), 0.0 if self._stopping else self._policy.gather_s
+        if any(slot.expected(first_s, gather_s) for slot in self._slots.values()):
+            return first_s + gather_s
+        return max(each_s for each_s in ready_s if each_s <= first_s + gather_s)
 
     def _settle(self) -> list[tuple[Slot, Segment, bool]]:
         """The streams that end now: the slot is left, or another one begins in it."""

@@ -139,7 +139,7 @@ class Slot:
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
-        self.last_t_s = self._due_s = -math.inf
+        self.last_t_s = self._due_s = self._arrived_s = -math.inf
         self.segment = Segment(tokenizer)
         self.error: Exception | None = None
         self.ended = False
@@ -147,7 +147,7 @@ class Slot:
 
     def add(self, frame: WaitingFrame) -> None:
         """Lets a frame wait; where too many do, the oldest is dropped."""
-        self.last_t_s = frame.t_s
+        self.last_t_s, self._arrived_s = frame.t_s, frame.arrived_s
         self.waiting.append(frame)
         if len(self.waiting) > self.waiting_max:
             self._drop_oldest()
@@ -158,6 +158,19 @@ class Slot:
             return math.inf
         arrived_s = self.waiting[0].arrived_s
         return arrived_s if self.leaving else max(self._due_s, arrived_s)
+
+    def expected(self, ready_s: float, gather_s: float) -> bool:
+        """Whether a round that might begin at `ready_s` should wait `gather_s` for a frame of this stream.
+
+        Waiting costs the others, so it must be worth while: of a live stream the next frame is due by then, give or
+        take `gather_s`; of another one it may come at any time, unless none has come for a tick.
+        """
+        if self.waiting or self.paused or self.leaving:
+            return False
+        silent_s = ready_s - self._arrived_s
+        if not self.live:
+            return silent_s <= self._clock.tick_s
+        return abs(silent_s - self._clock.tick_s) <= gather_s
 
     @property
     def wants_end(self) -> bool:

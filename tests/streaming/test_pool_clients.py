@@ -66,6 +66,36 @@ def test_a_greedy_client_gets_its_rate_and_others_theirs():
     assert {output.lag_s for output in taken(fair)} == {0.0}
 
 
+def test_a_round_waits_for_frames_that_are_due_and_for_no_others():
+    clock = FakeClock()
+    pool = make_pool(3, now=clock, gather_s=0.02)
+    first, second, silent = seats = [join(pool, delay_steps=0) for _ in range(3)]
+    lags = []
+
+    def tick(k: int, *offers) -> None:
+        """Each of `offers` after so many seconds, then a wait until the next tick; `lags` is what the rounds took."""
+        due_s = clock.s + TICK_S
+        for wait_s, seat in offers:
+            clock.s += wait_s
+            if seat is not None:
+                seat.offer(k * TICK_S, frame())
+            run(pool)
+        clock.s = due_s
+        lags.append([round(output.lag_s, 3) for seat in seats for output in taken(seat)[::2]])
+
+    tick(0, (0, first), (0, second), (0, silent), (0.02, None))  # nobody is expected yet, as nobody has sent
+    tick(1, (0, first), (0.01, second), (0.005, None), (0.005, None))  # the third is due, too, and does not come
+    tick(2, (0, first), (0.01, second))  # overdue by a tick: only the second is waited for
+    tick(3, (0, first), (0.02, None))
+    tick(4, (0, first))
+    assert lags == [[0.0, 0.0, 0.0], [0.02, 0.01], [0.01, 0.0], [0.02], [0.0]]
+    # Half a tick apart nobody waits for the other.
+    clock.s -= 0.08
+    tick(5, (0, second), (0.08, first))
+    tick(6, (0, second), (0.08, first))
+    assert lags[-1] == [0.0, 0.0]
+
+
 def test_a_client_that_stalled_catches_up_at_once():
     clock = FakeClock()
     pool = make_pool(now=clock)
