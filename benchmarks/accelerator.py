@@ -1,220 +1,338 @@
-"""What is to be measured on an accelerator, in one run of parts that fail by themselves.
+r"""One prepared run on whatever single GPU or TPU is there: training, live steps, turns and data feed, in minutes.
 
-    python -m benchmarks.accelerator --out=runs/h100 --minutes=8
-    python -m benchmarks.accelerator --out=runs/h100 --parts=steps,sessions
-    python -m benchmarks.accelerator --out=runs/rehearsal --rehearse
+    python -m benchmarks.accelerator --out=runs/accelerator                  # 8 minutes
+    python -m benchmarks.accelerator --out=runs/accelerator --minutes=30     # goes on with what was left out
+    python -m benchmarks.accelerator --out=runs/accelerator --parts=live,turns
+    python -m benchmarks.accelerator --out=/tmp/rehearsal --rehearse         # in miniature, on a CPU
 
-On whatever GPU or TPU JAX finds, the parts below run one after another, the most wanted first, each a benchmark of its
-own in a process of its own. A part has no more time than its share says and than is left; one that fails, hangs or
-runs out of memory is a row that says so, and the next begins. What a part has found lies in OUT/PART.json when it has
-ended (of one that was stopped by its limit nothing is kept but what it said), what it said in OUT/PART.log, and
-OUT/report.json and OUT/report.md have all of them. The same command goes on with the parts that are not there yet;
---again does all once more.
+In this order, the most wanted first:
 
-Where a part gives an `mfu`, it is the share of the device's peak that the products of matrices take, counted from the
-trace (mmduplex_jax/planning/traced.py), without those that `remat` computes again. Those of a fused attention that is
-one kernel of the device are not seen there, so with it `mfu` may be too low.
+  train   a step of `duplex_300m`: MFU, samples a second, memory; einsum and fused attention; batches until one does
+          not fit
+  twin    its streams in turns with PyTorch (SDPA, compiled); left out where PyTorch is not installed
+  live    text's step and the whole live step, p50 and p99, of 1 to 256 streams; the most streams whose p99 is within
+          the clock's step (decoding not included: `benchmarks.streaming --sessions`)
+  turns   CASA's protocol, a frame and 16 tokens a turn: the last tenth of 512 turns over the first, of two fusions
+  small   steps of `bflow_75m` and `clip_s16`
+  feed    samples a second that the loader gives, over what the step takes
 
-Parts with PyTorch twins (twin, growth, bflow_75m, clip_s16) need it installed, and say so where it is not. `growth`
-has the others' models on the CPU: beside ours on an accelerator its ratios mean nothing.
-
---rehearse runs the same parts in miniature, on a CPU too: its numbers mean nothing.
-
-Exit codes: 0 every part that was asked for is there; 1 one is not, for the reason in its row; 2 no accelerator, or
-flags that do not fit; 130 Ctrl-C.
+Every part is a process of its own with its share of the minutes that are left; one that hangs or crashes costs nothing
+but itself. DIR/PART.json has its rows as soon as they are measured, an error or what did not fit as a row too;
+DIR/tables.md has the tables of all. Run it again with the same DIR, and what is missing is measured. The exit code is 1
+where something failed, 2 where there is no accelerator.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.accelerator_parts import COUNTED, DONE, FAILED, PARTIAL, SKIPPED, write_report
+from mmduplex_jax.compile_cache import keep_compiled
 from mmduplex_jax.evals.report import markdown_table
-from mmduplex_jax.stages.config_file import add_json_flag, at_least, command_parser, listed, run_main, show
+from mmduplex_jax.stages.config_file import (  # fmt: skip
+    add_json_flag,
+    command_parser,
+    listed,
+    positive,
+    run_main,
+    show,
+    shown_on,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMED_OUT, CRASHED, NO_TIME = "timed out", "crashed", "no time was left"
+FAILURES = (FAILED, TIMED_OUT, CRASHED)
+# To see what the machine is; before the minutes are shared out.
+_DEVICE_S = 90.0
+# Between the time until which a part begins rows and the one at which it is stopped: a share, and at most so much.
+_GRACE, _GRACE_S = 0.1, 20.0
+# Between asking a process to end and ending it.
+_KILL_S = 5.0
+# Of a log, what is shown of a process that crashed.
+_TAIL = 1500
 
 
 class Part(NamedTuple):
-    """A benchmark with its flags.
+    """What is known of a part from outside.
 
     Attributes:
-      what: it finds.
-      command: module and flags.
-      rehearsed: the same in miniature.
-      share: of the whole time that it may take at most.
+      share: of the time, beside the shares of the parts that are still to come.
+      title: of its table.
+      columns: heads of the table, and the fields of a row, with the form of its numbers.
+      environment: of its process, where the user has set nothing else.
     """
 
-    what: str
-    command: tuple[str, ...]
-    rehearsed: tuple[str, ...]
-    share: float = 0.25
+    share: float
+    title: str
+    columns: Mapping[str, tuple[str, str]]
+    environment: Mapping[str, str] = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
 
 
-_TRAINING = ("benchmarks.training", "--dtype=bfloat16", "--steps=5", "--rounds=3")
-_SMALL_TRAINING = ("benchmarks.training", "--estimates", "--steps=1")
-_SMALL_STEPS = ("benchmarks.streaming", "--checkpoint=world", "--batches=1", "--steps=4", "--rounds=1")
-# The most wanted first.
-PARTS = {
-    "training": Part(
-        "training steps of `duplex_300m`'s streams: plain and fused attention, remat, chunks; time, planned memory",
-        (*_TRAINING, "--measures", "--rows=16"),
-        _SMALL_TRAINING,
-    ),
+_TRAINED = {
+    "config": ("config", ""),
+    "attention": ("attention", ""),
+    "samples a step": ("batch", "d"),
+    "a step, ms": ("step_ms", ".1f"),
+    "samples/s": ("samples_per_s", ".1f"),
+    "GFLOP a sample": ("gflop_a_sample", ".0f"),
+    "MFU": ("mfu", ".1%"),
+    "planned, GiB": ("planned_gib", ".1f"),
+    "peak so far, GiB": ("peak_gib", ".1f"),
+}
+PARTS: dict[str, Part] = {
+    "train": Part(5, "A training step of the duplex", _TRAINED),
     "twin": Part(
-        "the same beside its PyTorch twin (SDPA, torch.compile), in turns; time, MFU",
-        (*_TRAINING, "--only=duplex", "--rows=16", "--torch_compile"),
-        ("benchmarks.training", "--only=clip", "--rows=1", "--steps=1", "--rounds=1", "--torch_compile"),
+        3,
+        "The duplex's streams after the tokenizer, in turns with PyTorch",
+        {
+            "our attention": ("attention", ""),
+            "clips a step": ("batch", "d"),
+            "dtype": ("dtype", ""),
+            "arm": ("arm", ""),
+            "a step, s": ("step_s", ".3f"),
+            "MFU": ("mfu", ".1%"),
+            "times ours": ("times_ours", ".2f"),
+        },
+        # Two libraries share the memory.
+        {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     ),
-    "steps": Part(
-        "text step and whole live step of `duplex_300m` at 1 to 256 streams, p50 and p99",
-        ("benchmarks.streaming", "--batches=1,8,64,256", "--steps=200", "--limit_s=5"),
-        _SMALL_STEPS,
+    "live": Part(
+        5,
+        "Live steps",
+        {
+            "what": ("part", ""),
+            "streams": ("batch", "d"),
+            "dtype": ("dtype", ""),
+            "p50, ms": ("p50_ms", ".2f"),
+            "p99, ms": ("p99_ms", ".2f"),
+            "a stream, ms": ("per_stream_ms", ".3f"),
+            "most streams in time": ("streams", "d"),
+        },
     ),
-    "sessions": Part(
-        "the most streams in real time, decoding included",
-        ("benchmarks.streaming", "--checkpoint=world", "--batches=", "--sessions=1024", "--session_s=10"),
-        ("benchmarks.streaming", "--checkpoint=world", "--batches=", "--sessions=1", "--session_s=2"),
+    "turns": Part(
+        4,
+        "A frame and 16 tokens a turn (CASA's protocol): the first and the last tenth of the turns",
+        {
+            "fusion": ("fusion", ""),
+            "turns": ("turns", "d"),
+            "first token, first, ms": ("ttft_first_ms", ".2f"),
+            "last, ms": ("ttft_last_ms", ".2f"),
+            "last over first": ("ttft_ratio", ".3f"),
+            "tokens/s, first": ("tokens_per_s_first", ".1f"),
+            "last": ("tokens_per_s_last", ".1f"),
+            "last over first, tokens/s": ("tokens_per_s_ratio", ".3f"),
+            "a stream's state, MiB": ("state_mib", ".0f"),
+        },
     ),
-    "growth": Part(
-        "steps beside an interleaved model and moshi's (these on the CPU), after 0, 60 and 300 s of video",
-        ("benchmarks.streaming", "--batches=", "--peers", "--watched_s=0,60,300", "--steps=100"),
-        ("benchmarks.streaming", "--checkpoint=world", "--batches=", "--peers=interleaved", "--watched_s=0")
-        + ("--steps=4", "--rounds=1", "--peer_dtypes=float32"),
-        0.2,
-    ),
-    "bflow_75m": Part("`bflow_75m` beside its PyTorch twin", (*_TRAINING, "--only=bflow"), _SMALL_TRAINING, 0.15),
-    "clip_s16": Part("`clip_s16` beside its PyTorch twin", (*_TRAINING, "--only=clip"), _SMALL_TRAINING, 0.15),
+    "small": Part(3, "Training steps of the tokenizer's config and of the CLIP", _TRAINED),
     "feed": Part(
-        "how fast the world's clips are made, on the CPU",
-        ("benchmarks.data", "--world=40", "--frame_px=64"),
-        ("benchmarks.data", "--world=2", "--frame_px=32"),
-        0.15,
+        1,
+        "The loader over clips of the built-in world",
+        {
+            "loader on": ("loader", ""),
+            "workers": ("workers", "d"),
+            "samples/s": ("samples_per_s", ".1f"),
+            "a step of `train` takes, samples/s": ("taken_per_s", ".1f"),
+            "times that": ("times_taken", ".2f"),
+        },
     ),
 }
 
 
-def found_machine() -> dict[str, Any]:
-    """What `benchmarks.turns.machine` says, in a process of its own: one that has JAX open keeps the device's memory.
+def part_command(options: Mapping[str, Any]) -> list[str]:
+    """The process of a part."""
+    return [sys.executable, "-m", "benchmarks.accelerator_parts", json.dumps(options)]
+
+
+class Run(NamedTuple):
+    """One run over parts.
+
+    Attributes:
+      out: where everything is written.
+      rehearse: in miniature, on a CPU.
+      command: the process of a part, from its options.
+    """
+
+    out: Path
+    rehearse: bool
+    command: Callable[[Mapping[str, Any]], list[str]] = part_command
+
+    def report(self, part: str) -> dict[str, Any]:
+        """What a part has written; empty where it has nothing."""
+        file = self.out / f"{part}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def part(self, name: str, limit_s: float, environment: Mapping[str, str]) -> dict[str, Any]:
+        """Runs a part for `limit_s` at most, and gives its report, which says how it ended."""
+        until_s = time.time() + limit_s - min(_GRACE * limit_s, _GRACE_S)
+        options = {"part": name, "out": str(self.out), "until_s": until_s, "rehearse": self.rehearse}
+        settings = {**environment, **os.environ} | ({"JAX_PLATFORMS": "cpu"} if self.rehearse else {})
+        log = self.out / f"{name}.log"
+        with log.open("w", encoding="utf-8") as lines:
+            ended = _run(self.command(options), settings, lines, limit_s)
+        found = self.report(name)
+        if ended is None or ended != 0 or found.get("status") not in (DONE, PARTIAL, FAILED, SKIPPED):
+            tail = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+            if ended is None:
+                status, error = TIMED_OUT, f"stopped after {limit_s:.0f} s"
+            else:
+                status, error = CRASHED, f"its process ended with {ended}"
+            found = {"part": name, "rows": [], **found, "status": status, "error": error, "log": tail}
+            write_report(self.out / f"{name}.json", found)
+        return found
+
+    def parts(self, names: Sequence[str], seconds: float) -> dict[str, dict[str, Any]]:
+        """Runs parts one after another, each within its share of what is left of `seconds`; those that are done stay.
+
+        Returns:
+          Their reports, in that order.
+        """
+        until_s = time.monotonic() + seconds
+        found = {name: self.report(name) for name in names}
+        waiting = [name for name in names if found[name].get("status") != DONE]
+        while waiting:
+            name = waiting[0]
+            left_s = until_s - time.monotonic()
+            limit_s = left_s * PARTS[name].share / sum(PARTS[other].share for other in waiting)
+            waiting = waiting[1:]
+            if left_s <= 0:
+                found[name] = {"part": name, "rows": [], **found[name], "status": PARTIAL, "reason": NO_TIME}
+                write_report(self.out / f"{name}.json", found[name])
+            else:
+                print(f"{name}: {limit_s:.0f} s at most", file=sys.stderr, flush=True)
+                found[name] = self.part(name, limit_s, PARTS[name].environment)
+            print(f"{name}: {found[name]['status']}, {len(found[name]['rows'])} rows", file=sys.stderr, flush=True)
+        return found
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], log: Any, limit_s: float) -> int | None:
+    """A process's exit code; None where it was stopped, with all that it has started, after `limit_s`."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_S)
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the group is gone where nothing of it runs
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def tables(device: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+    """All parts in Markdown, for the docs: figures beside the command, the machine and the date."""
+    peak = device["peak_tflops"]
+    lines = [
+        f"`{about['command']}`, {about['date']}: {device['device']} ({device['platform']}), {device['cores']} cores of "
+        f"{device['cpu']}, jax {device['jax']}, Python {device['python']}; peak "
+        + (f"{peak:.4g} TFLOP/s ({device['peak_source']})" if peak is not None else "not known, so no MFU"),
+        COUNTED,
+    ]
+    if device["rehearsal"]:
+        lines.insert(0, "**A rehearsal in miniature on a CPU: no figure here means anything.**")
+    for name, report in found.items():
+        title = f"**{PARTS[name].title}** (`{name}`: {report['status']})"
+        reason = report.get("reason") or report.get("error")
+        rows = [row for part in report["rows"] for row in _flat(part)]
+        lines.append(title + (f": {reason}" if reason else ""))
+        if rows:
+            columns = PARTS[name].columns
+            lines.append(markdown_table([*columns, ""], [_cells(row, columns) for row in rows]))
+    return "\n\n".join(lines)
+
+
+def _flat(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each arm, where it has arms."""
+    return [{**row, **arm} for arm in row["arms"]] if "arms" in row else [dict(row)]
+
+
+def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A row of the table; what is remarkable stands in the last cell."""
+
+    def cell(field: str, form: str) -> str:
+        value = row.get(field)
+        if isinstance(value, list):  # of the rounds
+            value = sorted(value)[len(value) // 2]
+        return "" if value is None else f"{value:{form}}"
+
+    notes = {"out_of_memory": "does not fit", "error": f"failed: {row.get('error')}", "left_out": row.get("left_out")}
+    remarks = "; ".join(str(text) for name, text in notes.items() if name in row)
+    return [*(cell(*column) for column in columns.values()), remarks.replace("\n", " ").replace("|", "/")]
+
+
+def machine_of(run: Run) -> dict[str, Any]:
+    """What the run is on.
 
     Raises:
-      ValueError: JAX does not start here.
+      LookupError: there is no accelerator, and it is no rehearsal; or what it is could not be found out.
+      ValueError: the folder has results of another machine.
     """
-    asked = "import json; from benchmarks.turns import machine; print(json.dumps(machine()))"
-    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise ValueError(f"JAX does not start here: {told.stderr.strip().splitlines()[-1]}")
-    return json.loads(told.stdout)
-
-
-def run_part(name: str, command: Sequence[str], out: Path, limit_s: float) -> dict[str, Any]:
-    """The row of a part that was run: its `state` is "done", or why it is not, with the end of what it said."""
-    file, log = out / f"{name}.json", out / f"{name}.log"
-    new = out / f"{name}.json.new"
-    whole = [sys.executable, "-m", *command, f"--json={new}"]
-    began_s = time.monotonic()
-    with log.open("w", encoding="utf-8") as said:
-        process = subprocess.Popen(whole, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            code: int | None = process.wait(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(process)
-    row = {"part": name, "command": " ".join(["python", *whole[1:-1]]), "wall_s": time.monotonic() - began_s}
-    if code == 0 and new.exists():
-        new.replace(file)
-        return row | {"state": "done"}
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    why = f"not within {limit_s:.0f} s" if code is None else f"exit code {code}" if code else "it wrote no numbers"
-    return row | {"state": why, "said": lines[-5:]}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a part with all that it has started."""
-    subprocess.run(["kill", "-9", "--", f"-{process.pid}"], stderr=subprocess.DEVNULL, check=False)
-    process.wait()
-
-
-def measure(
-    parts: Mapping[str, Sequence[str]], shares: Mapping[str, float], out: Path, minutes: float
-) -> list[dict[str, Any]]:
-    """The rows of parts, by name with their commands; what is done already stays, the others have the time left."""
-    ends_s = time.monotonic() + 60 * minutes
-    rows = []
-    for name, command in parts.items():
-        if (out / f"{name}.json").exists():
-            rows.append({"part": name, "state": "done before"})
-            continue
-        limit_s = min(60 * minutes * shares[name], ends_s - time.monotonic())
-        if limit_s < 1:
-            rows.append({"part": name, "state": "no time was left"})
-            continue
-        print(f"{name}: up to {limit_s:.0f} s", file=sys.stderr, flush=True)
-        rows.append(run_part(name, command, out, limit_s))
-        print(f"{name}: {rows[-1]['state']}", file=sys.stderr, flush=True)
-    return rows
-
-
-def report_text(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path) -> str:
-    """A page of what was found: what became of each part, then what the benchmarks themselves say."""
-    cells = [
-        [
-            row["part"],
-            PARTS[row["part"]].what,
-            row["state"],
-            f"{row['wall_s']:.0f}" if "wall_s" in row else "",
-            f"`{row['command']}`" if "command" in row else "",
-        ]
-        for row in rows
-    ]
-    machine_line = ", ".join(f"{key} {value}" for key, value in facts.items())
-    table = markdown_table(["part", "what", "state", "s", "command"], cells)
-    text = [f"# On an accelerator\n\n{machine_line}\n", table]
-    for row in rows:
-        log = out / f"{row['part']}.log"
-        if row["state"].startswith("done") and log.exists():
-            said = log.read_text(encoding="utf-8", errors="replace").strip()
-            text.append(f"\n## {row['part']}\n\n```\n{said}\n```")
-    return "\n".join(text) + "\n"
+    file = run.out / "device.json"
+    kept = run.report("device")
+    file.unlink(missing_ok=True)  # or its row would be kept, and not found out again
+    report = run.part("device", _DEVICE_S, {})
+    if kept:
+        write_report(file, kept)
+    if report["status"] != DONE:
+        raise LookupError(f"JAX did not say what devices there are ({report['error']}): see {run.out / 'device.log'}")
+    [now] = report["rows"]
+    if now["platform"] == "cpu" and not run.rehearse:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        because = f"JAX_PLATFORMS={platforms} leaves it no other" if platforms else "no other was found"
+        raise LookupError(
+            f"there is no accelerator: JAX computes on the CPU ({because}). Install jax[cuda12] or jax[tpu] on a "
+            "machine with a GPU or TPU, or pass --rehearse to try the run in miniature"
+        )
+    same = ("device", "platform", "jax", "rehearsal")
+    if (before := kept.get("rows")) and any(before[0][name] != now[name] for name in same):
+        facts = ", ".join(f"{name} {before[0][name]}" for name in same)
+        raise ValueError(f"{run.out} has results of another machine ({facts}): name another --out")
+    return now
 
 
 def work(args: argparse.Namespace) -> int:
-    """The exit code."""
-    facts = found_machine()
-    if facts["device"] == "cpu" and not args.rehearse:
-        raise ValueError("JAX finds no accelerator here: install its CUDA or TPU form, or give --rehearse")
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    chosen = {name: PARTS[name] for name in PARTS if name in args.parts}
-    if args.again:
-        for name in chosen:
-            (out / f"{name}.json").unlink(missing_ok=True)
-    commands = {name: part.rehearsed if args.rehearse else part.command for name, part in chosen.items()}
-    shares = {name: part.share for name, part in chosen.items()}
-    rows = measure(commands, shares, out, args.minutes)
-    report = {"machine": facts, "rehearsed": args.rehearse, "rows": rows}
-    (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    text = report_text(facts, rows, out)
-    (out / "report.md").write_text(text, encoding="utf-8")
-    show(args, report, text)
-    return 0 if all(row["state"].startswith("done") for row in rows) else 1
+    """Runs the parts, and writes and prints their tables."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    keep_compiled(for_children=True)
+    run = Run(args.out.absolute(), args.rehearse)
+    with contextlib.redirect_stdout(shown_on(args.json)):
+        device = machine_of(run)
+        names = [name for name in PARTS if name in args.parts and name not in args.skip]
+        found = run.parts(names, args.minutes * 60)
+    flags = f" --out={args.out} --minutes={args.minutes:g}" + " --rehearse" * args.rehearse
+    about = {"command": f"python -m benchmarks.accelerator{flags}", "date": f"{datetime.now():%Y-%m-%d}"}
+    args.markdown = args.out / "tables.md"
+    # Parts of earlier calls are in the tables too.
+    found = {name: report for name in PARTS if (report := found.get(name) or run.report(name))}
+    show(args, {**about, "device": device, "flops": COUNTED, "parts": found}, tables(device, found, about))
+    return int(any(found[name]["status"] in FAILURES for name in names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.accelerator", __doc__)
     add = flags.add_argument
-    add("--out", metavar="DIR", required=True, help="what was found, a file a part")
-    add("--minutes", type=at_least(1), default=8, help="of all parts (default: %(default)s)")
-    names = ",".join(PARTS)
-    add("--parts", type=listed(among=PARTS), default=names, help="some of %(default)s (default: all)")
-    add("--again", action="store_true", help="also those that are done")
-    add("--rehearse", action="store_true", help="in miniature, on a CPU too")
+    add("--out", type=Path, required=True, metavar="DIR", help="where results are written, and gone on with")
+    add("--minutes", type=positive, default=8.0, help="for all parts together (default: %(default)g)")
+    everything = ",".join(PARTS)
+    add("--parts", type=listed(among=PARTS), default=everything, help="some of %(default)s (default: all)")
+    add("--skip", type=listed(among=PARTS, none=True), default="", help="parts to leave out")
+    add("--rehearse", action="store_true", help="in miniature on a CPU: whether everything runs, not how fast")
     add_json_flag(flags)
-    return run_main(flags, argv, work, {ValueError: 2})
+    return run_main(flags, argv, work, {LookupError: 2, ValueError: 2, OSError: 2})
 
 
 if __name__ == "__main__":

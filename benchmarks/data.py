@@ -56,7 +56,7 @@ from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 
 CLOCK = Clock()
 # More than any of the loaders holds ready for each worker.
-_BATCHES_AHEAD = 4
+BATCHES_AHEAD = 4
 SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 
 
@@ -409,7 +409,7 @@ def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int,
         ),
     }
     there = {name: make for name, (module, make) in loaders.items() if not missing(module)}
-    rates = in_turns([lambda make=make: _samples_per_s(make(), workers) for make in there.values()], rounds)
+    rates = in_turns([lambda make=make: samples_per_s(make(), workers) for make in there.values()], rounds)
     frames = dataset[0].frames
     return [
         _spread("samples_per_s", found)
@@ -451,9 +451,9 @@ class CopiedRecords:
             yield Item(unit, record.key, record)
 
 
-def _samples_per_s(batches: Iterator, workers: int) -> float:
+def samples_per_s(batches: Iterator, workers: int) -> float:
     """Measured when workers have started and what they made ahead is used up: their steady rate."""
-    for _ in range(_BATCHES_AHEAD * workers):
+    for _ in range(BATCHES_AHEAD * workers):
         next(batches)
     samples, began_s = 0, time.perf_counter()
     for batch in batches:

@@ -35,6 +35,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -279,9 +280,12 @@ def _plain(config: Any, dtype: str) -> Any:
     return config
 
 
-def streams(path: str, dtype: str, rows: int) -> tuple[StreamsTask, Any]:
-    """The streams of a duplex, and its config."""
+def streams(
+    path: str, dtype: str, rows: int, changes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[StreamsTask, Any]:
+    """The streams of a duplex, and its config, `changes` (by names with dots) made."""
     config = _plain(load_config(path), dtype)
+    config.update_from_flattened_dict(changes)
     config.loss.future_word_weight = 0.0
     task: Any = build_task(config, load_tokenizer(config))
     return StreamsTask(task.config, rows, task.ticks), config
@@ -509,31 +513,50 @@ class Run(NamedTuple):
 
     Attributes:
       arm: does a step, and keeps what rounds of them took.
-      traced_bytes, planned_bytes: of the step's temporaries, by the trace and by the compiler.
+      flops: the model's, by the trace.
+      traced_bytes, planned_bytes: of the step's temporaries, by the trace (0: not asked for) and by the compiler.
+      held_bytes: of all that the step needs by the compiler: state and batch too.
     """
 
     arm: Arm
     flops: float
     traced_bytes: int
     planned_bytes: int
+    held_bytes: int = 0
 
 
-def make_run(file: str, name: str, changes: dict[str, Any]) -> Run:
-    """Compiles the step of a config on one device and fills a batch with noise."""
+def program_with(file: str, changes: Mapping[str, Any]) -> tuple[Any, Any, Program]:
+    """The task, the config and the trainer's program on one device of a file with some of its fields changed."""
     config = load_config(file)
     config.update_from_flattened_dict(changes)
     task = build_task(config, load_tokenizer(config))
-    program = make_program(task, config, make_mesh(devices=jax.devices()[:1]))
+    return task, config, make_program(task, config, make_mesh(devices=jax.devices()[:1]))
+
+
+def make_run(file: str, name: str, changes: Mapping[str, Any], *, estimate: bool = True) -> Run:
+    """Compiles the step of a config on one device and fills a batch with noise, the same in every row.
+
+    Args:
+      estimate: whether to trace for `traced_bytes`, too.
+    """
+    task, config, program = program_with(file, changes)
     traced = program.trace()
     compiled = traced.lower().compile()
     rng = np.random.default_rng(0)
-    filled = lambda leaf: rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape).astype(leaf.dtype)
+
+    def filled(leaf: Any) -> Any:
+        row = rng.integers(0, 2 if leaf.dtype == bool else 40, leaf.shape[1:]).astype(leaf.dtype)
+        return jnp.broadcast_to(jnp.asarray(row), leaf.shape)
+
     batch = {key: filled(leaf) for key, leaf in program.example.items()}
+    planned = compiled.memory_analysis()
+    sizes = (planned.argument_size_in_bytes, planned.output_size_in_bytes, -planned.alias_size_in_bytes)
     return Run(
         stepping(name, compiled, [program.init_state()], batch),
         flops=count_flops(traced.jaxpr).model,
-        traced_bytes=cost.memory(task, config, 1).activations,
-        planned_bytes=compiled.memory_analysis().temp_size_in_bytes,
+        traced_bytes=cost.memory(task, config, 1).activations if estimate else 0,
+        planned_bytes=planned.temp_size_in_bytes,
+        held_bytes=planned.temp_size_in_bytes + sum(sizes),
     )
 
 

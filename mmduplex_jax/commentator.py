@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -483,14 +484,24 @@ def _voice(live: LiveModel, codec: str | os.PathLike[str] | None) -> Voice | Non
     return codec_on_this_machine(voice_of(live.config, weights.config, weights.params, os.fspath(codec)))
 
 
-def random_commentator(path: str | Path, seed: int, codec: str | os.PathLike[str] | None = None) -> Commentator:
+def random_commentator(
+    path: str | Path,
+    seed: int,
+    codec: str | os.PathLike[str] | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Commentator:
     """A model that has learned nothing, of a config file (`configs/*.py`): as fast as a trained one.
+
+    Args:
+      changes: other values of the config's fields, by their names with dots (`{"text.layers": 2}`).
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: it is no config, of a stage that does not commentate, or the codec is another model's.
     """
-    config = load_config(path).lock()
+    config = load_config(path)
+    config.update_from_flattened_dict(changes)
+    config.lock()
     tokenizer = load_tokenizer(config)
     task = _commentating(build_task(config, tokenizer), config, f"--random_init={path}")
     # A short clip makes the same parameters and compiles sooner.
