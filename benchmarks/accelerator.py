@@ -7,14 +7,15 @@ r"""One prepared run on whatever single GPU or TPU is there: training, live step
 
 In this order, the most wanted first:
 
-  train   a step of `duplex_300m`: MFU, samples a second, memory; einsum and fused attention; batches until one does
-          not fit
-  twin    its streams in turns with PyTorch (SDPA, compiled); left out where PyTorch is not installed
-  live    text's step and the whole live step, p50 and p99, of 1 to 256 streams; the most streams whose p99 is within
-          the clock's step (decoding not included: `benchmarks.streaming --sessions`)
-  turns   CASA's protocol, a frame and 16 tokens a turn: the last tenth of 512 turns over the first, of two fusions
-  small   steps of `bflow_75m` and `clip_s16`
-  feed    samples a second that the loader gives, over what the step takes
+  train     a step of `duplex_300m`: MFU, samples a second, memory; einsum and fused attention; batches until one does
+            not fit
+  twin      its streams in turns with PyTorch (SDPA, compiled); left out where PyTorch is not installed
+  live      text's step and the whole live step, p50 and p99, of 1 to 256 streams; the most streams whose p99 is within
+            the clock's step (decoding not included)
+  turns     CASA's protocol, a frame and 16 tokens a turn: the last tenth of 512 turns over the first, of two fusions
+  sessions  the most streams of the model `world` that are held in real time, decoding included
+  small     steps of `bflow_75m` and `clip_s16`
+  feed      samples a second that the loader gives, over what the step takes
 
 Every part is a process of its own with its share of the minutes that are left; one that hangs or crashes costs nothing
 but itself. DIR/PART.json has its rows as soon as they are measured, an error or what did not fit as a row too;
@@ -132,6 +133,11 @@ PARTS: dict[str, Part] = {
             "last over first, tokens/s": ("tokens_per_s_ratio", ".3f"),
             "a stream's state, MiB": ("state_mib", ".0f"),
         },
+    ),
+    "sessions": Part(
+        3,
+        "Streams in real time, decoding included",
+        {"model": ("model", ""), "most streams": ("largest", "d"), "tried at most": ("tried_at_most", "d")},
     ),
     "small": Part(3, "Training steps of the tokenizer's config and of the CLIP", _TRAINED),
     "feed": Part(
@@ -311,6 +317,8 @@ def work(args: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(shown_on(args.json)):
         device = machine_of(run)
         names = [name for name in PARTS if name in args.parts and name not in args.skip]
+        for name in names if args.again else ():
+            (run.out / f"{name}.json").unlink(missing_ok=True)
         found = run.parts(names, args.minutes * 60)
     flags = f" --out={args.out} --minutes={args.minutes:g}" + " --rehearse" * args.rehearse
     about = {"command": f"python -m benchmarks.accelerator{flags}", "date": f"{datetime.now():%Y-%m-%d}"}
@@ -330,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything = ",".join(PARTS)
     add("--parts", type=listed(among=PARTS), default=everything, help="some of %(default)s (default: all)")
     add("--skip", type=listed(among=PARTS, none=True), default="", help="parts to leave out")
+    add("--again", action="store_true", help="measure also what is there already")
     add("--rehearse", action="store_true", help="in miniature on a CPU: whether everything runs, not how fast")
     add_json_flag(flags)
     return run_main(flags, argv, work, {LookupError: 2, ValueError: 2, OSError: 2})

@@ -51,6 +51,7 @@ class Sizes:
       live_batches: streams at once.
       sessions_most: no larger number of streams is tried.
       live_steps: that are timed of each.
+      session_s: how long each number of streams is played where decoding is included.
       turns: of CASA's protocol.
       small: a name, a config, other values of its fields, and samples a step.
       rounds, steps: of training.
@@ -67,6 +68,7 @@ class Sizes:
     live_batches: Sequence[int]
     sessions_most: int
     live_steps: int
+    session_s: float
     turns: int
     small: Sequence[tuple[str, str, Mapping[str, Any], Sequence[int]]]
     rounds: int
@@ -88,6 +90,7 @@ FULL = Sizes(
     live_batches=(1, 8, 64, 256),
     sessions_most=2048,
     live_steps=400,
+    session_s=8.0,
     turns=512,
     small=(
         ("bflow_75m", "configs/bflow_75m.py", _NONE, (8, 32)),
@@ -101,23 +104,42 @@ FULL = Sizes(
     feed_batches=60,
     feed_world={"look": "rich", "frame_px": (224, 224)},
 )
-# A text stream and a tower of one layer, clips of a second.
-_TINY = {"text.layers": 1, "data.clip_s": 1.28, "tokenizer.anchor.tower.layers": 1}
+# What the full size has, of a layer or two, in clips of a second.
+_STACK = {"width": 64, "heads": 2, "kv_heads": 1, "head_width": 32, "hidden": 64, "window_s": 2.0, "remat": False}
+_TOWER = {"width": 64, "layers": 1, "heads": 2, "hidden": 64, "remat": False}
+_TINY: Mapping[str, Any] = {
+    "data.clip_s": 1.28,
+    "frame_px": (64, 64),
+    "vocab_rows_min": 0,
+    # Motion and crops are what takes long to compile.
+    "tokenizer.kind": "uniform",
+    "tokenizer.width": 64,
+    "tokenizer.motion.plane_px": (32, 32),
+    "tokenizer.motion.search_radius": 2,
+    "tokenizer.budget.nms_radius_px": 9,
+    "tokenizer.anchor.readout_layers": 1,
+    **{f"tokenizer.anchor.tower.{name}": value for name, value in _TOWER.items()},
+    **{
+        f"tokenizer.flow.{name}": value for name, value in {"crop_px": 16, "width": 64, "layers": 1, "heads": 2}.items()
+    },
+    "tokenizer.state.heads": 2,
+    **{f"tokenizer.event.{name}": value for name, value in (_STACK | {"layers": 1}).items()},
+    **{f"video_stream.{name}": value for name, value in (_STACK | {"layers": 1}).items()},
+    **{f"text.{name}": value for name, value in (_STACK | {"layers": 2, "cross_every": 2}).items()},
+}
 REHEARSAL = Sizes(
-    duplex="configs/quickstart.py",
+    duplex="configs/duplex_300m.py",
     changes=_TINY,
     train_batches=(1,),
-    twin_changes={"data.clip_s": 1.28},
+    twin_changes=_TINY,
     twin_rows=1,
     compiled=False,
     live_batches=(1,),
     sessions_most=1,
     live_steps=8,
+    session_s=1.0,
     turns=10,
-    small=(
-        ("bflow", "configs/bflow_quickstart.py", _TINY, (1,)),
-        ("clip", "configs/clip_quickstart.py", {"vision.layers": 1, "text.layers": 1, "time.layers": 1}, (2,)),
-    ),
+    small=(("clip", "configs/clip_quickstart.py", {"vision.layers": 1, "text.layers": 1, "time.layers": 1}, (2,)),),
     rounds=1,
     steps=1,
     feed_clips=2,
@@ -255,6 +277,7 @@ def training_rows(rows: Rows, name: str, file: str, changes: Mapping[str, Any], 
     from mmduplex_jax.planning.traced import count_flops
 
     sizes, chip = sizes_of(rows), jax.devices()[0]
+    peak = devices.device_peak(chip)
 
     def step(attention: str, batch: int) -> dict[str, Any]:
         settings = {**changes, "data.batch_size": batch}
@@ -272,7 +295,7 @@ def training_rows(rows: Rows, name: str, file: str, changes: Mapping[str, Any], 
             "rounds_ms": [seconds * 1e3 for seconds in run.arm.rounds_s],
             "samples_per_s": batch / run.arm.step_s,
             "gflop_a_sample": operations / batch / 1e9,
-            "mfu": devices.mfu(operations, 1 / run.arm.step_s, devices.device_peak(chip), 1),
+            "mfu": devices.mfu(operations, 1 / run.arm.step_s, peak, 1),
             "planned_gib": run.held_bytes / 2**30,
             # Of all that this process has run so far.
             "peak_gib": counters["peak_bytes_in_use"] / 2**30 if "peak_bytes_in_use" in counters else None,
@@ -294,7 +317,7 @@ def train(rows: Rows) -> None:
 
 
 def twin(rows: Rows) -> None:
-    """The streams of the duplex after its tokenizer in turns with PyTorch (`benchmarks.training`): SDPA, and compiled."""
+    """The streams of the duplex after its tokenizer, in turns with PyTorch: SDPA, and compiled."""
     if importlib.util.find_spec("torch") is None:
         raise Skipped("PyTorch is not installed here: pip install torch")
     import jax
@@ -379,7 +402,7 @@ def live(rows: Rows) -> None:
     found: dict[str, Any] = {"streams": largest, "step_ms": step_ms, "tried_at_most": sizes.sessions_most}
     if unknown:
         found["left_out"] = f"whether {unknown[0]} are held was not found out"
-    rows.put({"part": "sessions"}, found)
+    rows.put({"part": "most in time"}, found)
 
 
 def turn_figures(frame_s: Sequence[float], token_s: Sequence[float]) -> dict[str, Any]:
@@ -441,6 +464,16 @@ def turns(rows: Rows) -> None:
             return found
 
         rows.measure({"fusion": name}, measured)
+
+
+def sessions(rows: Rows) -> None:
+    """The most streams of the model `world` in real time, decoding included, as `benchmarks.streaming` finds them."""
+    from benchmarks.pools import real_time_sessions
+    from mmduplex_jax.commentator import load
+
+    sizes = sizes_of(rows)
+    found = lambda: real_time_sessions(load("world"), sizes.session_s, sizes.sessions_most)
+    rows.measure({"model": "world"}, found)
 
 
 def small(rows: Rows) -> None:
@@ -525,6 +558,7 @@ PARTS: dict[str, Callable[[Rows], None]] = {
     "twin": twin,
     "live": live,
     "turns": turns,
+    "sessions": sessions,
     "small": small,
     "feed": feed,
 }
