@@ -145,7 +145,7 @@ REHEARSAL = Sizes(
     feed_clips=2,
     feed_batch=1,
     feed_batches=4,
-    feed_world={"clip_s": 1.28},
+    feed_world={"clip_s": 4.48},
 )
 
 

@@ -1,100 +1,295 @@
-"""`benchmarks.accelerator`: parts that fail, hang or find no time left cost themselves alone; what is done stays."""
+"""`benchmarks.accelerator`: a part that fails, hangs or finds no time costs itself alone; what is measured stays."""
 
 import json
-import os
+import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import accelerator
-from benchmarks.accelerator import PARTS, Part, main, measure, run_part
+from benchmarks import accelerator, accelerator_parts, streaming
+from benchmarks.accelerator import PARTS, Run, main, tables
+from benchmarks.accelerator_parts import DONE, FAILED, FULL, PARTIAL, REHEARSAL, SKIPPED, Rows, Skipped, is_measured
+from benchmarks.stepper import Stepper
+from mmduplex_jax.stages.config_file import load_config
 
-GOOD = """
-import sys
-print("| a | table |")
-with open(sys.argv[-1].removeprefix("--json="), "a") as file:
-    file.write("{}")
-"""
-MODULES = {
-    "good": GOOD,
-    "broken": "print('what is wrong'); raise SystemExit(3)",
-    "hanging": "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)",
-    "quiet": "pass",
+DEVICE = {
+    "device": "NVIDIA H0", "platform": "gpu", "cores": 2, "cpu": "a Xeon", "jax": "0.10.2", "python": "3.11.7",
+    "peak_tflops": 100.0, "peak_source": "its maker", "rehearsal": False,
+}  # fmt: skip
+# What processes of parts do here, by the part.
+SCRIPTS = {
+    "train": "report('done', [{'batch': 8}])",
+    "twin": "report('running', [{'batch': 1}]); import os; os._exit(7)",
+    "live": "report('running', [{'batch': 2}]); import subprocess, time;"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('hangs'); time.sleep(60)",
+    "turns": "report('failed', [{'error': 'ValueError: no'}])",
+    "small": "report('skipped', [])",
+    "feed": "report('partial', [{'left_out': 'no time'}])",
 }
+REPORT = """
+import json, sys
+options = json.loads(sys.argv[1])
+def report(status, rows):
+    with open(f"{options['out']}/{options['part']}.json", "w") as file:
+        json.dump({"part": options["part"], "status": status, "rows": rows}, file)
+    with open(f"{options['out']}/asked.jsonl", "a") as file:
+        file.write(json.dumps(options) + "\\n")
+"""
 
 
-@pytest.fixture(autouse=True)
-def modules(tmp_path, monkeypatch):
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    for name, text in MODULES.items():
-        (folder / f"{name}.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def scripted(scripts):
+    return lambda options: [sys.executable, "-c", REPORT + scripts[options["part"]], json.dumps(options)]
 
 
-def test_a_part_is_done_or_says_why_it_is_not(tmp_path):
-    rows = {name: run_part(name, [name], tmp_path, 30 if name != "hanging" else 2) for name in MODULES}
-    assert {name: row["state"] for name, row in rows.items()} == {
-        "good": "done",
-        "broken": "exit code 3",
-        "hanging": "not within 2 s",
-        "quiet": "it wrote no numbers",
-    }
-    assert rows["broken"]["said"] == ["what is wrong"]
-    assert [file.name for file in tmp_path.glob("*.json")] == ["good.json"]
+def asked(folder):
+    return [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
 
 
-def test_what_is_done_stays_and_time_is_shared_out(tmp_path, monkeypatch):
+def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(PARTS, "live", PARTS["live"]._replace(share=0.5))
+    run = Run(tmp_path, rehearse=True, command=scripted(SCRIPTS))
+    found = run.parts(list(SCRIPTS), seconds=120.0)
+    assert {name: report["status"] for name, report in found.items()} == {
+        "train": DONE, "twin": "crashed", "live": "timed out", "turns": FAILED, "small": SKIPPED, "feed": PARTIAL
+    }  # fmt: skip
+    assert found["twin"]["error"] == "its process ended with 7"
+    assert "stopped after" in found["live"]["error"]
+    assert found["live"]["log"] == "" or "hangs" in found["live"]["log"]
+    # What they had measured by then is there.
+    assert [found[name]["rows"] for name in ("twin", "live")] == [[{"batch": 1}], [{"batch": 2}]]
+    assert run.report("live") == found["live"]
+    # Rows begin before the part is stopped, never after.
+    limits_s = [options["until_s"] - time.time() for options in asked(tmp_path)]
+    assert all(limit_s < 120 for limit_s in limits_s)
+
+
+def test_time_is_shared_out_by_what_is_still_to_come(tmp_path):
     given = []
 
-    def fake(name, command, out, limit_s):
-        given.append((name, round(limit_s)))
-        return {"part": name, "state": "done"}
+    class Timed(Run):
+        def part(self, name, limit_s, environment):
+            given.append((name, limit_s))
+            return {"status": DONE, "rows": []}
 
-    monkeypatch.setattr(accelerator, "run_part", fake)
-    (tmp_path / "first.json").write_text("{}")
-    parts, shares = {name: [name] for name in ("first", "second", "third")}, dict.fromkeys(["first", "second"], 0.25)
-    rows = measure(parts, shares | {"third": 2.0}, tmp_path, minutes=2)
-    assert [row["state"] for row in rows] == ["done before", "done", "done"]
-    assert given == [("second", 30), ("third", 120)]  # of its share of the whole, and of what is left
-    assert measure({"late": ["late"]}, {"late": 1.0}, tmp_path, minutes=0)[0]["state"] == "no time was left"
+    Timed(tmp_path, rehearse=False).parts(["train", "live", "feed"], seconds=1100.0)
+    # Nothing was spent, so that the later ones have more; the last has all that is left.
+    shares = [PARTS[name].share for name in ("train", "live", "feed")]
+    wanted = [1100 * shares[0] / sum(shares), 1100 * shares[1] / sum(shares[1:]), 1100]
+    assert [limit_s for _, limit_s in given] == pytest.approx(wanted, rel=0.01)
+    late = Timed(tmp_path, rehearse=False).parts(["train"], seconds=0.0)["train"]
+    assert (late["status"], late["reason"]) == (PARTIAL, "no time was left")
+    assert len(given) == 3
 
 
-def test_one_that_fails_costs_itself_alone_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
-    parts = {"one": Part("the first", ("-",), ("broken",)), "two": Part("the second", ("-",), ("good",))}
-    monkeypatch.setattr(accelerator, "PARTS", parts)
-    monkeypatch.setattr(accelerator, "found_machine", lambda: {"device": "cpu"})
-    flags = [f"--out={tmp_path / 'out'}", "--parts=one,two", "--rehearse"]
+def test_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    scripts = {"device": f"report('done', [{DEVICE | {'platform': 'gpu'}!r}])", **SCRIPTS}
+    monkeypatch.setattr(accelerator, "Run", lambda out, rehearse: Run(out, rehearse, scripted(scripts)))
+    flags = [f"--out={tmp_path / 'out'}", "--parts=train,turns,feed", "--skip=feed"]
     assert main(flags) == 1
-    assert "| one | the first | exit code 3 |" in capsys.readouterr().out
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [row["state"] for row in report["rows"]] == ["exit code 3", "done"]
-    assert "| a | table |" in (tmp_path / "out" / "report.md").read_text()
-    monkeypatch.setattr(accelerator, "PARTS", parts | {"one": parts["two"]})
+    assert [options["part"] for options in asked(tmp_path / "out")] == ["device", "train", "turns"]
+    assert "failed: ValueError: no" in (tmp_path / "out" / "tables.md").read_text()
+    scripts["turns"] = "report('done', [{'fusion': 'cross', 'ttft_ratio': 1.0625}])"
     assert main(flags) == 0
-    assert (tmp_path / "out" / "two.json").read_text() == "{}"  # written once
+    assert [options["part"] for options in asked(tmp_path / "out")[3:]] == ["device", "turns"]  # `train` was done
+    assert "| 1.062 |" in capsys.readouterr().out
     assert main([*flags, "--again"]) == 0
+    assert [options["part"] for options in asked(tmp_path / "out")[5:]] == ["device", "train", "turns"]
+    scripts["device"] = scripts["device"].replace("NVIDIA H0", "NVIDIA H9")
+    assert main(flags) == 2
+    assert "results of another machine (device NVIDIA H0" in capsys.readouterr().err
 
 
-def test_without_an_accelerator_it_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(accelerator, "found_machine", lambda: {"device": "cpu"})
-    assert main([f"--out={tmp_path / 'out'}"]) == 2
-    assert "no accelerator here" in capsys.readouterr().err
+def test_without_an_accelerator_it_says_what_to_do(tmp_path, monkeypatch, capsys):
+    scripts = {"device": f"report('done', [{DEVICE | {'platform': 'cpu'}!r}])"}
+    monkeypatch.setattr(accelerator, "Run", lambda out, rehearse: Run(out, rehearse, scripted(scripts)))
+    assert main([f"--out={tmp_path}"]) == 2
+    assert "pass --rehearse" in capsys.readouterr().err
+    scripts["device"] = "raise SystemExit(3)"
+    assert main([f"--out={tmp_path}"]) == 2
+    assert "its process ended with 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--out={tmp_path}", "--parts=sound"])
 
 
-@pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize("kind", ["command", "rehearsed"])
-def test_every_part_is_a_benchmark_that_takes_its_flags(name, kind, tmp_path):
-    """A flag that does not fit would be found on the device only, minutes of which cannot be had back."""
-    module, *flags = getattr(PARTS[name], kind)
-    found = __import__(module, fromlist=["main"])
-    with pytest.raises(SystemExit) as ended:
-        found.main([*flags, f"--json={tmp_path / 'x.json'}", "--only_check_args"])
-    assert ended.value.code == 0
+def failing(text):
+    def fail():
+        raise RuntimeError(text)
+
+    return fail
+
+
+def test_rows_are_kept_and_say_what_failed(tmp_path):
+    rows = Rows(tmp_path, "train", time.time() + 100, rehearse=True)
+    rows.measure({"batch": 1}, lambda: {"ms": 5.0})
+    rows.measure({"batch": 2}, failing("no such thing"))
+    rows.measure({"batch": 3}, failing("RESOURCE_EXHAUSTED: Out of memory while trying to allocate\nmore"))
+    assert rows.counted("model", lambda: 7.0) == 7.0
+    file = json.loads((tmp_path / "train.json").read_text())
+    assert (file["status"], file["rows"][0]) == ("running", {"batch": 1, "ms": 5.0})
+    assert file["rows"][1] == {"batch": 2, "error": "RuntimeError: no such thing"}
+    assert file["rows"][2]["out_of_memory"].startswith("RuntimeError: RESOURCE_EXHAUSTED")
+    assert [is_measured(row) for row in file["rows"]] == [True, False, True]  # what does not fit never will
+    rows.close()
+    assert rows.report["status"] == FAILED
+    again = Rows(tmp_path, "train", time.time() + 100, rehearse=True)
+    assert again.measure({"batch": 1}, failing("measured twice"))["ms"] == 5.0
+    again.measure({"batch": 2}, lambda: {"ms": 6.0})
+    assert again.counted("model", failing("counted twice")) == 7.0
+    again.close()
+    assert (again.report["status"], len(again.report["rows"])) == (DONE, 3)
+
+
+def test_no_row_begins_that_would_not_end_in_time(tmp_path):
+    rows = Rows(tmp_path, "train", time.time() + 0.5, rehearse=True)
+
+    def slow():
+        time.sleep(0.3)
+        return {"ms": 1.0}
+
+    rows.measure({"batch": 1}, slow)
+    assert rows.measure({"batch": 2}, failing("began")) == {"batch": 2, "left_out": "no time was left"}
+    rows.close()
+    assert rows.report["status"] == PARTIAL
+
+
+def test_a_part_may_have_nothing_to_measure(tmp_path, monkeypatch):
+    def nothing(rows):
+        raise Skipped("there is no such library")
+
+    monkeypatch.setitem(accelerator_parts.PARTS, "twin", nothing)
+    options = {"part": "twin", "out": str(tmp_path), "until_s": time.time() + 9, "rehearse": True}
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(options)])
+    accelerator_parts.main()
+    report = json.loads((tmp_path / "twin.json").read_text())
+    assert (report["status"], report["reason"]) == (SKIPPED, "there is no such library")
+
+
+def test_turns_are_compared_by_their_first_and_last_tenth(tmp_path, monkeypatch):
+    # The frame of turn n takes n + 1 ms more, a token always 2 ms; the last turn is not whole.
+    frames_s = [(n + 1) / 1e3 for n in range(21)]
+    found = accelerator_parts.turn_figures(frames_s, [2e-3] * (15 * 20 + 4))
+    assert found["turns"] == 20
+    assert (found["ttft_first_ms"], found["ttft_last_ms"]) == (pytest.approx(1.5), pytest.approx(19.5))
+    assert found["ttft_ratio"] == pytest.approx(13.0)
+    assert found["tokens_per_s_first"] == pytest.approx(500.0)
+    assert found["tokens_per_s_ratio"] == pytest.approx(1.0)
+
+
+def rate_by_batch(monkeypatch, ms_of):
+    """Has a step of so many streams take what `ms_of` says."""
+    tried = []
+
+    def stepper(model, batch):
+        tried.append(batch)
+        if ms_of(batch) is None:
+            raise RuntimeError("RESOURCE_EXHAUSTED: so many do not fit")
+        return Stepper({"all": 1.0}, None)
+
+    timed = lambda stepper, steps, **_: {"all": [ms_of(tried[-1]) / 1e3] * steps}
+    monkeypatch.setattr(streaming, "whole_stepper", stepper)
+    monkeypatch.setattr(streaming, "text_stepper", lambda model, batch, watched_s: stepper(model, batch))
+    monkeypatch.setattr("benchmarks.stepper.timed", timed)
+    clock = SimpleNamespace(step_s=0.08)
+    config = SimpleNamespace(text=SimpleNamespace(dtype="bfloat16"))
+    model = SimpleNamespace(clock=clock, live=SimpleNamespace(config=config))
+    monkeypatch.setattr("mmduplex_jax.commentator.random_commentator", lambda *args, **changes: model)
+    monkeypatch.setattr(streaming, "with_every_row", lambda model: model)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("ms_of", "most"),
+    [
+        (lambda batch: batch / 5, 400),  # 80 ms
+        (lambda batch: None if batch > 100 else 1.0, 100),
+        (lambda batch: 90.0 if batch > 1 else 50.0, 1),
+        (lambda batch: 1.0, 2048),
+    ],
+)
+def test_the_most_streams_that_keep_up_are_found(tmp_path, monkeypatch, ms_of, most):
+    tried = rate_by_batch(monkeypatch, ms_of)
+    rows = Rows(tmp_path, "live", time.time() + 1000, rehearse=False)
+    accelerator_parts.live(rows)
+    rows.close()
+    [found] = [row for row in rows.report["rows"] if row["part"] == "most in time"]
+    assert 0.9 * most <= found["streams"] <= most
+    assert rows.report["status"] == DONE
+    assert len(tried) < 20
+    assert len(set(tried)) >= len(tried) / 2  # of text and of the whole, once each
+
+
+def test_streams_that_there_was_no_time_for_are_said(tmp_path, monkeypatch):
+    rate_by_batch(monkeypatch, lambda batch: 1.0)
+    rows = Rows(tmp_path, "live", time.time() + 1000, rehearse=False)
+    kept = rows.measure
+
+    def until_256(key, measured):
+        return kept(key, measured) if key["batch"] <= 256 else rows.put(key, {"left_out": "no time was left"})
+
+    monkeypatch.setattr(rows, "measure", until_256)
+    accelerator_parts.live(rows)
+    rows.close()
+    [found] = [row for row in rows.report["rows"] if row["part"] == "most in time"]
+    assert (found["streams"], rows.report["status"]) == (256, PARTIAL)
+    assert "whether 512" in found["left_out"]
+
+
+def test_the_tables_say_what_was_measured_and_where():
+    trained = {"config": "duplex_300m", "attention": "fused", "batch": 8, "step_ms": 12.34, "mfu": 0.456}
+    misfit = {"config": "duplex_300m", "attention": "fused", "batch": 99, "out_of_memory": "no"}
+    arms = [{"arm": "ours", "times_ours": [1.0], "mfu": 0.5}, {"arm": "PyTorch", "times_ours": [3.0, 1.0, 2.0]}]
+    found = {
+        "train": {"status": DONE, "rows": [trained, misfit]},
+        "twin": {"status": DONE, "rows": [{"attention": "einsum", "batch": 8, "dtype": "bfloat16", "arms": arms}]},
+        "feed": {"status": "timed out", "rows": [], "error": "stopped after 5 s"},
+    }
+    text = tables(DEVICE, found, {"command": "python -m x", "date": "2026-11-30"})
+    assert "`python -m x`, 2026-11-30: NVIDIA H0 (gpu), 2 cores of a Xeon" in text
+    assert accelerator_parts.COUNTED in text
+    assert "rehearsal" not in text
+    assert "| duplex_300m | fused | 8 | 12.3 |  |  | 45.6% |" in text
+    assert "does not fit |" in text
+    assert "| PyTorch |  |  | 2.00 |" in text
+    assert "(`feed`: timed out): stopped after 5 s" in text
+    rehearsed = tables(DEVICE | {"rehearsal": True}, found, {"command": "x", "date": "y"})
+    assert rehearsed.startswith("**A rehearsal")
+
+
+def test_every_size_changes_fields_that_are_there():
+    """A field that is not would be found on the device only, minutes of which cannot be had back."""
+    for sizes in (FULL, REHEARSAL):
+        small = [(file, changes) for _, file, changes, _ in sizes.small]
+        for file, changes in [(sizes.duplex, sizes.changes), (sizes.duplex, sizes.twin_changes), *small]:
+            config = load_config(file)
+            config.update_from_flattened_dict({**changes, **accelerator_parts.fused(file)})
+    names = {field.partition(".")[0] for field in accelerator_parts.fused(FULL.duplex)}
+    assert names == {"text", "video_stream", "tokenizer"}
+    assert accelerator_parts.fused("configs/clip_s16.py") == {"vision.attention": "fused"}
+    assert set(PARTS) == set(accelerator_parts.PARTS) - {"device"}
+
+
+def test_the_loader_is_held_against_what_a_step_takes(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps({"rows": [{"samples_per_s": 2.0}, {"batch": 9, "error": "x"}]}))
+    rows = Rows(tmp_path, "feed", time.time() + 100, rehearse=True)
+    accelerator_parts.feed(rows)
+    [found] = rows.report["rows"]
+    assert found["taken_per_s"] == 2.0
+    assert found["times_taken"] == pytest.approx(found["samples_per_s"] / 2)
+    assert found["samples_per_s"] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["steps", "sessions", "feed"])
-def test_it_is_rehearsed(name, tmp_path, monkeypatch):
-    """Those whose miniature takes a minute on two cores; trainings take several, and twins need PyTorch."""
-    assert main([f"--out={tmp_path}", f"--parts={name}", "--rehearse", "--minutes=20"]) == 0
-    assert json.loads((tmp_path / f"{name}.json").read_text())
+def test_it_is_rehearsed(tmp_path, capsys):
+    """Minutes: all parts are compiled in miniature, in processes of their own."""
+    assert main([f"--out={tmp_path}", "--rehearse", "--minutes=30"]) == 0
+    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in PARTS}
+    assert {name: report["status"] for name, report in found.items() if name != "twin"} == dict.fromkeys(
+        set(PARTS) - {"twin"}, DONE
+    )
+    assert found["twin"]["status"] in (DONE, SKIPPED)
+    trained = {row["attention"]: row for row in found["train"]["rows"]}
+    assert trained["einsum"]["gflop_a_sample"] == trained["fused"]["gflop_a_sample"] > 0
+    assert [row["turns"] for row in found["turns"]["rows"]] == [REHEARSAL.turns] * 3
+    assert found["feed"]["rows"][0]["times_taken"] > 0
+    assert "no figure here means anything" in capsys.readouterr().out
