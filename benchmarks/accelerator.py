@@ -3,7 +3,7 @@ r"""One prepared run on whatever single GPU or TPU is there: training, live step
     python -m benchmarks.accelerator --out=runs/accelerator                  # 8 minutes
     python -m benchmarks.accelerator --out=runs/accelerator --minutes=30     # goes on with what was left out
     python -m benchmarks.accelerator --out=runs/accelerator --parts=live,turns
-    python -m benchmarks.accelerator --out=/tmp/rehearsal --rehearse         # in miniature, on a CPU
+    python -m benchmarks.accelerator --out=runs/rehearsal --rehearse          # in miniature, on a CPU
 
 In this order, the most wanted first:
 

@@ -54,6 +54,7 @@ from mmduplex_jax.planning.traced import count_flops
 from mmduplex_jax.sharding import make_mesh
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, load_config, run_main, shown_on, write_json
 from mmduplex_jax.stages.registry import build_task
+from mmduplex_jax.streaming.unrolled import unrolled
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.towers.vision import VisionConfig
 from mmduplex_jax.train.step import Program, make_program
@@ -147,7 +148,7 @@ class StreamsTask(Trained):
 
         c = self.config
         model = Streams(c.video, c.text, c.tokenizer.width, c.language.rows, c.vocab_size, c.delay_max + 1)
-        model.load(ours)
+        model.load(unrolled(c, ours)[1])
         return model
 
     def twin_batch(self) -> dict[str, np.ndarray]:

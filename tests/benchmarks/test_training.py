@@ -1,6 +1,8 @@
 """Our training steps and their twins in PyTorch compute the same; small ones, with what the full-size ones have."""
 
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -39,6 +41,18 @@ def losses(task, config, torch_training):
         twin, task.twin_batch(), config.train, dtype="float32", compiled=False, device="cpu"
     )
     return [ours.step() for _ in range(3)], [theirs() for _ in range(3)]
+
+
+def test_the_twin_takes_parameters_of_layers_in_a_loop(tmp_path, monkeypatch):
+    taken = []
+    fake = SimpleNamespace(Streams=lambda *shape: SimpleNamespace(load=taken.append))
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_training", fake)
+    file = written(tmp_path, text_window_s=13.0)
+    for scan in (False, True):
+        task, _ = training.streams(file, "float32", 2, {"text.scan": scan, "video_stream.scan": scan})
+        task.twin(tiny.random_params(task.init))
+    plain, looped = (jax.tree.map(np.shape, params) for params in taken)
+    assert plain == looped
 
 
 @pytest.mark.parametrize("part", ["streams", "events", "anchors", "pictures"])
