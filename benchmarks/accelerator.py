@@ -84,7 +84,7 @@ _TRAINED = {
     "samples a step": ("batch", "d"),
     "a step, ms": ("step_ms", ".1f"),
     "samples/s": ("samples_per_s", ".1f"),
-    "GFLOP a sample": ("gflop_a_sample", ".0f"),
+    "GFLOP a sample": ("gflop_a_sample", ".4g"),
     "MFU": ("mfu", ".1%"),
     "planned, GiB": ("planned_gib", ".1f"),
     "peak so far, GiB": ("peak_gib", ".1f"),
