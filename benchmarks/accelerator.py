@@ -1,4 +1,4 @@
-r"""One prepared run on whatever single GPU or TPU is there: training, live steps, turns and data feed, in minutes.
+"""One prepared run on whatever single GPU or TPU is there: training, live steps, turns and data feed, in minutes.
 
     python -m benchmarks.accelerator --out=runs/accelerator                  # 8 minutes
     python -m benchmarks.accelerator --out=runs/accelerator --minutes=30     # goes on with what was left out
@@ -19,8 +19,10 @@ In this order, the most wanted first:
 
 Every part is a process of its own with its share of the minutes that are left; one that hangs or crashes costs nothing
 but itself. DIR/PART.json has its rows as soon as they are measured, an error or what did not fit as a row too;
-DIR/tables.md has the tables of all. Run it again with the same DIR, and what is missing is measured. The exit code is 1
-where something failed, 2 where there is no accelerator.
+DIR/tables.md has the tables of all. Run it again with the same DIR, and what is missing is measured.
+
+Exit codes: 0 all is measured (but a part that says why it is skipped); 1 something failed, or no time was left for it;
+2 no accelerator, or flags that do not fit; 130 Ctrl-C.
 """
 
 import argparse
@@ -28,11 +30,12 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +54,7 @@ from mmduplex_jax.stages.config_file import (  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED_OUT, CRASHED, NO_TIME = "timed out", "crashed", "no time was left"
-FAILURES = (FAILED, TIMED_OUT, CRASHED)
+ENDED = (DONE, PARTIAL, FAILED, SKIPPED)
 # To see what the machine is; before the minutes are shared out.
 _DEVICE_S = 90.0
 # Between the time until which a part begins rows and the one at which it is stopped: a share, and at most so much.
@@ -111,12 +114,13 @@ PARTS: dict[str, Part] = {
         "Live steps",
         {
             "what": ("part", ""),
-            "streams": ("batch", "d"),
+            "streams": ("streams", "d"),
             "dtype": ("dtype", ""),
             "p50, ms": ("p50_ms", ".2f"),
             "p99, ms": ("p99_ms", ".2f"),
             "a stream, ms": ("per_stream_ms", ".3f"),
-            "most streams in time": ("streams", "d"),
+            "most in time": ("largest", "d"),
+            "tried at most": ("tried_at_most", "d"),
         },
     ),
     "turns": Part(
@@ -137,7 +141,16 @@ PARTS: dict[str, Part] = {
     "sessions": Part(
         3,
         "Streams in real time, decoding included",
-        {"model": ("model", ""), "most streams": ("largest", "d"), "tried at most": ("tried_at_most", "d")},
+        {
+            "model": ("model", ""),
+            "what": ("part", ""),
+            "streams": ("streams", "d"),
+            "lag p50, ms": ("lag_p50_ms", ".1f"),
+            "lag p99, ms": ("lag_p99_ms", ".1f"),
+            "dropped frames": ("dropped_frames", "d"),
+            "most in time": ("largest", "d"),
+            "tried at most": ("tried_at_most", "d"),
+        },
     ),
     "small": Part(3, "Training steps of the tokenizer's config and of the CLIP", _TRAINED),
     "feed": Part(
@@ -173,9 +186,12 @@ class Run(NamedTuple):
     command: Callable[[Mapping[str, Any]], list[str]] = part_command
 
     def report(self, part: str) -> dict[str, Any]:
-        """What a part has written; empty where it has nothing."""
+        """What a part has written; empty where it has nothing (ValueError: the file is something else)."""
         file = self.out / f"{part}.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not isinstance(found, dict) or (found and "rows" not in found):
+            raise ValueError(f"{file} is no report of this command: name another --out")
+        return found
 
     def part(self, name: str, limit_s: float, environment: Mapping[str, str]) -> dict[str, Any]:
         """Runs a part for `limit_s` at most, and gives its report, which says how it ended."""
@@ -186,7 +202,7 @@ class Run(NamedTuple):
         with log.open("w", encoding="utf-8") as lines:
             ended = _run(self.command(options), settings, lines, limit_s)
         found = self.report(name)
-        if ended is None or ended != 0 or found.get("status") not in (DONE, PARTIAL, FAILED, SKIPPED):
+        if ended is None or ended != 0 or found.get("status") not in ENDED:
             tail = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
             if ended is None:
                 status, error = TIMED_OUT, f"stopped after {limit_s:.0f} s"
@@ -250,7 +266,8 @@ def tables(device: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], ab
     if device["rehearsal"]:
         lines.insert(0, "**A rehearsal in miniature on a CPU: no figure here means anything.**")
     for name, report in found.items():
-        title = f"**{PARTS[name].title}** (`{name}`: {report['status']})"
+        facts = [report["status"], *report.get("dates", [])]
+        title = f"**{PARTS[name].title}** (`{name}`: {', '.join(facts)})"
         reason = report.get("reason") or report.get("error")
         rows = [row for part in report["rows"] for row in _flat(part)]
         lines.append(title + (f": {reason}" if reason else ""))
@@ -271,7 +288,7 @@ def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> li
     def cell(field: str, form: str) -> str:
         value = row.get(field)
         if isinstance(value, list):  # of the rounds
-            value = sorted(value)[len(value) // 2]
+            value = statistics.median(value)
         return "" if value is None else f"{value:{form}}"
 
     notes = {"out_of_memory": "does not fit", "error": f"failed: {row.get('error')}", "left_out": row.get("left_out")}
@@ -283,29 +300,33 @@ def machine_of(run: Run) -> dict[str, Any]:
     """What the run is on.
 
     Raises:
-      LookupError: there is no accelerator, and it is no rehearsal; or what it is could not be found out.
-      ValueError: the folder has results of another machine.
+      ValueError: there is no accelerator, and it is no rehearsal; what it is could not be found out; or the folder has
+        results of another machine.
     """
-    file = run.out / "device.json"
-    kept = run.report("device")
-    file.unlink(missing_ok=True)  # or its row would be kept, and not found out again
+    file, before = run.out / "device.json", run.report("device")
+    file.unlink(missing_ok=True)  # a row that is there would be kept, and not found out again
     report = run.part("device", _DEVICE_S, {})
-    if kept:
-        write_report(file, kept)
+    # Until a run has begun there, the folder is no machine's.
+    if before.get("rows"):
+        write_report(file, before)
+    else:
+        file.unlink()
     if report["status"] != DONE:
-        raise LookupError(f"JAX did not say what devices there are ({report['error']}): see {run.out / 'device.log'}")
+        raise ValueError(f"JAX did not say what devices there are ({report['error']}): see {run.out / 'device.log'}")
     [now] = report["rows"]
     if now["platform"] == "cpu" and not run.rehearse:
         platforms = os.environ.get("JAX_PLATFORMS")
         because = f"JAX_PLATFORMS={platforms} leaves it no other" if platforms else "no other was found"
-        raise LookupError(
+        raise ValueError(
             f"there is no accelerator: JAX computes on the CPU ({because}). Install jax[cuda12] or jax[tpu] on a "
             "machine with a GPU or TPU, or pass --rehearse to try the run in miniature"
         )
     same = ("device", "platform", "jax", "rehearsal")
-    if (before := kept.get("rows")) and any(before[0][name] != now[name] for name in same):
-        facts = ", ".join(f"{name} {before[0][name]}" for name in same)
-        raise ValueError(f"{run.out} has results of another machine ({facts}): name another --out")
+    for row in before.get("rows", []):
+        if any(row[name] != now[name] for name in same):
+            facts = ", ".join(f"{name} {row[name]}" for name in same)
+            raise ValueError(f"{run.out} has results of another machine ({facts}): name another --out")
+    write_report(file, report)
     return now
 
 
@@ -321,12 +342,14 @@ def work(args: argparse.Namespace) -> int:
             (run.out / f"{name}.json").unlink(missing_ok=True)
         found = run.parts(names, args.minutes * 60)
     flags = f" --out={args.out} --minutes={args.minutes:g}" + " --rehearse" * args.rehearse
-    about = {"command": f"python -m benchmarks.accelerator{flags}", "date": f"{datetime.now():%Y-%m-%d}"}
+    if len(names) < len(PARTS):
+        flags += f" --parts={','.join(names)}"
+    about = {"command": f"python -m benchmarks.accelerator{flags}", "date": date.today().isoformat()}
     args.markdown = args.out / "tables.md"
     # Parts of earlier calls are in the tables too.
     found = {name: report for name in PARTS if (report := found.get(name) or run.report(name))}
     show(args, {**about, "device": device, "flops": COUNTED, "parts": found}, tables(device, found, about))
-    return int(any(found[name]["status"] in FAILURES for name in names))
+    return int(any(found[name]["status"] not in (DONE, SKIPPED) for name in names))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -341,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--again", action="store_true", help="measure also what is there already")
     add("--rehearse", action="store_true", help="in miniature on a CPU: whether everything runs, not how fast")
     add_json_flag(flags)
-    return run_main(flags, argv, work, {LookupError: 2, ValueError: 2, OSError: 2})
+    return run_main(flags, argv, work, {ValueError: 2, OSError: 2})
 
 
 if __name__ == "__main__":

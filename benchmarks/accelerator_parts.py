@@ -8,6 +8,7 @@ process that are there without an error are kept and not measured again.
 
 import dataclasses
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -16,22 +17,24 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 # Said wherever there is an MFU.
 COUNTED = (
     "A multiply-add is two operations. Counted are the matrix products of forward and backward passes as they are "
     "traced (mmduplex_jax/planning/traced.py). Attention counts every query with every key that it is given: it is "
     "not halved for causality, nor is what a window masks taken off. Fused attention counts as what einsum does for "
-    "the same model, since a kernel's operations are not in a trace. What remat computes again is not counted."
+    "the same model, without the features that its kernel is padded to. What remat or a kernel computes again is not "
+    "counted. The peak is that of dense bfloat16 products, whatever a row's dtype; a CPU's is a float32 product's."
 )
 # Tokens of a turn in CASA's protocol (Kyutai, 2512.19535; scripts/speed_bench_streaming.py): one frame, then so many.
 TURN_TOKENS = 16
 ATTENTION = ("einsum", "fused")
-# Where a config may name its attention.
-STACKS = ("text", "video_stream", "tokenizer.event", "vision")
 DONE, PARTIAL, FAILED, SKIPPED = "done", "partial", "failed", "skipped"
 
 
@@ -49,7 +52,7 @@ class Sizes:
       twin_changes, twin_rows: of the comparison with PyTorch.
       compiled: whether PyTorch is also compiled.
       live_batches: streams at once.
-      sessions_most: no larger number of streams is tried.
+      live_most, sessions_most: no larger number of streams is tried, of steps alone and with decoding.
       live_steps: that are timed of each.
       session_s: how long each number of streams is played where decoding is included.
       turns: of CASA's protocol.
@@ -66,6 +69,7 @@ class Sizes:
     twin_rows: int
     compiled: bool
     live_batches: Sequence[int]
+    live_most: int
     sessions_most: int
     live_steps: int
     session_s: float
@@ -88,6 +92,7 @@ FULL = Sizes(
     twin_rows=8,
     compiled=True,
     live_batches=(1, 8, 64, 256),
+    live_most=2048,
     sessions_most=2048,
     live_steps=400,
     session_s=8.0,
@@ -135,6 +140,7 @@ REHEARSAL = Sizes(
     twin_rows=1,
     compiled=False,
     live_batches=(1,),
+    live_most=1,
     sessions_most=1,
     live_steps=8,
     session_s=1.0,
@@ -167,8 +173,13 @@ class Rows:
         self._file, self._until_s, self._dearest_s = folder / f"{part}.json", until_s, 0.0
         before = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         kept = [row for row in before.get("rows", []) if is_measured(row)]
-        counted = before.get("flop_a_sample", {})
-        self.report: dict[str, Any] = {"part": part, "status": "running", "rows": kept, "flop_a_sample": counted}
+        self.report: dict[str, Any] = {
+            "part": part,
+            "status": "running",
+            "dates": before.get("dates", []) if kept else [],
+            "rows": kept,
+            "flop_a_sample": before.get("flop_a_sample", {}),
+        }
         self.write()
 
     def write(self) -> None:
@@ -193,10 +204,9 @@ class Rows:
         began_s = time.time()
         if self.left_s <= self._dearest_s:
             return self.put(key, {"left_out": "no time was left"})
+        gc.collect()  # arrays of the row before, where cycles hold them
         try:
             found = dict(measured())
-        except Skipped:
-            raise
         except Exception as error:  # noqa: BLE001  a row that fails is a result, and the next one may do
             traceback.print_exc()
             found = failure(error)
@@ -204,7 +214,7 @@ class Rows:
         return self.put(key, found)
 
     def counted(self, name: str, count: Callable[[], float]) -> float:
-        """A model's operations for a sample, counted once, with einsum attention; see `COUNTED`."""
+        """A step's operations for a sample, counted once, with einsum attention; see `COUNTED`."""
         self.report["flops_are"] = COUNTED
         if name not in self.report["flop_a_sample"]:
             self.report["flop_a_sample"][name] = count()
@@ -214,6 +224,7 @@ class Rows:
         """Adds a row, in place of an older one of that key."""
         row = {**key, **found}
         self.report["rows"] = [old for old in self.report["rows"] if not key.items() <= old.items()] + [row]
+        self.report["dates"] = sorted({*self.report["dates"], date.today().isoformat()})
         self.write()
         print(json.dumps(row), flush=True)
         return row
@@ -259,13 +270,8 @@ def fused(file: str) -> dict[str, str]:
     """The changes that give a config fused attention, wherever it names one."""
     from mmduplex_jax.stages.config_file import load_config
 
-    named = load_config(file)
-    return {f"{stack}.attention": "fused" for stack in STACKS if "attention" in (field(named, stack) or ())}
-
-
-def field(config: Any, name: str) -> Any:
-    """A config's field by its name with dots; None where there is none."""
-    return functools.reduce(lambda node, part: None if node is None else node.get(part), name.split("."), config)
+    named = flatten_dict(load_config(file).to_dict(), sep=".")
+    return {name: "fused" for name, value in named.items() if name.endswith(".attention") and value in ATTENTION}
 
 
 def training_rows(rows: Rows, name: str, file: str, changes: Mapping[str, Any], batches: Sequence[int]) -> None:
@@ -280,14 +286,14 @@ def training_rows(rows: Rows, name: str, file: str, changes: Mapping[str, Any], 
     peak = devices.device_peak(chip)
 
     def step(attention: str, batch: int) -> dict[str, Any]:
-        settings = {**changes, "data.batch_size": batch}
-        traced = lambda: count_flops(program_with(file, settings)[2].trace().jaxpr).model / batch
+        settings, counted = {**changes, "data.batch_size": batch}, f"{name}, {batch} a step"
         if attention == "fused":
-            operations = batch * rows.counted(name, traced)
-            settings |= fused(file)
-        run = make_run(file, name, settings, estimate=False)
-        if attention == "einsum":
-            operations = batch * rows.counted(name, lambda: run.flops / batch)
+            traced = lambda: count_flops(program_with(file, settings)[2].trace().jaxpr).model / batch
+            rows.counted(counted, traced)
+            run = make_run(file, name, settings | fused(file), estimate=False)
+        else:
+            run = make_run(file, name, settings, estimate=False)
+        operations = batch * rows.counted(counted, lambda: run.flops / batch)
         take_turns([run.arm], sizes.rounds, sizes.steps)
         counters = chip.memory_stats() or {}
         return {
@@ -351,58 +357,66 @@ def twin(rows: Rows) -> None:
 
 def live(rows: Rows) -> None:
     """Text's step and the whole live step by the number of streams, and the most that keep up with the clock."""
-    from benchmarks.pools import largest_held
     from benchmarks.streaming import Arm, arms_of, summary, with_every_row
     from mmduplex_jax.commentator import random_commentator
 
     sizes = sizes_of(rows)
     model = with_every_row(random_commentator(sizes.duplex, seed=0, changes=sizes.changes))
     step_ms = model.clock.step_s * 1e3
+
+    def timed(part: str, streams: int) -> dict[str, Any]:
+        # A stepper of its own every time, so that the memory of the one before is free.
+        asked = {"arm": {"part": part, "batch": streams}, "steps": sizes.live_steps, "warm_steps": 4}
+        answer = arms_of(model).ask(asked | {"limit_s": max(1.0, rows.left_s / 4)})
+        found = summary(Arm(part, "ours", streams, {"part": part}), [answer])
+        names = ("steps", "p50_ms", "p99_ms", "per_stream_ms", "kinds_p50_ms", "compile_s")
+        kept = {name: found[name] for name in names}
+        return kept | {"dtype": model.live.config.text.dtype, "held": found["p99_ms"] <= step_ms}
+
     misfit = {"text": sys.maxsize, "whole": sys.maxsize}
-
-    def row(part: str, batch: int) -> dict[str, Any]:
-        arm = Arm(part, "ours", batch, {"part": part})
-
-        def timed() -> dict[str, Any]:
-            # A stepper of its own every time, so that the memory of the one before is free.
-            asked = {"arm": {"part": part, "batch": batch}, "steps": sizes.live_steps, "warm_steps": 4}
-            answer = arms_of(model).ask(asked | {"limit_s": max(1.0, rows.left_s / 4)})
-            found = summary(arm, [answer])
-            names = ("steps", "p50_ms", "p99_ms", "per_stream_ms", "kinds_p50_ms", "compile_s")
-            kept = {name: found[name] for name in names}
-            return kept | {"dtype": model.live.config.text.dtype, "in_time": found["p99_ms"] <= step_ms}
-
-        found = rows.measure({"part": part, "batch": batch}, timed)
-        if not fits(found):
-            misfit[part] = min(batch, misfit[part])
-        return found
-
-    for batch in sizes.live_batches:
+    for streams in sizes.live_batches:
         for part in ("text", "whole"):
-            if batch < misfit[part]:
-                row(part, batch)
+            if streams < misfit[part]:
+                found = rows.measure({"part": part, "streams": streams}, functools.partial(timed, part, streams))
+                if not fits(found):
+                    misfit[part] = streams
+    most_held(rows, {"part": "whole"}, functools.partial(timed, "whole"), sizes.live_most)
+
+
+def most_held(
+    rows: Rows, key: Mapping[str, Any], trial: Callable[[int], Mapping[str, Any]], tried_at_most: int
+) -> None:
+    """The most streams that are held: a row for each number that is tried, and one for the answer.
+
+    Args:
+      key: of the rows of numbers, beside `streams`; rows that are there already decide where they can.
+      trial: of so many streams, with `held`.
+      tried_at_most: no larger number is tried.
+    """
+    from benchmarks.pools import largest_held
 
     unknown: list[int] = []
 
-    def is_held(sessions: int) -> bool:
-        """By what is known of more and of fewer streams where that decides it."""
-        known = [r for r in rows.report["rows"] if r.get("part") == "whole" and is_measured(r)]
-        if any(r["batch"] >= sessions and r.get("in_time") for r in known):
-            return True
-        if any(r["batch"] <= sessions and not r.get("in_time") for r in known):
-            return False
-        found = row("whole", sessions)
-        if not is_measured(found):
-            unknown.append(sessions)
-        return bool(found.get("in_time"))
+    def known() -> list[dict[str, Any]]:
+        return [row for row in rows.report["rows"] if key.items() <= row.items() and is_measured(row)]
 
-    # Fewer than it tries may be held.
-    in_time = [r["batch"] for r in rows.report["rows"] if r.get("part") == "whole" and r.get("in_time")]
-    largest = max([largest_held(is_held, sizes.sessions_most), *in_time])
-    found: dict[str, Any] = {"streams": largest, "step_ms": step_ms, "tried_at_most": sizes.sessions_most}
+    def is_held(streams: int) -> bool:
+        if any(row["streams"] >= streams and row.get("held") for row in known()):
+            return True
+        if any(row["streams"] <= streams and not row.get("held") for row in known()):
+            return False
+        found = rows.measure({**key, "streams": streams}, functools.partial(trial, streams))
+        if not is_measured(found):
+            unknown.append(streams)
+        return bool(found.get("held"))
+
+    largest = largest_held(is_held, tried_at_most)
+    # Fewer than it tries first may be held.
+    largest = max([largest, *(row["streams"] for row in known() if row.get("held"))])
+    found: dict[str, Any] = {"largest": largest, "tried_at_most": tried_at_most}
     if unknown:
         found["left_out"] = f"whether {unknown[0]} are held was not found out"
-    rows.put({"part": "most in time"}, found)
+    rows.put({**key, "part": "the most held"}, found)
 
 
 def turn_figures(frame_s: Sequence[float], token_s: Sequence[float]) -> dict[str, Any]:
@@ -456,6 +470,8 @@ def turns(rows: Rows) -> None:
             # The first turn is of a machine that has just begun.
             steps = sizes.turns * TURN_TOKENS
             times_s = timed(stepper, steps, warm_steps=TURN_TOKENS, limit_s=limit_s)
+            if len(times_s["between"]) < TURN_TOKENS - 1:
+                return {"left_out": f"not one turn in {limit_s:.0f} s"}
             found = turn_figures(times_s["tick"], times_s["between"])
             state = jax.eval_shape(lambda params: model.live.init_state(params, 1), model.params)
             found["state_mib"] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 2**20
@@ -468,12 +484,14 @@ def turns(rows: Rows) -> None:
 
 def sessions(rows: Rows) -> None:
     """The most streams of the model `world` in real time, decoding included, as `benchmarks.streaming` finds them."""
-    from benchmarks.pools import real_time_sessions
+    from benchmarks.pools import held, write_world_videos
     from mmduplex_jax.commentator import load
 
-    sizes = sizes_of(rows)
-    found = lambda: real_time_sessions(load("world"), sizes.session_s, sizes.sessions_most)
-    rows.measure({"model": "world"}, found)
+    sizes, model = sizes_of(rows), load("world")
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_world_videos(Path(folder))
+        trial = lambda streams: held(model, streams, sizes.session_s, files)
+        most_held(rows, {"model": "world", "part": "played"}, trial, sizes.sessions_most)
 
 
 def small(rows: Rows) -> None:

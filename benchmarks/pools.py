@@ -347,6 +347,12 @@ def largest_held(is_held: Callable[[int], bool], most: int) -> int:
     return low
 
 
+def write_world_videos(folder: Path) -> list[Path]:
+    """The videos of the rich world that streams share out among them."""
+    world = WorldConfig(look="rich")
+    return [write_clip_files(folder, world, 0, index).video for index in range(_FILES)]
+
+
 def real_time_sessions(model: Commentator, length_s: float, most: int) -> dict[str, Any]:
     """Looks for the largest number of streams that is held.
 
@@ -359,8 +365,7 @@ def real_time_sessions(model: Commentator, length_s: float, most: int) -> dict[s
     """
     trials: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        world = WorldConfig(look="rich")
-        files = [write_clip_files(folder, world, 0, index).video for index in range(_FILES)]
+        files = write_world_videos(Path(folder))
 
         def is_held(sessions: int) -> bool:
             trials.append(held(model, sessions, length_s, files))

@@ -285,7 +285,7 @@ def streams(
     path: str, dtype: str, rows: int, changes: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[StreamsTask, Any]:
     """The streams of a duplex, and its config, `changes` (by names with dots) made."""
-    config = _plain(load_config(path), dtype)
+    config = _plain(load_config(path), dtype).lock()
     config.update_from_flattened_dict(changes)
     config.loss.future_word_weight = 0.0
     task: Any = build_task(config, load_tokenizer(config))
@@ -523,12 +523,12 @@ class Run(NamedTuple):
     flops: float
     traced_bytes: int
     planned_bytes: int
-    held_bytes: int = 0
+    held_bytes: int
 
 
 def program_with(file: str, changes: Mapping[str, Any]) -> tuple[Any, Any, Program]:
     """The task, the config and the trainer's program on one device of a file with some of its fields changed."""
-    config = load_config(file)
+    config = load_config(file).lock()
     config.update_from_flattened_dict(changes)
     task = build_task(config, load_tokenizer(config))
     return task, config, make_program(task, config, make_mesh(devices=jax.devices()[:1]))

@@ -497,11 +497,11 @@ def random_commentator(
 
     Raises:
       FileNotFoundError: there is no such file.
+      KeyError: the config has no such field.
       ValueError: it is no config, of a stage that does not commentate, or the codec is another model's.
     """
-    config = load_config(path)
+    config = load_config(path).lock()
     config.update_from_flattened_dict(changes)
-    config.lock()
     tokenizer = load_tokenizer(config)
     task = _commentating(build_task(config, tokenizer), config, f"--random_init={path}")
     # A short clip makes the same parameters and compiles sooner.

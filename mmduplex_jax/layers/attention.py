@@ -102,7 +102,8 @@ def attend_fused(
 
     A kernel knows one product of queries and keys, so sinks and the null become features of it: queries are wider by
     the sinks' queries and by the null's logit, which meet zeros in all keys but theirs. cuDNN is taken on NVIDIA in
-    16 bits, XLA's own form elsewhere. The null's logit is rounded to `query`'s dtype.
+    16 bits, XLA's own form elsewhere. The null's logit is rounded to `query`'s dtype. Widths are padded to
+    multiples of 8, and lengths to even ones where there is a mask, since cuDNN takes no others.
     """
     dtype, (batch, length, heads, width) = query.dtype, query.shape
     groups, count = values.shape[1], values.shape[2]
@@ -121,16 +122,18 @@ def attend_fused(
         mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 1)), constant_values=True)
     query = jnp.concatenate(features, axis=-1)
     wide = -(-query.shape[-1] // 8) * 8  # what the kernel takes; values must be as wide
-    padded = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, wide - a.shape[-1])))
+    # With a mask, its backward pass takes even lengths alone.
+    odd = lambda a: 0 if mask is None else a.shape[1] % 2
+    padded = lambda a: jnp.pad(a, ((0, 0), (0, odd(a)), (0, 0), (0, wide - a.shape[-1])))
     on_cudnn = jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
     out = jax.nn.dot_product_attention(
         padded(query),
         padded(keys.astype(dtype)),
         padded(values.astype(dtype)),
-        mask=None if mask is None else mask[:, None],
+        mask=None if mask is None else jnp.pad(mask, ((0, 0), (0, odd(query)), (0, odd(keys))))[:, None],
         scale=width**-0.5,
         implementation="cudnn" if on_cudnn else "xla",
-    )[..., :width]
+    )[:, :length, :, :width]
     if mask is None or null_logit is not None:
         return out
     return jnp.where(mask.any(axis=-1)[..., None, None], out, 0)

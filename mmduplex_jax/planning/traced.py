@@ -6,11 +6,14 @@ for any model at any size. What it does not know is what a compiler fuses, reord
 
 import math
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend import core
+from jax.extend.core import primitives
 
 # They rename or reshape what is there; compilers make no copy of it.
 _VIEWS = frozenset({"reshape", "squeeze", "expand_dims", "stop_gradient", "broadcast_in_dim", "iota", "transpose"})
@@ -21,6 +24,16 @@ _NAME = re.compile(r"[^/()]+")  # of `transpose(jvp(Model))/tokenizer/tokenizer.
 # The name scope in which `layers/convolution.py` multiplies for a depthwise convolution.
 _DEPTHWISE = "depthwise_products"
 LOSS = "loss"
+# cuDNN's attention (`layers/attention.attend_fused` on NVIDIA) is one equation forwards and one backwards. Of products
+# as wide as queries, and as wide as values: the model's, and what the kernel, which keeps no logits, computes again.
+_ATTENTION = {
+    "dot_product_attention_fwd_wrapper": ((1, 1), (0, 0)),  # logits; what is read with their softmax
+    "dot_product_attention_bwd_wrapper": ((2, 2), (1, 0)),  # gradients of queries and keys; of weights and values
+}
+# What JAX documents, without the loops and calls whose insides are counted; and what moves several arrays about.
+_KNOWN = frozenset(value.name for value in vars(primitives).values() if isinstance(value, core.Primitive)) | {
+    "optimization_barrier", "psum_invariant", "pvary", "reduce_scatter", "stack"
+}  # fmt: skip
 
 
 class Flops(NamedTuple):
@@ -52,9 +65,17 @@ def count_flops(program: core.ClosedJaxpr) -> Flops:
     """The operations of a program (`jax.make_jaxpr(f)(*shapes)`, or `jax.jit(f).trace(*shapes).jaxpr`).
 
     A loop's body counts as often as it runs, once where only running shows how often; of branches the dearest counts;
-    a `shard_map` counts on all devices that share its arguments.
+    a `shard_map` counts on all devices that share its arguments. cuDNN's attention counts as its products, every query
+    with every key and with the features that it is padded to: two forwards, four backwards, and one that is computed
+    again. Of other kernels it cannot be told what they multiply: a warning names them.
     """
     by_scope, recomputed = _products(program.jaxpr)
+    if kernels := sorted(_kernels(program.jaxpr)):
+        warnings.warn(
+            f"products of {', '.join(kernels)} are not counted, so that FLOPs and MFU are too low: a kernel's work "
+            "cannot be read off a trace (mmduplex_jax/planning/traced.py counts those that it names)",
+            stacklevel=2,
+        )
     names: dict[str, float] = defaultdict(float)
     for scope, flops in by_scope.items():
         names["/".join(name for name in _NAME.findall(scope) if name not in _TRANSFORMS)] += flops
@@ -83,6 +104,10 @@ def _products(jaxpr: core.Jaxpr) -> tuple[dict[str, float], float]:
             by_scope[scope] += 2.0 * math.prod(_shape(eqn.outvars[0]))  # each is added to a sum
         elif eqn.primitive.name == "conv_general_dilated":
             by_scope[scope] += _convolution(eqn)
+        elif eqn.primitive.name in _ATTENTION:
+            model, again = _attention(eqn)
+            by_scope[scope] += model
+            recomputed += again
     for scope in [scope for scope in by_scope if _RECOMPUTED in _NAME.findall(scope)]:
         recomputed += by_scope.pop(scope)
     return by_scope, recomputed
@@ -96,6 +121,31 @@ def _convolution(eqn: core.JaxprEqn) -> float:
     kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
     under = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
     return 2.0 * math.prod(_shape(eqn.outvars[0])) * under / math.prod(eqn.params["lhs_dilation"])
+
+
+def _attention(eqn: core.JaxprEqn) -> tuple[float, float]:
+    """FLOPs of cuDNN's attention: the model's, and what is computed again."""
+    query, keys, values = (_shape(value) for value in eqn.invars[:3])
+    # [B, T, N, E], or [B, N, T, E] where the layout is 1 (JAX's `AttentionLayout`).
+    pairs = math.prod(query[:3]) * keys[1 + eqn.params["layout"]]
+    of = lambda counts: 2.0 * pairs * (counts[0] * query[3] + counts[1] * values[3])
+    model, again = _ATTENTION[eqn.primitive.name]
+    return of(model), of(again)
+
+
+def _kernels(jaxpr: core.Jaxpr) -> set[str]:
+    """Primitives that may hold products and are not looked into: not JAX's documented ones, of two matrices or more."""
+    found: set[str] = set()
+    for eqn in jaxpr.eqns:
+        name, inner = eqn.primitive.name, _inner(eqn)
+        avals: list[Any] = [value.aval for value in eqn.invars if hasattr(value.aval, "dtype")]  # not of tokens
+        matrices = [aval for aval in avals if len(aval.shape) > 1 and jnp.issubdtype(aval.dtype, jnp.inexact)]
+        for body, _ in inner:
+            found |= _kernels(body)
+        # (A `pallas_call` has a body; how often it runs is its grid's.)
+        if name == "pallas_call" or (not inner and len(matrices) > 1 and name not in _KNOWN | _ATTENTION.keys()):
+            found.add(name)
+    return found
 
 
 def _inner(eqn: core.JaxprEqn) -> list[tuple[core.Jaxpr, float]]:

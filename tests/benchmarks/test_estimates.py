@@ -5,7 +5,7 @@ from mmduplex_jax.stages.config_file import load_config
 
 
 def run(name: str, flops: float, times_s: list[float]) -> Run:
-    return Run(Arm(name, lambda: 0.0, times_s), flops, traced_bytes=2_000_000, planned_bytes=1_000_000)
+    return Run(Arm(name, lambda: 0.0, times_s), flops, traced_bytes=2_000_000, planned_bytes=1_000_000, held_bytes=0)
 
 
 def test_others_are_predicted_by_the_first_s_speed():

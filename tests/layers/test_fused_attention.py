@@ -17,6 +17,7 @@ from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.tokenizer.bflow import Tokens
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
+from tests.without_a_gpu import trace_as_on_a_gpu
 
 BATCH, LENGTH, HEADS, GROUPS, WIDTH = 2, 9, 6, 2, 12
 
@@ -87,6 +88,22 @@ def test_in_bfloat16_it_is_as_near():
     assert fused.dtype == jnp.bfloat16
     # XLA's form rounds the weights after they are divided by their sum, ours before: about as much is lost.
     assert far(fused) < 2 * far(attend(**short, mask=mask))
+
+
+@pytest.mark.parametrize("count", [8, 9, 13])
+@pytest.mark.parametrize("extra", ["", "null", "sinks"])
+def test_cudnn_s_kernel_takes_lengths_that_are_odd(count, extra, monkeypatch):
+    """Backwards and with a mask it refuses them; the null makes odd what was even. Traced: to run it takes a GPU."""
+    trace_as_on_a_gpu(monkeypatch)
+    arrays, mask = inputs(count)
+    arrays |= {"null_logit": draw(HEADS, seed=5)} if extra == "null" else {}
+    arrays |= {"sink_query": draw(BATCH, LENGTH, HEADS, WIDTH, seed=4)} if extra == "sinks" else {}
+    arrays = {name: array.astype(jnp.bfloat16) for name, array in arrays.items()}
+    num_sinks = 3 if extra == "sinks" else 0
+    loss = lambda arrays: attend(**arrays, mask=mask, fused=True, num_sinks=num_sinks).astype(jnp.float32).sum()
+    traced = str(jax.make_jaxpr(jax.grad(loss))(arrays))
+    assert "dot_product_attention_fwd_wrapper" in traced
+    assert "dot_product_attention_bwd_wrapper" in traced
 
 
 @pytest.mark.parametrize("fusion", ["cross", "interleave"])

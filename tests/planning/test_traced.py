@@ -1,15 +1,18 @@
 """FLOPs read off a trace: by hand, by the published formula, without what is computed again, by module."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from configs import bflow_events_75m, clip_s16, duplex_300m, vlm_single_token
+from mmduplex_jax.layers.attention import attend
 from mmduplex_jax.layers.encoder import Encoder
 from mmduplex_jax.layers.transformer import StackConfig
 from mmduplex_jax.layers.vocabulary import token_loss_of
@@ -27,6 +30,7 @@ from mmduplex_jax.train.step import abstract_params, make_program
 from mmduplex_jax.weights.trained import load_tokenizer
 from tests import tiny
 from tests.train import toy
+from tests.without_a_gpu import trace_as_on_a_gpu
 
 
 def array(*shape: int):
@@ -69,6 +73,52 @@ def test_what_a_checkpoint_computes_again_is_not_the_model_s():
     assert plain.recomputed == 0
     assert plain.model == again.model == 3 * 6 * 2 * 3 * 5 * 5
     assert again.recomputed == 6 * 2 * 3 * 5 * 5
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_attention_in_cudnn_s_kernel_counts_as_its_products(layers, monkeypatch):
+    """Without a GPU: the kernel is one equation, of which nothing but the trace is needed."""
+    trace_as_on_a_gpu(monkeypatch)
+    rows, length, count, heads, groups, width = 2, 6, 10, 4, 2, 16
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        for shape in [(rows, length, heads, width), (rows, groups, count, width), (rows, groups, count, width)]
+    ]
+    mask = jax.ShapeDtypeStruct((rows, length, count), bool)
+
+    def loss(block, *arrays):
+        def deeper(query, _):
+            return block(query, *arrays[1:]), None
+
+        return jax.lax.scan(deeper, arrays[0], length=layers)[0].astype(jnp.float32).sum()
+
+    def of(form, change=lambda loss: loss, block=lambda attended: attended):
+        attended = lambda query, keys, values, mask: attend(query, keys, values, mask, fused=form == "fused")
+        return flops_of(change(functools.partial(loss, block(attended))), *shapes, mask)
+
+    product = layers * 2 * rows * heads * length * count * width
+    assert of("fused") == of("fused")._replace(recomputed=0)
+    assert of("fused").model == of("einsum").model == 2 * product
+    gradient = lambda loss: jax.grad(loss, argnums=(0, 1, 2))
+    assert of("fused", gradient).model == of("einsum", gradient).model == 6 * product
+    # The kernel keeps no logits; with a checkpoint its forward pass, too, runs again.
+    assert (of("fused", gradient).recomputed, of("einsum", gradient).recomputed) == (product, 0)
+    again = of("fused", gradient, jax.checkpoint)
+    assert (again.model, again.recomputed) == (6 * product, 3 * product)
+
+
+@pytest.mark.parametrize("kernel", ["ffi_call", "pallas_call"])
+def test_a_kernel_of_which_nothing_is_known_is_named(kernel):
+    x = array(8, 8)
+    calls = {
+        "ffi_call": jax.ffi.ffi_call("somebody_s", x),
+        "pallas_call": pallas.pallas_call(
+            lambda x, y, out: out.__setitem__(..., x[...] @ y[...]), out_shape=x, grid=(3,)
+        ),
+    }
+    layer = lambda x, y: calls[kernel](x, y) @ y
+    with pytest.warns(UserWarning, match=f"products of {kernel} are not counted"):
+        assert flops_of(jax.jit(layer), x, x).model >= 2 * 8**3
 
 
 def test_modules_are_found_in_forward_and_backward_passes():
