@@ -59,6 +59,8 @@ EXTRAS_REQUIRE = {
     "ahead": ["jax[tpu]>=0.10.2", "jax-cuda13-plugin>=0.10.2", "jax-cuda13-pjrt>=0.10.2"],
     # Preparing data on many machines. Beam lowers protobuf and pyarrow, so it stays out of the plain install.
     "data": ["apache-beam>=2.77"],
+    # The same on Dask, which one machine can start and which needs no Java.
+    "dask": ["apache-beam[dask]>=2.77", "distributed>=2026.8"],
     # Serving streams over HTTP, WebSocket and WebRTC, and the client of it.
     "live": LIVE,
     # `launch.arena`: ratings, and votes as Parquet.

@@ -2,7 +2,7 @@
 
 Run by `make`. Needs nothing but Python and a package index. When the environment already holds what the lock file says,
 it returns at once and installs nothing. `install.py peers` makes `.venv-peers`, which also has the programs of others
-that tests compare with (Apache Beam, PyTorch, transformers); they lower the versions of some packages, so they stand
+that tests compare with (Apache Beam, Dask, PyTorch, transformers); they lower the versions of some packages, so they stand
 apart.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # What each environment holds besides the plain install, by extras of setup.py, and about how much that is.
-EXTRAS = {"": "dev", "peers": "dev,data,live,parity,onnx,gguf"}
+EXTRAS = {"": "dev", "peers": "dev,data,dask,live,parity,onnx,gguf"}
 SIZES = {"": "1.3 GB", "peers": "3 GB"}
 
 

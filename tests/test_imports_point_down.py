@@ -237,7 +237,7 @@ MODULES = {
     "importlib-resources": None,  # tensorflow-datasets imports it, and does not declare it
     "flatbuffers": None,  # jax.export imports it where it writes, and does not declare it
 }  # fmt: skip
-LIBRARY_EXTRAS = ("live", "data", "teacher", "arena", "device")
+LIBRARY_EXTRAS = ("live", "data", "dask", "teacher", "arena", "device")
 
 
 def declared() -> tuple[set[str], set[str]]:
