@@ -24,7 +24,11 @@ bytes as the result (pip install "mmduplex-jax[data]"); every machine must see -
 
     python -m launch.prepare ... --runner=DirectRunner \
         --runner_options="--direct_num_workers=2 --direct_running_mode=multi_processing"
+    python -m launch.prepare ... --runner=DaskRunner --runner_options="--dask_client_address=tcp://HOST:8786"
     python -m launch.prepare ... --runner=FlinkRunner --runner_options="--flink_master=HOST:8081 --parallelism=64"
+
+DaskRunner wants pip install "mmduplex-jax[dask]"; without an address it starts workers on this machine. docs/data.md
+says what of this was run.
 
 Exit codes: 0 done; 1 something does not fit, or every input was rejected; 2 no such flag or field; 130 Ctrl-C.
 
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--runner",
         metavar="NAME",
-        help="write by Apache Beam: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner ...",
+        help="write by Apache Beam: DirectRunner, DaskRunner, FlinkRunner, SparkRunner, DataflowRunner ...",
     )
     add(
         "--runner_options", default="", metavar="TEXT", help="of that runner, as on the command line of a Beam pipeline"

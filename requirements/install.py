@@ -2,8 +2,8 @@
 
 Run by `make`. Needs nothing but Python and a package index. When the environment already holds what the lock file says,
 it returns at once and installs nothing. `install.py peers` makes `.venv-peers`, which also has the programs of others
-that tests compare with (Apache Beam, Dask, PyTorch, transformers); they lower the versions of some packages, so they stand
-apart.
+that tests compare with (Apache Beam, Dask, PyTorch, transformers); they lower the versions of some packages, so they
+stand apart.
 """
 
 import hashlib

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from data_pipelines import beam_runner
 from data_pipelines.shards import ShardError, open_dataset, write_shards
 from data_pipelines.sources.world import WorldSource
 from data_pipelines.world import WorldConfig
@@ -131,6 +132,11 @@ def test_a_shard_that_kills_every_worker_of_dask_is_told(tmp_path, dask_options)
     assert NAMES[1] in report.written
     write(SmallSource(rejects={2, 7}), tmp_path / "plain")
     assert contents(out) == contents(tmp_path / "plain")
+
+
+def test_a_worker_that_does_not_see_the_directory_says_so(tmp_path):
+    with pytest.raises(ShardError, match="--out must lie on a file system that all machines mount"):
+        beam_runner._WriteInWorker(tmp_path / "elsewhere" / ".writer.tmp")((0, 4, 0, 3))
 
 
 def test_where_dask_is_absent_it_says_how_to_get_it(tmp_path, monkeypatch):
