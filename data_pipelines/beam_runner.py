@@ -17,7 +17,7 @@ from data_pipelines.shards import OnWritten, ShardWriter, Task
 
 _POLL_S = 2.0
 _RUNNERS = {
-    # By this name Beam fetches another runner over the network where it can, which heeds none of --direct_num_workers ...
+    # By this name Beam fetches another runner over the network where it can, which heeds none of Direct's own options.
     "DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner",
     "DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner",  # Beam knows it by no shorter name
 }
