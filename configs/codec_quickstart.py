@@ -7,8 +7,9 @@ Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards who
           an hour is enough for one synthetic voice.
 Hardware: 2 CPU cores, 3 GB.
 Time:     about an hour of one busy core for 4,000 steps, at 1.0 to 1.7 steps a second (2026-11-30, an AMD EPYC).
-Expected: of words between silences a quarter mistaken by pocketsphinx, most of them heard too much (docs/speech.md),
-          after 3,494 steps without `hush` and 2,400 with it; these 4,000 have not been run in one piece.
+Expected: of words between silences about a tenth mistaken by pocketsphinx, most of them heard too much (docs/speech.md),
+          after 3,494 steps without `hush`, 2,400 with 5e-4 and 2,000 with 1e-3; these 4,000 have not been run in one
+          piece.
 """
 
 from ml_collections import config_dict
@@ -66,7 +67,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         semantic_codebooks=1,
         codebook_size=256,
         codebook_width=32,
-        gate=1e-3,  # -60 dB of full scale: below it decoded sound is silent, as the voice's is between words
+        gate=3e-3,  # -50 dB of full scale: below it decoded sound is silent, as the voice is between words
         remat=False,
         dtype="float32",
     )
@@ -79,7 +80,7 @@ def get_config(part: str = "") -> config_dict.ConfigDict:
         # Of full scale; below it all is alike: programs that speak are digitally silent between words.
         # Between them more is alike: what is left of noise there would drown out what is learned of the words.
         silence=5e-5,
-        hush=5e-4,
+        hush=1e-3,
         wave_weight=1.0,
         commitment_weight=0.25,
         adversarial_weight=0.0,
