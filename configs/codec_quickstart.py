@@ -7,9 +7,9 @@ Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards who
           an hour is enough for one synthetic voice.
 Hardware: 2 CPU cores, 3 GB.
 Time:     about an hour of one busy core for 4,000 steps, at 1.0 to 1.7 steps a second (2026-11-30, an AMD EPYC).
-Expected: of words between silences about a tenth mistaken by pocketsphinx, most of them heard too much (docs/speech.md),
-          after 3,494 steps without `hush`, 2,400 with 5e-4 and 2,000 with 1e-3; these 4,000 have not been run in one
-          piece.
+Expected: of words between silences about a tenth mistaken by pocketsphinx, most of them heard too much
+          (docs/speech.md), after 3,494 steps without `hush`, 2,400 with 5e-4 and 2,000 with 1e-3; these 4,000 have not
+          been run in one piece.
 """
 
 from ml_collections import config_dict
