@@ -306,7 +306,7 @@ class _PassOn:
 def _is_keyframe(codec: str, data: bytes) -> bool:
     if codec == "vp8":
         return bool(data) and not data[0] & 1
-    starts = (match.end() for match in re.finditer(rb"\0\0\1", data))
+    starts = (match.end() for match in re.finditer(rb"\x00\x00\x01", data))
     return any(at < len(data) and data[at] & 0x1F == _NAL_IDR for at in starts)
 
 

@@ -18,6 +18,7 @@ from tests.serving.served import PATIENCE_S, Server, run, served
 aiortc = pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
 av = pytest.importorskip("av")
 from mmduplex_jax.serving.voice_track import VoiceTrack  # noqa: E402  (it needs aiortc)
+from mmduplex_jax.serving.webrtc import _is_keyframe  # noqa: E402
 
 
 class Pictures(aiortc.VideoStreamTrack):
@@ -298,3 +299,16 @@ def test_what_is_no_offer_is_refused(body: str, status: int, said: str):
             assert said in (await answer.json())["error"]
 
     run(test())
+
+
+def test_a_keyframe_of_h264_is_known_by_its_bytes():
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width = encoder.height = 64
+    encoder.pix_fmt, encoder.time_base, encoder.options = "yuv420p", fractions.Fraction(1, 25), {"tune": "zerolatency"}
+    packets = []
+    for number in range(3):
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * number, np.uint8), format="rgb24")
+        picture.pts, picture.time_base = number, encoder.time_base
+        packets += encoder.encode(picture)
+    assert [_is_keyframe("h264", bytes(packet)) for packet in packets] == [True, False, False]
+    assert not _is_keyframe("h264", b"\x00\x00\x01")  # cut off behind a start code
