@@ -3,6 +3,7 @@
     python -m benchmarks.serving --json=serving.json
     python -m benchmarks.serving --checkpoint=runs/quickstart --clients=64 --minutes=5
     python -m benchmarks.serving --parts=latency
+    python -m benchmarks.serving --parts=host --checkpoint=real --json=host.json
 
 Server and clients are processes of their own on this machine, which the report names; keep it quiet meanwhile.
 
@@ -14,12 +15,16 @@ a tick's picture to when the tick's status, which comes after its words, arrives
 
 `latency`: one client, at the smallest delay that the model was made for. Of every word the time from when the client
 sent the picture that it is about (that of the last tick at or before its `t_video_s`) to when the word arrived.
+
+`host`: what a stream takes of processors, memory and the network, by what is sent (JPEGs over a WebSocket, H.264 over
+WebRTC, H.264 that the server reads itself), without the model's step (`benchmarks.serving_host`). docs/capacity.md is
+reckoned from it. Only where --parts names it.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,14 +38,26 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import serving_host
 from benchmarks.serving_clients import Task
+from benchmarks.serving_host import cpu_s
 from benchmarks.turns import machine
 from data_pipelines.world import WorldConfig, make_clip
+from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.client import encode
-from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, run_main, shown_on, write_json
+from mmduplex_jax.stages.config_file import (  # fmt: skip
+    add_json_flag,
+    at_least,
+    command_parser,
+    listed,
+    positive,
+    run_main,
+    shown_on,
+    write_json,
+)
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 
-PARTS = ("latency", "soak")
+PARTS = ("latency", "soak", "host")
 # Of 64: those that stand still, that send garbage, that drop; and as many well-behaved ones whose feed is read along.
 BAD = {"stalling": 8, "garbage": 4, "dropping": 4, "twin": 4}
 _OF = 64
@@ -57,14 +74,16 @@ class Server:
     Attributes:
       url: where it is.
       info: what it says of its model.
+      pid: its process.
     """
 
-    def __init__(self, model: Sequence[str], max_sessions: int, log: Path):
+    def __init__(self, model: Sequence[str], max_sessions: int, log: Path, module: str = "launch.serve"):
         """Starts it; ChildProcessError where it does not come up."""
-        command = [sys.executable, "-m", "launch.serve", *model, "--port=0", f"--max_sessions={max_sessions}"]
+        command = [sys.executable, "-m", module, *model, "--port=0", f"--max_sessions={max_sessions}"]
         self._log = log
         with log.open("w") as written:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=written, text=True)
+        self.pid = self._process.pid
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         if " on http" not in said:
@@ -81,9 +100,9 @@ class Server:
         """Its gauges and counters without labels, less their prefix, and its resident memory in MB."""
         lines = [line.split(" ") for line in self._get("/metrics").splitlines() if line.startswith("mmduplex_")]
         found = {name.removeprefix("mmduplex_"): float(value) for name, value in lines if "{" not in name}
-        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return found | {"resident_mb": int(resident.split()[1]) / 1e3, "cpu_s": cpu_s(self._process.pid)}
+        return found | {"resident_mb": int(resident.split()[1]) / 1e3, "cpu_s": cpu_s(self.pid)}
 
     def stop(self) -> list[dict[str, Any]]:
         """Stops it with SIGTERM; its log. ChildProcessError where it does not end with 0."""
@@ -92,12 +111,6 @@ class Server:
         if code != 0:
             raise ChildProcessError(f"the server ended with {code}: {self._log.read_text()[-2000:]}")
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process so far, in the kernel and out of it."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def write_pictures(folder: Path, frame_px: int) -> None:
@@ -248,6 +261,18 @@ def latency(server: Server, pictures: Path, seconds: float) -> dict[str, Any]:
     return {"delay_steps": delay_steps, "word": words, "status": percentiles([one[1] for one in account["answered"]])}
 
 
+def host(model: Sequence[str], video: Path | None, streams: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """What a stream takes of its host (`serving_host`), of a video or of a clip of the world."""
+    if video is None:
+        video = write_clip_files(folder, WorldConfig(look="rich"), 0, 0, size_px=360).video
+    server = Server([*model, f"--allow_sources={folder}"], streams, folder / "host.log", "benchmarks.serving_host")
+    try:
+        found = asyncio.run(serving_host.host(server, video, folder, streams, seconds))
+    finally:
+        server.stop()
+    return {"model": server.info["model"], "video": video.name, "sent": found}
+
+
 def work(args: argparse.Namespace) -> int:
     """Runs what is asked for; 1 where a word was lost or doubled."""
     phases = round(args.minutes * 60.0 / args.phase_s)
@@ -261,6 +286,10 @@ def work(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="mmduplex-serving-") as folder:
             for part in args.parts:
                 # A garbage sender that goes away without a word keeps its slot until nobody can come back to it.
+                if part == "host":
+                    report[part] = host(model, args.video, args.host_streams, args.host_s, Path(folder))
+                    print(report[part])
+                    continue
                 slots = 1 if part == "latency" else args.clients + bad_clients(args.clients)["garbage"]
                 server = Server(model, slots, Path(folder) / f"{part}.log")
                 pictures = Path(folder) / part
@@ -285,11 +314,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {_MODEL})")
     add("--random_init", metavar="CONFIG.py", help="instead: random parameters of this config")
-    add("--parts", type=listed(among=PARTS, none=True), default=",".join(PARTS), help="(default: %(default)s)")
+    add(
+        "--parts",
+        type=listed(among=PARTS, none=True),
+        default="latency,soak",
+        help=f"of {', '.join(PARTS)} (default: %(default)s)",
+    )
     add("--clients", type=int, default=_OF, help="of the soak, bad ones included (default: %(default)s)")
     add("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
     add("--phase_s", type=float, default=30.0, help="of the soak (default: %(default)s)")
     add("--latency_s", type=float, default=120.0, help="of the one client (default: %(default)s)")
+    add("--host_streams", type=at_least(1), default=16, help="of the part host (default: %(default)s)")
+    add("--host_s", type=positive, default=20.0, help="of video, a stream of the part host (default: %(default)s)")
+    add("--video", type=Path, metavar="FILE", help="that they send in the part host (default: a clip of the world)")
     add_json_flag(flags)
     return run_main(flags, argv, work, {ValueError: 2})
 

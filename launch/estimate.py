@@ -4,10 +4,14 @@ r"""What a training costs, before it is run: operations, memory, device-hours, d
     python -m launch.estimate --config=configs/duplex_300m.py --hardware=4090 \
         --config.train.grad_accum=2 --mfu=0.3 --price=0.69 --json=cost.json
     python -m launch.estimate --sheet=docs/cost.md      # the whole chain, as that page has it
+    python -m launch.estimate --config=configs/real.py --streams=1000 --hardware=h200 --sent=jpeg
+    python -m launch.estimate --capacity=docs/capacity.md
 
 Nothing is compiled and no accelerator is needed. --mfu is the share of the device's peak that the model's operations
 take: 0.4 is an assumption; put in what a training logs as `mfu`. --price is of one device and hour, in dollars; without
 it the price of a table is used (`mmduplex_jax/planning/devices.py` says whose and of when).
+
+With --streams it says instead what so many live streams take: devices, cores, memory, lines, money (docs/capacity.md).
 
 --json writes `flops_per_step, mfu, device_hours, days, cost, memory_bytes_per_device` and what they are made of.
 
@@ -20,11 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmduplex_jax.planning import cost, sheets
+from mmduplex_jax.planning import capacity, cost, sheets
 from mmduplex_jax.planning.devices import named
 from mmduplex_jax.stages.config_file import (
     add_config_flag,
     add_json_flag,
+    at_least,
     command_parser,
     load_config,
     run_main,
@@ -37,6 +42,8 @@ EXIT_MISFIT = 2
 # What docs/cost.md is about: the full-size stages, in their order.
 CHAIN = ("clip_s16", "bflow_events_75m", "vlm_single_token", "duplex_300m")
 SPEAKING = "duplex_300m_speech"
+# What docs/capacity.md is about.
+SERVED = ("world", "real", "duplex_300m", SPEAKING)
 
 
 def parse_hardware(text: str) -> tuple[str, int]:
@@ -97,8 +104,20 @@ def work(args: argparse.Namespace) -> None:
         args.sheet.write_text(sheets.cost_sheet(stages, speaking), encoding="utf-8")
         print(f"wrote {args.sheet}")
         return
+    if args.capacity:
+        loads = [capacity.load_of(name, load_config(f"configs/{name}.py")) for name in SERVED]
+        page = args.capacity.read_text(encoding="utf-8")
+        args.capacity.write_text(capacity.written(page, loads), encoding="utf-8")
+        print(f"wrote {args.capacity}")
+        return
     if args.config is None:
         raise ValueError("pass --config=FILE, or --sheet=FILE for the whole chain")
+    if args.streams is not None:
+        device = named(parse_hardware(args.hardware)[0])
+        load = capacity.load_of(Path(args.config_file.partition(":")[0]).stem, args.config)
+        found = capacity.plan(load, args.sent, device, args.streams, args.mfu)
+        show(args, found._asdict() | {"first": found.first}, capacity.lines(found, load, args.sent, device))
+        return
     if args.price is not None and args.price < 0:
         raise ValueError(f"--price={args.price}: at least 0")
     counts = report(args.config, args.hardware, args.mfu, args.price)
@@ -119,7 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--mfu", type=float, default=cost.ASSUMED_MFU, help="share of the peak that is reached (default: %(default)s)")
     add("--price", type=float, metavar="DOLLARS", help="for an hour of one device (default: the table's)")
     add_json_flag(flags)
+    add("--streams", type=at_least(1), metavar="N", help="say instead what so many live streams of the config take")
+    text = "how their pictures come: jpeg, webrtc or source, and a size: webrtc 1280x720 (default: %(default)s)"
+    add("--sent", default=capacity.USUAL, metavar="HOW", help=text)
     add("--sheet", type=Path, metavar="FILE", help="write the page of the whole chain here, as docs/cost.md is made")
+    add("--capacity", type=Path, metavar="FILE", help="write the tables of live streams into this page")
     return run_main(flags, argv, work, {ValueError: EXIT_MISFIT})
 
 

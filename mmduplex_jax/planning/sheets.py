@@ -72,12 +72,12 @@ def chain(configs: Mapping[str, ConfigDict]) -> list[Stage]:
     """The stages of a chain, from their configs by name; tracing each takes seconds."""
     stages = []
     for name, config in configs.items():
-        task = _full_size_task(config)
+        task = full_size_task(config)
         stages.append(Stage(name, config, task, cost.estimate(task, config, named("h100"), _DEVICES)))
     return stages
 
 
-def _full_size_task(config: ConfigDict) -> Task:
+def full_size_task(config: ConfigDict) -> Task:
     """The task for a vocabulary that fills the table of words, as it will; the built-in world's few would not."""
     return build_task(config, TextTokenizer.word_level([f"w{row}" for row in range(config.vocab_rows_min - MARKS)]))
 
@@ -171,7 +171,7 @@ def _collections(stages: Sequence[Stage]) -> str:
     clip, bflow, _, duplex = stages
     images = clip.config.copy_and_resolve_references()
     images.time.frames, images.time.pool = 1, "mean"
-    task = _full_size_task(images)
+    task = full_size_task(images)
     pair = cost.flops_per_step(task, images).model / images.data.batch_size
     one_frame = f"{_few(_hours(pair * IMAGES))} (one frame: {pair / 1e9:.0f} GFLOP a pair)"
     rows = [["400 M images with texts", "", one_frame, "", ""]]
