@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs import codec_mimi
 from mmduplex_jax.planning import capacity, cost, sheets
 from mmduplex_jax.planning.devices import named
 from mmduplex_jax.stages.config_file import (
@@ -42,8 +43,6 @@ EXIT_MISFIT = 2
 # What docs/cost.md is about: the full-size stages, in their order.
 CHAIN = ("clip_s16", "bflow_events_75m", "vlm_single_token", "duplex_300m")
 SPEAKING = "duplex_300m_speech"
-# What docs/capacity.md is about.
-SERVED = ("world", "real", "duplex_300m", SPEAKING)
 
 
 def parse_hardware(text: str) -> tuple[str, int]:
@@ -104,8 +103,9 @@ def work(args: argparse.Namespace) -> None:
         args.sheet.write_text(sheets.cost_sheet(stages, speaking), encoding="utf-8")
         print(f"wrote {args.sheet}")
         return
+    codec = codec_mimi.get_config()
     if args.capacity:
-        loads = [capacity.load_of(name, load_config(f"configs/{name}.py")) for name in SERVED]
+        loads = [capacity.load_of(name, load_config(f"configs/{name}.py"), codec) for name in capacity.SERVED]
         page = args.capacity.read_text(encoding="utf-8")
         args.capacity.write_text(capacity.written(page, loads), encoding="utf-8")
         print(f"wrote {args.capacity}")
@@ -114,7 +114,7 @@ def work(args: argparse.Namespace) -> None:
         raise ValueError("pass --config=FILE, or --sheet=FILE for the whole chain")
     if args.streams is not None:
         device = named(parse_hardware(args.hardware)[0])
-        load = capacity.load_of(Path(args.config_file.partition(":")[0]).stem, args.config)
+        load = capacity.load_of(Path(args.config_file).stem, args.config, codec)
         found = capacity.plan(load, args.sent, device, args.streams, args.mfu)
         show(args, found._asdict() | {"first": found.first}, capacity.lines(found, load, args.sent, device))
         return

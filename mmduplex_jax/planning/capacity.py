@@ -44,20 +44,6 @@ class Sent(NamedTuple):
         return self.server_cores + self.decoder_cores
 
 
-class Host(NamedTuple):
-    """A machine with devices.
-
-    Attributes:
-      cores: that an operating system shows.
-      source: whose.
-    """
-
-    cores: int
-    memory_bytes: float
-    devices: int
-    source: str
-
-
 class Load(NamedTuple):
     """A model that is served.
 
@@ -79,6 +65,7 @@ class Plan(NamedTuple):
 
     Attributes:
       limits: streams a device, by what bounds them.
+      devices: with a server each, and its part of a host; devices_least: if nothing but they bounded the streams.
       cores, memory_bytes: of all hosts; in_bytes_per_s, out_bytes_per_s: of all their lines.
       files: of each server's process.
       dollars: an hour; None where no price is known.
@@ -88,6 +75,7 @@ class Plan(NamedTuple):
     streams: int
     limits: Mapping[str, float]
     devices: int
+    devices_least: int
     hosts: int
     cores: float
     memory_bytes: float
@@ -108,7 +96,8 @@ class Plan(NamedTuple):
 BANDWIDTH_SHARE, CORES_SHARE, PYTHON_SHARE = 0.6, 0.7, 0.7
 # docs/topologies.md: 16 streams of duplex_300m have 0.87 GiB of state; compilers plan up to 1.26 GiB of temporaries.
 TEMPORARIES = 1.26 / 0.87
-HOST = Host(192, 2e12, 8, "AWS P5: 192 vCPUs, 2 TB, 8 devices (silicon.fr, 2023), taken for all devices")
+HOST_CORES, HOST_BYTES, HOST_DEVICES = 192, 2e12, 8
+HOST = f"{HOST_CORES} cores, {HOST_BYTES / 1e12:.0f} TB, {HOST_DEVICES} devices: AWS P5 (silicon.fr, 2023)"
 CORE_PRICE = Price(0.34 / 8, "c5.2xlarge, 8 vCPUs on demand, AWS's Auto Scaling guide, read 2026-11-30")
 # python -m benchmarks.serving --parts=host --checkpoint=NAME --host_streams=8 --host_s=10 --video=05_default_juggle.mp4
 # on 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time.
@@ -116,19 +105,32 @@ SENT: dict[str, dict[str, Sent]] = {}
 # docs/live.md: 72 streams of `world` on 4 cores, decoding included; a step of `duplex_300m` 25 ms of 4 cores, of eight
 # streams, 12.5 times a second. docs/speed.md: 15 ticks of `real` and their decoding 0.66 s of processors, one stream.
 ALONE_CORES = {"world": 4 / 72, "real": 0.66 / 15 * 6.25, "duplex_300m": 0.025 * 4 * 12.5}
+# What of `limits` is the device's own.
+OF_DEVICE = ("operations", "bandwidth", "memory")
 USUAL = "webrtc 640x360"
+SERVED = ("world", "real", "duplex_300m", "duplex_300m_speech")
 SCALES = (1, 10, 100, 1_000, 10_000, 100_000)
 DEVICES = ("h200", "h100", "5090", "v6e")
 _SECTION = re.compile(r"(<!-- rows: (?P<name>[\w-]+) -->\n).*?(<!-- rows end -->)", re.DOTALL)
 
 
-def load_of(name: str, config: Any) -> Load:
-    """A model as it is served; tracing it takes seconds. ValueError: its stage does not stream."""
+def load_of(name: str, config: Any, codec: Any) -> Load:
+    """A model as it is served; tracing it takes seconds.
+
+    Args:
+      codec: the config of the codec that makes it heard, where it has a voice.
+
+    Raises:
+      ValueError: its stage does not stream, or the codec is not that of its voice.
+    """
     # Shipped models have their own few words.
     task = build_task(config, load_tokenizer(config)) if name in SENT else full_size_task(config)
     stream = cost.stream_cost(task, config)
     if stream is None:
         raise ValueError(f"{name} is of stage {config.stage!r}, which is not served: --streams is about duplex models")
+    if task.config.audio is not None:
+        voice = cost.voice_cost(task, build_task(codec, load_tokenizer(codec)))
+        stream = cost.StreamCost(*(one + other for one, other in zip(stream, voice)))
     # Of the two that were measured, the one whose frames are no smaller, or the larger.
     like = "world" if math.prod(frame_size(config.frame_px)) <= 64 * 64 else "real"
     return Load(name, stream, config.clock.step_hz, SENT[like], ALONE_CORES.get(name))
@@ -153,8 +155,8 @@ def limits(load: Load, sent: str, device: Device, mfu: float = cost.ASSUMED_MFU)
         "memory": (cost.USABLE_MEMORY * device.memory_bytes - stream.weights_bytes)
         / (stream.state_bytes * (1 + TEMPORARIES)),
         "Python": PYTHON_SHARE / python_cores,
-        "cores": CORES_SHARE * HOST.cores / HOST.devices / taken.cores,
-        "RAM": cost.USABLE_MEMORY * HOST.memory_bytes / HOST.devices / (taken.server_bytes + taken.decoder_bytes),
+        "cores": CORES_SHARE * HOST_CORES / HOST_DEVICES / taken.cores,
+        "RAM": cost.USABLE_MEMORY * HOST_BYTES / HOST_DEVICES / (taken.server_bytes + taken.decoder_bytes),
     }
     return {name: float(max(0, math.floor(streams))) for name, streams in found.items()}
 
@@ -162,7 +164,7 @@ def limits(load: Load, sent: str, device: Device, mfu: float = cost.ASSUMED_MFU)
 def plan(load: Load, sent: str, device: Device, streams: int, mfu: float = cost.ASSUMED_MFU) -> Plan:
     """What so many streams take. ValueError: a device holds none, or nothing is known of `sent`."""
     bounds, taken = limits(load, sent, device, mfu), load.sent[sent]
-    held = min(bounds.values())
+    held, own = min(bounds.values()), min(bounds[name] for name in OF_DEVICE)
     if not held:
         raise ValueError(f"{load.name} does not fit one {device.name or device.kind}: {bounds}")
     devices = math.ceil(streams / held)
@@ -171,7 +173,8 @@ def plan(load: Load, sent: str, device: Device, streams: int, mfu: float = cost.
         streams,
         bounds,
         devices,
-        math.ceil(devices / HOST.devices),
+        math.ceil(streams / own),
+        math.ceil(devices / HOST_DEVICES),
         streams * taken.cores,
         streams * (taken.server_bytes + taken.decoder_bytes),
         streams * taken.in_bytes_per_s,
@@ -188,7 +191,8 @@ def lines(plan: Plan, load: Load, sent: str, device: Device) -> str:
     rows = [
         ("streams", f"{plan.streams:,} of {load.name}, sent as {sent}"),
         ("a device holds", f"{bounds}: {plan.first} first"),
-        ("devices, hosts", f"{plan.devices:,} {name}, a server each, in {plan.hosts:,} hosts of {HOST.devices}"),
+        ("devices, hosts", f"{plan.devices:,} {name}, a server each, in {plan.hosts:,} hosts of {HOST_DEVICES}"),
+        ("devices at least", f"{plan.devices_least:,}, if nothing but they bounded the streams"),
         ("on the hosts", f"{plan.cores:,.1f} cores, {plan.memory_bytes / 1e9:,.1f} GB beside the servers themselves"),
         ("line", f"{plan.in_bytes_per_s * 8e-9:,.3f} Gbit/s in, {plan.out_bytes_per_s * 8e-9:,.3f} out"),
         ("files of a server", f"{plan.files:,.0f} beside its own"),
@@ -224,7 +228,7 @@ def assumed() -> str:
         ["of the time between two ticks, that rounds take", f"{DeadlinePolicy().load_high:.0%}"],
         ["of a host's cores that can be counted on", f"{CORES_SHARE:.0%}"],
         ["of a core, that the Python of one server can take", f"{PYTHON_SHARE:.0%}"],
-        ["a host", HOST.source],
+        ["a host", HOST],
         ["a core alone, an hour", f"${CORE_PRICE.dollars_per_hour:.4f}: {CORE_PRICE.source}"],
     ]
     return markdown_table(["what", "assumed"], rows)
@@ -235,11 +239,13 @@ def devices_table(loads: Sequence[Load]) -> str:
     rows = []
     for load in loads:
         for name in DEVICES:
-            held = list(limits(load, USUAL, named(name)).items())[:3]
-            first = min(held, key=lambda one: one[1])[0]
+            held = limits(load, USUAL, named(name))
+            first = min(OF_DEVICE, key=lambda bound: held[bound])
             step_ms = 1e3 * load.stream.step_s_least(named(name))
-            rows.append([f"`{load.name}`", name, f"{step_ms:.2f} ms", *(f"{n:,.0f}" for _, n in held), first])
-    return markdown_table(["model", "device", "a step alone", "operations", "bandwidth", "memory", "first"], rows)
+            rows.append(
+                [f"`{load.name}`", name, f"{step_ms:.2f} ms", *(f"{held[one]:,.0f}" for one in OF_DEVICE), first]
+            )
+    return markdown_table(["model", "device", "a step alone", *OF_DEVICE, "first"], rows)
 
 
 def host_table() -> str:
@@ -260,13 +266,24 @@ def scale(load: Load, device: str = "h200") -> str:
     bounds, rows = plan(load, USUAL, named(device), 1), []
     for streams in SCALES:
         one = plan(load, USUAL, named(device), streams)
-        row = [f"{streams:,}", f"{one.devices:,}", f"{one.hosts:,}", f"{one.cores:,.1f}"]
+        row = [f"{streams:,}", f"{one.devices:,}", f"{one.devices_least:,}", f"{one.hosts:,}", f"{one.cores:,.1f}"]
         row += [f"{one.memory_bytes / 1e9:,.2f}", f"{one.in_bytes_per_s * 8e-9:,.3f}"]
         row += [f"{one.out_bytes_per_s * 8e-9:,.4f}", f"{one.files:,.0f}", f"${one.dollars or 0:,.0f}"]
         if one.cores_without is not None:
             row += [f"{one.cores_without:,.1f}", f"${one.cores_without * CORE_PRICE.dollars_per_hour:,.2f}"]
         rows.append(row)
-    head = ["streams", device, "hosts", "cores", "RAM, GB", "Gbit/s in", "out", "files of a server", "an hour"]
+    head = [
+        "streams",
+        device,
+        "at least",
+        "hosts",
+        "cores",
+        "RAM, GB",
+        "Gbit/s in",
+        "out",
+        "files of a server",
+        "an hour",
+    ]
     head += ["cores without a device", "an hour"] if load.alone_cores is not None else []
     held = ", ".join(f"{name} {streams:,.0f}" for name, streams in bounds.limits.items())
     return f"A device with its part of a host holds: {held}. **{bounds.first}** first.\n\n{markdown_table(head, rows)}"

@@ -20,6 +20,7 @@ from mmduplex_jax.planning.devices import Device
 from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
 from mmduplex_jax.sharding import abstract_mesh, mesh_sizes
 from mmduplex_jax.stages.registry import find_stage
+from mmduplex_jax.streaming.sound import voice_of
 from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.step import Program, TrainState, abstract_params, make_program
@@ -349,3 +350,13 @@ def stream_cost(task: Any, config: Any) -> StreamCost | None:
         state_bytes=_bytes(state),
         weights_bytes=np.dtype(np.float32).itemsize * count(params),
     )
+
+
+def voice_cost(task: Any, codec_task: Any) -> StreamCost:
+    """What a codec's decoder adds to a stream that is heard; ValueError where it is not the codec of its codes."""
+    voice = voice_of(task.config, codec_task.config, nn.unbox(abstract_params(codec_task))["codec"], "the codec")
+    state = jax.eval_shape(lambda: voice.codec.decoder_state(1))
+    codes = jax.ShapeDtypeStruct((1, 1, task.config.audio.depth.codebooks), np.int32)
+    given = (voice.params, state, codes, jax.ShapeDtypeStruct((1,), np.bool_))
+    flops = count_flops(jax.make_jaxpr(voice.codec.decode_step)(*given)).model
+    return StreamCost(flops * voice.codec.config.step_hz, _bytes(state), _bytes(voice.params))

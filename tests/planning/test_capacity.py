@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import codec_mimi
 from launch import estimate
 from mmduplex_jax.planning import capacity
 from mmduplex_jax.planning.cost import StreamCost
@@ -44,7 +45,7 @@ def test_a_source_is_decoded_outside_python_s_lock():
 def test_a_plan_by_hand():
     found = capacity.plan(LOAD, "jpeg", named("h200"), 1000)
     assert (found.first, found.limits["Python"]) == ("Python", 70)
-    assert (found.devices, found.hosts, found.dollars) == (15, 2, 60.0)
+    assert (found.devices, found.devices_least, found.hosts, found.dollars) == (15, 1, 2, 60.0)
     assert found.cores == pytest.approx(40.0)
     assert found.memory_bytes == 5 * 10**9
     assert (found.in_bytes_per_s, found.out_bytes_per_s) == (125 * 10**6, 10**6)
@@ -65,7 +66,7 @@ def test_what_cannot_be_is_said():
 def test_the_command_says_what_streams_take(repository: Path, monkeypatch, capsys):
     monkeypatch.chdir(repository)
     asked = []
-    monkeypatch.setattr(capacity, "load_of", lambda name, config: asked.append((name, config.stage)) or LOAD)
+    monkeypatch.setattr(capacity, "load_of", lambda name, config, codec: asked.append((name, config.stage)) or LOAD)
     flags = ["--config=configs/quickstart.py", "--streams=1000", "--hardware=h200", "--sent=jpeg"]
     assert estimate.main([*flags, "--json=-"]) == 0
     assert asked == [("quickstart", "duplex")]
@@ -96,5 +97,7 @@ def test_the_server_s_bounds_are_those_of_the_page(repository: Path):
 @pytest.mark.slow
 def test_the_page_is_up_to_date(repository: Path):
     page = (repository / PAGE).read_text(encoding="utf-8")
-    loads = [capacity.load_of(name, load_config(f"configs/{name}.py")) for name in estimate.SERVED]
+    loads = [
+        capacity.load_of(name, load_config(f"configs/{name}.py"), codec_mimi.get_config()) for name in capacity.SERVED
+    ]
     assert capacity.written(page, loads) == page, ANEW
