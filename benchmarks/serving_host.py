@@ -53,6 +53,7 @@ class Film(NamedTuple):
     path: Path
     width_px: int
     height_px: int
+    length_s: float
 
 
 def film(source: Path, folder: Path, size: tuple[int, int, int], length_s: float) -> Film:
@@ -72,13 +73,14 @@ def film(source: Path, folder: Path, size: tuple[int, int, int], length_s: float
             packets += stream.encode(picture)
         packets += stream.encode()
         begin, every = [packet.pts for packet in packets], len(pictures)
-        for turn in range(math.ceil(length_s * FPS / every)):
+        turns = math.ceil(length_s * FPS / every)
+        for turn in range(turns):
             for packet, pts in zip(packets, begin):
                 again = av.Packet(bytes(packet))
                 again.stream, again.time_base, again.is_keyframe = stream, Fraction(1, FPS), packet.is_keyframe
                 again.pts = again.dts = pts + turn * every
                 out.mux(again)
-    return Film(path, width_px, height_px)
+    return Film(path, width_px, height_px, turns * every / FPS)
 
 
 def cpu_s(process: int | str) -> float:
@@ -150,7 +152,6 @@ async def by_websocket(
         try:
             for message in messages:
                 await socket.send_bytes(message)
-                traffic.sent_bytes += len(message)
             await reading
         finally:
             reading.cancel()
@@ -266,11 +267,14 @@ async def host(server: Any, source: Path, folder: Path, streams: int, seconds: f
 
         pictures = await asyncio.to_thread(jpegs, films[0], clock, frame_px)
         await measure("jpeg", functools.partial(by_websocket, messages=pictures), streams, mode="file")
+        # (They are on their way before they are taken.)
+        found["jpeg"]["in_bytes_per_s"] = round(sum(map(len, pictures)) / films[0].length_s)
         for one in films:
             named = f"{one.width_px}x{one.height_px}"
             await measure(f"webrtc {named}", functools.partial(by_webrtc, of=one), max(1, streams // 2))
             watch = functools.partial(by_websocket, messages=())
             await measure(f"source {named}", watch, streams, mode="file", source=str(one.path))
+            found[f"source {named}"]["in_bytes_per_s"] = round(one.path.stat().st_size / one.length_s)
     return found
 
 

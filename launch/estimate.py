@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--price", type=float, metavar="DOLLARS", help="for an hour of one device (default: the table's)")
     add_json_flag(flags)
     add("--streams", type=at_least(1), metavar="N", help="say instead what so many live streams of the config take")
-    text = "how their pictures come: jpeg, webrtc or source, and a size: webrtc 1280x720 (default: %(default)s)"
+    text = "how their pictures come: jpeg, or h264 or source with a size, h264 1280x720 (default: %(default)s)"
     add("--sent", default=capacity.USUAL, metavar="HOW", help=text)
     add("--sheet", type=Path, metavar="FILE", help="write the page of the whole chain here, as docs/cost.md is made")
     add("--capacity", type=Path, metavar="FILE", help="write the tables of live streams into this page")

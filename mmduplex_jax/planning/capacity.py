@@ -99,15 +99,34 @@ TEMPORARIES = 1.26 / 0.87
 HOST_CORES, HOST_BYTES, HOST_DEVICES = 192, 2e12, 8
 HOST = f"{HOST_CORES} cores, {HOST_BYTES / 1e12:.0f} TB, {HOST_DEVICES} devices: AWS P5 (silicon.fr, 2023)"
 CORE_PRICE = Price(0.34 / 8, "c5.2xlarge, 8 vCPUs on demand, AWS's Auto Scaling guide, read 2026-11-30")
+# On 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time a second of video. `jpeg` is whole, of eight streams:
 # python -m benchmarks.serving --parts=host --checkpoint=NAME --host_streams=8 --host_s=10 --video=05_default_juggle.mp4
-# on 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time.
-SENT: dict[str, dict[str, Sent]] = {}
+# Of H.264 the decoding is measured, 20 s of that video in `pictures.Intake` (h264) and in `VideoReader` (source);
+# 1280x720 for frames of `world` only. The server's part and memory are taken to be those of `jpeg`.
+_WORLD = Sent(0.01819, 0.00638, 219_136, 3_576_832, 2.0, 16_083, 2_402)
+_REAL = Sent(0.02851, 0.02493, 2_050_048, 5_043_200, 2.0, 300_357, 2_864)
+
+
+def _sent(jpeg: Sent, small: tuple[float, float], large: tuple[float, float]) -> dict[str, Sent]:
+    """All ways to send, from cores that decode 640x360 and 1280x720, of a client and of a source."""
+    ways = {"jpeg": jpeg}
+    for size, (client, source), in_bytes_per_s in (("640x360", small, 124_215), ("1280x720", large, 317_067)):
+        taken = jpeg._replace(in_bytes_per_s=in_bytes_per_s)
+        ways[f"h264 {size}"] = taken._replace(decoder_cores=client)
+        ways[f"source {size}"] = taken._replace(server_cores=jpeg.server_cores + source, decoder_cores=0.0)
+    return ways
+
+
+SENT = {
+    "world": _sent(_WORLD, (0.04311, 0.05828), (0.11095, 0.12333)),
+    "real": _sent(_REAL, (0.04636, 0.05585), (0.11095, 0.12333)),
+}
 # docs/live.md: 72 streams of `world` on 4 cores, decoding included; a step of `duplex_300m` 25 ms of 4 cores, of eight
 # streams, 12.5 times a second. docs/speed.md: 15 ticks of `real` and their decoding 0.66 s of processors, one stream.
 ALONE_CORES = {"world": 4 / 72, "real": 0.66 / 15 * 6.25, "duplex_300m": 0.025 * 4 * 12.5}
 # What of `limits` is the device's own.
 OF_DEVICE = ("operations", "bandwidth", "memory")
-USUAL = "webrtc 640x360"
+USUAL = "h264 640x360"
 SERVED = ("world", "real", "duplex_300m", "duplex_300m_speech")
 SCALES = (1, 10, 100, 1_000, 10_000, 100_000)
 DEVICES = ("h200", "h100", "5090", "v6e")

@@ -30,7 +30,7 @@ def test_a_film_is_as_long_as_asked_for_and_goes_on(film: serving_host.Film):
     assert ticks == pytest.approx(np.arange(len(ticks)) * Clock().tick_s)
     assert ticks[-1] == pytest.approx(6.0, abs=Clock().tick_s)
     packets = list(serving_host._packets(film))
-    assert len(packets) == 6 * serving_host.FPS
+    assert len(packets) == film.length_s * serving_host.FPS == 6 * serving_host.FPS
     assert packets[0][1].is_keyframe
     assert [t_s for t_s, _ in packets] == pytest.approx(np.arange(len(packets)) / serving_host.FPS, abs=1e-4)
 
@@ -83,4 +83,4 @@ def test_a_short_run_counts_every_way_to_send(tmp_path):
         assert row["server_cores"] > 0
         assert (row["decoder_cores"] > 0) == (not name.startswith("source"))
         assert row["out_bytes_per_s"] > 100
-        assert (row["in_bytes_per_s"] > 0) == (not name.startswith("source"))
+        assert row["in_bytes_per_s"] > 1000
