@@ -2,6 +2,7 @@
 
     python -m benchmarks.streaming --json=streaming.json
     python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
+    python -m benchmarks.streaming --weights=float32,bfloat16,int8 --parts=text --json=weights.json
     python -m benchmarks.streaming --checkpoint=world --batches= --simulated_hours=24 --json=day.json
     python -m benchmarks.streaming --checkpoint=runs/speak --codec=runs/codec --speaking --batches= --simulated_hours=1
     python -m benchmarks.streaming --checkpoint=world --batches= --sessions=1024 --json=sessions.json
@@ -61,6 +62,7 @@ from mmduplex_jax.stages.registry import build_task, find_stage
 from mmduplex_jax.streaming.batch import UNCAPPED, StreamBatch
 from mmduplex_jax.typing import Array, PyTree
 from mmduplex_jax.weights.codec import CODEC_HELP
+from mmduplex_jax.weights.reduced import KINDS, reduced
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP, load_tokenizer
 
 # Clips of the world that streams share out among them.
@@ -138,10 +140,11 @@ def text_stepper(model: Commentator, batch: int, watched_s: float = 0.0) -> Step
 
 
 def arms_of(model: Commentator) -> Arms:
-    """Arms `part` ("text" or "whole"), `batch`, and for text `watched_s`, of a model."""
+    """Arms `part` ("text" or "whole"), `batch`, `weights`, and for text `watched_s`, of a model in float32."""
 
-    def make(part: str, batch: int, watched_s: float = 0.0) -> Stepper:
-        return whole_stepper(model, batch) if part == "whole" else text_stepper(model, batch, watched_s)
+    def make(part: str, batch: int, watched_s: float = 0.0, weights: str = "float32") -> Stepper:
+        held = dataclasses.replace(model, params=reduced(model.params, weights))
+        return whole_stepper(held, batch) if part == "whole" else text_stepper(held, batch, watched_s)
 
     return Arms(make)
 
@@ -272,6 +275,7 @@ def plan(
     peers: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     watched_s: Sequence[float] = (),
+    weights: Sequence[str] = (),
 ) -> list[Arm]:
     """What is timed.
 
@@ -281,8 +285,13 @@ def plan(
       peers: of `PEERS`.
       dtypes: of the peers' weights, names of PyTorch's.
       watched_s: seconds of video that went before, for the interleaved peer and beside it our text stream, at batch 1.
+      weights: how our model's large tables are held, of `reduced.KINDS`; none: as the model has them.
     """
-    arms = [Arm(f"ours, {part}", "ours", b, {"part": part}) for part in parts for b in batches]
+    arms = [Arm(f"ours, {part}", "ours", b, {"part": part}) for part in parts for b in batches if not weights]
+    arms += [
+        Arm(f"ours, {part}, {kind}", "ours", b, {"part": part, "weights": kind})
+        for part in parts for b in batches for kind in weights
+    ]  # fmt: skip
     ages = [s for s in watched_s if s and peers]
     arms += [Arm(f"ours, text, after {s:g} s", "ours", 1, {"part": "text", "watched_s": s}) for s in ages]
     for dtype in dtypes:
@@ -344,17 +353,20 @@ def summary(arm: Arm, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pairs(arms: Sequence[Arm]) -> list[tuple[int, int]]:
-    """What is divided by what, as indices: ours by each peer at the same batch and after as much video; old by new."""
+    """What is divided by what, as indices: ours by each peer at the same batch and after as much video; old by new;
+    fewer bits by float32."""
     watched = lambda arm: arm.request.get("watched_s", 0.0)
-    kind = lambda arm: (arm.worker, arm.batch, {k: v for k, v in arm.request.items() if k != "watched_s"})
+    without = lambda arm, name: (arm.worker, arm.batch, {k: v for k, v in arm.request.items() if k != name})
+    held = lambda arm: arm.request.get("weights")
     found = []
     for i, one in enumerate(arms):
         for j, other in enumerate(arms):
             peers = one.worker == "ours" != other.worker and one.batch == other.batch
             # Our whole step has no age of its own here; the others' without one stand for all.
             same_age = watched(one) == watched(other) or one.request.get("part") == "whole"
-            older = kind(one) == kind(other) and watched(one) > watched(other) == 0
-            if (peers and same_age) or older:
+            older = without(one, "watched_s") == without(other, "watched_s") and watched(one) > watched(other) == 0
+            fewer = without(one, "weights") == without(other, "weights") and held(other) == "float32" != held(one)
+            if (peers and same_age) or older or fewer:
                 found.append((i, j))
     return found
 
@@ -400,7 +412,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
       subprocess.CalledProcessError: a peer is not installed in `--peers_python`.
     """
     peers = args.peers
-    arms = plan(args.parts, args.batches, peers, args.peer_dtypes, args.watched_s)
+    arms = plan(args.parts, args.batches, peers, args.peer_dtypes, args.watched_s, args.weights)
     turns = {"rounds": args.rounds, "steps": args.steps, "limit_s": args.limit_s}
     report: dict[str, Any] = {"machine": machine()}
     if peers:
@@ -413,7 +425,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         if not args.simulated_hours and not args.sessions:
             return report
     if args.checkpoint:
-        model = load(args.checkpoint, codec=args.codec)
+        # (Arms of a kind each take their own from float32.)
+        model = load(args.checkpoint, codec=args.codec, weights="float32" if args.weights else None)
     else:
         model = with_every_row(random_commentator(args.config, seed=0, codec=args.codec))
     report["model"] = model.name
@@ -458,6 +471,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="streams at once; empty for none (default: %(default)s)",
     )
     add("--parts", type=listed(among=PARTS, none=True), default=",".join(PARTS), help="some of %(default)s")
+    kinds = f"take turns with large tables held as each of {', '.join(KINDS)} (default: as the model has them)"
+    add("--weights", type=listed(among=KINDS, none=True), default="", metavar="KIND,...", help=kinds)
     add("--steps", type=int, default=300, help="steps of an arm, shared out among the rounds (default: %(default)s)")
     add("--rounds", type=int, default=5, help="turns that every arm has (default: %(default)s)")
     add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")

@@ -44,7 +44,7 @@ from mmduplex_jax.streaming.captions import Terminal
 from mmduplex_jax.streaming.speech import DEVICE, FORMATS, check_speech
 from mmduplex_jax.streaming.statistics import format_report
 from mmduplex_jax.weights.codec import CODEC_HELP
-from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, add_weights_flag
 
 _INTERRUPTED = 130
 
@@ -55,8 +55,8 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--checkpoint, --random_init and --server are different models: give one of them")
     if args.token_file is not None and args.server is None:
         raise ValueError("--token_file is for --server")
-    if args.codec is not None and args.server is not None:
-        raise ValueError("--codec is of a model here: a --server has its own")
+    if (args.codec is not None or args.weights is not None) and args.server is not None:
+        raise ValueError("--codec and --weights are of a model here: a --server has its own")
     if args.speech is not None:
         check_speech(args.speech)
     if args.out is not None and Path(args.out).suffix.lower() not in (".vtt", ".srt"):
@@ -106,8 +106,8 @@ def load_model(args: argparse.Namespace) -> commentator.Commentator | RemoteComm
     if args.server is not None:
         return remote_commentator(args.server, read_token(args.token_file), realtime=args.realtime)
     if args.random_init is not None:
-        return commentator.random_commentator(args.random_init, args.seed, args.codec)
-    return commentator.load(args.checkpoint, codec=args.codec)
+        return commentator.random_commentator(args.random_init, args.seed, args.codec, args.weights)
+    return commentator.load(args.checkpoint, codec=args.codec, weights=args.weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--render", metavar="FILE.mp4|.mkv", help="write the video with subtitles, the tokens' places and the sound")
     add("--speech", metavar=f"FILE|{DEVICE}", help=f"write what is heard ({', '.join(FORMATS)}), or play it")
     add("--codec", metavar="DIR", help=CODEC_HELP)
+    add_weights_flag(flags)
     add_json_flag(flags, "write the report with every word")
     add("--delay", type=int, metavar="STEPS", help="steps the words run behind the picture (default: the config's)")
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit: more is quieter (default: %(default)s)")

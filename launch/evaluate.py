@@ -65,7 +65,7 @@ from mmduplex_jax.real_videos import REAL, add_real_flags, evaluate_folder, teac
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.stages.evaluation import WORLD, add_stage_flags, make_evaluator, open_clips, stage_options
 from mmduplex_jax.stages.registry import find_stage
-from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, load_trained
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, add_weights_flag, load_trained
 
 # The model that is scored on clips of the world and on shards where none is given.
 OF_SHAPES = "world"
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> None:
     ]:
         raise ValueError(f"--{given[0]} is of --data={REAL}, and this is --data={args.data}")
     started_s = time.monotonic()
-    trained = load_trained(args.checkpoint or OF_SHAPES)
+    trained = load_trained(args.checkpoint or OF_SHAPES, args.weights)
     config, stage = trained.config, trained.config.stage
     options = stage_options(stage, vars(args)) | {"batch": args.batch, "seed": args.seed, "metrics": args.metrics}
     evaluator = make_evaluator(trained.task, config, trained.tokenizer, **options)
@@ -92,6 +92,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "stage": stage,
         "checkpoint": trained.name,
         "steps": trained.steps,
+        "weights": trained.weights,
         "data": args.data,
         "seed": args.seed,
         "look": args.look if args.data == WORLD else None,
@@ -106,7 +107,7 @@ def evaluate_real(args: argparse.Namespace) -> None:
         raise ValueError(f"--metrics={args.metrics} is of clips of the world and of shards, and this is --data={REAL}")
     if not args.root:
         raise ValueError("--data=real needs --root=DIR, a folder with clips.jsonl and the videos that it labels")
-    trained = load_trained(args.checkpoint)
+    trained = load_trained(args.checkpoint, args.weights)
     own = stage_options(trained.config.stage, vars(args))
     own |= {name: getattr(args, name) for name in ("split", "cameras", "fit", "seed")}
     controls = {}
@@ -138,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--look", choices=("plain", "rich"), default="plain", help="of the world's clips (default: %(default)s)")
     add("--batch", type=int, help=f"clips decoded at a time (default: {BATCH}, of large frames fewer)")
     add("--metrics", default="", metavar="NAME", help="further scores: module:function, several with commas")
+    add_weights_flag(flags)
     add_real_flags(flags)
     add_stage_flags(flags)
     add_json_flag(flags)

@@ -10,6 +10,9 @@ weights of others (`config.init_from`), their licences go into a NOTICE beside i
 A model that is too talkative, or too quiet, on clips that it is tuned on (never on those it is judged on) is exported
 with --pad_bias: what a session, or a --pad_bias of other commands, asks for is then counted from there.
 
+With --weights=int8 (or bfloat16) large tables of weights are stored in so many bits, and whoever loads the checkpoint
+holds them so (docs/library.md, "Fewer bits").
+
 Of a model that speaks, --codec names the codec that made the codes of its training; it goes along, in the folder
 `codec`, where all commands find it.
 """
@@ -33,12 +36,12 @@ from mmduplex_jax.weights.codec import (
     save_codec,
 )
 from mmduplex_jax.weights.notice import NOTICE_FILE, notice_behind
-from mmduplex_jax.weights.trained import Trained, load_trained
+from mmduplex_jax.weights.trained import Trained, add_weights_flag, load_trained
 
 
 def export(args: argparse.Namespace) -> None:
     """Does it, and prints a line that says what was written."""
-    trained = load_trained(args.checkpoint)
+    trained = load_trained(args.checkpoint, args.weights)
     config = json.loads(trained.config.to_json_best_effort())
     if args.pad_bias is not None:
         if trained.config.stage != "duplex":
@@ -62,6 +65,7 @@ def export(args: argparse.Namespace) -> None:
         },
         dtype=args.dtype,
         max_bytes=args.max_bytes,
+        weights=trained.weights,
     )
     notice = notice_behind(config)
     if notice:
@@ -72,8 +76,9 @@ def export(args: argparse.Namespace) -> None:
     again, _ = portable.load(args.out)
     portable.check(again, trained.params, f"{args.out} against {args.checkpoint}")
     tensors = len(portable.flatten(again))
+    stored = args.dtype if trained.weights == "float32" else f"{trained.weights}, the rest {args.dtype}"
     beside = "" if codec is None else f", and its codec, {codec_size:,} bytes"
-    print(f"{args.out}: {tensors} tensors after {trained.steps} steps, {size:,} bytes ({args.dtype}){beside}")
+    print(f"{args.out}: {tensors} tensors after {trained.steps} steps, {size:,} bytes ({stored}){beside}")
 
 
 def codec_of(trained: Trained, named: str | None) -> CodecWeights | None:
@@ -107,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="float16",
         help="how numbers are stored (default: %(default)s)",
     )
+    add_weights_flag(flags)
     flags.add_argument(
         "--scores",
         nargs="*",

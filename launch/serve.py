@@ -18,7 +18,7 @@ from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, listed, parse_args
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.weights.codec import CODEC_HELP
-from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT
+from mmduplex_jax.weights.trained import CHECKPOINT_HELP, DEFAULT, add_weights_flag
 
 _DESCRIPTION = """\
 Serve a model to browsers and programs: video in, words out, many streams at once.
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     some: dict[str, Any] = {"type": listed(none=True), "default": []}
     add("--checkpoint", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: {DEFAULT})")
     add("--codec", metavar="DIR", help=CODEC_HELP)
+    add_weights_flag(flags)
     add("--random_init", metavar="CONFIG.py", help="instead of a checkpoint: random parameters of this config")
     add("--seed", type=int, default=0, help="of --random_init (default: %(default)s)")
     add_listen_flags(flags, token_variable=TOKEN_VARIABLE, port=8080, log="json")
@@ -107,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             # (Its processes load their libraries while the model is loaded and compiled.)
             with DecoderProcesses(settings.limits.decode_s) as decoders:
                 if args.random_init is not None:
-                    model = random_commentator(args.random_init, args.seed, args.codec)
+                    model = random_commentator(args.random_init, args.seed, args.codec, args.weights)
                 else:
-                    model = load(args.checkpoint, codec=args.codec)
+                    model = load(args.checkpoint, codec=args.codec, weights=args.weights)
                 run_server(model, settings, decoders)
     except (ValueError, OSError) as error:
         flush_logs()

@@ -54,6 +54,7 @@ from mmduplex_jax.streaming.unrolled import codec_on_this_machine, live_on_this_
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.codec import CODEC_FOLDER, find_codec, load_codec
+from mmduplex_jax.weights.reduced import check_kind, reduced
 from mmduplex_jax.weights.trained import Trained, load_tokenizer, load_trained
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -86,7 +87,7 @@ class Commentator:
     Attributes:
       name: what to call it in a report.
       live: the model.
-      params: its parameters, unboxed.
+      params: its parameters, unboxed; large tables of fewer bits than float32 are `layers.reduced.Reduced`.
       config: of its training.
       tokenizer: its words.
       steps: how long it was trained; 0 for random parameters.
@@ -448,7 +449,10 @@ class CommentaryStream:
 
 
 def load(
-    checkpoint: str | os.PathLike[str] | None = None, *, codec: str | os.PathLike[str] | None = None
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    codec: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
 ) -> Commentator:
     """A trained model that commentates.
 
@@ -456,14 +460,16 @@ def load(
       checkpoint: a training's workdir or a portable checkpoint; or "real" (also where it is not given) or "world",
         the models that come with the library. These names go before a folder of that name: `./real` is the folder.
       codec: of a model that speaks, the folder of its codec; where it is not given, `codec` in the checkpoint's folder.
+      weights: how its large tables are held, "float32", "bfloat16" or "int8" (fewer bits take less memory, and it
+        computes in float32 all the same); as it was exported where it is not given.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
-      ValueError: it is damaged, of another layout, of a stage that does not commentate, or the codec is another
-        model's.
+      ValueError: it is damaged, of another layout, of a stage that does not commentate, the codec is another model's,
+        or there are no such weights.
     """
     keep_compiled()
-    trained = load_trained(checkpoint)
+    trained = load_trained(checkpoint, weights)
     return commentator_of(trained, trained.title, codec)
 
 
@@ -471,6 +477,7 @@ def commentator_of(trained: Trained, name: str, codec: str | os.PathLike[str] | 
     """From a trained model; codec and errors as of `load`."""
     task = _commentating(trained.task, trained.config, str(trained.folder))
     live, params = live_on_this_machine(task.config, trained.params)
+    params = reduced(params, trained.weights)
     beside = find_codec(trained.folder) if live.config.audio is not None else None
     voice = _voice(live, codec if codec is not None else beside)
     return Commentator(name, live, params, trained.config, trained.tokenizer, trained.steps, voice)
@@ -488,18 +495,22 @@ def random_commentator(
     path: str | Path,
     seed: int,
     codec: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Commentator:
     """A model that has learned nothing, of a config file (`configs/*.py`): as fast as a trained one.
 
     Args:
+      weights: how its large tables are held, as of `load`; "float32" where it is not given.
       changes: other values of the config's fields, by their names with dots (`{"text.layers": 2}`).
 
     Raises:
       FileNotFoundError: there is no such file.
       KeyError: the config has no such field.
-      ValueError: it is no config, of a stage that does not commentate, or the codec is another model's.
+      ValueError: it is no config, of a stage that does not commentate, the codec is another model's, or there are no
+        such weights.
     """
+    kind = check_kind("float32" if weights is None else weights)
     config = load_config(path).lock()
     config.update_from_flattened_dict(changes)
     tokenizer = load_tokenizer(config)
@@ -508,6 +519,7 @@ def random_commentator(
     short = dataclasses.replace(task, ticks=2)
     params = nn.unbox(jax.jit(short.init)(jax.random.key(seed)))
     live, params = live_on_this_machine(task.config, params)
+    params = reduced(params, kind)
     voice = _voice(live, codec)
     return Commentator(f"{Path(path).stem} with random parameters", live, params, config, tokenizer, voice=voice)
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
+from mmduplex_jax.layers.reduced import dense_product, promoting
 from mmduplex_jax.typing import Array, Float
 
 # By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
@@ -27,6 +29,7 @@ def check_activation(name: str, what: str = "activation") -> None:
 
 # Truncated normal scaled by fan-in (LeCun): keeps activations at unit scale whatever the width.
 DEFAULT_INIT = nn.initializers.lecun_normal()
+_PROMOTED = promoting(promote_dtype)
 
 
 def dense(
@@ -40,6 +43,8 @@ def dense(
 ) -> nn.Dense:
     """A `nn.Dense` over the last axis: `[..., in] -> [..., features]`, computed in `dtype`, stored in float32.
 
+    A `Reduced` table may stand for its kernel.
+
     Args:
       axes: logical names of the kernel's two axes (see `mmduplex_jax/sharding.py`).
       use_bias: whether a bias (zeros at first) is added.
@@ -50,6 +55,8 @@ def dense(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-1:]),
+        promote_dtype=_PROMOTED,
+        dot_general=dense_product,
         name=name,
     )
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mmduplex_jax.layers.attention import causal_window_mask
 from mmduplex_jax.layers.kv_cache import KVCache
+from mmduplex_jax.layers.reduced import scored
 from mmduplex_jax.layers.transformer import Stack, StackConfig, attention_context, empty_stack_cache
 from mmduplex_jax.layers.vocabulary import token_loss_of
 from mmduplex_jax.typing import Array, Bool, Float, Int32
@@ -111,9 +112,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 logits of hidden states; ValueError for a model without a head."""
-        table = self.table().astype(hidden.dtype)
-        logits = jnp.einsum("bsd,vd->bsv", hidden, table, preferred_element_type=jnp.float32)
-        return logits[..., : self.config.vocab_size]
+        return scored(hidden, self.table())[..., : self.config.vocab_size]
 
     def token_nll_of(
         self, hidden: Float[Array, "B S D"], target: Int32[Array, "B S"], chunk: int = 0

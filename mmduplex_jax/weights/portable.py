@@ -1,6 +1,8 @@
 """The portable checkpoint: weights and what is needed to use them, in two files that need no training stack to read.
 
-    params.safetensors   every parameter under its path ("video_stream/layer_0/attention/query"), float16 or float32
+    params.safetensors   every parameter under its path ("video_stream/layer_0/attention/query"), float16 or float32;
+                         large tables of reduced weights as int8, their scales under the path and ".scale", or as
+                         uint16, the bits of bfloat16 (`reduced.py`)
     metadata.json        layout_version, the config, the text tokenizer, steps, data, scores, and a list of the tensors
 
 `metadata.json` holds the SHA-256 of the other file, so a half-written or mixed-up pair is found when it is loaded.
@@ -16,7 +18,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mmduplex_jax.layers.reduced import Reduced
 from mmduplex_jax.typing import PyTree
+from mmduplex_jax.weights.reduced import KINDS, expanded, reduced
 
 # Raise it whenever parameters or fields of the config are renamed, reshaped or come to mean something else.
 # 2: what sees anchors is a vision tower, `tokenizer/anchors/tower`.
@@ -29,6 +33,7 @@ METADATA_FILE = "metadata.json"
 MAX_BYTES = 10_000_000
 REQUIRED = ("config", "tokenizer", "steps", "data", "scores")
 _WRITTEN_HERE = ("layout_version", "dtype", "params_sha256", "tensors")
+_SCALE = ".scale"
 
 # Beginnings of parameters' paths, and fields of configs, in layout 2 and what they are called since.
 _RENAMED_PARAMETERS = {"ahead/": "future_word_head/", "tokenizer/flows/told/": "tokenizer/flows/features/"}
@@ -92,7 +97,12 @@ def converted_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def save(
-    folder: str | Path, params: PyTree, metadata: Mapping[str, Any], dtype: str = "float16", max_bytes: int = MAX_BYTES
+    folder: str | Path,
+    params: PyTree,
+    metadata: Mapping[str, Any],
+    dtype: str = "float16",
+    max_bytes: int = MAX_BYTES,
+    weights: str = "float32",
 ) -> int:
     """Writes a portable checkpoint; an older one in the same folder is replaced.
 
@@ -102,6 +112,8 @@ def save(
       metadata: JSON values; must have `config`, `tokenizer` (the parsed `tokenizer.json`), `steps`, `data`, `scores`.
       dtype: how numbers are stored, "float16" (half the size, about three digits) or "float32" (exact).
       max_bytes: the most that both files may take together.
+      weights: how large tables are stored, of `reduced.KINDS`, and held by whoever loads them; "float32": as `dtype`
+        says, as all others are.
 
     Returns:
       The size of both files in bytes.
@@ -118,7 +130,15 @@ def save(
     taken = [key for key in _WRITTEN_HERE if key in metadata]
     if missing or taken:
         raise PortableError(f"metadata lacks {missing} and must not bring {taken}, which are written here")
-    tensors = {name: _stored(name, value, dtype) for name, value in flatten(params).items()}
+    exact = unflatten({name: _stored(name, value, "float32") for name, value in flatten(params).items()})
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in flatten(reduced(exact, weights)).items():
+        if not isinstance(value, Reduced):
+            tensors[name] = _stored(name, value, dtype)
+            continue
+        tensors[name] = value.values
+        if value.scale is not None:
+            tensors[name + _SCALE] = value.scale
     if not tensors:
         raise PortableError("there are no parameters to save")
     blob = to_bytes(tensors)
@@ -126,6 +146,7 @@ def save(
         {
             "layout_version": LAYOUT_VERSION,
             "dtype": dtype,
+            **({} if weights == "float32" else {"weights": weights}),
             "params_sha256": hashlib.sha256(blob).hexdigest(),
             **metadata,
             "tensors": {name: list(value.shape) for name, value in tensors.items()},
@@ -168,7 +189,8 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a portable checkpoint.
 
     Returns:
-      The parameters as a nested dict of float32 NumPy arrays, and the metadata; both with the names of today.
+      The parameters as a nested dict of float32 NumPy arrays, and the metadata; both with the names of today. Where
+      tables were stored reduced, their kind is its `weights`.
 
     Raises:
       PortableError: a file is missing or damaged, the two do not belong together, or the layout is another version's.
@@ -212,7 +234,26 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         metadata["tensors"] = {converted_parameter(name): shape for name, shape in metadata["tensors"].items()}
         metadata["config"] = converted_config(metadata["config"])
         metadata["layout_version"] = LAYOUT_VERSION
-    return unflatten({name: value.astype(np.float32) for name, value in sorted(tensors.items())}), metadata
+    if metadata.get("weights", "float32") not in KINDS:
+        raise PortableError(
+            f"{folder} has weights {metadata['weights']!r}, this code reads {', '.join(KINDS)}: use newer code, or "
+            "export it again with `python -m launch.export`"
+        )
+    return unflatten(
+        {name: _floats(name, tensors) for name in sorted(tensors) if not _is_scale(name, tensors)}
+    ), metadata
+
+
+def _is_scale(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
+    return name.endswith(_SCALE) and name.removesuffix(_SCALE) in tensors
+
+
+def _floats(name: str, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A parameter in float32, however it is stored."""
+    value = tensors[name]
+    if value.dtype in (np.int8, np.uint16):
+        return np.asarray(expanded(Reduced(value, tensors.get(name + _SCALE))))
+    return value.astype(np.float32)
 
 
 def check(params: PyTree, expected: Mapping[str, Any], what: str) -> None:

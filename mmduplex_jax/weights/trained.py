@@ -1,5 +1,6 @@
 """A trained model from a folder, whichever of the two kinds of checkpoint it holds."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ from mmduplex_jax.trace_cache import recall
 from mmduplex_jax.train.task import Task
 from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights import portable
+from mmduplex_jax.weights.reduced import KINDS, check_kind, rounded
 
 _HERE = Path(__file__).resolve().parent
 # The trained models that come with the library: of real fixed cameras, and of the built-in world's shapes.
@@ -27,15 +29,22 @@ DEFAULT = "real"
 CHECKPOINT_HELP = f"a training's workdir, a portable checkpoint, or a model that comes along: {' or '.join(MODELS)}"
 
 
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--weights=KIND`; None where it is not given."""
+    text = "how large tables of weights are held; computing stays as it is (default: as they were exported)"
+    parser.add_argument("--weights", choices=KINDS, help=text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A model that has learned something.
 
     Attributes:
-      params: float32, unboxed.
+      params: float32, unboxed; where `weights` are fewer bits, with the values of those.
       config: of its training, locked.
       task: the stage, built from `config`.
       metadata: whatever else the checkpoint says.
+      weights: how a stream holds large tables, of `reduced.KINDS`.
     """
 
     folder: Path
@@ -45,6 +54,7 @@ class Trained:
     task: Task
     steps: int
     metadata: Mapping[str, Any]
+    weights: str = "float32"
 
     @property
     def name(self) -> str:
@@ -62,17 +72,21 @@ class Trained:
         return Clock(self.config.clock.step_hz, self.config.clock.video_stride)
 
 
-def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
+def load_trained(folder: str | os.PathLike[str] | None, weights: str | None = None) -> Trained:
     """Reads a portable checkpoint or the newest one of a training's workdir.
 
     Args:
       folder: of either kind; or a name of `MODELS`, "real" or "world", for one that comes with the library. A name
         goes before a folder of that name: `./real` is the folder. None: `DEFAULT`.
+      weights: to round large tables to, of `reduced.KINDS`; None: as it was exported.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.
-      ValueError: it is another layout's, damaged, or does not fit the model of its config; says what differs.
+      ValueError: it is another layout's, damaged, or does not fit the model of its config; says what differs. Or there
+        is no such kind of weights.
     """
+    if weights is not None:
+        check_kind(weights)
     given = DEFAULT if folder is None else os.fspath(folder)
     folder = MODELS.get(given) or Path(given)
     if portable.is_portable(folder):
@@ -94,7 +108,8 @@ def load_trained(folder: str | os.PathLike[str] | None) -> Trained:
     if folder not in MODELS.values():
         expected = _shapes(task, f"{resolved.to_json_best_effort()}\n{tokenizer_json}")
         portable.check(params, expected, f"{folder} against the model that its config describes")
-    return Trained(folder, params, resolved, tokenizer, task, int(steps), metadata)
+    kind = metadata.get("weights", "float32") if weights is None else weights
+    return Trained(folder, rounded(params, kind), resolved, tokenizer, task, int(steps), metadata, kind)
 
 
 def _shapes(task: Task, facts: str) -> PyTree:
