@@ -143,7 +143,7 @@ def arms_of(model: Commentator) -> Arms:
     """Arms `part` ("text" or "whole"), `batch`, `weights`, and for text `watched_s`, of a model in float32."""
 
     def make(part: str, batch: int, watched_s: float = 0.0, weights: str = "float32") -> Stepper:
-        held = dataclasses.replace(model, params=reduced(model.params, weights))
+        held = model if weights == "float32" else dataclasses.replace(model, params=reduced(model.params, weights))
         return whole_stepper(held, batch) if part == "whole" else text_stepper(held, batch, watched_s)
 
     return Arms(make)
@@ -354,7 +354,8 @@ def summary(arm: Arm, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def pairs(arms: Sequence[Arm]) -> list[tuple[int, int]]:
     """What is divided by what, as indices: ours by each peer at the same batch and after as much video; old by new;
-    fewer bits by float32."""
+    fewer bits by float32.
+    """
     watched = lambda arm: arm.request.get("watched_s", 0.0)
     without = lambda arm, name: (arm.worker, arm.batch, {k: v for k, v in arm.request.items() if k != name})
     held = lambda arm: arm.request.get("weights")

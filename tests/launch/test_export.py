@@ -1,13 +1,19 @@
+import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mmduplex_jax as mm
 from launch import export
+from mmduplex_jax.commentator import commentator_of
+from mmduplex_jax.layers.reduced import Reduced
 from mmduplex_jax.train.step import TrainState
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts
+from mmduplex_jax.weights.reduced import expanded
 from mmduplex_jax.weights.trained import load_trained
 
 
@@ -47,6 +53,34 @@ def test_a_workdir_becomes_portable(untrained, workdir, tmp_path, capsys, dtype,
     assert trained.metadata["scores"] == {"plain": {"f1": 0.5}}
     assert trained.metadata["data"]["fingerprint"] == "abc"
     assert trained.clock == load_trained(workdir).clock
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_fewer_bits_go_along(workdir, tmp_path, capsys, kind):
+    fewer, again, plain = (tmp_path / name for name in ("fewer", "again", "plain"))
+    assert export.main([f"--checkpoint={workdir}", f"--out={fewer}", "--dtype=float32", f"--weights={kind}"]) == 0
+    assert f"({kind}, the rest float32)" in capsys.readouterr().out
+    trained, wanted = load_trained(fewer), load_trained(workdir, kind)
+    assert (trained.weights, wanted.weights, load_trained(workdir).weights) == (kind, kind, "float32")
+    same(trained.params, wanted.params)
+    held = commentator_of(trained, "held").params
+    leaves = jax.tree.leaves(held, is_leaf=lambda leaf: isinstance(leaf, Reduced))
+    assert any(isinstance(leaf, Reduced) for leaf in leaves)
+    same(expanded(held), commentator_of(dataclasses.replace(wanted, weights="float32"), "wanted").params)
+    # An export of an export is as small, unless more bits are asked for.
+    assert export.main([f"--checkpoint={fewer}", f"--out={again}", "--dtype=float32"]) == 0
+    assert (again / portable.PARAMS_FILE).read_bytes() == (fewer / portable.PARAMS_FILE).read_bytes()
+    assert export.main([f"--checkpoint={fewer}", f"--out={plain}", "--dtype=float32", "--weights=float32"]) == 0
+    assert load_trained(plain).weights == "float32"
+    same(load_trained(plain).params, trained.params)
+
+
+def test_an_unknown_kind_of_weights_is_refused(workdir, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        export.main([f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", "--weights=int4"])
+    assert "invalid choice: 'int4' (choose from" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is one of float32, bfloat16, int8, not 'int4'"):
+        mm.load(workdir, weights="int4")
 
 
 def test_how_quiet_a_model_is_goes_with_it(workdir, tmp_path):
