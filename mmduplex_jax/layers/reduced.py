@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmduplex_jax.typing import Array, Float, Int32
 
@@ -32,8 +33,8 @@ class Reduced:
       blocked: whether products take some rows at a time, as CPUs should.
     """
 
-    values: Array
-    scale: Array | None
+    values: Array | np.ndarray
+    scale: Array | np.ndarray | None
     blocked: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def expanded(self) -> Float[Array, "... I O"]:
@@ -46,7 +47,7 @@ class Reduced:
         return found if self.scale is None else found * self.scale[rows]
 
 
-def _floats(values: Array) -> Array:
+def _floats(values: Any) -> Array:
     if values.dtype == jnp.uint16:
         return jax.lax.bitcast_convert_type(values.astype(jnp.uint32) << 16, jnp.float32)
     return values.astype(jnp.float32)
@@ -99,7 +100,7 @@ def scored(x: Float[Array, "B S D"], table: Float[Array, "V D"] | Reduced) -> Fl
     return out.reshape(*x.shape[:-1], count)
 
 
-def _slice(array: Array, begin: Any, count: int, axis: int) -> Array:
+def _slice(array: Any, begin: Any, count: int, axis: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(array, begin, count, axis)
 
 

@@ -136,9 +136,9 @@ def save(
         if not isinstance(value, Reduced):
             tensors[name] = _stored(name, value, dtype)
             continue
-        tensors[name] = value.values
+        tensors[name] = np.asarray(value.values)
         if value.scale is not None:
-            tensors[name + _SCALE] = value.scale
+            tensors[name + _SCALE] = np.asarray(value.scale)
     if not tensors:
         raise PortableError("there are no parameters to save")
     blob = to_bytes(tensors)
