@@ -15,8 +15,9 @@ import numpy as np
 
 from mmduplex_jax.typing import Array, Float, Int32
 
-# Numbers of a table that are float32 at a time: a megabyte, which is in a core's second cache or near it.
-_BLOCK = 1 << 18
+# Rows that are float32 at a time: some hundred kilobytes to a megabyte of the usual widths. More is slower where the
+# caches do not hold them, fewer where the loop's own work counts (`benchmarks.streaming --weights`).
+_KERNEL_ROWS, _TABLE_ROWS = 64, 256
 
 
 @jax.tree_util.register_dataclass
@@ -60,16 +61,17 @@ def multiplied(x: Float[Array, "... I"], kernel: Float[Array, "I O"] | Reduced) 
     if not kernel.blocked:
         return x @ kernel.expanded().astype(x.dtype)
     inputs, outputs = kernel.values.shape
-    rows = max(1, min(inputs, _BLOCK // outputs))
+    rows = min(inputs, _KERNEL_ROWS)
     flat = x.reshape(-1, inputs).astype(jnp.float32)
 
-    def part(begin: Any, count: int) -> Array:
-        return _slice(flat, begin, count, 1) @ _floats(_slice(kernel.values, begin, count, 0))
+    def add(i: Any, total: Array) -> Array:
+        # The last rows begin sooner where they would not be as many; what was counted before is left out.
+        begin = jnp.minimum(i * rows, inputs - rows)
+        part = jnp.where(begin + jnp.arange(rows) >= i * rows, _slice(flat, begin, rows, 1), 0.0)
+        return total + part @ _floats(_slice(kernel.values, begin, rows, 0))
 
-    add = lambda i, total: total + part(i * rows, rows)
-    out = jax.lax.fori_loop(1, inputs // rows, add, part(0, rows))
-    if left := inputs % rows:
-        out = out + part(inputs - left, left)
+    # All of it in the loop: rows outside would be copied before anything else is done, and stay until they are used.
+    out = jax.lax.fori_loop(0, -(-inputs // rows), add, jnp.zeros((len(flat), outputs), jnp.float32))
     if kernel.scale is not None:
         out = out * kernel.scale
     return out.reshape(*x.shape[:-1], outputs).astype(x.dtype)
@@ -83,18 +85,15 @@ def scored(x: Float[Array, "B S D"], table: Float[Array, "V D"] | Reduced) -> Fl
     if not table.blocked:
         return product(x, table.expanded().astype(x.dtype))
     count, width = table.values.shape
-    rows = max(1, min(count, _BLOCK // width))
+    rows = min(count, _TABLE_ROWS)
     flat = x.reshape(-1, width).astype(jnp.float32)
 
-    def part(begin: Any, size: int) -> Array:
-        return flat @ _floats(_slice(table.values, begin, size, 0)).T
-
     def put(i: Any, out: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(out, part(i * rows, rows), i * rows, 1)
+        begin = jnp.minimum(i * rows, count - rows)
+        part = flat @ _floats(_slice(table.values, begin, rows, 0)).T
+        return jax.lax.dynamic_update_slice_in_dim(out, part, begin, 1)
 
-    out = jax.lax.fori_loop(0, count // rows, put, jnp.zeros((len(flat), count), jnp.float32))
-    if left := count % rows:
-        out = jax.lax.dynamic_update_slice_in_dim(out, part(count - left, left), count - left, 1)
+    out = jax.lax.fori_loop(0, -(-count // rows), put, jnp.zeros((len(flat), count), jnp.float32))
     if table.scale is not None:
         out = out * table.scale[:, 0]
     return out.reshape(*x.shape[:-1], count)
