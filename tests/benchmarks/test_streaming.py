@@ -79,9 +79,20 @@ def test_steps_of_a_whole_model_and_of_its_text():
     assert found["ratios"] == []
 
 
+def test_fewer_bits_take_turns_with_float32():
+    arms = streaming.plan(["text", "whole"], [1, 8], weights=["float32", "int8"])
+    assert [arm.request["weights"] for arm in arms] == ["float32", "int8"] * 4
+    found = streaming.pairs(arms)
+    assert len(found) == 4
+    for one, other in found:
+        assert (arms[one].request["weights"], arms[other].request["weights"]) == ("int8", "float32")
+        assert arms[one].request["part"] == arms[other].request["part"]
+        assert arms[one].batch == arms[other].batch
+
+
 def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
     scripted = speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX)
-    monkeypatch.setattr(streaming, "load", lambda _, codec: scripted)
+    monkeypatch.setattr(streaming, "load", lambda _, codec, weights: scripted)
     path = tmp_path / "report.json"
     assert streaming.main(["--checkpoint=x", "--batches=2", "--parts=whole", "--steps=6", f"--json={path}"]) == 0
     report = json.loads(path.read_text())

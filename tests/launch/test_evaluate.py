@@ -150,7 +150,7 @@ def test_a_teacher_that_is_not_there_is_said(portable_dir, tmp_path, capsys):
     [((), "world"), (("--data=shards",), "world"), (("--data=real", "--root=labelled"), "real")],
 )
 def test_without_a_checkpoint_what_is_watched_chooses_the_model(flags, model, monkeypatch, capsys):
-    def load(checkpoint):
+    def load(checkpoint, weights):
         raise FileNotFoundError(f"asked for {checkpoint or DEFAULT}")
 
     monkeypatch.setattr(evaluate, "load_trained", load)

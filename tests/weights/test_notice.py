@@ -57,8 +57,8 @@ def test_an_export_takes_the_notice_with_it(folders, monkeypatch, tmp_path):
     )
     tokenizer = SimpleNamespace(to_json=as_json({}))
     trained = SimpleNamespace(
-        task=None, config=config, tokenizer=tokenizer, params={"a": np.ones(2)}, steps=1, metadata={}
+        task=None, config=config, tokenizer=tokenizer, params={"a": np.ones(2)}, steps=1, metadata={}, weights="float32"
     )
-    monkeypatch.setattr(export, "load_trained", lambda checkpoint: trained)
+    monkeypatch.setattr(export, "load_trained", lambda checkpoint, weights: trained)
     assert export.main(["--checkpoint=run", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "NOTICE").read_text() == "The language is free.\n\n"
