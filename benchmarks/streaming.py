@@ -287,10 +287,10 @@ def plan(
       watched_s: seconds of video that went before, for the interleaved peer and beside it our text stream, at batch 1.
       weights: how our model's large tables are held, of `reduced.KINDS`; none: as the model has them.
     """
-    arms = [Arm(f"ours, {part}", "ours", b, {"part": part}) for part in parts for b in batches if not weights]
-    arms += [
-        Arm(f"ours, {part}, {kind}", "ours", b, {"part": part, "weights": kind})
-        for part in parts for b in batches for kind in weights
+    kinds: list[dict[str, str]] = [{"weights": kind} for kind in weights] or [{}]
+    arms = [
+        Arm(", ".join(["ours", part, *kind.values()]), "ours", b, {"part": part, **kind})
+        for part in parts for b in batches for kind in kinds
     ]  # fmt: skip
     ages = [s for s in watched_s if s and peers]
     arms += [Arm(f"ours, text, after {s:g} s", "ours", 1, {"part": "text", "watched_s": s}) for s in ages]
@@ -353,8 +353,9 @@ def summary(arm: Arm, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pairs(arms: Sequence[Arm]) -> list[tuple[int, int]]:
-    """What is divided by what, as indices: ours by each peer at the same batch and after as much video; old by new;
-    fewer bits by float32.
+    """What is divided by what, as indices.
+
+    That is ours by each peer at the same batch and after as much video; old by new; fewer bits by float32.
     """
     watched = lambda arm: arm.request.get("watched_s", 0.0)
     without = lambda arm, name: (arm.worker, arm.batch, {k: v for k, v in arm.request.items() if k != name})

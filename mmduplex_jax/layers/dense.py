@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
-from mmduplex_jax.layers.reduced import dense_product, promoting
+from mmduplex_jax.layers.reduced import dense_product, promote_dtype
 from mmduplex_jax.typing import Array, Float
 
 # By the names that configs use: `gelu` is the exact one, `gelu_tanh` its usual approximation, `quick_gelu` CLIP's.
@@ -29,7 +28,6 @@ def check_activation(name: str, what: str = "activation") -> None:
 
 # Truncated normal scaled by fan-in (LeCun): keeps activations at unit scale whatever the width.
 DEFAULT_INIT = nn.initializers.lecun_normal()
-_PROMOTED = promoting(promote_dtype)
 
 
 def dense(
@@ -55,7 +53,7 @@ def dense(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-1:]),
-        promote_dtype=_PROMOTED,
+        promote_dtype=promote_dtype,
         dot_general=dense_product,
         name=name,
     )

@@ -6,12 +6,12 @@ same but for the order in which products are added up.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen import dtypes
 
 from mmduplex_jax.typing import Array, Float, Int32
 
@@ -54,10 +54,8 @@ def _floats(values: Any) -> Array:
     return values.astype(jnp.float32)
 
 
-def multiplied(x: Float[Array, "... I"], kernel: Float[Array, "I O"] | Reduced) -> Float[Array, "... O"]:
-    """`x · kernel` in `x`'s dtype."""
-    if not isinstance(kernel, Reduced):
-        return x @ kernel.astype(x.dtype)
+def multiplied(x: Float[Array, "... I"], kernel: Reduced) -> Float[Array, "... O"]:
+    """`x · kernel` in `x`'s dtype; the kernel is no stack."""
     if not kernel.blocked:
         return x @ kernel.expanded().astype(x.dtype)
     inputs, outputs = kernel.values.shape
@@ -103,16 +101,12 @@ def _slice(array: Any, begin: Any, count: int, axis: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(array, begin, count, axis)
 
 
-def promoting(promote: Callable[..., Any]) -> Callable[..., Any]:
-    """`promote` (`flax.linen.dtypes.promote_dtype`) as a `nn.Dense` that may have a `Reduced` kernel needs it."""
-
-    def promoted(inputs: Array, kernel: Any, bias: Array | None, *, dtype: Any) -> tuple[Any, ...]:
-        if not isinstance(kernel, Reduced):
-            return promote(inputs, kernel, bias, dtype=dtype)
-        inputs, bias = promote(inputs, bias, dtype=dtype)
-        return inputs, kernel, bias
-
-    return promoted
+def promote_dtype(inputs: Array, kernel: Any, bias: Array | None, *, dtype: Any) -> list[Any]:
+    """`flax.linen.dtypes.promote_dtype` as a `nn.Dense` that may have a `Reduced` kernel needs it."""
+    if not isinstance(kernel, Reduced):
+        return dtypes.promote_dtype(inputs, kernel, bias, dtype=dtype)
+    inputs, bias = dtypes.promote_dtype(inputs, bias, dtype=dtype)
+    return [inputs, kernel, bias]
 
 
 def dense_product(inputs: Array, kernel: Any, dims: Any, precision: Any = None) -> Array:

@@ -20,20 +20,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mmduplex_jax.layers.reduced import Reduced
 from mmduplex_jax.typing import PyTree
-from mmduplex_jax.weights.reduced import KINDS, expanded, reduced
+from mmduplex_jax.weights.reduced import KINDS, reduced
 
 # Raise it whenever parameters or fields of the config are renamed, reshaped or come to mean something else.
 # 2: what sees anchors is a vision tower, `tokenizer/anchors/tower`.
 # 3: names are the field's (`_RENAMED_PARAMETERS`, `_RENAMED_FIELDS`); checkpoints of layout 2 are converted as they are
 #    read.
-LAYOUT_VERSION = 3
-READABLE_VERSIONS = (2, 3)
+# 4: as 3, with tables of reduced weights. Without any a file stays 3, so that code that knows none of them reads it.
+LAYOUT_VERSION, REDUCED_VERSION = 3, 4
+READABLE_VERSIONS = (2, LAYOUT_VERSION, REDUCED_VERSION)
 PARAMS_FILE = "params.safetensors"
 METADATA_FILE = "metadata.json"
 MAX_BYTES = 10_000_000
 REQUIRED = ("config", "tokenizer", "steps", "data", "scores")
 _WRITTEN_HERE = ("layout_version", "dtype", "params_sha256", "tensors")
-_SCALE = ".scale"
+_WEIGHTS, _SCALE = "weights", ".scale"
 
 # Beginnings of parameters' paths, and fields of configs, in layout 2 and what they are called since.
 _RENAMED_PARAMETERS = {"ahead/": "future_word_head/", "tokenizer/flows/told/": "tokenizer/flows/features/"}
@@ -127,7 +128,7 @@ def save(
     if dtype not in ("float16", "float32"):
         raise PortableError(f"dtype must be 'float16' or 'float32', got {dtype!r}")
     missing = [key for key in REQUIRED if key not in metadata]
-    taken = [key for key in _WRITTEN_HERE if key in metadata]
+    taken = [key for key in (*_WRITTEN_HERE, _WEIGHTS) if key in metadata]
     if missing or taken:
         raise PortableError(f"metadata lacks {missing} and must not bring {taken}, which are written here")
     exact = unflatten({name: _stored(name, value, "float32") for name, value in flatten(params).items()})
@@ -144,9 +145,9 @@ def save(
     blob = to_bytes(tensors)
     text = json.dumps(
         {
-            "layout_version": LAYOUT_VERSION,
+            "layout_version": LAYOUT_VERSION if weights == "float32" else REDUCED_VERSION,
             "dtype": dtype,
-            **({} if weights == "float32" else {"weights": weights}),
+            **({} if weights == "float32" else {_WEIGHTS: weights}),
             "params_sha256": hashlib.sha256(blob).hexdigest(),
             **metadata,
             "tensors": {name: list(value.shape) for name, value in tensors.items()},
@@ -234,9 +235,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         metadata["tensors"] = {converted_parameter(name): shape for name, shape in metadata["tensors"].items()}
         metadata["config"] = converted_config(metadata["config"])
         metadata["layout_version"] = LAYOUT_VERSION
-    if metadata.get("weights", "float32") not in KINDS:
+    if metadata.get(_WEIGHTS, "float32") not in KINDS:
         raise PortableError(
-            f"{folder} has weights {metadata['weights']!r}, this code reads {', '.join(KINDS)}: use newer code, or "
+            f"{folder} has weights {metadata[_WEIGHTS]!r}, this code reads {', '.join(KINDS)}: use newer code, or "
             "export it again with `python -m launch.export`"
         )
     return unflatten(
@@ -251,8 +252,10 @@ def _is_scale(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
 def _floats(name: str, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
     """A parameter in float32, however it is stored."""
     value = tensors[name]
-    if value.dtype in (np.int8, np.uint16):
-        return np.asarray(expanded(Reduced(value, tensors.get(name + _SCALE))))
+    if value.dtype == np.int8:
+        return np.asarray(Reduced(value, tensors[name + _SCALE]).expanded())
+    if value.dtype == np.uint16:
+        return np.asarray(Reduced(value, None).expanded())
     return value.astype(np.float32)
 
 

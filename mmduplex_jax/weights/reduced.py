@@ -44,7 +44,7 @@ def reduced(params: PyTree, kind: str, *, blocked: bool | None = None) -> PyTree
       blocked: see `Reduced`; None: as this machine should.
 
     Raises:
-      ValueError: there is no such kind.
+      ValueError: there is no such kind, or a table is not finite (an int8 would hide that).
     """
     if check_kind(kind) == "float32":
         return params
@@ -67,11 +67,6 @@ def rounded(params: PyTree, kind: str) -> PyTree:
     return params if check_kind(kind) == "float32" else jax.tree.map(np.asarray, expanded(reduced(params, kind)))
 
 
-def size_bytes(params: PyTree) -> int:
-    """What parameters take, reduced or not."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-
-
 def _is_large(path: tuple[str, ...], leaf: Any) -> bool:
     # Stacked layers are the same to each layer: how large a table is does not depend on how many there are.
     axes = 3 if "groups" in path else 2
@@ -86,6 +81,8 @@ def _bfloat16(path: tuple[str, ...], leaf: Any, blocked: bool) -> Reduced:
 def _int8(path: tuple[str, ...], leaf: Any, blocked: bool) -> Reduced:
     values = np.asarray(leaf, np.float32)
     largest = np.abs(values).max(axis=-1 if path in _TABLES else -2, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise ValueError(f"parameter {'/'.join(path)} is not finite: this checkpoint's training has diverged")
     # Rounded up to 16 binary digits: products of it and int8 are exact then, and give the same scale again.
     fraction, exponent = np.frexp(np.maximum(largest.astype(np.float64) / 127, _SCALE_MIN))
     scale = np.ldexp(np.ceil(fraction * 2**16) / 2**16, exponent).astype(np.float32)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from mmduplex_jax.layers.reduced import Reduced
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights import reduced as module
-from mmduplex_jax.weights.reduced import expanded, reduced, rounded, size_bytes
+from mmduplex_jax.weights.reduced import expanded, reduced, rounded
 from tests.weights.test_portable import METADATA
 
 FEWER = ("bfloat16", "int8")
@@ -78,7 +78,9 @@ def test_large_tables_are_reduced_and_nothing_else(monkeypatch):
     fewer = {name for name, leaf in found.items() if isinstance(leaf, Reduced)}
     assert fewer == {"embedding", "head", "text/groups/mlp/kernel"}
     assert all(found[name] is leaf for name, leaf in portable.flatten(params).items() if name not in fewer)
-    assert size_bytes(found["embedding"]) == 5 * 4 + 5 * 4
+    assert [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(found["embedding"])] == [
+        ((5, 4), "int8"), ((5, 1), "float32"),
+    ]  # fmt: skip
 
 
 def test_float32_is_what_it_was():
@@ -101,11 +103,26 @@ def test_a_portable_checkpoint_keeps_the_kind_and_the_values(tmp_path, kind):
     size = portable.save(tmp_path / "fewer", params, METADATA, weights=kind)
     assert size < 0.8 * plain if kind == "int8" else size == pytest.approx(plain, rel=0.05)
     found, metadata = portable.load(tmp_path / "fewer")
-    assert metadata["weights"] == kind
-    assert "weights" not in portable.load(tmp_path / "plain")[1]
+    assert (metadata["weights"], metadata["layout_version"]) == (kind, portable.REDUCED_VERSION)
+    # A file that code from before can read says nothing of it.
+    plain_metadata = portable.load(tmp_path / "plain")[1]
+    assert ("weights" in plain_metadata, plain_metadata["layout_version"]) == (False, portable.LAYOUT_VERSION)
     wanted = expanded(reduced(params, kind))
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)))
+
+
+def test_a_model_that_has_diverged_is_not_made_whole_numbers():
+    kernel = np.ones((2, 2), np.float32)
+    for wrong in (np.nan, np.inf):
+        kernel[1, 0] = wrong
+        with pytest.raises(ValueError, match="parameter mlp/kernel is not finite"):
+            reduced({"mlp": {"kernel": kernel}}, "int8")
+
+
+def test_the_kind_is_not_the_caller_s_to_say(tmp_path):
+    with pytest.raises(portable.PortableError, match=r"must not bring \['weights'\]"):
+        portable.save(tmp_path, {"kernel": np.ones((2, 2), np.float32)}, {**METADATA, "weights": "int8"})
 
 
 def test_weights_of_newer_code_are_refused(tmp_path):
