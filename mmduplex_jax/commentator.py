@@ -461,7 +461,7 @@ def load(
         the models that come with the library. These names go before a folder of that name: `./real` is the folder.
       codec: of a model that speaks, the folder of its codec; where it is not given, `codec` in the checkpoint's folder.
       weights: how its large tables are held, "float32", "bfloat16" or "int8" (fewer bits take less memory, and it
-        computes in float32 all the same); as it was exported where it is not given.
+        computes as before); as it was exported where it is not given.
 
     Raises:
       FileNotFoundError: there is no checkpoint in the folder.

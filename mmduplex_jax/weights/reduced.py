@@ -1,4 +1,4 @@
-"""Parameters in fewer bits: weights alone, computing stays in float32 (or in what the model computes in).
+"""Parameters in fewer bits: weights alone, computing stays in what the model computes in.
 
 float32    as they are
 bfloat16   half the memory: numbers keep 8 binary digits, an error of at most 1/256 of each
