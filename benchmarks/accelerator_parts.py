@@ -504,7 +504,7 @@ def feed(rows: Rows) -> None:
     """Samples a second of the loader over clips of the world, beside what the training step takes."""
     import absl.flags
 
-    from benchmarks.data import BATCHES_AHEAD, batches_of_ours, samples_per_s
+    from benchmarks.data import BATCHES_AHEAD, batches_of_ours, reading_rate
     from data_pipelines.shards import ImageFormat, write_shards
     from data_pipelines.sources.world import world_source
     from mmduplex_jax.stages.config_file import load_config
@@ -532,7 +532,7 @@ def feed(rows: Rows) -> None:
 
             def measured(processes: bool = kind == "processes") -> dict[str, Any]:
                 loader = batches_of_ours(Path(folder), sizes.feed_batch, workers, epochs, processes)
-                rate = samples_per_s(loader, workers)
+                rate, _ = reading_rate(loader, workers)
                 found = {"workers": workers, "frame_px": list(given["frame_px"]), "samples_per_s": rate}
                 if not taken:
                     return found | {"taken_per_s": None, "reason": "the part `train` has no step to compare with"}

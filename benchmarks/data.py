@@ -7,7 +7,13 @@ r"""Real data against its peers, in one run on one machine: videos to shards, an
 Decoding: every arm turns the same videos into 256 px frames at the tick times, in as many processes, one after another
 in turn, `--rounds` times. `shards` is all that `launch.prepare` does: decoding, motion, JPEG, ArrayRecord. Reading: the
 frames of the same videos, cut into clips, in shuffled batches: our loader (with the words' slots) against torch's
-DataLoader over arrays and over JPEG files, and WebDataset, with as many workers. Rates are medians over rounds.
+DataLoader over arrays and over JPEG files, and WebDataset, with as many workers. Rates are medians over rounds; beside
+them stand milliseconds of all processors for a sample, which mean something on a busy machine, too.
+
+    python -m benchmarks.data --videos=FOLDER --out=runs/data_benchmark --parts=reading --read_px=224 \
+        --loader="ours, JPEG, threads" --loader=OpenCV
+
+Reading alone, for a model of smaller frames than are stored: others shrink theirs by OpenCV, averaging areas.
 
     python -m benchmarks.data --world --frame_px=64
     python -m benchmarks.data --world=40 --frame_px=256 --pack=DIR
@@ -39,7 +45,7 @@ import av
 import cv2
 import numpy as np
 
-from benchmarks.turns import in_turns, machine
+from benchmarks.turns import in_turns, machine, spread, tree_cpu_s
 from data_pipelines.clip_reader import Clip, probe, read_clips
 from data_pipelines.loader import make_loader
 from data_pipelines.shards import ImageFormat, open_dataset, write_shards
@@ -57,6 +63,7 @@ from mmduplex_jax.tokenizer.motion_field import MotionField, motion_of
 CLOCK = Clock()
 # More than any of the loaders holds ready for each worker.
 BATCHES_AHEAD = 4
+PARTS = ("decoding", "reading")
 SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 
 
@@ -193,9 +200,10 @@ class ArrayClips:
 class PictureClips:
     """A torch dataset over `write_pictures`, decoding with OpenCV or, as torchvision's datasets do, with Pillow."""
 
-    def __init__(self, directory: Path, pillow: bool = False):
+    def __init__(self, directory: Path, pillow: bool = False, read_px: int = 0):
+        """Frames are shrunk to squares of `read_px`, unless it is 0."""
         self.folders = sorted(directory.iterdir())
-        self.decode = _by_pillow if pillow else _by_opencv
+        self.decode = functools.partial(_shrunk, _by_pillow if pillow else _by_opencv, read_px)
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -205,6 +213,11 @@ class PictureClips:
 
         cv2.setNumThreads(1)
         return torch.from_numpy(np.stack([self.decode(path) for path in sorted(self.folders[index].iterdir())]))
+
+
+def _shrunk(decode: Callable[[Path], np.ndarray], read_px: int, path: Path) -> np.ndarray:
+    picture = decode(path)
+    return cv2.resize(picture, (read_px, read_px), interpolation=cv2.INTER_AREA) if read_px else picture
 
 
 def _by_opencv(path: Path) -> np.ndarray:
@@ -365,7 +378,9 @@ def sharding(videos: list[Path], out: Path, copies: int, workers: int, frame_px:
     }
 
 
-def batches_of_ours(directory: Path, batch_size: int, workers: int, epochs: int, processes: bool) -> Iterator:
+def batches_of_ours(
+    directory: Path, batch_size: int, workers: int, epochs: int, processes: bool = False, read_px: int = 0
+) -> Iterator:
     """Our loader, with words' slots, on threads or on processes."""
     loader = make_loader(
         str(directory),
@@ -373,6 +388,7 @@ def batches_of_ours(directory: Path, batch_size: int, workers: int, epochs: int,
         batch_size=batch_size,
         repeat=epochs,
         drop_remainder=True,
+        frame_px=(read_px, read_px) if read_px else None,
         threads=0 if processes else workers,
         worker_processes=workers if processes else 0,
     )
@@ -383,42 +399,63 @@ def batches_of_ours(directory: Path, batch_size: int, workers: int, epochs: int,
         loader.close()
 
 
-def reading(shards: Path, out: Path, workers: int, rounds: int, batch_size: int, epochs: int) -> list[dict[str, Any]]:
-    """Samples a second of every loader over the same clips, in turn."""
+def reading(
+    shards: Path,
+    out: Path,
+    workers: int,
+    rounds: int,
+    batch_size: int,
+    epochs: int,
+    read_px: int,
+    chosen: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Samples a second of loaders over the same clips, in turn: of those that are `chosen`, or all that can."""
     dataset = open_dataset(shards)
     clips = lambda: (dataset[number].frames for number in range(len(dataset)))
     raw = out / "shards_raw"
-    copy_raw(dataset, raw)
-    write_arrays(clips(), out / "arrays")
-    write_pictures(clips(), out / "pictures", quality=90)
-    write_tars(clips(), out / "tars", quality=90)
+    ours = functools.partial(batches_of_ours, shards, batch_size, workers, epochs, read_px=read_px)
     torch_over = lambda kind, folder: lambda: torch_loader(kind(out / folder), batch_size, workers, epochs)
+    pictures = lambda pillow: torch_over(functools.partial(PictureClips, pillow=pillow, read_px=read_px), "pictures")
     loaders: dict[str, tuple[str, Callable[[], Iterator]]] = {
-        "ours, JPEG, threads": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, False)),
-        "ours, JPEG, processes": ("grain", lambda: batches_of_ours(shards, batch_size, workers, epochs, True)),
-        "ours, raw, threads": ("grain", lambda: batches_of_ours(raw, batch_size, workers, epochs, False)),
-        "torch DataLoader, .npy": ("torch", torch_over(ArrayClips, "arrays")),
-        "torch DataLoader, JPEG files, OpenCV": ("torch", torch_over(PictureClips, "pictures")),
-        "torch DataLoader, JPEG files, Pillow": (
-            "torch",
-            torch_over(functools.partial(PictureClips, pillow=True), "pictures"),
-        ),
-        "WebDataset, JPEG": (
-            "webdataset",
-            lambda: webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset)),
-        ),
+        "ours, JPEG, threads": ("grain", ours),
+        "ours, JPEG, processes": ("grain", functools.partial(ours, processes=True)),
+        "torch DataLoader, JPEG files, OpenCV": ("torch", pictures(False)),
+        "torch DataLoader, JPEG files, Pillow": ("torch", pictures(True)),
     }
-    there = {name: make for name, (module, make) in loaders.items() if not missing(module)}
-    rates = in_turns([lambda make=make: samples_per_s(make(), workers) for make in there.values()], rounds)
-    frames = dataset[0].frames
+    if not read_px:
+        tars = lambda: webdataset_loader(out / "tars", batch_size, workers, epochs, len(dataset))
+        loaders |= {
+            "ours, raw, threads": ("grain", lambda: batches_of_ours(raw, batch_size, workers, epochs)),
+            "torch DataLoader, .npy": ("torch", torch_over(ArrayClips, "arrays")),
+            "WebDataset, JPEG": ("webdataset", tars),
+        }
+    wanted = {name: of for name, of in loaders.items() if not chosen or any(part in name for part in chosen)}
+    if not wanted:
+        raise ValueError(f"--loader={chosen[0]} is in no name: there are {'; '.join(loaders)}")
+    there = {name: make for name, (module, make) in wanted.items() if not missing(module)}
+    write_pictures(clips(), out / "pictures", quality=90)
+    for name, write in {
+        "ours, raw, threads": lambda: copy_raw(dataset, raw),
+        "torch DataLoader, .npy": lambda: write_arrays(clips(), out / "arrays"),
+        "WebDataset, JPEG": lambda: write_tars(clips(), out / "tars", quality=90),
+    }.items():
+        if name in there:
+            write()
+    found = in_turns([lambda make=make: reading_rate(make(), workers) for make in there.values()], rounds)
+    side = read_px or dataset.frame_px[0]
+    frames = len(dataset[0].frames)
     return [
-        _spread("samples_per_s", found)
+        _spread("samples_per_s", [rate for rate, _ in rates])
         | {
             "loader": name,
-            "mb_per_s": statistics.median(found) * frames.nbytes / 1e6,
-            "frames_per_s": statistics.median(found) * len(frames),
+            "mb_per_s": statistics.median(rate for rate, _ in rates) * frames * side * side * 3 / 1e6,
+            "frames_per_s": statistics.median(rate for rate, _ in rates) * frames,
+            "cpu_ms_a_sample": statistics.median(cpu_ms for _, cpu_ms in rates),
+            # Within rounds, of the first: how many times as fast it is, and how many times its work the others have.
+            "times_as_fast": [first[0] / one[0] for first, one in zip(found[0], rates)],
+            "times_the_work": [one[1] / first[1] for first, one in zip(found[0], rates)],
         }
-        for name, found in zip(there, rates)
+        for name, rates in zip(there, found)
     ]
 
 
@@ -451,14 +488,18 @@ class CopiedRecords:
             yield Item(unit, record.key, record)
 
 
-def samples_per_s(batches: Iterator, workers: int) -> float:
-    """Measured when workers have started and what they made ahead is used up: their steady rate."""
+def reading_rate(batches: Iterator, workers: int) -> tuple[float, float]:
+    """Samples a second, and milliseconds of all processors for a sample.
+
+    Measured when workers have started and what they made ahead is used up: their steady rate.
+    """
     for _ in range(BATCHES_AHEAD * workers):
         next(batches)
-    samples, began_s = 0, time.perf_counter()
+    samples, began_s, worked_s = 0, time.perf_counter(), tree_cpu_s()
     for batch in batches:
         samples += len(batch)
-    return samples / (time.perf_counter() - began_s)
+    took_s, worked_s = time.perf_counter() - began_s, tree_cpu_s() - worked_s
+    return samples / took_s, 1000 * worked_s / samples
 
 
 def world_speed(config: World, clips: int, seed: int = 0) -> dict[str, Any]:
@@ -497,7 +538,7 @@ def world(clips: int, frame_px: int, pack: str | None) -> tuple[list[dict[str, A
 
 def table(found: dict[str, Any]) -> str:
     """The measurements for people, in Markdown."""
-    fastest = max(row["ticks_per_s"] for row in found["decoding"] if not row["arm"].startswith("ours"))
+    fastest = max((row["ticks_per_s"] for row in found["decoding"] if not row["arm"].startswith("ours")), default=0)
     decoding = [
         [row["arm"], f"{row['ticks_per_s']:,.0f} ({row['least']:,.0f}–{row['most']:,.0f})",
          f"{row['hours_of_video_an_hour']:,.0f}", f"{row['ticks_per_s'] / fastest:.2f}"]
@@ -505,18 +546,23 @@ def table(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     reading = [
         [row["loader"], f"{row['samples_per_s']:,.1f} ({row['least']:,.1f}–{row['most']:,.1f})",
-         f"{row['mb_per_s']:,.0f}", f"{row['frames_per_s']:,.0f}"]
+         f"{row['mb_per_s']:,.0f}", f"{row['frames_per_s']:,.0f}", f"{row['cpu_ms_a_sample']:,.1f}",
+         spread(row["times_as_fast"]), spread(row["times_the_work"])]
         for row in found["reading"]
     ]  # fmt: skip
     made = found["sharding"]
+    heads = ["decoding to ticks of 256 px", "ticks/s", "hours of video an hour", "to the fastest peer"]
+    beside = ["CPU-ms a sample", "times that ours is as fast", "times ours's CPU"]
     parts = [
-        markdown_table(
-            ["decoding to ticks of 256 px", "ticks/s", "hours of video an hour", "to the fastest peer"], decoding
-        ),
+        *([markdown_table(heads, decoding)] if decoding else []),
         f"`launch.prepare` as a whole, motion, JPEG and the start of its processes included: "
         f"{made['hours_of_video_an_hour']:,.0f} hours of video an hour, "
         f"{made['bytes_an_hour_of_video'] / 1e6:,.0f} MB an hour of video.",
-        markdown_table(["reading shuffled clips", "samples/s", "MB/s of frames", "frames/s"], reading),
+        *(
+            [markdown_table(["reading shuffled clips", "samples/s", "MB/s of frames", "frames/s", *beside], reading)]
+            if reading
+            else []
+        ),
         *(f"Not installed here, so not measured: {name}." for name in found["not_installed"]),
     ]
     return "\n\n".join(parts)
@@ -536,15 +582,30 @@ def work(args: argparse.Namespace) -> None:
     videos = [path for path in names if probe(path).duration_s >= 4.0]
     if not videos:
         raise ValueError(f"{args.videos} holds no video of at least 4 s")
+    if wrong := set(args.parts) - set(PARTS):
+        raise ValueError(f"--parts={','.join(sorted(wrong))}: there are {', '.join(PARTS)}")
     workers = args.workers or len(os.sched_getaffinity(0))
     args.out.mkdir(parents=True)
     try:
         found = {
-            "machine": machine() | {"workers": workers},
+            "machine": machine() | {"workers": workers, "busy_processes": os.getloadavg()[0]},
             "videos": [path.name for path in videos],
             "sharding": sharding(videos, args.out, args.copies, workers, args.frame_px),
-            "decoding": decoding(videos, args.copies, workers, args.rounds, args.frame_px),
-            "reading": reading(args.out / "shards", args.out, workers, args.rounds, args.batch, args.epochs),
+            "decoding": decoding(videos, args.copies, workers, args.rounds, args.frame_px)
+            if "decoding" in args.parts
+            else [],
+            "reading": reading(
+                args.out / "shards",
+                args.out,
+                workers,
+                args.rounds,
+                args.batch,
+                args.epochs,
+                args.read_px,
+                args.loader,
+            )
+            if "reading" in args.parts
+            else [],
             "not_installed": [m for m in ("torch", "torchcodec", "webdataset", "decord") if missing(m)],
         }
     finally:
@@ -563,6 +624,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--copies", type=int, default=4, help="how often each video is decoded in a round (default: %(default)s)")
     add("--epochs", type=int, default=12, help="how often each clip is read in a round (default: %(default)s)")
     add("--batch", type=int, default=8, help="clips in a batch (default: %(default)s)")
+    add("--parts", type=lambda text: text.split(","), default=list(PARTS), help=f"of {','.join(PARTS)} (default: all)")
+    add("--loader", action="append", default=[], metavar="TEXT", help="read with those whose names have it; repeatable")
+    add("--read_px", type=int, default=0, help="side of the frames that are read; 0: as they are stored")
     add("--frame_px", type=int, default=256, help="side of the frames; with --pack their width (default: %(default)s)")
     add("--world", type=int, nargs="?", const=100, metavar="CLIPS", help="instead: make clips of the built-in world")
     add("--pack", metavar="DIR", help="with --world: those of the look `real` with this pack")

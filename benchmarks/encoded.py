@@ -5,18 +5,31 @@
 
 The same steps of the same training are done from both, batches and their reading among what is timed, compiling not.
 Then the losses of what was learned are compared on the next batches of records that are one clip.
+
+    python -m benchmarks.encoded --config=configs/quickstart.py --data=data/plain --encoded=encoded/plain --loaders
+
+Reading alone, in turn, in as many workers: encoded clips, and frames of the same, by our loader and by torch's
+DataLoader over JPEG files, which OpenCV decodes (torch must be there). As clips a second on the wall, and as
+milliseconds of all processors for a clip, which mean something on a busy machine, too.
 """
 
 import argparse
 import itertools
+import os
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks.data import PictureClips, batches_of_ours, reading_rate, torch_loader, write_pictures
+from benchmarks.turns import in_turns, machine, spread
+from data_pipelines.dataset import open_dataset
 from data_pipelines.encoded_loader import make_encoded_loader
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import ShardError
@@ -86,8 +99,60 @@ def compare(args: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def loaders(args: argparse.Namespace) -> dict[str, Any]:
+    """Rates of loaders over the same clips, in turn; errors as of `compare`."""
+    tokenizer, dataset, size = load_tokenizer(args.config), open_dataset(args.data), args.config.data.batch_size
+    copies = -(-args.clips // len(dataset))  # of few records Grain takes long to shuffle each
+
+    def encoded() -> Iterator[np.ndarray]:
+        loader = make_encoded_loader([args.encoded] * copies, tokenizer, batch_size=size, threads=args.workers)
+        yield from (batch["index"] for batch in itertools.islice(loader, len(loader.source) // size))
+        loader.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        write_pictures((dataset[number].frames for number in range(len(dataset))), pictures, quality=90)
+        arms = {
+            "encoded clips": encoded,
+            "frames, ours": lambda: batches_of_ours(args.data, size, args.workers, args.epochs),
+            "frames, torch": lambda: torch_loader(PictureClips(pictures), size, args.workers, args.epochs),
+        }
+        found = in_turns([lambda make=make: reading_rate(make(), args.workers) for make in arms.values()], args.rounds)
+    rates = {name: {"clips_per_s": [r for r, _ in some], "cpu_ms_a_clip": [ms for _, ms in some]}
+             for name, some in zip(arms, found)}  # fmt: skip
+    clips, torch = rates["encoded clips"], rates["frames, torch"]
+    return {
+        "machine": machine() | {"workers": args.workers, "busy_processes": os.getloadavg()[0]},
+        "loaders": rates,
+        "times_as_fast_as_torch": [one / other for one, other in zip(clips["clips_per_s"], torch["clips_per_s"])],
+        "times_less_work_than_torch": [
+            other / one for one, other in zip(clips["cpu_ms_a_clip"], torch["cpu_ms_a_clip"])
+        ],
+    }
+
+
+def loaders_text(report: dict[str, Any]) -> str:
+    """For people."""
+    lines = [
+        f"{name}: {statistics.median(rates['clips_per_s']):.1f} clips/s, "
+        f"{spread(rates['cpu_ms_a_clip'])} ms of processors a clip"
+        for name, rates in report["loaders"].items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"encoded clips, times as fast as torch: {spread(report['times_as_fast_as_torch'], '.1f')}",
+            f"encoded clips, times less work than torch: {spread(report['times_less_work_than_torch'], '.1f')}",
+        ]
+    )
+
+
 def work(args: argparse.Namespace) -> None:
     """Prints the figures."""
+    if args.loaders:
+        report = loaders(args)
+        show(args, report, loaders_text(report))
+        return
     report = compare(args)
     show(args, report, "\n".join(f"{name}: {value:.3g}" for name, value in report.items()))
 
@@ -100,6 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--encoded", required=True, metavar="DIR", help="what `launch.encode` made of them")
     flags.add_argument("--steps", type=int, default=5, help="that are timed, after one more (default: %(default)s)")
     flags.add_argument("--compared", type=int, default=4, help="batches whose losses are (default: %(default)s)")
+    flags.add_argument("--loaders", action="store_true", help="compare the reading alone, with torch's, too")
+    flags.add_argument("--workers", type=int, default=2, help="with --loaders: of each (default: %(default)s)")
+    flags.add_argument("--rounds", type=int, default=3, help="with --loaders (default: %(default)s)")
+    flags.add_argument("--epochs", type=int, default=4, help="with --loaders: of frames (default: %(default)s)")
+    flags.add_argument("--clips", type=int, default=2000, help="with --loaders: encoded ones, at least")
     add_json_flag(flags)
     return run_main(flags, argv, work, {ValueError: 2, ShardError: 2, OSError: 2})
 

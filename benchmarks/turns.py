@@ -1,5 +1,6 @@
 """Arms of a comparison take turns on one machine, and the machine is named."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -29,6 +30,20 @@ def in_turns(arms: Sequence[Callable[[], Answer]], rounds: int) -> list[list[Ans
 def spread(values: Sequence[float], form: str = ".2f") -> str:
     """The median, in brackets the least and the most."""
     return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def tree_cpu_s() -> float:
+    """Seconds that processors have worked for this process and all that it started, those that ended included."""
+    fields: dict[int, list[str]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has just ended
+                fields[int(entry.name)] = (entry / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    tree = {os.getpid()}
+    while found := {pid for pid, values in fields.items() if int(values[1]) in tree} - tree:
+        tree |= found
+    # User and system time of each, and of its children that ended.
+    return sum(int(value) for pid in tree for value in fields[pid][11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, Any]:

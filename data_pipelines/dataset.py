@@ -4,14 +4,16 @@ import bisect
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from array_record.python import array_record_module
 
+from data_pipelines.geometry import shrink_frames
 from data_pipelines.manifest import MANIFEST_NAME, Manifest, ShardError, damages
-from data_pipelines.schema import Record, RecordError, decode_record, key_of
+from data_pipelines.schema import Record, RecordError, StoredRecord, decode_record, key_of, stored_record
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 
@@ -154,6 +156,22 @@ class ShardDataset(RecordFiles):
         except RecordError as error:
             raise ShardError(f"{place}: {error}; {_REMEDY}") from error
 
+    def peek(self, index: int) -> StoredRecord:
+        """A record whose frames `draw` decodes, where they are wanted; errors as of `read`, those of frames then."""
+        data, place = self._read(index)
+        try:
+            record, draw = stored_record(data)
+        except RecordError as error:
+            raise ShardError(f"{place}: {error}; {_REMEDY}") from error
+
+        def draw_or_say_where(out: np.ndarray, ticks: Sequence[int], mirrored: bool) -> None:
+            try:
+                draw(out, ticks, mirrored)
+            except RecordError as error:
+                raise ShardError(f"{place}: {error}; {_REMEDY}") from error
+
+        return StoredRecord(record, draw_or_say_where)
+
     def key(self, index: int) -> str:
         """The key of a record, without decoding its frames."""
         data, place = self._read(index)
@@ -182,6 +200,18 @@ class ShardDataset(RecordFiles):
             if isinstance(error, ShardError):
                 raise
             raise ShardError(f"{place} cannot be read ({error}); {_REMEDY}") from error
+
+
+def peek(source: RecordSource, index: int) -> StoredRecord:
+    """A record whose frames are decoded when they are wanted: by a source that has `peek`, or by reading it again."""
+    if hasattr(source, "peek"):
+        return source.peek(index)
+
+    def draw(out: np.ndarray, ticks: Sequence[int], mirrored: bool) -> None:
+        frames = source.read(index, lambda num_ticks: range(min(ticks), max(ticks) + 1)).frames[np.asarray(ticks)]
+        out[...] = shrink_frames(frames[:, :, ::-1] if mirrored else frames, (out.shape[1], out.shape[2]))
+
+    return StoredRecord(source.read(index, lambda num_ticks: range(0)), draw)
 
 
 def open_dataset(directory: str | Path, *, verify: bool = False) -> ShardDataset:

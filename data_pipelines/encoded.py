@@ -24,7 +24,7 @@ import numpy as np
 
 from data_pipelines.dataset import RecordFiles
 from data_pipelines.manifest import ShardError, sha256_of
-from data_pipelines.schema import Record, RecordError, decode_record, encode_record
+from data_pipelines.schema import Record, RecordError, encode_record, stored_record
 from data_pipelines.shards import array_record_file, disk_has_room, locked
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
@@ -223,8 +223,19 @@ def pack_clip(record: Record, ticks: range, arrays: Mapping[str, np.ndarray]) ->
     return msgpack.packb({"version": VERSION, "crc32": zlib.crc32(body), "body": body})
 
 
-def unpack_clip(data: bytes, specs: Sequence[ArraySpec]) -> EncodedClip:
-    """The inverse of `pack_clip`, with all rows of all arrays; RecordError where the bytes are damaged."""
+def room_for(specs: Sequence[ArraySpec], *size: int) -> dict[str, np.ndarray]:
+    """Memory for the arrays of so many clips (of one by default), without any of their rows yet."""
+    return {spec.name: np.full((*size, *spec.shape), spec.fill, spec.dtype) for spec in specs}
+
+
+def unpack_clip(data: bytes, specs: Sequence[ArraySpec], room: dict[str, np.ndarray] | None = None) -> EncodedClip:
+    """The inverse of `pack_clip`, with all rows of all arrays; RecordError where the bytes are damaged.
+
+    Args:
+      data: what it gave.
+      specs: of the arrays that are wanted.
+      room: what `room_for` gave of one clip, or a part of what it gave of several; by default new memory.
+    """
     try:
         envelope = msgpack.unpackb(data)
         if envelope["version"] != VERSION or zlib.crc32(envelope["body"]) != envelope["crc32"]:
@@ -233,12 +244,11 @@ def unpack_clip(data: bytes, specs: Sequence[ArraySpec]) -> EncodedClip:
         stored = {
             name: np.frombuffer(values, dtype).reshape(shape) for name, (dtype, shape, values) in body["arrays"].items()
         }
-        arrays = {}
+        arrays = room_for(specs) if room is None else room
         for spec in specs:
-            full, rows = np.full(spec.shape, spec.fill, spec.dtype), stored[spec.name]
-            full[slice(len(rows)) if spec.rows == LEADING else stored[spec.rows]] = rows
-            arrays[spec.name] = full
-        return EncodedClip(decode_record(body["record"]), range(*body["ticks"]), arrays)
+            rows = stored[spec.name]
+            arrays[spec.name][slice(len(rows)) if spec.rows == LEADING else stored[spec.rows]] = rows
+        return EncodedClip(stored_record(body["record"]).record, range(*body["ticks"]), arrays)
     except RecordError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
@@ -285,7 +295,15 @@ class EncodedDataset(RecordFiles):
         shard, position = self._place(index)
         return self.manifest.shards[shard].pieces[position]
 
-    def clip(self, index: int, piece: int, *, mirrored: bool, arrays: bool = True) -> EncodedClip:
+    def clip(
+        self,
+        index: int,
+        piece: int,
+        *,
+        mirrored: bool,
+        arrays: bool = True,
+        room: dict[str, np.ndarray] | None = None,
+    ) -> EncodedClip:
         """A clip of a record.
 
         Args:
@@ -293,6 +311,7 @@ class EncodedDataset(RecordFiles):
           piece: which of its clips.
           mirrored: flipped left to right; only where the manifest says `mirrored`.
           arrays: whether its arrays are wanted.
+          room: where they are wanted, see `unpack_clip`.
 
         Raises:
           ShardError: it cannot be read; says which file and record.
@@ -302,7 +321,7 @@ class EncodedDataset(RecordFiles):
         path = self.directory / shard.name
         at = (self._firsts[number][position] + piece) * copies + mirrored
         try:
-            return unpack_clip(self._reader(path).read([at])[0], self.manifest.arrays if arrays else ())
+            return unpack_clip(self._reader(path).read([at])[0], self.manifest.arrays if arrays else (), room)
         except (RuntimeError, RecordError) as error:
             raise ShardError(f"{path}, record {position} of {len(shard.pieces)}: {error}; {_REMEDY}") from error
 

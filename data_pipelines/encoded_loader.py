@@ -8,10 +8,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from data_pipelines.encoded import EncodedDataset, EncodedManifest
+from data_pipelines.encoded import EncodedDataset, EncodedManifest, room_for
 from data_pipelines.loader import JoinedSource, LoaderIterator, check_batches, choose_records
 from data_pipelines.manifest import ShardError
-from data_pipelines.samples import CORRUPT, CodeShape, Sample, codes_of, text_of, things_of
+from data_pipelines.samples import CORRUPT, BatchMaker, CodeShape, Sample, codes_of, text_of, things_of
 from data_pipelines.worker_process import tune_malloc
 from mmduplex_jax.text_tokenizer import TextTokenizer
 
@@ -38,8 +38,12 @@ class EncodedSampleMaker:
     with_things: bool = False
     codes: CodeShape | None = None
 
-    def __call__(self, position: int, index: int) -> Sample:
-        """The sample at a position k of the run: the manifests' arrays, and slots, slot_valid and index.
+    def room(self, size: int) -> Sample:
+        """Memory for the arrays of so many samples."""
+        return room_for(self.datasets[0].manifest.arrays, size)
+
+    def __call__(self, position: int, index: int, room: Sample | None = None) -> Sample:
+        """The sample at a position k of the run: the manifests' arrays (in `room`, if given), slots, slot_valid, index.
 
         In that of a record which cannot be read no slot and no token is valid, and its index is `CORRUPT - index`.
         """
@@ -50,9 +54,9 @@ class EncodedSampleMaker:
             piece = 0 if pieces == 1 else int(np.random.default_rng((self.seed, position, 1)).integers(pieces))
             mirrored = self.flip and dataset.flip_safe(number)
             mirrored = mirrored and np.random.default_rng((self.seed, position)).random() < 0.5
-            clip = dataset.clip(number, piece, mirrored=bool(mirrored))
+            clip = dataset.clip(number, piece, mirrored=bool(mirrored), room=room)
         except ShardError:
-            return self._nothing(index, dataset.manifest)
+            return self._nothing(index, dataset.manifest, room)
         num_ticks = dataset.manifest.num_ticks
         text = text_of(clip.record, clip.ticks, num_ticks, self.tokenizer)
         sample = {"slots": text.slots, "slot_valid": text.slot_valid, "index": np.array(index, np.int64)}
@@ -62,9 +66,11 @@ class EncodedSampleMaker:
             sample |= codes_of(clip.record, clip.ticks, num_ticks, dataset.clock, self.codes)
         return clip.arrays | sample
 
-    def _nothing(self, index: int, manifest: EncodedManifest) -> Sample:
+    def _nothing(self, index: int, manifest: EncodedManifest, room: Sample | None) -> Sample:
         steps = manifest.clock.step_of_tick(manifest.num_ticks)
-        arrays = {spec.name: np.full(spec.shape, spec.fill, spec.dtype) for spec in manifest.arrays}
+        arrays = room_for(manifest.arrays) if room is None else room
+        for spec in manifest.arrays:
+            arrays[spec.name][...] = spec.fill
         things = things_of(None, range(0), manifest.num_ticks, self.tokenizer) if self.with_things else {}
         if self.codes is not None:
             things = things | codes_of(None, range(0), manifest.num_ticks, manifest.clock, self.codes)
@@ -123,8 +129,9 @@ def make_encoded_loader(
     parts = [range(begin, end) for begin, end in zip(source.offsets, source.offsets[1:])]
     chosen = choose_records(source, parts, seed, True, None, weights)
     maker = EncodedSampleMaker(datasets, source, tokenizer, flip is not False, seed, with_things, codes)
-    samples = chosen.map_with_index(maker)
-    batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
+    share = batch_size // process_count
+    groups = chosen.batch(share, drop_remainder=True).map_with_index(BatchMaker(maker, share))
+    batches = groups[process_index::process_count]
     order: Mapping[str, Any] = {
         "encoded": [dataset.manifest.fingerprint for dataset in datasets],
         "batch_size": batch_size,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,7 +196,35 @@ def resize(image: np.ndarray, width_px: int, height_px: int, shrink: int = cv2.I
     if image.shape[1] == width_px and image.shape[0] == height_px:
         return np.ascontiguousarray(image)
     shrinks = image.shape[1] >= width_px and image.shape[0] >= height_px
+    if shrinks and shrink == cv2.INTER_AREA:
+        maps = _two_pixels(image.shape[0], image.shape[1], height_px, width_px)
+        if maps is not None:
+            return cv2.remap(image, *maps, cv2.INTER_LINEAR)
     return cv2.resize(image, (width_px, height_px), interpolation=shrink if shrinks else cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=32)
+def _two_pixels(stored_h: int, stored_w: int, height_px: int, width_px: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where to look, linearly, for the averages of areas that lie on two pixels each: maps of `cv2.remap`.
+
+    From 4 pixels to 3, or 8 to 7 (256 px to 224), the average of an area is one of two neighbours. OpenCV interpolates,
+    with weights in 32nds, in a third of the time in which it averages areas; the result is the same but for rounding.
+
+    Returns:
+      None where an area lies on more pixels, or its weights are no 32nds.
+    """
+    places = []
+    for stored, wanted in ((stored_h, height_px), (stored_w, width_px)):
+        parts = stored // math.gcd(stored, wanted)  # of as many pixels one fewer is made
+        if stored == wanted:
+            places.append(np.arange(wanted, dtype=np.float32))
+        elif 32 % parts or stored * (parts - 1) != wanted * parts:
+            return None
+        else:
+            group, place = np.divmod(np.arange(wanted), parts - 1)
+            places.append((group * parts + place + (place + 1) / parts).astype(np.float32))
+    x, y = np.meshgrid(places[1], places[0])
+    return cv2.convertMaps(x, y, cv2.CV_16SC2)
 
 
 class FrameFitter:

@@ -8,13 +8,14 @@ In a WebP each block is told from its neighbours, so its frames never share one.
 
 import dataclasses
 import struct
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import simplejpeg
 from einops import rearrange
 
-from data_pipelines.geometry import Orientation
+from data_pipelines.geometry import Orientation, check_shrinks, resize
 from mmduplex_jax.frame_size import StoredSize, frame_size, size_text, stored_size
 
 FORMATS = ("jpeg", "webp", "png", "raw")
@@ -102,38 +103,71 @@ def decode_frames(sheets: Sheets, wanted: range | None = None) -> np.ndarray:
 
     Args:
       sheets: what `encode_frames` gave.
-      wanted: ticks in a row; sheets that hold none of them are not looked at and their frames are black.
+      wanted: ticks in a row; the frames of all others are black.
 
     Raises:
       ValueError: a sheet is no picture or not of the size it must have.
     """
-    (height, width), columns = frame_size(sheets.frame_px), sheets.columns
     wanted = range(sheets.num_frames) if wanted is None else wanted
     # Untouched pages of zeros cost nothing: a minute of which a second is wanted takes the memory of that second.
-    frames = np.zeros((sheets.num_frames, height, width, 3), np.uint8)
+    frames = np.zeros((sheets.num_frames, *frame_size(sheets.frame_px), 3), np.uint8)
+    decode_into(frames[wanted.start : wanted.stop], sheets, wanted)
+    return frames
+
+
+def decode_into(out: np.ndarray, sheets: Sheets, ticks: Sequence[int], mirrored: bool = False) -> None:
+    """Decodes frames where they are wanted.
+
+    Args:
+      out: uint8 [N, h, w, 3], contiguous; frames that are larger than it are shrunk as `geometry.shrink_frames` does.
+      sheets: what `encode_frames` gave.
+      ticks: N of their ticks; those of one sheet stand together.
+      mirrored: left and right.
+
+    Raises:
+      ValueError: a sheet is no picture or not of the size it must have, or frames are smaller than `out`.
+    """
+    size, columns = frame_size(sheets.frame_px), sheets.columns
     a_sheet = columns * sheets.rows
     if len(sheets.data) != -(-sheets.num_frames // a_sheet):
         raise ValueError(f"{sheets.num_frames} frames at {a_sheet} a sheet do not fit {len(sheets.data)} sheets")
-    for number, data in enumerate(sheets.data):
-        if number * a_sheet >= wanted.stop or (number + 1) * a_sheet <= wanted.start:
-            continue
-        here = frames[number * a_sheet : (number + 1) * a_sheet]
-        if sheets.format == "jpeg" and a_sheet == 1:
-            _decode_jpeg_into(here[0], data, number)
-            continue
-        rows_here = -(-len(here) // columns)
-        picture = _decode_picture(data, sheets, number)
-        expected = (rows_here * height, columns * width)
-        if picture.shape != (*expected, 3):
-            size = size_text((height, width))
-            raise ValueError(
-                f"sheet {number} is {picture.shape[:2]} pixels, {len(here)} frames of {size} need {expected}"
-            )
-        apart = "(rows h) (columns w) c -> rows columns h w c"
-        for row, tiles in enumerate(rearrange(picture, apart, h=height, w=width)):
-            row_frames = here[row * columns : (row + 1) * columns]
-            row_frames[...] = tiles[: len(row_frames)]
-    return frames
+    as_stored = out.shape[1:3] == size
+    if not as_stored:
+        check_shrinks(size, (out.shape[1], out.shape[2]))
+    alone = sheets.format == "jpeg" and a_sheet == 1
+    # A frame that is shrunk is decoded into memory that the frame before it has just left in the processor's cache.
+    whole = np.empty((0 if as_stored or not alone else 1, *size, 3), np.uint8)
+    shown = -1
+    for frame, tick in zip(out, ticks, strict=True):
+        number, place = divmod(tick, a_sheet)
+        if alone:
+            stored = frame if as_stored else whole[0]
+            _decode_jpeg_into(stored, sheets.data[number], number)
+        else:
+            if number != shown:
+                tiles, shown = _tiles(sheets, number), number
+            stored = tiles[place // columns, place % columns]
+        if mirrored:
+            # (In place, where it was decoded into its place.)
+            stored = cv2.flip(np.ascontiguousarray(stored), 1, stored if alone else None)
+        if not as_stored:
+            stored = resize(stored, frame.shape[1], frame.shape[0])
+        if stored is not frame:
+            frame[...] = stored
+
+
+def _tiles(sheets: Sheets, number: int) -> np.ndarray:
+    """The frames of a sheet, uint8 [rows, columns, H, W, 3]; ValueError where it is not of the size it must have."""
+    (height, width), columns = frame_size(sheets.frame_px), sheets.columns
+    here = min(columns * sheets.rows, sheets.num_frames - number * columns * sheets.rows)
+    picture = _decode_picture(sheets.data[number], sheets, number)
+    expected = (-(-here // columns) * height, columns * width)
+    if picture.shape != (*expected, 3):
+        size = size_text((height, width))
+        raise ValueError(f"sheet {number} is {picture.shape[:2]} pixels, {here} frames of {size} need {expected}")
+    if columns == sheets.rows == 1:
+        return picture[None, None]
+    return rearrange(picture, "(rows h) (columns w) c -> rows columns h w c", h=height, w=width)
 
 
 def decode_still(data: bytes) -> np.ndarray:
@@ -209,10 +243,9 @@ def _encode_picture(rgb: np.ndarray, image_format: str, quality: int) -> bytes:
 def _decode_jpeg_into(frame: np.ndarray, data: bytes, number: int) -> None:
     """The same pixels as OpenCV's, where they are wanted instead of in a picture that is copied: a quarter faster."""
     try:
-        height_px, width_px, *_ = simplejpeg.decode_jpeg_header(data)
+        height_px, width_px, _ = simplejpeg.decode_jpeg(data, "RGB", buffer=frame).shape
         if (height_px, width_px) != frame.shape[:2]:
             raise ValueError(f"it is {width_px}×{height_px} pixels, its frame {frame.shape[1]}×{frame.shape[0]}")
-        simplejpeg.decode_jpeg(data, "RGB", buffer=frame)
     except ValueError as error:
         raise ValueError(f"sheet {number} ({len(data)} bytes) is no JPEG of its frame: {error}") from error
 

@@ -13,12 +13,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.dataset import RecordSource, open_dataset
+from data_pipelines.dataset import RecordSource, open_dataset, peek
 from data_pipelines.geometry import check_shrinks
 from data_pipelines.manifest import ShardError
 from data_pipelines.pairs import PairFormat, PairMaker
-from data_pipelines.samples import NO_RECORD, CodeShape, Pieces, Sample, SampleMaker
-from data_pipelines.schema import Record
+from data_pipelines.samples import NO_RECORD, BatchMaker, CodeShape, Pieces, Sample, SampleMaker
+from data_pipelines.schema import Record, StoredRecord
 from data_pipelines.video_source import VideoError
 from data_pipelines.worker_process import start_worker, tune_malloc
 from mmduplex_jax.clock import Clock
@@ -69,6 +69,10 @@ class JoinedSource:
     def read(self, index: int, ticks: Callable[[int], range] | None = None) -> Record:
         part, position = self.place(index)
         return self.sources[part].read(position, ticks)
+
+    def peek(self, index: int) -> StoredRecord:
+        part, position = self.place(index)
+        return peek(self.sources[part], position)
 
     def key(self, index: int) -> str:
         part, position = self.place(index)
@@ -287,15 +291,15 @@ def make_loader(
     if flip:
         _check_flip_safe(data, source, parts)
     pieces = Pieces(source, num_ticks, flip is not False, seed, mark_corrupt, frame_px)
-    maker: Callable[[int, int], Sample]
     maker = (
         SampleMaker(pieces, tokenizer, with_lag, with_things, codes)
         if pairs is None
         else PairMaker(pieces, tokenizer, pairs)
     )
-    samples = chosen.map_with_index(maker)
     # In groups of a process's share: group p, p + P, p + 2P … are its parts of the batches 0, 1, 2 …
-    batches = samples.batch(batch_size // process_count, drop_remainder=True)[process_index::process_count]
+    share = batch_size // process_count
+    groups = chosen.batch(share, drop_remainder=True).map_with_index(BatchMaker(maker, share))
+    batches = groups[process_index::process_count]
     order = {
         "records": len(source) if weights is None else [len(part) for part in parts],
         "batch_size": batch_size,

@@ -67,8 +67,12 @@ class PairMaker:
     tokenizer: TextTokenizer
     format: PairFormat
 
-    def __call__(self, position: int, index: int) -> Sample:
-        """The pair at a position k of the run, made of a record.
+    def room(self, size: int) -> Sample:
+        """Memory for the frames of so many pairs."""
+        return {"frames": self.pieces.room(size, self.format.frames)}
+
+    def __call__(self, position: int, index: int, room: Sample | None = None) -> Sample:
+        """The pair at a position k of the run, made of a record; its frames are put into `room`, if given.
 
         Returns:
           frames uint8 [T, H, W, 3]; ids int32 [S]; id_valid bool [S], all false where there is no text, and so no
@@ -79,14 +83,15 @@ class PairMaker:
           ValueError: the record is of another clock, or its frames are too small.
         """
         form = self.format
-        piece = self.pieces.take(position, index, self._around_an_utterance if form.text == "utterance" else None)
+        frames = self.pieces.room(form.frames) if room is None else room["frames"]
+        spread = lambda ticks: spread_ticks(ticks, form.frames).tolist()
+        choice = self._around_an_utterance if form.text == "utterance" else None
+        piece = self.pieces.take(position, index, frames, spread, choice)
         record, ticks = piece.record, piece.place.ticks
         if record is None:
-            frames = self.pieces.no_frames(form.frames)
             ids, id_valid = spell((), self.tokenizer, form.length)
         else:
             try:
-                frames = self.pieces.frames(record, spread_ticks(ticks, form.frames))
                 if piece.place.words is None:
                     words = text_of(record, ticks, form.text)
                 else:

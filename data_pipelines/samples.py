@@ -4,14 +4,14 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from data_pipelines.dataset import RecordSource, ShardDataset
+from data_pipelines.dataset import RecordSource, ShardDataset, peek
 from data_pipelines.encoded import EncodedDataset
 from data_pipelines.flip import flip_record
-from data_pipelines.geometry import shrink_frames
+from data_pipelines.geometry import check_shrinks, shrink_frames
 from data_pipelines.manifest import ShardError
 from data_pipelines.packing import pack_spoken
 from data_pipelines.schema import Record
@@ -72,8 +72,8 @@ class Piece:
     """What of a record a sample is made of.
 
     Attributes:
-      record: flipped if it is to be; None where there is none to be seen. Only the frames of `place` are sure to be
-        there.
+      record: flipped if it is to be, but for its frames, which are not to be looked at; None where there is none to be
+        seen.
       place: of the piece in it.
       index: the record's number; NO_RECORD or `CORRUPT - number` where there is none.
     """
@@ -107,48 +107,67 @@ class Pieces:
     mark_corrupt: bool = False
     frame_px: FrameSize | None = None
 
-    def take(self, position: int, index: int, choice: Choice | None = None) -> Piece:
-        """The piece at a position k of the run.
+    def take(
+        self,
+        position: int,
+        index: int,
+        out: UInt8[np.ndarray, "T H W 3"],
+        shown: Callable[[range], Sequence[int]],
+        choice: Choice | None = None,
+    ) -> Piece:
+        """The piece at a position k of the run; its frames are decoded into their place in a batch.
 
         Args:
           position: k.
           index: the record that was chosen for it, or NO_RECORD.
-          choice: where in the record the piece lies, if not anywhere. The record is then read twice, since it must be
-            known what is said before it is known which frames are worth decoding.
+          out: the place; what is left of it, or all of it where there is no record, becomes black.
+          shown: which ticks of a piece's are to be seen there, at most T.
+          choice: where in the record the piece lies, if not anywhere.
 
         Raises:
           ShardError: the record cannot be read, unless such are marked.
-          ValueError: the record is of another clock.
+          ValueError: the record is of another clock, or its frames are too small.
         """
-        nowhere = Place(range(0))
         if index == NO_RECORD:
-            return Piece(None, nowhere, NO_RECORD)
+            return self._nothing(out, NO_RECORD)
         try:
+            record, draw = peek(self.source, index)
+            if record.clock != self.source.clock:
+                raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
+            try:
+                check_shrinks(record.frame_px, (out.shape[1], out.shape[2]))
+            except ValueError as error:
+                raise ValueError(f"record {index} ({record.key}): {error}") from error
             if choice is None:
-                record = self.source.read(index, lambda num_ticks: self._anywhere(position, num_ticks).ticks)
                 place = self._anywhere(position, record.num_ticks)
             else:
-                place = choice(self.source.read(index, lambda num_ticks: range(0)), self._chance(position))
-                record = self.source.read(index, lambda num_ticks: place.ticks)
+                place = choice(record, self._chance(position))
+            safe = self.flip and self.source.flip_safe(index)
+            flipped = bool(safe and np.random.default_rng((self.seed, position)).random() < 0.5)
+            ticks = shown(place.ticks)
+            draw(out[: len(ticks)], ticks, flipped)
         except ShardError:
             if not self.mark_corrupt:
                 raise
-            return Piece(None, nowhere, CORRUPT - index)
-        if record.clock != self.source.clock:
-            raise ValueError(f"record {index} ({record.key}) has {record.clock}, its dataset {self.source.clock}")
-        if self.flip and self.source.flip_safe(index) and np.random.default_rng((self.seed, position)).random() < 0.5:
+            return self._nothing(out, CORRUPT - index)
+        out[len(ticks) :] = 0
+        if flipped:
             # Samples hold no motion fields, so theirs need no turning.
             record = flip_record(dataclasses.replace(record, motion=None))
         return Piece(record, place, index)
+
+    def _nothing(self, out: UInt8[np.ndarray, "T H W 3"], index: int) -> Piece:
+        out[...] = 0
+        return Piece(None, Place(range(0)), index)
 
     def frames(self, record: Record, chosen: slice | np.ndarray) -> UInt8[np.ndarray, "T H W 3"]:
         """Some frames of a record, in the size of samples; ValueError where they are too small."""
         frames = record.frames[chosen]
         return frames if self.frame_px is None else shrink_frames(frames, self.frame_px)
 
-    def no_frames(self, number: int) -> UInt8[np.ndarray, "T H W 3"]:
-        """Black frames, where there is no record."""
-        return np.zeros((number, *(self.frame_px or self.source.frame_px), 3), np.uint8)
+    def room(self, *shape: int) -> UInt8[np.ndarray, "... H W 3"]:
+        """Memory for so many frames."""
+        return np.empty((*shape, *(self.frame_px or self.source.frame_px), 3), np.uint8)
 
     def _anywhere(self, position: int, record_ticks: int) -> Place:
         if record_ticks <= self.num_ticks:
@@ -187,11 +206,12 @@ def text_of(record: Record, ticks: range, num_ticks: int, tokenizer: TextTokeniz
     spoken = pack_spoken(record.words, tokenizer, clock, clock.step_of_tick(record.num_ticks))
     packed = spoken.packed
     known = np.ones(len(packed.slots), bool)
-    first_known = clock.step_at(record.words_from_s)
-    known[:first_known] = False
-    if clock.steps_in(record.words_from_s) > first_known < len(known):
-        # In a step that is only partly here, silence may be the begin of an earlier window's word.
-        known[first_known] = packed.slots[first_known] != pad_id
+    if record.words_from_s > 0:
+        first_known = clock.step_at(record.words_from_s)
+        known[:first_known] = False
+        if clock.steps_in(record.words_from_s) > first_known < len(known):
+            # In a step that is only partly here, silence may be the begin of an earlier window's word.
+            known[first_known] = packed.slots[first_known] != pad_id
     latest = cut = 0
     for (token_ids, start_s), lag, is_spelled in zip(spoken.words, packed.lag_steps.tolist(), spoken.spelled):
         step = clock.step_at(start_s)
@@ -292,8 +312,12 @@ class SampleMaker:
     with_things: bool = False
     codes: CodeShape | None = None
 
-    def __call__(self, position: int, index: int) -> Sample:
-        """The sample at a position k of the run, made of a record.
+    def room(self, size: int) -> Sample:
+        """Memory for the frames of so many samples."""
+        return {"frames": self.pieces.room(size, self.pieces.num_ticks)}
+
+    def __call__(self, position: int, index: int, room: Sample | None = None) -> Sample:
+        """The sample at a position k of the run, made of a record; its frames are put into `room`, if given.
 
         A slot is not valid if the record does not know what is said in it: past its end, before `words_from_s`, where a
         word goes on that began before the sample does, and where a word is said that the vocabulary cannot spell.
@@ -307,18 +331,17 @@ class SampleMaker:
           ShardError: the record cannot be read, unless such are marked.
           ValueError: the record is of another clock, or its frames are too small.
         """
-        piece, num_ticks = self.pieces.take(position, index), self.pieces.num_ticks
+        num_ticks = self.pieces.num_ticks
+        frames = self.pieces.room(num_ticks) if room is None else room["frames"]
+        piece = self.pieces.take(position, index, frames, lambda ticks: ticks)
         record, ticks = piece.record, piece.place.ticks
         if record is None:
-            return self._nothing(piece.index)
+            return {"frames": frames} | self._nothing(piece.index)
         try:
-            frames = self.pieces.frames(record, slice(ticks.start, ticks.stop))
             text = text_of(record, ticks, num_ticks, self.tokenizer)
             heard = self._codes(record, ticks)
         except ValueError as error:
             raise ValueError(f"record {index} ({record.key}): {error}") from error
-        if len(ticks) < num_ticks:
-            frames = np.concatenate([frames, np.zeros((num_ticks - len(ticks), *frames.shape[1:]), np.uint8)])
         sample = {"frames": frames, "slots": text.slots, "slot_valid": text.slot_valid}
         sample["index"] = np.array(index, np.int64)
         if self.with_lag:
@@ -329,10 +352,9 @@ class SampleMaker:
         return sample | heard
 
     def _nothing(self, index: int) -> Sample:
-        """A sample in which nothing is seen and no slot is valid."""
+        """All but the frames of a sample in which no slot is valid."""
         num_steps = self.pieces.source.clock.step_of_tick(self.pieces.num_ticks)
         sample: Sample = {
-            "frames": self.pieces.no_frames(self.pieces.num_ticks),
             "slots": np.full(num_steps, self.tokenizer.pad_id, np.int32),
             "slot_valid": np.zeros(num_steps, bool),
             "index": np.array(index, np.int64),
@@ -347,6 +369,38 @@ class SampleMaker:
         if self.codes is None:
             return {}
         return codes_of(record, ticks, self.pieces.num_ticks, self.pieces.source.clock, self.codes)
+
+
+class Maker(Protocol):
+    """What makes samples: `SampleMaker`, `pairs.PairMaker`, `encoded_loader.EncodedSampleMaker`."""
+
+    def room(self, size: int) -> Sample:
+        """Memory for what is large of `size` samples, by name."""
+
+    def __call__(self, position: int, index: int, room: Sample | None = None) -> Sample:
+        """The sample at a position of the run, made of a record; what is large of it is put into `room`, if given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchMaker:
+    """Turns the records that were chosen for a batch into it.
+
+    Attributes:
+      maker: of samples. What is large of them is decoded straight into the batch, and not copied.
+      size: of a batch.
+    """
+
+    maker: Maker
+    size: int
+
+    def __call__(self, number: int, indices: Sequence[int]) -> Sample:
+        """The batch with this number among those of the run, of these records."""
+        room, first = self.maker.room(self.size), self.size * number
+        samples = [
+            self.maker(first + place, int(index), {name: array[place] for name, array in room.items()})
+            for place, index in enumerate(indices)
+        ]
+        return room | {name: np.stack([sample[name] for sample in samples]) for name in samples[0] if name not in room}
 
 
 @dataclasses.dataclass

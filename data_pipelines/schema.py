@@ -1,18 +1,19 @@
 """The record: frames at the tick rate, timed words, provenance. One schema for every source."""
 
 import dataclasses
+import functools
 import json
 import math
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
 from data_pipelines import images
 from mmduplex_jax.clock import Clock
-from mmduplex_jax.frame_size import FrameSize
+from mmduplex_jax.frame_size import FrameSize, frame_size
 
 SCHEMA_VERSION = 2
 
@@ -240,6 +241,18 @@ def _code_fields(codes: Codes) -> dict[str, Any]:
     return {"codec": codes.codec, "shape": list(values.shape), "data": values.astype("<i2").tobytes()}
 
 
+class StoredRecord(NamedTuple):
+    """A record whose frames are decoded when they are asked for, and where they are wanted.
+
+    Attributes:
+      record: all else; its frames are black and take no memory.
+      draw: `(out, ticks, mirrored)`: puts the frames of these ticks into `out`, see `images.decode_into`.
+    """
+
+    record: Record
+    draw: Callable[[np.ndarray, Sequence[int], bool], None]
+
+
 def decode_record(data: bytes, ticks: Callable[[int], range] | None = None) -> Record:
     """The inverse of `encode_record` (but for what JPEG loses).
 
@@ -252,12 +265,36 @@ def decode_record(data: bytes, ticks: Callable[[int], range] | None = None) -> R
       RecordError: the bytes are damaged, no record at all, or of another schema version.
     """
     fields = _fields_of(data)
-    motion = fields["motion"]
     sheets = images.Sheets(**fields["frames"])
     try:
         frames = images.decode_frames(sheets, None if ticks is None else ticks(sheets.num_frames))
     except ValueError as error:
         raise RecordError(f"{fields['key']}: {error}") from error
+    return _record_of(fields, frames)
+
+
+def stored_record(data: bytes) -> StoredRecord:
+    """What `encode_record` gave, its frames not yet decoded; errors as of `decode_record`, those of frames then."""
+    fields = _fields_of(data)
+    sheets = images.Sheets(**fields["frames"])
+
+    def draw(out: np.ndarray, ticks: Sequence[int], mirrored: bool) -> None:
+        try:
+            images.decode_into(out, sheets, ticks, mirrored)
+        except ValueError as error:
+            raise RecordError(f"{fields['key']}: {error}") from error
+
+    return StoredRecord(_record_of(fields, _black(sheets.num_frames, *frame_size(sheets.frame_px))), draw)
+
+
+@functools.lru_cache(maxsize=64)
+def _black(*shape: int) -> np.ndarray:
+    """Frames that take no memory, and that cannot be written to."""
+    return np.broadcast_to(np.uint8(0), (*shape, 3))
+
+
+def _record_of(fields: dict[str, Any], frames: np.ndarray) -> Record:
+    motion = fields["motion"]
     return Record(
         key=fields["key"],
         frames=frames,

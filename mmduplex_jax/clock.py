@@ -5,6 +5,7 @@ rate by a time. Rates are kept as fractions, so that no conversion drifts howeve
 """
 
 import dataclasses
+import functools
 import math
 from fractions import Fraction
 from typing import Generic, TypeVar
@@ -15,6 +16,11 @@ Picture = TypeVar("Picture")
 _EPSILON_S = Fraction(1, 1_000_000)
 # A picture this close to a tick's time is at it.
 _AT_S = 2e-6
+
+
+@functools.cache
+def _as_fraction(rate_hz: float) -> Fraction:
+    return Fraction(rate_hz).limit_denominator(1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Clock:
 
     @property
     def _step_rate(self) -> Fraction:
-        return Fraction(self.step_hz).limit_denominator(1000)
+        return _as_fraction(self.step_hz)
 
     @property
     def tick_hz(self) -> float:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.geometry import FrameFitter, fitter
+from data_pipelines.geometry import FrameFitter, fitter, resize
 from data_pipelines.video_source import VideoError
 
 
@@ -75,3 +75,23 @@ def test_real_pictures_differ_by_rounding(media_dir: Path):
         for fit in ("crop", "pad"):
             theirs = fitter(128, fit)(frame.to_ndarray(format="rgb24"), 1.0).astype(int)
             assert np.abs(FrameFitter(128, fit)(frame, 1.0) - theirs).mean() < 1.5
+
+
+@pytest.mark.parametrize("planes", [(), (3,)])
+@pytest.mark.parametrize(
+    ("stored_px", "frame_px"),
+    [
+        ((256, 256), (224, 224)),
+        ((144, 256), (126, 224)),
+        ((64, 48), (48, 36)),
+        ((48, 48), (32, 32)),
+        ((90, 48), (50, 48)),
+    ],
+)
+def test_any_way_to_average_areas_is_opencvs_but_for_rounding(planes, stored_px, frame_px):
+    """Of noise, in which every pixel counts: those that are averages of two pixels, and others."""
+    noise = np.random.default_rng(0).integers(0, 256, (*stored_px, *planes), np.uint8)
+    ours = resize(noise, frame_px[1], frame_px[0]).astype(int)
+    areas = cv2.resize(noise, (frame_px[1], frame_px[0]), interpolation=cv2.INTER_AREA)
+    assert np.abs(ours - areas).max() <= 1
+    assert np.abs(ours - areas).mean() < 0.1

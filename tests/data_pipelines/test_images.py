@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.images import FORMATS, Sheets, decode_frames, encode_frames
+from data_pipelines.geometry import shrink_frames
+from data_pipelines.images import FORMATS, Sheets, decode_frames, decode_into, encode_frames
 
 
 def scene(num_frames, px, seed=0):
@@ -106,3 +107,25 @@ def test_large_jpegs_have_the_pixels_that_opencv_finds_in_them():
     np.testing.assert_array_equal(decode_frames(encoded), pictures)
     with pytest.raises(ValueError, match="sheet 0 .* 136×136 pixels, its frame 144×144"):
         decode_frames(dataclasses.replace(encoded, frame_px=144))
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize("px", [64, 160])  # several to a sheet, and alone
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_frames_in_their_place_are_those_of_the_whole_clip(image_format, px, mirrored):
+    """To the bit, as they are and shrunk, at any ticks."""
+    encoded, ticks = encode_frames(scene(20, px), image_format), [1, 2, 2, 18]
+    stored = decode_frames(encoded)[ticks]
+    expected = np.ascontiguousarray(stored[:, :, ::-1]) if mirrored else stored
+    for size in (px, px // 2, px * 7 // 8, px * 5 // 8):
+        place = np.full((len(ticks), size, size, 3), 7, np.uint8)
+        decode_into(place, encoded, ticks, mirrored)
+        np.testing.assert_array_equal(place, shrink_frames(expected, size))
+
+
+def test_places_that_no_frame_fits_are_refused():
+    encoded = encode_frames(scene(3, 16), "png")
+    with pytest.raises(ValueError, match="16x16 px are smaller than the 32x32 px"):
+        decode_into(np.zeros((1, 32, 32, 3), np.uint8), encoded, [0])
+    with pytest.raises(ValueError, match="shorter"):
+        decode_into(np.zeros((2, 16, 16, 3), np.uint8), encoded, [0])

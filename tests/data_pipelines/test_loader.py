@@ -333,3 +333,17 @@ def test_larger_frames_are_shrunk_and_smaller_ones_refused(shards, tokenizer, tm
     np.testing.assert_allclose(batch["frames"][0], areas, atol=1)
     with pytest.raises(ValueError, match=r"16x16 px are smaller than the 32x32 px .*--config.frame_px=32"):
         make_loader(shards, tokenizer, batch_size=1, frame_px=(32, 32))
+
+
+def test_a_source_that_only_reads_gives_the_same_batches(shards, tokenizer):
+    """Of frames that are cut, flipped and shrunk: decoded whole and copied, or where they are wanted."""
+    dataset = open_dataset(shards)
+
+    class Reads(Records):
+        longest_ticks, frame_px = dataset.longest_ticks, dataset.frame_px
+
+        def __init__(self):
+            self.records = [dataset[index] for index in range(len(dataset))]
+
+    given = {"batch_size": 5, "seed": 3, "num_ticks": 4, "flip": True, "frame_px": (8, 8)}
+    assert_same(take(make_loader(shards, tokenizer, **given), 4), take(make_loader(Reads(), tokenizer, **given), 4))

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from data_pipelines import images
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import ShardError
 from data_pipelines.samples import CORRUPT, corrupt_records, is_corrupt
+from data_pipelines.shards import write_shards
 from mmduplex_jax.evals.clips import shard_records
+from tests.data_pipelines.small_records import SmallSource
 
 BAD = 4
 
@@ -75,3 +78,24 @@ def test_an_evaluation_does_not_pass_over_it(damaged):
     assert number == 10
     with pytest.raises(ShardError, match="record 1 of 3"):
         list(records)
+
+
+def test_a_picture_in_a_whole_record_may_be_the_bad_one(tmp_path, tokenizer, monkeypatch):
+    encode, written = images._encode_picture, []
+
+    def encode_but_one(*arguments):
+        written.append(encode(*arguments))
+        return written[-1][: 40 if len(written) == BAD + 1 else None]
+
+    monkeypatch.setattr(images, "_encode_picture", encode_but_one)
+    write_shards(SmallSource(), tmp_path / "shards", config={}, units_per_shard=3)
+    given = {"batch_size": 5, "shuffle": False, "repeat": 1}
+    with pytest.raises(
+        ShardError, match=r"record 1 of 3 \(number 4 of the dataset\): small/000004: sheet 0 \(40 bytes\)"
+    ):
+        list(make_loader(tmp_path / "shards", tokenizer, **given))
+    first, second = list(make_loader(tmp_path / "shards", tokenizer, mark_corrupt=True, **given))
+    assert first["index"].tolist() == [0, 1, 2, 3, CORRUPT - BAD]
+    assert [bool(frames.any()) for frames in first["frames"]] == [True, True, True, True, False]
+    assert not first["slot_valid"][4].any()
+    assert second["frames"].any(axis=(1, 2, 3, 4)).all()
