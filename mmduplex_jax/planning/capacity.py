@@ -142,8 +142,8 @@ def load_of(name: str, config: Any, codec: Any) -> Load:
     Raises:
       ValueError: its stage does not stream, or the codec is not that of its voice.
     """
-    # Shipped models have their own few words.
-    task = build_task(config, load_tokenizer(config)) if name in SENT else full_size_task(config)
+    # A table of words that is made large will be full.
+    task = full_size_task(config) if config.get("vocab_rows_min") else build_task(config, load_tokenizer(config))
     stream = cost.stream_cost(task, config)
     if stream is None:
         raise ValueError(f"{name} is of stage {config.stage!r}, which is not served: --streams is about duplex models")
