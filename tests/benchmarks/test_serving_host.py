@@ -19,18 +19,19 @@ from mmduplex_jax.serving.protocol import parse_frame
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> serving_host.Film:
-    """Six seconds, of a clip of two."""
+    """Six seconds or more, of a clip of four and a half."""
     folder = tmp_path_factory.mktemp("film")
-    clip = write_clip_files(folder, WorldConfig(clip_s=2.0), 0, 0, size_px=32).video
+    clip = write_clip_files(folder, WorldConfig(clip_s=4.5), 0, 0, size_px=32).video
     return serving_host.film(clip, folder, (64, 48, 50_000), 6.0)
 
 
 def test_a_film_is_as_long_as_asked_for_and_goes_on(film: serving_host.Film):
     ticks = [t_s for _, t_s, _ in VideoReader(film.path, Clock(), 16)]
     assert ticks == pytest.approx(np.arange(len(ticks)) * Clock().tick_s)
-    assert ticks[-1] == pytest.approx(6.0, abs=Clock().tick_s)
+    assert ticks[-1] == pytest.approx(film.length_s, abs=1.5 * Clock().tick_s)
+    assert film.length_s >= 6.0
     packets = list(serving_host._packets(film))
-    assert len(packets) == film.length_s * serving_host.FPS == 6 * serving_host.FPS
+    assert len(packets) == pytest.approx(film.length_s * serving_host.FPS)
     assert packets[0][1].is_keyframe
     assert [t_s for t_s, _ in packets] == pytest.approx(np.arange(len(packets)) / serving_host.FPS, abs=1e-4)
 
