@@ -143,13 +143,13 @@ def load_of(name: str, config: Any, codec: Any) -> Load:
       ValueError: its stage does not stream, or the codec is not that of its voice.
     """
     # A table of words that is made large will be full.
-    task = full_size_task(config) if config.get("vocab_rows_min") else build_task(config, load_tokenizer(config))
+    task: Any = full_size_task(config) if config.get("vocab_rows_min") else build_task(config, load_tokenizer(config))
     stream = cost.stream_cost(task, config)
     if stream is None:
         raise ValueError(f"{name} is of stage {config.stage!r}, which is not served: --streams is about duplex models")
     if task.config.audio is not None:
         voice = cost.voice_cost(task, build_task(codec, load_tokenizer(codec)))
-        stream = cost.StreamCost(*(one + other for one, other in zip(stream, voice)))
+        stream = stream.with_voice(voice)
     # Of the two that were measured, the one whose frames are no smaller, or the larger.
     like = "world" if math.prod(frame_size(config.frame_px)) <= 64 * 64 else "real"
     return Load(name, stream, config.clock.step_hz, SENT[like], ALONE_CORES.get(name))

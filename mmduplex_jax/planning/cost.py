@@ -306,6 +306,14 @@ class StreamCost(NamedTuple):
     state_bytes: int
     weights_bytes: int
 
+    def with_voice(self, voice: "StreamCost") -> "StreamCost":
+        """Of a stream that is heard; `voice` is of `voice_cost`."""
+        return StreamCost(
+            self.flops_per_s + voice.flops_per_s,
+            self.state_bytes + voice.state_bytes,
+            self.weights_bytes + voice.weights_bytes,
+        )
+
     def step_s_least(self, device: Device) -> float:
         """A step of a stream by itself reads all weights once; less time than that it cannot take."""
         return self.weights_bytes / device.bytes_per_s
