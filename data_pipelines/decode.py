@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import cv2
@@ -75,7 +75,7 @@ class VideoReader:
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | int,
+        source: str | os.PathLike[str] | int | BinaryIO,
         clock: Clock,
         frame_px: FrameSize,
         fit: str = "crop",
@@ -87,15 +87,21 @@ class VideoReader:
         """Opens the source.
 
         Args:
-          source: path, URL or camera index (0 or "0"); where it is trusted also a folder of pictures, their numbered
-            pattern ("shots/%04d.jpg"), a named pipe, or "-" for standard input.
+          source: path, URL, camera index (0 or "0") or an open file that can seek; where it is trusted also a folder of
+            pictures, their numbered pattern ("shots/%04d.jpg"), a named pipe, or "-" for standard input.
           frame_px: height and width of the frames.
           fit: "crop" the centre, or "pad" with black.
           picture_px: also hand out the whole pictures (`ticks()`), scaled so that the longer side is at most this.
           trusted: whoever runs the program named the source, so that it may lead to other files, as playlists do.
           image_rate_hz: of a folder of pictures.
         """
-        path = str(source) if isinstance(source, int) else os.fspath(source)
+        opened: BinaryIO | None = None
+        if isinstance(source, int):
+            path = str(source)
+        elif isinstance(source, str | os.PathLike):
+            path = os.fspath(source)
+        else:
+            opened, path = source, source.name
         self._name, self._clock = redact(path), clock
         self._fitted = FrameFitter(frame_px, fit)
         self.frame_px, self.fit, self._picture_px = frame_size(frame_px), fit, picture_px
@@ -103,7 +109,9 @@ class VideoReader:
         self.length_s = 0.0
         index = source if isinstance(source, int) else camera_index(path)
         self._stream: PictureStream | PictureList | Camera
-        if index is not None:
+        if opened is not None:
+            self._stream = open_pictures(opened, self._name)
+        elif index is not None:
             self._stream = Camera(index)
         elif trusted and (os.path.isdir(path) or (_NUMBER.search(path) and not os.path.exists(path))):
             self._stream = _numbered_pictures(path, self._name, image_rate_hz)

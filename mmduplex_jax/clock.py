@@ -131,6 +131,10 @@ class TickSampler(Generic[Picture]):
         """Forgets the picture that is on the screen: the time up to the next one has no ticks."""
         self._held = None
 
+    def begin_after(self, t_s: float) -> None:
+        """Goes on where a sampler that is gone took its last picture: ticks up to then do not come again."""
+        self._next, self.last_s = self._clock.tick_at(t_s + _AT_S) + 1, t_s
+
     @property
     def holds(self) -> bool:
         """Whether a picture is on the screen."""

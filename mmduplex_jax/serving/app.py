@@ -88,6 +88,7 @@ def build_app(
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
         decoding = decoders or DecoderProcesses(limits.decode_s)
+        counters.decoders_caged.set(decoding.uncaged is None)
         app[SESSIONS] = sessions = Sessions(pool, facts, limits, counters, sources or Sources(), decoding)
         app[_PEERS] = peers = Peers(sessions, ice_servers)
         app[_WORLD] = world = WorldClips()

@@ -1,67 +1,125 @@
-"""Pictures of strangers are decoded in processes of their own, one a stream, which the kernel ends when they take long.
+"""What strangers send is decoded in processes of their own, one a stream, in a cage, and ended when it takes long.
 
 A small process, the *nursery*, has loaded the decoders and nothing of the model. It forks a process for every stream
-that sends pictures; the two speak over a socket pair, and the stream's end of it closes the process. What a picture may
-cost is bounded by timers of the kernel, whose signal ends the process: by the processor's time, so that a busy machine
-ends nobody, and by a multiple of it on the clock on the wall. The server sees the socket end.
+that sends pictures or watches a source. Each locks itself in (`cage.py`) before it sees a stranger's byte. It and the
+server speak over a socket pair; frames lie in memory that they share. What a picture may cost is bounded by timers of
+the kernel, whose signal ends the process: by the processor's time, so that a busy machine ends nobody, and by a
+multiple of it on the clock on the wall. The server sees the socket end, and kills a process that does not answer.
+
+A process that is lost costs its stream the picture that it had, and what refers to it; the next picture begins another.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import logging
 import math
+import mmap
 import os
 import pickle
 import resource
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, TypeVar
 
 import cv2
 import numpy as np
 
-from mmduplex_jax.serving.pictures import Intake, IntakeConfig, PictureRefused, Taken, Tick
+from data_pipelines.video_source import VideoError, redact, scheme_of
+from mmduplex_jax.frame_size import FrameSize
+from mmduplex_jax.serving import cage
+from mmduplex_jax.serving.pictures import Before, Intake, IntakeConfig, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import Frame
+from mmduplex_jax.serving.source_ticks import SourceConfig, SourceTicks
 
+_log = logging.getLogger(__name__)
 _REQUEST = struct.Struct(">I")
-# Of an answer: bytes of JSON, bytes of frames.
-_ANSWER = struct.Struct(">II")
-_ANSWER_JSON_MAX = 64 << 10
+_READY = struct.Struct(">I")
+_ANSWER = struct.Struct(">I")
+_ANSWER_MAX, _TEXT_MAX = 64 << 10, 1000
+# One message shows at most 17 pictures that differ: those that H.264 may hold back.
+_FRAMES_MAX = 17
 # So many times the processor's time may pass on the wall: a machine may be that busy.
 _WALL = 40.0
-# The kernel's timers come first; this is for a process that was never begun.
-_ANSWER_S = 5.0
-# What a process may allocate over what it was forked with.
-_DATA_BYTES = 512 << 20
+# The kernel's timers come first; these are for a process that is stopped, or was never begun.
+_ANSWER_S, _READY_S = 5.0, 30.0
+# What a process may allocate over what it was forked with: for pictures of a limited size, and for any video.
+_PICTURE_BYTES, _SOURCE_BYTES = 512 << 20, 2 << 30
+# From one tick of a source to the next it may compute for so many pictures' time.
+_SOURCE_PICTURES = 20
 # Decoding gives way to the model and to the loop that serves everybody.
 _NICE = 5
+# What the processes see of the environment: a token has no business there.
+_ENVIRONMENT = ("PATH", "PYTHON", "LD_", "DYLD_", "LC_", "LANG", "TMPDIR", "SSL_CERT_", "http_proxy", "no_proxy")
+
+Said = TypeVar("Said")
+# A process answered with nonsense or not at all: it ended by itself or by the kernel's timers, or it was silent.
+Loss = Literal["ended", "silent"]
 
 
 class DecoderEnded(Exception):
-    """A stream's decoder process is gone: a picture took too long, or broke it."""
+    """A stream's decoder process is gone: something took too long, or broke it; the next picture begins another.
+
+    Attributes:
+      loss: how it was lost.
+    """
+
+    def __init__(self, loss: Loss, message: str):
+        super().__init__(message)
+        self.loss = loss
+
+
+class SourceFailed(Exception):
+    """A library failed at a source in a way that says nothing of the source.
+
+    Attributes:
+      kind: the error's type.
+    """
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 class DecoderProcesses:
-    """The nursery, and the decoders that it forks. `close` ends all of them."""
+    """The nursery, and the decoders that it forks. `close` ends all of them.
 
-    def __init__(self, picture_cpu_s: float):
+    Attributes:
+      uncaged: why the decoders' system calls are not filtered on this machine; None where they are.
+    """
+
+    def __init__(self, picture_cpu_s: float, run: "Callable[[int, float], None] | None" = None):
         """Starts the nursery, which loads its libraries meanwhile.
 
         Args:
           picture_cpu_s: of a processor's time for decoding one picture.
+          run: what it runs, by default `nursery`.
         """
         self.picture_cpu_s = picture_cpu_s
+        self._run = run or nursery
+        self.uncaged = cage.why_no_filter()
+        if self.uncaged is not None:
+            _log.warning(
+                "strangers' pictures are decoded without a filter of system calls: whoever breaks a decoder has this "
+                "account's rights",
+                extra={"cause": self.uncaged},
+            )
         self._start()
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair()
         code = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-        code += "from mmduplex_jax.serving.decoding import nursery; nursery(int(sys.argv[2]), float(sys.argv[3]))"
+        code += f"from {self._run.__module__} import {self._run.__qualname__} as run; "
+        code += "run(int(sys.argv[2]), float(sys.argv[3]))"
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(self.picture_cpu_s)]
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
         with theirs:
             self._nursery = subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],
@@ -70,25 +128,30 @@ class DecoderProcesses:
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C is the server's to answer: streams that drain still need their decoders.
                 start_new_session=True,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
 
     def stream(self, config: IntakeConfig) -> "StreamDecoder":
         """A decoder for a stream; its process begins with the first picture."""
         return StreamDecoder(self, config)
 
-    def fork(self) -> socket.socket:
-        """A new decoder process's socket, not blocking."""
+    def source(self, config: SourceConfig) -> "SourceDecoder":
+        """A reader of a source; its process begins with the first tick that is asked for."""
+        return SourceDecoder(self, config)
+
+    def fork(self, *files: int) -> socket.socket:
+        """A new decoder process's socket, not blocking. The process is handed these files."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
+            handed = [theirs.fileno(), *files]
             try:
-                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                socket.send_fds(self._control, [b"+"], handed)
             except OSError:
                 # The nursery was ended by somebody; with it went its decoders, whose streams see their sockets end.
                 self.close()
                 self._start()
-                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                socket.send_fds(self._control, [b"+"], handed)
         return ours
 
     def __enter__(self) -> "DecoderProcesses":
@@ -110,8 +173,8 @@ class StreamDecoder:
 
     def __init__(self, processes: DecoderProcesses, config: IntakeConfig):
         self._processes, self._config = processes, config
-        self._socket: socket.socket | None = None
-        self._wall_s = _WALL * processes.picture_cpu_s
+        self._process: _Process | None = None
+        self._state = Before()
 
     async def take(self, picture: Frame) -> Taken:
         """`Intake.take`.
@@ -120,64 +183,205 @@ class StreamDecoder:
           PictureRefused: it does not decode or is too large; the stream may go on.
           DecoderEnded: it took too long or broke the decoder.
         """
-        return await self._ask("take", picture)
+        if self._process is None:
+            self._process = _Process(self._processes, self._config.frame_px)
+            await self._tried(self._process.begin(self._config, self._state), _READY_S)
+        answer, frames = await self._tried(self._process.ask("take", picture))
+        self._state = answer.state
+        if answer.failed is not None:
+            self.close()
+            _log.error("a decoder failed", extra={"error": "{}: {}".format(*answer.failed)})
+            raise DecoderEnded("ended", "broke the decoder")
+        if answer.refused is not None:
+            raise PictureRefused(answer.refused)
+        ticks = [Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks]
+        return Taken(ticks, answer.state.late, answer.state.too_fast, answer.set_back_s, answer.gap_s)
 
     async def jump(self) -> None:
-        """`Intake.jump`."""
-        if self._socket is not None:
-            await self._ask("jump")
+        """`Intake.jump`; DecoderEnded."""
+        if self._process is not None:
+            await self._tried(self._process.ask("jump"))
 
     async def reset(self) -> None:
-        """`Intake.reset`."""
-        if self._socket is not None:
-            await self._ask("reset")
+        """`Intake.reset`; DecoderEnded."""
+        self._state = self._state._replace(last_s=None)
+        if self._process is not None:
+            await self._tried(self._process.ask("reset"))
 
     def close(self) -> None:
-        """Ends the process; one that is busy ends within its bound."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Ends the process, whatever it does."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
-    async def _ask(self, method: str, *arguments: Any) -> Taken:
+    async def _tried(self, asking: Coroutine[Any, Any, Said], wall_s: float | None = None) -> Said:
+        """What the process says, in time."""
+        wall_s = _WALL * self._processes.picture_cpu_s + _ANSWER_S if wall_s is None else wall_s
         try:
-            async with asyncio.timeout(self._wall_s + _ANSWER_S):
-                if self._socket is None:
-                    self._socket = self._processes.fork()
-                    await self._send(self._config)
-                await self._send((method, arguments))
-                json_bytes, frames_bytes = _ANSWER.unpack(await self._receive(_ANSWER.size))
-                frame_bytes = 3 * math.prod(self._config.frame_px)
-                # (What decodes strangers' bytes is not trusted: its answers are plain data, and bounded.)
-                if json_bytes > _ANSWER_JSON_MAX or frames_bytes % frame_bytes:
-                    raise EOFError
-                answer = json.loads(await self._receive(json_bytes))
-                frames = np.frombuffer(await self._receive(frames_bytes), np.uint8)
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            async with asyncio.timeout(wall_s):
+                return await asking
+        except TimeoutError as error:
             self.close()
-            raise DecoderEnded(
-                f"took more than {self._processes.picture_cpu_s:g} s to decode, or broke the decoder"
-            ) from error
-        if answer["refused"] is not None:
-            raise PictureRefused(answer["refused"])
-        apart = list(frames.reshape(-1, *self._config.frame_px, 3))
-        ticks = [Tick(t_s, apart[index], change) for t_s, index, change in answer["ticks"]]
-        return Taken(ticks, answer["late"], answer["too_fast"], answer["set_back_s"], answer["gap_s"])
+            raise DecoderEnded("silent", f"got no answer of its decoder within {wall_s:g} s") from error
+        except (OSError, EOFError) as error:
+            self.close()
+            message = f"took more than {self._processes.picture_cpu_s:g} s to decode, or broke the decoder"
+            raise DecoderEnded("ended", message) from error
+
+
+class SourceDecoder:
+    """`SourceTicks` in a process of its own. One task at a time may use it."""
+
+    def __init__(self, processes: DecoderProcesses, config: SourceConfig):
+        self._processes, self._config = processes, config
+        self._process: _Process | None = None
+
+    async def next(self) -> Tick | None:
+        """`SourceTicks.next`; waits for as long as the source keeps it waiting.
+
+        Raises:
+          VideoError: what is wrong with the source.
+          SourceFailed: a library failed at it.
+          DecoderEnded: it took too long or broke the decoder.
+        """
+        try:
+            if self._process is None:
+                self._process = _Process(self._processes, self._config.frame_px)
+                await self._process.begin(self._config, None)
+            answer, frames = await self._process.ask("next")
+        except (OSError, EOFError) as error:
+            self.close()
+            raise DecoderEnded("ended", "it took too long to decode, or broke the decoder") from error
+        if answer.refused is not None:
+            raise VideoError(answer.refused)
+        if answer.failed is not None:
+            raise SourceFailed(*answer.failed)
+        return next((Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks), None)
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+
+class _Answer(NamedTuple):
+    """What a process said. `ticks` are times, numbers of frames, and changes."""
+
+    ticks: list[tuple[float, int, float]]
+    state: Before
+    set_back_s: float | None
+    gap_s: float | None
+    refused: str | None
+    failed: tuple[str, str] | None
+
+
+class _Process:
+    """A decoder process as the server sees it. What comes of it is not trusted: it is plain data, and bounded.
+
+    Whatever else it does is OSError or EOFError.
+    """
+
+    def __init__(self, processes: DecoderProcesses, frame_px: FrameSize):
+        self._shape = (_FRAMES_MAX, *frame_px, 3)
+        size = math.prod(self._shape)
+        with _shared_file(size) as file:
+            self._memory = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+            self._socket = processes.fork(file.fileno())
+        self._pid = 0
+        self._pidfd: int | None = None
+
+    async def begin(self, config: IntakeConfig | SourceConfig, before: Before | None) -> None:
+        """Hands it what to do; it locks itself in before it takes anything else."""
+        await self._send((config, before))
+        head, fds = await self._receive_fds(_READY.size)
+        (self._pid,) = _READY.unpack(head)
+        self._pidfd = fds[0] if fds else None
+
+    async def ask(self, method: str, *arguments: Any) -> tuple[_Answer, list[np.ndarray]]:
+        """Has it call a method; the answer, and the frames, uint8 [H, W, 3]."""
+        await self._send((method, arguments))
+        (size,) = _ANSWER.unpack(await self._receive(_ANSWER.size))
+        if size > _ANSWER_MAX:
+            raise EOFError(f"an answer of {size} bytes")
+        try:
+            answer = _read_answer(await self._receive(size))
+        except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
+            raise EOFError("an answer that is none") from error
+        count = max((index + 1 for _, index, _ in answer.ticks), default=0)
+        frames = np.frombuffer(self._memory, np.uint8).reshape(self._shape)[:count]
+        # (Copied: the process writes there again.)
+        return answer, [frame.copy() for frame in frames]
+
+    def close(self) -> None:
+        """Kills it."""
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            elif self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        self._pidfd, self._pid = None, 0
 
     async def _send(self, request: Any) -> None:
-        assert self._socket is not None
         body = pickle.dumps(request)
         await asyncio.get_running_loop().sock_sendall(self._socket, _REQUEST.pack(len(body)) + body)
 
     async def _receive(self, size: int) -> bytearray:
-        assert self._socket is not None
         received, loop = bytearray(size), asyncio.get_running_loop()
         at = 0
         while at < size:
             some = await loop.sock_recv_into(self._socket, memoryview(received)[at:])
             if not some:
-                raise EOFError
+                raise EOFError("the process has ended")
             at += some
         return received
+
+    async def _receive_fds(self, size: int) -> tuple[bytes, list[int]]:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._socket, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._socket)
+        data, fds, *_ = socket.recv_fds(self._socket, size, 1)
+        if len(data) < size:
+            raise EOFError("the process has ended")
+        return data, list(fds)
+
+
+def _shared_file(size: int) -> BinaryIO:
+    """A file without a name, as memory to share. Nobody changes its size (Linux): whoever maps it may rely on it."""
+    if not hasattr(os, "memfd_create"):
+        file: Any = tempfile.TemporaryFile()  # noqa: SIM115  it is the caller's
+        file.truncate(size)
+        return file
+    fd = os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return os.fdopen(fd, "r+b")
+
+
+def _read_answer(data: bytearray) -> _Answer:
+    """An answer; ValueError, TypeError, LookupError, OverflowError or RecursionError for what is none."""
+    said = json.loads(data)
+    number = lambda value: None if value is None else _finite(value)
+    text = lambda value: None if value is None else str(value)[:_TEXT_MAX]
+    ticks = [(_finite(t_s), int(index), _finite(change)) for t_s, index, change in said["ticks"]]
+    if not all(0 <= index < _FRAMES_MAX for _, index, _ in ticks):
+        raise ValueError("no such frame")
+    last_s, late, too_fast = said["state"]
+    failed = said["failed"] and (str(said["failed"][0])[:_TEXT_MAX], str(said["failed"][1])[:_TEXT_MAX])
+    state = Before(number(last_s), int(late), int(too_fast))
+    return _Answer(ticks, state, number(said["set_back_s"]), number(said["gap_s"]), text(said["refused"]), failed)
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number")
+    return float(value)
 
 
 # In the processes.
@@ -189,54 +393,138 @@ def nursery(control_fd: int, picture_cpu_s: float) -> None:
     cv2.setNumThreads(1)
     control = socket.socket(fileno=control_fd)
     while True:
-        message, fds, *_ = socket.recv_fds(control, 1, 1)
+        message, fds, *_ = socket.recv_fds(control, 1, 2)
         if not message:
             break
-        with socket.socket(fileno=fds[0]) as stream:
-            try:
-                pid = os.fork()
-            except OSError:
-                continue  # the stream sees its socket closed
-            if pid == 0:
-                control.close()
-                try:
-                    _decode(stream, picture_cpu_s)
-                finally:
-                    os._exit(0)
+        with contextlib.suppress(OSError):  # no process to be had: the stream sees its socket closed
+            if os.fork() == 0:
+                _run_decoder(fds[0], fds[1], picture_cpu_s)
+        for fd in fds:
+            os.close(fd)
     os.killpg(0, signal.SIGKILL)
 
 
-def _decode(stream: socket.socket, picture_cpu_s: float) -> None:
+def _run_decoder(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> NoReturn:
+    try:
+        _decode(stream_fd, memory_fd, picture_cpu_s)
+    finally:
+        os._exit(0)
+
+
+def _decode(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> None:
     """A decoder process: answers requests until the stream is closed."""
     os.nice(_NICE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            data_bytes = int(statm.read().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + _DATA_BYTES,) * 2)
-    config = _receive(stream)
-    if config is None:
+    memory = np.frombuffer(mmap.mmap(memory_fd, os.fstat(memory_fd).st_size), np.uint8)
+    stream = _keep_only(stream_fd)
+    begun = _receive(stream)
+    if begun is None:
         return
-    intake = Intake(config)
+    config, before = begun
+    # (It answers nothing before it is locked in, and what it is handed until then is the server's own.)
+    pidfds = [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
+    socket.send_fds(stream, [_READY.pack(os.getpid())], pidfds)
+    for fd in pidfds:
+        os.close(fd)
+    if isinstance(config, IntakeConfig):
+        cage.lock_in(_PICTURE_BYTES)
+        work = _picture_work(config, before, picture_cpu_s)
+    else:
+        work = _source_work(config, _SOURCE_PICTURES * picture_cpu_s)
+    shape = (_FRAMES_MAX, *config.frame_px, 3)
     while (request := _receive(stream)) is not None:
-        method, arguments = request
-        answer: dict[str, Any] = {"refused": None, "ticks": [], "late": 0, "too_fast": 0}
-        answer |= {"set_back_s": None, "gap_s": None}
+        said: dict[str, Any] = {"refused": None, "failed": None, "ticks": []}
+        said |= {"state": Before(), "set_back_s": None, "gap_s": None}
         frames: list[np.ndarray] = []
-        signal.setitimer(signal.ITIMER_PROF, picture_cpu_s)
-        signal.setitimer(signal.ITIMER_REAL, _WALL * picture_cpu_s)
+        said |= work(frames, *request)
+        if len(frames) > _FRAMES_MAX:
+            said |= {"ticks": [], "refused": f"shows more than {_FRAMES_MAX} pictures at once"}
+        else:
+            memory.reshape(shape)[: len(frames)] = frames or 0
+        answer = json.dumps(said).encode()
+        stream.sendall(_ANSWER.pack(len(answer)) + answer)
+
+
+# Calls a method, adds the frames that it gives to the list, and returns what is to be said of it.
+_Work = Callable[[list[np.ndarray], str, tuple[Any, ...]], dict[str, Any]]
+
+
+def _picture_work(config: IntakeConfig, before: Before, cpu_s: float) -> _Work:
+    intake = Intake(config, before)
+
+    def work(frames: list[np.ndarray], method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        said: dict[str, Any] = {}
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.setitimer(signal.ITIMER_REAL, _WALL * cpu_s)
         try:
             taken = getattr(intake, method)(*arguments)
             if taken is not None:
-                answer |= taken._asdict() | {"ticks": _without_repeats(taken.ticks, frames)}
+                ticks = _without_repeats(taken.ticks, frames)
+                said = {"ticks": ticks, "set_back_s": taken.set_back_s, "gap_s": taken.gap_s}
         except PictureRefused as refused:
-            answer["refused"] = str(refused)
+            said = {"refused": str(refused)}
         except MemoryError:
-            answer["refused"] = "needs too much memory to decode"
+            said = {"refused": "needs too much memory to decode"}
+        except Exception as error:  # noqa: BLE001  the server's log has it, and another process goes on
+            said = {"failed": (type(error).__name__, str(error))}
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        head, body = json.dumps(answer).encode(), b"".join(frame.tobytes() for frame in frames)
-        stream.sendall(_ANSWER.pack(len(head), len(body)) + head + body)
+        return said | {"state": intake.state}
+
+    return work
+
+
+def _source_work(config: SourceConfig, cpu_s: float) -> _Work:
+    """Opens a file and locks this process in. For an address it only bounds it: that needs network and certificates."""
+    file: BinaryIO | None = None
+    why_not: VideoError | None = None
+    if scheme_of(config.source) is not None:
+        cage.bound(_SOURCE_BYTES)
+    else:
+        try:
+            file = _open(config.source)
+        except VideoError as error:
+            why_not = error
+        cage.lock_in(_SOURCE_BYTES, threads=True)
+    source: SourceTicks | None = None
+
+    def work(frames: list[np.ndarray], method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        nonlocal source
+        # (Its threads decode ahead also between two calls.)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        try:
+            if why_not is not None:
+                raise why_not
+            if source is None:
+                source = SourceTicks(config, file)
+            tick = getattr(source, method)(*arguments)
+        except VideoError as error:
+            return {"refused": redact(str(error))}
+        except Exception as error:  # noqa: BLE001  whatever a library does, the stream is told and ends
+            return {"failed": (type(error).__name__, redact(str(error)))}
+        return {"ticks": [] if tick is None else _without_repeats([tick], frames)}
+
+    return work
+
+
+def _open(path: str) -> BinaryIO:
+    """A regular file; VideoError for all else, of which a pipe would make its reader wait."""
+    try:
+        opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        file = open(path, "rb", opener=opener)  # noqa: SIM115  it stays open
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened as a video: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise VideoError(f"{path}: cannot be opened as a video: it is no regular file")
+    return file
+
+
+def _keep_only(stream_fd: int) -> socket.socket:
+    """The stream, as descriptor 3; all others are closed, and standard error, which is the server's, leads nowhere."""
+    os.dup2(1, 2)
+    os.dup2(stream_fd, 3)
+    os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return socket.socket(fileno=3)
 
 
 def _without_repeats(ticks: Sequence[Tick], frames: list[np.ndarray]) -> list[tuple[float, int, float]]:

@@ -140,10 +140,18 @@ class Counters:
         self.refused = counter("refused", "Requests that were refused, by reason.", "reason")
         self.frames = counter("frames_received", "Pictures that clients sent.")
         self.bad_frames = counter("bad_frames", "Pictures that did not decode or were too large.")
+        self.lost_decoders = counter(
+            "lost_decoders", "Decoder processes that were lost and replaced, or ended their stream.", "reason"
+        )
         self.words = counter("words", "Words of all streams.")
         self.sound_steps = counter("sound_steps", "Steps of sound that were made.")
         self.sound_left_out = counter(
             "sound_left_out_steps", "Steps whose sound gave way, to the load or to a slow client's words.", "reason"
+        )
+        self.decoders_caged = Gauge(
+            "mmduplex_decoders_caged",
+            "1 where the system calls of decoder processes are filtered, 0 where this machine has no such filter.",
+            registry=self.registry,
         )
         self.connections = Gauge("mmduplex_connections", "Open connections with a stream.", registry=self.registry)
 

@@ -97,8 +97,8 @@ class PictureDecoder:
             raise PictureRefused(str(error)) from error
 
     def _take_video(self, frame: Frame) -> list[Shown]:
-        if frame.codec == "vp8" and frame.keyframe:
-            # libav allocates before it compares with its own limit.
+        if frame.codec == "vp8" and (frame.keyframe or is_vp8_keyframe(frame.data)):
+            # libav allocates before it compares with its own limit; what the sender calls it does not count.
             self._check(*vp8_size(frame.data))
         if self._video is None or self._video.name != frame.codec:
             if not frame.keyframe:
@@ -175,9 +175,14 @@ def webp_size(data: bytes) -> tuple[int, int]:
     return width_px, height_px
 
 
+def is_vp8_keyframe(data: bytes) -> bool:
+    """Whether a picture of VP8 says that it is a keyframe (RFC 6386, 9.1)."""
+    return bool(data) and not data[0] & 1
+
+
 def vp8_size(data: bytes) -> tuple[int, int]:
     """Width and height that a keyframe of VP8 claims (RFC 6386, 9.1); PictureRefused where it is none."""
-    if len(data) < 10 or data[0] & 1 or data[3:6] != _VP8_START:
+    if len(data) < 10 or not is_vp8_keyframe(data) or data[3:6] != _VP8_START:
         raise PictureRefused("is no keyframe of VP8")
     width_px, height_px = struct.unpack_from("<HH", data, 6)
     return width_px & 0x3FFF, height_px & 0x3FFF
@@ -235,15 +240,37 @@ class IntakeConfig:
     ticks_burst: float = 1.0
 
 
+class Before(NamedTuple):
+    """What an intake that is lost had taken, for the next one.
+
+    Attributes:
+      last_s: the time of its last picture; None where it had taken none.
+      late, too_fast: as `Taken` has them.
+    """
+
+    last_s: float | None = None
+    late: int = 0
+    too_fast: int = 0
+
+
 class Intake:
     """From pictures to ticks. One thread at a time may use it, and it may block for as long as decoding takes."""
 
-    def __init__(self, config: IntakeConfig, now: Callable[[], float] = time.monotonic):
+    def __init__(self, config: IntakeConfig, before: Before | None = None, now: Callable[[], float] = time.monotonic):
+        """Begins; after a gap where `before` is of another intake that is lost."""
         self._config = config
         rate_hz = config.ticks_hz
         self._bucket = None if rate_hz is None else Bucket(rate_hz, config.ticks_burst, now)
-        self._late = self._too_fast = 0
+        before = before or Before()
+        self._late, self._too_fast = before.late, before.too_fast
         self.reset()
+        if before.last_s is not None:
+            self._sampler.begin_after(before.last_s)
+
+    @property
+    def state(self) -> Before:
+        """What the next one needs if this one is lost."""
+        return Before(self._sampler.last_s, self._late, self._too_fast)
 
     def reset(self) -> None:
         """Begins anew, with any time; counts go on."""

@@ -7,7 +7,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from mmduplex_jax.commentator import ModelFacts
@@ -48,6 +48,7 @@ _MODEL_STOPPED = "the model has stopped; the server's log says why"
 InOrder = Literal["pause", "play", "reset", "end"]
 # Orders are never dropped; this many times the pictures' bound, whoever sends them has to wait.
 _ORDERS_WAITING = 4
+_MINUTE_S = 60.0
 # Pictures that come out of order are reported at once, and then this often.
 _LATE_REPORT_S = 5.0
 
@@ -236,6 +237,10 @@ class Session:
         self._decoder = decoders.stream(
             IntakeConfig(clock, facts.frame_px, self.fit, limits.pixels, limits.gap_s, *pace)
         )
+        self._losses = Bucket(limits.lost_decoders / _MINUTE_S, limits.lost_decoders, now)
+        # A new decoder knows none of the pictures before.
+        self._needs_keyframe = False
+        self._orphaned = 0
         self._bad_in_a_row = self._late = self._too_fast = 0
         self._late_reported_s = -math.inf
         # Ticks that the model has not answered: their times, and what changed in them.
@@ -264,6 +269,10 @@ class Session:
         """Takes a tick of that source."""
         self.last_activity_s = self._now()
         await self._offer(tick)
+
+    def count_lost_decoder(self, error: DecoderEnded) -> None:
+        """Counts a decoder process that is gone."""
+        self._counters.lost_decoders.labels(error.loss).inc()
 
     async def put(self, picture: Frame) -> bool:
         """Takes a picture; a live stream's never waits, a file's waits until there is room.
@@ -358,13 +367,13 @@ class Session:
 
     @property
     def dropped(self) -> int:
-        """Pictures that never reached the model: too many at once, or too fast."""
-        return self._inbox.dropped + self._too_fast
+        """Pictures that never reached the model: too many at once, too fast, or of no use without one that was lost."""
+        return self._inbox.dropped + self._too_fast + self._orphaned
 
     @property
     def wants_keyframe(self) -> bool:
         """Whether pictures are left out until one comes from which decoding can begin."""
-        return self._inbox.wants_keyframe
+        return self._inbox.wants_keyframe or self._needs_keyframe
 
     def end(self, reason: str, message: str, *, drain: bool = False) -> None:
         """Ends it; a second call does nothing. Words that were said stay readable for a while.
@@ -485,13 +494,18 @@ class Session:
     async def _take(self, picture: Frame) -> None:
         if self._paused:
             return  # a paused stream takes no pictures: waiting for room would keep it from hearing "play"
+        if self._needs_keyframe and not picture.keyframe:
+            self._orphaned += 1
+            return
+        self._needs_keyframe = False
         try:
             taken = await self._decoder.take(picture)
         except PictureRefused as error:
             self._refuse(picture, str(error))
             return
         except DecoderEnded as error:
-            self._refuse(picture, str(error), fatal=True)
+            self._counters.bad_frames.inc()
+            self._lose_decoder(error, _name(picture))
             return
         self._bad_in_a_row = 0
         self._report_times(picture, taken)
@@ -550,6 +564,17 @@ class Session:
         if fatal:
             self.end("protocol", message)
 
+    def _lose_decoder(self, error: DecoderEnded, what: str) -> None:
+        """Goes on with another decoder, and a gap; ends the stream where that happens too often."""
+        self.count_lost_decoder(error)
+        goes_on = self._losses.take()
+        self._needs_keyframe = True
+        message = f"{what} {error}" + ("; the stream goes on at the next keyframe" if goes_on else "")
+        _log.warning("a decoder was lost", extra={"session": self.id, "error": message})
+        self.notify(error_reply("decoder_lost", message, fatal=not goes_on))
+        if not goes_on:
+            self.end("protocol", message)
+
     async def _carry_out(self, order: InOrder) -> bool:
         """Carries out an order; whether it was the last one."""
         assert self._handle is not None
@@ -557,17 +582,24 @@ class Session:
             case "pause":
                 self._paused = True
                 self._handle.pause()
-                await self._decoder.jump()
+                await self._tell_decoder(self._decoder.jump)
             case "play":
                 self._paused = False
                 self._handle.resume()
             case "reset":
-                await self._decoder.reset()
+                await self._tell_decoder(self._decoder.reset)
                 self._restart()
             case "end":
                 self.end("end", "the stream is finished", drain=True)
                 return True
         return False
+
+    async def _tell_decoder(self, order: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await order()
+        except DecoderEnded as error:
+            # (The next one begins as if it had been told.)
+            self._lose_decoder(error, "what came before")
 
     def _restart(self) -> None:
         assert self._handle is not None

@@ -134,7 +134,7 @@ class Sessions:
             raise Refused(reason, str(full)) from full
         session.begin(handle)
         if source is not None:
-            self._sources.watch(source, session, facts)
+            self._sources.watch(source, session, facts, self._decoders)
         self._sessions[session.id] = session
         self.counters.sessions_begun.inc()
         _log.info(

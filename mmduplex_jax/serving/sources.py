@@ -1,34 +1,25 @@
 """Videos of the server's own: what it may watch by itself, allowed by name, and the built-in world for the page."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import posixpath
 import re
 import tempfile
-import threading
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from data_pipelines.decode import VideoReader
 from data_pipelines.video_source import VideoError, redact, scheme_of
 from mmduplex_jax.commentator import ModelFacts
-from mmduplex_jax.serving.pictures import Tick, changed_share
+from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses, SourceFailed
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.session import Session
-from mmduplex_jax.streaming.frame_feed import FrameFeed
+from mmduplex_jax.serving.source_ticks import SourceConfig
 
 _log = logging.getLogger(__name__)
 # What no address has in it: `redact` would take it for the address's end.
 _NO_ADDRESS = re.compile(r"[\s'\"<>\\]")
-# How far a file is decoded ahead.
-_AHEAD_S = 2.0
-_LAG_MAX_S = 1.0
-# Threads that read sources, those included whose streams are gone and which hang in a read.
-_READING_MAX = 256
 # A page plays one after another; after so many they begin again.
 CLIPS = 16
 _CLIP_S = 12.0
@@ -62,7 +53,6 @@ class Sources:
                 if not address.hostname:
                     raise ValueError(f"--allow_sources: {redact(one)} names no host")
                 self._addresses.append(address)
-        self._reading = 0
 
     def check(self, source: str) -> str:
         """What to open for a source: an address as it is, a file by its whole path.
@@ -84,96 +74,38 @@ class Sources:
             raise ProtocolError("source_refused", "this server does not watch that source (--allow_sources says which)")
         return opened
 
-    def watch(self, source: str, session: Session, facts: ModelFacts) -> None:
+    def watch(self, source: str, session: Session, facts: ModelFacts, decoders: DecoderProcesses) -> None:
         """Has the session watch it from now on; what breaks it ends the session with the cause."""
-        session.follow(asyncio.create_task(self._watch(source, session, facts), name=f"source of {session.id}"))
-
-    async def _watch(self, source: str, session: Session, facts: ModelFacts) -> None:
-        if self._reading >= _READING_MAX:
-            session.end("source", f"{self._reading} sources are being read or given up already; try again later")
-            return
-        reading = _Reading(source, session, facts)
-        self._reading += 1
-        reading.finished.add_done_callback(self._read)
-        try:
-            # (Cancelled, the thread still says when it has ended.)
-            await asyncio.shield(reading.finished)
-        except VideoError as error:
-            # (The path stays on the server; the cause is the client's to know.)
-            cause = redact(str(error)).removeprefix(f"{redact(source)}: ")
-            _log.info("source broke", extra={"session": session.id, "source": redact(source), "error": cause})
-            session.end("source", f"the source broke: {cause}", drain=True)
-        except Exception as error:  # noqa: BLE001  whatever a file or a library does, its stream is told and ends
-            fields: dict[str, object] = {"session": session.id, "source": redact(source)}
-            fields |= {"error": redact(repr(error)), "at": traceback.format_tb(error.__traceback__)}
-            _log.error("source failed", extra=fields)
-            session.end("source", f"the source cannot be read: {type(error).__name__}", drain=True)
-        else:
-            session.end("end", "the source has ended", drain=True)
-        finally:
-            reading.stop()
-
-    def _read(self, finished: "asyncio.Future[None]") -> None:
-        self._reading -= 1
-        if not finished.cancelled():
-            finished.exception()  # (taken, also where nobody waits for it any more)
+        work = _watch(source, session, facts, decoders)
+        session.follow(asyncio.create_task(work, name=f"source of {session.id}"))
 
 
-class _Reading:
-    """A source on its way into a session, in a thread that nobody waits for: libav may hang in a read for long.
-
-    Attributes:
-      finished: done at the source's end; raises what broke it.
-    """
-
-    def __init__(self, source: str, session: Session, facts: ModelFacts):
-        self._source, self._session, self._facts = source, session, facts
-        self._loop = asyncio.get_running_loop()
-        self._feed: FrameFeed | None = None
-        self._stopped = False
-        self.finished: asyncio.Future[None] = self._loop.create_future()
-        threading.Thread(target=self._run, name="source", daemon=True).start()
-
-    def stop(self) -> None:
-        """Ends it at its next picture."""
-        self._stopped = True
-        if self._feed is not None:
-            self._feed.stop()
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._read()
-        except BaseException as caught:  # noqa: BLE001  raised where the source is waited for
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            self._loop.call_soon_threadsafe(self._finish, error)
-
-    def _finish(self, error: BaseException | None) -> None:
-        if self.finished.cancelled():
-            return
-        if error is None:
-            self.finished.set_result(None)
-        else:
-            self.finished.set_exception(error)
-
-    def _read(self) -> None:
-        session, facts = self._session, self._facts
-        reader = VideoReader(self._source, facts.clock, facts.frame_px, session.fit)
-        ahead = max(1, facts.clock.ticks_in(_AHEAD_S))
-        realtime = session.config.mode == "live"
-        self._feed = feed = FrameFeed(reader, realtime=realtime, max_waiting=ahead, lag_max_s=_LAG_MAX_S)
-        before = None
-        try:
-            for one in feed:
-                if self._stopped:
-                    return
-                tick = Tick(one.t_s, one.frame, changed_share(before, one.frame))
-                asyncio.run_coroutine_threadsafe(session.put_tick(tick), self._loop).result()
-                before = one.frame
-        finally:
-            feed.stop()
-            feed.close()
+async def _watch(source: str, session: Session, facts: ModelFacts, decoders: DecoderProcesses) -> None:
+    realtime = session.config.mode == "live"
+    reading = decoders.source(SourceConfig(source, facts.clock, facts.frame_px, session.fit, realtime))
+    fields: dict[str, object] = {"session": session.id, "source": redact(source)}
+    try:
+        while (tick := await reading.next()) is not None:
+            await session.put_tick(tick)
+    except VideoError as error:
+        # (The path stays on the server; the cause is the client's to know.)
+        cause = redact(str(error)).removeprefix(f"{redact(source)}: ")
+        _log.info("source broke", extra=fields | {"error": cause})
+        session.end("source", f"the source broke: {cause}", drain=True)
+    except SourceFailed as failed:
+        _log.error("source failed", extra=fields | {"error": redact(f"{failed.kind}: {failed}")})
+        session.end("source", f"the source cannot be read: {failed.kind}", drain=True)
+    except DecoderEnded as error:
+        session.count_lost_decoder(error)
+        _log.error("source failed", extra=fields | {"error": str(error)})
+        session.end("source", f"the source cannot be read: {error}", drain=True)
+    except Exception as error:  # noqa: BLE001  its stream is told, and the others go on
+        _log.exception("source failed", extra=fields)
+        session.end("source", f"the source cannot be shown: {type(error).__name__}", drain=True)
+    else:
+        session.end("end", "the source has ended", drain=True)
+    finally:
+        reading.close()
 
 
 def _begins_with(source: str, allowed: SplitResult) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import av
 
 from mmduplex_jax.serving.connection import WireGone, converse
+from mmduplex_jax.serving.pictures import is_vp8_keyframe
 from mmduplex_jax.serving.protocol import Frame, ProtocolError
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.sessions import Sessions
@@ -305,7 +306,7 @@ class _PassOn:
 
 def _is_keyframe(codec: str, data: bytes) -> bool:
     if codec == "vp8":
-        return bool(data) and not data[0] & 1
+        return is_vp8_keyframe(data)
     starts = (match.end() for match in re.finditer(rb"\x00\x00\x01", data))
     return any(at < len(data) and data[at] & 0x1F == _NAL_IDR for at in starts)
 
