@@ -12,12 +12,14 @@ A process that is lost costs its stream the picture that it had, and what refers
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import json
 import logging
 import math
 import mmap
 import os
 import pickle
+import pkgutil
 import resource
 import signal
 import socket
@@ -29,6 +31,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, TypeVar
 
+import av
 import cv2
 import numpy as np
 
@@ -56,6 +59,7 @@ _PICTURE_BYTES, _SOURCE_BYTES = 512 << 20, 2 << 30
 _SOURCE_PICTURES = 20
 # Decoding gives way to the model and to the loop that serves everybody.
 _NICE = 5
+_NEVER_LOADED = frozenset({"av.__main__", "av.datasets"})
 # What the processes see of the environment: a token has no business there.
 _ENVIRONMENT = ("PATH", "PYTHON", "LD_", "DYLD_", "LC_", "LANG", "TMPDIR", "SSL_CERT_", "http_proxy", "no_proxy")
 
@@ -175,6 +179,7 @@ class StreamDecoder:
         self._processes, self._config = processes, config
         self._process: _Process | None = None
         self._state = Before()
+        self._wall_s = _WALL * processes.picture_cpu_s + _ANSWER_S
 
     async def take(self, picture: Frame) -> Taken:
         """`Intake.take`.
@@ -216,7 +221,7 @@ class StreamDecoder:
 
     async def _tried(self, asking: Coroutine[Any, Any, Said], wall_s: float | None = None) -> Said:
         """What the process says, in time."""
-        wall_s = _WALL * self._processes.picture_cpu_s + _ANSWER_S if wall_s is None else wall_s
+        wall_s = self._wall_s if wall_s is None else wall_s
         try:
             async with asyncio.timeout(wall_s):
                 return await asking
@@ -391,6 +396,10 @@ def nursery(control_fd: int, picture_cpu_s: float) -> None:
     """Forks a decoder for every socket that comes over `control_fd`; ends all of them when it is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    # PyAV loads some of itself when it first meets a kind of stream; in the cage no file is opened.
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in _NEVER_LOADED:
+            importlib.import_module(module.name)
     control = socket.socket(fileno=control_fd)
     while True:
         message, fds, *_ = socket.recv_fds(control, 1, 2)

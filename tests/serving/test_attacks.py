@@ -29,11 +29,12 @@ async def send_h264(stream: Socket, tick: int, data: bytes, *, keyframe: bool) -
     await stream.socket.send_bytes(frame_bytes(Frame(tick, tick * TICK_S, "h264", keyframe, data)))
 
 
-def test_a_picture_that_takes_long_ends_its_stream_and_no_other_waits():
-    """Unbounded, each of the two would decode for several seconds."""
+def test_a_picture_that_takes_long_ends_its_decoder_and_no_other_waits():
+    """Unbounded, each of the two would decode for several seconds. The next such picture ends its stream."""
 
     async def test():
-        async with served() as server, server.stream(mode="file") as other:
+        limits = Limits(lost_decoders=1)
+        async with served(limits=limits) as server, server.stream(mode="file") as other:
             async with server.stream() as bad, server.stream() as worse:
                 for stream in (bad, worse):
                     await send_h264(stream, 0, h264_keyframe(), keyframe=True)
@@ -43,27 +44,16 @@ def test_a_picture_that_takes_long_ends_its_stream_and_no_other_waits():
                 for _ in range(20):
                     await other.hear("status")
                 for stream in (bad, worse):
-                    bye = await stream.hear("bye")
-                    assert bye["reason"] == "protocol"
-                    error = [message for message in stream.heard if message["type"] == "error"][-1]
-                    assert (error["code"], error["fatal"]) == ("bad_frame", True)
+                    error = await stream.hear("error")
+                    assert (error["code"], error["fatal"]) == ("decoder_lost", False)
                     assert "picture 1 took more than 0.5 s to decode" in error["message"]
+                await send_h264(bad, 2, h264_keyframe(), keyframe=True)
+                await send_h264(bad, 3, h264_slow_picture(8000), keyframe=False)
+                bye = await bad.hear("bye")
+                assert bye["reason"] == "protocol"
+                error = [message for message in bad.heard if message["type"] == "error"][-1]
+                assert (error["code"], error["fatal"]) == ("decoder_lost", True)
             await server.until(lambda: len(server.pool.seats) == 1)
-
-    run(test())
-
-
-def test_a_decoder_that_dies_is_its_streams_end_only():
-    async def test():
-        async with served() as server, server.stream(mode="file") as other, server.stream(mode="file") as stream:
-            await stream.show(0)
-            await stream.hear("status")
-            (session,) = (one for one in server.sessions if one.id == stream.hello["session"])
-            session._decoder._socket.shutdown(2)  # as the kernel does for a process that is gone
-            await stream.show(1)
-            assert (await stream.hear("bye"))["reason"] == "protocol"
-            await other.show(0)
-            await other.hear("status")
 
     run(test())
 
@@ -136,12 +126,13 @@ def test_an_offer_of_countless_candidates_is_refused():
     run(test())
 
 
-def test_a_keyframe_of_vp8_is_refused_by_its_header():
+@pytest.mark.parametrize("called_keyframe", [True, False])
+def test_a_keyframe_of_vp8_is_refused_by_its_header(called_keyframe: bool):
     large = b"\x10\x00\x00\x9d\x01\x2a" + (8192).to_bytes(2, "little") * 2 + b"\0" * 30
     assert vp8_size(large) == (8192, 8192)
     decoder = PictureDecoder(32, "crop", 1920 * 1200)
     with pytest.raises(PictureRefused, match="8192×8192"):
-        decoder.take(Frame(None, 0.0, "vp8", True, large))
+        decoder.take(Frame(None, 0.0, "vp8", called_keyframe, large))
     assert decoder._video is None, "a decoder was begun for it"
 
 
