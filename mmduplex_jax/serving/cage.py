@@ -37,6 +37,8 @@ class _Call(NamedTuple):
 _PROT_EXEC, _CLONE_THREAD = 0x4, 0x10000
 # Of addresses: threads reserve a stack and a heap each, of which they use little.
 _THREADS_BYTES = 16 << 30
+# Of what is bounded only: connections of a playlist.
+_FILES_MAX = 256
 # What computing needs: memory, time, locks, timers and their signals; descriptors that are open; an end.
 _COMPUTING = {
     "brk": _Call(12, 214),
@@ -110,7 +112,7 @@ def why_no_filter() -> str | None:
 
 
 def bound(memory_bytes: int) -> None:
-    """Bounds what this process may use, for the rest of its life: no core dump, no file, no program of more rights.
+    """Bounds what this process may use, for the rest of its life: few descriptors, no core dump, no file that grows.
 
     Args:
       memory_bytes: what it may allocate over what it has (Linux; elsewhere nothing bounds that).
@@ -119,8 +121,9 @@ def bound(memory_bytes: int) -> None:
         allocated = _pages()[5] * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (allocated + memory_bytes,) * 2)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0)
-    for name in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(name, (0, 0))
+    files = min(_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, files)):
+        resource.setrlimit(name, (most, most))
 
 
 def lock_in(memory_bytes: int, *, threads: bool = False) -> None:

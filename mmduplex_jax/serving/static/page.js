@@ -306,7 +306,7 @@ class Watching {
 
 $("watch").addEventListener("submit", async (event) => {
   event.preventDefault();
-  for (const kind of ["source", "ended", "webrtc", "missed", "bad_frame", "late_frame", "clock_set_back", "draining", "full", "overloaded"]) problem(kind, "");
+  for (const kind of ["source", "ended", "webrtc", "missed", "bad_frame", "decoder_lost", "late_frame", "clock_set_back", "draining", "full", "overloaded"]) problem(kind, "");
   if (!facts) await learnFacts();
   if (!facts) return;
   const source = new FormData(event.target).get("source");
