@@ -33,22 +33,26 @@ def test_a_picture_that_takes_long_ends_its_decoder_and_no_other_waits():
     """Unbounded, each of the two would decode for several seconds."""
 
     async def test():
-        async with served() as server, server.stream(mode="file") as other:
-            async with server.stream() as bad, server.stream() as worse:
-                for stream in (bad, worse):
-                    await send_h264(stream, 0, h264_keyframe(), keyframe=True)
-                    await send_h264(stream, 1, h264_slow_picture(8000), keyframe=False)
-                for tick in range(20):
-                    await other.show(tick)
-                for _ in range(20):
-                    await other.hear("status")
-                for stream in (bad, worse):
-                    error = await stream.hear("error")
-                    assert (error["code"], error["fatal"]) == ("decoder_lost", False)
-                    assert "picture 1 took more than 0.5 s to decode" in error["message"]
-                    await send_h264(stream, 2, h264_keyframe(), keyframe=True)
-                    while (status := await stream.hear("status"))["t_video_s"] < 2 * TICK_S - 1e-6:
-                        pass
+        async with (
+            served() as server,
+            server.stream(mode="file") as other,
+            server.stream() as bad,
+            server.stream() as worse,
+        ):
+            for stream in (bad, worse):
+                await send_h264(stream, 0, h264_keyframe(), keyframe=True)
+                await send_h264(stream, 1, h264_slow_picture(8000), keyframe=False)
+            for tick in range(20):
+                await other.show(tick)
+            for _ in range(20):
+                await other.hear("status")
+            for stream in (bad, worse):
+                error = await stream.hear("error")
+                assert (error["code"], error["fatal"]) == ("decoder_lost", False)
+                assert "picture 1 took more than 0.5 s to decode" in error["message"]
+                await send_h264(stream, 2, h264_keyframe(), keyframe=True)
+                while (await stream.hear("status"))["t_video_s"] < 2 * TICK_S - 1e-6:
+                    pass
 
     run(test())
 
