@@ -189,8 +189,8 @@ class StreamDecoder:
           DecoderEnded: it took too long or broke the decoder.
         """
         if self._process is None:
-            self._process = _Process(self._processes, self._config.frame_px)
-            await self._tried(self._process.begin(self._config, self._state), _READY_S)
+            await self._tried(self._begin(), _READY_S)
+        assert self._process is not None
         answer, frames = await self._tried(self._process.ask("take", picture))
         self._state = answer.state
         if answer.failed is not None:
@@ -218,6 +218,10 @@ class StreamDecoder:
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    async def _begin(self) -> None:
+        self._process = _Process(self._processes, self._config.frame_px)
+        await self._process.begin(self._config, self._state)
 
     async def _tried(self, asking: Coroutine[Any, Any, Said], wall_s: float | None = None) -> Said:
         """What the process says, in time."""
