@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -263,7 +264,10 @@ def test_a_machine_with_the_filter_says_so():
 def test_decoders_know_no_token(monkeypatch):
     monkeypatch.setenv("MMDUPLEX_TOKEN", "hunter2")
     with DecoderProcesses(Limits.decode_s) as decoders:
-        environment = Path(f"/proc/{decoders._nursery.pid}/environ").read_bytes()
+        # (The kernel shows it a moment after the process has begun to run its program.)
+        until_s = time.monotonic() + PATIENCE_S
+        while not (environment := Path(f"/proc/{decoders._nursery.pid}/environ").read_bytes()):
+            assert time.monotonic() < until_s
     assert b"PATH=" in environment
     assert b"hunter2" not in environment
 
