@@ -535,7 +535,7 @@ def feed(rows: Rows) -> None:
                 rate, _ = reading_rate(loader, workers)
                 found = {"workers": workers, "frame_px": list(given["frame_px"]), "samples_per_s": rate}
                 if not taken:
-                    return found | {"taken_per_s": None, "reason": "the part `train` has no step to compare with"}
+                    return found | {"left_out": "the part `train` has no step yet to compare with"}
                 return found | {"taken_per_s": max(taken), "times_taken": rate / max(taken)}
 
             rows.measure({"loader": kind}, measured)
