@@ -1,9 +1,9 @@
 """What a stream costs the machine that serves it, the model's step left out: the part `host` of `benchmarks.serving`.
 
 The server is `launch.serve` with a model whose step does nothing and reports every slot of every tick, so that what its
-process takes is sockets, messages, the pool's work, and where it watches a source itself, decoding. Clients' pictures
-are decoded in processes of their own, whose time and memory are counted apart. All is counted in processors' time for a
-second of video that was answered; nothing by the wall, so that a busy machine lengthens it only a little. Streams of
+process takes is sockets, messages and the pool's work. Pictures and sources are decoded in processes of their own,
+whose time and memory are counted apart. All is counted in processors' time for a second of video that was answered;
+nothing by the wall, so that a busy machine lengthens it only a little. Streams of
 files wait for the server; WebRTC cannot, and comes slowed down.
 
 `python -m benchmarks.serving_host --checkpoint=world --port=0` is that server.

@@ -13,7 +13,8 @@ it the price of a table is used (`mmduplex_jax/planning/devices.py` says whose a
 
 With --streams it says instead what so many live streams take: devices, cores, memory, lines, money (docs/capacity.md).
 
---json writes `flops_per_step, mfu, device_hours, days, cost, memory_bytes_per_device` and what they are made of.
+--json writes `flops_per_step, mfu, device_hours, days, cost, memory_bytes_per_device` and what they are made of; with
+--streams `devices, hosts, cores, dollars, limits, first` and more.
 
 Exit codes: 0 done, 2 config, mesh or flags do not fit each other.
 """
@@ -35,7 +36,7 @@ from mmduplex_jax.stages.config_file import (
     load_config,
     run_main,
     show,
-)
+)  # fmt: skip
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.weights.trained import load_tokenizer
 
@@ -113,7 +114,10 @@ def work(args: argparse.Namespace) -> None:
     if args.config is None:
         raise ValueError("pass --config=FILE, or --sheet=FILE for the whole chain")
     if args.streams is not None:
-        device = named(parse_hardware(args.hardware)[0])
+        name, count = parse_hardware(args.hardware)
+        if count > 1 or args.price is not None:
+            raise ValueError("--streams finds the number of devices, at a table's price: leave N and --price out")
+        device = named(name)
         load = capacity.load_of(Path(args.config_file).stem, args.config, codec)
         found = capacity.plan(load, args.sent, device, args.streams, args.mfu)
         show(args, found._asdict() | {"first": found.first}, capacity.lines(found, load, args.sent, device))
@@ -129,12 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("launch.estimate", __doc__, compiles=False)
     add_config_flag(flags, required=False)
     add = flags.add_argument
-    add(
-        "--hardware",
-        default="h100",
-        metavar="NAME[:N]",
-        help="what it runs on, and how many: h100:8, h200, 4090, 5090, v5e:16, v6e (default: %(default)s)",
-    )
+    text = "what it runs on, and how many: h100:8, h200, 4090, 5090, v5e:16, v6e (default: %(default)s)"
+    add("--hardware", default="h100", metavar="NAME[:N]", help=text)
     add("--mfu", type=float, default=cost.ASSUMED_MFU, help="share of the peak that is reached (default: %(default)s)")
     add("--price", type=float, metavar="DOLLARS", help="for an hour of one device (default: the table's)")
     add_json_flag(flags)

@@ -25,7 +25,7 @@ class Sent(NamedTuple):
 
     Attributes:
       server_cores: of the server's process, whose Python is one thread's at a time; the model's step left out.
-      decoder_cores: of the stream's own process, or 0 where the server decodes by itself.
+      decoder_cores: of the stream's own process.
       server_bytes, decoder_bytes: of memory, and no other's.
       files: that the server's process has open for it.
       in_bytes_per_s, out_bytes_per_s: of messages and pictures.
@@ -102,9 +102,10 @@ CORE_PRICE = Price(0.34 / 8, "c5.2xlarge, 8 vCPUs on demand, AWS's Auto Scaling 
 # On 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time a second of video. `jpeg` is whole, of eight streams:
 # python -m benchmarks.serving --parts=host --checkpoint=NAME --host_streams=8 --host_s=10 --video=05_default_juggle.mp4
 # Of H.264 the decoding is measured, 20 s of that video in `pictures.Intake` (h264) and in `VideoReader` (source);
-# 1280x720 for frames of `world` only. The server's part and memory are taken to be those of `jpeg`.
-_WORLD = Sent(0.01819, 0.00638, 219_136, 3_576_832, 2.0, 16_083, 2_402)
-_REAL = Sent(0.02851, 0.02493, 2_050_048, 5_043_200, 2.0, 300_357, 2_864)
+# 1280x720 for frames of `world` only. The server's part and memory are taken to be those of `jpeg`, measured before
+# decoders shared their frames. Files: a stream's socket and, of its decoder, socket, process and memory, by the code.
+_WORLD = Sent(0.01819, 0.00638, 219_136, 3_576_832, 4.0, 16_083, 2_402)
+_REAL = Sent(0.02851, 0.02493, 2_050_048, 5_043_200, 4.0, 300_357, 2_864)
 
 
 def _sent(jpeg: Sent, small: tuple[float, float], large: tuple[float, float]) -> dict[str, Sent]:
@@ -113,7 +114,7 @@ def _sent(jpeg: Sent, small: tuple[float, float], large: tuple[float, float]) ->
     for size, (client, source), in_bytes_per_s in (("640x360", small, 124_215), ("1280x720", large, 317_067)):
         taken = jpeg._replace(in_bytes_per_s=in_bytes_per_s)
         ways[f"h264 {size}"] = taken._replace(decoder_cores=client)
-        ways[f"source {size}"] = taken._replace(server_cores=jpeg.server_cores + source, decoder_cores=0.0)
+        ways[f"source {size}"] = taken._replace(decoder_cores=source)
     return ways
 
 
@@ -166,14 +167,12 @@ def limits(load: Load, sent: str, device: Device, mfu: float = cost.ASSUMED_MFU)
     stream, taken = load.stream, load.sent[sent]
     busy = DeadlinePolicy().load_high  # of the time between two rounds
     step_bytes = BANDWIDTH_SHARE * device.bytes_per_s * busy / load.steps_hz
-    # A source is decoded outside Python's lock; the rest is as with pictures that a client sends.
-    python_cores = load.sent["jpeg" if sent.startswith("source") else sent].server_cores
     found = {
         "operations": mfu * device.flops_per_s * busy / stream.flops_per_s,
         "bandwidth": (step_bytes - stream.weights_bytes) / (stream.state_bytes * (1 + 2 * TEMPORARIES)),
         "memory": (cost.USABLE_MEMORY * device.memory_bytes - stream.weights_bytes)
         / (stream.state_bytes * (1 + TEMPORARIES)),
-        "Python": PYTHON_SHARE / python_cores,
+        "Python": PYTHON_SHARE / taken.server_cores,
         "cores": CORES_SHARE * HOST_CORES / HOST_DEVICES / taken.cores,
         "RAM": cost.USABLE_MEMORY * HOST_BYTES / HOST_DEVICES / (taken.server_bytes + taken.decoder_bytes),
     }

@@ -121,7 +121,8 @@ def bound(memory_bytes: int) -> None:
         allocated = _pages()[5] * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (allocated + memory_bytes,) * 2)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0)
-    files = min(_FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    now = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    files = _FILES_MAX if now == resource.RLIM_INFINITY else min(_FILES_MAX, now)
     for name, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, files)):
         resource.setrlimit(name, (most, most))
 

@@ -20,7 +20,6 @@ import mmap
 import os
 import pickle
 import pkgutil
-import resource
 import signal
 import socket
 import stat
@@ -190,13 +189,7 @@ class StreamDecoder:
         """
         if self._process is None:
             await self._tried(self._begin(), _READY_S)
-        assert self._process is not None
-        answer, frames = await self._tried(self._process.ask("take", picture))
-        self._state = answer.state
-        if answer.failed is not None:
-            self.close()
-            _log.error("a decoder failed", extra={"error": "{}: {}".format(*answer.failed)})
-            raise DecoderEnded("ended", "broke the decoder")
+        answer, frames = await self._ask("take", picture)
         if answer.refused is not None:
             raise PictureRefused(answer.refused)
         ticks = [Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks]
@@ -205,13 +198,13 @@ class StreamDecoder:
     async def jump(self) -> None:
         """`Intake.jump`; DecoderEnded."""
         if self._process is not None:
-            await self._tried(self._process.ask("jump"))
+            await self._ask("jump")
 
     async def reset(self) -> None:
         """`Intake.reset`; DecoderEnded."""
         self._state = self._state._replace(last_s=None)
         if self._process is not None:
-            await self._tried(self._process.ask("reset"))
+            await self._ask("reset")
 
     def close(self) -> None:
         """Ends the process, whatever it does."""
@@ -222,6 +215,16 @@ class StreamDecoder:
     async def _begin(self) -> None:
         self._process = _Process(self._processes, self._config.frame_px)
         await self._process.begin(self._config, self._state)
+
+    async def _ask(self, method: str, *arguments: Any) -> "tuple[_Answer, list[np.ndarray]]":
+        assert self._process is not None
+        answer, frames = await self._tried(self._process.ask(method, *arguments))
+        self._state = answer.state
+        if answer.failed is not None:
+            self.close()
+            _log.error("a decoder failed", extra={"error": "{}: {}".format(*answer.failed)})
+            raise DecoderEnded("ended", "broke the decoder")
+        return answer, frames
 
     async def _tried(self, asking: Coroutine[Any, Any, Said], wall_s: float | None = None) -> Said:
         """What the process says, in time."""
@@ -256,8 +259,12 @@ class SourceDecoder:
         try:
             if self._process is None:
                 self._process = _Process(self._processes, self._config.frame_px)
-                await self._process.begin(self._config, None)
+                async with asyncio.timeout(_READY_S):
+                    await self._process.begin(self._config, None)
             answer, frames = await self._process.ask("next")
+        except TimeoutError as error:
+            self.close()
+            raise DecoderEnded("silent", f"its decoder did not begin within {_READY_S:g} s") from error
         except (OSError, EOFError) as error:
             self.close()
             raise DecoderEnded("ended", "it took too long to decode, or broke the decoder") from error
@@ -382,7 +389,8 @@ def _read_answer(data: bytearray) -> _Answer:
     if not all(0 <= index < _FRAMES_MAX for _, index, _ in ticks):
         raise ValueError("no such frame")
     last_s, late, too_fast = said["state"]
-    failed = said["failed"] and (str(said["failed"][0])[:_TEXT_MAX], str(said["failed"][1])[:_TEXT_MAX])
+    why = said["failed"]
+    failed = None if why is None else (str(why[0])[:_TEXT_MAX], str(why[1])[:_TEXT_MAX])
     state = Before(number(last_s), int(late), int(too_fast))
     return _Answer(ticks, state, number(said["set_back_s"]), number(said["gap_s"]), text(said["refused"]), failed)
 
@@ -433,16 +441,20 @@ def _decode(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> None:
     if begun is None:
         return
     config, before = begun
-    # (It answers nothing before it is locked in, and what it is handed until then is the server's own.)
-    pidfds = [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
+    # (What it is handed until it is locked in is the server's own.)
+    pidfds = _own_pidfd()
     socket.send_fds(stream, [_READY.pack(os.getpid())], pidfds)
     for fd in pidfds:
         os.close(fd)
-    if isinstance(config, IntakeConfig):
-        cage.lock_in(_PICTURE_BYTES)
-        work = _picture_work(config, before, picture_cpu_s)
-    else:
-        work = _source_work(config, _SOURCE_PICTURES * picture_cpu_s)
+    try:
+        if isinstance(config, IntakeConfig):
+            cage.lock_in(_PICTURE_BYTES)
+            work = _picture_work(config, before, picture_cpu_s)
+        else:
+            work = _source_work(config, _SOURCE_PICTURES * picture_cpu_s)
+    except Exception as error:  # noqa: BLE001  whoever is not locked in decodes nothing; the server's log says why
+        failed = (type(error).__name__, f"cannot begin: {error}")
+        work = lambda frames, method, arguments: {"failed": failed, "state": before or Before()}
     shape = (_FRAMES_MAX, *config.frame_px, 3)
     while (request := _receive(stream)) is not None:
         said: dict[str, Any] = {"refused": None, "failed": None, "ticks": []}
@@ -455,6 +467,14 @@ def _decode(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> None:
             memory.reshape(shape)[: len(frames)] = frames or 0
         answer = json.dumps(said).encode()
         stream.sendall(_ANSWER.pack(len(answer)) + answer)
+
+
+def _own_pidfd() -> list[int]:
+    """A descriptor of this process, by which it is killed and no other; none where the kernel gives none."""
+    try:
+        return [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
+    except OSError:
+        return []
 
 
 # Calls a method, adds the frames that it gives to the list, and returns what is to be said of it.
@@ -502,7 +522,6 @@ def _source_work(config: SourceConfig, cpu_s: float) -> _Work:
 
     def work(frames: list[np.ndarray], method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
         nonlocal source
-        # (Its threads decode ahead also between two calls.)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
             if why_not is not None:
@@ -514,6 +533,9 @@ def _source_work(config: SourceConfig, cpu_s: float) -> _Work:
             return {"refused": redact(str(error))}
         except Exception as error:  # noqa: BLE001  whatever a library does, the stream is told and ends
             return {"failed": (type(error).__name__, redact(str(error)))}
+        finally:
+            # (Threads of a source may decode ahead for as long as nobody asks, as of one that is paused.)
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
         return {"ticks": [] if tick is None else _without_repeats([tick], frames)}
 
     return work
@@ -536,7 +558,10 @@ def _keep_only(stream_fd: int) -> socket.socket:
     """The stream, as descriptor 3; all others are closed, and standard error, which is the server's, leads nowhere."""
     os.dup2(1, 2)
     os.dup2(stream_fd, 3)
-    os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for fd in sorted(map(int, os.listdir("/dev/fd"))):
+        if fd > 3:
+            with contextlib.suppress(OSError):  # the listing's own is closed already
+                os.close(fd)
     return socket.socket(fileno=3)
 
 

@@ -51,7 +51,7 @@ class Limits(Bounds):
     messages_hz: float = limit(20.0, "text messages a second, with two seconds' worth at once; more end the stream")
     bad_frames: int = limit(20, "pictures in a row that do not decode; more end the stream")
     decode_s: float = limit(0.5, "of a processor's time for decoding one picture; more ends its decoder")
-    lost_decoders: int = limit(3, "decoders that a stream may lose in a minute; more end it")
+    lost_decoders: int = limit(3, "decoders that a stream may lose at once, and in a minute from then on; more end it")
     inbox_frames: int = limit(8, "pictures that wait to be decoded; of a live stream the oldest are dropped beyond it")
     file_ticks: int = limit(4, "ticks of a file that wait for the model; the client is made to wait beyond it")
     hello_s: float = limit(10.0, "from a connection to its hello")

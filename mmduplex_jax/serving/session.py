@@ -551,15 +551,16 @@ class Session:
         no_room = self._sound is not None and not self._sound.has_room(self._facts.clock.video_stride * (ticks + 2))
         return ticks >= self._limits.file_ticks or no_room
 
-    def _refuse(self, picture: Frame, why: str, *, fatal: bool = False) -> None:
+    def _refuse(self, picture: Frame, why: str) -> None:
         self._counters.bad_frames.inc()
         self._bad_in_a_row += 1
         if picture.number is None:
             # A track can be asked for a keyframe, and until it comes nothing decodes.
             self._inbox.wants_keyframe = True
         message = f"{_name(picture)} {why}"
-        if self._bad_in_a_row >= self._limits.bad_frames:
-            fatal, message = True, f"{self._bad_in_a_row} pictures in a row did not decode; {message}"
+        fatal = self._bad_in_a_row >= self._limits.bad_frames
+        if fatal:
+            message = f"{self._bad_in_a_row} pictures in a row did not decode; {message}"
         self.notify(error_reply("bad_frame", message, fatal=fatal))
         if fatal:
             self.end("protocol", message)

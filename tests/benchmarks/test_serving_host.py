@@ -80,8 +80,8 @@ def test_a_short_run_counts_every_way_to_send(tmp_path):
         "jpeg",
         *(f"{way} {size}" for way in ("webrtc", "source") for size in ("640x360", "1280x720")),
     }
-    for name, row in found.items():
+    for row in found.values():
         assert row["server_cores"] > 0
-        assert (row["decoder_cores"] > 0) == (not name.startswith("source"))
+        assert row["decoder_cores"] > 0
         assert row["out_bytes_per_s"] > 100
         assert row["in_bytes_per_s"] > 1000

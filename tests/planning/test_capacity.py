@@ -12,14 +12,13 @@ from mmduplex_jax.planning import capacity
 from mmduplex_jax.planning.cost import StreamCost
 from mmduplex_jax.planning.devices import named
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.sources import _READING_MAX
 from mmduplex_jax.stages.config_file import load_config
 
 PAGE = Path("docs/capacity.md")
 ANEW = f"write {PAGE} anew: python -m launch.estimate --capacity={PAGE}"
 SENT = capacity.Sent(0.01, 0.03, 10**6, 4 * 10**6, 2.0, 125_000, 1_000)
 STREAM = StreamCost(flops_per_s=10e9, state_bytes=10**7, weights_bytes=10**9)
-LOAD = capacity.Load("hand", STREAM, 12.5, {"jpeg": SENT, "source 640x360": SENT._replace(server_cores=0.1)}, 0.5)
+LOAD = capacity.Load("hand", STREAM, 12.5, {"jpeg": SENT, "source 640x360": SENT._replace(decoder_cores=0.1)}, 0.5)
 
 
 def test_what_bounds_a_device_by_hand():
@@ -37,7 +36,7 @@ def test_what_bounds_a_device_by_hand():
     assert all(streams == math.floor(streams) for streams in found.values())
 
 
-def test_a_source_is_decoded_outside_python_s_lock():
+def test_a_stream_of_which_more_is_decoded_takes_cores_and_no_python():
     of = {sent: capacity.limits(LOAD, sent, named("h200")) for sent in LOAD.sent}
     assert of["source 640x360"]["Python"] == of["jpeg"]["Python"]
     assert of["source 640x360"]["cores"] < of["jpeg"]["cores"]
@@ -92,7 +91,7 @@ def test_what_was_measured_and_assumed_stands_on_the_page(repository: Path):
 
 def test_the_server_s_bounds_are_those_of_the_page(repository: Path):
     page = (repository / PAGE).read_text(encoding="utf-8")
-    assert f"{Limits().connections:,} sockets (`--limit_connections`), {_READING_MAX} sources" in page
+    assert f"{Limits().connections:,} sockets (`--limit_connections`)" in page
 
 
 @pytest.mark.slow

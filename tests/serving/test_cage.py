@@ -295,6 +295,7 @@ def test_an_answer_is_as_it_should_be_or_none(name: str, lie):
         return
     assert all(np.isfinite(t_s) and 0 <= index < 17 for t_s, index, _ in answer.ticks)
     assert answer.refused is None or len(answer.refused) <= 1000
+    assert answer.failed is None or len(answer.failed) == 2
 
 
 def test_a_deep_answer_is_none():
