@@ -18,7 +18,7 @@ sent the picture that it is about (that of the last tick at or before its `t_vid
 
 `host`: what a stream takes of processors, memory and the network, by what is sent (JPEGs over a WebSocket, H.264 over
 WebRTC, H.264 that the server reads itself), without the model's step (`benchmarks.serving_host`). docs/capacity.md is
-reckoned from it. Only where --parts names it.
+reckoned from it. Only where --parts names it. So far only the row of JPEGs has come: WebRTC's handshake hangs here.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """A cage for a process that decodes strangers' bytes: what is left of the system to whoever takes it over.
 
-Everywhere the kernel gives it no new descriptor, process, file or core dump. On Linux its memory is bounded, and a
-filter of system calls (seccomp) lets it compute, and read and write what it has open; all else fails with EPERM. It
-opens no socket and no file, starts no program, signals and looks into no process, and makes no memory code.
+Everywhere the kernel gives it no new descriptor, no file that grows and no core dump; no process either, but to root
+and to who may begin threads. On Linux its memory is bounded, and a filter of system calls (seccomp) lets it compute,
+and read and write what it has open; all else fails with EPERM. It opens no socket and no file, starts no program,
+signals and looks into no process, and makes no memory code.
 
 The filter is written here, since it is thirty calls: libseccomp would be one more library that has to be there, and its
 Python binding has had no release since 2021.
