@@ -237,7 +237,9 @@ class Commentator:
         )
 
 
-def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: int = 1) -> StreamPool:
+def pool_of(
+    model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: int = 1, movable: bool = False
+) -> StreamPool:
     """A pool for so many streams of a model at once, compiled (see `StreamPool`); they may speak where the model does.
 
     Raises:
@@ -255,6 +257,7 @@ def pool_of(model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: in
         tokens_per_s_min=model.tokens_per_s_min,
         ahead=ahead,
         voice=model.voice,
+        movable=movable,
         compile=compile_of(model.live),
     )
 

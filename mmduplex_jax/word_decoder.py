@@ -29,6 +29,15 @@ class TimedWord(NamedTuple):
         return f"[{self.t_video_s:7.2f}s] {self.text}   (said {self.t_emit_s:.2f}s)"
 
 
+class OpenWord(NamedTuple):
+    """What a `WordDecoder` remembers between two slots; fields as there."""
+
+    token_ids: tuple[int, ...]
+    video_s: float
+    last_s: float
+    is_open: bool
+
+
 class WordDecoder:
     """Turns the slots of one stream, one at a time, into words.
 
@@ -72,6 +81,17 @@ class WordDecoder:
     def flush(self) -> TimedWord | None:
         """The word that is still open, when the stream ends."""
         return self._close(ends_sentence=False)
+
+    def saved(self) -> OpenWord:
+        """The word that is being said; `go_on` takes it, here or elsewhere."""
+        return OpenWord(tuple(self._token_ids), self._video_s, self._last_s, self._open)
+
+    def go_on(self, word: OpenWord) -> None:
+        """Goes on with what `saved` gave (ValueError: tokens outside the vocabulary)."""
+        if not all(0 <= token_id < self._tokenizer.vocab_size for token_id in word.token_ids):
+            raise ValueError(f"tokens {word.token_ids} of an open word lie outside this vocabulary")
+        self._token_ids, self._video_s, self._last_s = list(word.token_ids), word.video_s, word.last_s
+        self._open = word.is_open
 
     def _close(self, ends_sentence: bool) -> TimedWord | None:
         token_ids, self._token_ids, self._open = self._token_ids, [], False

@@ -20,12 +20,13 @@ from jax.profiler import TraceAnnotation, annotate_function
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
+from mmduplex_jax.streaming.moving import Rows, StreamState
 from mmduplex_jax.streaming.programs import Compile, compiled
 from mmduplex_jax.streaming.slot import NO_TOKENS, Segment, Slot, SpentTokens, WaitingFrame
 from mmduplex_jax.streaming.sound import SoundPiece, SpeakingModel, SpeakingParams, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, compilations
 from mmduplex_jax.typing import PyTree
-from mmduplex_jax.word_decoder import TimedWord
+from mmduplex_jax.word_decoder import OpenWord, TimedWord
 
 _log = logging.getLogger(__name__)
 # What the loop's thread does, by name in a profiler's trace; without one an annotation costs nothing to speak of.
@@ -145,6 +146,9 @@ class StreamBatch:
         self.configure(np.zeros(count, np.int32), np.zeros(count, np.float32), np.full(count, UNCAPPED, np.int32))
         frames = jax.device_put(np.zeros((count, *self.frame_px, 3), np.uint8))
         make = partial(compile, facts=(live, count))
+        self._live, self._compile = live, compile
+        self._rows: Rows | None = None
+        self._state: PyTree = None
 
         def init(params: PyTree) -> PyTree:
             return live.init_state(params, count)
@@ -189,6 +193,31 @@ class StreamBatch:
         self.restart()
         jax.block_until_ready(self.state)
         self.compile_s = time.perf_counter() - started_s
+
+    def make_movable(self) -> None:
+        """Compiles what takes rows from here and puts rows of elsewhere in (see `rows`); before the first stream."""
+        started_s = time.perf_counter()
+        self._rows = Rows(self._live, self._params, self._state, self._compile, (self._live, self.count))
+        # Run once, as all programs here.
+        arrays = self._rows.take(self._state, 0)
+        self._state = self._rows.put(self._state, [np.asarray(array) for array in arrays], 0)
+        jax.block_until_ready(self._state)
+        self.compile_s += time.perf_counter() - started_s
+
+    @property
+    def rows(self) -> Rows:
+        """The programs that move rows; ValueError before `make_movable`."""
+        if self._rows is None:
+            raise ValueError("streams of this pool do not move: make it with movable=True")
+        return self._rows
+
+    def take_row(self, row: int) -> list[jax.Array]:
+        """A copy of a row's arrays after the steps dispatched so far, on their way to the host."""
+        return self.rows.take(self._state, row)
+
+    def put_row(self, row: int, arrays: Sequence[np.ndarray]) -> None:
+        """Lets a row go on, from the next step on, where `take_row` took these arrays; the others keep every bit."""
+        self._state = self.rows.put(self._state, arrays, row)
 
     @property
     def state(self) -> PyTree:
@@ -308,8 +337,20 @@ class _Ending(NamedTuple):
     last: bool
 
 
+class _Save(NamedTuple):
+    """What a stream is after the rounds before it: its row, and who takes it."""
+
+    slot: Slot
+    segment: Segment
+    arrays: Sequence[jax.Array]
+    steps: int
+    last_t_s: float
+    on_state: Callable[[StreamState], None]
+    leaves: bool
+
+
 class InFlight:
-    """Rounds in the order in which they were dispatched, with the ends of streams between them.
+    """Rounds in the order in which they were dispatched, with the ends of streams and what they were between them.
 
     Attributes:
       rounds: how many are on their way.
@@ -328,7 +369,7 @@ class InFlight:
         """Nothing is on its way; `lock` is held wherever `counts` changes."""
         self._batch, self._clock, self._counts, self._lock = batch, clock, counts, lock
         self._now, self._deadline_s = now, deadline_s
-        self._items: deque[_Round | _Ending] = deque()
+        self._items: deque[_Round | _Ending | _Save] = deque()
         self._delays, self._biases = np.zeros(batch.count, np.int32), np.zeros(batch.count, np.float32)
         self._sent: tuple[bytes, bytes, int] | None = None
         self._done_s = self._round_done_s = now()
@@ -371,6 +412,14 @@ class InFlight:
         with self._lock:
             self._counts.recompilations += compilations() - compiled
 
+    def save(self, slots: Sequence[tuple[Slot, Segment, Callable[[StreamState], None]]]) -> None:
+        """Has what these streams are after the rounds dispatched so far given to those who ask for it."""
+        for slot, segment, on_state in slots:
+            arrays = self._batch.take_row(slot.row)
+            self._items.append(
+                _Save(slot, segment, arrays, segment.steps, slot.last_t_s, on_state, leaves=slot.leaving)
+            )
+
     def end(self, endings: Sequence[tuple[Slot, Segment, bool]]) -> None:
         """Lets streams end after the rounds dispatched so far, and clears their rows for others.
 
@@ -390,6 +439,10 @@ class InFlight:
           Where a round is through: how long the device and the host were busy with it, rounds before it not counted.
         """
         item = self._items[0]
+        if isinstance(item, _Save):
+            self._items.popleft()
+            self._give_state(item)
+            return None
         if isinstance(item, _Ending):
             self._items.popleft()
             word = item.segment.decoder.flush()
@@ -442,6 +495,20 @@ class InFlight:
         busy_s = now_s - max(item.began_s, self._round_done_s)
         self._round_done_s = now_s
         return busy_s
+
+    def _give_state(self, item: _Save) -> None:
+        slot, decoder = item.slot, item.segment.decoder
+        arrays = [np.asarray(array) for array in item.arrays]
+        state = StreamState(arrays, item.steps, decoder.saved(), item.last_t_s, slot.dropped)
+        if item.leaves:
+            # It goes on elsewhere with the word that is being said.
+            decoder.go_on(OpenWord((), 0.0, 0.0, is_open=False))
+        if slot.error is not None:
+            return
+        try:
+            item.on_state(state)
+        except Exception as error:  # noqa: BLE001  as of outputs
+            self._fail(slot, error)
 
     def abandon(self, slots: Sequence[Slot]) -> None:
         """Gives up what is on its way, where the device failed: `slots`, and those that were to end, end now."""

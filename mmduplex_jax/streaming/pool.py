@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
+from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
 from mmduplex_jax.streaming.programs import Compile, compiled
 from mmduplex_jax.streaming.slot import (
     Segment,
@@ -82,6 +83,7 @@ class StreamPool:
         ahead: int = 1,
         voice: Voice | None = None,
         always_heard: bool = False,
+        movable: bool = False,
         compile: Compile = compiled,
         now: Callable[[], float] = time.monotonic,
     ):
@@ -101,6 +103,7 @@ class StreamPool:
           voice: what makes streams heard that ask for it; without one nobody is, and rungs of the policy that only take
             sound are left out.
           always_heard: every stream speaks (see `StreamBatch`).
+          movable: what streams are can be taken (`StreamHandle.save`), and `join` takes streams of elsewhere.
           compile: makes its programs.
           now: the clock on the wall, in seconds; never goes back.
         """
@@ -115,6 +118,8 @@ class StreamPool:
         self._batch = StreamBatch(
             live, params, frame_px, count=slots, voice=voice, always_heard=always_heard, compile=compile
         )
+        if movable:
+            self._batch.make_movable()
         self._changed = threading.Condition()
         self._counts = PoolCounts()
         self._in_flight = InFlight(self._batch, clock, self._counts, self._changed, now, policy.deadline_s)
@@ -139,8 +144,9 @@ class StreamPool:
         live: bool = True,
         speaking: bool = False,
         on_end: Callable[[], None] = lambda: None,
+        begun: StreamState | None = None,
     ) -> StreamHandle:
-        """Gives a slot to a stream that begins.
+        """Gives a slot to a stream that begins, or goes on here.
 
         Args:
           delay_steps: how far the words run behind the picture.
@@ -151,14 +157,20 @@ class StreamPool:
             pool can and loses no frame.
           speaking: it is heard: its outputs have `sound`, in a pool with a voice.
           on_end: called there, once, after the last output.
+          begun: what the stream was in another pool of the same model, in a pool that is `movable`.
 
         Raises:
           PoolFull: there is no slot now; its `reason` says why.
-          ValueError: a setting that cannot be.
+          ValueError: a setting that cannot be, or a stream of another model.
         """
         check_settings(delay_steps, pad_bias)
         seams = None if self._voice is None else Seams(self._voice)
         check_voice(speaking, seams)
+        if begun is not None:
+            self._batch.rows.check(begun.arrays)
+            Segment(self._tokenizer, begun)  # (refuses words that the vocabulary does not have)
+            if seams is not None:
+                seams.go_on()
         with self._changed:
             self._admit()
             slot = Slot(
@@ -174,6 +186,7 @@ class StreamPool:
                 pad_bias=pad_bias,
                 deliver=on_output,
                 on_end=on_end,
+                begun=begun,
             )
             self._slots[slot.row] = slot
             self._counts.joined += 1
@@ -224,6 +237,11 @@ class StreamPool:
         """The loop runs, has not failed and is not stopping."""
         return self._thread is not None and self._thread.is_alive() and not self._stopping and self.error is None
 
+    @property
+    def row_layout(self) -> tuple[ArrayLayout, ...]:
+        """Of what a stream is on the device; ValueError in a pool that is not movable."""
+        return self._batch.rows.layout
+
     def statistics(self) -> PoolStatistics:
         """The pool's numbers now."""
         began_s = self._turn_began_s
@@ -243,6 +261,7 @@ class StreamPool:
                 speaking=speaking,
                 unheard=0 if self._policy.ladder[self._load.rung].sound else speaking,
                 turn_s=turn_s,
+                admits=self._policy.ladder[self._load.rung].admits,
             )
 
     # The loop.
@@ -264,9 +283,13 @@ class StreamPool:
         if self._in_flight.rounds <= self._ahead:
             with self._changed:
                 now_s = self._now()
+                begun, saved = self._moving()
                 endings = self._settle()
                 if now_s >= self._round_s():
                     participants = self._choose(now_s)
+            for row, arrays in begun:
+                self._batch.put_row(row, arrays)
+            self._in_flight.save(saved)
             if endings:
                 self._in_flight.end(endings)
             if participants:
@@ -296,7 +319,7 @@ class StreamPool:
     def _wait(self) -> None:
         """Until something is ready; the lock is held from the look to the wait, so that nothing is missed."""
         with self._changed:
-            if any(slot.wants_end for slot in self._slots.values()) or (self._stopping and not self._slots):
+            if any(slot.wants_turn for slot in self._slots.values()) or (self._stopping and not self._slots):
                 return
             due_s = self._round_s() - self._now()
             if due_s > 0:
@@ -312,6 +335,20 @@ class StreamPool:
             return first_s + gather_s
         return max(each_s for each_s in ready_s if each_s <= first_s + gather_s)
 
+    def _moving(
+        self,
+    ) -> tuple[list[tuple[int, Sequence[np.ndarray]]], list[tuple[Slot, Segment, Callable[[StreamState], None]]]]:
+        """Rows of streams that come from elsewhere, and streams whose state somebody asks for, each only once."""
+        begun, saved = [], []
+        for slot in self._slots.values():
+            if slot.begun is not None:
+                begun.append((slot.row, slot.begun.arrays))
+                slot.begun = None
+            if slot.on_state is not None and slot.gives_state:
+                saved.append((slot, slot.segment, slot.on_state))
+                slot.on_state = None
+        return begun, saved
+
     def _settle(self) -> list[tuple[Slot, Segment, bool]]:
         """The streams that end now: the slot is left, or another one begins in it."""
         endings = []
@@ -320,7 +357,8 @@ class StreamPool:
             worn_out = slot.segment.steps + self._clock.video_stride > rotary.MAX_STEPS
             if not (slot.wants_end or worn_out):
                 continue
-            last = slot.leaving and not slot.waiting
+            # (One that begins anew and then leaves with its state leaves in the next turn.)
+            last = slot.leaving and not slot.waiting and slot.on_state is None
             endings.append((slot, slot.begin_anew(), last))
             if last:
                 del self._slots[slot.row]

@@ -16,6 +16,7 @@ import numpy as np
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
+from mmduplex_jax.streaming.moving import StreamState
 from mmduplex_jax.streaming.sound import Seams, SoundPiece
 from mmduplex_jax.streaming.statistics import PoolCounts
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -90,8 +91,11 @@ class Segment:
       steps: that were dispatched.
     """
 
-    def __init__(self, tokenizer: TextTokenizer):
+    def __init__(self, tokenizer: TextTokenizer, begun: StreamState | None = None):
         self.decoder, self.steps = WordDecoder(tokenizer, 0.0), 0
+        if begun is not None:
+            self.decoder.go_on(begun.word)
+            self.steps = begun.steps
 
 
 class Slot:
@@ -113,6 +117,8 @@ class Slot:
       segment: what is being said.
       error: what the listener raised, if that ended it.
       ended: the last output was given.
+      begun: what its stream was elsewhere, until the row has it.
+      on_state: takes what the stream is, once no frame waits; None where nobody asks.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class Slot:
         pad_bias: float,
         deliver: Callable[[StreamOutput], None],
         on_end: Callable[[], None],
+        begun: StreamState | None = None,
     ):
         self.row, self.live, self.speaking, self.seams = row, live, speaking, seams
         self.delay_steps, self.pad_bias = delay_steps, pad_bias
@@ -139,8 +146,13 @@ class Slot:
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
+        # (Also of a stream that goes on here: rounds wait for none of its frames before the first has come.)
         self.last_t_s = self._due_s = self._arrived_s = -math.inf
-        self.segment = Segment(tokenizer)
+        self.segment = Segment(tokenizer, begun)
+        self.begun = begun
+        self.on_state: Callable[[StreamState], None] | None = None
+        if begun is not None:
+            self.dropped, self.last_t_s = begun.dropped, begun.last_t_s
         self.error: Exception | None = None
         self.ended = False
         self._seq = 0
@@ -176,6 +188,16 @@ class Slot:
     def wants_end(self) -> bool:
         """Whether its stream is to end before the next tick: another one begins, or the slot is given back."""
         return self.reset_wanted or (self.leaving and not self.waiting)
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether the pool has something to do for it, beside frames."""
+        return self.wants_end or self.gives_state or self.begun is not None
+
+    @property
+    def gives_state(self) -> bool:
+        """Whether what it is can be taken before the next tick."""
+        return self.on_state is not None and not self.waiting and not self.reset_wanted
 
     def take(self, now_s: float, tick_every: int) -> WaitingFrame:
         """The frame of the tick that begins now; drops what is too old or, with fewer ticks, all but the newest."""
@@ -307,6 +329,21 @@ class StreamHandle:
             self._slot.leaving = True
             if not drain:
                 self._slot.waiting.clear()
+            self._changed.notify()
+
+    def save(self, on_state: Callable[[StreamState], None], *, leave: bool = False) -> None:
+        """Has what the stream is handed over once the frames that wait were looked at.
+
+        Args:
+          on_state: takes it in the pool's thread, after the outputs before; what it raises ends this stream.
+          leave: the stream ends here with it, and the word that is being said goes with it.
+
+        Raises:
+          StreamEnded: it was left, or the pool has stopped.
+        """
+        with self._changed:
+            slot = self._running()
+            slot.on_state, slot.leaving = on_state, leave
             self._changed.notify()
 
     @property

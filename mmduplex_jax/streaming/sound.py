@@ -175,6 +175,10 @@ class Seams:
         """Another stream begins, and perhaps another listens: nothing of the one before is heard in it."""
         self._last, self._begun, self._paused = np.float32(0), False, False
 
+    def go_on(self) -> None:
+        """A stream of elsewhere goes on: its sound fades in."""
+        self._last, self._begun, self._paused = np.float32(0), True, True
+
     def stop(self) -> None:
         """Nothing is handed out any more, until sound is wanted again."""
         self._last, self._paused = np.float32(0), self._begun

@@ -145,6 +145,7 @@ class PoolStatistics(NamedTuple):
       speaking: streams that ask to be heard.
       unheard: those of them whose sound is left out now.
       turn_s: how long the loop has been at its present turn; one that waits for a device that hangs grows without end.
+      admits: the policy lets new streams in.
     """
 
     sessions: int
@@ -159,6 +160,7 @@ class PoolStatistics(NamedTuple):
     speaking: int = 0
     unheard: int = 0
     turn_s: float = 0.0
+    admits: bool = True
 
     @property
     def dropped_frames(self) -> int:
