@@ -96,11 +96,12 @@ class TickSampler(Generic[Picture]):
 
     Attributes:
       last_s: the time of the last picture.
+      held: the picture on the screen; None where there is none.
     """
 
     def __init__(self, clock: Clock, gap_s: float):
         self._clock, self._gap_ticks = clock, max(1, clock.ticks_in(gap_s))
-        self._held: Picture | None = None
+        self.held: Picture | None = None
         self._next: int | None = None
         self.last_s: float | None = None
 
@@ -116,26 +117,27 @@ class TickSampler(Generic[Picture]):
         if self._next is None:
             self._next = due
         ticks: list[tuple[float, Picture]] = []
-        if self._held is not None:
+        if self.held is not None:
             repeated = range(self._next, min(due, self._next + self._gap_ticks))
-            ticks = [(self._clock.tick_time_s(tick), self._held) for tick in repeated]
+            ticks = [(self._clock.tick_time_s(tick), self.held) for tick in repeated]
         # (A picture just before the tick that showed the last one leaves the next tick where it is.)
         self._next = max(self._next, due)
-        if self._next == due and self._clock.tick_time_s(due) <= t_s + _AT_S:
+        if self._next == due and self._shows(t_s, due):
             ticks.append((self._clock.tick_time_s(due), picture))
             self._next = due + 1
-        self._held, self.last_s = picture, t_s
+        self.held, self.last_s = picture, t_s
         return ticks
 
     def jump(self) -> None:
         """Forgets the picture that is on the screen: the time up to the next one has no ticks."""
-        self._held = None
+        self.held = None
 
-    def begin_after(self, t_s: float) -> None:
-        """Goes on where a sampler that is gone took its last picture: ticks up to then do not come again."""
-        self._next, self.last_s = self._clock.tick_at(t_s + _AT_S) + 1, t_s
+    def begin_after(self, t_s: float, held: Picture | None = None) -> None:
+        """Goes on where another sampler took its last picture, with what it held: no tick up to then comes again."""
+        due = self._clock.ticks_in(t_s)
+        self._next = due + 1 if self._shows(t_s, due) else due
+        self.held, self.last_s = held, t_s
 
-    @property
-    def holds(self) -> bool:
-        """Whether a picture is on the screen."""
-        return self._held is not None
+    def _shows(self, t_s: float, due: int) -> bool:
+        """Whether a picture is shown by the first tick after it at once."""
+        return self._clock.tick_time_s(due) <= t_s + _AT_S

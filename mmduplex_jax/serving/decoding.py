@@ -37,7 +37,7 @@ import numpy as np
 from data_pipelines.video_source import VideoError, redact, scheme_of
 from mmduplex_jax.frame_size import FrameSize
 from mmduplex_jax.serving import cage
-from mmduplex_jax.serving.pictures import Before, Intake, IntakeConfig, PictureRefused, Taken, Tick
+from mmduplex_jax.serving.pictures import Intake, IntakeConfig, IntakeState, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import Frame
 from mmduplex_jax.serving.source_ticks import SourceConfig, SourceTicks
 
@@ -134,9 +134,9 @@ class DecoderProcesses:
                 env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
 
-    def stream(self, config: IntakeConfig) -> "StreamDecoder":
-        """A decoder for a stream; its process begins with the first picture."""
-        return StreamDecoder(self, config)
+    def stream(self, config: IntakeConfig, begun: IntakeState | None = None) -> "StreamDecoder":
+        """A decoder for a stream that begins or, with `begun`, goes on; its process begins with the first picture."""
+        return StreamDecoder(self, config, begun)
 
     def source(self, config: SourceConfig) -> "SourceDecoder":
         """A reader of a source; its process begins with the first tick that is asked for."""
@@ -174,10 +174,11 @@ class DecoderProcesses:
 class StreamDecoder:
     """`Intake` in a process of its own. One task at a time may use it."""
 
-    def __init__(self, processes: DecoderProcesses, config: IntakeConfig):
+    def __init__(self, processes: DecoderProcesses, config: IntakeConfig, begun: IntakeState | None = None):
         self._processes, self._config = processes, config
         self._process: _Process | None = None
-        self._state = Before()
+        # What the next process begins with: frames are in it only where a stream has moved and none has begun yet.
+        self._state = begun or IntakeState()
         self._wall_s = _WALL * processes.picture_cpu_s + _ANSWER_S
 
     async def take(self, picture: Frame) -> Taken:
@@ -195,14 +196,23 @@ class StreamDecoder:
         ticks = [Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks]
         return Taken(ticks, answer.state.late, answer.state.too_fast, answer.set_back_s, answer.gap_s)
 
+    async def saved(self) -> IntakeState:
+        """`Intake.saved`, of which the next decoder may be made, here or elsewhere; DecoderEnded."""
+        if self._process is None:
+            return self._state
+        answer, frames = await self._ask("saved")
+        shown, before = (None if index is None else frames[index] for index in (answer.shown, answer.before))
+        return answer.state._replace(shown=shown, before=before)
+
     async def jump(self) -> None:
         """`Intake.jump`; DecoderEnded."""
+        self._state = self._state._replace(shown=None)
         if self._process is not None:
             await self._ask("jump")
 
     async def reset(self) -> None:
         """`Intake.reset`; DecoderEnded."""
-        self._state = self._state._replace(last_s=None)
+        self._state = IntakeState(late=self._state.late, too_fast=self._state.too_fast)
         if self._process is not None:
             await self._ask("reset")
 
@@ -217,28 +227,34 @@ class StreamDecoder:
         await self._process.begin(self._config, self._state)
 
     async def _ask(self, method: str, *arguments: Any) -> "tuple[_Answer, list[np.ndarray]]":
+        """What the process answers, with what the next one would begin with."""
         assert self._process is not None
         answer, frames = await self._tried(self._process.ask(method, *arguments))
-        self._state = answer.state
         if answer.failed is not None:
-            self.close()
+            self._lose()
             _log.error("a decoder failed", extra={"error": "{}: {}".format(*answer.failed)})
             raise DecoderEnded("ended", "broke the decoder")
+        self._state = answer.state
         return answer, frames
 
     async def _tried(self, asking: Coroutine[Any, Any, Said], wall_s: float | None = None) -> Said:
-        """What the process says, in time."""
+        """What the process says, in time; where it is lost, what it showed is lost with it."""
         wall_s = self._wall_s if wall_s is None else wall_s
         try:
             async with asyncio.timeout(wall_s):
                 return await asking
         except TimeoutError as error:
-            self.close()
+            self._lose()
             raise DecoderEnded("silent", f"got no answer of its decoder within {wall_s:g} s") from error
         except (OSError, EOFError) as error:
-            self.close()
+            self._lose()
             message = f"took more than {self._processes.picture_cpu_s:g} s to decode, or broke the decoder"
             raise DecoderEnded("ended", message) from error
+
+    def _lose(self) -> None:
+        """Ends the process. The next one begins after a gap, also where this one was to go on with frames."""
+        self.close()
+        self._state = self._state._replace(shown=None, before=None)
 
 
 class SourceDecoder:
@@ -282,10 +298,18 @@ class SourceDecoder:
 
 
 class _Answer(NamedTuple):
-    """What a process said. `ticks` are times, numbers of frames, and changes."""
+    """What a process said.
+
+    Attributes:
+      ticks: times, numbers of frames, and changes.
+      state: what the next process needs, without frames.
+      shown, before: the numbers of the state's frames, where it was asked for them and has them.
+    """
 
     ticks: list[tuple[float, int, float]]
-    state: Before
+    state: IntakeState
+    shown: int | None
+    before: int | None
     set_back_s: float | None
     gap_s: float | None
     refused: str | None
@@ -307,9 +331,9 @@ class _Process:
         self._pid = 0
         self._pidfd: int | None = None
 
-    async def begin(self, config: IntakeConfig | SourceConfig, before: Before | None) -> None:
+    async def begin(self, config: IntakeConfig | SourceConfig, begun: IntakeState | None) -> None:
         """Hands it what to do; it locks itself in before it takes anything else."""
-        await self._send((config, before))
+        await self._send((config, begun))
         head, fds = await self._receive_fds(_READY.size)
         (self._pid,) = _READY.unpack(head)
         self._pidfd = fds[0] if fds else None
@@ -324,7 +348,8 @@ class _Process:
             answer = _read_answer(await self._receive(size))
         except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
             raise EOFError("an answer that is none") from error
-        count = max((index + 1 for _, index, _ in answer.ticks), default=0)
+        numbers = [*(index for _, index, _ in answer.ticks), answer.shown, answer.before]
+        count = 1 + max((index for index in numbers if index is not None), default=-1)
         frames = np.frombuffer(self._memory, np.uint8).reshape(self._shape)[:count]
         # (Copied: the process writes there again.)
         return answer, [frame.copy() for frame in frames]
@@ -385,14 +410,20 @@ def _read_answer(data: bytearray) -> _Answer:
     said = json.loads(data)
     number = lambda value: None if value is None else _finite(value)
     text = lambda value: None if value is None else str(value)[:_TEXT_MAX]
-    ticks = [(_finite(t_s), int(index), _finite(change)) for t_s, index, change in said["ticks"]]
-    if not all(0 <= index < _FRAMES_MAX for _, index, _ in ticks):
-        raise ValueError("no such frame")
+    ticks = [(_finite(t_s), _frame_number(index), _finite(change)) for t_s, index, change in said["ticks"]]
+    shown, before = (None if said[name] is None else _frame_number(said[name]) for name in ("shown", "before"))
     last_s, late, too_fast = said["state"]
     why = said["failed"]
     failed = None if why is None else (str(why[0])[:_TEXT_MAX], str(why[1])[:_TEXT_MAX])
-    state = Before(number(last_s), int(late), int(too_fast))
-    return _Answer(ticks, state, number(said["set_back_s"]), number(said["gap_s"]), text(said["refused"]), failed)
+    state = IntakeState(number(last_s), int(late), int(too_fast))
+    set_back_s, gap_s = number(said["set_back_s"]), number(said["gap_s"])
+    return _Answer(ticks, state, shown, before, set_back_s, gap_s, text(said["refused"]), failed)
+
+
+def _frame_number(value: Any) -> int:
+    if not 0 <= (number := int(value)) < _FRAMES_MAX:
+        raise ValueError("no such frame")
+    return number
 
 
 def _finite(value: Any) -> float:
@@ -437,10 +468,10 @@ def _decode(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> None:
     os.nice(_NICE)
     memory = np.frombuffer(mmap.mmap(memory_fd, os.fstat(memory_fd).st_size), np.uint8)
     stream = _keep_only(stream_fd)
-    begun = _receive(stream)
-    if begun is None:
+    orders = _receive(stream)
+    if orders is None:
         return
-    config, before = begun
+    config, begun = orders
     # (What it is handed until it is locked in is the server's own.)
     pidfds = _own_pidfd()
     socket.send_fds(stream, [_READY.pack(os.getpid())], pidfds)
@@ -449,16 +480,16 @@ def _decode(stream_fd: int, memory_fd: int, picture_cpu_s: float) -> None:
     try:
         if isinstance(config, IntakeConfig):
             cage.lock_in(_PICTURE_BYTES)
-            work = _picture_work(config, before, picture_cpu_s)
+            work = _picture_work(config, begun, picture_cpu_s)
         else:
             work = _source_work(config, _SOURCE_PICTURES * picture_cpu_s)
     except Exception as error:  # noqa: BLE001  whoever is not locked in decodes nothing; the server's log says why
         failed = (type(error).__name__, f"cannot begin: {error}")
-        work = lambda frames, method, arguments: {"failed": failed, "state": before or Before()}
+        work = lambda frames, method, arguments: {"failed": failed}
     shape = (_FRAMES_MAX, *config.frame_px, 3)
     while (request := _receive(stream)) is not None:
-        said: dict[str, Any] = {"refused": None, "failed": None, "ticks": []}
-        said |= {"state": Before(), "set_back_s": None, "gap_s": None}
+        said: dict[str, Any] = {"refused": None, "failed": None, "ticks": [], "shown": None, "before": None}
+        said |= {"state": _counts(IntakeState()), "set_back_s": None, "gap_s": None}
         frames: list[np.ndarray] = []
         said |= work(frames, *request)
         if len(frames) > _FRAMES_MAX:
@@ -481,8 +512,8 @@ def _own_pidfd() -> list[int]:
 _Work = Callable[[list[np.ndarray], str, tuple[Any, ...]], dict[str, Any]]
 
 
-def _picture_work(config: IntakeConfig, before: Before, cpu_s: float) -> _Work:
-    intake = Intake(config, before)
+def _picture_work(config: IntakeConfig, begun: IntakeState, cpu_s: float) -> _Work:
+    intake = Intake(config, begun)
 
     def work(frames: list[np.ndarray], method: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
         said: dict[str, Any] = {}
@@ -490,7 +521,10 @@ def _picture_work(config: IntakeConfig, before: Before, cpu_s: float) -> _Work:
         signal.setitimer(signal.ITIMER_REAL, _WALL * cpu_s)
         try:
             taken = getattr(intake, method)(*arguments)
-            if taken is not None:
+            if isinstance(taken, IntakeState):
+                kept = {"shown": taken.shown, "before": taken.before}
+                said = {name: _numbered(frame, frames) for name, frame in kept.items() if frame is not None}
+            elif taken is not None:
                 ticks = _without_repeats(taken.ticks, frames)
                 said = {"ticks": ticks, "set_back_s": taken.set_back_s, "gap_s": taken.gap_s}
         except PictureRefused as refused:
@@ -501,9 +535,14 @@ def _picture_work(config: IntakeConfig, before: Before, cpu_s: float) -> _Work:
             said = {"failed": (type(error).__name__, str(error))}
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        return said | {"state": intake.state}
+        return said | {"state": _counts(intake.state)}
 
     return work
+
+
+def _counts(state: IntakeState) -> tuple[float | None, int, int]:
+    """A state without its frames, as JSON has it."""
+    return state.last_s, state.late, state.too_fast
 
 
 def _source_work(config: SourceConfig, cpu_s: float) -> _Work:
@@ -566,13 +605,15 @@ def _keep_only(stream_fd: int) -> socket.socket:
 
 
 def _without_repeats(ticks: Sequence[Tick], frames: list[np.ndarray]) -> list[tuple[float, int, float]]:
-    """Times, numbers among `frames`, and changes; a frame that is shown again is there once."""
-    numbered = []
-    for tick in ticks:
-        if not frames or frames[-1] is not tick.frame:
-            frames.append(tick.frame)
-        numbered.append((tick.t_s, len(frames) - 1, tick.change))
-    return numbered
+    """Times, numbers among `frames`, and changes."""
+    return [(tick.t_s, _numbered(tick.frame, frames), tick.change) for tick in ticks]
+
+
+def _numbered(frame: np.ndarray, frames: list[np.ndarray]) -> int:
+    """A frame's number among `frames`, to which it is added; one that comes again is there once."""
+    if not frames or frames[-1] is not frame:
+        frames.append(frame)
+    return len(frames) - 1
 
 
 def _receive(stream: socket.socket) -> Any:

@@ -240,37 +240,57 @@ class IntakeConfig:
     ticks_burst: float = 1.0
 
 
-class Before(NamedTuple):
-    """What an intake that is lost had taken, for the next one.
+class IntakeState(NamedTuple):
+    """What an `Intake` remembers between two pictures, but for what H.264 and VP8 refer to.
+
+    Of one that is lost the frames are not known: the next one begins after a gap.
 
     Attributes:
       last_s: the time of its last picture; None where it had taken none.
       late, too_fast: as `Taken` has them.
+      shown: the frame on the screen, uint8 [H, W, 3] of the model; None where there is none.
+      before: the last tick's frame; None before the first.
     """
 
     last_s: float | None = None
     late: int = 0
     too_fast: int = 0
+    shown: np.ndarray | None = None
+    before: np.ndarray | None = None
 
 
 class Intake:
     """From pictures to ticks. One thread at a time may use it, and it may block for as long as decoding takes."""
 
-    def __init__(self, config: IntakeConfig, before: Before | None = None, now: Callable[[], float] = time.monotonic):
-        """Begins; after a gap where `before` is of another intake that is lost."""
+    def __init__(
+        self, config: IntakeConfig, begun: IntakeState | None = None, now: Callable[[], float] = time.monotonic
+    ):
+        """Begins, or goes on for the intake whose `state` or `saved` is `begun`."""
         self._config = config
         rate_hz = config.ticks_hz
         self._bucket = None if rate_hz is None else Bucket(rate_hz, config.ticks_burst, now)
-        before = before or Before()
-        self._late, self._too_fast = before.late, before.too_fast
+        begun = begun or IntakeState()
+        self._late, self._too_fast = begun.late, begun.too_fast
+        self._before: np.ndarray | None = None
         self.reset()
-        if before.last_s is not None:
-            self._sampler.begin_after(before.last_s)
+        last_s, shown = begun.last_s, begun.shown
+        if last_s is not None:
+            self._sampler.begin_after(last_s, None if shown is None else Shown(last_s, lambda: shown))
+            self._before = begun.before
 
     @property
-    def state(self) -> Before:
-        """What the next one needs if this one is lost."""
-        return Before(self._sampler.last_s, self._late, self._too_fast)
+    def state(self) -> IntakeState:
+        """What the next one needs if this one is lost: all but the frames."""
+        return IntakeState(self._sampler.last_s, self._late, self._too_fast)
+
+    def saved(self) -> IntakeState:
+        """All of it, with which the next one shows what this one would."""
+        held = self._sampler.held
+        try:
+            shown = None if held is None else held.frame()
+        except PictureRefused:
+            shown = None
+        return self.state._replace(shown=shown, before=self._before)
 
     def reset(self) -> None:
         """Begins anew, with any time; counts go on."""
@@ -280,7 +300,7 @@ class Intake:
 
     def _begin(self) -> None:
         self._sampler: TickSampler[Shown] = TickSampler(self._config.clock, self._config.gap_s)
-        self._before: np.ndarray | None = None
+        self._before = None
 
     def take(self, picture: Frame) -> Taken:
         """Takes a picture and returns the ticks that are known with it.
@@ -298,7 +318,7 @@ class Intake:
                     continue
                 set_back_s, ticks = last_s - one.t_s, []
                 self._begin()
-            elif last_s is not None and self._sampler.holds and one.t_s - last_s > self._config.gap_s:
+            elif last_s is not None and self._sampler.held is not None and one.t_s - last_s > self._config.gap_s:
                 gap_s = one.t_s - last_s
             for t_s, at_tick in self._sampler.push(one.t_s, one):
                 if self._bucket is not None and not self._bucket.take():

@@ -1,6 +1,7 @@
 """Decoders that crash, hang, are killed or taken over: their stream has a gap, the others none, and nobody gets out."""
 
 import asyncio
+import dataclasses
 import functools
 import json
 import logging
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from data_pipelines.decode import VideoReader
 from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.serving import cage
-from mmduplex_jax.serving.decoding import DecoderProcesses, _read_answer
+from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses, _read_answer
 from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.pictures import IntakeConfig, IntakeState
 from mmduplex_jax.serving.protocol import Frame, frame_bytes
 from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.source_ticks import SourceConfig
@@ -134,19 +136,92 @@ def test_after_a_lost_decoder_h264_goes_on_at_the_next_keyframe():
     run(test())
 
 
-@given(st.lists(st.integers(1, 900_000), min_size=2, max_size=20), st.data())
+# (Also within microseconds of a tick, where rounding decides.)
+GAPS_US = st.lists(st.integers(1, 900_000) | st.integers(159_996, 160_004) | st.integers(1, 4), min_size=2, max_size=20)
+
+
+@given(GAPS_US, st.data())
 def test_a_sampler_that_goes_on_for_another_shows_no_tick_again(gaps_us: list[int], data):
     clock, times_s = Clock(), np.cumsum(gaps_us) / 1e6
-    cut = data.draw(st.integers(1, len(gaps_us) - 1))
-    one: TickSampler[int] = TickSampler(clock, 1.0)
-    first = [t_s for i, t in enumerate(times_s[:cut]) for t_s, _ in one.push(float(t), i)]
-    another: TickSampler[int] = TickSampler(clock, 1.0)
-    another.begin_after(one.last_s)
-    second = [t_s for i, t in enumerate(times_s[cut:]) for t_s, _ in another.push(float(t), i)]
-    together = first + second
-    assert together == sorted(set(together))
+    shown = lambda sampler, numbers: [tick for i in numbers for tick in sampler.push(float(times_s[i]), i)]
+    cut, count = data.draw(st.integers(1, len(gaps_us) - 1)), len(gaps_us)
+    one, lost, moved = (TickSampler[int](clock, 1.0) for _ in range(3))
+    first = shown(one, range(cut))
+    last_s, held = one.last_s, one.held
+    rest = shown(one, range(cut, count))
+    lost.begin_after(last_s)
+    times = [t_s for t_s, _ in first + shown(lost, range(cut, count))]
+    assert times == sorted(set(times))
     with pytest.raises(ValueError, match="came after"):
-        another.push(one.last_s, 0)
+        lost.push(last_s, 0)
+    # With what was held, the ticks are those that would have come anyway.
+    moved.begin_after(last_s, held)
+    assert shown(moved, range(cut, count)) == rest
+
+
+INTAKE = IntakeConfig(Clock(), (32, 40), "pad", 1 << 20, gap_s=1.0)
+
+
+def frames_at(times_s: list[float]) -> list[Frame]:
+    return [Frame(i, t_s, "jpeg", True, picture(i)) for i, t_s in enumerate(times_s)]
+
+
+TIMES_S = [0.0, 0.1, 0.2, 0.5, 0.61, 0.64, 0.7, 1.1]
+
+
+@pytest.mark.parametrize("cut", range(1, len(TIMES_S)))
+def test_a_decoder_that_goes_on_with_what_another_was_gives_what_it_would_have(cut: int):
+    async def test():
+        pictures, expected = frames_at(TIMES_S), []
+        one = faulty().stream(INTAKE)
+        for frame in pictures[:cut]:
+            await one.take(frame)
+        state = await one.saved()
+        assert (state.shown is None, state.last_s) == (False, TIMES_S[cut - 1])
+        moved = faulty().stream(INTAKE, state)
+        # What has not begun is what it was given.
+        assert await moved.saved() is state
+        for frame in pictures[cut:]:
+            there, here = await one.take(frame), await moved.take(frame)
+            expected += there.ticks
+            assert there[1:] == here[1:]
+            assert [(tick.t_s, tick.change, tick.frame.tobytes()) for tick in there.ticks] == [
+                (tick.t_s, tick.change, tick.frame.tobytes()) for tick in here.ticks
+            ]
+        assert expected
+        for decoder in (one, moved):
+            decoder.close()
+
+    run(test())
+
+
+def test_a_lost_decoder_of_a_stream_that_moved_costs_one_gap():
+    async def test():
+        pictures = frames_at([0.0, 0.16, 0.32, 0.48, 0.64])
+        one = faulty().stream(INTAKE)
+        for frame in pictures[:2]:
+            await one.take(frame)
+        for orders in ([], ["jump"], ["reset"]):
+            moved = faulty().stream(INTAKE, await one.saved())
+            for order in orders:
+                await getattr(moved, order)()
+            with pytest.raises(DecoderEnded):
+                await moved.take(dataclasses.replace(pictures[2], data=pictures[2].data + ABORT))
+            assert (await moved.saved()) == IntakeState(None if orders == ["reset"] else 0.16)
+            # What was on the screen before is not shown where the lost picture would have been.
+            taken = await moved.take(pictures[3])
+            assert [(round(tick.t_s, 6), tick.change) for tick in taken.ticks] == [(0.48, 0.0)]
+            assert taken.gap_s is None
+            assert [round(tick.t_s, 6) for tick in (await moved.take(pictures[4])).ticks] == [0.64]
+            moved.close()
+        # One that is told to stand still before it begins repeats nothing either.
+        moved = faulty().stream(INTAKE, await one.saved())
+        await moved.jump()
+        assert [round(tick.t_s, 6) for tick in (await moved.take(pictures[4])).ticks] == [0.64]
+        moved.close()
+        one.close()
+
+    run(test())
 
 
 @functools.cache
@@ -281,7 +356,10 @@ def test_decoders_load_nothing_of_the_model():
     assert done.stdout.strip() == b"[]"
 
 
-ANSWER = {"refused": None, "failed": None, "ticks": [], "state": [None, 0, 0], "set_back_s": None, "gap_s": None}
+ANSWER = {
+    "refused": None, "failed": None, "ticks": [], "state": [None, 0, 0], "shown": None, "before": None,
+    "set_back_s": None, "gap_s": None,
+}  # fmt: skip
 SCALARS: list = [None, True, 0, -1, 17, 10**400, 0.5, float("nan"), float("inf"), "", "x" * 2000, [], {}]
 LISTS = st.lists(st.sampled_from(SCALARS), max_size=3)
 
@@ -294,6 +372,9 @@ def test_an_answer_is_as_it_should_be_or_none(name: str, lie):
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return
     assert all(np.isfinite(t_s) and 0 <= index < 17 for t_s, index, _ in answer.ticks)
+    assert all(index is None or 0 <= index < 17 for index in (answer.shown, answer.before))
+    assert answer.state.last_s is None or np.isfinite(answer.state.last_s)
+    assert (answer.state.shown, answer.state.before) == (None, None)
     assert answer.refused is None or len(answer.refused) <= 1000
     assert answer.failed is None or len(answer.failed) == 2
 
