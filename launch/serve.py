@@ -1,6 +1,7 @@
 """Serve a model to browsers and programs: video in, words out, many streams at once."""
 
 import argparse
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +33,12 @@ MMDUPLEX_TOKEN in the environment) and does not start without one. Programs show
 browser opens https://HOST:PORT/#token=TOKEN. Without TLS the token can be read on the way, and browsers give no camera
 to the page.
 
-/healthz is 200 while the model runs and its steps come back (--hang_s), /readyz while new streams are taken, /metrics
-is for Prometheus (with the token).
+Where several servers of one model stand behind a load balancer, give all of them the same --handover_dir and each a
+--replica of its own: a server that is stopped hands its streams over to the others, and streams of one that is lost go
+on from what was kept of them (docs/live.md, "Several servers").
+
+/healthz is 200 while the model runs and its steps come back (--hang_s), /readyz while new streams are taken, /roomz
+while there is room for one, /metrics is for Prometheus (with the token).
 At SIGTERM or Ctrl-C it takes no new streams, gives those that run --drain_s to end, says goodbye and exits with 0; a
 second signal ends it at once.
 
@@ -74,6 +79,11 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         drain_s=args.drain_s,
         ice_servers=tuple(args.ice_servers),
         hang_s=args.hang_s,
+        handover_dir=args.handover_dir,
+        replica=args.replica,
+        snapshot_s=args.snapshot_s,
+        handover_notice_s=args.handover_notice_s,
+        operator_token=None if args.operator_token_file is None else read_token(args.operator_token_file),
     )
 
 
@@ -95,6 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--drain_s", type=float, default=10.0, help="for streams that run when the server is stopped (default: 10)")
     text = "a step that takes longer makes /healthz 503 (default: %(default)s)"
     add("--hang_s", type=float, default=HANG_S, help=text)
+    text = "a folder that all servers of the model see: streams move to another one when one is stopped or lost"
+    add("--handover_dir", metavar="DIR", help=text)
+    add("--replica", default=socket.gethostname().partition(".")[0], help="this server's name (default: the host's)")
+    text = "streams are kept there so often, for the case that this server is lost; 0: never (default: %(default)s)"
+    add("--snapshot_s", type=float, default=5.0, help=text)
+    text = "from not being ready to handing streams over: longer than a load balancer's check (default: %(default)s)"
+    add("--handover_notice_s", type=float, default=2.0, help=text)
+    add("--operator_token_file", metavar="FILE", help="who shows its first line may POST /v1/drain (default: nobody)")
     policy = DeadlinePolicy()
     for name, text in _POLICY_FLAGS.items():
         add(f"--{name}", type=float, default=getattr(policy, name), help=f"{text} (default: %(default)s)")

@@ -39,6 +39,14 @@ _log = logging.getLogger(__name__)
 
 # Pictures of a file that the server has not answered yet; they are sent again where a connection drops.
 _UNANSWERED_MAX = 16
+# Pictures of a file that are answered are kept until the server has kept what came of them, in at most so many bytes.
+_ANSWERED_BYTES = 64 << 20
+# Of a live stream the last pictures are kept, and sent where a connection that takes it up has not got them; so far
+# apart, as the server takes no more at once.
+_RECENT_MAX, _RECENT_APART_S = 16, 0.01
+# A stream that is taken up may be refused for the moment: where it is asked for goes down, or is full.
+_COME_BACK = frozenset({"draining", "full", "overloaded"})
+_GATEWAY = frozenset({502, 503, 504})
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _HEARTBEAT_S = 20.0
 _LEAVE_S = 1.0
@@ -76,11 +84,13 @@ Event = Word | Status | Heard | Notice
 
 @dataclasses.dataclass
 class _Sent:
-    """A picture that the server has not answered yet."""
+    """A picture that the server may not have; `left` where it was never on its way."""
 
     number: int
     t_s: float
     message: bytes
+    keyframe: bool
+    left: bool = False
 
 
 class Stream:
@@ -101,7 +111,15 @@ class Stream:
         self._events: deque[Event] = deque()
         self._changed = asyncio.Condition()
         self._socket: Any = None
+        # Of a file those that are not answered, of a live stream the last ones.
         self._unanswered: deque[_Sent] = deque()
+        # Of a file: those that are answered, and might have to be sent again where the server is lost; up to which time
+        # there are none; and how many times the server must still say that it kept the stream, until that is of use.
+        self._answered: deque[_Sent] = deque()
+        self._answered_bytes, self._has_after_s, self._unkept = 0, -1.0, 0
+        self._wants_keyframe = self._moved = False
+        self._away_s: float | None = None
+        self._attempt = 0
         self._number = 0
         self._ending = self._writing = False
         self._error: Exception | None = None
@@ -120,7 +138,7 @@ class Stream:
         """Shows an encoded picture.
 
         Of a file, waits while many are on their way, and sends what is lost with a connection again. Of a live stream,
-        a picture that cannot be sent now is left out.
+        a picture that cannot be sent now is left out; without a connection the last ones wait for the next.
 
         Args:
           t_s: when it was on the screen; at the time of one of the server's ticks it is used at once.
@@ -133,10 +151,17 @@ class Stream:
         """
         number, self._number = self._number, self._number + 1
         message = frame_bytes(Frame(number, t_s, codec, keyframe, data))
+        self._wants_keyframe = self._wants_keyframe and not keyframe
+        if self._wants_keyframe:
+            self.left_out += 1
+            return
         if not self._file:
             self._raise_end()
-            if self._writing or self._socket is None:
+            if self._writing:
                 self.left_out += 1
+                return
+            self._keep_recent(_Sent(number, t_s, message, keyframe, left=self._socket is None))
+            if self._socket is None:
                 return
             self._writing = True
             try:
@@ -150,7 +175,8 @@ class Stream:
             if self._unanswered and t_s < self._unanswered[-1].t_s - _SET_BACK_S:
                 # The server begins anew there; what was sent before is forgotten, and need not be sent again.
                 self._unanswered.clear()
-            self._unanswered.append(_Sent(number, t_s, message))
+                self._disturb()
+            self._unanswered.append(_Sent(number, t_s, message, keyframe))
         # Without a connection it goes with the next one's beginning.
         await self._write(message)
 
@@ -169,6 +195,7 @@ class Stream:
             self._config["pad_bias"] = pad_bias
         if hear is not None:
             self._config["hear"] = hear
+        self._disturb()
         await self._order({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias, "hear": hear})
 
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
@@ -179,6 +206,7 @@ class Stream:
         if order == "reset":
             # What was sent before is forgotten, and need not be sent again.
             self._unanswered.clear()
+        self._disturb()
         await self._order({"type": order})
 
     async def end(self) -> None:
@@ -213,7 +241,12 @@ class Stream:
         """Keeps the connection until the stream ends; `connect` runs it."""
         try:
             while self.bye is None:
-                await self._connected()
+                try:
+                    await self._connected()
+                except Refused as refused:
+                    if not self.hello or refused.code not in _COME_BACK:
+                        raise
+                    await self._wait_to_retry(refused)
         except (Refused, StreamLost) as error:
             self._error = error
         except (ValueError, LookupError, TypeError) as error:
@@ -227,10 +260,13 @@ class Stream:
         """One connection, from its hello to its end; returns when it dropped or the stream has ended."""
         aiohttp = _load_aiohttp()
         socket = await self._reach()
+        self._moved = False
         async with socket:
             hello = {"type": "hello", "version": VERSION, "client": self._client, "config": self._config}
             if self.hello:
                 resume = {"session": self.hello["session"], "token": self.hello["token"], "last_seq": self.last_seq}
+                if self._file and not self._unkept:
+                    resume["has_after_s"] = self._has_after_s
                 hello["resume"] = resume
             try:
                 await socket.send_str(json.dumps(hello))
@@ -246,32 +282,44 @@ class Stream:
                 _log.debug("the connection dropped: %s", error)
             if socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 raise Refused("too_large", f"a picture was too large for the server: {self.hello.get('limits')}")
+        if self._socket is None and self.bye is None and not self._moved:
+            await self._wait_to_retry(StreamLost("the connection dropped before its hello"))
         self._socket = None
+
+    async def _wait_to_retry(self, error: Exception) -> None:
+        """Waits a little, longer each time; raises the error where the server keeps the stream no longer."""
+        now_s = time.monotonic()
+        self._away_s = now_s if self._away_s is None else self._away_s
+        if now_s - self._away_s >= (self.hello["limits"]["resume_s"] if self.hello else _CONNECT_S):
+            raise error
+        await asyncio.sleep(_RETRY_S[min(self._attempt, len(_RETRY_S) - 1)])
+        self._attempt += 1
 
     async def _reach(self) -> Any:
         """A WebSocket to the server; after a drop it is tried for as long as the server keeps the stream."""
         aiohttp = _load_aiohttp()
-        until_s = time.monotonic() + (self.hello["limits"]["resume_s"] if self.hello else 0.0)
-        attempt = 0
+        # (What stands before several servers finds by the session's name the one that has it.)
+        named = {"session": self.hello["session"]} if self.hello and not self._moved else None
         while True:
             try:
                 async with asyncio.timeout(_CONNECT_S):
                     socket = await self._http.ws_connect(
-                        f"{self._url}/v1/stream", protocols=(SUBPROTOCOL,), heartbeat=_HEARTBEAT_S, max_msg_size=1 << 20
+                        f"{self._url}/v1/stream",
+                        params=named,
+                        protocols=(SUBPROTOCOL,),
+                        heartbeat=_HEARTBEAT_S,
+                        max_msg_size=1 << 20,
                     )
             except Refused:  # a redirect
                 raise
-            except aiohttp.WSServerHandshakeError as error:
-                raise _refused(self._url, error.status, error.message) from error
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                if time.monotonic() >= until_s:
-                    raise StreamLost(f"{self._url} cannot be reached: {str(error) or type(error).__name__}") from error
-                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
-                attempt += 1
+                if isinstance(error, aiohttp.WSServerHandshakeError) and not (self.hello and error.status in _GATEWAY):
+                    raise _refused(self._url, error.status, error.message) from error
+                lost = StreamLost(f"{self._url} cannot be reached: {str(error) or type(error).__name__}")
+                if not self.hello:
+                    raise lost from error
+                await self._wait_to_retry(lost)
                 continue
-            if self.hello:
-                self.reconnections += 1
-                await self._emit(Notice("connection", "the connection dropped and was made anew"))
             return socket
 
     async def _take_message(self, message: dict[str, Any], socket: Any) -> None:
@@ -287,6 +335,10 @@ class Stream:
                     await self._emit(Word(**{name: message[name] for name in Word._fields if name in message}))
             case {"type": "status"}:
                 await self._emit(Status(**{name: message[name] for name in Status._fields if name in message}))
+            case {"type": "kept", "t_s": t_s}:
+                self._unkept = max(0, self._unkept - 1)
+                if not self._unkept:
+                    self._drop_answered(-1.0 if t_s is None else t_s)
             case {"type": "config"}:
                 settings = f"delay {message['delay_steps']} steps, bias {message['pad_bias']:g}"
                 await self._emit(Notice("config", settings))
@@ -294,6 +346,9 @@ class Stream:
                 raise Refused(message["code"], message["message"])
             case {"type": "error"}:
                 await self._emit(Notice(message["code"], message["message"]))
+            case {"type": "bye", "resumable": True}:
+                # It goes on elsewhere; what is shown meanwhile is sent there.
+                self._socket, self._moved = None, True
             case {"type": "bye"}:
                 self.bye = message
                 if message["reason"] != "end":
@@ -301,6 +356,10 @@ class Stream:
 
     async def _take_hello(self, hello: dict[str, Any], socket: Any) -> None:
         first, self.hello = not self.hello, hello
+        self._away_s, self._attempt = None, 0
+        if not first:
+            self.reconnections += 1
+            await self._emit(Notice("connection", "the connection dropped and was made anew"))
         if hello["missed_words"]:
             self.last_seq += hello["missed_words"]
             self.missing += hello["missed_words"]
@@ -310,25 +369,70 @@ class Stream:
             if any(value is not None and value != hello[name]["now"] for name, value in wanted.items()):
                 await socket.send_str(json.dumps({"type": "config", **wanted}))
             after_s = -1.0 if hello["t_s"] is None else hello["t_s"]
+            if hello.get("wants_keyframe"):
+                self._leave_out_up_to_keyframe(after_s)
             sent = -1
             # More may be added meanwhile; when none is left the socket is everybody's, and no picture lies between.
-            while some := [one for one in self._unanswered if one.number > sent and one.t_s > after_s + 1e-6]:
+            while some := [
+                one for one in (*self._answered, *self._unanswered) if one.number > sent and one.t_s > after_s + 1e-6
+            ]:
                 for one in some:
+                    one.left = False
                     await socket.send_bytes(one.message)
                     sent = one.number
+                    if not self._file:
+                        await asyncio.sleep(_RECENT_APART_S)
             if self._ending:
                 await socket.send_str(json.dumps({"type": "end"}))
         self._socket = socket
         async with self._changed:
             self._changed.notify_all()
 
+    def _keep_recent(self, picture: _Sent) -> None:
+        """Keeps a live stream's picture in place of the oldest."""
+        if self._unanswered and picture.t_s < self._unanswered[-1].t_s - _SET_BACK_S:
+            self._unanswered.clear()
+        self._unanswered.append(picture)
+        if len(self._unanswered) > _RECENT_MAX:
+            self.left_out += self._unanswered.popleft().left
+
+    def _leave_out_up_to_keyframe(self, after_s: float) -> None:
+        """Lets go of pictures that nothing can decode any more: what they refer to was shown to another server."""
+        while self._unanswered and not (self._unanswered[0].keyframe and self._unanswered[0].t_s > after_s):
+            self.left_out += self._unanswered.popleft().t_s > after_s
+        self._wants_keyframe = not self._unanswered
+
     async def _emit(self, event: Event) -> None:
         async with self._changed:
             self._events.append(event)
             if isinstance(event, Status):
                 while self._unanswered and self._unanswered[0].t_s <= event.t_video_s + 1e-6:
-                    self._unanswered.popleft()
+                    self._keep_answered(self._unanswered.popleft())
             self._changed.notify_all()
+
+    def _keep_answered(self, picture: _Sent) -> None:
+        """A picture is answered: it is kept where the server might be lost with what came of it."""
+        if not (self._file and self.hello.get("keeps_streams")):
+            return
+        if not self._answered or picture.number > self._answered[-1].number:
+            self._answered.append(picture)
+            self._answered_bytes += len(picture.message)
+        while self._answered_bytes > _ANSWERED_BYTES:
+            self._drop_answered(self._answered[0].t_s)
+
+    def _drop_answered(self, t_s: float) -> None:
+        """Lets go of pictures up to this time."""
+        self._has_after_s = max(self._has_after_s, t_s)
+        while self._answered and self._answered[0].t_s <= t_s + 1e-6:
+            self._answered_bytes -= len(self._answered.popleft().message)
+
+    def _disturb(self) -> None:
+        """Something beside pictures is sent: only what the server keeps after it is what the pictures make of it.
+
+        (What it said to be kept first may have been kept before.)
+        """
+        self._answered.clear()
+        self._answered_bytes, self._has_after_s, self._unkept = 0, -1.0, 2
 
     async def _order(self, message: dict[str, Any]) -> None:
         async with self._changed:

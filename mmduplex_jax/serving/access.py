@@ -12,7 +12,7 @@ from aiohttp.web import BaseRequest
 
 from mmduplex_jax.serving.protocol import BEARER_SUBPROTOCOL
 
-_TOKEN_MIN = 16
+TOKEN_MIN = 16
 
 
 def is_loopback(host: str) -> bool:
@@ -50,8 +50,8 @@ class Access:
                 f"--host={host} can be reached from other machines: give --token_file with a secret that clients show, "
                 "or listen on 127.0.0.1"
             )
-        if token is not None and (len(token) < _TOKEN_MIN or not token.isascii() or not token.isprintable()):
-            raise ValueError(f"the token must have at least {_TOKEN_MIN} printable ASCII characters")
+        if token is not None and (len(token) < TOKEN_MIN or not token.isascii() or not token.isprintable()):
+            raise ValueError(f"the token must have at least {TOKEN_MIN} printable ASCII characters")
         for origin in origins:
             parts = urlsplit(origin)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
@@ -65,7 +65,7 @@ class Access:
         if not self._origin_allowed(request):
             return 403, "pages of this origin may not use this server (--allow_origins)"
         if needs_token and self.token is not None:
-            shown = _bearer(request)
+            shown = bearer(request)
             # (What is no UTF-8 in a header comes as surrogates.)
             if shown is None or not hmac.compare_digest(shown.encode(errors="surrogateescape"), self.token.encode()):
                 return 401, "a token is needed: `Authorization: Bearer TOKEN`"
@@ -95,7 +95,8 @@ class Access:
         return parts.scheme in ("http", "https") and parts.netloc.lower() == request.headers.get(hdrs.HOST, "").lower()
 
 
-def _bearer(request: BaseRequest) -> str | None:
+def bearer(request: BaseRequest) -> str | None:
+    """The token that a request shows, in a header or, as browsers do, in a subprotocol; None where it shows none."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import json
 import logging
 import socket
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 from aiohttp import WSMsgType, hdrs, web
 
 from mmduplex_jax.commentator import ModelFacts
-from mmduplex_jax.serving.access import Access
+from mmduplex_jax.serving.access import Access, bearer
 from mmduplex_jax.serving.connection import (
     CAPTIONS_TYPE,
     EVENTS_TYPE,
@@ -21,6 +22,7 @@ from mmduplex_jax.serving.connection import (
 )
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.guard import guarded_app, page, page_file, read_body
+from mmduplex_jax.serving.handover import Handover
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import CONTENT_TYPE, Counters, PoolCollector
 from mmduplex_jax.serving.protocol import SUBPROTOCOL, VERSION, ProtocolError
@@ -37,6 +39,8 @@ _PEERS = web.AppKey("peers", Peers)
 _WORLD = web.AppKey("world", WorldClips)
 _POOL = web.AppKey("pool", StreamPool)
 _HANG_S = web.AppKey("hang_s", float)
+_OPERATOR = web.AppKey("operator", str)
+_DRAIN_S = web.AppKey("drain_s", float)
 # No step of a model that can be served takes so long; a device that hangs may never answer.
 HANG_S = 30.0
 
@@ -46,9 +50,9 @@ _UNSENT_BYTES = 16 << 10
 # A client that does not answer a ping within half of this is gone.
 _HEARTBEAT_S = 20.0
 # The page needs no token: it is public, holds no secret, and asks for the token itself.
-_PUBLIC = frozenset({"page", "asset", "healthz", "readyz", "feed"})
+_PUBLIC = frozenset({"page", "asset", "healthz", "readyz", "roomz", "feed", "drain"})
 # Whoever asks for health may use any name for this machine: the answer is not private, and probes use addresses.
-_HEALTH = frozenset({"healthz", "readyz"})
+_HEALTH = frozenset({"healthz", "readyz", "roomz"})
 
 
 def build_app(
@@ -62,6 +66,9 @@ def build_app(
     decoders: DecoderProcesses | None = None,
     ice_servers: tuple[str, ...] = (),
     hang_s: float = HANG_S,
+    handover: Handover | None = None,
+    operator_token: str | None = None,
+    drain_s: float = 0.0,
 ) -> web.Application:
     """The application, ready to be run.
 
@@ -76,6 +83,9 @@ def build_app(
         started with `limits.decode_s`.
       ice_servers: STUN or TURN addresses for WebRTC; by default none is asked.
       hang_s: a model whose step takes longer is said not to be alive.
+      handover: where streams are left for other replicas; the pool must be movable.
+      operator_token: whoever shows it may drain the server; None: nobody may by a request.
+      drain_s: how long that may take.
     """
     limits, counters = limits or Limits(), counters or Counters()
 
@@ -83,13 +93,17 @@ def build_app(
         counters.refused.labels("unauthorized" if status == 401 else "forbidden").inc()
 
     app = guarded_app(access, body_bytes=limits.text_bytes, public=_PUBLIC, always=_HEALTH, on_refused=on_refused)
-    app[_POOL], app[_HANG_S] = pool, hang_s
+    app[_POOL], app[_HANG_S], app[_DRAIN_S] = pool, hang_s, drain_s
+    if operator_token is not None:
+        app[_OPERATOR] = operator_token
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         counters.registry.register(PoolCollector(pool.statistics))
         decoding = decoders or DecoderProcesses(limits.decode_s)
         counters.decoders_caged.set(decoding.uncaged is None)
-        app[SESSIONS] = sessions = Sessions(pool, facts, limits, counters, sources or Sources(), decoding)
+        app[SESSIONS] = sessions = Sessions(
+            pool, facts, limits, counters, sources or Sources(), decoding, handover=handover
+        )
         app[_PEERS] = peers = Peers(sessions, ice_servers)
         app[_WORLD] = world = WorldClips()
         yield
@@ -105,6 +119,8 @@ def build_app(
     add("/static/{name}", _static, name="asset")
     add("/healthz", _healthz, name="healthz")
     add("/readyz", _readyz, name="readyz")
+    add("/roomz", _roomz, name="roomz")
+    app.router.add_post("/v1/drain", _drain, name="drain")
     add("/metrics", _metrics, name="metrics")
     add("/v1/info", _info, name="info")
     # (Others answer HEAD without a body; this one has nothing to say without a WebSocket.)
@@ -195,8 +211,8 @@ async def _webrtc(request: web.Request) -> web.StreamResponse:
 async def _feed(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
     session = sessions.with_feed(request.match_info["session"], request.query.get("key", ""))
-    if session is None:
-        raise web.HTTPNotFound(text="there is no such stream (any more), or the key is another's")
+    if session is None or session.has_moved:
+        return await _feed_elsewhere(request)
     if session.readers >= sessions.limits.feeds:
         raise web.HTTPTooManyRequests(text=f"{session.readers} readers follow this stream already")
     if request.method == hdrs.METH_HEAD:
@@ -213,6 +229,19 @@ async def _feed(request: web.Request) -> web.StreamResponse:
         return web.Response(status=408)
     finally:
         session.readers -= 1
+
+
+async def _feed_elsewhere(request: web.Request) -> web.StreamResponse:
+    """Sends a reader to the replica that has its stream now, or has it come back while nobody has."""
+    kind, name = request.match_info["kind"], await request.app[SESSIONS].whereabouts(request.match_info["session"])
+    if name is None:
+        raise web.HTTPNotFound(text="there is no such stream (any more), or the key is another's")
+    if name:
+        raise web.HTTPTemporaryRedirect(f"../{name}/{kind}?{request.rel_url.raw_query_string}")
+    if kind == "words":
+        # (At any other status browsers' event sources give up.)
+        return web.Response(body=b"retry: 500\n\n", headers={"Content-Type": EVENTS_TYPE})
+    raise web.HTTPServiceUnavailable(text="this stream is just being moved: come back")
 
 
 async def _info(request: web.Request) -> web.StreamResponse:
@@ -270,6 +299,28 @@ async def _readyz(request: web.Request) -> web.StreamResponse:
     sessions = request.app[SESSIONS]
     ready = _trouble(request.app) is None and not sessions.draining
     return web.json_response({"ready": ready, "draining": sessions.draining}, status=200 if ready else 503)
+
+
+async def _roomz(request: web.Request) -> web.StreamResponse:
+    """For load balancers: 200 takes streams, 404 lives and takes no new ones (it drains, is full), 503 it is ill."""
+    sessions, statistics = request.app[SESSIONS], request.app[_POOL].statistics()
+    trouble = _trouble(request.app)
+    free = 0 if sessions.draining else statistics.slots - statistics.sessions
+    status = 503 if trouble is not None else 200 if free > 0 and statistics.admits else 404
+    return web.json_response(
+        {"free": free, "slots": statistics.slots, "load": round(statistics.load, 3)}, status=status
+    )
+
+
+async def _drain(request: web.Request) -> web.StreamResponse:
+    """Drains as SIGTERM does, for whoever shows the operator's token; answers when it is done. The process goes on."""
+    expected, shown = request.app.get(_OPERATOR), bearer(request)
+    if expected is None:
+        raise web.HTTPNotFound(text="this server is drained by SIGTERM only (--operator_token_file)")
+    if shown is None or not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
+        raise web.HTTPUnauthorized(text="the operator's token is needed: `Authorization: Bearer TOKEN`")
+    await request.app[SESSIONS].drain(request.app[_DRAIN_S])
+    return web.json_response({"drained": True})
 
 
 async def _metrics(request: web.Request) -> web.StreamResponse:

@@ -32,9 +32,10 @@ from mmduplex_jax.serving.protocol import (
     parse_text,
     sound_bytes,
 )
-from mmduplex_jax.serving.session import Session, WordsGone, public_facts
+from mmduplex_jax.serving.session import Session, public_facts
 from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
 from mmduplex_jax.serving.sound import SoundEncoder, SoundQueue
+from mmduplex_jax.serving.words import WordsGone
 from mmduplex_jax.streaming.captions import CueGrouper, vtt_cue
 from mmduplex_jax.streaming.sentences import PAUSE_S
 from mmduplex_jax.word_decoder import TimedWord
@@ -228,7 +229,8 @@ class _Connection:
             superseded.cancel()
 
     async def _bye(self, reason: str, message: str) -> None:
-        await self._send(bye_reply(reason, message, seq=self._session.words.seq))
+        resumable = reason == "moved"
+        await self._send(bye_reply(reason, message, seq=self._session.words.seq, resumable=resumable))
 
     async def _send_words(self) -> None:
         """Sends the words that were said since; WordsGone where some are no longer kept."""
@@ -274,6 +276,8 @@ class _Connection:
             "missed_words": opened.missed_words,
             "seq": session.words.seq,
             "t_s": session.received_s,
+            "wants_keyframe": session.wants_keyframe,
+            "keeps_streams": self._sessions.keeps_streams,
             **public_facts(facts),
             "mode": session.config.mode,
             "fit": session.fit,
@@ -332,6 +336,10 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
             text = f"id: {word.seq}\nevent: word\ndata: {encode_reply(event_reply(word))}\n\n"
         await _write(response, text, send_s)
     assert session.ended is not None
+    if session.has_moved:
+        # A reader that comes back is sent to where it is.
+        await response.write_eof()
+        return response
     data = encode_reply(bye_reply(*session.ended, seq=session.words.seq))
     await _write(response, f"event: bye\ndata: {data}\n\n", send_s)
     await response.write_eof()

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from mmduplex_jax.commentator import Commentator, pool_of
-from mmduplex_jax.serving.access import Access, is_loopback
+from mmduplex_jax.serving.access import TOKEN_MIN, Access, is_loopback
 from mmduplex_jax.serving.app import HANG_S, SESSIONS, build_app
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.handover import REPLICA, Handover
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.sockets import FIRST_REQUEST_S, UNREAD_S, listen, shown_address, stop_at_signals
 from mmduplex_jax.serving.sources import Sources
@@ -39,6 +40,10 @@ class ServerSettings:
       drain_s: for streams that run when it is stopped.
       ice_servers: STUN or TURN addresses for WebRTC.
       hang_s: a step that takes longer makes `/healthz` say so.
+      handover_dir: where streams are left for other replicas of the model; None: it is the only one.
+      replica: its name among them.
+      snapshot_s, handover_notice_s: as of `Handover`.
+      operator_token: whoever shows it may drain the server by a request.
     """
 
     host: str
@@ -52,8 +57,22 @@ class ServerSettings:
     drain_s: float = 10.0
     ice_servers: tuple[str, ...] = ()
     hang_s: float = HANG_S
+    handover_dir: str | None = None
+    replica: str = ""
+    snapshot_s: float = 5.0
+    handover_notice_s: float = 2.0
+    operator_token: str | None = None
 
     def __post_init__(self) -> None:
+        if self.handover_dir is not None and not REPLICA.fullmatch(self.replica):
+            raise ValueError(f"--replica={self.replica}: a name has 1 to 63 letters, digits, - and _")
+        if not (self.snapshot_s >= 0 and self.handover_notice_s >= 0):
+            raise ValueError(
+                "--snapshot_s and --handover_notice_s must not be negative, got "
+                f"{self.snapshot_s} and {self.handover_notice_s}"
+            )
+        if self.operator_token is not None and len(self.operator_token) < TOKEN_MIN:
+            raise ValueError(f"the operator's token must have at least {TOKEN_MIN} characters")
         if self.max_sessions < 1:
             raise ValueError(f"--max_sessions must be at least 1, got {self.max_sessions}")
         if not 0 <= self.port < 2**16:
@@ -77,7 +96,7 @@ def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderPr
             f"--limit_file_ticks={settings.limits.file_ticks} is over the {waiting_max} that "
             f"--lag_max_s={settings.policy.lag_max_s:g} lets wait"
         )
-    pool = pool_of(model, settings.max_sessions, settings.policy)
+    pool = pool_of(model, settings.max_sessions, settings.policy, movable=settings.handover_dir is not None)
     _log.info("compiled", extra={"model": model.name, "compile_s": round(pool.statistics().compile_s, 2)})
     pool.start()
     # What is loaded by now stays: looking through it for garbage would stop every stream for a tenth of a second.
@@ -94,6 +113,17 @@ def run_server(model: Commentator, settings: ServerSettings, decoders: DecoderPr
 async def _serve_pool(
     pool: StreamPool, model: Commentator, settings: ServerSettings, decoders: DecoderProcesses
 ) -> None:
+    handover = None
+    if settings.handover_dir is not None:
+        handover = Handover(
+            settings.handover_dir,
+            settings.replica,
+            model,
+            pool.row_layout,
+            token=settings.access.token,
+            snapshot_s=settings.snapshot_s,
+            notice_s=settings.handover_notice_s,
+        )
     app = build_app(
         pool,
         model,
@@ -103,6 +133,9 @@ async def _serve_pool(
         decoders=decoders,
         ice_servers=settings.ice_servers,
         hang_s=settings.hang_s,
+        handover=handover,
+        operator_token=settings.operator_token,
+        drain_s=settings.drain_s,
     )
 
     def on_listening(port: int) -> None:
@@ -116,7 +149,7 @@ async def _serve_pool(
         app,
         settings.host,
         settings.port,
-        stop=stop_at_signals(settings.drain_s),
+        stop=stop_at_signals(settings.drain_s + (settings.handover_notice_s if handover is not None else 0.0)),
         drain_s=settings.drain_s,
         connections_max=settings.limits.connections,
         tls=settings.tls,

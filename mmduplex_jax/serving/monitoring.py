@@ -136,6 +136,11 @@ class Counters:
         counter = lambda name, text, *labels: Counter(f"mmduplex_{name}", text, labels, registry=self.registry)
         self.sessions_begun = counter("sessions_begun", "Streams that began.")
         self.sessions_ended = counter("sessions_ended", "Streams that ended, by reason.", "reason")
+        self.moved_in = counter(
+            "sessions_moved_in", "Streams of other replicas that went on here: left to it, or kept and lost.", "how"
+        )
+        self.moved_out = counter("sessions_moved_out", "Streams that were left to other replicas.")
+        self.unkept = counter("sessions_unkept", "Times that what a stream is could not be written.")
         self.resumed = counter("sessions_resumed", "Connections that went on with a stream.")
         self.refused = counter("refused", "Requests that were refused, by reason.", "reason")
         self.frames = counter("frames_received", "Pictures that clients sent.")

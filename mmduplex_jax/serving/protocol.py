@@ -43,6 +43,8 @@ _CONTINUES = 1
 # One step's sound is far less: 2.7 s of 48,000 samples a second.
 _SOUND_BYTES_MAX = 1 << 18
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Of a session: its replica's name before a dot, where it has one, and its own.
+_SESSION = re.compile(r"([A-Za-z0-9_-]{1,63}\.)?[A-Za-z0-9_-]{1,64}")
 _TEXT_MAX = 2048
 
 
@@ -60,11 +62,18 @@ class ProtocolError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """A session that a dropped connection left behind, and the last word that arrived from it (0: none)."""
+    """A session that a dropped connection left behind.
+
+    Attributes:
+      session, token: as the server's hello gave them.
+      last_seq: the last word that arrived from it; 0: none.
+      has_after_s: the client can send again every picture that is later than this; None: it has not kept them.
+    """
 
     session: str
     token: str
     last_seq: int
+    has_after_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +208,14 @@ def _hello(message: dict[str, Any]) -> Hello:
         shown = version if type(version) is int else "missing or no whole number"
         raise ProtocolError("bad_version", f"`version` is {shown}; this server speaks {VERSION}")
     return Hello(
-        config=_stream_config(_object(message, "config")),
+        config=parse_config(_object(message, "config")),
         resume=None if message.get("resume") is None else _resume(_object(message, "resume")),
         client=_line(message, "client") or "",
     )
 
 
-def _stream_config(fields: dict[str, Any]) -> StreamConfig:
+def parse_config(fields: dict[str, Any]) -> StreamConfig:
+    """The fields of a hello's `config`; ProtocolError says what is wrong with them."""
     mode, fit, sound = fields.get("mode", "live"), fields.get("fit"), fields.get("sound")
     if mode not in MODES:
         raise ProtocolError("bad_config", f"`mode` must be one of {MODES}")
@@ -219,12 +229,12 @@ def _stream_config(fields: dict[str, Any]) -> StreamConfig:
 
 def _resume(fields: dict[str, Any]) -> Resume:
     session, token = fields.get("session"), fields.get("token")
-    for name, value in (("session", session), ("token", token)):
-        if not isinstance(value, str) or not _NAME.fullmatch(value):
+    for name, value, form in (("session", session, _SESSION), ("token", token, _NAME)):
+        if not isinstance(value, str) or not form.fullmatch(value):
             raise ProtocolError("bad_message", f"`resume.{name}` must be what the server's hello gave")
     assert isinstance(session, str)
     assert isinstance(token, str)
-    return Resume(session, token, _whole(fields, "last_seq"))
+    return Resume(session, token, _whole(fields, "last_seq"), _time(fields, "has_after_s"))
 
 
 def _object(message: dict[str, Any], name: str) -> dict[str, Any]:
@@ -247,6 +257,13 @@ def _whole(message: dict[str, Any], name: str) -> int:
     if type(value) is not int or not 0 <= value < 2**53:
         raise ProtocolError("bad_message", f"`{name}` must be a whole number from 0")
     return value
+
+
+def _time(message: dict[str, Any], name: str) -> float | None:
+    value = message.get(name)
+    if value is not None and (type(value) not in (int, float) or not abs(value) <= _T_MAX_US / 1e6):
+        raise ProtocolError("bad_message", f"`{name}` must be a time in seconds")
+    return None if value is None else float(value)
 
 
 def _truth(message: dict[str, Any], name: str) -> bool | None:
@@ -290,10 +307,13 @@ CLOSE_CODES = {
     "end": 1000,
     "superseded": 1000,
     "shutdown": 1001,
+    # (Service restart: the client comes back, and finds its stream at another replica.)
+    "moved": 1012,
     "protocol": 1008,
     "idle": 1008,
     "too_slow": 1008,
     "unknown_session": 1008,
+    "cannot_go_on": 1008,
     "source": 1000,
     "full": 1013,
     "overloaded": 1013,
@@ -404,6 +424,11 @@ def event_reply(event: Word | Status) -> Reply:
 def config_reply(*, delay_steps: int, pad_bias: float) -> Reply:
     """The settings as they now are."""
     return {"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias}
+
+
+def kept_reply(t_s: float | None) -> Reply:
+    """What the stream is after the picture at `t_s` (None: before the first) is kept, should its server be lost."""
+    return {"type": "kept", "t_s": t_s}
 
 
 def error_reply(code: str, message: str, *, fatal: bool) -> Reply:

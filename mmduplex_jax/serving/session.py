@@ -1,7 +1,9 @@
 """One stream: pictures in, numbered words out. It outlives its connections."""
 
 import asyncio
-import itertools
+import base64
+import dataclasses
+import hmac
 import logging
 import math
 import secrets
@@ -13,6 +15,8 @@ from typing import Any, Literal
 from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.frame_size import stored_size
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
+from mmduplex_jax.serving.handover import SavedStream, token_sha256
+from mmduplex_jax.serving.inbox import Inbox, InOrder, Save
 from mmduplex_jax.serving.limits import Bucket, Limits
 from mmduplex_jax.serving.monitoring import Counters
 from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
@@ -24,12 +28,13 @@ from mmduplex_jax.serving.protocol import (
     Reply,
     Status,
     StreamConfig,
-    Word,
     config_reply,
     error_reply,
     event_reply,
 )
 from mmduplex_jax.serving.sound import Queued, SoundQueue, sounds_of
+from mmduplex_jax.serving.words import WordLog
+from mmduplex_jax.streaming.moving import StreamState
 from mmduplex_jax.streaming.slot import NO_TOKENS, StreamEnded, StreamHandle, StreamOutput
 
 _log = logging.getLogger(__name__)
@@ -45,9 +50,6 @@ _TICKS_PACE, _GAPS_AT_ONCE = 1.25, 2
 
 _MODEL_STOPPED = "the model has stopped; the server's log says why"
 
-InOrder = Literal["pause", "play", "reset", "end"]
-# Orders are never dropped; this many times the pictures' bound, whoever sends them has to wait.
-_ORDERS_WAITING = 4
 _MINUTE_S = 60.0
 # Pictures that come out of order are reported at once, and then this often.
 _LATE_REPORT_S = 5.0
@@ -66,126 +68,15 @@ def public_facts(facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-class WordsGone(LookupError):
-    """A reader asked for words that are no longer kept.
-
-    Attributes:
-      missed: how many.
-    """
-
-    def __init__(self, missed: int):
-        super().__init__(f"{missed} words are no longer kept")
-        self.missed = missed
-
-
-class WordLog:
-    """The last `words_max` words of a stream.
-
-    Attributes:
-      seq: the number of the last word; 0 before the first.
-    """
-
-    def __init__(self, words_max: int):
-        self._words: deque[Word] = deque(maxlen=words_max)
-        self.seq = 0
-
-    def append(self, text: str, t_video_s: float, t_emit_s: float, ends_sentence: bool | None = None) -> None:
-        """Numbers a word and keeps it."""
-        self.seq += 1
-        self._words.append(Word(self.seq, text, t_video_s, t_emit_s, ends_sentence))
-
-    def missed(self, seq: int) -> int:
-        """How many of the words after `seq` are no longer kept."""
-        first = self.seq - len(self._words) + 1
-        return max(0, first - 1 - seq)
-
-    def after(self, seq: int) -> list[Word]:
-        """The words after number `seq`, as they are now (WordsGone: some of them are no longer kept)."""
-        if missed := self.missed(seq):
-            raise WordsGone(missed)
-        new = max(0, self.seq - seq)
-        return list(itertools.islice(self._words, len(self._words) - new, None))
-
-
-class Inbox:
-    """Pictures and orders in the order in which they came.
-
-    Of a live stream the oldest picture goes when it is full; of H.264 and VP8 all up to the next keyframe, since none
-    before it could be decoded. Otherwise the sender waits.
-
-    Attributes:
-      dropped: pictures that were dropped.
-      wants_keyframe: pictures are dropped up to the next one from which decoding can begin.
-    """
-
-    def __init__(self, pictures_max: int, *, may_drop: bool):
-        self._items: deque[Frame | InOrder] = deque()
-        self._pictures_max, self._may_drop = pictures_max, may_drop
-        self._changed = asyncio.Condition()
-        self.wants_keyframe = False
-        self.dropped = 0
-
-    async def put(self, item: Frame | InOrder) -> None:
-        """Adds an item; waits where nothing may be dropped."""
-        async with self._changed:
-            if isinstance(item, Frame):
-                if self._may_drop:
-                    if not self._admit(item):
-                        return
-                else:
-                    await self._changed.wait_for(lambda: self._pictures() < self._pictures_max)
-            else:
-                await self._changed.wait_for(lambda: len(self._items) < _ORDERS_WAITING * self._pictures_max)
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def refuse(self, picture: Frame) -> None:
-        """Drops a picture that came faster than it may; what refers to it cannot be decoded either."""
-        self.dropped += 1
-        self.wants_keyframe = self.wants_keyframe or picture.codec in PREDICTED
-
-    async def get(self) -> Frame | InOrder:
-        """Takes the oldest item; waits for one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._items))
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
-
-    def _pictures(self) -> int:
-        return sum(isinstance(item, Frame) for item in self._items)
-
-    def _admit(self, picture: Frame) -> bool:
-        """Makes room for a picture; False where it is of no use without one that was dropped."""
-        if self.wants_keyframe and not picture.keyframe:
-            self.dropped += 1
-            return False
-        self.wants_keyframe = False
-        if self._pictures() < self._pictures_max:
-            return True
-        kept: deque[Frame | InOrder] = deque()
-        dropping, any_dropped = True, False
-        for item in self._items:
-            if isinstance(item, Frame):
-                dropping = dropping and not (any_dropped and item.keyframe)
-                if dropping:
-                    any_dropped = True
-                    self.dropped += 1
-                    continue
-            kept.append(item)
-        self._items = kept
-        if dropping and not picture.keyframe:
-            self.wants_keyframe = True
-            self.dropped += 1
-            return False
-        return True
-
-
 class Session:
     """A stream's state on the server. Everything but `on_output`'s caller lives on the event loop.
 
     Attributes:
-      id: public; `token` lets a client come back, `feed` lets anybody read the words. Both are secrets.
+      key: names it on whichever replica; `id` says on which one it is, too, and is public.
+      token: lets a client come back; `feed`, which is made of it, lets anybody read the words. Both are secrets.
+      generation: how often it has moved.
+      kept_s: when what it is was last asked for, to be kept, by the monotonic clock.
+      replay_seq: words up to this number are said again, which the client has; 0 where none is.
       config: how it began.
       words: its numbered words.
       ended: why it ended, for programs and for people; None while it runs.
@@ -206,9 +97,30 @@ class Session:
         counters: Counters,
         decoders: DecoderProcesses,
         *,
+        replica: str = "",
+        saved: SavedStream | None = None,
+        token: str | None = None,
         now: Callable[[], float] = time.monotonic,
     ):
-        self.id, self.token, self.feed = secrets.token_urlsafe(9), secrets.token_urlsafe(24), secrets.token_urlsafe(18)
+        """Begins, or goes on.
+
+        Args:
+          config: as the client asks for, or of the stream that goes on.
+          facts: of the model.
+          limits: for every client.
+          counters: where it counts.
+          decoders: of its pictures.
+          replica: where it is, where there are several.
+          saved: what it was elsewhere.
+          token: of the stream that goes on.
+          now: the monotonic clock.
+        """
+        self.key = secrets.token_urlsafe(9) if saved is None else saved.key
+        self.id = f"{replica}.{self.key}" if replica else self.key
+        self.token = token or secrets.token_urlsafe(24)
+        self.feed = _feed_secret(self.token)
+        self.generation = self.replay_seq = 0
+        self.kept_s = -math.inf
         self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
         self._now = now
         self.words = WordLog(limits.replay_words)
@@ -234,12 +146,11 @@ class Session:
         clock = facts.clock
         # Every tick is decoded: stamps that run faster than the clock on the wall buy no more of that.
         pace = (_TICKS_PACE / clock.tick_s, _GAPS_AT_ONCE * clock.ticks_in(limits.gap_s)) if self._live else (None, 1.0)
-        self._decoder = decoders.stream(
-            IntakeConfig(clock, facts.frame_px, self.fit, limits.pixels, limits.gap_s, *pace)
-        )
+        intake = IntakeConfig(clock, facts.frame_px, self.fit, limits.pixels, limits.gap_s, *pace)
+        self._decoder = decoders.stream(intake, None if saved is None else saved.intake)
         self._losses = Bucket(limits.lost_decoders / _MINUTE_S, limits.lost_decoders, now)
         # A new decoder knows none of the pictures before.
-        self._needs_keyframe = False
+        self._needs_keyframe = saved is not None
         self._orphaned = 0
         self._bad_in_a_row = self._late = self._too_fast = 0
         self._late_reported_s = -math.inf
@@ -252,13 +163,38 @@ class Session:
         self._last_words: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
         self._source: asyncio.Task[None] | None = None
-        self._paused = False
+        self._paused = self._predicted = False
+        # Of the last picture that was taken out of the inbox.
+        self._taken_s: float | None = None
+        # It is being handed over: nothing more is taken; and whether what it is came of the pool.
+        self._moving = self._saved_last = False
+        if saved is not None:
+            self._go_on(saved)
+
+    def _go_on(self, saved: SavedStream) -> None:
+        self.words.go_on(saved.words, saved.seq)
+        self.replay_seq = saved.replay_seq
+        self.delay_steps, self.pad_bias, self._paused = saved.delay_steps, saved.pad_bias, saved.paused
+        self.received_s = self._taken_s = saved.received_s
+        self.now_s, self._predicted = saved.now_s, saved.predicted
+        self._inbox.dropped = saved.dropped
+        self._second.extend(saved.second)
+        self._late, self._too_fast = saved.intake.late, saved.intake.too_fast
+        # (What times a track's pictures by the time that passed; clocks of two machines may differ a little.)
+        self.last_activity_s -= max(0.0, time.time() - saved.saved_s)
 
     # What the connection calls.
 
-    def begin(self, handle: StreamHandle) -> None:
-        """Takes its stream of the pool and begins to decode what comes in."""
-        self._handle = handle
+    def begin(self, handle: StreamHandle, call: Callable[..., None]) -> None:
+        """Takes its stream of the pool and begins to decode what comes in.
+
+        Args:
+          handle: of the stream.
+          call: brings calls of the pool's thread to the loop, in order.
+        """
+        self._handle, self._call = handle, call
+        if self._paused:
+            handle.pause()
         self._worker = asyncio.create_task(self._work(), name=f"session {self.id}")
 
     def follow(self, source: asyncio.Task[None]) -> None:
@@ -288,6 +224,8 @@ class Session:
         if picture.number is None and not self._live:
             # A track cannot be made to wait: its pictures would fill the memory meanwhile.
             raise ProtocolError("bad_config", "`mode` must be live where the pictures come over a track")
+        if self._moving:
+            return True  # it is sent again to the next replica, or said to be left out
         self.last_activity_s = self._now()
         self._counters.frames.inc()
         if self._live and not self._rate.take():
@@ -312,7 +250,7 @@ class Session:
             self.delay_steps = checked_delay(change.delay_steps, self._facts)
         if change.pad_bias is not None:
             self.pad_bias = change.pad_bias
-        if self._handle is not None and self._ending is None:
+        if self._handle is not None and self._runs:
             try:
                 self._handle.configure(delay_steps=change.delay_steps, pad_bias=change.pad_bias)
             except StreamEnded:
@@ -338,7 +276,7 @@ class Session:
             queue.clear()
             queue.on_left_out = lambda: self._leave_out_sound("slow_reader")
         speaking = queue is not None
-        if speaking != self.speaking and self._handle is not None and self._ending is None:
+        if speaking != self.speaking and self._handle is not None and self._runs:
             self.speaking = speaking
             try:
                 self._handle.configure(speaking=speaking)
@@ -373,7 +311,8 @@ class Session:
     @property
     def wants_keyframe(self) -> bool:
         """Whether pictures are left out until one comes from which decoding can begin."""
-        return self._inbox.wants_keyframe or self._needs_keyframe
+        # (Of stills each is one.)
+        return self._inbox.wants_keyframe or (self._needs_keyframe and self._predicted)
 
     def end(self, reason: str, message: str, *, drain: bool = False) -> None:
         """Ends it; a second call does nothing. Words that were said stay readable for a while.
@@ -396,6 +335,54 @@ class Session:
             self._last_words = asyncio.get_running_loop().call_later(_LAST_WORDS_S, self.on_stream_ended)
             self._handle.leave(drain=drain)
 
+    @property
+    def can_move(self) -> bool:
+        """Whether it may go on elsewhere: it runs, and its pictures are its client's."""
+        return self._runs and self._source is None and self._handle is not None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it went on elsewhere."""
+        return self.ended is not None and self.ended[0] == "moved"
+
+    @property
+    def _runs(self) -> bool:
+        return self._ending is None and not self._moving
+
+    async def save(self, *, leave: bool = False) -> SavedStream | None:
+        """What it is, once the pictures that came were taken; None where it ended meanwhile.
+
+        Args:
+          leave: it goes on elsewhere: from now on it takes nothing; `moved` or `end` must follow.
+        """
+        order = Save(leave)
+        self._moving = self._moving or leave
+        await self._inbox.put(order)
+        while order.saved is None and self._ending is None:
+            await self._changed.wait()
+        return order.saved
+
+    def moved(self) -> None:
+        """What it is has been handed over: its client is sent there."""
+        self.end("moved", "the stream goes on at another replica: come back with its number and token")
+
+    def restored(self, last_seq: int, has_after_s: float | None) -> None:
+        """It was lost and goes on from what was kept of it.
+
+        Args:
+          last_seq: the last word that its client has.
+          has_after_s: the client sends again every picture later than this; where that is all that was shown since, and
+            the first of them can be decoded, the words up to `last_seq` are said once more, and nothing is lost.
+        """
+        began_s = -math.inf if self._taken_s is None else self._taken_s
+        if has_after_s is not None and has_after_s <= began_s + _SAME_S and not self.wants_keyframe:
+            self.replay_seq = max(self.replay_seq, last_seq)
+            return
+        self.words.skip_to(last_seq)
+        kept = "its beginning" if self._taken_s is None else f"{self._taken_s:.2f} s"
+        message = f"the stream's replica was lost; it goes on from what was kept at {kept}: words that were said since "
+        self.notify(error_reply("restored", message + "may be missing or come again", fatal=False))
+
     async def stopped(self) -> None:
         """Waits until it has ended and nothing works for it any more; after `end`."""
         while self.ended is None:
@@ -409,6 +396,9 @@ class Session:
         """Takes that there will be no more outputs."""
         if self.ended is not None:
             return
+        if self._saved_last and self._ending is None:
+            self._handle = None
+            return  # whoever hands it over says how it ends
         # A stream that ends by itself has lost its model.
         self.ended = self._ending = self._ending or ("internal", _MODEL_STOPPED)
         self.ended_s = self._now()
@@ -481,6 +471,8 @@ class Session:
                 item = await self._inbox.get()
                 if isinstance(item, Frame):
                     await self._take(item)
+                elif isinstance(item, Save):
+                    await self._save(item)
                 elif await self._carry_out(item):
                     return
         except StreamEnded:
@@ -491,7 +483,51 @@ class Session:
         finally:
             self._decoder.close()
 
+    async def _save(self, order: Save) -> None:
+        """Answers an order to say what the stream is."""
+        assert self._handle is not None
+        try:
+            intake = await self._decoder.saved()
+        except DecoderEnded as error:
+            self._lose_decoder(error, "what came before")
+            if self._ending is not None:
+                return
+            intake = await self._decoder.saved()  # (of what it had taken, with a gap)
+        states: list[StreamState] = []
+
+        def take(state: StreamState) -> None:
+            states.append(state)
+            self._saved_last = order.leave
+            self._wake()
+
+        self._handle.save(lambda state: self._call(take, state), leave=order.leave)
+        while not states and self._ending is None:
+            await self._changed.wait()
+        if not states:
+            return
+        order.saved = SavedStream(
+            key=self.key,
+            token_sha256=token_sha256(self.token),
+            config=dataclasses.replace(self.config, sound=None),
+            delay_steps=self.delay_steps,
+            pad_bias=self.pad_bias,
+            paused=self._paused,
+            seq=self.words.seq,
+            replay_seq=self.replay_seq,
+            words=self.words.kept(),
+            received_s=self._taken_s,
+            now_s=self.now_s,
+            saved_s=time.time(),
+            dropped=self._inbox.dropped + self._orphaned,
+            second=list(self._second),
+            predicted=self._predicted,
+            stream=states[0],
+            intake=intake,
+        )
+        self._wake()
+
     async def _take(self, picture: Frame) -> None:
+        self._taken_s, self._predicted = picture.t_s, picture.codec in PREDICTED
         if self._paused:
             return  # a paused stream takes no pictures: waiting for room would keep it from hearing "play"
         if self._needs_keyframe and not picture.keyframe:
@@ -589,6 +625,7 @@ class Session:
                 self._handle.resume()
             case "reset":
                 await self._tell_decoder(self._decoder.reset)
+                self._taken_s = None
                 self._restart()
             case "end":
                 self.end("end", "the stream is finished", drain=True)
@@ -614,6 +651,11 @@ class Session:
         self.changes += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _feed_secret(token: str) -> str:
+    """What lets anybody read a stream's words, of which its token cannot be found."""
+    return base64.urlsafe_b64encode(hmac.digest(token.encode(), b"feed", "sha256")[:18]).decode()
 
 
 def _name(picture: Frame) -> str:

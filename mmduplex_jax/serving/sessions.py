@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from data_pipelines.video_source import redact
 from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.serving.decoding import DecoderProcesses
+from mmduplex_jax.serving.handover import OWNER_S, SESSION_KEY, CannotGoOn, Found, Handover, SavedStream, token_sha256
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import Counters
-from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, StreamConfig, error_reply
+from mmduplex_jax.serving.protocol import Hello, ProtocolError, Resume, StreamConfig, error_reply, kept_reply
 from mmduplex_jax.serving.session import Session, checked_delay
 from mmduplex_jax.serving.sound import sounds_of
 from mmduplex_jax.serving.sources import Sources
@@ -22,6 +23,12 @@ from mmduplex_jax.streaming.pool import PoolFull, StreamPool
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.5
+# Handing a stream over takes a few ticks; one that takes longer ends instead, before the process does.
+_HAND_OVER_S = 7.0
+# A stream that is asked for is looked for this often.
+_LOOK_S = 0.05
+# What nobody comes for is kept this much longer than a stream waits for its client.
+_KEPT_S = 30.0
 # The reason in a refusal, by that of the pool.
 _REASONS = {"full": "full", "overloaded": "overloaded", "stopping": "draining"}
 
@@ -72,6 +79,7 @@ class Sessions:
         sources: Sources,
         decoders: DecoderProcesses,
         *,
+        handover: Handover | None = None,
         now: Callable[[], float] = time.monotonic,
     ):
         self.facts, self.limits, self.counters = facts, limits, counters
@@ -80,7 +88,14 @@ class Sessions:
         self._to_loop = ToLoop(asyncio.get_running_loop())
         self._sessions: dict[str, Session] = {}
         self._attached: dict[str, Attachment] = {}
-        self._sweeper = asyncio.create_task(self._sweep(), name="sweep sessions")
+        self._handover = handover
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._taking: dict[str, asyncio.Lock] = {}
+        self._workers = [asyncio.create_task(self._sweep(), name="sweep sessions")]
+        if handover is not None:
+            self._workers.append(asyncio.create_task(self._give_wanted(handover), name="hand over streams"))
+            if handover.snapshot_s:
+                self._workers.append(asyncio.create_task(self._snapshots(handover), name="keep streams"))
         self.draining = False
 
     def __len__(self) -> int:
@@ -91,10 +106,23 @@ class Sessions:
 
     def with_feed(self, session_id: str, feed: str) -> Session | None:
         """The session whose words may be read with this secret."""
-        session = self._sessions.get(session_id)
+        session = self._sessions.get(_key(session_id))
         if session is None or not hmac.compare_digest(session.feed.encode(), feed.encode()):
             return None
         return session
+
+    async def whereabouts(self, session_id: str) -> str | None:
+        """The name that a stream has now, where it has moved; "" while it is on its way; None: nobody knows it."""
+        key, found = _key(session_id), None
+        here = self._sessions.get(key)
+        if here is not None and not here.has_moved:
+            return None  # (whoever asks has another's secret)
+        if self._handover is not None and SESSION_KEY.fullmatch(key):
+            found = await asyncio.to_thread(self._handover.find, key)
+        if self._handover is None or found is None:
+            return None
+        owner = await asyncio.to_thread(self._handover.owner, found)
+        return "" if owner is None or f"{owner}.{key}" == session_id else f"{owner}.{key}"
 
     async def open(self, hello: Hello, *, has_track: bool = False) -> Opened:
         """A new session, or the one to go on with.
@@ -111,31 +139,20 @@ class Sessions:
         if sound is not None:
             self._check_sound(sound, has_track)
         if hello.resume is not None:
-            return self._resume(hello.resume, hello.config)
+            return await self._resume(hello.resume, hello.config)
         if self.draining:
             raise Refused("draining", "the server is going down; try another one, or again in a minute")
         config, facts = hello.config, self.facts
         if config.delay_steps is not None:
             checked_delay(config.delay_steps, facts)
         source = None if config.source is None else self._sources.check(config.source)
-        session = Session(config, facts, self.limits, self.counters, self._decoders, now=self._now)
-        try:
-            handle = self._pool.join(
-                delay_steps=session.delay_steps,
-                pad_bias=session.pad_bias,
-                live=config.mode == "live",
-                speaking=session.speaking,
-                on_output=lambda output: self._to_loop.call(session.on_output, output),
-                on_end=lambda: self._to_loop.call(session.on_stream_ended),
-            )
-        except PoolFull as full:
-            reason = _REASONS[full.reason]
-            self.counters.refused.labels(reason).inc()
-            raise Refused(reason, str(full)) from full
-        session.begin(handle)
+        session = Session(
+            config, facts, self.limits, self.counters, self._decoders, replica=self._replica, now=self._now
+        )
+        self._join(session)
+        self._sessions[session.key] = session
         if source is not None:
             self._sources.watch(source, session, facts, self._decoders)
-        self._sessions[session.id] = session
         self.counters.sessions_begun.inc()
         _log.info(
             "session began",
@@ -148,6 +165,35 @@ class Sessions:
         )
         return Opened(session, False, 0, 0, config)
 
+    @property
+    def keeps_streams(self) -> bool:
+        """Whether what streams are is written from time to time, for the case that this server is lost."""
+        return self._handover is not None and self._handover.snapshot_s > 0
+
+    @property
+    def _replica(self) -> str:
+        return "" if self._handover is None else self._handover.replica
+
+    def _join(self, session: Session, saved: SavedStream | None = None) -> None:
+        """Gives a session its stream of the pool; Refused where there is no room."""
+        # (Pools that do not move streams need not know of it.)
+        begun = {} if saved is None else {"begun": saved.stream}
+        try:
+            handle = self._pool.join(
+                delay_steps=session.delay_steps,
+                pad_bias=session.pad_bias,
+                live=session.config.mode == "live",
+                speaking=session.speaking,
+                on_output=lambda output: self._to_loop.call(session.on_output, output),
+                on_end=lambda: self._to_loop.call(session.on_stream_ended),
+                **begun,
+            )
+        except PoolFull as full:
+            reason = _REASONS[full.reason]
+            self.counters.refused.labels(reason).inc()
+            raise Refused(reason, str(full)) from full
+        session.begin(handle, self._to_loop.call)
+
     def _check_sound(self, sound: str, has_track: bool) -> None:
         """ProtocolError for sound that this model, or this connection, does not have."""
         sounds = sounds_of(self.facts.sample_rate_hz, self.facts.clock)
@@ -159,12 +205,13 @@ class Sessions:
             hint = f"a voice of {self.facts.sample_rate_hz} Hz in steps of {self.facts.clock.step_s:g} s"
             raise ProtocolError("bad_config", f"`sound`: there is no {sound} of {hint}; ask for {', '.join(sounds)}")
 
-    def _resume(self, resume: Resume, config: StreamConfig) -> Opened:
-        session = self._sessions.get(resume.session)
+    async def _resume(self, resume: Resume, config: StreamConfig) -> Opened:
+        session = self._sessions.get(_key(resume.session))
+        if self._handover is not None and (session is None or session.has_moved):
+            session = await self._take_over(resume, self._handover)
         if session is None or not hmac.compare_digest(session.token.encode(), resume.token.encode()):
-            self.counters.refused.labels("unknown_session").inc()
-            raise Refused("unknown_session", "there is no such session (any more); begin a new one")
-        if resume.last_seq > session.words.seq:
+            raise self._unknown()
+        if resume.last_seq > max(session.words.seq, session.replay_seq):
             raise ProtocolError(
                 "bad_message", f"`last_seq` is {resume.last_seq}, but only {session.words.seq} words were said"
             )
@@ -173,14 +220,168 @@ class Sessions:
         missed = session.words.missed(resume.last_seq)
         return Opened(session, True, resume.last_seq + missed, missed, config)
 
+    def _unknown(self) -> Refused:
+        self.counters.refused.labels("unknown_session").inc()
+        return Refused("unknown_session", "there is no such session (any more); begin a new one")
+
+    # Streams that move.
+
+    async def _take_over(self, resume: Resume, handover: Handover) -> Session | None:
+        """The session of a stream that was elsewhere, which goes on here; None where there is none.
+
+        Raises:
+          Refused: this replica goes down or is full, or what was left of the stream cannot be gone on with.
+        """
+        key = _key(resume.session)
+        if self.draining:
+            raise Refused("draining", "this replica goes down: come back, and another one goes on with the stream")
+        lock = self._taking.setdefault(key, asyncio.Lock())
+        try:
+            async with lock:
+                session = self._sessions.get(key)
+                if session is not None and session.ended is None:
+                    return session  # (another connection was sooner)
+                return await self._take_saved(key, resume, handover)
+        finally:
+            if not lock.locked():
+                self._taking.pop(key, None)
+
+    async def _take_saved(self, key: str, resume: Resume, handover: Handover) -> Session | None:
+        found, saved = await self._read(key, resume.token, handover)
+        if found is None or saved is None:
+            return None
+        if not found.left:
+            # Its replica may live, and have it as it is now.
+            await asyncio.to_thread(handover.want, key)
+            until_s = self._now() + OWNER_S
+            while found is not None and not found.left and self._now() < until_s:
+                await asyncio.sleep(_LOOK_S)
+                found = await asyncio.to_thread(handover.find, key)
+            found, saved = await self._read(key, resume.token, handover)
+            if found is None or saved is None:
+                return None
+        session = Session(
+            saved.config,
+            self.facts,
+            self.limits,
+            self.counters,
+            self._decoders,
+            replica=handover.replica,
+            saved=saved,
+            token=resume.token,
+            now=self._now,
+        )
+        session.generation = found.generation + 1
+        session.kept_s = self._now()
+        self._join(session, saved)
+        try:
+            if not await asyncio.to_thread(handover.claim, found):
+                raise Refused("draining", "another replica has just taken this stream: come back, to that one")
+            # (Says to all where it is now, whatever of it is kept later.)
+            await asyncio.to_thread(handover.write, saved, session.generation, left=False)
+        except BaseException:
+            session.end("superseded", "this stream is not this replica's")
+            raise
+        if not found.left:
+            session.restored(resume.last_seq, resume.has_after_s)
+        self._sessions[key] = session
+        how = "left" if found.left else "kept"
+        self.counters.moved_in.labels(how).inc()
+        _log.info("session moved in", extra={"session": session.id, "how": how, "words": saved.seq})
+        return session
+
+    async def _read(self, key: str, token: str, handover: Handover) -> tuple[Found | None, SavedStream | None]:
+        """The newest file of a stream, and what is in it; nothing where there is none or the token is another's."""
+        for _ in range(3):
+            found = await asyncio.to_thread(handover.find, key)
+            if found is None:
+                return None, None
+            try:
+                saved = await asyncio.to_thread(handover.read, found)
+            except FileNotFoundError:
+                continue  # claimed, or written anew, since it was looked for
+            except CannotGoOn as error:
+                self.counters.refused.labels("cannot_go_on").inc()
+                _log.warning("a stream cannot go on", extra={"file": found.path.name, "error": str(error)})
+                raise Refused("cannot_go_on", str(error)) from error
+            if not hmac.compare_digest(saved.token_sha256, token_sha256(token)):
+                raise self._unknown()
+            return found, saved
+        raise Refused("draining", "this stream is just being moved: come back")
+
+    async def _hand_over(self, session: Session, handover: Handover) -> None:
+        """Leaves a stream to other replicas and sends its client there; one that cannot be left ends."""
+        try:
+            async with asyncio.timeout(_HAND_OVER_S):
+                saved = await session.save(leave=True)
+            if saved is None:
+                return  # it has ended meanwhile
+            if await asyncio.to_thread(handover.write, saved, session.generation, left=True):
+                session.moved()
+                self.counters.moved_out.inc()
+            else:
+                session.end("superseded", "another replica has taken this stream over")
+        except (TimeoutError, OSError) as error:
+            _log.error("a stream could not be handed over", extra={"session": session.id, "error": repr(error)})
+            session.end("shutdown", "the server is going down, and could not hand the stream over")
+
+    async def _hand_over_all(self, handover: Handover) -> None:
+        await asyncio.gather(*(self._hand_over(session, handover) for session in self if session.can_move))
+
+    async def _give_wanted(self, handover: Handover) -> None:
+        """Hands over the streams whose clients came to another replica."""
+        swept_s = self._now()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                for key in await asyncio.to_thread(handover.wanted):
+                    session = self._sessions.get(key)
+                    if session is not None and session.can_move:
+                        await self._hand_over(session, handover)
+                if self._now() - swept_s > _KEPT_S / 2:
+                    swept_s = self._now()
+                    await asyncio.to_thread(handover.sweep, self.limits.resume_s + handover.snapshot_s + _KEPT_S)
+            except OSError as error:
+                _log.error("the folder of streams failed", extra={"error": repr(error)})
+
+    async def _snapshots(self, handover: Handover) -> None:
+        """Keeps what streams are, in case this replica is lost: soon after they begin, and again and again."""
+        while True:
+            for session in self:
+                if session.can_move and self._now() - session.kept_s >= handover.snapshot_s:
+                    session.kept_s = self._now()
+                    # (One that waits for its client's sound to be taken holds up no other.)
+                    task = asyncio.create_task(self._keep(session, handover), name=f"keep {session.id}")
+                    self._keeping.add(task)
+                    task.add_done_callback(self._keeping.discard)
+            await asyncio.sleep(min(_SWEEP_S, handover.snapshot_s / 2))
+
+    async def _keep(self, session: Session, handover: Handover) -> None:
+        try:
+            async with asyncio.timeout(_HAND_OVER_S):
+                saved = await session.save()
+            if saved is None or not session.can_move:
+                return
+            if not await asyncio.to_thread(handover.write, saved, session.generation, left=False):
+                session.end("superseded", "another replica has taken this stream over")
+            elif session.ended is not None:
+                await asyncio.to_thread(handover.forget, session.key, session.generation)
+            else:
+                session.notify(kept_reply(saved.received_s))
+        except (TimeoutError, OSError) as error:
+            self.counters.unkept.inc()
+            _log.error("a stream could not be kept", extra={"session": session.id, "error": repr(error)})
+
+    # Connections.
+
     def attach(self, session: Session) -> Attachment:
         """Gives the session to a connection; one that has it is superseded."""
-        before = self._attached.get(session.id)
+        before = self._attached.get(session.key)
         if before is not None:
             before.superseded.set()
         session.detached_s = None
         session.last_activity_s = self._now()
-        attachment = self._attached[session.id] = Attachment(session)
+        attachment = self._attached[session.key] = Attachment(session)
         self.counters.connections.inc()
         return attachment
 
@@ -188,8 +389,8 @@ class Sessions:
         """The connection is gone; the session waits for it to come back."""
         self.counters.connections.dec()
         session = attachment.session
-        if self._attached.get(session.id) is attachment:
-            del self._attached[session.id]
+        if self._attached.get(session.key) is attachment:
+            del self._attached[session.key]
             session.detached_s = self._now()
 
     def forget(self, session: Session) -> None:
@@ -198,15 +399,27 @@ class Sessions:
             self._drop(session)
 
     async def drain(self, drain_s: float) -> None:
-        """Takes no new streams, lets those that have a client end by themselves for so long, then ends them."""
+        """Takes no new streams, lets those that have a client end by themselves for so long, then ends them.
+
+        Where there are other replicas, streams are handed over to them soon after it has stopped to be ready.
+        """
         self.draining = True
         _log.info("draining", extra={"sessions": len(self), "drain_s": drain_s})
-        for session in self:
-            if session.id not in self._attached:
-                session.end("shutdown", "the server is going down", drain=True)
-            session.notify(error_reply("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
         deadline_s = self._now() + drain_s
+        for session in self:
+            if self._handover is None and session.key not in self._attached:
+                session.end("shutdown", "the server is going down", drain=True)
+            if self._handover is None or not session.can_move:
+                session.notify(error_reply("draining", f"the server goes down in at most {drain_s:g} s", fatal=False))
+        if self._handover is not None:
+            # What stands before the replicas sees that this one is not ready.
+            await asyncio.sleep(self._handover.notice_s)
+            deadline_s += self._handover.notice_s
+            await self._hand_over_all(self._handover)
         while len(self) and self._now() < deadline_s:
+            if self._handover is not None:
+                # (Some were just being taken over when it began to drain.)
+                await self._hand_over_all(self._handover)
             await asyncio.sleep(min(0.05, max(0.0, deadline_s - self._now())))
         for session in self:
             session.end("shutdown", "the server is going down", drain=True)
@@ -215,8 +428,10 @@ class Sessions:
     async def close(self) -> None:
         """Ends whatever still runs."""
         self.draining = True
-        self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
+        workers = (*self._workers, *self._keeping)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
         for session in self:
             session.end("shutdown", "the server is going down")
             await session.stopped()
@@ -235,11 +450,19 @@ class Sessions:
                     session.end("gone", f"its client did not come back within {limits.resume_s:g} s")
                 elif now_s - session.last_activity_s > limits.idle_s:
                     session.end("idle", f"nothing came for {limits.idle_s:g} s")
-            elif now_s - session.ended_s > limits.resume_s and session.id not in self._attached:
+            elif now_s - session.ended_s > limits.resume_s and session.key not in self._attached:
                 self._drop(session)
 
     def _drop(self, session: Session) -> None:
-        self._sessions.pop(session.id, None)
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+        if self._handover is not None and session.ended is not None and not session.has_moved:
+            self._handover.forget(session.key, session.generation)
+
+
+def _key(session_id: str) -> str:
+    """What names a session on whichever replica."""
+    return session_id.rpartition(".")[2]
 
 
 class ToLoop:

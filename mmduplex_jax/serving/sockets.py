@@ -29,7 +29,7 @@ UNREAD_S = 60.0
 _SHUTDOWN_S = 3.0
 _BACKLOG = 512
 # After the drain, all that is left to do has this long before the process ends regardless.
-_EXIT_S = 8.0
+EXIT_S = 8.0
 
 
 def add_listen_flags(flags: argparse.ArgumentParser, *, token_variable: str, port: int, log: str) -> None:
@@ -154,7 +154,7 @@ def stop_at_signals(drain_s: float) -> asyncio.Event:
         for other in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(other)
         _log.info("stopping", extra={"signal": signal.Signals(number).name})
-        overdue = threading.Timer(drain_s + _EXIT_S, exit_now, (1,))
+        overdue = threading.Timer(drain_s + EXIT_S, exit_now, (1,))
         overdue.daemon = True
         overdue.start()
         stop.set()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmduplex_jax.serving.inbox import Inbox
 from mmduplex_jax.serving.protocol import Frame
-from mmduplex_jax.serving.session import Inbox
 from tests.serving.served import run
 
 

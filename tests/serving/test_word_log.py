@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmduplex_jax.serving.protocol import Word
-from mmduplex_jax.serving.session import WordLog, WordsGone
+from mmduplex_jax.serving.words import WordLog, WordsGone
 
 
 @given(st.integers(1, 8), st.lists(st.integers(0, 5), max_size=30))

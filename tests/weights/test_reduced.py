@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.layers.reduced import Reduced
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights import reduced as module
-from mmduplex_jax.weights.reduced import expanded, reduced, rounded
+from mmduplex_jax.weights.reduced import KINDS, expanded, reduced, rounded
 from tests.weights.test_portable import METADATA
 
 FEWER = ("bfloat16", "int8")
@@ -52,6 +53,14 @@ def test_what_was_reduced_once_stays(values, kind, name):
     again = reduced(rounded({name: values}, kind), kind)
     assert jax.tree.structure(once) == jax.tree.structure(again)
     assert all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(once), jax.tree.leaves(again)))
+
+
+def test_a_stream_moves_only_between_servers_of_the_same_weights():
+    table = {"kernel": np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)}
+    held = [reduced(table, kind) for kind in KINDS] + [rounded(table, kind) for kind in FEWER]
+    # (What servers compare; see `serving.handover`.)
+    models = [Commentator("tiny", None, params, None, None) for params in held]
+    assert len({model.fingerprint for model in models}) == len(held)
 
 
 @pytest.mark.parametrize("kind", FEWER)

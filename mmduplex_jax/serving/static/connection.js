@@ -9,6 +9,11 @@ const GATHER_MS = 2000;
 // A picture is left out while so much waits to be sent.
 const BUFFERED_MAX = 512 * 1024;
 
+// The last pictures wait for a connection that is made anew.
+const RECENT_MAX = 8;
+// A stream that is taken up may be refused for the moment: where it is asked for goes down, or is full.
+const COME_BACK = new Set(["draining", "full", "overloaded"]);
+
 const HEADER_BYTES = 16, JPEG = 1, KEYFRAME = 1;
 const SOUND_HEADER_BYTES = 20, PCM = 1, CONTINUES = 1, FULL_SCALE = 32767;
 
@@ -25,6 +30,8 @@ export class Connection extends EventTarget {
     this.number = 0;
     this.wire = null;
     this.over = false;
+    this.moved = false;
+    this.recent = [];
   }
 
   // Whether pictures go by `show`: a track brings its own.
@@ -72,11 +79,12 @@ export class Connection extends EventTarget {
         const message = JSON.parse(data);
         if (message.type === "hello") {
           this.wire = wire;
+          this.moved = false;
           resolve(message);
         }
         // Before its hello, an error is the answer.
-        if (message.type === "error" && message.fatal && this.wire !== wire) this.finish(message.code, message.message);
-        else this.hear(message);
+        if (message.type !== "error" || !message.fatal || this.wire === wire) this.hear(message);
+        else if (!this.hello || !COME_BACK.has(message.code)) this.finish(message.code, message.message);
       };
       wire.onclose = (error) => {
         reject(error);
@@ -117,6 +125,8 @@ export class Connection extends EventTarget {
         this.tell("problem", { code: "missed", message: `${message.missed_words} words went by while the connection was gone.` });
       }
       this.hello = message;
+      const recent = this.recent.splice(0);
+      for (const [tS, jpeg] of recent) if (message.t_s === null || tS > message.t_s) this.show(tS, jpeg);
       this.tell("hello", message);
       this.tell("state", { state: "open", message: "Watching" });
     } else if (message.type === "word") {
@@ -125,6 +135,13 @@ export class Connection extends EventTarget {
       this.tell("word", message);
     } else if (message.type === "error") {
       this.tell("problem", message);
+    } else if (message.type === "bye" && message.resumable) {
+      // It goes on at another server behind this address.
+      const wire = this.wire;
+      this.wire = null;
+      this.moved = true;
+      wire.close();
+      this.retry();
     } else if (message.type === "bye") {
       this.finish(message.reason, message.message);
     } else if (message.type === "status" || message.type === "config") {
@@ -149,6 +166,11 @@ export class Connection extends EventTarget {
   // A picture at a tick's time: an ArrayBuffer with a JPEG.
   show(tS, jpeg) {
     const wire = this.wire;
+    if (!wire && this.hello) {
+      this.recent.push([tS, jpeg]);
+      if (this.recent.length <= RECENT_MAX) return;
+      this.recent.shift();
+    }
     if (!wire || !(wire instanceof Socket) || wire.buffered > BUFFERED_MAX) {
       this.leftOut++;
       return;
@@ -199,6 +221,14 @@ export class Connection extends EventTarget {
     if (wire) wire.close();
   }
 
+  // An address of the server's. Of a stream that is taken up it has the name, by which what stands before several
+  // servers finds the one that has it; one that has moved is found by any of them.
+  address(path) {
+    const url = new URL(path, this.base);
+    if (this.hello && !this.moved) url.searchParams.set("session", this.hello.session);
+    return url;
+  }
+
   tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
@@ -210,8 +240,8 @@ class Socket {
   }
 
   open() {
-    const { base, token } = this.connection;
-    const url = new URL("v1/stream", base);
+    const { token } = this.connection;
+    const url = this.connection.address("v1/stream");
     url.protocol = url.protocol.replace("http", "ws");
     const protocols = ["mmduplex.v1"];
     if (token) protocols.push(`mmduplex.bearer.${base64url(token)}`);
@@ -242,7 +272,7 @@ class Channel {
   }
 
   async open() {
-    const { base, token, track } = this.connection;
+    const { token, track } = this.connection;
     // No STUN server is asked: this machine's own addresses are all that is told.
     this.peer = new RTCPeerConnection({ iceServers: [] });
     const late = setTimeout(() => this.lose("no connection in time"), WEBRTC_MS);
@@ -267,7 +297,7 @@ class Channel {
       const headers = { "Content-Type": "application/json" };
       if (token) headers.Authorization = `Bearer ${token}`;
       const { type, sdp } = this.peer.localDescription;
-      const answer = await fetch(new URL("v1/webrtc", base), { method: "POST", headers, body: JSON.stringify({ type, sdp }) });
+      const answer = await fetch(this.connection.address("v1/webrtc"), { method: "POST", headers, body: JSON.stringify({ type, sdp }) });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error);
       await this.peer.setRemoteDescription(body);

@@ -1,0 +1,63 @@
+"""A stream's words, numbered from 1, for as long as they are kept for readers that come back."""
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+
+from mmduplex_jax.serving.protocol import Word
+
+
+class WordsGone(LookupError):
+    """A reader asked for words that are no longer kept.
+
+    Attributes:
+      missed: how many.
+    """
+
+    def __init__(self, missed: int):
+        super().__init__(f"{missed} words are no longer kept")
+        self.missed = missed
+
+
+class WordLog:
+    """The last `words_max` words of a stream.
+
+    Attributes:
+      seq: the number of the last word; 0 before the first.
+    """
+
+    def __init__(self, words_max: int):
+        self._words: deque[Word] = deque(maxlen=words_max)
+        self.seq = 0
+
+    def go_on(self, words: Sequence[Word], seq: int) -> None:
+        """Begins with words of elsewhere, of which the last was number `seq`."""
+        self._words.extend(words)
+        self.seq = seq
+
+    def skip_to(self, seq: int) -> None:
+        """Goes on after number `seq`, which a client has of words that are not known here."""
+        if seq > self.seq:
+            self._words.clear()
+            self.seq = seq
+
+    def kept(self) -> list[Word]:
+        """All that are kept."""
+        return list(self._words)
+
+    def append(self, text: str, t_video_s: float, t_emit_s: float, ends_sentence: bool | None = None) -> None:
+        """Numbers a word and keeps it."""
+        self.seq += 1
+        self._words.append(Word(self.seq, text, t_video_s, t_emit_s, ends_sentence))
+
+    def missed(self, seq: int) -> int:
+        """How many of the words after `seq` are no longer kept."""
+        first = self.seq - len(self._words) + 1
+        return max(0, first - 1 - seq)
+
+    def after(self, seq: int) -> list[Word]:
+        """The words after number `seq`, as they are now (WordsGone: some of them are no longer kept)."""
+        if missed := self.missed(seq):
+            raise WordsGone(missed)
+        new = max(0, self.seq - seq)
+        return list(itertools.islice(self._words, len(self._words) - new, None))

@@ -1,0 +1,351 @@
+"""Files of streams: the same when read, refused when they are anything else, of one taker only, and not for ever."""
+
+import asyncio
+import os
+import signal
+import stat
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+import numpy as np
+import pytest
+
+from mmduplex_jax.client import Notice, Refused, Status, connect, encode
+from mmduplex_jax.serving.handover import CannotGoOn, Handover, SavedStream, token_sha256
+from mmduplex_jax.serving.pictures import IntakeState
+from mmduplex_jax.serving.protocol import StreamConfig, Word
+from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
+from mmduplex_jax.word_decoder import OpenWord
+from tests.serving.faulty_decoders import ABORT, faulty
+from tests.serving.replicas import FACTS, TICK_S, Replica, pictures, replicas
+from tests.serving.scripted_pool import ScriptedPool
+from tests.serving.served import run, served
+from tests.serving.slow_pictures import _skipped, h264_keyframe
+
+LAYOUT = (ArrayLayout(".ring", "float32", (1, 3, 2)), ArrayLayout(".half", "bfloat16", (1, 2)))
+TOKEN = "the token of this stream"
+
+
+def handover(
+    folder: Path, replica: str = "r0", *, facts=FACTS, layout=LAYOUT, token: str | None = "server's"
+) -> Handover:
+    return Handover(folder, replica, facts, layout, token=token, snapshot_s=1.0, notice_s=0.0)
+
+
+def saved(key: str = "abc", seq: int = 2) -> SavedStream:
+    dice = np.random.default_rng(0)
+    arrays = [dice.normal(size=shape).astype(np.dtype(dtype)) for _, dtype, shape in LAYOUT]
+    frame = dice.integers(0, 256, (*FACTS.frame_px, 3), dtype=np.uint8)
+    return SavedStream(
+        key=key, token_sha256=token_sha256(TOKEN), config=StreamConfig("file", "pad", 2, 0.5), delay_steps=3,
+        pad_bias=1 / 3, paused=False, seq=seq, replay_seq=0,
+        words=[Word(1, "rød", 0.1, 0.3, True), Word(2, "b", 0.2, 1 / 3)],
+        received_s=7.1, now_s=7.04, saved_s=1.8e9, dropped=4, second=[1, 2], predicted=False,
+        stream=StreamState(arrays, 88, OpenWord((3, 1), 6.9, 7.0, is_open=True), 7.04, 1),
+        intake=IntakeState(7.1, 2, 3, shown=frame),
+    )  # fmt: skip
+
+
+def same(one: SavedStream, other: SavedStream) -> bool:
+    plain = lambda s: (
+        {name: value for name, value in vars(s).items() if name not in ("stream", "intake")}
+        | {"stream": s.stream._replace(arrays=()), "intake": s.intake._replace(shown=None)}
+    )
+    arrays = [(a.dtype, a.shape, a.tobytes()) for a in one.stream.arrays]
+    return (
+        plain(one) == plain(other)
+        and arrays == [(a.dtype, a.shape, a.tobytes()) for a in other.stream.arrays]
+        and one.intake.shown.tobytes() == other.intake.shown.tobytes()
+    )
+
+
+def test_what_is_read_is_what_was_written_and_holds_no_secret(tmp_path: Path):
+    folder = handover(tmp_path)
+    assert folder.find("abc") is None
+    assert folder.write(saved(), 0, left=False)
+    found = handover(tmp_path, "r1").find("abc")
+    assert (found.path.name, found.generation, found.left) == ("abc.0.kept", 0, False)
+    assert same(folder.read(found), saved())
+    assert TOKEN.encode() not in found.path.read_bytes()
+    assert stat.S_IMODE(found.path.stat().st_mode) == 0o600
+    assert folder.write(saved(seq=3), 0, left=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["abc.0.left"]
+    assert folder.read(folder.find("abc")).seq == 3
+
+
+def test_what_is_damaged_or_of_somebody_else_is_refused(tmp_path: Path):
+    folder = handover(tmp_path)
+    whole = folder.pack(saved())
+    assert same(folder.unpack(whole), saved())
+    dice = np.random.default_rng(1)
+    for size in {0, 5, 12, len(whole) - 1, *dice.integers(0, len(whole), 20).tolist()}:
+        with pytest.raises(CannotGoOn, match="cut short"):
+            folder.unpack(whole[:size])
+    for at in {0, 9, len(whole) - 1, *dice.integers(0, len(whole), 40).tolist()}:
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(dice.integers(8))
+        with pytest.raises(CannotGoOn, match="damaged|no file of a stream"):
+            folder.unpack(bytes(changed))
+    with pytest.raises(CannotGoOn, match="larger than the"):
+        folder.unpack(whole + bytes(folder.bytes_max))
+    for token in ("another's", None):
+        with pytest.raises(CannotGoOn, match="another token"):
+            handover(tmp_path, token=token).unpack(whole)
+
+
+def test_a_stream_of_another_checkpoint_layout_or_version_is_refused(tmp_path: Path, monkeypatch):
+    whole = handover(tmp_path).pack(saved())
+    other = SimpleNamespace(**vars(FACTS) | {"fingerprint": "8" * 64})
+    with pytest.raises(CannotGoOn, match="of another checkpoint, other --weights"):
+        handover(tmp_path, facts=other).unpack(whole)
+    with pytest.raises(CannotGoOn, match="has 2 arrays, this model's has 1"):
+        handover(tmp_path, layout=LAYOUT[:1]).unpack(whole)
+    longer = (ArrayLayout(".ring", "float32", (1, 4, 2)), LAYOUT[1])
+    with pytest.raises(CannotGoOn, match=r"its .ring is float32 \[1, 3, 2\], here float32 \[1, 4, 2\]"):
+        handover(tmp_path, layout=longer).unpack(whole)
+    monkeypatch.setattr("mmduplex_jax.serving.handover.VERSION", 2)
+    with pytest.raises(CannotGoOn, match="has version 1; this server reads 2"):
+        handover(tmp_path).unpack(whole)
+
+
+def test_one_taker_only_and_whoever_lost_it_learns_of_it(tmp_path: Path):
+    owner = handover(tmp_path)
+    for generation in range(10):
+        key = f"stream{generation}"
+        owner.write(saved(key), generation, left=False)
+        takers = [handover(tmp_path, f"r{i}") for i in range(4)]
+        found = [taker.find(key) for taker in takers]
+        claimed: list[bool] = []
+        start = threading.Barrier(len(takers))
+
+        def claim(taker: Handover, what, claimed=claimed, start=start) -> None:
+            start.wait()
+            claimed.append(taker.claim(what))
+
+        threads = [threading.Thread(target=claim, args=pair) for pair in zip(takers, found)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(claimed) == 1
+        assert owner.find(key).generation == generation + 1
+        # The one that lost it was only slow: what it writes counts no more.
+        assert not owner.write(saved(key), generation, left=True)
+        assert owner.read(owner.find(key)).key == key
+
+
+def test_what_nobody_comes_for_goes(tmp_path: Path):
+    folder = handover(tmp_path)
+    for key in ("old", "new"):
+        folder.write(saved(key), 0, left=key == "old")
+        folder.want(key)
+    (tmp_path / ".r9.half.new").write_bytes(b"of one that was killed while it wrote")
+    (tmp_path / "notes.txt").write_text("somebody's own")
+    for name in ("old.0.left", "old.wanted", ".r9.half.new", "notes.txt"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    folder.sweep(60.0)
+    assert {path.name for path in tmp_path.iterdir()} == {"new.0.kept", "new.wanted", "notes.txt"}
+    assert folder.wanted() == ["new"]
+
+
+def test_a_folder_that_will_not_do_is_said(tmp_path: Path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        handover(tmp_path / "file")
+
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(OSError, match="--handover_dir=.* hard link cannot be made there"):
+        handover(tmp_path)
+
+
+# At the servers.
+
+
+def test_only_who_has_a_streams_secret_moves_it_and_what_has_ended_leaves_nothing(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 2, snapshot_s=0.1) as (here, there):
+            async with connect(here.url, mode="file") as stream:
+                await stream.send(0.0, pictures(0, 1)[0])
+                assert stream.hello["session"].startswith("r0.")
+                key = stream.hello["session"].removeprefix("r0.")
+                while here.handover.find(key) is None:
+                    await asyncio.sleep(0.01)
+                async with aiohttp.ClientSession() as http, http.ws_connect(f"{there.url}/v1/stream") as socket:
+                    resume = {"session": stream.hello["session"], "token": "x" * 32, "last_seq": 0}
+                    await socket.send_json({"type": "hello", "version": 1, "resume": resume})
+                    assert (await socket.receive_json())["code"] == "unknown_session"
+                assert here.handover.wanted() == []
+                assert len(here.sessions) == 1
+                await stream.end()
+                async for _ in stream:
+                    pass
+            assert here.handover.find(key) is None
+
+    run(test())
+
+
+def test_a_stream_of_another_checkpoint_is_told_so(tmp_path: Path, monkeypatch):
+    async def test():
+        async with replicas(tmp_path, 1) as (here,):
+            monkeypatch.setattr(FACTS, "fingerprint", "8" * 64)
+            there = await Replica("other", tmp_path).start()
+            async with connect(here.url, mode="file") as stream:
+                await stream.send(0.0, pictures(0, 1)[0])
+                stream._url = there.url
+                await here.sessions.drain(5.0)
+                with pytest.raises(Refused, match="of another checkpoint") as caught:
+                    async for _ in stream:
+                        pass
+                assert caught.value.code == "cannot_go_on"
+            await there.stop()
+
+    run(test())
+
+
+@pytest.mark.parametrize("lost", ["there", "here"])
+def test_a_lost_decoder_costs_a_stream_that_moves_one_gap(tmp_path: Path, lost: str):
+    async def test():
+        async with replicas(tmp_path, 2, decoding=faulty) as (here, there):
+            async with connect(here.url, mode="file") as stream:
+                events = []
+
+                async def show(ticks: range, fault: bytes = b"") -> None:
+                    """Each of the pictures, but for one with a fault, is answered."""
+                    for tick in ticks:
+                        data, codec = encode(pictures(0, 8)[tick])
+                        await stream.send_encoded(tick * TICK_S, data + fault, codec)
+                        while not fault and not (
+                            isinstance(events[-1:] and events[-1], Status)
+                            and events[-1].t_video_s == pytest.approx(tick * TICK_S)
+                        ):
+                            events.append(await anext(stream))
+
+                await show(range(3))
+                stream._url = there.url
+                if lost == "here":
+                    (session,) = here.sessions
+                    os.kill(session._decoder._process._pid, signal.SIGKILL)
+                await here.sessions.drain(5.0)
+                if lost == "there":
+                    await show(range(3, 4), ABORT)
+                await show(range(4, 8))
+                (session,) = there.sessions
+                assert session._decoder._process is not None
+                await stream.end()
+                events += [event async for event in stream]
+            codes = [event.code for event in events if isinstance(event, Notice)]
+            assert sorted(codes) == ["connection", "decoder_lost"]
+            shown = [round(event.t_video_s / TICK_S) for event in events if isinstance(event, Status)]
+            assert shown == [0, 1, 2, 4, 5, 6, 7]
+            # Seven ticks were shown, of which every second one ends a word.
+            assert (stream.last_seq, stream.missing, stream.doubled, stream.reconnections) == (3, 0, 0, 1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["handed over", "lost"])
+def test_h264_goes_on_elsewhere_at_the_next_keyframe(tmp_path: Path, how: str):
+    async def test():
+        async with replicas(tmp_path, 2, snapshot_s=0.05) as (here, there):
+            async with connect(here.url, mode="file") as stream:
+                key, same = h264_keyframe(2, 2), _skipped(0, 4)
+                await stream.send_encoded(0.0, key, "h264")
+                await stream.send_encoded(TICK_S, same, "h264", keyframe=False)
+                events = []
+                while not any(isinstance(event, Status) and event.t_video_s > 0 for event in events):
+                    events.append(await anext(stream))
+                while stream._has_after_s < TICK_S:  # it was kept
+                    await asyncio.sleep(0.01)
+                stream._url = there.url
+                await (here.sessions.drain(5.0) if how == "handed over" else here.kill())
+                for tick in (2, 3):
+                    await stream.send_encoded(tick * TICK_S, same, "h264", keyframe=False)
+                while stream.reconnections == 0:
+                    await asyncio.sleep(0.01)
+                await stream.send_encoded(4 * TICK_S, key, "h264")
+                await stream.end()
+                events += [event async for event in stream]
+            codes = [event.code for event in events if isinstance(event, Notice)]
+            assert codes == ["connection"] + ["restored"] * (how == "lost")
+            # (The last picture stays on the screen meanwhile.)
+            shown = [round(event.t_video_s / TICK_S) for event in events if isinstance(event, Status)]
+            assert shown == [0, 1, 2, 3, 4]
+            assert (stream.left_out, stream.missing, stream.doubled) == (2, 0, 0)
+
+    run(test())
+
+
+def test_a_full_replica_lets_a_stream_wait_for_room(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there):
+            others = [connect(there.url) for _ in range(there._pool.statistics().slots)]
+            for other in others:
+                await other.__aenter__()
+            async with connect(here.url, mode="file") as stream:
+                await stream.send(0.0, pictures(0, 1)[0])
+                stream._url = there.url
+                await here.sessions.drain(5.0)
+                await others.pop().__aexit__(None, None, None)
+                for tick in range(1, 6):
+                    await stream.send(tick * TICK_S, pictures(0, 6)[tick])
+                await stream.end()
+                async for _ in stream:
+                    pass
+                assert (stream.last_seq, stream.reconnections) == (3, 1)
+                assert stream.hello["session"].startswith("r1.")
+            for other in others:
+                await other.__aexit__(None, None, None)
+
+    run(test())
+
+
+def test_an_operator_drains_by_a_request_and_nobody_else(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 1) as (here,), aiohttp.ClientSession() as http:
+
+            async def status(path: str) -> tuple[int, dict]:
+                async with http.get(here.url + path) as answer:
+                    return answer.status, await answer.json()
+
+            async def drain(token: str | None) -> int:
+                headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+                async with http.post(f"{here.url}/v1/drain", headers=headers) as answer:
+                    return answer.status
+
+            assert await status("/roomz") == (200, {"free": 6, "slots": 6, "load": 0.0})
+            async with connect(here.url, mode="file") as stream:
+                for wrong in (None, "the-operators-own-secret"):
+                    assert await drain(wrong) == 401
+                assert (await status("/readyz"))[0] == 200
+                assert await drain("the-operator's-own-secret") == 200
+                assert (await status("/readyz"))[0] == 503
+                assert (await status("/roomz"))[0] == 404
+                assert (await status("/healthz"))[0] == 200
+                assert here.handover.find(stream.hello["session"].removeprefix("r0.")).left
+                stream._error, stream._done = Refused("end", "the test is over"), True
+        async with served() as server, server.http.post(f"{server.url}/v1/drain") as answer:
+            assert answer.status == 404
+
+    run(test())
+
+
+def test_room_is_what_takes_a_stream():
+    async def test():
+        async with served(ScriptedPool(slots=1)) as server:
+
+            async def room() -> int:
+                async with server.http.get(f"{server.url}/roomz") as answer:
+                    return answer.status
+
+            assert await room() == 200
+            async with server.stream():
+                assert await room() == 404
+            server.pool.running = False
+            assert await room() == 503
+
+    run(test())
