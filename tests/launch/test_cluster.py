@@ -1,6 +1,7 @@
 """Manifests and scripts for clusters: they parse, agree with `launch.train`, and do with exit codes what they say."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.serve import main as serve
 from launch.train import EXIT_MISFIT, EXIT_NON_FINITE
 from launch.train import main as train
+from mmduplex_jax.serving.sockets import EXIT_S
 from mmduplex_jax.train.distributed import EXIT_INTERRUPTED, EXIT_PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +24,42 @@ RETRIED = (EXIT_PREEMPTED, 134, 137, 1)
 
 
 def test_all_are_looked_at():
-    assert {path.name for path in (*SCRIPTS, *JOBSETS)} == {path.name for path in CLUSTER.iterdir()}
+    looked_at = {path.name for path in (*SCRIPTS, *JOBSETS)} | {"serve.yaml", "haproxy.cfg"}
+    assert looked_at == {path.name for path in CLUSTER.iterdir()}
+
+
+def test_servers_and_what_stands_before_them_agree(tmp_path):
+    """`haproxy -c` and streams through it: test_replicas.py."""
+    manifest = list(yaml.safe_load_all((CLUSTER / "serve.yaml").read_text(encoding="utf-8")))
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in manifest}
+    servers, headless = by_name["StatefulSet", "serve"]["spec"], by_name["Service", "serve"]["spec"]
+    pod = servers["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["command"] == ["python", "-u", "-m", "launch.serve"]
+    for name in ("token", "operator"):
+        (tmp_path / name).write_text("a secret of more than 16 letters\n")
+    args = [text.replace("$(REPLICA)", "serve-0").replace("/secrets", str(tmp_path)) for text in container["args"]]
+    assert serve([*args, "--only_check_args"]) == 0
+    # It is over before it is killed.
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in args)
+    over_s = float(flags["handover_notice_s"]) + float(flags["drain_s"]) + EXIT_S
+    assert pod["terminationGracePeriodSeconds"] > over_s
+    # The folder is on the volume that all share; every probe asks for what there is.
+    assert flags["handover_dir"].startswith("/shared/")
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness")} == {"/healthz"}
+    # HAProxy has a line for each pod, by the name with which its streams' ids begin.
+    config = (CLUSTER / "haproxy.cfg").read_text(encoding="utf-8")
+    pods = [f"serve-{i}" for i in range(servers["replicas"])]
+    assert re.findall(r"^ +server (\S+) (\S+)$", config, re.MULTILINE) == [(pod, f"{pod}.serve:8080") for pod in pods]
+    rule = r"use-server (\S+) if \{ url_param\(session\) -m beg (\S+)\. \} \|\| \{ path_beg /v1/sessions/(\S+)\. \}"
+    assert re.findall(rule, config) == [(pod, pod, pod) for pod in pods]
+    assert servers["serviceName"] == by_name["Service", "serve"]["metadata"]["name"]
+    assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)
+    # HAProxy knows that a replica drains before it hands its streams over.
+    every_s, times = re.search(r"inter (\d+)ms fall (\d+)", config).groups()
+    assert int(every_s) * int(times) / 1000 < float(flags["handover_notice_s"])
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
