@@ -37,8 +37,8 @@ def test_a_stream_that_is_dropped_taken_over_and_stalled_tells_every_word(pool: 
 def test_it_would_notice_a_doubled_word(pool: StreamPool, monkeypatch):
     honest = Sessions._resume
 
-    def doubling(self, resume, config):
-        opened = honest(self, resume, config)
+    async def doubling(self, resume, config):
+        opened = await honest(self, resume, config)
         return opened._replace(seq=max(0, opened.seq - 1))
 
     monkeypatch.setattr(Sessions, "_resume", doubling)
