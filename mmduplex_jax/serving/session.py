@@ -473,6 +473,8 @@ class Session:
                     await self._take(item)
                 elif isinstance(item, Save):
                     await self._save(item)
+                    if item.leave:
+                        return  # (a picture whose sender waited for room may lie behind it; it is sent again elsewhere)
                 elif await self._carry_out(item):
                     return
         except StreamEnded:

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from mmduplex_jax.client import Notice, connect
 from tests.serving.replicas import TICK_S, Balancer, Replica, pictures, replicas, watch, words_of
@@ -18,15 +19,17 @@ async def undisturbed(folder: Path, seeds: range, ticks: int = TICKS) -> list:
         return [words_of((await watch(only.url, seed, ticks))[0]) for seed in seeds]
 
 
-def test_streams_go_on_through_a_rolling_restart_as_if_nothing_had_been(tmp_path: Path):
+# (Who sends as fast as it may waits for room with each picture, also with the one behind the order to move.)
+@pytest.mark.parametrize(("ticks", "every_s"), [(TICKS, 0.03), (3 * TICKS, 0.0)], ids=["paced", "at_once"])
+def test_streams_go_on_through_a_rolling_restart_as_if_nothing_had_been(tmp_path: Path, ticks: int, every_s: float):
     async def test():
         seeds = range(4)
-        expected = await undisturbed(tmp_path / "alone", seeds)
-        assert all(len(words) == TICKS / 2 for words in expected)
+        expected = await undisturbed(tmp_path / "alone", seeds, ticks)
+        assert all(len(words) == ticks / 2 for words in expected)
         async with replicas(tmp_path / "several") as started:
             balancer = Balancer(started)
             async with balancer.listening() as url:
-                watching = [asyncio.create_task(watch(url, seed, TICKS, every_s=0.03)) for seed in seeds]
+                watching = [asyncio.create_task(watch(url, seed, ticks, every_s=every_s)) for seed in seeds]
                 await asyncio.sleep(0.5)
                 for i, replica in enumerate(started):
                     await replica.stop()
