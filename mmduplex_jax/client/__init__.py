@@ -118,6 +118,8 @@ class Stream:
         self._answered: deque[_Sent] = deque()
         self._answered_bytes, self._has_after_s, self._unkept = 0, -1.0, 0
         self._wants_keyframe = self._moved = False
+        # The last of "pause" and "play", and the number of the first picture after it.
+        self._standing: tuple[str, int] | None = None
         self._away_s: float | None = None
         self._attempt = 0
         self._number = 0
@@ -201,9 +203,11 @@ class Stream:
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
         """Pauses, plays on, or forgets everything; after the pictures that were sent before.
 
-        An order that goes with a connection that drops may be lost; a Notice "connection" comes then.
+        A reset that goes with a connection that drops may be lost; a Notice "connection" comes then.
         """
-        if order == "reset":
+        if order != "reset":
+            self._standing = order, self._number
+        else:
             # What was sent before is forgotten, and need not be sent again.
             self._unanswered.clear()
         self._disturb()
@@ -259,8 +263,7 @@ class Stream:
     async def _connected(self) -> None:
         """One connection, from its hello to its end; returns when it dropped or the stream has ended."""
         aiohttp = _load_aiohttp()
-        socket = await self._reach()
-        self._moved = False
+        socket, before = await self._reach(), self.hello
         async with socket:
             hello = {"type": "hello", "version": VERSION, "client": self._client, "config": self._config}
             if self.hello:
@@ -282,7 +285,8 @@ class Stream:
                 _log.debug("the connection dropped: %s", error)
             if socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 raise Refused("too_large", f"a picture was too large for the server: {self.hello.get('limits')}")
-        if self._socket is None and self.bye is None and not self._moved:
+        moved = self._moved and self.hello is not before
+        if self._socket is None and self.bye is None and not moved:
             await self._wait_to_retry(StreamLost("the connection dropped before its hello"))
         self._socket = None
 
@@ -356,7 +360,8 @@ class Stream:
 
     async def _take_hello(self, hello: dict[str, Any], socket: Any) -> None:
         first, self.hello = not self.hello, hello
-        self._away_s, self._attempt = None, 0
+        # (Only now: one that refuses it for the moment is not where it is.)
+        self._away_s, self._attempt, self._moved = None, 0, False
         if not first:
             self.reconnections += 1
             await self._emit(Notice("connection", "the connection dropped and was made anew"))
@@ -371,11 +376,21 @@ class Stream:
             after_s = -1.0 if hello["t_s"] is None else hello["t_s"]
             if hello.get("wants_keyframe"):
                 self._leave_out_up_to_keyframe(after_s)
-            sent = -1
+            sent, standing = -1, self._standing
             # More may be added meanwhile; when none is left the socket is everybody's, and no picture lies between.
-            while some := [
-                one for one in (*self._answered, *self._unanswered) if one.number > sent and one.t_s > after_s + 1e-6
-            ]:
+            while (
+                some := [
+                    one
+                    for one in (*self._answered, *self._unanswered)
+                    if one.number > sent and one.t_s > after_s + 1e-6
+                ]
+            ) or standing is not None:
+                if standing is not None:
+                    some = [one for one in some if one.number < standing[1]]
+                    if not some:
+                        # (It may have come while the stream was on its way.)
+                        await socket.send_str(json.dumps({"type": standing[0]}))
+                        standing = None
                 for one in some:
                     one.left = False
                     await socket.send_bytes(one.message)

@@ -239,6 +239,8 @@ class Session:
     async def order(self, order: InOrder) -> None:
         """Takes an order; it is carried out after the pictures that came before it."""
         self.last_activity_s = self._now()
+        if self._moving:
+            return  # its client says it again at the next replica
         await self._inbox.put(order)
         if order == "reset":
             self.received_s = None

@@ -19,9 +19,9 @@ from mmduplex_jax.serving.protocol import StreamConfig, Word
 from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
 from mmduplex_jax.word_decoder import OpenWord
 from tests.serving.faulty_decoders import ABORT, faulty
-from tests.serving.replicas import FACTS, TICK_S, Replica, pictures, replicas
+from tests.serving.replicas import FACTS, TICK_S, Balancer, Replica, pictures, replicas
 from tests.serving.scripted_pool import ScriptedPool
-from tests.serving.served import run, served
+from tests.serving.served import PATIENCE_S, run, served
 from tests.serving.slow_pictures import _skipped, h264_keyframe
 
 LAYOUT = (ArrayLayout(".ring", "float32", (1, 3, 2)), ArrayLayout(".half", "bfloat16", (1, 2)))
@@ -286,10 +286,15 @@ def test_a_full_replica_lets_a_stream_wait_for_room(tmp_path: Path):
             others = [connect(there.url) for _ in range(there._pool.statistics().slots)]
             for other in others:
                 await other.__aenter__()
-            async with connect(here.url, mode="file") as stream:
+            balancer = Balancer([here])
+            async with balancer.listening() as url, connect(url, mode="file") as stream:
                 await stream.send(0.0, pictures(0, 1)[0])
-                stream._url = there.url
+                balancer.replicas.append(there)
                 await here.sessions.drain(5.0)
+                # (Asked by the stream's old name, the balancer would send it to the one that goes down.)
+                while there.sessions.counters.refused.labels("full")._value.get() < 3:
+                    await asyncio.sleep(0.01)
+                assert here.sessions.counters.refused.labels("draining")._value.get() == 0
                 await others.pop().__aexit__(None, None, None)
                 for tick in range(1, 6):
                     await stream.send(tick * TICK_S, pictures(0, 6)[tick])
@@ -300,6 +305,46 @@ def test_a_full_replica_lets_a_stream_wait_for_room(tmp_path: Path):
                 assert stream.hello["session"].startswith("r1.")
             for other in others:
                 await other.__aexit__(None, None, None)
+
+    run(test())
+
+
+@pytest.mark.parametrize("order", ["end", "pause"])
+def test_what_a_client_says_while_its_stream_is_on_its_way_holds_where_it_goes_on(tmp_path: Path, order: str):
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there):
+            go_on, write = threading.Event(), here.handover.write
+
+            def slow_write(*arguments, **named) -> bool:
+                assert go_on.wait(PATIENCE_S)
+                return write(*arguments, **named)
+
+            here.handover.write = slow_write
+            async with connect(here.url, mode="file") as stream:
+                for tick in range(4):
+                    await stream.send(tick * TICK_S, pictures(0, 6)[tick])
+                (session,) = here.sessions
+                draining = asyncio.create_task(here.sessions.drain(5.0))
+                while not session._saved_last:
+                    await asyncio.sleep(0.01)
+                heard_s = session.last_activity_s
+                await (stream.end() if order == "end" else stream.order(order))
+                while session.last_activity_s == heard_s:
+                    await asyncio.sleep(0.01)
+                stream._url = there.url
+                go_on.set()
+                await draining
+                if order == "pause":
+                    while not any(one._paused for one in there.sessions):
+                        await asyncio.sleep(0.01)
+                    await stream.order("play")
+                    for tick in range(4, 6):
+                        await stream.send(tick * TICK_S, pictures(0, 6)[tick])
+                    await stream.end()
+                async for _ in stream:
+                    pass
+                assert stream.bye["reason"] == "end"
+                assert (stream.last_seq, stream.missing) == (2 if order == "end" else 3, 0)
 
     run(test())
 

@@ -226,6 +226,30 @@ def test_a_dropped_connection_is_said_and_no_word_is_lost(browsers, server: Thre
         assert len(server.pool.all_seats) == 1
 
 
+def test_what_is_ordered_while_a_stream_moves_is_ordered_again(browsers, server: ThreadedServer):
+    with opened(browsers, server) as page:
+        watch(page, "Built-in world")
+        said(page, 3)
+        (session,), (seat,), dropped = server.sessions, server.pool.all_seats, []
+
+        async def drop(order: str) -> None:
+            dropped.append(order)
+
+        session.order = drop
+        page.evaluate("document.getElementById('video').pause()")
+        until(page, lambda: "pause" in dropped)
+        del session.order
+        server.cut()
+        until(page, lambda: "pause" in seat.calls)
+        session.order = drop
+        page.get_by_role("button", name="Stop").click()
+        until(page, lambda: "end" in dropped)
+        del session.order
+        server.cut()
+        until(page, lambda: session.ended is not None)
+        assert session.ended[0] == "end"
+
+
 def test_a_server_that_cannot_keep_up_is_said(browsers, server: ThreadedServer):
     with opened(browsers, server) as page:
         watch(page, "Built-in world")

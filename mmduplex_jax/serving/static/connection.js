@@ -31,6 +31,9 @@ export class Connection extends EventTarget {
     this.wire = null;
     this.over = false;
     this.moved = false;
+    // What was ordered last of "pause" and "play", and whether it is to end: said again where a stream is taken up.
+    this.standing = null;
+    this.ending = false;
     this.recent = [];
   }
 
@@ -124,9 +127,13 @@ export class Connection extends EventTarget {
         this.lastSeq += message.missed_words;
         this.tell("problem", { code: "missed", message: `${message.missed_words} words went by while the connection was gone.` });
       }
+      const again = this.hello !== null;
       this.hello = message;
+      if (again && this.standing === "play") this.order("play");
       const recent = this.recent.splice(0);
       for (const [tS, jpeg] of recent) if (message.t_s === null || tS > message.t_s) this.show(tS, jpeg);
+      if (again && this.standing === "pause") this.order("pause");
+      if (this.ending) this.order("end");
       this.tell("hello", message);
       this.tell("state", { state: "open", message: "Watching" });
     } else if (message.type === "word") {
@@ -192,6 +199,7 @@ export class Connection extends EventTarget {
   }
 
   order(type) {
+    if (type === "pause" || type === "play") this.standing = type;
     this.say({ type });
   }
 
@@ -201,6 +209,7 @@ export class Connection extends EventTarget {
 
   // The user has seen enough; the last words still come.
   end() {
+    this.ending = true;
     if (this.wire) this.order("end");
     else this.finish("end", "Stopped.");
   }
