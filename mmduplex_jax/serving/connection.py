@@ -314,7 +314,8 @@ async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterato
             return
         try:
             async with asyncio.timeout(while_s):
-                while session.words.seq == seq and session.ended is None:
+                # (Of a stream that goes on from what was kept, words that the reader has are said again.)
+                while session.words.seq <= seq and session.ended is None:
                     changes = await session.news(changes)
         except TimeoutError:
             yield None
@@ -327,7 +328,7 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
     response = web.StreamResponse(headers={"Content-Type": EVENTS_TYPE})
     await response.prepare(request)
     await _write(response, ": words of a stream\n\n", send_s)
-    async for word in read_words(session, min(seq, session.words.seq), _KEEP_ALIVE_S):
+    async for word in read_words(session, min(seq, max(session.words.seq, session.replay_seq)), _KEEP_ALIVE_S):
         if word is None:
             text = ": still here\n\n"
         elif isinstance(word, Gap):

@@ -8,7 +8,10 @@ over). N grows by 1 with each move; the highest one counts. A hard link to the n
 replica can make: a replica that lost a stream in this way sees so by the higher number.
 """
 
+import asyncio
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import hmac
 import itertools
@@ -18,9 +21,10 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +36,7 @@ from mmduplex_jax.streaming.moving import ArrayLayout, StreamState, check_layout
 from mmduplex_jax.word_decoder import OpenWord
 
 _log = logging.getLogger(__name__)
+_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
 # Of what is in a file. A change to it, or to what an array of the state means, is another number.
 VERSION = 1
 _MAGIC = b"mmduplex"
@@ -42,6 +47,11 @@ _HEADER_BYTES_MAX = 2 << 20
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,9})\.(kept|left)")
 SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REPLICA = re.compile(r"[A-Za-z0-9_-]{1,63}")
+# How a header begins, up to the name of the replica that wrote it.
+_WRITTEN_BY = re.compile(rb'\{"version": \d+, "model": "[0-9a-f]{64}", "replica": "([A-Za-z0-9_-]{1,63})", ')
+_WRITTEN_BY_BYTES = 256
+# A folder that hangs must hold up nothing but streams that move.
+_THREADS = 4
 _WANTED = ".wanted"
 # A stream whose client comes to another replica is asked for; a replica that lives hands it over sooner than this.
 OWNER_S = 2.0
@@ -137,6 +147,7 @@ class Handover:
         """
         self._folder, self.replica, self.snapshot_s, self.notice_s = Path(folder), replica, snapshot_s, notice_s
         self._numbers = itertools.count()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="handover")
         self._layout, self._frame_shape = layout, (*facts.frame_px, 3)
         self._secret = hashlib.sha256(b"mmduplex handover " + (token or "").encode()).digest()
         described = [facts.fingerprint, facts.clock, facts.frame_px, facts.fit, facts.tokens_per_s_max, layout]
@@ -160,6 +171,17 @@ class Handover:
         finally:
             probe.unlink(missing_ok=True)
             linked.unlink(missing_ok=True)
+
+    async def run(
+        self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Result:
+        """Calls one of its functions in a thread of its own."""
+        call = functools.partial(function, *args, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def close(self) -> None:
+        """Ends its threads; waits for none."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # Files.
 
@@ -185,11 +207,16 @@ class Handover:
             return False
         kept, given = (self._folder / f"{saved.key}.{generation}.{kind}" for kind in ("kept", "left"))
         new = self._folder / f".{self.replica}.{saved.key}.{next(self._numbers)}.new"
-        with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(self.pack(saved))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, given if left else kept)
+        try:
+            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                for piece in self._pieces(saved):
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, given if left else kept)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
         if left:
             kept.unlink(missing_ok=True)
         return True
@@ -204,22 +231,30 @@ class Handover:
         with open(found.path, "rb") as file:
             data = file.read(self.bytes_max + 1)
         try:
-            return self.unpack(data)
+            saved = self.unpack(data)
+            if saved.key != _key_of(found):
+                raise CannotGoOn("is another stream's")
         except CannotGoOn as error:
             raise CannotGoOn(f"what was left of this stream {error}") from error
+        return saved
 
     def owner(self, found: Found) -> str | None:
-        """The replica that has a stream; None where it waits for one, or cannot be read."""
+        """The replica that says to have a stream; None where it waits for one, or its file is none.
+
+        (Anybody may ask: of the file little is read, and nothing is checked.)
+        """
         if found.left:
             return None
         try:
-            return self._parts(found.path.read_bytes())[0]["replica"]
-        except (CannotGoOn, FileNotFoundError):
+            with open(found.path, "rb") as file:
+                written_by = _WRITTEN_BY.match(file.read(_WRITTEN_BY_BYTES), _HEAD.size)
+        except FileNotFoundError:
             return None
+        return None if written_by is None else written_by[1].decode()
 
     def claim(self, found: Found) -> bool:
         """Makes a stream this replica's, of the next generation; False where another one was sooner."""
-        key = found.path.name.partition(".")[0]
+        key = _key_of(found)
         try:
             os.link(found.path, self._folder / f"{key}.{found.generation + 1}.kept")
         except (FileExistsError, FileNotFoundError):
@@ -231,6 +266,12 @@ class Handover:
     def forget(self, key: str, generation: int) -> None:
         """Lets go of a stream that has ended here."""
         (self._folder / f"{key}.{generation}.kept").unlink(missing_ok=True)
+
+    def touch(self, streams: Iterable[tuple[str, int]]) -> None:
+        """Says that these streams, each a key and a generation, are still here: nobody sweeps what is kept of them."""
+        for key, generation in streams:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._folder / f"{key}.{generation}.kept")
 
     def want(self, key: str) -> None:
         """Asks the replica that has a stream to hand it over."""
@@ -258,27 +299,33 @@ class Handover:
     # Bytes.
 
     def pack(self, saved: SavedStream) -> bytes:
-        """A stream as the bytes of a file."""
+        """A stream as the bytes of a file; the oldest words are left out where there are too many for it."""
+        return b"".join(self._pieces(saved))
+
+    def _pieces(self, saved: SavedStream) -> Iterator[bytes | memoryview]:
         intake = saved.intake
         kept = {"shown": intake.shown, "before": intake.before}
         frames = {name: frame for name, frame in kept.items() if frame is not None}
         fields = dataclasses.asdict(dataclasses.replace(saved, stream=None, intake=None))  # type: ignore[arg-type]
         stream = saved.stream._asdict() | {"last_t_s": _finite(saved.stream.last_t_s)}
         del stream["arrays"]
+        words = [list(word) for word in saved.words]
         header = {
             "version": VERSION,
             "model": self._model,
             "replica": self.replica,
-            "stream": fields | {"words": [list(word) for word in saved.words], "stream": stream},
+            "stream": fields | {"words": words, "stream": stream},
             "intake": [intake.last_s, intake.late, intake.too_fast, sorted(frames)],
             "layout": [[name, str(a.dtype), a.shape] for (name, *_), a in zip(self._layout, saved.stream.arrays)],
         }
-        head = json.dumps(header, allow_nan=False).encode()
-        parts = [_HEAD.pack(_MAGIC, len(head)), head]
-        parts += [np.ascontiguousarray(array).tobytes() for array in saved.stream.arrays]
-        parts += [np.ascontiguousarray(frames[name]).tobytes() for name in sorted(frames)]
-        body = b"".join(parts)
-        return body + hmac.digest(self._secret, body, "sha256")
+        while len(head := json.dumps(header, allow_nan=False).encode()) > _HEADER_BYTES_MAX and words:
+            del words[: -(-len(words) // 8)]
+        mac = hmac.new(self._secret, digestmod="sha256")
+        arrays = (*saved.stream.arrays, *(frames[name] for name in sorted(frames)))
+        for piece in (_HEAD.pack(_MAGIC, len(head)), head, *map(_bytes_of, arrays)):
+            mac.update(piece)
+            yield piece
+        yield mac.digest()
 
     def _parts(self, data: bytes) -> tuple[dict[str, Any], bytes, int]:
         """A file's header, the file without its HMAC, and where its arrays begin; CannotGoOn."""
@@ -324,6 +371,15 @@ class Handover:
         words = [Word(*word) for word in fields["words"]]
         config = parse_config(fields["config"])
         return SavedStream(**fields | {"config": config, "words": words, "stream": state, "intake": intake})
+
+
+def _key_of(found: Found) -> str:
+    return found.path.name.partition(".")[0]
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    # (Types that NumPy has from elsewhere, as bfloat16, give no buffer of their own.)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _finite(number: float) -> float | None:

@@ -19,10 +19,12 @@ class Save:
 
     Attributes:
       leave: it goes on elsewhere.
+      turn: held while its row is copied.
       saved: the answer.
     """
 
     leave: bool
+    turn: asyncio.Semaphore
     saved: SavedStream | None = None
 
 

@@ -145,16 +145,20 @@ async def _serve_pool(
         if settings.tls is None and not is_loopback(settings.host):
             _log.warning("no TLS: the token can be read on the way, and browsers give the page no camera")
 
-    await serve(
-        app,
-        settings.host,
-        settings.port,
-        stop=stop_at_signals(settings.drain_s + (settings.handover_notice_s if handover is not None else 0.0)),
-        drain_s=settings.drain_s,
-        connections_max=settings.limits.connections,
-        tls=settings.tls,
-        on_listening=on_listening,
-    )
+    try:
+        await serve(
+            app,
+            settings.host,
+            settings.port,
+            stop=stop_at_signals(settings.drain_s + (settings.handover_notice_s if handover is not None else 0.0)),
+            drain_s=settings.drain_s,
+            connections_max=settings.limits.connections,
+            tls=settings.tls,
+            on_listening=on_listening,
+        )
+    finally:
+        if handover is not None:
+            handover.close()
 
 
 async def serve(

@@ -344,29 +344,32 @@ class Session:
 
     @property
     def has_moved(self) -> bool:
-        """Whether it went on elsewhere."""
-        return self.ended is not None and self.ended[0] == "moved"
+        """Whether it went on elsewhere: handed over, or taken by another replica to which this one was too slow."""
+        return self.ended is not None and self.ended[0] in ("moved", "superseded")
 
     @property
     def _runs(self) -> bool:
         return self._ending is None and not self._moving
 
-    async def save(self, *, leave: bool = False) -> SavedStream | None:
+    async def save(self, *, leave: bool = False, turn: asyncio.Semaphore | None = None) -> SavedStream | None:
         """What it is, once the pictures that came were taken; None where it ended meanwhile.
 
         Args:
           leave: it goes on elsewhere: from now on it takes nothing; `moved` or `end` must follow.
+          turn: while the device copies its row, this is held.
         """
-        order = Save(leave)
+        order = Save(leave, turn or asyncio.Semaphore())
         self._moving = self._moving or leave
         await self._inbox.put(order)
         while order.saved is None and self._ending is None:
             await self._changed.wait()
         return order.saved
 
-    def moved(self) -> None:
-        """What it is has been handed over: its client is sent there."""
+    def moved(self) -> bool:
+        """What it is has been handed over: its client is sent there; False where it has ended meanwhile."""
+        runs = self._ending is None
         self.end("moved", "the stream goes on at another replica: come back with its number and token")
+        return runs
 
     def restored(self, last_seq: int, has_after_s: float | None) -> None:
         """It was lost and goes on from what was kept of it.
@@ -504,9 +507,10 @@ class Session:
             self._saved_last = order.leave
             self._wake()
 
-        self._handle.save(lambda state: self._call(take, state), leave=order.leave)
-        while not states and self._ending is None:
-            await self._changed.wait()
+        async with order.turn:
+            self._handle.save(lambda state: self._call(take, state), leave=order.leave)
+            while not states and self._ending is None:
+                await self._changed.wait()
         if not states:
             return
         order.saved = SavedStream(

@@ -3,10 +3,13 @@
 import asyncio
 import hmac
 import logging
+import math
+import random
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple
 
 from data_pipelines.video_source import redact
@@ -25,10 +28,16 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 0.5
 # Handing a stream over takes a few ticks; one that takes longer ends instead, before the process does.
 _HAND_OVER_S = 7.0
-# A stream that is asked for is looked for this often.
-_LOOK_S = 0.05
+# A stream that is asked for is looked for this often; where it is said to be another replica's, for so long (the folder
+# may be seen as it was a moment ago).
+_LOOK_S, _SEEN_S = 0.05, 1.0
+# So many rows are copied off the device at once to be kept, and so many readers' streams are looked for.
+_COPIES, _LOOKERS = 2, 2
+# What has ended is removed from a folder that does not hang.
+_FORGET_S = 1.0
 # What nobody comes for is kept this much longer than a stream waits for its client.
 _KEPT_S = 30.0
+_TAKEN_SOONER = "another replica has just taken this stream: come back, to that one"
 # The reason in a refusal, by that of the pool.
 _REASONS = {"full": "full", "overloaded": "overloaded", "stopping": "draining"}
 
@@ -89,8 +98,13 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._attached: dict[str, Attachment] = {}
         self._handover = handover
-        self._keeping: set[asyncio.Task[None]] = set()
-        self._taking: dict[str, asyncio.Lock] = {}
+        # What is kept, handed over and removed just now; and of which streams it is kept.
+        self._moving: set[asyncio.Task[None]] = set()
+        self._forgetting: set[asyncio.Task[None]] = set()
+        self._keeping: set[str] = set()
+        self._copying, self._looking = asyncio.Semaphore(_COPIES), asyncio.Semaphore(_LOOKERS)
+        # (Each for as long as somebody takes that stream, or waits to.)
+        self._taking: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._workers = [asyncio.create_task(self._sweep(), name="sweep sessions")]
         if handover is not None:
             self._workers.append(asyncio.create_task(self._give_wanted(handover), name="hand over streams"))
@@ -113,15 +127,21 @@ class Sessions:
 
     async def whereabouts(self, session_id: str) -> str | None:
         """The name that a stream has now, where it has moved; "" while it is on its way; None: nobody knows it."""
-        key, found = _key(session_id), None
+        key, handover = _key(session_id), self._handover
         here = self._sessions.get(key)
         if here is not None and not here.has_moved:
             return None  # (whoever asks has another's secret)
-        if self._handover is not None and SESSION_KEY.fullmatch(key):
-            found = await asyncio.to_thread(self._handover.find, key)
-        if self._handover is None or found is None:
+        if handover is None or not SESSION_KEY.fullmatch(key):
             return None
-        owner = await asyncio.to_thread(self._handover.owner, found)
+        try:
+            async with self._looking:
+                found = await handover.run(handover.find, key)
+                owner = None if found is None else await handover.run(handover.owner, found)
+        except OSError as error:
+            _log.error("the folder of streams failed", extra={"session": session_id, "error": repr(error)})
+            return ""
+        if found is None:
+            return None
         return "" if owner is None or f"{owner}.{key}" == session_id else f"{owner}.{key}"
 
     async def open(self, hello: Hello, *, has_track: bool = False) -> Opened:
@@ -236,28 +256,31 @@ class Sessions:
         if self.draining:
             raise Refused("draining", "this replica goes down: come back, and another one goes on with the stream")
         lock = self._taking.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                session = self._sessions.get(key)
-                if session is not None and session.ended is None:
-                    return session  # (another connection was sooner)
+        async with lock:
+            session = self._sessions.get(key)
+            if session is not None and session.ended is None:
+                return session  # (another connection was sooner)
+            try:
                 return await self._take_saved(key, resume, handover)
-        finally:
-            if not lock.locked():
-                self._taking.pop(key, None)
+            except OSError as error:
+                _log.error("the folder of streams failed", extra={"session": resume.session, "error": repr(error)})
+                raise Refused("draining", "the folder of streams cannot be read or written: come back") from error
 
     async def _take_saved(self, key: str, resume: Resume, handover: Handover) -> Session | None:
-        found, saved = await self._read(key, resume.token, handover)
+        found, saved = await self._read(resume, handover)
         if found is None or saved is None:
             return None
         if not found.left:
             # Its replica may live, and have it as it is now.
-            await asyncio.to_thread(handover.want, key)
+            generation = found.generation
+            await handover.run(handover.want, key)
             until_s = self._now() + OWNER_S
             while found is not None and not found.left and self._now() < until_s:
                 await asyncio.sleep(_LOOK_S)
-                found = await asyncio.to_thread(handover.find, key)
-            found, saved = await self._read(key, resume.token, handover)
+                found = await handover.run(handover.find, key)
+                if found is not None and found.generation != generation:
+                    raise Refused("draining", _TAKEN_SOONER)
+            found, saved = await self._read(resume, handover)
             if found is None or saved is None:
                 return None
         session = Session(
@@ -272,58 +295,72 @@ class Sessions:
             now=self._now,
         )
         session.generation = found.generation + 1
-        session.kept_s = self._now()
+        session.kept_s = self._now() - random.random() * handover.snapshot_s
         self._join(session, saved)
+        how = "left" if found.left else "kept"
+        self.counters.moved_in.labels(how).inc()  # (it is in the pool, and its end will be counted)
         try:
-            if not await asyncio.to_thread(handover.claim, found):
-                raise Refused("draining", "another replica has just taken this stream: come back, to that one")
+            if not await handover.run(handover.claim, found):
+                raise Refused("draining", _TAKEN_SOONER)
             # (Says to all where it is now, whatever of it is kept later.)
-            await asyncio.to_thread(handover.write, saved, session.generation, left=False)
+            await handover.run(handover.write, saved, session.generation, left=False)
         except BaseException:
             session.end("superseded", "this stream is not this replica's")
             raise
         if not found.left:
             session.restored(resume.last_seq, resume.has_after_s)
         self._sessions[key] = session
-        how = "left" if found.left else "kept"
-        self.counters.moved_in.labels(how).inc()
         _log.info("session moved in", extra={"session": session.id, "how": how, "words": saved.seq})
         return session
 
-    async def _read(self, key: str, token: str, handover: Handover) -> tuple[Found | None, SavedStream | None]:
-        """The newest file of a stream, and what is in it; nothing where there is none or the token is another's."""
+    async def _find(self, session_id: str, handover: Handover) -> Found | None:
+        """The newest file of a stream."""
+        key = _key(session_id)
+        elsewhere = session_id not in (key, f"{handover.replica}.{key}")
+        until_s = self._now() + (_SEEN_S if elsewhere else 0.0)
+        while (found := await handover.run(handover.find, key)) is None and self._now() < until_s:
+            await asyncio.sleep(_LOOK_S)
+        return found
+
+    async def _read(self, resume: Resume, handover: Handover) -> tuple[Found | None, SavedStream | None]:
+        """The newest file of a stream, and what is in it; nothing where there is none."""
         for _ in range(3):
-            found = await asyncio.to_thread(handover.find, key)
+            found = await self._find(resume.session, handover)
             if found is None:
                 return None, None
             try:
-                saved = await asyncio.to_thread(handover.read, found)
+                saved = await handover.run(handover.read, found)
             except FileNotFoundError:
                 continue  # claimed, or written anew, since it was looked for
             except CannotGoOn as error:
                 self.counters.refused.labels("cannot_go_on").inc()
                 _log.warning("a stream cannot go on", extra={"file": found.path.name, "error": str(error)})
                 raise Refused("cannot_go_on", str(error)) from error
-            if not hmac.compare_digest(saved.token_sha256, token_sha256(token)):
+            if not hmac.compare_digest(saved.token_sha256, token_sha256(resume.token)):
                 raise self._unknown()
             return found, saved
         raise Refused("draining", "this stream is just being moved: come back")
 
     async def _hand_over(self, session: Session, handover: Handover) -> None:
         """Leaves a stream to other replicas and sends its client there; one that cannot be left ends."""
+        if not session.can_move:
+            return  # (another request was sooner)
         try:
             async with asyncio.timeout(_HAND_OVER_S):
                 saved = await session.save(leave=True)
-            if saved is None:
-                return  # it has ended meanwhile
-            if await asyncio.to_thread(handover.write, saved, session.generation, left=True):
-                session.moved()
-                self.counters.moved_out.inc()
-            else:
+                if saved is None:
+                    return  # it has ended meanwhile
+                left = await handover.run(handover.write, saved, session.generation, left=True)
+            if not left:
                 session.end("superseded", "another replica has taken this stream over")
+            elif session.moved():
+                self.counters.moved_out.inc()
         except (TimeoutError, OSError) as error:
             _log.error("a stream could not be handed over", extra={"session": session.id, "error": repr(error)})
-            session.end("shutdown", "the server is going down, and could not hand the stream over")
+            if self.draining:
+                session.end("shutdown", "the server is going down, and could not hand the stream over")
+            else:
+                session.end("internal", "the stream could not be handed over to the server to which its client came")
 
     async def _hand_over_all(self, handover: Handover) -> None:
         await asyncio.gather(*(self._hand_over(session, handover) for session in self if session.can_move))
@@ -334,13 +371,16 @@ class Sessions:
         while True:
             await asyncio.sleep(_SWEEP_S)
             try:
-                for key in await asyncio.to_thread(handover.wanted):
+                for key in await handover.run(handover.wanted):
                     session = self._sessions.get(key)
+                    # (One that takes long holds up no other.)
                     if session is not None and session.can_move:
-                        await self._hand_over(session, handover)
+                        self._begin(self._hand_over(session, handover), self._moving)
                 if self._now() - swept_s > _KEPT_S / 2:
                     swept_s = self._now()
-                    await asyncio.to_thread(handover.sweep, self.limits.resume_s + handover.snapshot_s + _KEPT_S)
+                    ours = [(session.key, session.generation) for session in self if session.ended is None]
+                    await handover.run(handover.touch, ours)
+                    await handover.run(handover.sweep, self.limits.resume_s + handover.snapshot_s + _KEPT_S)
             except OSError as error:
                 _log.error("the folder of streams failed", extra={"error": repr(error)})
 
@@ -348,29 +388,39 @@ class Sessions:
         """Keeps what streams are, in case this replica is lost: soon after they begin, and again and again."""
         while True:
             for session in self:
-                if session.can_move and self._now() - session.kept_s >= handover.snapshot_s:
-                    session.kept_s = self._now()
+                due = self._now() - session.kept_s >= handover.snapshot_s
+                if due and session.can_move and session.key not in self._keeping:
+                    # Those that began together are not kept together for ever.
+                    early_s = random.random() * handover.snapshot_s if session.kept_s == -math.inf else 0.0
+                    session.kept_s = self._now() - early_s
+                    self._keeping.add(session.key)
                     # (One that waits for its client's sound to be taken holds up no other.)
-                    task = asyncio.create_task(self._keep(session, handover), name=f"keep {session.id}")
-                    self._keeping.add(task)
-                    task.add_done_callback(self._keeping.discard)
+                    self._begin(self._keep(session, handover), self._moving)
             await asyncio.sleep(min(_SWEEP_S, handover.snapshot_s / 2))
+
+    def _begin(self, work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) -> None:
+        """Has something done beside everything else; it is in `running` meanwhile."""
+        task = asyncio.create_task(work)
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     async def _keep(self, session: Session, handover: Handover) -> None:
         try:
             async with asyncio.timeout(_HAND_OVER_S):
-                saved = await session.save()
+                saved = await session.save(turn=self._copying)
             if saved is None or not session.can_move:
                 return
-            if not await asyncio.to_thread(handover.write, saved, session.generation, left=False):
+            if not await handover.run(handover.write, saved, session.generation, left=False):
                 session.end("superseded", "another replica has taken this stream over")
             elif session.ended is not None:
-                await asyncio.to_thread(handover.forget, session.key, session.generation)
+                await handover.run(handover.forget, session.key, session.generation)
             else:
                 session.notify(kept_reply(saved.received_s))
         except (TimeoutError, OSError) as error:
             self.counters.unkept.inc()
             _log.error("a stream could not be kept", extra={"session": session.id, "error": repr(error)})
+        finally:
+            self._keeping.discard(session.key)
 
     # Connections.
 
@@ -428,7 +478,9 @@ class Sessions:
     async def close(self) -> None:
         """Ends whatever still runs."""
         self.draining = True
-        workers = (*self._workers, *self._keeping)
+        if self._forgetting:
+            await asyncio.wait(self._forgetting, timeout=_FORGET_S)
+        workers = (*self._workers, *self._moving, *self._forgetting)
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
@@ -457,7 +509,13 @@ class Sessions:
         if self._sessions.get(session.key) is session:
             del self._sessions[session.key]
         if self._handover is not None and session.ended is not None and not session.has_moved:
-            self._handover.forget(session.key, session.generation)
+            self._begin(self._forget(session, self._handover), self._forgetting)
+
+    async def _forget(self, session: Session, handover: Handover) -> None:
+        try:
+            await handover.run(handover.forget, session.key, session.generation)
+        except OSError as error:
+            _log.error("a stream's file was not removed", extra={"session": session.id, "error": repr(error)})
 
 
 def _key(session_id: str) -> str:

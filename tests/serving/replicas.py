@@ -139,7 +139,7 @@ class Replica:
         def nothing(*_, **__):
             raise OSError("this replica was killed")
 
-        for name in ("write", "wanted", "forget", "sweep", "claim", "want"):
+        for name in ("write", "wanted", "forget", "sweep", "claim", "want", "touch"):
             setattr(self.handover, name, nothing)
         self._site._server.close()
         for connection in self._runner.server.connections:
@@ -148,6 +148,7 @@ class Replica:
 
     async def _end(self) -> None:
         await self._runner.cleanup()
+        self.handover.close()
         await asyncio.to_thread(self._pool.stop)
 
 

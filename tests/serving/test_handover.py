@@ -1,10 +1,14 @@
 """Files of streams: the same when read, refused when they are anything else, of one taker only, and not for ever."""
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import signal
 import stat
 import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +16,12 @@ import aiohttp
 import numpy as np
 import pytest
 
-from mmduplex_jax.client import Notice, Refused, Status, connect, encode
+from mmduplex_jax.client import Notice, Refused, Status, Stream, connect, encode
+from mmduplex_jax.serving import sessions as sessions_module
 from mmduplex_jax.serving.handover import CannotGoOn, Handover, SavedStream, token_sha256
 from mmduplex_jax.serving.pictures import IntakeState
-from mmduplex_jax.serving.protocol import StreamConfig, Word
+from mmduplex_jax.serving.protocol import Resume, StreamConfig, Word
+from mmduplex_jax.serving.session import Session
 from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
 from mmduplex_jax.word_decoder import OpenWord
 from tests.serving.faulty_decoders import ABORT, faulty
@@ -163,7 +169,324 @@ def test_a_folder_that_will_not_do_is_said(tmp_path: Path, monkeypatch):
         handover(tmp_path)
 
 
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch):
+    folder = handover(tmp_path)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write(saved(), 0, left=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_more_words_than_a_file_holds_the_last_ones_go_on(tmp_path: Path):
+    folder = handover(tmp_path)
+    words = [Word(seq, "w" * 1000, 0.1, 0.2) for seq in range(1, 5001)]
+    assert folder.write(dataclasses.replace(saved(seq=5000), words=words), 0, left=True)
+    there = folder.read(folder.find("abc"))
+    assert there.seq == 5000
+    assert 1000 < len(there.words) < 5000
+    assert there.words == words[-len(there.words) :]
+
+
+def test_whose_a_stream_is_takes_a_look_at_the_beginning_of_its_file(tmp_path: Path):
+    folder = handover(tmp_path)
+    folder.write(saved(), 0, left=False)
+    found = folder.find("abc")
+    whole = found.path.read_bytes()
+    for there, owner in ((whole, "r0"), (whole[:300], "r0"), (whole[:40], None), (b"", None)):
+        found.path.write_bytes(there)
+        assert folder.owner(found) == owner
+    found.path.write_bytes(whole.replace(b'"replica": "r0"', b'"replica": "//"'))
+    assert folder.owner(found) is None
+    found.path.write_bytes(whole)
+    os.rename(found.path, tmp_path / "another.0.kept")
+    with pytest.raises(CannotGoOn, match="is another stream's"):
+        folder.read(folder.find("another"))
+
+
 # At the servers.
+
+
+def count(metric, *labels: str) -> float:
+    return (metric.labels(*labels) if labels else metric)._value.get()
+
+
+def cut(replica: Replica) -> None:
+    """Cuts its connections."""
+    for connection in replica._runner.server.connections:
+        connection.transport.abort()
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def slow(function, go_on: threading.Event):
+    """The function, which waits first."""
+
+    def waiting(*arguments, **named):
+        assert go_on.wait(PATIENCE_S)
+        return function(*arguments, **named)
+
+    return waiting
+
+
+def resume_of(session: Session, **changed) -> Resume:
+    return dataclasses.replace(Resume(session.id, session.token, 0), **changed)
+
+
+@contextlib.asynccontextmanager
+async def shown(replica: Replica, ticks: int = 2) -> AsyncIterator[tuple[Stream, Session]]:
+    """A file's stream of some ticks that have been answered, and its session; it is left where it is at the end."""
+    before = list(replica.sessions)
+    async with connect(replica.url, mode="file") as stream:
+        for tick in range(ticks):
+            await stream.send(tick * TICK_S, pictures(0, ticks)[tick])
+        while stream._unanswered:
+            await anext(stream)
+        (session,) = [one for one in replica.sessions if one not in before]
+        yield stream, session
+        stream._error, stream._done = Refused("end", "the test is over"), True
+
+
+def test_a_folder_that_fails_when_a_stream_has_ended_harms_nobody(tmp_path: Path, monkeypatch):
+    def stale(*_):
+        raise OSError(116, "Stale file handle")
+
+    async def test():
+        async with replicas(tmp_path, 1) as (here,):
+            here.handover.forget = stale
+            async with shown(here) as (stream, _):
+                await stream.end()
+                async for _ in stream:
+                    pass
+                assert stream.bye["reason"] == "end"
+            async with shown(here) as (stream, session):
+                stream._url = "http://127.0.0.1:9"
+                cut(here)
+                await until(lambda: session.detached_s is not None)
+                session.end("gone", "the test says so")
+                await session.stopped()
+                session.ended_s = -1e9
+                await until(lambda: session not in list(here.sessions))
+            assert not any(worker.done() for worker in here.sessions._workers)
+
+    run(test())
+
+
+def test_a_folder_that_fails_when_a_stream_is_looked_for_lets_its_client_and_readers_come_back(tmp_path: Path):
+    def stale(*_):
+        raise OSError(116, "Stale file handle")
+
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there), shown(here) as (_, session):
+            there.handover.find = stale
+            with pytest.raises(sessions_module.Refused, match="cannot be read or written") as caught:
+                await there.sessions._take_over(resume_of(session), there.handover)
+            assert caught.value.reason == "draining"
+            async with aiohttp.ClientSession() as http:
+                address = f"{there.url}/v1/sessions/{session.id}"
+                async with http.get(f"{address}/words?key={session.feed}") as answer:
+                    assert (answer.status, await answer.text()) == (200, "retry: 500\n\n")
+                async with http.get(f"{address}/captions.vtt?key={session.feed}") as answer:
+                    assert answer.status == 503
+
+    run(test())
+
+
+def test_one_stream_that_takes_long_to_hand_over_holds_up_no_other(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 1) as (here,), shown(here) as (_, one), shown(here) as (_, other):
+            go_on, write, asked = threading.Event(), here.handover.write, []
+
+            def first_is_slow(saved, *arguments, **named) -> bool:
+                asked.append(saved.key)
+                return (slow(write, go_on) if len(asked) == 1 else write)(saved, *arguments, **named)
+
+            here.handover.write = first_is_slow
+            for session in (one, other):
+                here.handover.want(session.key)
+            await until(lambda: len(asked) == 2)
+            await until(lambda: (found := here.handover.find(asked[1])) is not None and found.left)
+            go_on.set()
+            await until(lambda: all(session.has_moved for session in (one, other)))
+
+    run(test())
+
+
+def test_who_waits_to_take_a_stream_waits_also_for_whom_came_later_but_took_it_sooner(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there), shown(here) as (_, session):
+            taking, most = 0, 0
+
+            async def take(*_) -> None:
+                nonlocal taking, most
+                taking, most = taking + 1, max(most, taking + 1)
+                await asyncio.sleep(0.01)
+                taking -= 1
+
+            there.sessions._take_saved = take
+            takers = []
+            for _ in range(6):  # (each before the last one has it)
+                takers.append(asyncio.create_task(there.sessions._take_over(resume_of(session), there.handover)))
+                await asyncio.sleep(0.008)
+            await asyncio.gather(*takers)
+            assert most == 1
+            assert not there.sessions._taking
+
+    run(test())
+
+
+def test_a_stream_that_another_replica_takes_meanwhile_is_left_to_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sessions_module, "OWNER_S", PATIENCE_S)
+
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there), shown(here) as (_, session):
+            here.handover.wanted = list
+            here.handover.write(await session.save(), 0, left=False)
+            taking = asyncio.create_task(there.sessions._take_over(resume_of(session), there.handover))
+            await until(there.handover.wanted)
+            assert here.handover.claim(here.handover.find(session.key))
+            with pytest.raises(sessions_module.Refused, match="another replica has just taken"):
+                await taking
+
+    run(test())
+
+
+def test_what_is_asked_to_go_twice_goes_once(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 1) as (here,), shown(here) as (_, session):
+            written, write = [], here.handover.write
+
+            def count_written(*arguments, **named) -> bool:
+                written.append(named["left"])
+                return write(*arguments, **named)
+
+            here.handover.write = count_written
+            await asyncio.gather(here.sessions.drain(5.0), here.sessions.drain(5.0))
+            assert written == [True]
+            assert session.has_moved
+
+    run(test())
+
+
+def test_a_replica_that_was_too_slow_takes_its_stream_again_from_the_one_that_took_it(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sessions_module, "OWNER_S", 0.2)
+
+    async def test():
+        async with (
+            replicas(tmp_path, 2, snapshot_s=0.1) as (slow_one, quick),
+            connect(slow_one.url, mode="file") as stream,
+        ):
+            await stream.send(0.0, pictures(0, 8)[0])
+            (session,) = slow_one.sessions
+            await until(lambda: slow_one.handover.find(session.key) is not None)
+            slow_one.handover.wanted = list
+            stream._url = quick.url
+            cut(slow_one)
+            for tick in range(1, 6):
+                await stream.send(tick * TICK_S, pictures(0, 8)[tick])
+            while stream.last_seq < 2:  # (the third is being said)
+                await anext(stream)
+            await until(lambda: session.ended is not None)
+            assert session.ended[0] == "superseded"
+            feed = f"{slow_one.url}/v1/sessions/{session.id}/words?key={session.feed}"
+            async with aiohttp.ClientSession() as http, http.get(feed, allow_redirects=False) as answer:
+                assert answer.status == 307
+            stream._url = slow_one.url
+            await quick.sessions.drain(5.0)
+            for tick in range(6, 8):
+                await stream.send(tick * TICK_S, pictures(0, 8)[tick])
+            await stream.end()
+            async for _ in stream:
+                pass
+            assert (stream.last_seq, stream.missing, stream.doubled) == (4, 0, 0)
+            assert stream.hello["session"].startswith("r0.")
+
+    run(test())
+
+
+def test_what_is_counted_adds_up_where_a_stream_is_lost_to_another_or_ends_on_its_way(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there), shown(here) as (stream, session):
+            here.handover.write(await session.save(), 0, left=True)
+            there.handover.claim = lambda _: False
+            with pytest.raises(sessions_module.Refused, match="another replica has just taken"):
+                await there.sessions._take_over(resume_of(session), there.handover)
+            counters = there.sessions.counters
+            await until(lambda: count(counters.sessions_ended, "superseded") == 1)
+            assert count(counters.moved_in, "left") == 1
+            go_on = threading.Event()
+            here.handover.write = slow(here.handover.write, go_on)
+            draining = asyncio.create_task(here.sessions.drain(5.0))
+            await until(lambda: session._saved_last)
+            session.end("idle", "the test says so")
+            go_on.set()
+            await draining
+            assert session.ended[0] == "idle"
+            assert count(here.sessions.counters.moved_out) == 0
+
+    run(test())
+
+
+def test_few_rows_are_copied_off_the_device_at_once_and_each_by_one(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 1) as (here,), contextlib.AsyncExitStack() as stack:
+            sessions = [(await stack.enter_async_context(shown(here, 1)))[1] for _ in range(5)]
+            copied, most = set(), 0
+            for session in sessions:
+
+                def save(taken, *, leave: bool, session=session, save=session._handle.save) -> None:
+                    nonlocal most
+                    copied.add(session)
+                    most = max(most, len(copied))
+
+                    def done(state) -> None:
+                        here.sessions._to_loop.call(copied.discard, session)
+                        taken(state)
+
+                    save(done, leave=leave)
+
+                session._handle.save = save
+            await asyncio.gather(*(here.sessions._keep(session, here.handover) for session in sessions))
+            assert 1 <= most <= 2
+            assert all(here.handover.find(session.key) is not None for session in sessions)
+
+    run(test())
+
+
+def test_a_folder_that_hangs_holds_up_nothing_else(tmp_path: Path):
+    async def test():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with replicas(tmp_path, 1) as (here,), aiohttp.ClientSession() as http:
+            go_on = threading.Event()
+            here.handover.find = slow(here.handover.find, go_on)
+            looking = [asyncio.create_task(here.sessions.whereabouts(f"r9.key{i}")) for i in range(20)]
+            await asyncio.sleep(0.05)
+            async with http.get(f"{here.url}/static/connection.js") as answer:
+                assert answer.status == 200
+            go_on.set()
+            assert await asyncio.gather(*looking) == [None] * 20
+
+    run(test())
+
+
+def test_what_was_kept_of_a_stream_that_runs_is_not_swept(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sessions_module, "_KEPT_S", 0.0)
+
+    async def test():
+        async with replicas(tmp_path, 1) as (here,), shown(here) as (_, session):
+            here.handover.write(await session.save(), 0, left=False)
+            kept = here.handover.find(session.key).path
+            os.utime(kept, (1e9, 1e9))
+            await until(lambda: not kept.exists() or kept.stat().st_mtime > 1e9)
+            assert kept.exists()
+
+    run(test())
 
 
 def test_only_who_has_a_streams_secret_moves_it_and_what_has_ended_leaves_nothing(tmp_path: Path):
@@ -184,7 +507,8 @@ def test_only_who_has_a_streams_secret_moves_it_and_what_has_ended_leaves_nothin
                 await stream.end()
                 async for _ in stream:
                     pass
-            assert here.handover.find(key) is None
+            while here.handover.find(key) is not None:
+                await asyncio.sleep(0.01)
 
     run(test())
 
@@ -313,13 +637,8 @@ def test_a_full_replica_lets_a_stream_wait_for_room(tmp_path: Path):
 def test_what_a_client_says_while_its_stream_is_on_its_way_holds_where_it_goes_on(tmp_path: Path, order: str):
     async def test():
         async with replicas(tmp_path, 2) as (here, there):
-            go_on, write = threading.Event(), here.handover.write
-
-            def slow_write(*arguments, **named) -> bool:
-                assert go_on.wait(PATIENCE_S)
-                return write(*arguments, **named)
-
-            here.handover.write = slow_write
+            go_on = threading.Event()
+            here.handover.write = slow(here.handover.write, go_on)
             async with connect(here.url, mode="file") as stream:
                 for tick in range(4):
                     await stream.send(tick * TICK_S, pictures(0, 6)[tick])
