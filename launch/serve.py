@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--hang_s", type=float, default=HANG_S, help=text)
     text = "a folder that all servers of the model see: streams move to another one when one is stopped or lost"
     add("--handover_dir", metavar="DIR", help=text)
-    add("--replica", default=socket.gethostname().partition(".")[0], help="this server's name (default: the host's)")
+    text = "this server's name among them (default: the host's; of two on one host give each its own)"
+    add("--replica", default=socket.gethostname().partition(".")[0], help=text)
     text = "streams are kept there so often, for the case that this server is lost; 0: never (default: %(default)s)"
     add("--snapshot_s", type=float, default=5.0, help=text)
     text = "from not being ready to handing streams over: longer than a load balancer's check (default: %(default)s)"

@@ -36,7 +36,8 @@ from mmduplex_jax.streaming.moving import ArrayLayout, StreamState, check_layout
 from mmduplex_jax.word_decoder import OpenWord
 
 _log = logging.getLogger(__name__)
-_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 # Of what is in a file. A change to it, or to what an array of the state means, is another number.
 VERSION = 1
 _MAGIC = b"mmduplex"
@@ -322,7 +323,8 @@ class Handover:
             del words[: -(-len(words) // 8)]
         mac = hmac.new(self._secret, digestmod="sha256")
         arrays = (*saved.stream.arrays, *(frames[name] for name in sorted(frames)))
-        for piece in (_HEAD.pack(_MAGIC, len(head)), head, *map(_bytes_of, arrays)):
+        pieces: list[bytes | memoryview] = [_HEAD.pack(_MAGIC, len(head)), head, *map(_bytes_of, arrays)]
+        for piece in pieces:
             mac.update(piece)
             yield piece
         yield mac.digest()

@@ -22,6 +22,8 @@ from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.pool import StreamPool
 
 _log = logging.getLogger(__name__)
+# Each copy of a stream takes its row off the device and writes a file.
+SNAPSHOT_MIN_S = 0.1
 # How long a thread keeps Python's lock while others want it.
 _SWITCH_S = 0.0005
 
@@ -66,13 +68,14 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if self.handover_dir is not None and not REPLICA.fullmatch(self.replica):
             raise ValueError(f"--replica={self.replica}: a name has 1 to 63 letters, digits, - and _")
-        if not (self.snapshot_s >= 0 and self.handover_notice_s >= 0):
-            raise ValueError(
-                "--snapshot_s and --handover_notice_s must not be negative, got "
-                f"{self.snapshot_s} and {self.handover_notice_s}"
-            )
+        if self.snapshot_s != 0 and not self.snapshot_s >= SNAPSHOT_MIN_S:
+            raise ValueError(f"--snapshot_s must be 0 or at least {SNAPSHOT_MIN_S}, got {self.snapshot_s}")
+        if not self.handover_notice_s >= 0:
+            raise ValueError(f"--handover_notice_s must not be negative, got {self.handover_notice_s}")
         if self.operator_token is not None and len(self.operator_token) < TOKEN_MIN:
             raise ValueError(f"the operator's token must have at least {TOKEN_MIN} characters")
+        if self.operator_token is not None and self.operator_token == self.access.token:
+            raise ValueError("the operator's token is that of the clients, who may not drain the server: make another")
         if self.max_sessions < 1:
             raise ValueError(f"--max_sessions must be at least 1, got {self.max_sessions}")
         if not 0 <= self.port < 2**16:

@@ -64,8 +64,11 @@ class Rows:
         """
         # Where an array has the row's axis is what differs between states of two and of three rows.
         of = lambda batch: jax.tree.leaves(jax.eval_shape(lambda params: live.init_state(params, batch), params))
-        axes = [_row_axis(two.shape, three.shape) for two, three in zip(of(2), of(3))]
         one, (named, self._tree) = of(1), jax.tree_util.tree_flatten_with_path(state)
+        axes = [
+            _row_axis(jax.tree_util.keystr(path), two.shape, three.shape)
+            for (path, _), two, three in zip(named, of(2), of(3))
+        ]
         self.layout = tuple(
             ArrayLayout(jax.tree_util.keystr(path), str(np.dtype(leaf.dtype)), tuple(leaf.shape))
             for (path, _), leaf in zip(named, one)
@@ -116,5 +119,8 @@ def check_layout(layout: Sequence[ArrayLayout], arrays: Sequence[tuple[str, tupl
             )
 
 
-def _row_axis(two: tuple[int, ...], three: tuple[int, ...]) -> int:
-    return next(axis for axis, (a, b) in enumerate(zip(two, three)) if a != b)
+def _row_axis(name: str, two: tuple[int, ...], three: tuple[int, ...]) -> int:
+    for axis, (a, b) in enumerate(zip(two, three)):
+        if a != b:
+            return axis
+    raise ValueError(f"the state's {name} is {list(two)} for any number of rows: of a stream that moves it has no row")

@@ -37,7 +37,7 @@ def test_servers_and_what_stands_before_them_agree(tmp_path):
     [container] = pod["containers"]
     assert container["command"] == ["python", "-u", "-m", "launch.serve"]
     for name in ("token", "operator"):
-        (tmp_path / name).write_text("a secret of more than 16 letters\n")
+        (tmp_path / name).write_text(f"the secret of more than 16 letters in {name}\n")
     args = [text.replace("$(REPLICA)", "serve-0").replace("/secrets", str(tmp_path)) for text in container["args"]]
     assert serve([*args, "--only_check_args"]) == 0
     # It is over before it is killed.
@@ -52,7 +52,9 @@ def test_servers_and_what_stands_before_them_agree(tmp_path):
     # HAProxy has a line for each pod, by the name with which its streams' ids begin.
     config = (CLUSTER / "haproxy.cfg").read_text(encoding="utf-8")
     pods = [f"serve-{i}" for i in range(servers["replicas"])]
-    assert re.findall(r"^ +server (\S+) (\S+)$", config, re.MULTILINE) == [(pod, f"{pod}.serve:8080") for pod in pods]
+    # (Whole names: HAProxy's own resolver searches no domains.)
+    addresses = [(pod, f"{pod}.serve.default.svc.cluster.local:8080") for pod in pods]
+    assert re.findall(r"^ +server (\S+) (\S+)$", config, re.MULTILINE) == addresses
     rule = r"use-server (\S+) if \{ url_param\(session\) -m beg (\S+)\. \} \|\| \{ path_beg /v1/sessions/(\S+)\. \}"
     assert re.findall(rule, config) == [(pod, pod, pod) for pod in pods]
     assert servers["serviceName"] == by_name["Service", "serve"]["metadata"]["name"]

@@ -35,8 +35,9 @@ def local_config(ports: list[int], front: int) -> str:
     """The shipped configuration with this machine's addresses in place of the cluster's."""
     text = CONFIG.read_text(encoding="utf-8").replace("bind :8080", f"bind 127.0.0.1:{front}")
     for i, port in enumerate(ports):
-        assert f"serve-{i}.serve:8080" in text
-        text = text.replace(f"serve-{i}.serve:8080", f"127.0.0.1:{port}")
+        address = f"serve-{i}.serve.default.svc.cluster.local:8080"
+        assert address in text
+        text = text.replace(address, f"127.0.0.1:{port}")
     return text
 
 

@@ -190,6 +190,8 @@ def test_metrics_show_what_happened(served: Served):
         (["--host=0.0.0.0"], "can be reached from other machines: give --token_file"),
         (["--tls_cert=a.pem"], "go together"),
         (["--max_sessions=0"], "--max_sessions must be at least 1"),
+        (["--snapshot_s=0.01"], "--snapshot_s must be 0 or at least 0.1, got 0.01"),
+        (["--snapshot_s=nan"], "--snapshot_s must be 0 or at least 0.1, got nan"),
         (["--port=70000"], "--port must be"),
         (["--allow_sources=/no/such/folder"], "there is no file or folder /no/such/folder"),
         (["--limit_idle_s=0"], "--limit_idle_s must be more than 0"),
@@ -212,6 +214,8 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     assert serve.main(["--host=0.0.0.0", f"--token_file={path}", "--only_check_args"]) == 0
     monkeypatch.setenv("MMDUPLEX_TOKEN", "another-secret-of-16")
     assert serve.main(["--host=0.0.0.0", "--only_check_args"]) == 0
+    assert serve.main([f"--token_file={path}", f"--operator_token_file={path}", "--only_check_args"]) == 2
+    assert "the operator's token is that of the clients" in capsys.readouterr().err
     path.write_text("\n")
     assert serve.main(["--host=0.0.0.0", f"--token_file={path}", "--only_check_args"]) == 2
     assert "first line is empty" in capsys.readouterr().err

@@ -359,16 +359,16 @@ def test_a_stream_that_another_replica_takes_meanwhile_is_left_to_it(tmp_path: P
 
 def test_what_is_asked_to_go_twice_goes_once(tmp_path: Path):
     async def test():
-        async with replicas(tmp_path, 1) as (here,), shown(here) as (_, session):
-            written, write = [], here.handover.write
+        async with replicas(tmp_path, 1, notice_s=0.0) as (here,), shown(here) as (_, session):
+            asked, save = [], session.save
 
-            def count_written(*arguments, **named) -> bool:
-                written.append(named["left"])
-                return write(*arguments, **named)
+            def count_asked(**named):
+                asked.append(named)
+                return save(**named)
 
-            here.handover.write = count_written
+            session.save = count_asked
             await asyncio.gather(here.sessions.drain(5.0), here.sessions.drain(5.0))
-            assert written == [True]
+            assert asked == [{"leave": True}]
             assert session.has_moved
 
     run(test())
@@ -463,14 +463,42 @@ def test_a_folder_that_hangs_holds_up_nothing_else(tmp_path: Path):
     async def test():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         async with replicas(tmp_path, 1) as (here,), aiohttp.ClientSession() as http:
-            go_on = threading.Event()
-            here.handover.find = slow(here.handover.find, go_on)
+            go_on, asked = threading.Event(), []
+            find = slow(here.handover.find, go_on)
+
+            def find_slowly(key: str):
+                asked.append(key)
+                return find(key)
+
+            here.handover.find = find_slowly
             looking = [asyncio.create_task(here.sessions.whereabouts(f"r9.key{i}")) for i in range(20)]
             await asyncio.sleep(0.05)
             async with http.get(f"{here.url}/static/connection.js") as answer:
                 assert answer.status == 200
+            # (Nor can strangers keep more than a part of its threads busy.)
+            assert 1 <= len(asked) <= 2
             go_on.set()
             assert await asyncio.gather(*looking) == [None] * 20
+
+    run(test())
+
+
+def test_a_stream_that_the_folder_does_not_show_yet_is_looked_for_again(tmp_path: Path):
+    async def test():
+        async with replicas(tmp_path, 2) as (here, there), shown(here) as (_, session):
+            here.handover.write(await session.save(), 0, left=True)
+            looked, find = [], there.handover.find
+
+            def find_late(key: str):
+                looked.append(key)
+                return find(key) if len(looked) > 2 else None
+
+            there.handover.find = find_late
+            taken = await there.sessions._take_over(resume_of(session), there.handover)
+            assert taken.key == session.key
+            there.handover.find = lambda _: None
+            gone = await there.sessions._take_over(resume_of(session, session="r0.gone"), there.handover)
+            assert gone is None
 
     run(test())
 
@@ -694,6 +722,25 @@ def test_an_operator_drains_by_a_request_and_nobody_else(tmp_path: Path):
                 stream._error, stream._done = Refused("end", "the test is over"), True
         async with served() as server, server.http.post(f"{server.url}/v1/drain") as answer:
             assert answer.status == 404
+
+    run(test())
+
+
+def test_a_reader_of_a_stream_that_was_lost_hears_no_word_again():
+    async def test():
+        async with served() as server, server.stream(mode="file") as socket:
+            (session,) = server.sessions
+            # Its client, and whoever reads along, has three words of which the first alone was kept.
+            await socket.show(0)
+            await server.until(lambda: session.words.seq == 1)
+            session.replay_seq = 3
+            address = f"{server.url}/v1/sessions/{session.id}/words?key={session.feed}"
+            async with server.http.get(address, headers={"Last-Event-ID": "3"}) as answer:
+                for tick in range(1, 5):
+                    await socket.show(tick)
+                await socket.say(type="end")
+                text = (await answer.content.read()).decode()
+            assert [line for line in text.splitlines() if line.startswith("id:")] == ["id: 4", "id: 5"]
 
     run(test())
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import re
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from mmduplex_jax.client import Notice, connect
+from mmduplex_jax.client import Notice, Status, connect
 from tests.serving.replicas import TICK_S, Balancer, Replica, pictures, replicas, watch, words_of
 from tests.serving.served import run
 
@@ -94,8 +95,13 @@ def test_a_live_stream_that_is_handed_over_loses_no_word_and_one_that_is_lost_sa
                 assert [(word.seq, word.text, word.t_video_s) for word in before] == said[: len(before)]
                 assert len(before) > 5
                 assert [word.seq for word in (*before, *after)] == list(range(1, len(before) + len(after) + 1))
-                # Its state is not that of a stream that begins: the first word of one that does is known.
                 assert after[-1].t_video_s > before[-1].t_video_s
+                # Its state is not that of a stream that begins: the model goes on after the step at which it was kept.
+                kept_s = float(re.search(r"what was kept at ([\d.]+) s", events[at].message)[1])
+                steps = lambda events: [(event.t_video_s, event.step) for event in events if isinstance(event, Status)]
+                kept = max(step for t_s, step in steps(events[:at]) if t_s < kept_s + 0.01)
+                assert kept > 10
+                assert min(step for _, step in steps(events[at:])) > kept
 
     run(test())
 

@@ -1,6 +1,7 @@
 """A stream that moves between pools says what one that stays says, to the bit; what is no stream of here is refused."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
-from mmduplex_jax.streaming.moving import StreamState
+from mmduplex_jax.streaming.moving import Rows, StreamState
 from mmduplex_jax.streaming.pool import StreamPool
 from mmduplex_jax.streaming.programs import compiled
 from mmduplex_jax.streaming.slot import WaitingFrame
@@ -175,6 +176,12 @@ def test_rounds_wait_for_a_stream_that_was_put_in_once_it_has_shown_something_an
     slot.leaving = True
     run(there)
     assert there.statistics().sessions == 0
+
+
+def test_a_state_with_an_array_of_which_no_row_can_be_taken_is_said():
+    init = lambda params, batch: {"seen": jnp.zeros((batch, 2)), "shared": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"the state's \['shared'\] is \[3\] for any number of rows"):
+        Rows(SimpleNamespace(init_state=init), {}, init({}, 4), compile_once, facts=())
 
 
 def test_a_stream_of_another_model_is_refused():
