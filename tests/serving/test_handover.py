@@ -235,8 +235,8 @@ def slow(function, go_on: threading.Event):
     return waiting
 
 
-def resume_of(session: Session, **changed) -> Resume:
-    return dataclasses.replace(Resume(session.id, session.token, 0), **changed)
+def resume_of(session: Session) -> Resume:
+    return Resume(session.id, session.token, 0)
 
 
 @contextlib.asynccontextmanager
@@ -497,8 +497,8 @@ def test_a_stream_that_the_folder_does_not_show_yet_is_looked_for_again(tmp_path
             taken = await there.sessions._take_over(resume_of(session), there.handover)
             assert taken.key == session.key
             there.handover.find = lambda _: None
-            gone = await there.sessions._take_over(resume_of(session, session="r0.gone"), there.handover)
-            assert gone is None
+            gone = dataclasses.replace(resume_of(session), session="r0.gone")
+            assert await there.sessions._take_over(gone, there.handover) is None
 
     run(test())
 
