@@ -588,7 +588,7 @@ def work(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True)
     try:
         found = {
-            "machine": machine() | {"workers": workers, "busy_processes": os.getloadavg()[0]},
+            "machine": machine() | {"workers": workers, "load_average": os.getloadavg()[0]},
             "videos": [path.name for path in videos],
             "sharding": sharding(videos, args.out, args.copies, workers, args.frame_px),
             "decoding": decoding(videos, args.copies, workers, args.rounds, args.frame_px)

@@ -122,7 +122,7 @@ def loaders(args: argparse.Namespace) -> dict[str, Any]:
              for name, some in zip(arms, found)}  # fmt: skip
     clips, torch = rates["encoded clips"], rates["frames, torch"]
     return {
-        "machine": machine() | {"workers": args.workers, "busy_processes": os.getloadavg()[0]},
+        "machine": machine() | {"workers": args.workers, "load_average": os.getloadavg()[0]},
         "loaders": rates,
         "times_as_fast_as_torch": [one / other for one, other in zip(clips["clips_per_s"], torch["clips_per_s"])],
         "times_less_work_than_torch": [

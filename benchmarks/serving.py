@@ -18,7 +18,7 @@ sent the picture that it is about (that of the last tick at or before its `t_vid
 
 `host`: what a stream takes of processors, memory and the network, by what is sent (JPEGs over a WebSocket, H.264 over
 WebRTC, H.264 that the server reads itself), without the model's step (`benchmarks.serving_host`). docs/capacity.md is
-reckoned from it. Only where --parts names it. So far only the row of JPEGs has come: WebRTC's handshake hangs here.
+reckoned from it. Only where --parts names it.
 """
 
 import argparse
@@ -40,8 +40,7 @@ import numpy as np
 
 from benchmarks import serving_host
 from benchmarks.serving_clients import Task
-from benchmarks.serving_host import cpu_s
-from benchmarks.turns import machine
+from benchmarks.turns import cpu_s, machine
 from data_pipelines.world import WorldConfig, make_clip
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.client import encode
@@ -265,7 +264,9 @@ def host(model: Sequence[str], video: Path | None, streams: int, seconds: float,
     """What a stream takes of its host (`serving_host`), of a video or of a clip of the world."""
     if video is None:
         video = write_clip_files(folder, WorldConfig(look="rich"), 0, 0, size_px=360).video
-    server = Server([*model, f"--allow_sources={folder}"], streams, folder / "host.log", "benchmarks.serving_host")
+    # (Clients take the processors that the server shakes hands with.)
+    flags = [*model, f"--allow_sources={folder}", f"--limit_hello_s={serving_host.GREETING_S:g}"]
+    server = Server(flags, streams, folder / "host.log", "benchmarks.serving_host")
     try:
         found = asyncio.run(serving_host.host(server, video, folder, streams, seconds))
     finally:

@@ -3,13 +3,14 @@
 The server is `launch.serve` with a model whose step does nothing and reports every slot of every tick, so that what its
 process takes is sockets, messages and the pool's work. Pictures and sources are decoded in processes of their own,
 whose time and memory are counted apart. All is counted in processors' time for a second of video that was answered;
-nothing by the wall, so that a busy machine lengthens it only a little. Streams of
-files wait for the server; WebRTC cannot, and comes slowed down.
+nothing by the wall, so that a busy machine lengthens it only a little. Clients send no further ahead than they are
+answered: a server that nobody waits for drops pictures, and is counted for ticks that it never answers.
 
 `python -m benchmarks.serving_host --checkpoint=world --port=0` is that server.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ import av
 import jax
 import jax.numpy as jnp
 
+from benchmarks.turns import cpu_s, process_stats
 from data_pipelines.decode import VideoReader
 from launch import serve
 from mmduplex_jax.client import encode
@@ -42,9 +44,15 @@ FPS = 25
 _QUALITY = 90  # of JPEGs
 _FILMED_S = 8
 # Every stream is answered, and decoders and buffers are there, before anything counts; all may take so long.
-_WARM_TICKS, _PATIENCE_S, _GO_S = 12, 600.0, 3.0
-# WebRTC does not wait for a machine that is busy: pictures come at this share of their pace.
-_PACE = 0.25
+_WARM_TICKS, _PATIENCE_S = 12, 600.0
+# For a handshake, and for the last message, on a machine whose cores others have.
+GREETING_S, _BYE_S, _LOOK_S = 60.0, 60.0, 0.05
+# A client is so far ahead of what was answered: of a file more than waits in the server; of a track no more than a live
+# stream's inbox holds (8 pictures), which drops what comes above that.
+_FILE_AHEAD_S, _TRACK_AHEAD_S = 4.0, 0.32
+# A track whose server answers nothing for so long (a picture may be lost) goes on at this share of its pace.
+_UNANSWERED_S, _PACE = 5.0, 0.25
+_END = json.dumps({"type": "end"})
 
 
 class Film(NamedTuple):
@@ -83,20 +91,9 @@ def film(source: Path, folder: Path, size: tuple[int, int, int], length_s: float
     return Film(path, width_px, height_px, turns * every / FPS)
 
 
-def cpu_s(process: int | str) -> float:
-    """Processor time of a process so far, in the kernel and out of it."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def decoders_of(server: int) -> list[int]:
     """The processes that decode a server's streams: the children of its only child."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text(encoding="ascii").rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
+    parents = {pid: int(fields[1]) for pid, fields in process_stats().items()}
     return [pid for pid, parent in parents.items() if parents.get(parent) == server]
 
 
@@ -132,48 +129,155 @@ class Traffic:
 
     Attributes:
       ticks: that were answered.
+      leaving: the clients have been asked to end their streams.
     """
 
     def __init__(self) -> None:
         self.received_bytes = self.sent_bytes = self.ticks = 0
+        self.leaving = False
+        self._streams: list[Told] = []
 
-    def take(self, message: str) -> None:
-        self.received_bytes += len(message)
-        self.ticks += '"status"' in message[:40]
+    def stream(self) -> "Told":
+        """Another stream's part in it."""
+        self._streams.append(Told(self))
+        return self._streams[-1]
+
+    def leave(self) -> None:
+        """Asks every client to end its stream, so that nothing of it waits for somebody who comes back."""
+        self.leaving = True
+        for stream in self._streams:
+            stream.wake()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"received_bytes": self.received_bytes, "sent_bytes": self.sent_bytes, "ticks": self.ticks}
+
+
+class Told:
+    """What a server has told one stream.
+
+    Attributes:
+      traffic: that it is a part of.
+      greeted, ended: its hello and its bye have come.
+      answered_s: the time of the last tick that was answered.
+      heard_s: when something came last, by the monotonic clock.
+    """
+
+    def __init__(self, traffic: Traffic):
+        self.traffic = traffic
+        self.greeted = self.ended = False
+        self.answered_s, self.heard_s = 0.0, time.monotonic()
+        self._lost = ""
+        self._news = asyncio.Event()
+
+    def take(self, text: str) -> None:
+        """Takes a message."""
+        message = json.loads(text)
+        self.traffic.received_bytes += len(text)
+        self.heard_s = time.monotonic()
+        match message["type"]:
+            case "hello":
+                self.greeted = True
+            case "status":
+                self.traffic.ticks += 1
+                self.answered_s = message["t_video_s"]
+            case "bye":
+                self.ended = True
+            case "error" if message["fatal"]:
+                self.lose(f"the server refused a stream: {message['code']}, {message['message']}")
+        self.wake()
+
+    def lose(self, why: str) -> None:
+        """Nothing more will come; whoever waits is told why, the first time."""
+        self._lost = self._lost or why
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets everybody who waits look again."""
+        self._news.set()
+
+    async def until(self, holds: Callable[[], bool], within_s: float | None = None) -> None:
+        """Waits until something holds; TimeoutError, and ConnectionError where the stream was lost before."""
+        async with asyncio.timeout(within_s):
+            while not holds():
+                if self._lost:
+                    raise ConnectionError(self._lost)
+                self._news.clear()
+                await self._news.wait()
+
+    async def until_greeted(self) -> None:
+        """Waits for the server's hello; ConnectionError where it does not come."""
+        try:
+            await self.until(lambda: self.greeted, GREETING_S)
+        except TimeoutError:
+            raise ConnectionError(f"the server greeted nobody for {GREETING_S:g} s") from None
+
+    async def until_bye(self) -> None:
+        """Waits for the server's last message; ConnectionError where it does not come."""
+        try:
+            await self.until(lambda: self.ended, _BYE_S)
+        except TimeoutError:
+            raise ConnectionError(f"a stream was ended, and no bye came for {_BYE_S:g} s") from None
 
 
 async def by_websocket(
-    url: str, http: aiohttp.ClientSession, traffic: Traffic, hello: dict, messages: Sequence[bytes]
+    url: str, http: aiohttp.ClientSession, told: Told, hello: dict, messages: Sequence[tuple[float, bytes]]
 ) -> None:
-    """A stream over a WebSocket: sends all messages, as fast as they are taken, and reads."""
+    """A stream over a WebSocket, from hello to bye: sends (time, message), as fast as they are answered, and reads."""
     async with http.ws_connect(f"{url}/v1/stream", protocols=("mmduplex.v1",)) as socket:
-        await socket.send_str(json.dumps(hello))
-        reading = asyncio.create_task(_read(socket, traffic))
+        tasks = [asyncio.create_task(_read(socket, told))]
         try:
-            for message in messages:
-                await socket.send_bytes(message)
-            await reading
+            await socket.send_str(json.dumps(hello))
+            await told.until_greeted()
+            tasks.append(sending := asyncio.create_task(_send(socket, told, messages)))
+            sending.add_done_callback(lambda _: told.wake())
+            await told.until(lambda: told.ended or told.traffic.leaving or (bool(messages) and sending.done()))
+            sending.cancel()
+            if not told.ended:
+                await socket.send_str(_END)
+                await told.until_bye()
         finally:
-            reading.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read(socket: aiohttp.ClientWebSocketResponse, traffic: Traffic) -> None:
-    async for message in socket:
-        traffic.take(message.data)
+async def _send(socket: aiohttp.ClientWebSocketResponse, told: Told, messages: Sequence[tuple[float, bytes]]) -> None:
+    for t_s, message in messages:
+        await told.until(lambda t_s=t_s: t_s <= told.answered_s + _FILE_AHEAD_S)
+        told.traffic.sent_bytes += len(message)
+        await socket.send_bytes(message)
 
 
-async def by_webrtc(url: str, http: aiohttp.ClientSession, traffic: Traffic, hello: dict[str, Any], of: Film) -> None:
-    """A stream whose film comes on a track, as it is encoded, at its pace."""
+async def _read(socket: aiohttp.ClientWebSocketResponse, told: Told) -> None:
+    try:
+        async for message in socket:
+            told.take(message.data)
+    finally:
+        told.lose(f"the server hung up: {socket.close_code}")
+
+
+async def by_webrtc(url: str, http: aiohttp.ClientSession, told: Told, hello: dict[str, Any], of: Film) -> None:
+    """A stream whose film comes on a track, as it is encoded, from hello to bye."""
     import aiortc
+    from aiortc.mediastreams import MediaStreamError
 
     class Track(aiortc.MediaStreamTrack):
         kind = "video"
-        packets, began_s = _packets(of), time.monotonic()
+        packets = _packets(of)
+        sent_s = 0.0
 
         async def recv(self) -> av.Packet:
-            t_s, packet = next(self.packets)
-            await asyncio.sleep(max(0.0, self.began_s + t_s / _PACE - time.monotonic()))
-            traffic.sent_bytes += packet.size
+            # (What comes before there is a stream is not watched, and the next keyframe far.)
+            try:
+                await told.until_greeted()
+                t_s, packet = next(self.packets)
+                await _due(told, t_s, self.sent_s)
+            except (StopIteration, ConnectionError) as error:
+                told.lose(str(error) or "the film is over")
+                raise MediaStreamError from error
+            self.sent_s = time.monotonic()
+            told.traffic.sent_bytes += packet.size
             return packet
 
     connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
@@ -183,16 +287,39 @@ async def by_webrtc(url: str, http: aiohttp.ClientSession, traffic: Traffic, hel
         connection.getTransceivers()[0].setCodecPreferences([one for one in codecs if one.mimeType == "video/H264"])
         channel = connection.createDataChannel("mmduplex")
         channel.on("open", lambda: channel.send(json.dumps(hello)))
-        channel.on("message", traffic.take)
+        channel.on("message", told.take)
+        channel.on("close", lambda: told.lose("the data channel was closed"))
         await connection.setLocalDescription(await connection.createOffer())
         offer = {"type": "offer", "sdp": connection.localDescription.sdp}
         async with http.post(f"{url}/v1/webrtc", json=offer) as answer:
-            answer.raise_for_status()
-            told = await answer.json()
-        await connection.setRemoteDescription(aiortc.RTCSessionDescription(told["sdp"], told["type"]))
-        await asyncio.Event().wait()
+            if answer.status != 200:
+                raise ConnectionError(f"the server refused an offer: {answer.status}, {await answer.text()}")
+            body = await answer.json()
+        await connection.setRemoteDescription(aiortc.RTCSessionDescription(body["sdp"], body["type"]))
+        await told.until_greeted()
+        await told.until(lambda: told.ended or told.traffic.leaving)
+        if not told.ended:
+            channel.send(_END)
+            await told.until_bye()
     finally:
         await connection.close()
+
+
+async def _due(told: Told, t_s: float, before_s: float) -> None:
+    """Waits until a track's picture may come: at the film's pace, and answered so far, or at a slow one.
+
+    Args:
+      t_s: the picture's, in the film.
+      before_s: when the one before it was sent, by the monotonic clock.
+    """
+    await asyncio.sleep(before_s + 1.0 / FPS - time.monotonic())
+    while t_s > told.answered_s + _TRACK_AHEAD_S:
+        left_s = max(told.heard_s + _UNANSWERED_S, before_s + 1.0 / (FPS * _PACE)) - time.monotonic()
+        if left_s <= 0.0:
+            return
+        heard_s = told.heard_s
+        with contextlib.suppress(TimeoutError):
+            await told.until(lambda heard_s=heard_s: told.heard_s > heard_s, left_s)
 
 
 def _packets(of: Film) -> Iterator[tuple[float, av.Packet]]:
@@ -205,15 +332,17 @@ def _packets(of: Film) -> Iterator[tuple[float, av.Packet]]:
             yield float((packet.pts - began) * packet.time_base), packet
 
 
-def jpegs(of: Film, clock: Clock, frame_px: tuple[int, int]) -> list[bytes]:
-    """A JPEG of the model's size for every tick, as the page sends them."""
+def jpegs(of: Film, clock: Clock, frame_px: tuple[int, int]) -> list[tuple[float, bytes]]:
+    """A JPEG of the model's size for every tick, its time and its message, as the page sends them."""
     shown = VideoReader(of.path, clock, frame_px, "pad")
     pictures = [(t_s, *encode(frame, _QUALITY)) for _, t_s, frame in shown]
-    return [frame_bytes(Frame(number, t_s, "jpeg", True, data)) for number, (t_s, data, _) in enumerate(pictures)]
+    return [
+        (t_s, frame_bytes(Frame(number, t_s, "jpeg", True, data))) for number, (t_s, data, _) in enumerate(pictures)
+    ]
 
 
 async def _measured(server: Any, clients: Sequence[Any], traffic: Traffic, ticks: int, tick_s: float) -> dict:
-    """What so many clients take of a server for a second of a stream, over `ticks` of each."""
+    """What so many clients take of a server for a second of a stream, over `ticks` of each; then they have left."""
     streams = len(clients)
     before = Taken.by(server.pid)
     tasks = [asyncio.create_task(client) for client in clients]
@@ -223,13 +352,15 @@ async def _measured(server: Any, clients: Sequence[Any], traffic: Traffic, ticks
             if ended := [task for task in tasks if task.done()]:
                 ended[0].result()
                 raise ValueError(f"a stream ended after {traffic.ticks} ticks of all: the film is too short")
-            await asyncio.sleep(0.05)
-        return await asyncio.to_thread(Taken.by, server.pid), dict(vars(traffic))
+            await asyncio.sleep(_LOOK_S)
+        return await asyncio.to_thread(Taken.by, server.pid), traffic.counts
 
     try:
         async with asyncio.timeout(_PATIENCE_S):
             first, known = await answered(_WARM_TICKS * streams)
             last, heard = await answered(known["ticks"] + ticks * streams)
+            traffic.leave()
+            await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -260,15 +391,17 @@ async def host(server: Any, source: Path, folder: Path, streams: int, seconds: f
         async def measure(name: str, make: Any, count: int, **config: Any) -> None:
             hello = {"type": "hello", "version": 1, "client": name, "config": config}
             traffic = Traffic()
-            clients = [make(server.url, http, traffic, hello) for _ in range(count)]
+            clients = [make(server.url, http, traffic.stream(), hello) for _ in range(count)]
             found[name] = await _measured(server, clients, traffic, clock.ticks_in(seconds), clock.tick_s)
             print(name, found[name], file=sys.stderr, flush=True)
-            await asyncio.sleep(_GO_S)  # they go before others come
+            # (The next ones need their places.)
+            while (await asyncio.to_thread(server.metrics))["sessions"]:
+                await asyncio.sleep(_LOOK_S)
 
         pictures = await asyncio.to_thread(jpegs, films[0], clock, frame_px)
         await measure("jpeg", functools.partial(by_websocket, messages=pictures), streams, mode="file")
         # (They are on their way before they are taken.)
-        found["jpeg"]["in_bytes_per_s"] = round(sum(map(len, pictures)) / films[0].length_s)
+        found["jpeg"]["in_bytes_per_s"] = round(sum(len(message) for _, message in pictures) / films[0].length_s)
         for one in films:
             named = f"{one.width_px}x{one.height_px}"
             await measure(f"webrtc {named}", functools.partial(by_webrtc, of=one), max(1, streams // 2))

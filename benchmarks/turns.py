@@ -32,14 +32,31 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def tree_cpu_s() -> float:
-    """Seconds that processors have worked for this process and all that it started, those that ended included."""
-    fields: dict[int, list[str]] = {}
+def process_stat(pid: int) -> list[str]:
+    """What `/proc/PID/stat` says of a process, from the third field on, its state; OSError where it has ended."""
+    # (What stands before is its name, which may have anything in it.)
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+
+
+def process_stats() -> dict[int, list[str]]:
+    """Of every process what `process_stat` says."""
+    found: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has just ended
-                fields[int(entry.name)] = (entry / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    tree = {os.getpid()}
+                found[int(entry.name)] = process_stat(int(entry.name))
+    return found
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, in the kernel and out of it; OSError where it has ended."""
+    user, system = process_stat(pid)[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_s() -> float:
+    """Seconds that processors have worked for this process and all that it started, those that ended included."""
+    fields, tree = process_stats(), {os.getpid()}
     while found := {pid for pid, values in fields.items() if int(values[1]) in tree} - tree:
         tree |= found
     # User and system time of each, and of its children that ended.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import serving, serving_host
+from benchmarks.turns import cpu_s
 from data_pipelines.decode import VideoReader
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
@@ -37,16 +38,18 @@ def test_a_film_is_as_long_as_asked_for_and_goes_on(film: serving_host.Film):
 
 
 def test_a_jpeg_a_tick(film: serving_host.Film):
-    messages = [parse_frame(message) for message in serving_host.jpegs(film, Clock(), (16, 16))]
+    times_s, messages = zip(*serving_host.jpegs(film, Clock(), (16, 16)))
+    messages = [parse_frame(message) for message in messages]
+    assert times_s == pytest.approx([message.t_s for message in messages], abs=1e-6)
     assert [message.t_s for message in messages] == pytest.approx(np.arange(len(messages)) * Clock().tick_s, abs=1e-6)
     assert {message.codec for message in messages} == {"jpeg"}
 
 
 def test_processes_are_counted():
-    before_s = serving_host.cpu_s(os.getpid())
+    before_s = cpu_s(os.getpid())
     while time.process_time() < before_s + 0.05:
         pass
-    assert serving_host.cpu_s(os.getpid()) > before_s
+    assert cpu_s(os.getpid()) > before_s
     assert serving_host.private_bytes(os.getpid()) > 10**6
     assert os.getpid() not in serving_host.decoders_of(os.getpid())
 
