@@ -394,8 +394,8 @@ async def host(server: Any, source: Path, folder: Path, streams: int, seconds: f
             clients = [make(server.url, http, traffic.stream(), hello) for _ in range(count)]
             found[name] = await _measured(server, clients, traffic, clock.ticks_in(seconds), clock.tick_s)
             print(name, found[name], file=sys.stderr, flush=True)
-            # (The next ones need their places.)
-            while (await asyncio.to_thread(server.metrics))["sessions"]:
+            # (The next ones need their places, and are not to be taken for their decoders.)
+            while decoders_of(server.pid) or (await asyncio.to_thread(server.metrics))["sessions"]:
                 await asyncio.sleep(_LOOK_S)
 
         pictures = await asyncio.to_thread(jpegs, films[0], clock, frame_px)

@@ -1,8 +1,10 @@
 """What a stream takes of its host is counted whole, and its server's model does nothing."""
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,11 @@ from data_pipelines.decode import VideoReader
 from data_pipelines.world import WorldConfig
 from data_pipelines.world.clip import write_clip_files
 from mmduplex_jax.clock import Clock
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.protocol import parse_frame
+from mmduplex_jax.serving.sources import Sources
+from tests.serving.scripted_pool import FACTS, ScriptedPool
+from tests.serving.served import Server, run, served
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +80,84 @@ def test_a_model_that_does_nothing_reports_every_slot():
     assert output.report["valid"].all()
 
 
+def client_of(way: str, film: serving_host.Film, server: Server, told: serving_host.Told) -> Coroutine[Any, Any, None]:
+    """A client that sends a film in one of the benchmark's ways."""
+    hello = {"type": "hello", "version": 1, "config": {"mode": "live" if way == "webrtc" else "file"}}
+    if way == "webrtc":
+        return serving_host.by_webrtc(server.url, server.http, told, hello, film)
+    messages = serving_host.jpegs(film, FACTS.clock, (16, 16)) if way == "jpeg" else ()
+    if way == "source":
+        hello["config"]["source"] = str(film.path)
+    return serving_host.by_websocket(server.url, server.http, told, hello, messages)
+
+
+async def come_and_go(way: str, film: serving_host.Film, server: Server) -> None:
+    """A client's stream, until five ticks are answered."""
+    traffic = serving_host.Traffic()
+    client = asyncio.create_task(client_of(way, film, server, traffic.stream()))
+    await server.until(lambda: traffic.ticks >= 5 or client.done())
+    traffic.leave()
+    await client
+    assert traffic.ticks >= 5
+    assert traffic.received_bytes > 0
+    assert (traffic.sent_bytes > 0) == (way != "source")
+
+
+@pytest.mark.parametrize("way", ["jpeg", "webrtc", "source"])
+def test_clients_that_leave_leave_their_places(film: serving_host.Film, way: str):
+    if way == "webrtc":
+        pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
+
+    async def test():
+        # Nobody's place is free by itself within the test.
+        pool, sources = ScriptedPool(slots=1), Sources([str(film.path)])
+        async with served(pool, limits=Limits(resume_s=1000.0), sources=sources) as server:
+            await come_and_go(way, film, server)
+            assert not pool.seats
+            await come_and_go(way, film, server)
+            assert len(pool.all_seats) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("way", ["jpeg", "webrtc", "source"])
+def test_a_client_that_is_refused_says_why(film: serving_host.Film, way: str):
+    if way == "webrtc":
+        pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
+
+    async def test():
+        sources = Sources([str(film.path)])
+        async with served(ScriptedPool(slots=1), sources=sources) as server, server.stream():
+            with pytest.raises(ConnectionError, match="refused a stream: full, all 1 seats are taken"):
+                await client_of(way, film, server, serving_host.Traffic().stream())
+
+    run(test())
+
+
+def test_a_picture_of_a_track_waits_for_the_answer_but_not_for_ever(monkeypatch):
+    told = serving_host.Traffic().stream()
+    told.take(json.dumps({"type": "status", "t_video_s": 1.0}))
+    ahead_s = serving_host._TRACK_AHEAD_S
+
+    async def test():
+        await serving_host._due(told, 1.0 + ahead_s, 0.0)
+        waiting = asyncio.create_task(serving_host._due(told, 1.1 + ahead_s, 0.0))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        told.take(json.dumps({"type": "status", "t_video_s": 1.2}))
+        await waiting
+        monkeypatch.setattr(serving_host, "_UNANSWERED_S", 0.05)
+        await serving_host._due(told, 100.0, 0.0)
+
+    run(test())
+
+
 @pytest.mark.slow
-def test_a_short_run_counts_every_way_to_send(tmp_path):
+def test_a_short_run_counts_every_way_to_send(film: serving_host.Film, tmp_path):
+    pytest.importorskip("aiortc", reason="aiortc is not installed (the extra `live` has it)")
     path = tmp_path / "host.json"
-    assert serving.main(["--parts=host", "--host_streams=2", "--host_s=2", f"--json={path}"]) == 0
+    flags = ["--parts=host", "--host_streams=2", "--host_s=2", f"--video={film.path}", f"--json={path}"]
+    assert serving.main(flags) == 0
     found = json.loads(path.read_text())["host"]["sent"]
     assert set(found) == {
         "jpeg",
