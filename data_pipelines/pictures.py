@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.format import Flags as FormatFlags
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 
 from data_pipelines.geometry import Orientation, orientation_of_matrix
@@ -446,8 +447,10 @@ class PictureStream:
 
     def _describe_frame(self, frame: av.VideoFrame, t_s: float) -> None:
         """Orientation and size, where they change."""
-        side_data: Any = frame.side_data  # PyAV 18 declares names as its only keys
-        data = side_data.get(SideData.DISPLAYMATRIX)
+        # (Not the frame's own, which the frame would hold and be held by: frames by the hundred would wait, with their
+        # pictures, until Python looks for such circles.)
+        container: Any = SideDataContainer  # PyAV 18 declares it without its argument
+        data = container(frame).get(SideData.DISPLAYMATRIX)
         matrix = None if data is None else bytes(data)
         size_px = frame.width, frame.height
         if self._size_px not in ((0, 0), size_px):

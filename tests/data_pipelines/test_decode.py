@@ -1,5 +1,6 @@
 """Every tick sees the picture that was on the screen, whatever the codec, the container, the times and the shape."""
 
+import gc
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_a_cut_by_an_edit_list_shows_what_a_player_shows(tmp_path: Path):
     shown = [number_in(f.to_ndarray(format="rgb24")) for _, f in _shown(path)]
     assert 0 < shown[0] <= 10
     assert numbers(path) == [shown[i] for i in expected([i * 0.04 for i in range(len(shown))], len(shown) * 0.04)]
+
+
+def test_no_picture_is_kept_after_it_was_shown(tmp_path: Path):
+    path = write_numbered(tmp_path / "a.mp4", images=[numbered_image(i) for i in range(60)])
+    gc.collect()
+    gc.disable()  # it would let go of what holds itself
+    try:
+        with VideoReader(path, CLOCK, SIDE_PX) as reader:
+            kept = [sum(type(one) is av.VideoFrame for one in gc.get_objects()) for _ in reader]
+    finally:
+        gc.enable()
+    assert len(kept) > 10
+    assert max(kept) < 10
 
 
 # Geometry
