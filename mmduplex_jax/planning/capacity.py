@@ -99,28 +99,26 @@ TEMPORARIES = 1.26 / 0.87
 HOST_CORES, HOST_BYTES, HOST_DEVICES = 192, 2e12, 8
 HOST = f"{HOST_CORES} cores, {HOST_BYTES / 1e12:.0f} TB, {HOST_DEVICES} devices: AWS P5 (silicon.fr, 2023)"
 CORE_PRICE = Price(0.34 / 8, "c5.2xlarge, 8 vCPUs on demand, AWS's Auto Scaling guide, read 2026-11-30")
-# On 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time a second of video. `jpeg` is whole, of eight streams:
-# python -m benchmarks.serving --parts=host --checkpoint=NAME --host_streams=8 --host_s=10 --video=05_default_juggle.mp4
-# Of H.264 the decoding is measured, 20 s of that video in `pictures.Intake` (h264) and in `VideoReader` (source);
-# 1280x720 for frames of `world` only. The server's part and memory are taken to be those of `jpeg`, measured before
-# decoders shared their frames. Files: a stream's socket and, of its decoder, socket, process and memory, by the code.
-_WORLD = Sent(0.01819, 0.00638, 219_136, 3_576_832, 4.0, 16_083, 2_402)
-_REAL = Sent(0.02851, 0.02493, 2_050_048, 5_043_200, 4.0, 300_357, 2_864)
-
-
-def _sent(jpeg: Sent, small: tuple[float, float], large: tuple[float, float]) -> dict[str, Sent]:
-    """All ways to send, from cores that decode 640x360 and 1280x720, of a client and of a source."""
-    ways = {"jpeg": jpeg}
-    for size, (client, source), in_bytes_per_s in (("640x360", small, 124_215), ("1280x720", large, 317_067)):
-        taken = jpeg._replace(in_bytes_per_s=in_bytes_per_s)
-        ways[f"h264 {size}"] = taken._replace(decoder_cores=client)
-        ways[f"source {size}"] = taken._replace(decoder_cores=source)
-    return ways
-
-
+# On 2 cores of an AMD EPYC, busy, 2026-11-30, in processors' time a second of video, four streams, of `h264` (a track
+# of WebRTC) two; a server's memory is that of `jpeg`, since the rows after it find what was freed before:
+# python -m benchmarks.serving --parts=host --checkpoint=NAME --host_streams=4 --host_s=8 --video=05_default_juggle.mp4
+# Files: a stream's socket (of a track one for each of two addresses) and, of its decoder, socket, process and memory,
+# by the code.
 SENT = {
-    "world": _sent(_WORLD, (0.04311, 0.05828), (0.11095, 0.12333)),
-    "real": _sent(_REAL, (0.04636, 0.05585), (0.11095, 0.12333)),
+    "world": {
+        "jpeg": Sent(0.01314, 0.00376, 95_232, 4_281_344, 4.0, 15_587, 2_395),
+        "h264 640x360": Sent(0.0975, 0.04437, 95_232, 7_589_888, 5.0, 126_549, 2_425),
+        "source 640x360": Sent(0.0265, 0.04234, 95_232, 13_100_032, 4.0, 135_489, 2_393),
+        "h264 1280x720": Sent(0.15313, 0.1025, 95_232, 11_759_616, 5.0, 324_256, 2_426),
+        "source 1280x720": Sent(0.04044, 0.10509, 95_232, 22_844_416, 4.0, 336_602, 2_392),
+    },
+    "real": {
+        "jpeg": Sent(0.01878, 0.01598, 2_744_320, 5_965_824, 4.0, 338_267, 2_849),
+        "h264 640x360": Sent(0.11313, 0.05562, 2_744_320, 8_996_864, 5.0, 126_704, 2_905),
+        "source 640x360": Sent(0.02687, 0.06688, 2_744_320, 15_196_160, 4.0, 135_489, 2_857),
+        "h264 1280x720": Sent(0.19179, 0.11826, 2_744_320, 12_775_424, 5.0, 303_709, 2_906),
+        "source 1280x720": Sent(0.05025, 0.12163, 2_744_320, 25_242_624, 4.0, 336_602, 2_852),
+    },
 }
 # docs/live.md: 72 streams of `world` on 4 cores, decoding included; a step of `duplex_300m` 25 ms of 4 cores, of eight
 # streams, 12.5 times a second. docs/speed.md: 15 ticks of `real` and their decoding 0.66 s of processors, one stream.
