@@ -12,7 +12,8 @@ of the world that it was not trained on, and what is heard of it is judged by wh
 
 Each row has a line for each judge (`mmduplex_jax/evals/recognisers.py`, extra `recognise`): word error with its 95 %
 interval over clips, and how long after its text a word's sound begins, of words that were understood. The text's time
-is that of the word in the clip, or in row `model` when the word was written.
+is that of the word in the clip, or in row `model` when the word was written. --vocabulary is what a judge takes for
+possible that knows which words may come: all that the world may say, or those that are said in what is judged.
 
 With --live_s a stream is played in real time: from the moment that a picture is there to that from which what is said
 about it at once may be heard: the words' delay, that of the sound behind them, and what this machine takes.
@@ -330,7 +331,7 @@ def work(args: argparse.Namespace) -> None:
         raise ValueError("--live_s is of a model: give --checkpoint")
     if args.codebooks is None and model is not None and model.live.config.audio is not None:
         args.codebooks = model.live.config.audio.depth.codebooks
-    named = ("data", "codec", "codebooks", "checkpoint", "clips", "seed", "look", "delay")
+    named = ("data", "codec", "codebooks", "checkpoint", "clips", "seed", "look", "delay", "vocabulary")
     settings = {name: getattr(args, name) for name in named}
     report: dict[str, Any] = {"machine": machine()} | settings
     text: list[str] = []
@@ -338,7 +339,8 @@ def work(args: argparse.Namespace) -> None:
         rows = rows_of(args, model)
         spoken = [word.text for speech in rows.values() for one in speech for word in one.said]
         make: dict[str, Callable[[Sequence[str]], Recogniser]] = {name: RECOGNISERS[name] for name in args.judges}
-        judges = [maker([*lexicon(), *spoken]) for maker in make.values()]
+        expected = spoken if args.vocabulary == "said" else [*lexicon(), *spoken]
+        judges = [maker(expected) for maker in make.values()]
         report["judges"] = {judge.name: {"version": judge.version, "unknown": judge.unknown} for judge in judges}
         report["lines"] = [judged(name, judge, rows[name], args.seed) for name in rows for judge in judges]
         if args.save_sound is not None:
@@ -377,6 +379,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--delay", type=at_least(0), metavar="STEPS", help="of the model's words (default: as it was trained)")
     judges = ",".join(RECOGNISERS)
     add("--judges", type=listed(among=RECOGNISERS, none=True), default=judges, help="some of %(default)s, or none")
+    words = "words that a judge with a list expects (default: %(default)s)"
+    add("--vocabulary", choices=("world", "said"), default="world", help=words)
     add("--rate_hz", type=at_least(1), default=16_000, help="of --data without a codec (default: %(default)s)")
     add("--live_s", type=float, default=0.0, help="play the model so long in real time (default: do not)")
     add("--save_sound", metavar="DIR", help="write what was judged, a folder a row")

@@ -157,6 +157,22 @@ def test_the_first_sound_after_a_picture_is_that_of_all_delays(monkeypatch):
     assert 0 < found["pictures"] < CLOCK.ticks_in(1.0)
 
 
+@pytest.mark.parametrize(("flags", "expects_more"), [([], True), (["--vocabulary=said"], False)])
+def test_a_judge_expects_the_words_of_the_world_or_those_that_are_said(tmp_path, monkeypatch, flags, expects_more):
+    pytest.importorskip("jiwer", reason="jiwer is not installed (extra `recognise`)")
+    save(tmp_path / "heard", [Speech("a", (SaidWord("red"), SaidWord("dog")), sound(0.5), RATE_HZ)])
+    expected = []
+
+    def judge(words):
+        expected.extend(words)
+        return Judge()
+
+    monkeypatch.setitem(speech.RECOGNISERS, "whisper", judge)
+    assert speech.main([f"--data={tmp_path / 'heard'}", "--rows=voice", "--judges=whisper", *flags]) == 0
+    assert {"red", "dog"} <= set(expected)
+    assert ("vanishes" in expected) == expects_more
+
+
 def test_flags_that_do_not_fit_are_refused(capsys):
     for flags, message in (([], "nothing to judge"), (["--data=nowhere", "--live_s=1"], "--live_s is of a model")):
         assert speech.main(flags) == 2
