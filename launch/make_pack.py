@@ -2,7 +2,7 @@ r"""Makes a pack of real things for the world's look `real`: cut-outs with alpha
 
     python -m launch.make_pack --coco=instances_val2017.json --images=val2017 --out=packs/mine
     python -m launch.make_pack --masks=DAVIS --classes=classes.json --out=packs/mine
-    python -m launch.make_pack --backgrounds=my_cameras --out=packs/mine
+    python -m launch.make_pack --backgrounds=my_cameras --balls=100 --out=packs/mine
     python -m launch.prepare --config=configs/data/world_real.py --config.world.pack=packs/mine --out=data/world-real
 
 Several sources may be named at once or one after another; each adds to the pack. A run that was stopped goes on where
@@ -13,7 +13,7 @@ pieces, a crowd, no picture, no class.
 and vehicles. --masks takes JPEGImages/NAME/*.jpg with Annotations/NAME/*.png, as DAVIS has them; --classes says what
 each is: {"dog": "dog", "car-turn": {"class": "car", "facing": "left"}, "bmx": {"1": "person", "2": "bicycle"}}.
 --backgrounds takes pictures and videos; of a video of a fixed camera its median picture, in which nothing that moves
-is left.
+is left. --balls draws balls, mostly of one colour, which photographs seldom show.
 
 Look at what was cut out before you train on it, and mind the licence of every picture: it is kept in the lists.
 
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipelines.world.real.drawn_balls import add_balls
 from data_pipelines.world.real.from_coco import add_coco, count_coco
 from data_pipelines.world.real.from_masks import add_backgrounds, add_masks, read_classes
 from data_pipelines.world.real.pack_writer import REJECTED_FILE, PackWriter
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--masks", metavar="DIR", help="a folder with JPEGImages and Annotations; needs --classes")
     add("--classes", metavar="FILE", help="JSON: what each sequence of --masks shows")
     add("--backgrounds", metavar="DIR", help="a folder of pictures, and of videos of fixed cameras")
+    add("--balls", metavar="COUNT", type=int, default=0, help="how many drawn balls the pack shall have")
     add("--per_class", type=int, default=400, help="of --coco: cut-outs of a class at most (default: %(default)s)")
     add("--pictures", type=int, default=400, help="of --coco: backgrounds at most, in all runs (default: %(default)s)")
     add("--no_colours", action="store_true", help="of --coco: do not write down the colour of things of one colour")
@@ -62,8 +64,12 @@ def make(args: argparse.Namespace) -> None:
       OSError: something cannot be read or written.
       ValueError: flags that need each other, or a number out of its range.
     """
-    if not (args.coco or args.masks or args.backgrounds):
-        raise ValueError("name what to make it from: --coco=FILE --images=DIR, --masks=DIR or --backgrounds=DIR")
+    if args.balls < 0:
+        raise ValueError("--balls must not be negative")
+    if not (args.coco or args.masks or args.backgrounds or args.balls):
+        raise ValueError(
+            "name what to make it from: --coco=FILE --images=DIR, --masks=DIR, --backgrounds=DIR or --balls=COUNT"
+        )
     for flag, needed in (("coco", "images"), ("masks", "classes")):
         if getattr(args, flag) and not getattr(args, needed):
             raise ValueError(f"--{flag} needs --{needed}")
@@ -86,6 +92,8 @@ def make(args: argparse.Namespace) -> None:
         )
     if args.backgrounds:
         parts.append(add_backgrounds(writer, Path(args.backgrounds), licence=args.licence))
+    if args.balls:
+        parts.append(add_balls(writer, args.balls))
     for _ in tqdm(itertools.chain(*parts), total=total, unit="thing", desc="make_pack", disable=None):
         pass
     report = {

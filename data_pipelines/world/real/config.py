@@ -23,7 +23,8 @@ class RealDynamics:
     Attributes:
       settings: how often each kind of place is drawn; those for which the pack has nothing are left out.
         road: vehicles along lanes. street: people, animals and vehicles. room: people and pets nearer by, furniture.
-        table: hands and objects. wild: animals nearer by. top: a camera that looks straight down.
+        floor: a room near the ground, where balls roll and legs pass. table: hands and objects. wild: animals near by.
+        top: a camera that looks straight down.
       liveliness: how often a clip has how many events (a range for 16 s; (0, 0) is a clip in which nothing happens).
       coloured: classes of which the colour is said, where the pack knows it and the picture shows it.
       smallest: a thing that comes or goes smaller than this is not spoken of, as nobody can make it out.

@@ -49,6 +49,8 @@ SETTINGS = {
                 (-0.9, 0.35), 1.7, (0.16, 0.65), "outdoors"),
         Setting("room", {"walker": 0.9, "object": 0.1}, ("prop", "prop", "object"),
                 (-0.9, 0.3), 1.7, (0.4, 1.15), "indoors", tallest_m=2.0),
+        Setting("floor", {"object": 0.6, "walker": 0.4}, ("prop", "object"),
+                (-0.9, 0.2), 1.7, (0.9, 2.2), "indoors", tallest_m=2.0),
         Setting("wild", {"walker": 1.0}, ("prop",),
                 (-0.7, 0.35), 0.5, (0.14, 0.55), "outdoors", tallest_m=1.3, without=("person",)),
         Setting("table", {"hand": 0.85, "object": 0.15}, ("object",), (-3.0, -0.5), 0.19, (0.2, 0.55), "indoors"),

@@ -369,5 +369,5 @@ class Ways(RealDraft):
             ends.reverse()
         tale = places.weighted(dice, {"through": 0.6, "stays": 0.25, "sets off": 0.15})
         low, high = (math.log(speed) for speed in _SPEEDS_M_S["object"])
-        speed = math.exp(dice.between((low, high))) * (_FLOOR_FASTER if self.setting.name == "room" else 1)
+        speed = math.exp(dice.between((low, high))) * (_FLOOR_FASTER if self.setting.name in ("room", "floor") else 1)
         return self._travel("object", *ends, tale=tale, speed_m_s=speed, class_name=name)
