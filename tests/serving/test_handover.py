@@ -298,7 +298,9 @@ def test_a_folder_that_fails_when_a_stream_is_looked_for_lets_its_client_and_rea
     run(test())
 
 
-def test_one_stream_that_takes_long_to_hand_over_holds_up_no_other(tmp_path: Path):
+def test_one_stream_that_takes_long_to_hand_over_holds_up_no_other(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sessions_module, "_HAND_OVER_S", PATIENCE_S)
+
     async def test():
         async with replicas(tmp_path, 1) as (here,), shown(here) as (_, one), shown(here) as (_, other):
             go_on, write, asked = threading.Event(), here.handover.write, []
@@ -311,7 +313,7 @@ def test_one_stream_that_takes_long_to_hand_over_holds_up_no_other(tmp_path: Pat
             for session in (one, other):
                 here.handover.want(session.key)
             await until(lambda: len(asked) == 2)
-            await until(lambda: (found := here.handover.find(asked[1])) is not None and found.left)
+            await until(lambda: next(session for session in (one, other) if session.key == asked[1]).has_moved)
             go_on.set()
             await until(lambda: all(session.has_moved for session in (one, other)))
 
@@ -472,7 +474,7 @@ def test_a_folder_that_hangs_holds_up_nothing_else(tmp_path: Path):
 
             here.handover.find = find_slowly
             looking = [asyncio.create_task(here.sessions.whereabouts(f"r9.key{i}")) for i in range(20)]
-            await asyncio.sleep(0.05)
+            await until(lambda: asked)
             async with http.get(f"{here.url}/static/connection.js") as answer:
                 assert answer.status == 200
             # (Nor can strangers keep more than a part of its threads busy.)
@@ -662,7 +664,11 @@ def test_a_full_replica_lets_a_stream_wait_for_room(tmp_path: Path):
 
 
 @pytest.mark.parametrize("order", ["end", "pause"])
-def test_what_a_client_says_while_its_stream_is_on_its_way_holds_where_it_goes_on(tmp_path: Path, order: str):
+def test_what_a_client_says_while_its_stream_is_on_its_way_holds_where_it_goes_on(
+    tmp_path: Path, monkeypatch, order: str
+):
+    monkeypatch.setattr(sessions_module, "_HAND_OVER_S", PATIENCE_S)
+
     async def test():
         async with replicas(tmp_path, 2) as (here, there):
             go_on = threading.Event()
