@@ -230,7 +230,8 @@ def test_what_is_ordered_while_a_stream_moves_is_ordered_again(browsers, server:
     with opened(browsers, server) as page:
         watch(page, "Built-in world")
         said(page, 3)
-        (session,), (seat,), dropped = server.sessions, server.pool.all_seats, []
+        (session,) = [one for one in server.sessions if one.ended is None]
+        (seat,), dropped = server.pool.all_seats, []
 
         async def drop(order: str) -> None:
             dropped.append(order)
