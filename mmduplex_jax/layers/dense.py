@@ -1,6 +1,7 @@
 """Dense layers, norms and activations. Parameters name their logical axes, so that none lacks a sharding rule."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,18 @@ def check_activation(name: str, what: str = "activation") -> None:
 DEFAULT_INIT = nn.initializers.lecun_normal()
 
 
+def joined_product(inputs: Array, kernel: Any, dims: Any, precision: Any = None) -> Array:
+    """`dense_product` with all axes before the last made one.
+
+    Of `[B, S, D]` the gradient of a kernel sums over two axes, for which XLA for CPUs writes the output's gradient down
+    transposed, and computes again all that it is the sum of, in that order. Of a matrix it multiplies it as it is.
+    """
+    del dims  # the last axis by the first
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    out = dense_product(rows, kernel, (((1,), (0,)), ((), ())), precision=precision)
+    return out.reshape(*inputs.shape[:-1], out.shape[-1])
+
+
 def dense(
     features: int,
     axes: tuple[str | None, str | None],
@@ -38,6 +51,7 @@ def dense(
     dtype=jnp.float32,
     use_bias: bool = False,
     init: Callable = DEFAULT_INIT,
+    joined: bool = False,
 ) -> nn.Dense:
     """A `nn.Dense` over the last axis: `[..., in] -> [..., features]`, computed in `dtype`, stored in float32.
 
@@ -46,6 +60,7 @@ def dense(
     Args:
       axes: logical names of the kernel's two axes (see `mmduplex_jax/sharding.py`).
       use_bias: whether a bias (zeros at first) is added.
+      joined: whether it multiplies all rows as one matrix (`joined_product`).
     """
     return nn.Dense(
         features,
@@ -54,7 +69,7 @@ def dense(
         kernel_init=nn.with_logical_partitioning(init, axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[-1:]),
         promote_dtype=promote_dtype,
-        dot_general=dense_product,
+        dot_general=joined_product if joined else dense_product,
         name=name,
     )
 

@@ -1,5 +1,7 @@
 """A bidirectional transformer over patches (ViT, Dosovitskiy et al., 2020) and a cross-attention read-out."""
 
+import functools
+
 import flax.linen as nn
 from einops import rearrange
 
@@ -22,9 +24,9 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         width = x.shape[-1]
         wide = self.expansion * width if self.hidden is None else self.hidden
-        hidden = dense(wide, ("embed", "mlp"), name="up", dtype=x.dtype, use_bias=self.use_bias)(x)
-        hidden = ACTIVATIONS[self.activation](hidden)
-        return dense(width, ("mlp", "embed"), name="down", dtype=x.dtype, use_bias=self.use_bias)(hidden)
+        layer = functools.partial(dense, dtype=x.dtype, use_bias=self.use_bias, joined=True)
+        hidden = ACTIVATIONS[self.activation](layer(wide, ("embed", "mlp"), name="up")(x))
+        return layer(width, ("mlp", "embed"), name="down")(hidden)
 
 
 class Attention(nn.Module):
@@ -54,13 +56,14 @@ class Attention(nn.Module):
         context = x if context is None else context
         width = x.shape[-1]
         heads = in_units("heads", width // self.heads)
-        into = lambda name: dense(width, ("embed", heads), name=name, dtype=x.dtype, use_bias=True)
+        layer = functools.partial(dense, width, dtype=x.dtype, use_bias=True, joined=True)
+        into = lambda name: layer(("embed", heads), name=name)
         split = lambda name, a: rearrange(into(name)(a), "b s (q e) -> b s q e", q=self.heads)
         query, key, value = split("query", x), split("key", context), split("value", context)
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
         out = rearrange(attend(query, *heads_first(key, value), mask, fused=self.fused), "b s q e -> b s (q e)")
-        return dense(width, (heads, "embed"), name="out", dtype=x.dtype, use_bias=True)(out)
+        return layer((heads, "embed"), name="out")(out)
 
 
 class EncoderBlock(nn.Module):
