@@ -7,7 +7,7 @@ from einops import rearrange
 
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import attend, heads_first
-from mmduplex_jax.layers.dense import ACTIVATIONS, dense, layer_norm
+from mmduplex_jax.layers.dense import ACTIVATIONS, dense, held_gradient, layer_norm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float
 
@@ -86,7 +86,7 @@ class EncoderBlock(nn.Module):
         phase: Float[Array, "2 B S E/2"] | None = None,
     ) -> Float[Array, "B S D"]:
         """Runs the layer; `mask` and `phase` are of the attention among `x` (see `Attention`)."""
-        norm = lambda name: layer_norm(name, x.dtype, self.norm_epsilon)
+        norm = lambda name: lambda x: layer_norm(name, x.dtype, self.norm_epsilon)(held_gradient(x))
         if self.self_attention:
             x = x + Attention(self.heads, self.fused, name="attention")(
                 norm("attention_norm")(x), mask=mask, phase=phase
