@@ -63,7 +63,7 @@ def test_the_twin_trains_as_ours(part, tmp_path):
     elif part == "pictures":
         task, config = training.pictures("configs/clip_s16.py", "float32", 1)
         tower = dataclasses.replace(task.tower, layers=2, width=96, hidden=128)
-        task = dataclasses.replace(task, tower=tower, side=5)
+        task = dataclasses.replace(task, tower=tower, grid=(5, 5))
     else:
         task, config = getattr(training, part)("configs/quickstart.py", "float32", 2)
     mine, theirs = losses(task, config, torch_training)
