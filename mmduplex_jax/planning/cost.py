@@ -21,6 +21,7 @@ from mmduplex_jax.planning.traced import Flops, count_flops, peak_bytes
 from mmduplex_jax.sharding import abstract_mesh, mesh_sizes
 from mmduplex_jax.stages.registry import find_stage
 from mmduplex_jax.streaming.sound import voice_of
+from mmduplex_jax.tokenizer.bflow import crop_trips
 from mmduplex_jax.train.optimizer import Groups, make_groups
 from mmduplex_jax.train.parameters import count
 from mmduplex_jax.train.step import Program, TrainState, abstract_params, make_program
@@ -321,8 +322,9 @@ class StreamCost(NamedTuple):
 
 def live_step_flops(task: Any) -> Mapping[str, float]:
     """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step; of a
-    model with an audio stream, which then speaks, the step's `sound`.
+    model with an audio stream, which then speaks, the step's `sound`. A tick spends all its flow tokens.
     """
+    trips = crop_trips(task.config.tokenizer)
     live = LiveModel(task.config)
     params = nn.unbox(abstract_params(task))
     state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
@@ -337,6 +339,8 @@ def live_step_flops(task: Any) -> Mapping[str, float]:
         if "DualStream.sound_step" in names:
             parts["sound"] += flops
             continue
+        if "flows" in names:
+            flops *= trips
         parts["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
     return parts
 

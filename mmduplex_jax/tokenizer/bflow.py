@@ -19,9 +19,23 @@ from mmduplex_jax.tokenizer import token_plan
 from mmduplex_jax.tokenizer.config import TokenizerConfig
 from mmduplex_jax.tokenizer.encoders import AnchorEncoder, CropTower, FlowEncoder, SceneState, table
 from mmduplex_jax.tokenizer.sight import FlowSight, Sight, see_clips, see_tick, spent_slots
-from mmduplex_jax.typing import Array, Bool, Float, Int32, UInt8
+from mmduplex_jax.typing import Array, Bool, Float, Int32, PyTree, UInt8
 
 FLOW, ANCHOR = 0, 1
+# Crops that a trunk sees at once, at least: two at a time take 1.8 times as long, since a CPU arranges the weights anew
+# for every product of a few rows (docs/speed.md, "A picture step").
+CROPS_AT_ONCE = 8
+
+
+def crop_trips(config: TokenizerConfig) -> int:
+    """How often a stream's tick runs the flow encoder if it spends all its slots: a trace has one run (`_of_some`)."""
+    looped = config.flow.layers and config.flow.pixels
+    return -(-config.flow_slots // _room(config.flow_slots, CROPS_AT_ONCE)) if looped else 1
+
+
+def _room(size: int, least: int) -> int:
+    """How many of `size` pictures are looked at at a time."""
+    return max(min(least, size), size // 8, 1)
 
 
 class Tokens(NamedTuple):
@@ -95,9 +109,12 @@ class BFlow(nn.Module):
         x, cache = self.events(self.event_in(values), context, placed)
         return values + self.projector(x), cache
 
-    def _flow_values(self, sight: FlowSight, states, at):
-        """Flow tokens `[B, N, D]`; `at` says which of the scene's states each of them reads."""
-        values = self.flows(sight)
+    def _flow_values(self, sight: FlowSight, states, at, spent: Bool[Array, "B N"] | None = None):
+        """Flow tokens `[B, N, D]`; `at` says which of the scene's states each of them reads.
+
+        Where `spent` says which tokens there are, others may hold anything that is finite.
+        """
+        values = self.flows(sight) if spent is None else self._spent_flows(sight, spent)
         if self.config.carries_scene:
             values = self.scene.read(values, states, at)
         return values + self.kinds[FLOW].astype(values.dtype)
@@ -185,10 +202,11 @@ class BFlow(nn.Module):
 
     def _of_some(
         self,
-        look: Callable[["BFlow", Array], Array],
-        pictures: UInt8[Array, "X ..."],
+        look: Callable[["BFlow", Any], Array],
+        pictures: PyTree,
         wanted: Bool[Array, "X"],
         each: jax.ShapeDtypeStruct,
+        room: int = 1,
     ) -> Float[Array, "X ..."]:
         """What `look` makes of the pictures that are wanted; of others nothing, or what nobody looks at.
 
@@ -197,14 +215,15 @@ class BFlow(nn.Module):
 
         Args:
           look: of this module and some pictures.
-          pictures: of which some are wanted.
+          pictures: of which some are wanted; an array, or a tree of arrays `[X, ...]`.
           wanted: which.
           each: what `look` gives of one picture.
+          room: how many at a time at least, where a picture is so small that the weights cost more than it.
         """
         if self.is_initializing():
             return look(self, pictures)
-        size = len(pictures)
-        room = max(1, size // 8)
+        size = len(wanted)
+        room = _room(size, room)
         order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
         order = jnp.pad(order, (0, -size % room), constant_values=size)
         number = wanted.sum(dtype=jnp.int32)
@@ -212,7 +231,7 @@ class BFlow(nn.Module):
         def look_on(module: "BFlow", carry: tuple[Array, Array]) -> tuple[Array, Array]:
             done, seen = carry
             rows = jax.lax.dynamic_slice(order, (done,), (room,))
-            new = look(module, jnp.take(pictures, jnp.minimum(rows, size - 1), axis=0))
+            new = look(module, jax.tree.map(lambda a: jnp.take(a, jnp.minimum(rows, size - 1), axis=0), pictures))
             return done + room, seen.at[rows].set(new, mode="drop")
 
         begin = jnp.zeros((), jnp.int32), jnp.zeros((size, *each.shape), each.dtype)
@@ -234,6 +253,16 @@ class BFlow(nn.Module):
         pictures = sight.looks.reshape(batch * count, *sight.looks.shape[2:])
         seen = self._of_some(lambda module, some: module.crops(some), pictures, flow.reshape(-1), each)
         return sight._replace(looks=seen.reshape(batch, count, *each.shape))
+
+    def _spent_flows(self, sight: FlowSight, spent: Bool[Array, "B K"]) -> Float[Array, "B K D"]:
+        """A tick's flow tokens before the scene; a trunk, the dearest of all, sees those that are spent."""
+        flow = self.config.flow
+        if not (flow.layers and flow.pixels):
+            return self.flows(sight)
+        one = jax.tree.map(lambda a: a.reshape(-1, 1, *a.shape[2:]), sight)  # clips of a token each
+        each = jax.ShapeDtypeStruct((1, self.config.width), jnp.dtype(self.config.dtype))
+        values = self._of_some(lambda module, some: module.flows(some), one, spent.reshape(-1), each, CROPS_AT_ONCE)
+        return values.reshape(*spent.shape, -1)
 
     def step(
         self,
@@ -271,8 +300,9 @@ class BFlow(nn.Module):
             scales.append(jnp.ones((batch, c.anchor_tokens), jnp.int32))
         if c.flow_slots:
             first = jnp.zeros((batch, c.flow_slots), jnp.int32)
-            sight = self._looked_at(see_tick(frame, plan, c), plan.flow & active[:, None])
-            parts.append(self._flow_values(sight, slots[:, None], first))
+            spent = plan.flow & active[:, None]
+            sight = self._looked_at(see_tick(frame, plan, c), spent)
+            parts.append(self._flow_values(sight, slots[:, None], first, spent))
             centres.append(plan.centre_px)
             scales.append(plan.scale)
         valid = spent_slots(plan, c) & active[:, None]

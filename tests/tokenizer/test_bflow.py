@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmduplex_jax.planning.traced import count_flops
+from mmduplex_jax.tokenizer import bflow
 from mmduplex_jax.tokenizer.bflow import ANCHOR, FLOW, BFlow
-from mmduplex_jax.tokenizer.config import StateConfig
+from mmduplex_jax.tokenizer.config import FlowConfig, StateConfig
 from tests import tiny
 
 TICKS, BATCH = 60, 3
@@ -84,6 +87,47 @@ LESS = {
     "no scene": {"state": StateConfig(slots=0)},
     "no pixels": {"flow": dataclasses.replace(tiny.tokenizer("bflow").flow, pixels=False)},
 }
+
+
+TRUNK = FlowConfig(crop_px=8, patch_px=4, width=16, layers=1, heads=2)
+
+
+def test_with_a_trunk_over_crops_streaming_equals_offline(monkeypatch):
+    """All, some and none of a tick's four crops are spent; a trunk looks at two of two streams' eight at a time."""
+    monkeypatch.setattr(bflow, "CROPS_AT_ONCE", 2)
+    budget = dataclasses.replace(tiny.tokenizer().budget, flow_token_levels=(0, 1, 2, 4))
+    module = BFlow(tiny.tokenizer(flow=TRUNK, budget=budget))
+    frames = tiny.clips(2, 24, seed=3, busy=True)
+    params = tiny.random_params(lambda key: module.init(key, frames)["params"])
+    tokens = tiny.jit(lambda p, f: module.apply({"params": p}, f))(params, frames)
+    spent = []
+    for b, row in enumerate(stream(module, params, frames)):
+        valid = np.asarray(tokens.valid[b])
+        assert np.asarray(tokens.step[b])[valid].tolist() == [r[0] for r in row]
+        np.testing.assert_allclose(np.asarray(tokens.values[b])[valid], [r[3] for r in row], atol=1e-5)
+        flow = np.array([r[0] for r in row if r[1] == FLOW])
+        spent += [int((flow == tick * module.config.clock.video_stride).sum()) for tick in range(frames.shape[1])]
+    assert {0, 4} < set(spent)
+
+
+def test_a_tick_pays_for_the_crops_that_it_spends():
+    """A trunk looks at some crops at a time, as often as it takes, and not at all of a tick's slots at once."""
+
+    def made(slots):
+        budget = dataclasses.replace(tiny.tokenizer().budget, flow_token_levels=(0, slots), tokens_per_s_max=64)
+        module = BFlow(tiny.tokenizer(flow=TRUNK, budget=budget))
+        frame = np.zeros((1, 32, 32, 3), np.uint8)
+        params = jax.eval_shape(lambda key: nn.unbox(module.init(key, frame[:, None]))["params"], jax.random.key(0))
+        state = jax.eval_shape(lambda p: module.apply({"params": p}, 1, method="initial_state"), params)
+        step = lambda p, s: module.apply(
+            {"params": p}, s, frame, np.zeros(1, np.int32), np.ones(1, bool), method="step"
+        )
+        by_scope = count_flops(jax.make_jaxpr(step)(params, state)).by_scope
+        return module.config, sum(flops for scope, flops in by_scope.items() if "trunk" in scope.split("/"))
+
+    (few, of_few), (many, of_many) = made(bflow.CROPS_AT_ONCE), made(2 * bflow.CROPS_AT_ONCE)
+    assert of_many == of_few > 0
+    assert (bflow.crop_trips(few), bflow.crop_trips(many)) == (1, 2)
 
 
 @pytest.mark.parametrize("part", LESS)
