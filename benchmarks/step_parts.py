@@ -12,7 +12,7 @@ stream. Parameters have their shapes and are otherwise all alike, which costs th
 
     text    the text stream's step; all others are of steps with a picture
     plan    motion, peaks and budget, and the crops that are cut: integers alone
-    anchor  where one is due, the whole frame: vision tower, queries, the scene's state
+    anchor  where one is due, the whole frame: vision tower, queries, the scene's state; `not due`: on other ticks
     crops   flow tokens, every slot of a tick at once; `crops, 2 spent`: as a tick that spends two computes them
     events  the tokenizer's event transformer, over a tick's slots
     video   the video stream, over a tick's slots
@@ -141,6 +141,9 @@ def parts_of(live: LiveModel, params: PyTree) -> dict[str, Part]:
         read = module.tokenizer.anchors(frame)
         return (module.tokenizer.scene.update(slots, read) if tokenizer.carries_scene else slots), read
 
+    def due_anchor(module: DualStream, none: Any, frame: Any, due: Any) -> tuple[Any, Any]:
+        return none, module.tokenizer._read_anchors(frame, due)
+
     def crops(module: DualStream, none: Any, sight: FlowSight) -> tuple[Any, Any]:
         if tokenizer.flow.tower is not None:
             seen = module.tokenizer.crops(sight.looks[0])
@@ -173,6 +176,7 @@ def parts_of(live: LiveModel, params: PyTree) -> dict[str, Part]:
     }
     if tokenizer.anchor_tokens:
         found["anchor"] = Part(anchor, state.tokenizer.slots, (frame,))
+        found["anchor, not due"] = Part(due_anchor, (), (frame, np.zeros(1, bool)), 0.0)
     if count:
         found["crops"] = Part(crops, (), (sight,))
         some = sorted({0, 1, 2, count // 2, count})

@@ -38,6 +38,16 @@ def _room(size: int, least: int) -> int:
     return max(min(least, size), size // 8, 1)
 
 
+def _wanted_first(wanted: Bool[Array, "X"], room: int) -> Int32[Array, "Y"]:
+    """Where the wanted ones are, then the others, then `X` up to a multiple of `room` and `room` times more.
+
+    Where all are looked at at once, a loop over no more than `X` would read the same rows in every run: a compiler then
+    takes what it computes out of the loop and computes it always, whether it is wanted or not.
+    """
+    order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
+    return jnp.pad(order, (0, -len(wanted) % room + room), constant_values=len(wanted))
+
+
 class Tokens(NamedTuple):
     """Packed tokens of a clip, in the order of time; within a tick an anchor's come first.
 
@@ -224,8 +234,7 @@ class BFlow(nn.Module):
             return look(self, pictures)
         size = len(wanted)
         room = _room(size, room)
-        order = jnp.argsort(~wanted, stable=True).astype(jnp.int32)
-        order = jnp.pad(order, (0, -size % room), constant_values=size)
+        order = _wanted_first(wanted, room)
         number = wanted.sum(dtype=jnp.int32)
 
         def look_on(module: "BFlow", carry: tuple[Array, Array]) -> tuple[Array, Array]:

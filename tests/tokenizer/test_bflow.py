@@ -130,6 +130,19 @@ def test_a_tick_pays_for_the_crops_that_it_spends():
     assert (bflow.crop_trips(few), bflow.crop_trips(many)) == (1, 2)
 
 
+def test_of_one_stream_nothing_is_looked_at_that_is_not_wanted():
+    """The compiler leaves the towers' products in their loops, where nothing is computed if nothing is wanted."""
+    module = BFlow(tiny.tokenizer(flow=TRUNK))
+    frame = np.zeros((1, 32, 32, 3), np.uint8)
+    params = tiny.random_params(lambda key: module.init(key, frame[:, None])["params"])
+    read = lambda p, f, due: module.apply({"params": p}, f, due, method="_read_anchors")
+    program = jax.jit(read).lower(params, frame, np.ones(1, bool)).compile().as_text()
+    loops, always = program.split("\nENTRY ")
+    products = [line for line in loops.splitlines() if "anchors" in line and "dot_general" in line]
+    assert products
+    assert not [line for line in always.splitlines() if "dot_general" in line]
+
+
 @pytest.mark.parametrize("part", LESS)
 def test_without_a_part_streaming_equals_offline(part):
     module = BFlow(tiny.tokenizer("bflow", **LESS[part]))
