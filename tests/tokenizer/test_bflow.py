@@ -137,10 +137,12 @@ def test_of_one_stream_nothing_is_looked_at_that_is_not_wanted():
     params = tiny.random_params(lambda key: module.init(key, frame[:, None])["params"])
     read = lambda p, f, due: module.apply({"params": p}, f, due, method="_read_anchors")
     program = jax.jit(read).lower(params, frame, np.ones(1, bool)).compile().as_text()
-    loops, always = program.split("\nENTRY ")
-    products = [line for line in loops.splitlines() if "anchors" in line and "dot_general" in line]
-    assert products
-    assert not [line for line in always.splitlines() if "dot_general" in line]
+    loops, always = (
+        [line for line in part.splitlines() if "dot_general" in line] for part in program.split("\nENTRY ")
+    )
+    assert any("tower" in line for line in loops)
+    # (What learned queries are made into depends on no picture.)
+    assert not any("tower" in line for line in always)
 
 
 @pytest.mark.parametrize("part", LESS)
