@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from ml_collections import ConfigDict
 
 from benchmarks.turns import in_turns, machine, spread
 from mmduplex_jax.evals.report import aligned
@@ -62,6 +63,7 @@ from mmduplex_jax.typing import PyTree
 from mmduplex_jax.weights.trained import load_tokenizer
 
 PARTS = ("text", "plan", "anchor", "crops", "events", "video", "keys")
+_CONFIG = "configs/duplex_300m.py"
 MEMORY, PRODUCTS = "memory", "products"
 _MATRIX_BYTES = 1 << 28  # several times the last cache of today's processors
 _SQUARE = 1024
@@ -106,14 +108,13 @@ def filled(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: np.full(leaf.shape, _FILL, leaf.dtype), tree)
 
 
-def model_of(config_path: str) -> tuple[LiveModel, PyTree]:
+def model_of(config: ConfigDict) -> tuple[LiveModel, PyTree]:
     """The model of a config as this machine streams it, and parameters; ValueError where it is of no duplex."""
-    config = load_config(config_path).lock()
     if find_stage(config.stage).OUTPUT != "commentary":
-        raise ValueError(f"{config_path} is of stage {config.stage!r}; live steps are those of `duplex` models")
+        raise ValueError(f"the config is of stage {config.stage!r}; live steps are those of `duplex` models")
     task: Any = build_task(config, load_tokenizer(config))
     if task.config.fusion == "interleave":
-        raise ValueError(f"{config_path} has no video stream by itself (fusion 'interleave'): it has other parts")
+        raise ValueError(f"the config has no video stream by itself (fusion 'interleave'): it has other parts")
     return live_on_this_machine(task.config, filled(nn.unbox(abstract_params(task))))
 
 
@@ -293,7 +294,8 @@ def summary(arms: Sequence[Arm], times_ms: Mapping[str, Sequence[float]]) -> lis
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """The report; ValueError, OSError: there is no such model."""
-    live, params = model_of(args.config)
+    file = args.config_file or _CONFIG
+    live, params = model_of(args.config if args.config_file else load_config(file).lock())
     arms = [*machine_arms(), *arms_of(live, params, args.parts)]
     clock = time.perf_counter if args.wall else time.process_time
     rows = summary(arms, timed(arms, args.rounds, args.calls, clock))
@@ -309,7 +311,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         lines.append([row["part"], *numbers, off])
     print(aligned(lines))
     print(f"{reached['memory_gb_s']} GB/s and {reached['products_gflop_s']} GFLOP/s, of the {_CLOCKS[args.wall]}")
-    return {"machine": machine(), "config": args.config, "wall": args.wall, **reached, "parts": rows}
+    return {"machine": machine(), "config": file, "wall": args.wall, **reached, "parts": rows}
 
 
 _COLUMNS = (("read_mb", 1), ("gflop", 2), ("ms", 1), ("reading_ms", 1), ("computing_ms", 1))
@@ -329,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.step_parts", __doc__)
     add = flags.add_argument
-    add("--config", default="configs/duplex_300m.py", metavar="CONFIG.py", help="whose step (default: %(default)s)")
+    add("--config", default=_CONFIG, metavar="CONFIG.py", help="whose step (default: %(default)s)")
     add("--parts", type=listed(among=PARTS), default=",".join(PARTS), help="some of %(default)s")
     add("--rounds", type=int, default=8, help="turns that every part has (default: %(default)s)")
     add("--calls", type=int, default=3, help="of a part in a turn, whose median counts (default: %(default)s)")

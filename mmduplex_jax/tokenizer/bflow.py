@@ -264,7 +264,7 @@ class BFlow(nn.Module):
         return sight._replace(looks=seen.reshape(batch, count, *each.shape))
 
     def _spent_flows(self, sight: FlowSight, spent: Bool[Array, "B K"]) -> Float[Array, "B K D"]:
-        """A tick's flow tokens before the scene; a trunk, the dearest of all, sees those that are spent."""
+        """A tick's flow tokens before they read the scene; a trunk runs where any is spent, over some at a time."""
         flow = self.config.flow
         if not (flow.layers and flow.pixels):
             return self.flows(sight)
