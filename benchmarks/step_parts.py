@@ -114,7 +114,7 @@ def model_of(config: ConfigDict) -> tuple[LiveModel, PyTree]:
         raise ValueError(f"the config is of stage {config.stage!r}; live steps are those of `duplex` models")
     task: Any = build_task(config, load_tokenizer(config))
     if task.config.fusion == "interleave":
-        raise ValueError(f"the config has no video stream by itself (fusion 'interleave'): it has other parts")
+        raise ValueError("the config has no video stream by itself (fusion 'interleave'): it has other parts")
     return live_on_this_machine(task.config, filled(nn.unbox(abstract_params(task))))
 
 
