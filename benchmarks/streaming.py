@@ -1,7 +1,7 @@
 """What a stream costs, how many a machine holds, and whether it stays so: step times, sessions, hours at full speed.
 
     python -m benchmarks.streaming --json=streaming.json
-    python -m benchmarks.streaming --config=configs/quickstart.py --batches=1,8,64
+    python -m benchmarks.streaming --random_init=configs/quickstart.py --batches=1,8,64
     python -m benchmarks.streaming --weights=float32,bfloat16,int8 --parts=text --json=weights.json
     python -m benchmarks.streaming --checkpoint=world --batches= --simulated_hours=24 --json=day.json
     python -m benchmarks.streaming --checkpoint=runs/speak --codec=runs/codec --speaking --batches= --simulated_hours=1
@@ -419,8 +419,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {"machine": machine()}
     if peers:
         report["versions"] = versions(args.peers_python, ["torch", *(PEERS[peer] for peer in peers)])
-        shape, threads = text_shape(args.config), len(os.sched_getaffinity(0))
-        options: dict[str, dict[str, Any]] = {"ours": {"family": "ours", "config": args.config}}
+        shape, threads = text_shape(args.random_init), len(os.sched_getaffinity(0))
+        options: dict[str, dict[str, Any]] = {"ours": {"family": "ours", "config": args.random_init}}
         options |= {peer: {"family": peer, "shape": shape, "threads": threads} for peer in peers}
         with workers(sys.executable, args.peers_python, options) as started:
             report["steps"] = compare(arms, started, **turns)
@@ -430,7 +430,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         # (Arms of a kind each take their own from float32.)
         model = load(args.checkpoint, codec=args.codec, weights="float32" if args.weights else None)
     else:
-        model = with_every_row(random_commentator(args.config, seed=0, codec=args.codec))
+        model = with_every_row(random_commentator(args.random_init, seed=0, codec=args.codec))
     report["model"] = model.name
     if args.speaking and model.sample_rate_hz is None:
         raise ValueError(f"--speaking: {model.name} has no audio stream, or no codec that makes it heard (--codec)")
@@ -464,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("benchmarks.streaming", __doc__)
     add = flags.add_argument
     config = "configs/duplex_300m.py"
-    add("--config", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
+    add("--random_init", default=config, metavar="CONFIG.py", help="random parameters (default: %(default)s)")
     add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
     add(
         "--batches",

@@ -183,13 +183,13 @@ def compare(model: Commentator, streams: int, ticks: int, rounds: int, out: Path
 def work(args: argparse.Namespace) -> None:
     """Records, prints and writes what the recordings show."""
     out = Path(args.out)
-    if bool(args.config) == bool(args.checkpoint):
-        raise ValueError("give either --config or --checkpoint")
+    if bool(args.random_init) == bool(args.checkpoint):
+        raise ValueError("give either --random_init or --checkpoint")
     if min([*args.streams, args.rounds]) < 1 or args.ticks < 8:
         raise ValueError("--streams and --rounds are positive, --ticks at least 8")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty")
-    model = random_commentator(args.config, seed=0) if args.config else load(args.checkpoint)
+    model = random_commentator(args.random_init, seed=0) if args.random_init else load(args.checkpoint)
     with contextlib.redirect_stdout(shown_on(args.json)):
         rows = [row for number in args.streams for row in compare(model, number, args.ticks, args.rounds, out)]
     device = jax.devices()[0].device_kind
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
     flags = command_parser("benchmarks.timeline", __doc__)
     add = flags.add_argument
-    add("--config", metavar="CONFIG.py", help="a model with random parameters")
+    add("--random_init", metavar="CONFIG.py", help="a model with random parameters")
     add("--checkpoint", metavar="NAME|DIR", help=f"instead: {CHECKPOINT_HELP}")
     add("--streams", type=listed(int), default="1,8", help="streams at once (default: %(default)s)")
     add("--ticks", type=int, default=100, help="of a recording (default: %(default)s)")
