@@ -395,7 +395,10 @@ async def host(server: Any, source: Path, folder: Path, streams: int, seconds: f
             found[name] = await _measured(server, clients, traffic, clock.ticks_in(seconds), clock.tick_s)
             print(name, found[name], file=sys.stderr, flush=True)
             # (The next ones need their places, and are not to be taken for their decoders.)
+            until_s = time.monotonic() + _PATIENCE_S
             while decoders_of(server.pid) or (await asyncio.to_thread(server.metrics))["sessions"]:
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"after {name}: streams, or their decoders, did not go for {_PATIENCE_S:g} s")
                 await asyncio.sleep(_LOOK_S)
 
         pictures = await asyncio.to_thread(jpegs, films[0], clock, frame_px)

@@ -1,7 +1,7 @@
 """What bounds a live step, part by part: the weights that it reads, the products that it computes, and what it takes.
 
     python -m benchmarks.step_parts --json=step_parts.json
-    python -m benchmarks.step_parts --config=configs/quickstart.py --parts=crops,events --rounds=12
+    python -m benchmarks.step_parts --config=configs/quickstart.py --parts=events,video --rounds=12
     taskset -c 0 python -m benchmarks.step_parts
 
 A part reads parameters and caches, once each, and computes matrix products, as they are traced. Two more arms take
@@ -13,7 +13,8 @@ stream. Parameters have their shapes and are otherwise all alike, which costs th
     text    the text stream's step; all others are of steps with a picture
     plan    motion, peaks and budget, and the crops that are cut: integers alone
     anchor  where one is due, the whole frame: vision tower, queries, the scene's state; `not due`: on other ticks
-    crops   flow tokens, every slot of a tick at once; `crops, 2 spent`: as a tick that spends two computes them
+    crops   flow tokens, every slot of a tick at once, without a tower of theirs; where a trunk looks at crops,
+            `crops, 2 spent`: as a tick that spends two computes them
     events  the tokenizer's event transformer, over a tick's slots
     video   the video stream, over a tick's slots
     keys    the keys and values that text attends to, of a tick's slots; `no anchor`: of flow's slots alone
@@ -180,6 +181,8 @@ def parts_of(live: LiveModel, params: PyTree) -> dict[str, Part]:
         found["anchor, not due"] = Part(due_anchor, (), (frame, np.zeros(1, bool)), 0.0)
     if count:
         found["crops"] = Part(crops, (), (sight,))
+    # (Without a trunk all slots are computed, however many are spent.)
+    if count and tokenizer.flow.layers and tokenizer.flow.pixels:
         some = sorted({0, 1, 2, count // 2, count})
         for spent in some:
             # (A trace does not say how often a loop runs.)

@@ -44,6 +44,7 @@ from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.tokenizer.bflow import FLOW
 from mmduplex_jax.weights.trained import Trained
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -271,7 +272,8 @@ def watch_live(
     if runtime.error is not None:
         raise runtime.error
     steps = report["ticks"] * model.clock.video_stride
-    total = flops["text"] * steps + flops["tick"] * report["ticks"] + flops["anchor"] * counted.anchors
+    total = flops["text"] * steps + flops["tick"] * report["ticks"]
+    total += flops["anchor"] * counted.anchors + flops["crop"] * counted.crops
     # (A model without a mark for it does not say where a sentence ends.)
     words = [
         Word(word["text"], word["t_emit_s"], ends_sentence=bool(word.get("ends_sentence"))) for word in report["words"]
@@ -331,13 +333,14 @@ def phrases_of(phrases: Sequence[TimedPhrase], classes: tuple[str, ...]) -> list
 
 
 class _Counted:
-    """A listener that counts the anchors of a stream."""
+    """A listener that counts the anchors of a stream, and its flow tokens."""
 
     def __init__(self) -> None:
-        self.anchors = 0
+        self.anchors = self.crops = 0
 
     def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
         self.anchors += tokens.is_anchor
+        self.crops += int((tokens.kind == FLOW).sum())
 
     def close(self, words: Sequence[TimedWord]) -> None:
         pass

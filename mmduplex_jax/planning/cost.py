@@ -298,7 +298,7 @@ class StreamCost(NamedTuple):
     """What a live stream costs.
 
     Attributes:
-      flops_per_s: for a second of video, with as many anchors as the budget allows.
+      flops_per_s: for a second of video, with as many anchors, and as many flow tokens, as the budget allows.
       state_bytes: all that a stream remembers; it does not grow.
       weights_bytes: in float32, as they are kept.
     """
@@ -321,8 +321,9 @@ class StreamCost(NamedTuple):
 
 
 def live_step_flops(task: Any) -> Mapping[str, float]:
-    """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step; of a
-    model with an audio stream, which then speaks, the step's `sound`. A tick spends all its flow tokens.
+    """Operations of one stream's live step: an `anchor`, where one is due; a `tick`, without it; a `text` step; a
+    `crop`, by its tower, for each flow token that is spent; of a model with an audio stream, which then speaks, the
+    step's `sound`. What else flow tokens cost is that of a tick which spends all.
     """
     trips = crop_trips(task.config.tokenizer)
     live = LiveModel(task.config)
@@ -330,7 +331,7 @@ def live_step_flops(task: Any) -> Mapping[str, float]:
     state = jax.eval_shape(lambda params: live.init_state(params, 1), params)
     row = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
     inputs = (row(np.uint8, *task.config.tokenizer.frame_px, 3), row(np.bool_), row(np.int32), row(np.float32))
-    parts, speaking = {"anchor": 0.0, "tick": 0.0, "text": 0.0}, {}
+    parts, speaking = {"anchor": 0.0, "crop": 0.0, "tick": 0.0, "text": 0.0}, {}
     if task.config.audio is not None:
         parts["sound"], speaking = 0.0, {"speaking": row(np.bool_)}
     traced = jax.make_jaxpr(lambda *given, **heard: live.live_step(*given, **heard))(params, state, *inputs, **speaking)
@@ -338,10 +339,14 @@ def live_step_flops(task: Any) -> Mapping[str, float]:
         names = scope.split("/")
         if "DualStream.sound_step" in names:
             parts["sound"] += flops
-            continue
-        if "flows" in names:
-            flops *= trips
-        parts["anchor" if "anchors" in names else "tick" if "DualStream.video_step" in names else "text"] += flops
+        elif "anchors" in names:
+            parts["anchor"] += flops
+        elif "crops" in names:
+            parts["crop"] += flops  # (the tower sees one at a time: `bflow._of_some`)
+        elif "flows" in names:
+            parts["tick"] += flops * trips
+        else:
+            parts["tick" if "DualStream.video_step" in names else "text"] += flops
     return parts
 
 
@@ -354,9 +359,11 @@ def stream_cost(task: Any, config: Any) -> StreamCost | None:
     state = jax.eval_shape(lambda params: LiveModel(c).init_state(params, 1), params)
     ticks_per_s = c.clock.step_hz / c.clock.video_stride
     anchors_per_s = ticks_per_s / k.anchor_interval_min_ticks if k.kind == "bflow" else ticks_per_s
+    crops_per_s = min(k.cap - k.anchor_tokens * anchors_per_s, k.flow_slots * ticks_per_s) if k.flow_slots else 0.0
     flops = live_step_flops(task)
     return StreamCost(
         flops_per_s=flops["anchor"] * anchors_per_s
+        + flops["crop"] * crops_per_s
         + flops["tick"] * ticks_per_s
         + (flops["text"] + flops.get("sound", 0.0)) * c.clock.step_hz,
         state_bytes=_bytes(state),

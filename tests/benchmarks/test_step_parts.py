@@ -1,5 +1,7 @@
 """The parts of a live step are told apart, and what each reads and computes is counted."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,10 @@ import pytest
 from benchmarks import step_parts
 from benchmarks.step_parts import MEMORY, PRODUCTS, Arm, arms_of, summary, timed
 from mmduplex_jax.models.live import LiveModel
+from mmduplex_jax.tokenizer.config import FlowConfig
 from tests import tiny
+
+TRUNK = FlowConfig(crop_px=8, patch_px=4, width=16, layers=1, heads=2)
 
 
 def size_of(*trees):
@@ -17,7 +22,7 @@ def size_of(*trees):
 
 
 def test_a_part_reads_its_weights_and_caches_and_no_others():
-    live = LiveModel(tiny.dual_stream())
+    live = LiveModel(dataclasses.replace(tiny.dual_stream(), tokenizer=tiny.tokenizer(flow=TRUNK)))
     params = tiny.init(live.config)
     arms = {arm.name: arm for arm in arms_of(live, params, step_parts.PARTS)}
     state, tokenizer = live.init_state(params, 1), params["tokenizer"]
@@ -32,8 +37,14 @@ def test_a_part_reads_its_weights_and_caches_and_no_others():
     slots, flow = live.config.tokenizer.slots, live.config.tokenizer.flow_slots
     assert flops["keys, no anchor"] / flops["keys"] == pytest.approx(flow / slots)
     assert flops["crops, 2 spent"] == flops["crops"] > 0
+    assert not any("spent" in arm.name for arm in arms_of(*_without_a_trunk(), ["crops"]))
     arms["keys"].run()
     arms["keys"].run()  # its state is taken again and again
+
+
+def _without_a_trunk():
+    live = LiveModel(tiny.dual_stream())
+    return live, tiny.init(live.config)
 
 
 def test_what_bounds_a_part():

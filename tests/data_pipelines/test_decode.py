@@ -170,6 +170,8 @@ def test_no_picture_is_kept_after_it_was_shown(tmp_path: Path):
     try:
         with VideoReader(path, CLOCK, SIDE_PX) as reader:
             kept = [sum(type(one) is av.VideoFrame for one in gc.get_objects()) for _ in reader]
+        mine = av.VideoFrame(16, 16, "rgb24")
+        assert any(one is mine for one in gc.get_objects())  # (else nothing would have been counted)
     finally:
         gc.enable()
     assert len(kept) > 10

@@ -27,7 +27,7 @@ from mmduplex_jax.stages.duplex.task import DuplexTask
 from mmduplex_jax.stages.registry import build_task
 from mmduplex_jax.train.optimizer import make_groups
 from mmduplex_jax.train.step import abstract_params, make_program
-from mmduplex_jax.weights.trained import load_tokenizer
+from mmduplex_jax.weights.trained import load_tokenizer, load_trained
 from tests import tiny
 from tests.train import toy
 from tests.without_a_gpu import trace_as_on_a_gpu
@@ -229,6 +229,17 @@ def test_a_live_step_is_an_anchor_a_tick_and_a_text_step():
     attention = text.layers * 2 * heads * (2 * ring + text.num_sinks)
     numbers = sum(leaf.size for leaf in matrices)
     assert found["text"] == 2 * (numbers + text.width * config.language.rows) + attention
+
+
+def test_each_crop_that_is_spent_pays_for_its_tower():
+    task = load_trained("real").task
+    found = cost.live_step_flops(task)
+    # EfficientNet-Lite0 at 224 px: 407 million products and sums (its authors' table), here at 96 px.
+    assert found["crop"] == pytest.approx(2 * 407e6 * (96 / 224) ** 2, rel=0.05)
+    # At most 32 tokens a second, of them 4 in 2.08 s of an anchor.
+    by_crop = found["crop"] * (32 - 4 / 2.08)
+    rest = found["anchor"] / 2.08 + found["tick"] * 6.25 + found["text"] * 12.5
+    assert cost.stream_cost(task, load_trained("real").config).flops_per_s == pytest.approx(by_crop + rest)
 
 
 def test_memory_is_of_what_is_alive_at_once():

@@ -3,7 +3,6 @@
 Photographs of balls are mostly of footballs; those that roll through rooms are mostly of one colour.
 """
 
-import math
 from collections.abc import Iterator
 
 import cv2
@@ -18,6 +17,7 @@ _COLOURS = (
     ((36, 80), (90, 230), (80, 220)), ((95, 125), (110, 255), (70, 240)), ((135, 160), (60, 200), (110, 240)),
     ((0, 179), (0, 30), (190, 255)), ((0, 179), (0, 40), (15, 70)), ((0, 179), (0, 40), (80, 170)),
 )  # fmt: skip
+_SEAM = 0.06  # half its width, of the ball's radius
 _PATTERNS = ("plain", "plain", "plain", "band", "halves", "seam")
 
 
@@ -90,5 +90,5 @@ def _pattern(points: np.ndarray, dice: np.random.Generator) -> np.ndarray:
         return z > 0
     if kind == "seam":
         # A curve that goes twice up and twice down on its way round.
-        return np.abs(z - 0.6 * np.cos(2 * np.arctan2(y, x)) * np.sqrt(np.clip(1 - z**2, 0, 1))) < math.tau / 100
+        return np.abs(z - 0.6 * np.cos(2 * np.arctan2(y, x)) * np.sqrt(np.clip(1 - z**2, 0, 1))) < _SEAM
     return np.zeros(z.shape, bool)
