@@ -20,7 +20,7 @@ from mmduplex_jax.pages.scores import real_events_page
 from mmduplex_jax.real_videos import choose_cameras, evaluate_on_real, held_cameras_of, watching_lines
 from tests.streaming.scripted_stream import FRAME_PX, TOKENIZER, ScriptedLive, script
 
-FLOPS = {"text": 1e6, "tick": 2e6, "anchor": 5e6}
+FLOPS = {"text": 1e6, "tick": 2e6, "anchor": 5e6, "crop": 3e6}
 # A picture every tenth of a second, so that none falls between two of the control's looks.
 RATE_HZ, LENGTH_S = 10, 8.0
 
@@ -142,9 +142,10 @@ def test_what_watching_costs(folder, model):
     teacher = Teacher("circle enters", 1.5)
     report = evaluate_on_real(model, read_labelled_videos(folder), FLOPS, controls={"teacher": teacher})
     costs = report["watching"]
-    # 12.5 steps and 6.25 ticks a second; a picture of this brightness makes every tick an anchor.
+    # 12.5 steps and 6.25 ticks a second; of this brightness every tick is an anchor, and spends eight flow tokens.
     ticks = round(LENGTH_S * 6.25)
-    assert costs["model"]["gflop_per_s"] == pytest.approx((2 * ticks * 1e6 + ticks * 2e6 + ticks * 5e6) / 8.0 / 1e9)
+    flops = 2 * ticks * 1e6 + ticks * (2e6 + 5e6 + 8 * 3e6)
+    assert costs["model"]["gflop_per_s"] == pytest.approx(flops / 8.0 / 1e9)
     assert costs["teacher"]["gflop_per_s"] == pytest.approx(0.5 * RATE_HZ)
     assert costs["teacher"]["ms_per_s"] > 0
     lines = watching_lines(report)
