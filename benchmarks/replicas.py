@@ -7,6 +7,10 @@ addresses. Clients show pictures without an end, each its own ones, at a pace of
 the other, drawn by lot, is stopped (SIGTERM), or killed (SIGKILL), and started again once it is gone. At the end every
 stream is shown once more, on servers that nobody touches, and its words are compared: text, times and numbers.
 
+The servers are `launch.serve` but for one thing: they take no tokens when they are busy (`benchmarks.unhurried_serve`),
+since what a stream says would then depend on its load. Pictures are noise; a model that says nothing of it is compared
+in nothing: look at `words`.
+
 It ends with 1 where a word was lost, said twice or another one. HAProxy must be installed (Debian: haproxy).
 """
 

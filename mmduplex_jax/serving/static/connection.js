@@ -306,7 +306,8 @@ class Channel {
       const headers = { "Content-Type": "application/json" };
       if (token) headers.Authorization = `Bearer ${token}`;
       const { type, sdp } = this.peer.localDescription;
-      const answer = await fetch(this.connection.address("v1/webrtc"), { method: "POST", headers, body: JSON.stringify({ type, sdp }) });
+      const offered = JSON.stringify({ type, sdp });
+      const answer = await fetch(this.connection.address("v1/webrtc"), { method: "POST", headers, body: offered });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.error);
       await this.peer.setRemoteDescription(body);
