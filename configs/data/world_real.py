@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.world.appearance = ConfigDict(
         {
             "fixed_camera_p": config_dict.placeholder(float),
+            "aspects": config_dict.placeholder(tuple),
             "overlay_p": config_dict.placeholder(float),
             "shake_p": config_dict.placeholder(float),
             "noise": config_dict.placeholder(tuple),

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from data_pipelines.geometry import pad_to_frame, scaled_size
 from data_pipelines.schema import Event, Thing, Word
 from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, comment, split_phrases
@@ -23,7 +24,7 @@ from data_pipelines.world.real.pack import read_pack
 from data_pipelines.world.real.painter import RealPainter
 from data_pipelines.world.real.planner import RealScene, plan_real_scene
 from data_pipelines.world.scene import Dice, Scene
-from mmduplex_jax.frame_size import with_stored_sizes
+from mmduplex_jax.frame_size import FrameSize, with_stored_sizes
 
 CODECS = ("libx264", "mpeg4")
 
@@ -36,7 +37,8 @@ class Clip:
     """What is seen, what happens and what is said. Times in seconds from the first frame.
 
     Attributes:
-      frames: uint8 [T, H, W, 3] RGB, one at each tick of the clock.
+      frames: uint8 [T, H, W, 3] RGB, one at each tick of the clock; with black bars beside a picture of another
+        shape.
       events: in order of time.
       words: in order of time.
       things: of real things, where they are; None of drawn shapes.
@@ -61,9 +63,12 @@ def make_clip(config: World, seed: int, index: int) -> Clip:
     clock = config.clock
     times_s = np.array([clock.tick_time_s(tick) for tick in range(clock.ticks_in(config.clip_s))])
     if isinstance(config, RealWorldConfig):
-        real, rng = plan_real_clip(config, seed, index)
-        frames = RealPainter(config, real, rng).frames(times_s)
-        things = real.things(times_s, config.frame_px[1] / config.frame_px[0])
+        shown = picture_config(config, seed, index)
+        real, rng = plan_real_clip(shown, seed, index)
+        pictures = RealPainter(shown, real, rng).frames(times_s)
+        frames = np.stack([pad_to_frame(picture, config.frame_px) for picture in pictures])
+        seen = real.things(times_s, shown.aspect)
+        things = tuple(_in_frame(thing, shown.frame_px, config.frame_px) for thing in seen)
         return Clip(frames, real.events, real.words, " | ".join(real.licences), real.files, things)
     scene, words, rng = plan_clip(config, seed, index)
     return Clip(Painter(config, scene, rng).frames(times_s), scene.events, words)
@@ -72,8 +77,29 @@ def make_clip(config: World, seed: int, index: int) -> Clip:
 def make_events(config: World, seed: int, index: int) -> tuple[Event, ...]:
     """The events of the same clip, without drawing it."""
     if isinstance(config, RealWorldConfig):
-        return plan_real_clip(config, seed, index)[0].events
+        return plan_real_clip(picture_config(config, seed, index), seed, index)[0].events
     return plan_clip(config, seed, index)[0].events
+
+
+def picture_config(config: RealWorldConfig, seed: int, index: int) -> RealWorldConfig:
+    """The world of a clip's picture: its `frame_px` are those of the picture that stands in the frame, without bars."""
+    aspects = config.appearance.aspects
+    rng = _generator(seed, index, len(LOOKS) + 1)
+    shares = np.array([share for share, _ in aspects])
+    aspect = aspects[int(rng.choice(len(aspects), p=shares / shares.sum()))][1]
+    if not aspect:
+        return config
+    width_px, height_px = scaled_size(round(1000 * aspect), 1000, 1.0, config.frame_px, "pad")
+    # Even, for the codecs.
+    picture_px = (height_px - height_px % 2, width_px - width_px % 2)
+    return dataclasses.replace(config, frame_px=picture_px)
+
+
+def _in_frame(thing: Thing, picture_px: FrameSize, frame_px: FrameSize) -> Thing:
+    """A thing of a picture where that picture is padded to a frame."""
+    size, frame = np.array(picture_px * 2, np.float32), np.array(frame_px * 2, np.float32)
+    boxes = (thing.boxes * size + (frame - size) // 2) / frame
+    return Thing(thing.noun, np.where(thing.boxes.any(axis=1, keepdims=True), boxes, 0).astype(np.float32))
 
 
 def plan_real_clip(config: RealWorldConfig, seed: int, index: int) -> tuple[RealScene, np.random.Generator]:
@@ -144,7 +170,8 @@ def write_clip_files(
       config: the world.
       seed, index: which clip.
       name: of the files, without suffix; by default made of look, seed and index.
-      size_px: height of the video, even; its width follows from the config's frames.
+      size_px: height of the video, even; its width follows from the config's frames. A real picture of another shape
+        is filmed as it is, as large as fits in.
       fps: its frames per second.
       codec: one of `CODECS`; by default the first that this PyAV has.
 
@@ -166,7 +193,8 @@ def write_clip_files(
     height_px, width_px = config.frame_px
     width_px = 2 * round(size_px * width_px / height_px / 2)
     if isinstance(config, RealWorldConfig):
-        enlarged = dataclasses.replace(config, frame_px=(size_px, width_px))
+        enlarged = picture_config(dataclasses.replace(config, frame_px=(size_px, width_px)), seed, index)
+        size_px, width_px = enlarged.frame_px
         real, rng = plan_real_clip(enlarged, seed, index)
         events, words, frame = real.events, real.words, RealPainter(enlarged, real, rng).frame
         text = captions(

@@ -14,6 +14,8 @@ from mmduplex_jax.frame_size import FrameSize, frame_size
 Range = tuple[float, float]
 
 LOOK = "real"
+# Pictures are no narrower and no wider than this (width by height).
+_ASPECT_MIN, _ASPECT_MAX = 0.4, 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,8 @@ class RealAppearance:
       shake_p, shake: probability that the camera trembles, and how far.
       blur: standard deviation of the lens's blur.
       noise: standard deviation of the sensor's noise, of 255.
+      aspects: how often a picture has which width by height, 0 for the frame's. Another one stands between black bars,
+        as `fit="pad"` puts it there.
       overlay_p: probability of a clock, a name or a logo burnt into the picture.
       codecs: how often which compression: "h264" and "jpeg" are really encoded and decoded.
       h264_crf, jpeg_quality: how hard.
@@ -98,6 +102,7 @@ class RealAppearance:
     shake: Range = (0.002, 0.012)
     blur: Range = (0.0, 0.005)
     noise: Range = (0.0, 5.0)
+    aspects: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
     overlay_p: float = 0.35
     codecs: tuple[tuple[str, float], ...] = (("h264", 0.55), ("jpeg", 0.25), ("none", 0.2))
     h264_crf: tuple[int, int] = (19, 33)
@@ -132,9 +137,10 @@ class RealWorldConfig:
             raise ValueError(
                 f"world frame_px must be at least 32 for real things to be told apart, got {self.frame_px}"
             )
-        if not 0.4 <= self.aspect <= 2.5:
+        if not _ASPECT_MIN <= self.aspect <= _ASPECT_MAX:
             raise ValueError(
-                f"world frame_px {self.frame_px}: width by height must be 0.4 to 2.5, got {self.aspect:.2f}"
+                f"world frame_px {self.frame_px}: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, "
+                f"got {self.aspect:.2f}"
             )
         if self.clip_s < 6:
             raise ValueError(f"world clip_s must be at least 6 s, or nothing can happen; got {self.clip_s}")
@@ -143,6 +149,16 @@ class RealWorldConfig:
             weights = [row[1] if name == "settings" else row[0] for row in table]
             if not weights or min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError(f"world dynamics.{name}: shares must not be negative, nor all 0; got {table}")
+        weights = [share for share, _ in self.appearance.aspects]
+        if not weights or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(
+                f"world appearance.aspects: shares must not be negative, nor all 0; got {self.appearance.aspects}"
+            )
+        if any(aspect and not _ASPECT_MIN <= aspect <= _ASPECT_MAX for _, aspect in self.appearance.aspects):
+            raise ValueError(
+                f"world appearance.aspects: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, or 0 for the "
+                f"frame's, got {self.appearance.aspects}"
+            )
         weights = [share for _, share in self.appearance.codecs]
         if not weights or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"world appearance.codecs: shares must not be negative, nor all 0; got {weights}")

@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.sources.registry import source_of
 from data_pipelines.world import RealAppearance, RealDynamics, RealWorldConfig, event_words, make_clip, make_events
-from data_pipelines.world.clip import plan_real_clip, write_clip_files
+from data_pipelines.world.clip import picture_config, plan_real_clip, write_clip_files
 from data_pipelines.world.real.actors import overlap_with_picture, sample_times_s
 from data_pipelines.world.real.pack import PackError, load_cutout, read_pack
 from data_pipelines.world.real.painter import RealPainter
@@ -70,6 +70,47 @@ def test_frames_have_any_shape_and_show_the_same_events_large_and_small(config, 
     assert clip.frames.dtype == np.uint8
     larger = dataclasses.replace(config, frame_px=(2 * height, 2 * width))
     assert make_events(larger, 1, 2) == clip.events
+
+
+def test_a_picture_of_another_shape_stands_between_bars_and_what_is_in_it_with_it(config):
+    wide = dataclasses.replace(config, appearance=dataclasses.replace(STILL, aspects=((1.0, 4 / 3),)))
+    seen = 0
+    for index in range(8):
+        clip = make_clip(wide, 2, index)
+        shown = picture_config(wide, 2, index)
+        assert shown.frame_px == (72, 96)
+        bars = np.concatenate([clip.frames[:, :, :16], clip.frames[:, :, -16:]], axis=2)
+        assert not bars.any()
+        scene, rng = plan_real_clip(shown, 2, index)
+        times_s = np.array([wide.clock.tick_time_s(tick) for tick in range(100)])
+        assert np.array_equal(clip.frames[:, :, 16:-16], RealPainter(shown, scene, rng).frames(times_s))
+        assert clip.events == scene.events == make_events(wide, 2, index)
+        for padded, thing in zip(clip.things, scene.things(times_s, shown.aspect), strict=True):
+            there = thing.boxes.any(axis=1)
+            assert not padded.boxes[~there].any()
+            y0, x0, y1, x1 = (thing.boxes[there] * [72, 96, 72, 96]).T
+            expected = np.stack([y0 / 72, (x0 + 16) / 128, y1 / 72, (x1 + 16) / 128], axis=1)
+            np.testing.assert_allclose(padded.boxes[there], expected, atol=1e-6)
+            seen += there.sum()
+    assert seen > 100
+
+
+def test_pictures_have_the_shapes_that_are_asked_for_and_the_frames_one(config):
+    table = ((0.5, 0.0), (0.3, 0.75), (0.2, 2.2))
+    many = dataclasses.replace(config, appearance=dataclasses.replace(STILL, aspects=table))
+    shapes = collections.Counter(picture_config(many, 0, index).frame_px for index in range(200))
+    assert set(shapes) == {(72, 128), (72, 54), (58, 128)}
+    assert 70 < shapes[72, 128] < 130
+    assert make_clip(many, 0, 0).frames.shape == (100, 72, 128, 3)
+    # To write shapes down does not change the clips of those who ask for none.
+    own = dataclasses.replace(config, appearance=dataclasses.replace(config.appearance, aspects=((2.0, 0.0),)))
+    assert np.array_equal(make_clip(own, 3, 1).frames, make_clip(config, 3, 1).frames)
+
+
+@pytest.mark.parametrize("aspects", [(), ((0.0, 1.0),), ((1.0, 3.0),), ((1.0, -1.0),)])
+def test_shapes_that_no_picture_has_are_refused(config, aspects):
+    with pytest.raises(ValueError, match="appearance.aspects"):
+        dataclasses.replace(config, appearance=dataclasses.replace(STILL, aspects=aspects))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -308,11 +349,15 @@ def test_a_codec_that_nobody_knows_is_refused(pack):
         make_clip(world, 0, 0)
 
 
-def test_it_is_filmed_in_its_own_shape(tmp_path, config):
-    files = write_clip_files(tmp_path, dataclasses.replace(config, clip_s=6.0), 1, 2, size_px=96, fps=5, codec="mpeg4")
+@pytest.mark.parametrize(
+    ("aspects", "size_px"), [(((1.0, 0.0),), (96, 170)), (((1.0, 0.75),), (96, 72)), (((1.0, 2.2),), (76, 170))]
+)
+def test_it_is_filmed_in_its_own_shape(tmp_path, config, aspects, size_px):
+    short = dataclasses.replace(config, clip_s=6.0, appearance=dataclasses.replace(config.appearance, aspects=aspects))
+    files = write_clip_files(tmp_path, short, 1, 2, size_px=96, fps=5, codec="mpeg4")
     with av.open(str(files.video)) as container:
         stream = container.streams.video[0]
-        assert (stream.height, stream.width) == (96, 170)
+        assert (stream.height, stream.width) == size_px
         assert sum(1 for _ in container.decode(stream)) == 30
 
 
