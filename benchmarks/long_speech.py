@@ -2,11 +2,12 @@
 
     python -m benchmarks.long_speech --json=long.json
     python -m benchmarks.long_speech --checkpoint=runs/quickstart --minutes=10 --streams=16
-    python -m benchmarks.long_speech --scene=cuts
+    python -m benchmarks.long_speech --scene=cuts --no-anew_at_cuts
     python -m benchmarks.long_speech --anew
 
 A stream is one scene that goes on all the time (`--scene=one`), or clips of a window's length with a cut between them
-(`--scene=cuts`: everything changes at once, at which a commentator says nothing). In every window what the model says
+(`--scene=cuts`: everything changes at once, at which a commentator says nothing). At a cut that is seen
+(`streaming/cuts.py`) streams begin anew, if the model's do, or as --anew_at_cuts says. In every window what is said
 is set against what the commentator says, and all windows against the first: see `evals/long_streams.py`. What happens
 in a long scene changes with time, too; `--anew` is the control that tells it from what age does to the model.
 """
@@ -33,7 +34,8 @@ from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, run_main, show
 from mmduplex_jax.streaming.batch import UNCAPPED
-from mmduplex_jax.typing import Array, Int32, PyTree, UInt8
+from mmduplex_jax.streaming.cuts import CutDetector, cells_of
+from mmduplex_jax.typing import Array, Bool, Int32, PyTree, UInt8
 from mmduplex_jax.weights.trained import CHECKPOINT_HELP
 from mmduplex_jax.word_decoder import decode_words
 
@@ -72,6 +74,7 @@ def free_run(
     pad_bias: float,
     part_s: float = _PART_S,
     anew: bool = False,
+    anew_at_cuts: bool = False,
 ) -> np.ndarray:
     """int32 `[B, S]`: the slots that streams say.
 
@@ -81,6 +84,7 @@ def free_run(
       pad_bias: added to silence's logit.
       part_s: so much goes to the device at once.
       anew: begin every part as if nothing had been before it.
+      anew_at_cuts: streams begin anew at the cuts that are seen in their frames.
     """
     live, stride = model.live, model.clock.video_stride
     batch, ticks = len(frames), len(frames[0])
@@ -88,37 +92,54 @@ def free_run(
     uncapped = jnp.full(batch, UNCAPPED, jnp.int32)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def run(params: PyTree, state: PyTree, frames: UInt8[Array, "T B H W 3"]) -> tuple[PyTree, Int32[Array, "S B"]]:
-        def tick(state: PyTree, frame: Array) -> tuple[PyTree, Array]:
+    def run(
+        params: PyTree, state: PyTree, frames: UInt8[Array, "T B H W 3"], begins: Bool[Array, "T B"]
+    ) -> tuple[PyTree, Int32[Array, "S B"]]:
+        def begin_row(row: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            state, begin = carry
+            return jax.lax.cond(begin[row], lambda s: live.reset_row(params, s, row), lambda s: s, state), begin
+
+        def tick(state: PyTree, shown: tuple[Array, Array]) -> tuple[PyTree, Array]:
+            frame, begin = shown
+            state, _ = jax.lax.fori_loop(0, batch, begin_row, (state, begin))
+
             def step(state: PyTree, _: None) -> tuple[PyTree, Array]:
                 state, output = live.live_step(params, state, frame, *settings, cap=uncapped)
                 return state, output.token
 
             return jax.lax.scan(step, state, None, length=stride)
 
-        state, tokens = jax.lax.scan(tick, state, frames)
+        state, tokens = jax.lax.scan(tick, state, (frames, begins))
         return state, rearrange(tokens, "ticks stride b -> (ticks stride) b")
 
     begin = jax.jit(lambda params: live.init_state(params, batch))
     state = begin(model.params)
     per_part = model.clock.ticks_in(part_s)
+    begins = np.stack([_cuts(stream) for stream in frames], axis=1) & anew_at_cuts
     said = []
     for first in range(0, ticks, per_part):
         part = np.stack([stream[first : first + per_part] for stream in frames], axis=1)
         if anew and first:
             state = begin(model.params)
-        state, tokens = run(model.params, state, part)
+        state, tokens = run(model.params, state, part, begins[first : first + per_part])
         said.append(np.asarray(tokens))
         print(f"\r{min(ticks, first + per_part) / ticks:4.0%} watched", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return np.concatenate(said).T
 
 
+def _cuts(frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
+    """Before which frames of a stream there is a cut, bool `[T]`."""
+    detector = CutDetector()
+    return np.array([detector.is_cut(cells_of(frame)) for frame in frames])
+
+
 def long_speech(model: Commentator, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
     """Lets the model watch the streams, and counts; see `evals/long_streams.report`."""
     clock, delay = model.clock, model.delays.usual
     part_s = window_s if args.anew else _PART_S
-    slots = free_run(model, [stream.frames for stream in streams], delay, args.pad_bias, part_s, args.anew)
+    frames = [stream.frames for stream in streams]
+    slots = free_run(model, frames, delay, args.pad_bias, part_s, args.anew, args.anew_at_cuts)
     windows = round(clock.tick_time_s(len(streams[0].frames)) / window_s)
     counts = []
     for row, stream in zip(slots, streams, strict=True):
@@ -159,8 +180,10 @@ def work(args: argparse.Namespace) -> None:
     make = functools.partial(make_stream, args.look, model.frame_px, window_s, windows, args.scene == "cuts")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
         streams = list(processes.map(make, range(args.streams)))
+    if args.anew_at_cuts is None:
+        args.anew_at_cuts = model.anew_at_cuts
     found = long_speech(model, streams, window_s, args)
-    settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew")}
+    settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew", "anew_at_cuts")}
     show(args, {"model": model.name, **settings, **found}, table(found))
 
 
@@ -174,6 +197,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--minutes", type=float, default=2.0, help="length of every stream (default: %(default)s)")
     add("--streams", type=int, default=64, help="how many (default: %(default)s)")
     add("--anew", action="store_true", help="the control: the model begins anew with every window")
+    add(
+        "--anew_at_cuts",
+        action=argparse.BooleanOptionalAction,
+        help="whether streams begin anew at cuts (default: as the model's do)",
+    )
     add("--pad_bias", type=float, default=0.0, help="added to silence's logit (default: %(default)s)")
     add_json_flag(flags)
     return run_main(flags, argv, work, {ValueError: 2, OSError: 2})

@@ -10,6 +10,9 @@ weights of others (`config.init_from`), their licences go into a NOTICE beside i
 A model that is too talkative, or too quiet, on clips that it is tuned on (never on those it is judged on) is exported
 with --pad_bias: what a session, or a --pad_bias of other commands, asks for is then counted from there.
 
+A model that was trained on single scenes takes a cut for a change of what it sees, and says so. With --anew_at_cuts its
+streams begin anew at cuts; one that learned from films goes on through them (docs/long.md, "Cuts").
+
 With --weights=int8 (or bfloat16) large tables of weights are stored in so many bits, and whoever loads the checkpoint
 holds them so (docs/library.md, "Fewer bits").
 
@@ -43,10 +46,14 @@ def export(args: argparse.Namespace) -> None:
     """Does it, and prints a line that says what was written."""
     trained = load_trained(args.checkpoint, args.weights)
     config = json.loads(trained.config.to_json_best_effort())
-    if args.pad_bias is not None:
-        if trained.config.stage != "duplex":
-            raise ValueError(f"--pad_bias is of stage 'duplex', {args.checkpoint} is of stage {trained.config.stage!r}")
-        config["pad_bias"] = args.pad_bias
+    for name in ("pad_bias", "anew_at_cuts"):
+        value = getattr(args, name)
+        if value is not None:
+            if trained.config.stage != "duplex":
+                raise ValueError(
+                    f"--{name} is of stage 'duplex', {args.checkpoint} is of stage {trained.config.stage!r}"
+                )
+            config[name] = value
     codec = codec_of(trained, args.codec)
     reports = {Path(path).stem: json.loads(Path(path).read_text(encoding="utf-8")) for path in args.scores}
     size = portable.save(
@@ -122,6 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     flags.add_argument(
         "--pad_bias", type=float, metavar="X", help="added to silence's logit from now on (default: as it is)"
+    )
+    flags.add_argument(
+        "--anew_at_cuts",
+        action=argparse.BooleanOptionalAction,
+        help="whether streams begin anew at cuts from now on (default: as it is)",
     )
     flags.add_argument("--codec", metavar="DIR", help=CODEC_HELP)
     flags.add_argument("--note", default="", help="a sentence on the training, kept as metadata `note`")

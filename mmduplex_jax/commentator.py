@@ -132,6 +132,11 @@ class Commentator:
         return fit_of(self.config)
 
     @property
+    def anew_at_cuts(self) -> bool:
+        """Whether its streams begin anew at cuts: it was trained on single scenes (`launch.export --anew_at_cuts`)."""
+        return bool(self.config.get("anew_at_cuts"))
+
+    @property
     def sample_rate_hz(self) -> int | None:
         """Of its sound; None: it has no voice, or no codec to make its codes heard."""
         return None if self.voice is None else self.voice.sample_rate_hz
@@ -233,6 +238,7 @@ class Commentator:
             delay_steps=delay_steps,
             pad_bias=pad_bias,
             voice=self.voice if speaking else None,
+            anew_at_cuts=self.anew_at_cuts,
             compile=compile_of(self.live),
         )
 
@@ -258,6 +264,7 @@ def pool_of(
         ahead=ahead,
         voice=model.voice,
         movable=movable,
+        anew_at_cuts=model.anew_at_cuts,
         compile=compile_of(model.live),
     )
 

@@ -24,6 +24,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
+from mmduplex_jax.streaming.cuts import CutDetector
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
 from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
 from mmduplex_jax.streaming.programs import Compile, compiled
@@ -84,6 +85,7 @@ class StreamPool:
         voice: Voice | None = None,
         always_heard: bool = False,
         movable: bool = False,
+        anew_at_cuts: bool = False,
         compile: Compile = compiled,
         now: Callable[[], float] = time.monotonic,
     ):
@@ -104,6 +106,8 @@ class StreamPool:
             sound are left out.
           always_heard: every stream speaks (see `StreamBatch`).
           movable: what streams are can be taken (`StreamHandle.save`), and `join` takes streams of elsewhere.
+          anew_at_cuts: where a picture is of another scene than the one before (`streaming/cuts.py`) a stream begins
+            anew: the word that is being said is said, nothing else stays, and its time goes on.
           compile: makes its programs.
           now: the clock on the wall, in seconds; never goes back.
         """
@@ -114,7 +118,7 @@ class StreamPool:
         policy = policy if voice else policy.without_sound()
         self._tokenizer, self._clock, self._policy, self._now = tokenizer, clock, policy, now
         self._caps, self._ahead = policy.caps(tokens_per_s_max, tokens_per_s_min), ahead
-        self._voice = voice
+        self._voice, self._anew_at_cuts = voice, anew_at_cuts
         self._batch = StreamBatch(
             live, params, frame_px, count=slots, voice=voice, always_heard=always_heard, compile=compile
         )
@@ -187,6 +191,7 @@ class StreamPool:
                 deliver=on_output,
                 on_end=on_end,
                 begun=begun,
+                cuts=CutDetector() if self._anew_at_cuts else None,
             )
             self._slots[slot.row] = slot
             self._counts.joined += 1
@@ -284,8 +289,11 @@ class StreamPool:
             with self._changed:
                 now_s = self._now()
                 begun, saved = self._moving()
+                due = now_s >= self._round_s()
+                if due:
+                    self._drop_late(now_s)
                 endings = self._settle()
-                if now_s >= self._round_s():
+                if due:
                     participants = self._choose(now_s)
             for row, arrays in begun:
                 self._batch.put_row(row, arrays)
@@ -349,6 +357,12 @@ class StreamPool:
                 slot.on_state = None
         return begun, saved
 
+    def _drop_late(self, now_s: float) -> None:
+        """Drops what is too late for a round that begins now; with it a cut may come to the front (`_settle`)."""
+        for slot in self._slots.values():
+            if slot.ready_s() <= now_s:
+                slot.drop_late(now_s, self._policy.ladder[self._load.rung].tick_every)
+
     def _settle(self) -> list[tuple[Slot, Segment, bool]]:
         """The streams that end now: the slot is left, or another one begins in it."""
         endings = []
@@ -359,6 +373,7 @@ class StreamPool:
                 continue
             # (One that begins anew and then leaves with its state leaves in the next turn.)
             last = slot.leaving and not slot.waiting and slot.on_state is None
+            self._counts.cuts += slot.at_cut
             endings.append((slot, slot.begin_anew(), last))
             if last:
                 del self._slots[slot.row]
@@ -453,6 +468,7 @@ class Session:
         delay_steps: int,
         pad_bias: float = 0.0,
         voice: Voice | None = None,
+        anew_at_cuts: bool = False,
         compile: Compile = compiled,
     ):
         """Compiles the step.
@@ -466,13 +482,14 @@ class Session:
           delay_steps: how far the words run behind the picture.
           pad_bias: added to silence's logit; more is quieter.
           voice: what makes it heard: with one, ticks give sound too.
+          anew_at_cuts: as of `StreamPool`.
           compile: makes its programs.
         """
         self.clock, self.frame_px, self.speaking = clock, frame_size(frame_px), voice is not None
         policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
         self._pool = StreamPool(
             live, params, tokenizer, clock, frame_px, slots=1, policy=policy, tokens_per_s_max=UNCAPPED, voice=voice,
-            always_heard=True, compile=compile,
+            always_heard=True, anew_at_cuts=anew_at_cuts, compile=compile,
         )  # fmt: skip
         self._outputs: list[tuple[float, StreamOutput]] = []
         collect = lambda output: self._outputs.append((time.perf_counter(), output))
@@ -501,11 +518,13 @@ class Session:
         began_s = time.perf_counter()
         self._handle.offer(t_s, frame)
         done_s, outputs = zip(*self._run())
-        # All steps are dispatched before the first is read; a step's time is from the one before it.
-        step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s), done_s)]
+        # All steps are dispatched before the first is read; a step's time is from the one before it. (At a cut the word
+        # before it comes first, with no step of this tick.)
+        steps = slice(-self.clock.video_stride, None)
+        step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s[steps]), done_s[steps])]
         words = [word for output in outputs for word in output.words]
         sound = tuple(piece for output in outputs for piece in output.sound)
-        return TickResult(words, outputs[0].tokens, step_ms, sound)
+        return TickResult(words, outputs[steps][0].tokens, step_ms, sound)
 
     def finish(self) -> list[TimedWord]:
         """The word that was being said when the stream ended, if any; the next tick begins another stream."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize
+from mmduplex_jax.streaming.cuts import CutDetector, cells_of
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.streaming.moving import StreamState
 from mmduplex_jax.streaming.sound import Seams, SoundPiece
@@ -76,11 +77,19 @@ class StreamOutput(NamedTuple):
 
 
 class WaitingFrame(NamedTuple):
-    """A frame, the time in the stream that it is of, and the pool's time when it came."""
+    """A frame that waits.
+
+    Attributes:
+      t_s: the time in the stream that it is of.
+      frame: uint8 `[H, W, 3]`.
+      arrived_s: the pool's time when it came.
+      after_cut: it, or a frame that was dropped before it, is of another scene than those before.
+    """
 
     t_s: float
     frame: np.ndarray
     arrived_s: float
+    after_cut: bool = False
 
 
 class Segment:
@@ -110,6 +119,7 @@ class Slot:
       paused: frames are ignored.
       leaving: no frame is taken any more; it ends when none waits.
       reset_wanted: another stream begins before the next tick.
+      cuts: finds the cuts before which the stream begins anew; None where it goes on through them.
       waiting: frames, oldest first.
       waiting_max: how many may wait.
       dropped: frames that were dropped.
@@ -137,12 +147,14 @@ class Slot:
         deliver: Callable[[StreamOutput], None],
         on_end: Callable[[], None],
         begun: StreamState | None = None,
+        cuts: CutDetector | None = None,
     ):
         self.row, self.live, self.speaking, self.seams = row, live, speaking, seams
         self.delay_steps, self.pad_bias = delay_steps, pad_bias
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
         self.paused = self.leaving = self.reset_wanted = False
+        self.cuts = cuts
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
@@ -187,7 +199,12 @@ class Slot:
     @property
     def wants_end(self) -> bool:
         """Whether its stream is to end before the next tick: another one begins, or the slot is given back."""
-        return self.reset_wanted or (self.leaving and not self.waiting)
+        return self.reset_wanted or self.at_cut or (self.leaving and not self.waiting)
+
+    @property
+    def at_cut(self) -> bool:
+        """Whether the next frame is of another scene, with which another stream begins."""
+        return bool(self.waiting) and self.waiting[0].after_cut
 
     @property
     def wants_turn(self) -> bool:
@@ -199,20 +216,25 @@ class Slot:
         """Whether what it is can be taken before the next tick."""
         return self.on_state is not None and not self.waiting and not self.reset_wanted
 
-    def take(self, now_s: float, tick_every: int) -> WaitingFrame:
-        """The frame of the tick that begins now; drops what is too old or, with fewer ticks, all but the newest."""
+    def drop_late(self, now_s: float, tick_every: int) -> None:
+        """Drops what is too old for a tick that begins now or, with fewer ticks, all but the newest."""
         lag_max_s = self._policy.lag_max_s
         old = lambda: tick_every > 1 or now_s - self.waiting[0].arrived_s > lag_max_s
         while self.live and len(self.waiting) > 1 and old():
             self._drop_oldest()
+
+    def take(self, now_s: float, tick_every: int) -> WaitingFrame:
+        """The frame of the tick that begins now, after `drop_late`."""
         if self.live or tick_every > 1:
             # Who stalled has saved up time to catch up in, but not while ticks are scarce.
-            saved_s, pace = (lag_max_s, _PACE) if tick_every == 1 else (0.0, 1.0)
+            saved_s, pace = (self._policy.lag_max_s, _PACE) if tick_every == 1 else (0.0, 1.0)
             self._due_s = max(self._due_s, now_s - saved_s) + pace * tick_every * self._clock.tick_s
         return self.waiting.popleft()
 
     def begin_anew(self) -> Segment:
         """Begins another stream; returns the one before."""
+        if self.at_cut:
+            self.waiting[0] = self.waiting[0]._replace(after_cut=False)
         before, self.segment, self.reset_wanted = self.segment, Segment(self._tokenizer), False
         return before
 
@@ -242,7 +264,9 @@ class Slot:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        self.waiting.popleft()
+        dropped = self.waiting.popleft()
+        if dropped.after_cut and self.waiting:
+            self.waiting[0] = self.waiting[0]._replace(after_cut=True)
         self.dropped += 1
         self._counts.dropped_frames += 1
 
@@ -269,6 +293,7 @@ class StreamHandle:
           BufferError: as many frames wait as may, and the stream is not live (see `room`).
         """
         check_frame(frame, self._frame_px)
+        cells = None if self._slot.cuts is None else cells_of(frame)
         with self._changed:
             slot = self._running()
             if slot.paused:
@@ -277,7 +302,8 @@ class StreamHandle:
                 raise ValueError(f"times must be finite and rise: {t_s} s came after {slot.last_t_s} s")
             if not slot.live and len(slot.waiting) >= slot.waiting_max:
                 raise BufferError(f"{len(slot.waiting)} frames wait: offer more when there is `room`")
-            slot.add(WaitingFrame(t_s, frame, self._now()))
+            after_cut = slot.cuts is not None and cells is not None and slot.cuts.is_cut(cells)
+            slot.add(WaitingFrame(t_s, frame, self._now(), after_cut))
             self._changed.notify()
 
     @property
@@ -303,6 +329,8 @@ class StreamHandle:
         with self._changed:
             slot = self._running()
             slot.waiting.clear()
+            if slot.cuts is not None:
+                slot.cuts.forget()
             slot.last_t_s, slot.reset_wanted = -math.inf, True
             self._changed.notify()
 

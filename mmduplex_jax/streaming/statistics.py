@@ -98,6 +98,7 @@ class PoolCounts:
       sound_steps: steps of streams that speak, whose sound was made.
       sound_steps_left_out: those whose sound was left out, since the machine was too slow.
       dropped_frames: frames that were not looked at, because they came too late or too fast.
+      cuts: at which streams began anew.
       missed_deadlines: ticks whose results came after the policy's deadline.
       overlapped_waits: how often the loop waited for the device while that had more to do.
       idle_waits: how often it waited with nothing dispatched behind.
@@ -120,6 +121,7 @@ class PoolCounts:
     sound_steps: int = 0
     sound_steps_left_out: int = 0
     dropped_frames: int = 0
+    cuts: int = 0
     missed_deadlines: int = 0
     overlapped_waits: int = 0
     idle_waits: int = 0
