@@ -33,6 +33,17 @@ def test_parts_are_one_stream(capsys):
     assert "100% watched" in capsys.readouterr().err
 
 
+def test_streams_begin_anew_at_their_own_cuts(capsys):
+    slots = script({3: "red", 9: "circle", 16: "enters"}, 20)
+    speaker = SimpleNamespace(live=ScriptedLive(slots), params={}, clock=CLOCK)
+    frames = np.zeros((2, 10, FRAME_PX, FRAME_PX, 3), np.uint8)
+    frames[1, 3:] = 200
+    found = free_run(speaker, frames, 2, 0.0, part_s=CLOCK.tick_time_s(4), anew_at_cuts=True)
+    np.testing.assert_array_equal(found, [slots, [*slots[:6], *slots[:14]]])
+    goes_on = free_run(speaker, frames, 2, 0.0)
+    np.testing.assert_array_equal(goes_on, [slots, slots])
+
+
 def test_one_window_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--scene=none"])

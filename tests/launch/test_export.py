@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import pytest
 
 import mmduplex_jax as mm
 from launch import export
-from mmduplex_jax.commentator import commentator_of
+from mmduplex_jax.commentator import commentator_of, pool_of
 from mmduplex_jax.layers.reduced import Reduced
+from mmduplex_jax.streaming.deadlines import DeadlinePolicy
 from mmduplex_jax.train.step import TrainState
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.checkpoint import Checkpoints, RunFacts
@@ -87,6 +89,22 @@ def test_how_quiet_a_model_is_goes_with_it(workdir, tmp_path):
     assert export.main([f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", "--pad_bias=0.75"]) == 0
     assert load_trained(tmp_path / "out").task.config.pad_bias == 0.75
     assert load_trained(workdir).task.config.pad_bias == 0.0
+
+
+def test_whether_it_begins_anew_at_cuts_goes_with_it_and_to_its_streams(workdir, tmp_path, monkeypatch):
+    outs = [tmp_path / name for name in ("anew", "again", "on")]
+    for given, out, flags in ((workdir, outs[0], ["--anew_at_cuts"]), (outs[0], outs[1], [])):
+        assert export.main([f"--checkpoint={given}", f"--out={out}", *flags]) == 0
+    assert export.main([f"--checkpoint={outs[0]}", f"--out={outs[2]}", "--no-anew_at_cuts"]) == 0
+    models = [mm.load(path) for path in (workdir, *outs)]
+    assert [model.anew_at_cuts for model in models] == [False, True, True, False]
+    pools = mock.Mock()
+    for module in ("mmduplex_jax.commentator", "mmduplex_jax.streaming.pool"):
+        monkeypatch.setattr(f"{module}.StreamPool", pools)
+    for model in models[2:]:
+        model.session()
+        pool_of(model, 1, DeadlinePolicy())
+    assert [call.kwargs["anew_at_cuts"] for call in pools.call_args_list] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
