@@ -6,15 +6,18 @@ new one for a change of the old one, and says so; so its stream begins anew ther
 
 import numpy as np
 
-from mmduplex_jax.typing import Int32, UInt8
+from mmduplex_jax.typing import Float, Int32, UInt8
 
 # Cells of a frame, (rows, columns): few, so that what moves within a cell, and noise, count for little.
 _CELLS = (18, 32)
-# A cell has changed if one of its colours differs by more than this, of 255. Between frames of 160 ms, of 60 clips of
-# real cameras, films and a world, 95 % of cuts from one clip to another change at least `_CUT_SHARE` of all cells by
-# more. What does so and is no cut is a lamp that is switched, or somebody who passes close by the lens.
+# A cell has changed if one of its colours differs by more than this, of 255. Between the middles of 90 real clips and
+# films 95 % of pairs differ in at least `_CUT_SHARE` of their cells, and 98 % of neighbouring clips of the drawn world.
+# From one tick to the next five of the 90 did: at two cuts, at two changes of exposure, and at a hand before the lens.
 _CHANGED = 8
 _CUT_SHARE = 0.95
+# Where no more than this share differs from what another exposure makes of the frame before, it was the light.
+_LIGHT_SHARE = 0.3
+_GAINS = (0.4, 2.5)
 
 
 class CutDetector:
@@ -28,8 +31,7 @@ class CutDetector:
         before, self._before = self._before, cells
         if before is None or before.shape != cells.shape:
             return False
-        changed = (np.abs(cells - before) > _CHANGED).any(axis=-1)
-        return bool(changed.mean() >= _CUT_SHARE)
+        return _changed(before, cells) >= _CUT_SHARE and _changed(_exposed_as(before, cells), cells) > _LIGHT_SHARE
 
     def forget(self) -> None:
         """The next frame is the first."""
@@ -45,3 +47,22 @@ def cells_of(frame: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "h w 3"]:
     sums = np.add.reduceat(np.add.reduceat(frame, top, axis=0, dtype=np.int32), left, axis=1)
     areas = np.diff(top, append=height)[:, None, None] * np.diff(left, append=width)[None, :, None]
     return (sums // areas).astype(np.int32)
+
+
+def _changed(before: np.ndarray, now: np.ndarray) -> float:
+    """The share of cells `[h, w, 3]` that have changed."""
+    return float((np.abs(now - before) > _CHANGED).any(axis=-1).mean())
+
+
+def _exposed_as(before: np.ndarray, now: np.ndarray) -> Float[np.ndarray, "h w 3"]:
+    """What `before` would be in the light of `now`: by the line of least squares over what is not far from it."""
+    x, y = before.astype(float), now.astype(float)
+    near = np.ones(x.shape, bool)
+    for _ in range(3):
+        from_mean = x - x[near].mean()
+        variance = (from_mean[near] ** 2).mean()
+        gain = (from_mean[near] * y[near]).mean() / variance if variance > 1 else 1.0
+        line = np.clip(gain, *_GAINS) * from_mean + y[near].mean()
+        far = np.abs(y - line)
+        near = far <= max(2 * float(np.median(far)), _CHANGED / 2)
+    return line

@@ -37,7 +37,7 @@ def test_streams_begin_anew_at_their_own_cuts(capsys):
     slots = script({3: "red", 9: "circle", 16: "enters"}, 20)
     speaker = SimpleNamespace(live=ScriptedLive(slots), params={}, clock=CLOCK)
     frames = np.zeros((2, 10, FRAME_PX, FRAME_PX, 3), np.uint8)
-    frames[1, 3:] = 200
+    frames[1, 3:] = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).repeat(8, axis=0).repeat(8, axis=1)
     found = free_run(speaker, frames, 2, 0.0, part_s=CLOCK.tick_time_s(4), anew_at_cuts=True)
     np.testing.assert_array_equal(found, [slots, [*slots[:6], *slots[:14]]])
     goes_on = free_run(speaker, frames, 2, 0.0)
