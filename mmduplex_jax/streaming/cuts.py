@@ -10,14 +10,16 @@ from mmduplex_jax.typing import Float, Int32, UInt8
 
 # Cells of a frame, (rows, columns): few, so that what moves within a cell, and noise, count for little.
 _CELLS = (18, 32)
-# A cell has changed if one of its colours differs by more than this, of 255. Between the middles of 90 real clips and
-# films 95 % of pairs differ in at least `_CUT_SHARE` of their cells, and 98 % of neighbouring clips of the drawn world.
-# From one tick to the next five of the 90 did: at two cuts, at two changes of exposure, and at a hand before the lens.
+# A cell has changed if one of its colours differs by more than this, of 255. By these limits 96 % of pairs of pictures
+# from the middles of 90 real clips and films are of two scenes. Within the clips, 24 minutes by 160 ms, nine frames are
+# of another scene than the one before: after eight cuts, and where a hand passes by the lens.
 _CHANGED = 8
 _CUT_SHARE = 0.95
 # Where no more than this share differs from what another exposure makes of the frame before, it was the light.
 _LIGHT_SHARE = 0.3
 _GAINS = (0.4, 2.5)
+# In fewer cells with anything to be seen nothing is a cut.
+_LIT_SHARE = 0.1
 
 
 class CutDetector:
@@ -31,7 +33,12 @@ class CutDetector:
         before, self._before = self._before, cells
         if before is None or before.shape != cells.shape:
             return False
-        return _changed(before, cells) >= _CUT_SHARE and _changed(_exposed_as(before, cells), cells) > _LIGHT_SHARE
+        # Cells that are black before and after are bars beside the picture, or night, and say nothing.
+        lit = (np.maximum(before, cells) > _CHANGED).any(axis=-1)
+        if lit.mean() < _LIT_SHARE:
+            return False
+        before, now = before[lit], cells[lit]
+        return _changed(before, now) >= _CUT_SHARE and _changed(_exposed_as(before, now), now) > _LIGHT_SHARE
 
     def forget(self) -> None:
         """The next frame is the first."""
@@ -50,11 +57,11 @@ def cells_of(frame: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "h w 3"]:
 
 
 def _changed(before: np.ndarray, now: np.ndarray) -> float:
-    """The share of cells `[h, w, 3]` that have changed."""
+    """The share of cells `[n, 3]` that have changed."""
     return float((np.abs(now - before) > _CHANGED).any(axis=-1).mean())
 
 
-def _exposed_as(before: np.ndarray, now: np.ndarray) -> Float[np.ndarray, "h w 3"]:
+def _exposed_as(before: np.ndarray, now: np.ndarray) -> Float[np.ndarray, "n 3"]:
     """What `before` would be in the light of `now`: by the line of least squares over what is not far from it."""
     x, y = before.astype(float), now.astype(float)
     near = np.ones(x.shape, bool)

@@ -37,6 +37,15 @@ def test_a_cut_is_there_once_and_never_before_the_first_frame():
     assert cuts([scene(0)] * 3 + [scene(1)] * 3) == [False, False, False, True, False, False]
 
 
+def test_bars_beside_the_picture_hide_no_cut_and_make_none():
+    between = lambda one: np.pad(one[:, 16:-16], [(0, 0), (48, 48), (0, 0)])
+    assert cuts([between(scene(seed)) for seed in (0, 0, 1, 1)]) == [False, False, True, False]
+    dark = np.zeros_like(scene(0))
+    speck = dark.copy()
+    speck[:20, :20] = 255
+    assert not any(cuts([dark, speck, dark]))
+
+
 def test_noise_light_and_things_that_move_are_no_cut():
     rng = np.random.default_rng(0)
     noisy = [np.clip(scene(0) + rng.normal(0, 8, scene(0).shape), 0, 255).astype(np.uint8) for _ in range(5)]
