@@ -9,7 +9,7 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
           python -m launch.train --config=configs/world.py:bflow --workdir=runs/world_bflow
           python -m launch.train --config=configs/world.py --workdir=runs/world \
               --config.init_from.tokenizer=runs/world_bflow
-          python -m launch.export --checkpoint=runs/world --out=mmduplex_jax/weights/world
+          python -m launch.export --checkpoint=runs/world --out=mmduplex_jax/weights/world --anew_at_cuts
 Hardware: 4 CPU cores, 4 GB.
 Time:     15 and 43 minutes with much other work on the machine (3.9 and 3.1 steps a second with less), after 5 minutes
           for the data.
