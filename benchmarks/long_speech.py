@@ -4,12 +4,16 @@
     python -m benchmarks.long_speech --checkpoint=runs/quickstart --minutes=10 --streams=16
     python -m benchmarks.long_speech --scene=cuts --no-anew_at_cuts
     python -m benchmarks.long_speech --anew
+    python -m benchmarks.long_speech --checkpoint=real --look=real --pack=DIR --minutes=4 --streams=8
 
 A stream is one scene that goes on all the time (`--scene=one`), or clips of a window's length with a cut between them
 (`--scene=cuts`: everything changes at once, at which a commentator says nothing). At a cut that is seen
 (`streaming/cuts.py`) streams begin anew, if the model's do, or as --anew_at_cuts says. In every window what is said
 is set against what the commentator says, and all windows against the first: see `evals/long_streams.py`. What happens
 in a long scene changes with time, too; `--anew` is the control that tells it from what age does to the model.
+
+With --look=real scenes are of the look `real`, made of a pack (docs/data.md) without the cameras that the model's
+training held back.
 """
 
 import argparse
@@ -28,7 +32,9 @@ import numpy as np
 from einops import rearrange
 
 from data_pipelines.schema import Event
-from data_pipelines.world import WorldConfig, make_clip, split_phrases
+from data_pipelines.world import RealWorldConfig, World, WorldConfig, event_words, make_clip, split_phrases
+from data_pipelines.world.grammar import Splitter
+from data_pipelines.world.real.pack import read_pack
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
@@ -54,10 +60,10 @@ class Stream:
     events: tuple[Event, ...]
 
 
-def make_stream(look: str, frame_px: int, window_s: float, windows: int, cuts: bool, index: int) -> Stream:
-    """The `index`-th stream of so many windows: one scene, or one a window."""
+def make_stream(world: World, window_s: float, windows: int, cuts: bool, index: int) -> Stream:
+    """The `index`-th stream of a world, of so many windows: one scene, or one a window."""
     length_s, scenes = (window_s, windows) if cuts else (window_s * windows, 1)
-    config = WorldConfig(look=look, clip_s=length_s, frame_px=frame_px)
+    config = dataclasses.replace(world, clip_s=length_s)
     clips = [make_clip(config, _SEED, index * scenes + k) for k in range(scenes)]
     shifted = [(k * window_s, clip) for k, clip in enumerate(clips)]
     return Stream(
@@ -134,7 +140,9 @@ def _cuts(frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
     return np.array([detector.is_cut(cells_of(frame)) for frame in frames])
 
 
-def long_speech(model: Commentator, streams: Sequence[Stream], window_s: float, args: argparse.Namespace) -> dict:
+def long_speech(
+    model: Commentator, streams: Sequence[Stream], window_s: float, args: argparse.Namespace, split: Splitter
+) -> dict:
     """Lets the model watch the streams, and counts; see `evals/long_streams.report`."""
     clock, delay = model.clock, model.delays.usual
     part_s = window_s if args.anew else _PART_S
@@ -144,7 +152,7 @@ def long_speech(model: Commentator, streams: Sequence[Stream], window_s: float, 
     counts = []
     for row, stream in zip(slots, streams, strict=True):
         said = [TimedText(word.text, word.t_video_s) for word in decode_words(row, model.tokenizer, clock, delay)]
-        phrases = phrases_in(row, model.tokenizer, clock, split_phrases)
+        phrases = phrases_in(row, model.tokenizer, clock, split)
         counts.append(count(said, stream.words, stream.events, phrases, window_s, windows))
     return report(np.stack(counts), window_s)
 
@@ -170,6 +178,24 @@ def _interval(value: dict[str, float | None]) -> str:
     return f"{value['value']} ({value['low']} to {value['high']})"
 
 
+def world_of(args: argparse.Namespace, model: Commentator) -> tuple[World, Splitter]:
+    """What is to be seen, in frames as the model's, and the grammar of what is said of it.
+
+    Raises:
+      ValueError: --pack is missing, or is of no use to --look.
+    """
+    if (args.look == "real") != bool(args.pack):
+        raise ValueError("--look=real needs --pack=DIR, and no other look takes one")
+    if not args.pack:
+        return WorldConfig(look=args.look, frame_px=model.frame_px), split_phrases
+    held = model.config.data.get("held_cameras") or ""
+    classes = (*event_words.CLASSES, *read_pack(args.pack, held).classes)
+    return (
+        RealWorldConfig(args.pack, exclude_cameras=held, frame_px=model.frame_px),
+        lambda words: event_words.split_phrases(words, classes),
+    )
+
+
 def work(args: argparse.Namespace) -> None:
     """Lets the model watch, prints the table and writes it."""
     model = load(args.checkpoint)
@@ -177,12 +203,13 @@ def work(args: argparse.Namespace) -> None:
     windows = round(60.0 * args.minutes / window_s)
     if windows < 2 or args.streams < 1:
         raise ValueError(f"at least 2 windows of {window_s} s and 1 stream are needed")
-    make = functools.partial(make_stream, args.look, model.frame_px, window_s, windows, args.scene == "cuts")
+    world, split = world_of(args, model)
+    make = functools.partial(make_stream, world, window_s, windows, args.scene == "cuts")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
         streams = list(processes.map(make, range(args.streams)))
     if args.anew_at_cuts is None:
         args.anew_at_cuts = model.anew_at_cuts
-    found = long_speech(model, streams, window_s, args)
+    found = long_speech(model, streams, window_s, args, split)
     settings = {name: getattr(args, name) for name in ("look", "scene", "minutes", "anew", "anew_at_cuts")}
     show(args, {"model": model.name, **settings, **found}, table(found))
 
@@ -192,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command_parser("benchmarks.long_speech", __doc__)
     add = flags.add_argument
     add("--checkpoint", default="world", metavar="NAME|DIR", help=f"{CHECKPOINT_HELP} (default: %(default)s)")
-    add("--look", default="plain", choices=("plain", "rich"), help="of the world (default: %(default)s)")
+    add("--look", default="plain", choices=("plain", "rich", "real"), help="of the world (default: %(default)s)")
+    add("--pack", metavar="DIR", help="with --look=real: the pack of cut-outs and backgrounds")
     add("--scene", default="one", choices=("one", "cuts"), help="one scene, or a cut a window (default: %(default)s)")
     add("--minutes", type=float, default=2.0, help="length of every stream (default: %(default)s)")
     add("--streams", type=int, default=64, help="how many (default: %(default)s)")

@@ -8,6 +8,7 @@ time, is taken out again.
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from data_pipelines.world.scene import Dice
 
 # `liveliness` counts events in so much time.
 _LIVELINESS_S = 16.0
+# Stories that are thought of in so much time, at most.
 _TRIES = 60
 # Mean saturation, of 255, below which a background was filmed without colours.
 _COLOURLESS = 6
@@ -120,7 +122,7 @@ class _Planner(Hands):
             self._put_idlers()
         else:
             wanted = low + dice.index(high - low + 1)
-            for _ in range(_TRIES):
+            for _ in range(math.ceil(_TRIES * max(1.0, self.clip_s / _LIVELINESS_S))):
                 if len(self.events) >= wanted:
                     break
                 self._admit(self._draw_story(), high - len(self.events))
