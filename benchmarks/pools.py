@@ -72,7 +72,9 @@ class Saturated:
           on_output: takes every stream's outputs.
         """
         self._clock = model.clock
-        self.pool = pool_of(model, streams, DeadlinePolicy(ladder=(Level(),), gather_s=0.0), ahead=ahead)
+        # Its clips in a row are one stream, however long.
+        policy = DeadlinePolicy(ladder=(Level(),), gather_s=0.0)
+        self.pool = pool_of(model, streams, policy, ahead=ahead, anew_at_cuts=False)
         delay_steps = model.config.delay.eval
         self._handles = [
             self.pool.join(delay_steps=delay_steps, live=False, speaking=speaking, on_output=on_output)
@@ -296,7 +298,7 @@ def held(
 
         def record(output: StreamOutput) -> None:
             now_s = time.monotonic()
-            if output.step % clock.video_stride == 0 and counts_from_s <= now_s < until_s:
+            if not output.is_end and output.step % clock.video_stride == 0 and counts_from_s <= now_s < until_s:
                 lags_s.append(now_s - player_began_s - output.t_video_s)
 
         handle = pool.join(delay_steps=model.delays.usual, on_output=record)

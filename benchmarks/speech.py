@@ -225,7 +225,7 @@ def live(model: Commentator, length_s: float, delay_steps: int | None, warm_s: f
     behind = delay + audio.audio_delay + max(audio.acoustic_delays)
     frames = np.concatenate(world_frames(model, clips=4))
     came_s: dict[int, float] = {}
-    pool = pool_of(model, 1, DeadlinePolicy(ladder=(Level(),), gather_s=0.0))
+    pool = pool_of(model, 1, DeadlinePolicy(ladder=(Level(),), gather_s=0.0), anew_at_cuts=False)
     dropped = 0
 
     def record(output: StreamOutput) -> None:

@@ -244,9 +244,20 @@ class Commentator:
 
 
 def pool_of(
-    model: Commentator, slots: int, policy: DeadlinePolicy, *, ahead: int = 1, movable: bool = False
+    model: Commentator,
+    slots: int,
+    policy: DeadlinePolicy,
+    *,
+    ahead: int = 1,
+    movable: bool = False,
+    anew_at_cuts: bool | None = None,
 ) -> StreamPool:
-    """A pool for so many streams of a model at once, compiled (see `StreamPool`); they may speak where the model does.
+    """A pool for so many streams of a model at once, compiled; they may speak where the model does.
+
+    Args:
+      model: watches.
+      slots, policy, ahead, movable: as of `StreamPool`.
+      anew_at_cuts: whether streams begin anew at cuts; as the model's do where it is not given.
 
     Raises:
       ValueError: a rung of the policy leaves less than a stream needs.
@@ -264,7 +275,7 @@ def pool_of(
         ahead=ahead,
         voice=model.voice,
         movable=movable,
-        anew_at_cuts=model.anew_at_cuts,
+        anew_at_cuts=model.anew_at_cuts if anew_at_cuts is None else anew_at_cuts,
         compile=compile_of(model.live),
     )
 

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 # Of what is in a file. A change to it, or to what an array of the state means, is another number.
-VERSION = 1
+VERSION = 2
 _MAGIC = b"mmduplex"
 _HEAD = struct.Struct(">8sI")
 _MAC_BYTES = 32
@@ -308,7 +308,11 @@ class Handover:
         kept = {"shown": intake.shown, "before": intake.before}
         frames = {name: frame for name, frame in kept.items() if frame is not None}
         fields = dataclasses.asdict(dataclasses.replace(saved, stream=None, intake=None))  # type: ignore[arg-type]
-        stream = saved.stream._asdict() | {"last_t_s": _finite(saved.stream.last_t_s)}
+        cells = saved.stream.cells
+        stream = saved.stream._asdict() | {
+            "last_t_s": _finite(saved.stream.last_t_s),
+            "cells": None if cells is None else [cells.shape, cells.tobytes().hex()],
+        }
         del stream["arrays"]
         words = [list(word) for word in saved.words]
         header = {
@@ -369,7 +373,12 @@ class Handover:
         stream = fields["stream"]
         token_ids, *rest = stream["word"]
         last_t_s = -math.inf if stream["last_t_s"] is None else stream["last_t_s"]
-        state = StreamState(arrays, stream["steps"], OpenWord(tuple(token_ids), *rest), last_t_s, stream["dropped"])
+        cells = None
+        if stream["cells"] is not None:
+            shape, numbers = stream["cells"]
+            cells = np.frombuffer(bytes.fromhex(numbers), np.uint8).reshape(shape)
+        word = OpenWord(tuple(token_ids), *rest)
+        state = StreamState(arrays, stream["steps"], word, last_t_s, stream["dropped"], cells)
         words = [Word(*word) for word in fields["words"]]
         config = parse_config(fields["config"])
         return SavedStream(**fields | {"config": config, "words": words, "stream": state, "intake": intake})

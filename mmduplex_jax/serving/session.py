@@ -415,20 +415,24 @@ class Session:
 
     def on_output(self, output: StreamOutput) -> None:
         """Takes what a step gave."""
+        for word in output.words:
+            self.words.append(*word)
+        self._counters.words.inc(len(output.words))
+        if not output.is_end:
+            self._take_step(output)
+        self._wake()
+
+    def _take_step(self, output: StreamOutput) -> None:
         stride = self._facts.clock.video_stride
         if output.step % stride == 0:
             self.now_s, self._tick_tokens = output.t_video_s, output.tokens
         while self._offered and self._offered[0][0] <= output.t_video_s + _SAME_S:
             _, self._tick_change = self._offered.popleft()
-        for word in output.words:
-            self.words.append(*word)
-        self._counters.words.inc(len(output.words))
         self._take_sound_of(output)
         # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:
             self._second.append(self._tick_tokens.number)
             self._statuses.append(event_reply(self._status(output)))
-        self._wake()
 
     def _take_sound_of(self, output: StreamOutput) -> None:
         if output.step % self._facts.clock.video_stride == 0:

@@ -22,7 +22,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.moving import Rows, StreamState
 from mmduplex_jax.streaming.programs import Compile, compiled
-from mmduplex_jax.streaming.slot import NO_TOKENS, Segment, Slot, SpentTokens, WaitingFrame
+from mmduplex_jax.streaming.slot import NO_TOKENS, Saving, Segment, Slot, SpentTokens, WaitingFrame
 from mmduplex_jax.streaming.sound import SoundPiece, SpeakingModel, SpeakingParams, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, compilations
 from mmduplex_jax.typing import PyTree
@@ -338,15 +338,10 @@ class _Ending(NamedTuple):
 
 
 class _Save(NamedTuple):
-    """What a stream is after the rounds before it: its row, and who takes it."""
+    """What a stream is after the rounds before it: its row, and all else."""
 
-    slot: Slot
-    segment: Segment
+    saving: Saving
     arrays: Sequence[jax.Array]
-    steps: int
-    last_t_s: float
-    on_state: Callable[[StreamState], None]
-    leaves: bool
 
 
 class InFlight:
@@ -412,13 +407,10 @@ class InFlight:
         with self._lock:
             self._counts.recompilations += compilations() - compiled
 
-    def save(self, slots: Sequence[tuple[Slot, Segment, Callable[[StreamState], None]]]) -> None:
+    def save(self, savings: Sequence[Saving]) -> None:
         """Has what these streams are after the rounds dispatched so far given to those who ask for it."""
-        for slot, segment, on_state in slots:
-            arrays = self._batch.take_row(slot.row)
-            self._items.append(
-                _Save(slot, segment, arrays, segment.steps, slot.last_t_s, on_state, leaves=slot.leaving)
-            )
+        for saving in savings:
+            self._items.append(_Save(saving, self._batch.take_row(saving.slot.row)))
 
     def end(self, endings: Sequence[tuple[Slot, Segment, bool]]) -> None:
         """Lets streams end after the rounds dispatched so far, and clears their rows for others.
@@ -447,7 +439,7 @@ class InFlight:
             self._items.popleft()
             word = item.segment.decoder.flush()
             if word is not None:
-                self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0, ())
+                self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0, (), is_end=True)
                 with self._lock:
                     self._counts.words += 1
             if item.slot.seams is not None:
@@ -497,16 +489,17 @@ class InFlight:
         return busy_s
 
     def _give_state(self, item: _Save) -> None:
-        slot, decoder = item.slot, item.segment.decoder
+        saving = item.saving
+        slot, decoder = saving.slot, saving.segment.decoder
         arrays = [np.asarray(array) for array in item.arrays]
-        state = StreamState(arrays, item.steps, decoder.saved(), item.last_t_s, slot.dropped)
-        if item.leaves:
+        state = StreamState(arrays, saving.steps, decoder.saved(), saving.last_t_s, saving.dropped, saving.cells)
+        if saving.leaves:
             # It goes on elsewhere with the word that is being said.
             decoder.go_on(OpenWord((), 0.0, 0.0, is_open=False))
         if slot.error is not None:
             return
         try:
-            item.on_state(state)
+            saving.on_state(state)
         except Exception as error:  # noqa: BLE001  as of outputs
             self._fail(slot, error)
 
@@ -558,12 +551,14 @@ class InFlight:
         step: int,
         lag_s: float,
         sound: tuple[SoundPiece, ...],
+        *,
+        is_end: bool = False,
     ) -> None:
         """Gives an output to the listener; one that fails ends its own stream and no other."""
         if slot.error is not None:
             return
         try:
-            slot.give(words, t_s, tokens, step, lag_s, sound)
+            slot.give(words, t_s, tokens, step, lag_s, sound, is_end)
         except Exception as error:  # noqa: BLE001  kept in `StreamHandle.error`, counted and logged
             self._fail(slot, error)
 

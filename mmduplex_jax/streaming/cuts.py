@@ -6,7 +6,7 @@ new one for a change of the old one, and says so; so its stream begins anew ther
 
 import numpy as np
 
-from mmduplex_jax.typing import Float, Int32, UInt8
+from mmduplex_jax.typing import Float, UInt8
 
 # Cells of a frame, (rows, columns): few, so that what moves within a cell, and noise, count for little.
 _CELLS = (18, 32)
@@ -23,37 +23,42 @@ _LIT_SHARE = 0.1
 
 
 class CutDetector:
-    """Tells, frame by frame of one stream, whether it is of another scene than the one before."""
+    """Tells, frame by frame of one stream, whether it is of another scene than the one before.
 
-    def __init__(self):
-        self._before: Int32[np.ndarray, "h w 3"] | None = None
+    Attributes:
+      before: the cells of the last frame (`cells_of`); None before the first.
+    """
 
-    def is_cut(self, cells: Int32[np.ndarray, "h w 3"]) -> bool:
+    def __init__(self, before: UInt8[np.ndarray, "h w 3"] | None = None):
+        self.before = before
+
+    def is_cut(self, cells: UInt8[np.ndarray, "h w 3"]) -> bool:
         """Whether there is a cut before this frame, of which these are the `cells`; never before the first."""
-        before, self._before = self._before, cells
-        if before is None or before.shape != cells.shape:
+        seen, self.before = self.before, cells
+        if seen is None or seen.shape != cells.shape:
             return False
+        before, now = seen.astype(np.int32), cells.astype(np.int32)
         # Cells that are black before and after are bars beside the picture, or night, and say nothing.
-        lit = (np.maximum(before, cells) > _CHANGED).any(axis=-1)
+        lit = (np.maximum(before, now) > _CHANGED).any(axis=-1)
         if lit.mean() < _LIT_SHARE:
             return False
-        before, now = before[lit], cells[lit]
+        before, now = before[lit], now[lit]
         return _changed(before, now) >= _CUT_SHARE and _changed(_exposed_as(before, now), now) > _LIGHT_SHARE
 
     def forget(self) -> None:
         """The next frame is the first."""
-        self._before = None
+        self.before = None
 
 
-def cells_of(frame: UInt8[np.ndarray, "H W 3"]) -> Int32[np.ndarray, "h w 3"]:
-    """Mean colours of a frame's cells, int32; of a frame of fewer pixels a cell each."""
+def cells_of(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Mean colours of a frame's cells; of a frame of fewer pixels a cell each."""
     height, width = frame.shape[:2]
     top, left = (
         np.arange(0, min(size, cells)) * size // min(size, cells) for size, cells in zip((height, width), _CELLS)
     )
     sums = np.add.reduceat(np.add.reduceat(frame, top, axis=0, dtype=np.int32), left, axis=1)
     areas = np.diff(top, append=height)[:, None, None] * np.diff(left, append=width)[None, :, None]
-    return (sums // areas).astype(np.int32)
+    return (sums // areas).astype(np.uint8)
 
 
 def _changed(before: np.ndarray, now: np.ndarray) -> float:

@@ -33,6 +33,7 @@ class StreamState(NamedTuple):
       word: that is being said.
       last_t_s: the time of the last tick; minus infinity before the first.
       dropped: frames so far.
+      cells: of the last tick's frame, where the stream begins anew at cuts (`CutDetector.before`).
     """
 
     arrays: Sequence[np.ndarray]
@@ -40,6 +41,7 @@ class StreamState(NamedTuple):
     word: OpenWord
     last_t_s: float
     dropped: int
+    cells: np.ndarray | None = None
 
 
 class _Live(Protocol):

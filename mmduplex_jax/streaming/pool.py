@@ -24,11 +24,11 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.streaming.batch import UNCAPPED, InFlight, Live, Participant, StreamBatch
-from mmduplex_jax.streaming.cuts import CutDetector
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level, LoadState, Measured, decide, load_of
 from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
 from mmduplex_jax.streaming.programs import Compile, compiled
 from mmduplex_jax.streaming.slot import (
+    Saving,
     Segment,
     Slot,
     SpentTokens,
@@ -191,7 +191,7 @@ class StreamPool:
                 deliver=on_output,
                 on_end=on_end,
                 begun=begun,
-                cuts=CutDetector() if self._anew_at_cuts else None,
+                anew_at_cuts=self._anew_at_cuts,
             )
             self._slots[slot.row] = slot
             self._counts.joined += 1
@@ -343,18 +343,16 @@ class StreamPool:
             return first_s + gather_s
         return max(each_s for each_s in ready_s if each_s <= first_s + gather_s)
 
-    def _moving(
-        self,
-    ) -> tuple[list[tuple[int, Sequence[np.ndarray]]], list[tuple[Slot, Segment, Callable[[StreamState], None]]]]:
+    def _moving(self) -> tuple[list[tuple[int, Sequence[np.ndarray]]], list[Saving]]:
         """Rows of streams that come from elsewhere, and streams whose state somebody asks for, each only once."""
         begun, saved = [], []
         for slot in self._slots.values():
             if slot.begun is not None:
                 begun.append((slot.row, slot.begun.arrays))
                 slot.begun = None
-            if slot.on_state is not None and slot.gives_state:
-                saved.append((slot, slot.segment, slot.on_state))
-                slot.on_state = None
+            saving = slot.saving()
+            if saving is not None:
+                saved.append(saving)
         return begun, saved
 
     def _drop_late(self, now_s: float) -> None:
@@ -517,14 +515,13 @@ class Session:
         """
         began_s = time.perf_counter()
         self._handle.offer(t_s, frame)
-        done_s, outputs = zip(*self._run())
-        # All steps are dispatched before the first is read; a step's time is from the one before it. (At a cut the word
-        # before it comes first, with no step of this tick.)
-        steps = slice(-self.clock.video_stride, None)
-        step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s[steps]), done_s[steps])]
-        words = [word for output in outputs for word in output.words]
-        sound = tuple(piece for output in outputs for piece in output.sound)
-        return TickResult(words, outputs[steps][0].tokens, step_ms, sound)
+        run = self._run()
+        done_s, steps = zip(*((done, output) for done, output in run if not output.is_end))
+        # All steps are dispatched before the first is read; a step's time is from the one before it.
+        step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s), done_s)]
+        words = [word for _, output in run for word in output.words]
+        sound = tuple(piece for output in steps for piece in output.sound)
+        return TickResult(words, steps[0].tokens, step_ms, sound)
 
     def finish(self) -> list[TimedWord]:
         """The word that was being said when the stream ended, if any; the next tick begins another stream."""

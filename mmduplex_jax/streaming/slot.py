@@ -57,13 +57,14 @@ class StreamOutput(NamedTuple):
 
     Attributes:
       seq: its number, from 0.
-      t_video_s: the step's time in the stream.
+      t_video_s: the step's time in the stream; of an end the time of being said.
       words: that the step showed to be whole.
       tokens: what the tick spent; none at steps between ticks.
       step: the model's step, from 0 at the last reset.
       lag_s: from the arrival of the tick's frame to this output.
       dropped_frames: of this stream, so far.
       sound: of the step, where the stream speaks: one piece, of silence where nothing is heard or it was left out.
+      is_end: it is no step: the stream has ended, or begins anew, and this is the word that was being said.
     """
 
     seq: int
@@ -74,6 +75,7 @@ class StreamOutput(NamedTuple):
     lag_s: float
     dropped_frames: int
     sound: tuple[SoundPiece, ...] = ()
+    is_end: bool = False
 
 
 class WaitingFrame(NamedTuple):
@@ -105,6 +107,27 @@ class Segment:
         if begun is not None:
             self.decoder.go_on(begun.word)
             self.steps = begun.steps
+
+
+class Saving(NamedTuple):
+    """A stream whose state somebody asks for, as it is between two ticks.
+
+    Attributes:
+      slot, segment: where it is, and what is being said there.
+      steps: of the model since the last reset.
+      last_t_s, dropped, cells: as of `StreamState`.
+      on_state: takes the state.
+      leaves: the stream ends here with it.
+    """
+
+    slot: "Slot"
+    segment: Segment
+    steps: int
+    last_t_s: float
+    dropped: int
+    cells: np.ndarray | None
+    on_state: Callable[[StreamState], None]
+    leaves: bool
 
 
 class Slot:
@@ -147,14 +170,14 @@ class Slot:
         deliver: Callable[[StreamOutput], None],
         on_end: Callable[[], None],
         begun: StreamState | None = None,
-        cuts: CutDetector | None = None,
+        anew_at_cuts: bool = False,
     ):
         self.row, self.live, self.speaking, self.seams = row, live, speaking, seams
         self.delay_steps, self.pad_bias = delay_steps, pad_bias
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
         self.paused = self.leaving = self.reset_wanted = False
-        self.cuts = cuts
+        self.cuts = CutDetector(None if begun is None else begun.cells) if anew_at_cuts else None
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
@@ -223,6 +246,16 @@ class Slot:
         while self.live and len(self.waiting) > 1 and old():
             self._drop_oldest()
 
+    def saving(self) -> Saving | None:
+        """What is to be handed over now, once; None where nobody asks, or a frame waits."""
+        if not self.gives_state:
+            return None
+        assert self.on_state is not None
+        on_state, self.on_state = self.on_state, None
+        cells = None if self.cuts is None else self.cuts.before
+        segment = self.segment
+        return Saving(self, segment, segment.steps, self.last_t_s, self.dropped, cells, on_state, self.leaving)
+
     def take(self, now_s: float, tick_every: int) -> WaitingFrame:
         """The frame of the tick that begins now, after `drop_late`."""
         if self.live or tick_every > 1:
@@ -246,9 +279,10 @@ class Slot:
         step: int,
         lag_s: float,
         sound: tuple[SoundPiece, ...],
+        is_end: bool,
     ) -> None:
         """Hands an output to the listener; raises what that raises."""
-        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped, sound)
+        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped, sound, is_end)
         self._seq += 1
         self._deliver(output)
 

@@ -122,7 +122,7 @@ class ScriptedSeat:
     def _end(self) -> None:
         if self._pool.last_word:
             word = TimedWord(self._pool.last_word, 1.0, 2.0)
-            self._on_output(StreamOutput(self._seq, 2.0, [word], NO_TOKENS, self._step, 0.0, 0))
+            self._on_output(StreamOutput(self._seq, 2.0, [word], NO_TOKENS, self._step, 0.0, 0, is_end=True))
         self._pool.seats.remove(self)
         self._on_end()
 

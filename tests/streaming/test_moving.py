@@ -48,12 +48,12 @@ def compile_once(function, *args, facts, donate=()):
 
 
 @functools.cache
-def pool(place: str) -> StreamPool:
+def pool(place: str, anew_at_cuts: bool = False) -> StreamPool:
     """A pool whose streams may move; its two rows are left between tests."""
     return StreamPool(
         Restless(CONFIG), tiny.init(CONFIG), TOKENIZER, CLOCK, CONFIG.tokenizer.frame_px, slots=2,
         policy=DeadlinePolicy(gather_s=0.0), tokens_per_s_max=CONFIG.tokenizer.cap, movable=True,
-        compile=compile_once, now=FakeClock(),
+        anew_at_cuts=anew_at_cuts, compile=compile_once, now=FakeClock(),
     )  # fmt: skip
 
 
@@ -111,6 +111,28 @@ def test_a_stream_that_moves_says_what_one_that_stays_says():
         one.leave()
     run(here)
     run(there)
+
+
+def test_a_stream_that_moves_at_a_cut_begins_anew_there():
+    here, there = pool("here", anew_at_cuts=True), pool("there", anew_at_cuts=True)
+    scenes = [video()[0], np.random.default_rng(0).integers(0, 256, video()[0].shape, np.uint8)]
+    said = []
+    for moves in (False, True):
+        handle = join(here, **SETTINGS)
+        handle.offer(0.0, scenes[0])
+        run(here)
+        steps = [output.step for output in taken(handle)]
+        where = here
+        if moves:
+            where, handle = there, join(there, begun=saved(here, handle, leave=True), **SETTINGS)
+        handle.offer(CLOCK.tick_time_s(1), scenes[1])
+        run(where)
+        outputs = taken(handle)
+        said.append((steps + [output.step for output in outputs], [output.words for output in outputs]))
+        handle.leave()
+        run(where)
+    assert said[0] == said[1]
+    assert said[0][0].count(0) == 2
 
 
 def test_what_was_kept_of_a_stream_goes_on_after_the_stream_itself_is_lost():
