@@ -350,7 +350,7 @@ class Sound(NamedTuple):
 
     Attributes:
       t_s: when its first sample is to be heard, on the client's own clock (that of the pictures).
-      step: the model's step, from 0 at the last reset.
+      step: the model's step, from 0 at the last reset, or cut (`streaming/cuts.py`).
       codec: one of SOUND_CODECS' names: "pcm16" is int16, lowest byte first; "opus" one packet.
       sample_rate_hz: of PCM, or what an Opus encoder was given.
       continues: it follows without a gap on the piece that was sent before it; else something was left out between, or

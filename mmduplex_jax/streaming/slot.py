@@ -60,7 +60,7 @@ class StreamOutput(NamedTuple):
       t_video_s: the step's time in the stream; of an end the time of being said.
       words: that the step showed to be whole.
       tokens: what the tick spent; none at steps between ticks.
-      step: the model's step, from 0 at the last reset.
+      step: the model's step, from 0 at the last reset, or cut (`streaming/cuts.py`).
       lag_s: from the arrival of the tick's frame to this output.
       dropped_frames: of this stream, so far.
       sound: of the step, where the stream speaks: one piece, of silence where nothing is heard or it was left out.
