@@ -184,7 +184,7 @@ class PoolCollector:
         yield GaugeMetricFamily("mmduplex_unheard_streams", "Those of them whose sound gives way now.", s.unheard)
         yield GaugeMetricFamily("mmduplex_tokens_per_second", "Video tokens a second, all streams.", s.tokens_per_s)
         yield CounterMetricFamily("mmduplex_dropped_frames", "Ticks that overload left out.", s.dropped_frames)
-        yield CounterMetricFamily("mmduplex_cuts", "Cuts at which streams began anew.", s.counts.cuts)
+        yield CounterMetricFamily("mmduplex_cuts", "Cuts at which streams began anew.", s.cuts)
         yield CounterMetricFamily("mmduplex_recompilations", "Compilations since the start.", s.recompilations)
         yield CounterMetricFamily("mmduplex_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
         yield HistogramMetricFamily(

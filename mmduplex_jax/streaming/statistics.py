@@ -169,6 +169,10 @@ class PoolStatistics(NamedTuple):
         return self.counts.dropped_frames
 
     @property
+    def cuts(self) -> int:
+        return self.counts.cuts
+
+    @property
     def recompilations(self) -> int:
         return self.counts.recompilations
 

@@ -48,6 +48,7 @@ def test_metrics_tell_of_the_pool_and_of_the_server():
             expected = {
                 "mmduplex_sessions": 1, "mmduplex_slots": 1, "mmduplex_lag_seconds": 0.5,
                 "mmduplex_tokens_per_second": 12, "mmduplex_dropped_frames_total": 3,
+                "mmduplex_cuts_total": 2,
                 "mmduplex_recompilations_total": 0,
                 'mmduplex_step_seconds_bucket{le="0.01"}': 4, "mmduplex_step_seconds_count": 5,
                 "mmduplex_step_seconds_sum": 0.125, "mmduplex_frames_received_total": 2, "mmduplex_bad_frames_total": 1,
