@@ -156,8 +156,8 @@ class ScriptedPool:
         return SimpleNamespace(
             sessions=len(self.seats), slots=self.slots, running=self.running, rung=0, load=0.25, lag_s=0.5,
             tokens_per_s=12.0, dropped_frames=3, cuts=2, recompilations=0, step_s_sum=0.125,
-            step_s_buckets=[("0.01", 4.0), ("+Inf", 5.0)], speaking=sum(seat.speaking for seat in self.seats), unheard=0, turn_s=self.turn_s,
-            admits=True,
+            step_s_buckets=[("0.01", 4.0), ("+Inf", 5.0)], speaking=sum(seat.speaking for seat in self.seats),
+            unheard=0, turn_s=self.turn_s, admits=True,
         )  # fmt: skip
 
     def close(self) -> None:
