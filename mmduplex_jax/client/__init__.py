@@ -120,6 +120,8 @@ class Stream:
         self._wants_keyframe = self._moved = False
         # The last of "pause" and "play", and the number of the first picture after it.
         self._standing: tuple[str, int] | None = None
+        # Resets that were ordered; whether what is answered may still be of before the last; the last answer's step.
+        self._resets, self._resetting, self._last_step = 0, False, -1
         self._away_s: float | None = None
         self._attempt = 0
         self._number = 0
@@ -201,17 +203,20 @@ class Stream:
         await self._order({"type": "config", "delay_steps": delay_steps, "pad_bias": pad_bias, "hear": hear})
 
     async def order(self, order: Literal["pause", "play", "reset"]) -> None:
-        """Pauses, plays on, or forgets everything; after the pictures that were sent before.
-
-        A reset that goes with a connection that drops may be lost; a Notice "connection" comes then.
-        """
+        """Pauses, plays on, or forgets everything; after the pictures that were sent before."""
         if order != "reset":
             self._standing = order, self._number
-        else:
-            # What was sent before is forgotten, and need not be sent again.
-            self._unanswered.clear()
+            self._disturb()
+            await self._order({"type": order})
+            return
+        self._raise_end()
+        # What was sent before is forgotten, and need not be sent again.
+        self._unanswered.clear()
         self._disturb()
-        await self._order({"type": order})
+        self._resets += 1
+        self._resetting = True
+        # Without a connection it goes with the next one's beginning, and so does one that is lost with a connection.
+        await self._write(json.dumps({"type": order}))
 
     async def end(self) -> None:
         """No more pictures will come; the stream ends when the model has taken all."""
@@ -377,6 +382,8 @@ class Stream:
             if hello.get("wants_keyframe"):
                 self._leave_out_up_to_keyframe(after_s)
             sent, standing = -1, self._standing
+            # (Servers of before did not say how many resets came to them.)
+            resets = hello.get("resets", self._resets)
             # More may be added meanwhile; when none is left the socket is everybody's, and no picture lies between.
             while (
                 some := [
@@ -384,7 +391,12 @@ class Stream:
                     for one in (*self._answered, *self._unanswered)
                     if one.number > sent and one.t_s > after_s + 1e-6
                 ]
-            ) or standing is not None:
+            ) or not (standing is None and resets >= self._resets):
+                if resets < self._resets:
+                    # All pictures that are left came after the last one.
+                    self._unkept, resets, after_s = 2, resets + 1, -1.0
+                    await socket.send_str(json.dumps({"type": "reset"}))
+                    continue
                 if standing is not None:
                     some = [one for one in some if one.number < standing[1]]
                     if not some:
@@ -421,13 +433,21 @@ class Stream:
         async with self._changed:
             self._events.append(event)
             if isinstance(event, Status):
+                # (Steps begin anew with a reset.)
+                self._resetting = self._resetting and event.step > self._last_step
+                self._last_step = event.step
                 while self._unanswered and self._unanswered[0].t_s <= event.t_video_s + 1e-6:
                     self._keep_answered(self._unanswered.popleft())
             self._changed.notify_all()
 
     def _keep_answered(self, picture: _Sent) -> None:
-        """A picture is answered: it is kept where the server might be lost with what came of it."""
-        if not (self._file and self.hello.get("keeps_streams")):
+        """A picture is answered: it is kept where the server might be lost with what came of it.
+
+        After a reset the answer may be that of a picture of the same time before it, so it is kept too.
+        """
+        if not (self._file and (self._resetting or self.hello.get("keeps_streams"))):
+            self._answered.clear()
+            self._answered_bytes = 0
             return
         if not self._answered or picture.number > self._answered[-1].number:
             self._answered.append(picture)

@@ -276,6 +276,7 @@ class _Connection:
             "missed_words": opened.missed_words,
             "seq": session.words.seq,
             "t_s": session.received_s,
+            "resets": session.resets,
             "wants_keyframe": session.wants_keyframe,
             "keeps_streams": self._sessions.keeps_streams,
             **public_facts(facts),

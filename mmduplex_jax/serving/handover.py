@@ -79,6 +79,7 @@ class SavedStream:
       saved_s: when this was, in seconds since 1970.
       dropped: pictures that never reached the model.
       second: tokens of the last ticks.
+      resets: how many its client ordered and were carried out.
       predicted: its pictures refer to earlier ones, so that it goes on with a keyframe.
       stream: what the pool knows of it.
       intake: what its decoder knows.
@@ -98,6 +99,7 @@ class SavedStream:
     saved_s: float
     dropped: int
     second: Sequence[int]
+    resets: int
     predicted: bool
     stream: StreamState
     intake: IntakeState

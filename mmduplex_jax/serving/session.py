@@ -83,6 +83,7 @@ class Session:
       last_activity_s: when something last came of the client, by the monotonic clock.
       now_s: the time of the last tick that the model has answered, on the client's clock.
       received_s: the time of the last picture that came in, on the client's clock.
+      resets: how many its client ordered and came in; its client orders those again that did not.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
       speaking: it is heard: a connection takes its sound, and the model makes it.
       readers: feeds that read its words.
@@ -119,7 +120,7 @@ class Session:
         self.id = f"{replica}.{self.key}" if replica else self.key
         self.token = token or secrets.token_urlsafe(24)
         self.feed = _feed_secret(self.token)
-        self.generation = self.replay_seq = 0
+        self.generation = self.replay_seq = self.resets = 0
         self.kept_s = -math.inf
         self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
         self._now = now
@@ -164,8 +165,9 @@ class Session:
         self._worker: asyncio.Task[None] | None = None
         self._source: asyncio.Task[None] | None = None
         self._paused = self._predicted = False
-        # Of the last picture that was taken out of the inbox.
+        # Of the last picture that was taken out of the inbox, and of the resets.
         self._taken_s: float | None = None
+        self._taken_resets = 0
         # It is being handed over: nothing more is taken; and whether what it is came of the pool.
         self._moving = self._saved_last = False
         if saved is not None:
@@ -176,6 +178,7 @@ class Session:
         self.replay_seq = saved.replay_seq
         self.delay_steps, self.pad_bias, self._paused = saved.delay_steps, saved.pad_bias, saved.paused
         self.received_s = self._taken_s = saved.received_s
+        self.resets = self._taken_resets = saved.resets
         self.now_s, self._predicted = saved.now_s, saved.predicted
         self._inbox.dropped = saved.dropped
         self._second.extend(saved.second)
@@ -244,6 +247,7 @@ class Session:
         await self._inbox.put(order)
         if order == "reset":
             self.received_s = None
+            self.resets += 1
 
     def change(self, change: Change) -> None:
         """Sets the delay or the bias from now on; ProtocolError for a delay that the model was not made for."""
@@ -532,6 +536,7 @@ class Session:
             saved_s=time.time(),
             dropped=self._inbox.dropped + self._orphaned,
             second=list(self._second),
+            resets=self._taken_resets,
             predicted=self._predicted,
             stream=states[0],
             intake=intake,
@@ -638,6 +643,7 @@ class Session:
             case "reset":
                 await self._tell_decoder(self._decoder.reset)
                 self._taken_s = None
+                self._taken_resets += 1
                 self._restart()
             case "end":
                 self.end("end", "the stream is finished", drain=True)

@@ -193,6 +193,41 @@ def test_settings_hold_also_over_a_cut():
     run(test())
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came_is_not(lost: bool):
+    async def nothing(_) -> None: ...
+
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            server.pool.may_go.clear()
+            for tick in range(3):
+                await stream.send(tick * TICK_S, IMAGE)
+            (seat,), (session,) = server.pool.all_seats, server.sessions
+            await server.until(lambda: len(seat.frames) == 3)
+            if lost:
+                # What is written from now on is lost; answers still come.
+                stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+            await stream.order("reset")
+            for tick in range(2):
+                await stream.send(tick * TICK_S, IMAGE)
+            server.pool.may_go.set()
+            # (Answers of pictures from before the reset have the times of those after it.)
+            async for event in stream:
+                if isinstance(event, Status) and event.t_video_s > 1.5 * TICK_S:
+                    break
+            assert (session.resets, seat.calls.count("reset")) == (int(not lost), int(not lost))
+            for connection in server.runner.server.connections:
+                connection.transport.abort()
+            await server.until(lambda: stream.reconnections == 1)
+            await stream.end()
+            async for _ in stream:
+                pass
+            assert (session.resets, seat.calls.count("reset")) == (1, 1)
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [0, 1, 2, 0, 1]
+
+    run(test())
+
+
 def test_a_live_stream_does_not_wait():
     async def test():
         pool = ScriptedPool()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mmduplex_jax.serving.handover import CannotGoOn, Handover, SavedStream, token_sha256
+from mmduplex_jax.serving.handover import VERSION, CannotGoOn, Handover, SavedStream, token_sha256
 from mmduplex_jax.serving.pictures import IntakeState
 from mmduplex_jax.serving.protocol import StreamConfig, Word
 from mmduplex_jax.streaming.moving import ArrayLayout, StreamState
@@ -35,7 +35,7 @@ def saved(key: str = "abc", seq: int = 2) -> SavedStream:
         key=key, token_sha256=token_sha256(TOKEN), config=StreamConfig("file", "pad", 2, 0.5), delay_steps=3,
         pad_bias=1 / 3, paused=False, seq=seq, replay_seq=0,
         words=[Word(1, "rød", 0.1, 0.3, True), Word(2, "b", 0.2, 1 / 3)],
-        received_s=7.1, now_s=7.04, saved_s=1.8e9, dropped=4, second=[1, 2], predicted=False,
+        received_s=7.1, now_s=7.04, saved_s=1.8e9, dropped=4, second=[1, 2], resets=3, predicted=False,
         stream=StreamState(arrays, 88, OpenWord((3, 1), 6.9, 7.0, is_open=True), 7.04, 1, frame[:2, :3]),
         intake=IntakeState(7.1, 2, 3, shown=frame),
     )  # fmt: skip
@@ -101,8 +101,8 @@ def test_a_stream_of_another_checkpoint_layout_or_version_is_refused(tmp_path: P
     longer = (ArrayLayout(".ring", "float32", (1, 4, 2)), LAYOUT[1])
     with pytest.raises(CannotGoOn, match=r"its .ring is float32 \[1, 3, 2\], here float32 \[1, 4, 2\]"):
         handover(tmp_path, layout=longer).unpack(whole)
-    monkeypatch.setattr("mmduplex_jax.serving.handover.VERSION", 3)
-    with pytest.raises(CannotGoOn, match="has version 2; this server reads 3"):
+    monkeypatch.setattr("mmduplex_jax.serving.handover.VERSION", VERSION + 1)
+    with pytest.raises(CannotGoOn, match=f"has version {VERSION}; this server reads {VERSION + 1}"):
         handover(tmp_path).unpack(whole)
 
 

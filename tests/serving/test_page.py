@@ -237,11 +237,14 @@ def test_what_is_ordered_while_a_stream_moves_is_ordered_again(browsers, server:
             dropped.append(order)
 
         session.order = drop
+        page.evaluate("page.stream.connection.order('reset')")
         page.evaluate("document.getElementById('video').pause()")
         until(page, lambda: "pause" in dropped)
         del session.order
         server.cut()
         until(page, lambda: "pause" in seat.calls)
+        assert "reset" in dropped
+        assert seat.calls.count("reset") == session.resets == page.evaluate("page.stream.connection.resets")
         session.order = drop
         page.get_by_role("button", name="Stop").click()
         until(page, lambda: "end" in dropped)

@@ -32,7 +32,9 @@ export class Connection extends EventTarget {
     this.over = false;
     this.moved = false;
     // What was ordered last of "pause" and "play", and whether it is to end: said again where a stream is taken up.
+    // And how often "reset" was ordered: the server says how many came to it.
     this.standing = null;
+    this.resets = 0;
     this.ending = false;
     this.recent = [];
   }
@@ -129,9 +131,11 @@ export class Connection extends EventTarget {
       }
       const again = this.hello !== null;
       this.hello = message;
+      const lost = again ? Math.max(0, this.resets - message.resets) : 0;
+      for (let i = 0; i < lost; i++) this.say({ type: "reset" });
       if (again && this.standing === "play") this.order("play");
       const recent = this.recent.splice(0);
-      for (const [tS, jpeg] of recent) if (message.t_s === null || tS > message.t_s) this.show(tS, jpeg);
+      for (const [tS, jpeg] of recent) if (lost || message.t_s === null || tS > message.t_s) this.show(tS, jpeg);
       if (again && this.standing === "pause") this.order("pause");
       if (this.ending) this.order("end");
       this.tell("hello", message);
@@ -200,6 +204,11 @@ export class Connection extends EventTarget {
 
   order(type) {
     if (type === "pause" || type === "play") this.standing = type;
+    if (type === "reset") {
+      // Pictures of before are forgotten.
+      this.recent = [];
+      this.resets++;
+    }
     this.say({ type });
   }
 
