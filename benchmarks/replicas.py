@@ -8,10 +8,10 @@ the other, drawn by lot, is stopped (SIGTERM), or killed (SIGKILL), and started 
 stream is shown once more, on servers that nobody touches, and its words are compared: text, times and numbers.
 
 The servers are `launch.serve` but for one thing: they take no tokens when they are busy (`benchmarks.unhurried_serve`),
-since what a stream says would then depend on its load. Pictures are noise; a model that says nothing of it is compared
-in nothing: look at `words`.
+since what a stream says would then depend on its load. Pictures are noise.
 
-It ends with 1 where a word was lost, said twice or another one. HAProxy must be installed (Debian: haproxy).
+It ends with 1 where a word was lost, said twice or another one, and with 2 where the model says nothing of such
+pictures, so that nothing was compared. HAProxy must be installed (Debian: haproxy).
 """
 
 import argparse
@@ -25,11 +25,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -68,6 +69,8 @@ class Server:
         if " on http" not in self._process.stdout.readline():
             self._process.kill()
             raise ChildProcessError(f"{self.name} did not come up: {self._log.read_text()[-2000:]}")
+        # What it prints from now on is nobody's, and must never fill the pipe.
+        threading.Thread(target=_read_on, args=[self._process.stdout], daemon=True).start()
 
     def end(self, number: int) -> int:
         """Its exit code after a signal."""
@@ -77,6 +80,12 @@ class Server:
     def errors(self) -> int:
         """Lines of its log that are errors; one that is killed leaves half a line."""
         return self._log.read_text().count('"level": "error"')
+
+
+def _read_on(output: TextIO) -> None:
+    with output:
+        for _ in output:
+            pass
 
 
 class Watched(NamedTuple):
@@ -259,12 +268,17 @@ def run(model: Sequence[str], *, streams: int, seconds: float, tick_s: float, re
 
 
 def work(args: argparse.Namespace) -> int:
-    """Runs it; 1 where a word was lost, doubled or another one."""
+    """Runs it; 1 where a word was lost, doubled or another one, ValueError where there was none to compare."""
     model = [f"--random_init={args.random_init}"] if args.random_init else [f"--checkpoint={args.checkpoint}"]
     found = run(model, streams=args.streams, seconds=60 * args.minutes, tick_s=args.tick_s, rest_s=args.rest_s,
                 snapshot_s=args.snapshot_s, seed=args.seed)  # fmt: skip
     lines = [f"{name:24} {value:,}" for name, value in found.items()]
     show(args, {"machine": machine(), "model": model[0].partition("=")[2]} | found, "\n".join(lines))
+    if not found["words"]:
+        raise ValueError(
+            f"{model[0]} said no word in {found['ticks']:,} undisturbed ticks, so nothing was compared: "
+            "take another model, or more --minutes"
+        )
     return int(any(found[name] for name in ("lost", "doubled", "different", "too_many")))
 
 

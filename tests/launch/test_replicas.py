@@ -1,14 +1,17 @@
 """Three server processes behind HAProxy: restarted one after the other and killed, and the words are those of one."""
 
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import replicas
-from benchmarks.replicas import CONFIG, Watched, compared, local_config
+from benchmarks.replicas import CONFIG, Server, Watched, compared, local_config
 from mmduplex_jax.client import Word
+from tests.serving.served import PATIENCE_S
 
 needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed")
 
@@ -40,6 +43,23 @@ def test_words_that_are_lost_doubled_or_others_are_counted():
     assert (found["words"], found["lost"], found["doubled"], found["different"]) == (4, 1, 1, 1)
     assert (found["reconnections"], found["told_of_missing_words"], found["too_many"]) == (1, 1, 0)
     assert compared([Watched(words, Client(), 20, 0)], [words[:3]])["too_many"] == 1
+
+
+@pytest.mark.parametrize(("words", "lost", "code"), [(0, 0, 2), (9, 0, 0), (9, 1, 1)])
+def test_a_model_that_says_nothing_is_no_success(tmp_path: Path, monkeypatch, capsys, words: int, lost: int, code: int):
+    found = {"words": words, "lost": lost, "doubled": 0, "different": 0, "too_many": 0, "ticks": 1200}
+    monkeypatch.setattr(replicas, "run", lambda *_, **__: found)
+    assert replicas.main(["--checkpoint=quiet", f"--json={tmp_path / 'found.json'}"]) == code
+    assert ("quiet said no word in 1,200 undisturbed ticks" in capsys.readouterr().err) == (not words)
+    assert json.loads((tmp_path / "found.json").read_text())["words"] == words
+
+
+def test_what_a_server_prints_never_holds_it_up(tmp_path: Path):
+    server = Server("talks", 0, [], tmp_path / "log")
+    server._command = [sys.executable, "-c", "print('up on http', flush=True); print('x' * (1 << 20), flush=True)"]
+    server.start()
+    server.wait_until_it_listens()
+    assert server._process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.slow
