@@ -56,6 +56,8 @@ _ANSWER_S, _READY_S = 5.0, 30.0
 _PICTURE_BYTES, _SOURCE_BYTES = 512 << 20, 2 << 30
 # From one tick of a source to the next it may compute for so many pictures' time.
 _SOURCE_PICTURES = 20
+# Times this close are one: they go as microseconds.
+_SAME_S = 1e-5
 # Decoding gives way to the model and to the loop that serves everybody.
 _NICE = 5
 _NEVER_LOADED = frozenset({"av.__main__", "av.datasets"})
@@ -179,6 +181,9 @@ class StreamDecoder:
         self._process: _Process | None = None
         # What the next process begins with: frames are in it only where a stream has moved and none has begun yet.
         self._state = begun or IntakeState()
+        # Its ticks must be later than the last one, and no later than the newest picture.
+        self._tick_s = -math.inf if self._state.last_s is None else self._state.last_s
+        self._newest_s = -math.inf
         self._wall_s = _WALL * processes.picture_cpu_s + _ANSWER_S
 
     async def take(self, picture: Frame) -> Taken:
@@ -193,6 +198,14 @@ class StreamDecoder:
         answer, frames = await self._ask("take", picture)
         if answer.refused is not None:
             raise PictureRefused(answer.refused)
+        self._newest_s = max(self._newest_s, picture.t_s)
+        if answer.set_back_s is not None:
+            self._tick_s = -math.inf
+        for t_s, *_ in answer.ticks:
+            if not self._tick_s < t_s <= self._newest_s + _SAME_S:
+                self._lose()
+                raise DecoderEnded("ended", "broke the decoder")
+            self._tick_s = t_s
         ticks = [Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks]
         return Taken(ticks, answer.state.late, answer.state.too_fast, answer.set_back_s, answer.gap_s)
 
@@ -213,6 +226,7 @@ class StreamDecoder:
     async def reset(self) -> None:
         """`Intake.reset`; DecoderEnded."""
         self._state = IntakeState(late=self._state.late, too_fast=self._state.too_fast)
+        self._tick_s = -math.inf
         if self._process is not None:
             await self._ask("reset")
 
@@ -263,6 +277,7 @@ class SourceDecoder:
     def __init__(self, processes: DecoderProcesses, config: SourceConfig):
         self._processes, self._config = processes, config
         self._process: _Process | None = None
+        self._tick_s = -math.inf
 
     async def next(self) -> Tick | None:
         """`SourceTicks.next`; waits for as long as the source keeps it waiting.
@@ -288,7 +303,13 @@ class SourceDecoder:
             raise VideoError(answer.refused)
         if answer.failed is not None:
             raise SourceFailed(*answer.failed)
-        return next((Tick(t_s, frames[index], change) for t_s, index, change in answer.ticks), None)
+        for t_s, index, change in answer.ticks[:1]:
+            if t_s <= self._tick_s:
+                self.close()
+                raise DecoderEnded("ended", "it broke the decoder")
+            self._tick_s = t_s
+            return Tick(t_s, frames[index], change)
+        return None
 
     def close(self) -> None:
         """Ends the process, whatever it does."""

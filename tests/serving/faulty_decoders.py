@@ -14,9 +14,11 @@ from typing import Any
 
 from mmduplex_jax.serving import decoding, source_ticks
 from mmduplex_jax.serving.limits import Limits
-from mmduplex_jax.serving.pictures import PictureDecoder, PictureRefused
+from mmduplex_jax.serving.pictures import Intake, PictureDecoder, PictureRefused
 
 ABORT, LIE, RAISE, ESCAPE = b" abort", b" lie", b" raise", b" escape"
+# Ticks that were there before, and that no picture has come for yet.
+BACK, AHEAD = b" back", b" ahead"
 # What whoever has taken a decoder over would try.
 ESCAPES: dict[str, Callable[[], Any]] = {
     "open a socket": lambda: socket.socket(),
@@ -70,6 +72,15 @@ def nursery(control_fd: int, picture_cpu_s: float) -> None:
         return take(self, frame)
 
     PictureDecoder.take = faulty
+    intake_take = Intake.take
+
+    @functools.wraps(intake_take)
+    def lying(self, picture):
+        taken = intake_take(self, picture)
+        later_s = {BACK: -0.48, AHEAD: 100.0}.get(picture.data[picture.data.rfind(b" ") :], 0.0)
+        return taken._replace(ticks=[tick._replace(t_s=tick.t_s + later_s) for tick in taken.ticks])
+
+    Intake.take = lying
     reader = source_ticks.VideoReader
 
     def faulty_reader(source, *arguments):

@@ -30,7 +30,7 @@ from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.source_ticks import SourceConfig
 from mmduplex_jax.serving.sources import Sources
 from tests.data_pipelines.numbered_video import write_numbered
-from tests.serving.faulty_decoders import ABORT, ESCAPE, LIE, RAISE, REFUSED, faulty
+from tests.serving.faulty_decoders import ABORT, AHEAD, BACK, ESCAPE, LIE, RAISE, REFUSED, faulty
 from tests.serving.served import PATIENCE_S, TICK_S, Server, Socket, picture, run, served
 from tests.serving.slow_pictures import _skipped, h264_keyframe
 
@@ -62,7 +62,7 @@ async def go_on(stream: Socket, ticks: range) -> None:
         assert status["t_video_s"] == pytest.approx(tick * TICK_S)
 
 
-@pytest.mark.parametrize("fault", ["kill", "stop", ABORT, LIE, RAISE])
+@pytest.mark.parametrize("fault", ["kill", "stop", ABORT, LIE, RAISE, BACK, AHEAD])
 def test_a_lost_decoder_costs_its_stream_a_gap_and_the_others_nothing(fault: str | bytes):
     async def test():
         async with (
