@@ -59,8 +59,8 @@ ENDED = (DONE, PARTIAL, FAILED, SKIPPED)
 _DEVICE_S = 90.0
 # Between the time until which a part begins rows and the one at which it is stopped: a share, and at most so much.
 _GRACE, _GRACE_S = 0.1, 20.0
-# Between asking a process to end and ending it.
-_KILL_S = 5.0
+# Between asking a process to end and ending it; how often it is looked at.
+_KILL_S, _LOOK_S = 5.0, 0.05
 # Of a log, what is shown of a process that crashed.
 _TAIL = 1500
 
@@ -242,16 +242,25 @@ def _run(command: Sequence[str], environment: Mapping[str, str], log: Any, limit
         command, cwd=ROOT, env=dict(environment), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_S)
-        return None
+        in_time = _ends_within(process, limit_s)
+        if not in_time:
+            process.terminate()
+            _ends_within(process, _KILL_S)
     finally:
         with contextlib.suppress(ProcessLookupError):  # the group is gone where nothing of it runs
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        code = process.wait()
+    return code if in_time else None
+
+
+def _ends_within(process: subprocess.Popen[bytes], limit_s: float) -> bool:
+    """Whether it ended. Its exit code stays with the system, so that the number of its group is nobody else's yet."""
+    deadline_s = time.monotonic() + limit_s
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
 
 
 def tables(device: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> str:

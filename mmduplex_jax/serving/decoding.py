@@ -56,6 +56,8 @@ _ANSWER_S, _READY_S = 5.0, 30.0
 _PICTURE_BYTES, _SOURCE_BYTES = 512 << 20, 2 << 30
 # From one tick of a source to the next it may compute for so many pictures' time.
 _SOURCE_PICTURES = 20
+# A socket's buffers hold fewer pieces than this.
+_UNREAD_MAX = 1000
 # Times this close are one: they go as microseconds.
 _SAME_S = 1e-5
 # Decoding gives way to the model and to the loop that serves everybody.
@@ -168,6 +170,8 @@ class DecoderProcesses:
     def close(self) -> None:
         """Ends the nursery and every decoder."""
         self._control.close()
+        if self._nursery.returncode is not None:
+            return  # its number may be another's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._nursery.pid, signal.SIGKILL)
         self._nursery.wait()
@@ -377,15 +381,30 @@ class _Process:
 
     def close(self) -> None:
         """Kills it."""
-        self._socket.close()
         with contextlib.suppress(ProcessLookupError):
             if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            elif self._pid:
+            elif self._pid and self._holds_its_socket():
                 os.kill(self._pid, signal.SIGKILL)
+        self._socket.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
         self._pidfd, self._pid = None, 0
+
+    def _holds_its_socket(self) -> bool:
+        """Whether the process has its end of the socket, which nobody else has: then it runs under its own number.
+
+        (For systems without descriptors of processes: the number of one that has ended may be another's by now.)
+        """
+        try:
+            for _ in range(_UNREAD_MAX):
+                if not self._socket.recv(1 << 16):
+                    return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True  # (so much does not lie in a socket: it goes on writing)
 
     async def _send(self, request: Any) -> None:
         body = pickle.dumps(request)

@@ -1,6 +1,8 @@
 """`benchmarks.accelerator`: a part that fails, hangs or finds no time costs itself alone; what is measured stays."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from datetime import date
@@ -63,6 +65,19 @@ def test_a_part_that_crashes_or_hangs_costs_itself_alone(tmp_path, monkeypatch):
     # What they had measured by then is there.
     assert [found[name]["rows"] for name in ("twin", "live")] == [[{"batch": 1}], [{"batch": 2}]]
     assert run.report("live") == found["live"]
+
+
+def test_the_group_of_a_part_is_ended_while_its_number_is_its_own(monkeypatch):
+    codes = []
+
+    def killpg(group, number, kill=os.killpg):
+        # (Of who was waited for there is nothing left to be asked.)
+        codes.append(os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT | os.WNOHANG).si_status)
+        kill(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    assert accelerator._run(["sh", "-c", "exit 3"], os.environ, subprocess.DEVNULL, 600.0) == 3
+    assert codes == [3]
 
 
 def test_no_row_begins_shortly_before_a_part_is_stopped(tmp_path):

@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from data_pipelines.decode import VideoReader
 from mmduplex_jax.clock import Clock, TickSampler
 from mmduplex_jax.serving import cage
-from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses, _read_answer
+from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses, _Process, _read_answer
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.pictures import IntakeConfig, IntakeState
 from mmduplex_jax.serving.protocol import Frame, frame_bytes
@@ -311,6 +313,34 @@ def test_who_may_begin_threads_gets_no_further():
     began, outcomes = json.loads(done.stdout)
     assert began == [1]
     assert outcomes == REFUSED | {"memory": "MemoryError"}
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_without_descriptors_of_processes_none_is_killed_that_may_be_another(holds: bool):
+    # (The first byte is unread: the end of a socket lies behind it.)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.send(b"x")
+    if not holds:
+        theirs.close()
+    decoder = _Process(SimpleNamespace(fork=lambda file: ours), (8, 8))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as another:
+        decoder._pid = another.pid
+        decoder.close()
+        if not holds:
+            assert another.poll() is None
+            another.kill()
+        assert another.wait(PATIENCE_S) == -signal.SIGKILL
+    theirs.close()
+
+
+def test_who_was_waited_for_is_not_killed_again(monkeypatch):
+    processes = DecoderProcesses(Limits.decode_s)
+    killed = []
+    monkeypatch.setattr(os, "killpg", lambda *call, kill=os.killpg: (killed.append(call), kill(*call)))
+    processes.close()
+    processes.close()
+    assert killed == [(processes._nursery.pid, signal.SIGKILL)]
 
 
 def test_a_machine_without_the_filter_says_so(monkeypatch, caplog):
