@@ -133,6 +133,7 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     whole = contents(tmp_path)
     (tmp_path / ".shard-00001-of-00004.arrayrecord.0123.tmp").write_bytes(b"half")
     (tmp_path / "parts" / ".shard-00001-of-00004.json.77.tmp").write_bytes(b"half")
+    (tmp_path / ".writer.0123.tmp").write_bytes(b"of a killed Beam driver")
     write_shards(SmallSource(), tmp_path, config={}, units_per_shard=3)
     assert contents(tmp_path) == whole
 
