@@ -1,4 +1,7 @@
-"""Programs with cuDNN's attention, traced where there is no GPU: to lower them takes one, to trace them does not."""
+"""Programs with cuDNN's attention, traced where there is no GPU: to lower them takes one, to trace them does not.
+
+JAX asks for the version of cuDNN while it traces, and has no public name for who answers: hence `jax._src`.
+"""
 
 import jax
 import pytest
