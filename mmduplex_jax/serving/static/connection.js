@@ -54,7 +54,8 @@ export class Connection extends EventTarget {
         if (this.over) return;
         this.way = "websocket";
         this.tell("track", null);
-        this.tell("problem", { code: "webrtc", message: `WebRTC did not connect (${error.message}); pictures go by WebSocket now.` });
+        const message = `WebRTC did not connect (${error.message}); pictures go by WebSocket now.`;
+        this.tell("problem", { code: "webrtc", message });
       }
     }
     if (!this.track) this.way = "websocket";
@@ -127,7 +128,8 @@ export class Connection extends EventTarget {
     if (message.type === "hello") {
       if (message.missed_words) {
         this.lastSeq += message.missed_words;
-        this.tell("problem", { code: "missed", message: `${message.missed_words} words went by while the connection was gone.` });
+        const missed = `${message.missed_words} words went by while the connection was gone.`;
+        this.tell("problem", { code: "missed", message: missed });
       }
       const again = this.hello !== null;
       this.hello = message;
@@ -163,9 +165,13 @@ export class Connection extends EventTarget {
   // A step's sound; what is of another version or codec was not asked for.
   takeSound(data) {
     const header = new DataView(data);
-    if (header.getUint8(0) !== VERSION || header.getUint8(1) !== PCM) throw new Error("sound of a kind that was not asked for");
+    if (header.getUint8(0) !== VERSION || header.getUint8(1) !== PCM) {
+      throw new Error("sound of a kind that was not asked for");
+    }
     const samples = new Float32Array((data.byteLength - SOUND_HEADER_BYTES) / 2);
-    for (let i = 0; i < samples.length; i++) samples[i] = header.getInt16(SOUND_HEADER_BYTES + 2 * i, true) / FULL_SCALE;
+    for (let i = 0; i < samples.length; i++) {
+      samples[i] = header.getInt16(SOUND_HEADER_BYTES + 2 * i, true) / FULL_SCALE;
+    }
     this.tell("sound", {
       tS: Number(header.getBigUint64(12)) / 1e6,
       rate: header.getUint32(8),
@@ -302,7 +308,8 @@ class Channel {
     this.channel.onmessage = (event) => this.onmessage(event.data);
     this.channel.onclose = () => this.lose("the channel was closed");
     this.peer.onconnectionstatechange = () => {
-      if (["failed", "disconnected", "closed"].includes(this.peer.connectionState)) this.lose(this.peer.connectionState);
+      const state = this.peer.connectionState;
+      if (["failed", "disconnected", "closed"].includes(state)) this.lose(state);
     };
     try {
       this.peer.addTrack(track);

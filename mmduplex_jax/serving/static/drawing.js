@@ -23,7 +23,8 @@ function ready(canvas) {
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["ink", "soft", "line", "word", "flow", "motion", "lag"].map((name) => [name, style.getPropertyValue(`--${name}`)]));
+  const names = ["ink", "soft", "line", "word", "flow", "motion", "lag"];
+  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`)]));
 }
 
 export class Timeline {
@@ -123,7 +124,8 @@ export class Timeline {
     const last = this.statuses.at(-1);
     if (!last) return "Timeline: nothing yet";
     const words = this.words.filter((word) => word.t_emit_s > nowS - SHOWN_S).length;
-    return `Timeline of the last ${SHOWN_S} seconds: ${words} words; now ${last.tokens_per_s} of ${this.cap} tokens a second, ` +
+    return `Timeline of the last ${SHOWN_S} seconds: ${words} words; ` +
+      `now ${last.tokens_per_s} of ${this.cap} tokens a second, ` +
       `motion in ${Math.round(100 * last.change)} % of the picture, ${last.lag_s.toFixed(2)} seconds of lag`;
   }
 }
@@ -131,8 +133,8 @@ export class Timeline {
 // A size as messages hold it, one integer for a square, as [height, width].
 export const frameSize = (framePx) => (Array.isArray(framePx) ? framePx : [framePx, framePx]);
 
-// Where the model's frame lies on an area that shows all of a picture in its middle, and how large its pixels are there;
-// a frame with bars reaches beyond the picture. (data_pipelines/geometry.py has the same.)
+// Where the model's frame lies on an area that shows all of a picture in its middle, and how large its pixels are
+// there; a frame with bars reaches beyond the picture. (data_pipelines/geometry.py has the same.)
 export function frameOn([width, height], [videoWidth, videoHeight], [high, wide], fit) {
   const fitted = Math.min(width / videoWidth, height / videoHeight);
   const most = fit === "pad" ? Math.max : Math.min;

@@ -145,9 +145,16 @@ class Watching {
     const track = this.opened.track ?? null;
     if (track) track.addEventListener("ended", () => this.stop("The camera or screen has stopped."));
     if (this.opened.ended) this.opened.ended.then(() => this.stop());
-    const config = { mode: "live", fit: $("fit").value || null, delay_steps: Number($("delay").value), pad_bias: -Number($("talk").value), hear: !player.muted };
+    const config = {
+      mode: "live",
+      fit: $("fit").value || null,
+      delay_steps: Number($("delay").value),
+      pad_bias: -Number($("talk").value),
+      hear: !player.muted,
+    };
     const way = facts.webrtc ? $("way").value : "websocket";
-    const connection = (this.connection = new Connection({ base, token, config, track, way, voiced: Boolean(facts.sample_rate_hz) }));
+    const voiced = Boolean(facts.sample_rate_hz);
+    const connection = (this.connection = new Connection({ base, token, config, track, way, voiced }));
     const on = (type, handler) => connection.addEventListener(type, (event) => handler.call(this, event.detail));
     on("hello", this.onHello);
     on("word", this.onWord);
@@ -181,7 +188,8 @@ class Watching {
   // The same on the server's clock: a track's pictures are timed there.
   nowS() {
     if (this.connection?.showsPictures ?? true) return this.opened ? this.timeS() : 0;
-    return this.lastStatus ? this.lastStatus.t_video_s + this.lastStatus.lag_s + (performance.now() - this.heardAt) / 1000 : 0;
+    if (!this.lastStatus) return 0;
+    return this.lastStatus.t_video_s + this.lastStatus.lag_s + (performance.now() - this.heardAt) / 1000;
   }
 
   onHello(hello) {
@@ -193,7 +201,8 @@ class Watching {
     if (this.connection.showsPictures && !this.grabber) {
       const tickS = hello.clock.video_stride / hello.clock.step_hz;
       const onPicture = (tS, jpeg) => this.connection.show(tS, jpeg);
-      this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx: frameSize(hello.frame_px), onPicture });
+      const framePx = frameSize(hello.frame_px);
+      this.grabber = new Grabber({ video, timeS: () => this.timeS(), tickS, framePx, onPicture });
       // A file begins when there is somebody to watch it.
       this.opened.play?.();
     }
@@ -236,10 +245,12 @@ class Watching {
     if (dropped > this.droppedBefore || status.lag_s > LATE_S) {
       this.warnedAt = performance.now();
       const left = dropped === 1 ? "1 picture was" : `${dropped} pictures were`;
-      problem("slow", `The server cannot keep up: ${left} left out, and words come ${status.lag_s.toFixed(1)} s after their step.`);
+      const lag = status.lag_s.toFixed(1);
+      problem("slow", `The server cannot keep up: ${left} left out, and words come ${lag} s after their step.`);
     }
     this.droppedBefore = dropped;
-    const unheard = status.sound === "off" ? "The server is overloaded: the voice is silent for now, the words go on." : "";
+    const unheard =
+      status.sound === "off" ? "The server is overloaded: the voice is silent for now, the words go on." : "";
     problem("unheard", unheard);
   }
 
@@ -274,7 +285,8 @@ class Watching {
 
   paused() {
     // (Between two clips of the world there is no picture either.)
-    return !this.opened?.track && (video.paused || video.ended || video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA);
+    if (this.opened?.track) return false;
+    return video.paused || video.ended || video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA;
   }
 
   async stop(message) {
@@ -306,7 +318,10 @@ class Watching {
 
 $("watch").addEventListener("submit", async (event) => {
   event.preventDefault();
-  for (const kind of ["source", "ended", "webrtc", "missed", "bad_frame", "decoder_lost", "late_frame", "clock_set_back", "draining", "full", "overloaded"]) problem(kind, "");
+  for (const kind of [
+    "source", "ended", "webrtc", "missed", "bad_frame", "decoder_lost", "late_frame", "clock_set_back", "draining",
+    "full", "overloaded",
+  ]) problem(kind, "");
   if (!facts) await learnFacts();
   if (!facts) return;
   const source = new FormData(event.target).get("source");
@@ -391,7 +406,10 @@ function draw(now) {
   }
   requestAnimationFrame(draw);
 }
-setInterval(() => $("timeline").setAttribute("aria-label", timeline.describe(stream ? stream.nowS() : 0)), DESCRIBED_MS);
+setInterval(
+  () => $("timeline").setAttribute("aria-label", timeline.describe(stream ? stream.nowS() : 0)),
+  DESCRIBED_MS,
+);
 showTalk();
 player.setVolume(Number($("volume").value) / 100);
 showVoice();

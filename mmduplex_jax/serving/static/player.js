@@ -1,5 +1,5 @@
-// The model's voice: pieces of sound at their time on the captions' clock, or a WebRTC track; never louder than a bound.
-// It is muted until somebody turns it on, as browsers want it, and then costs the server nothing.
+// The model's voice: pieces of sound at their time on the captions' clock, or a WebRTC track; never louder than a
+// bound. It is muted until somebody turns it on, as browsers want it, and then costs the server nothing.
 
 // A joint is faded over this long, as everywhere (streaming/sound.py).
 const FADE_S = 0.005;
@@ -14,11 +14,12 @@ const COMMITTED_S = 0.02;
 const LIMIT_DB = -9, LIMIT_RATIO = 20, CEILING = 0.7;
 const RAMP_S = 0.02;
 
-// What holds the sound down: from `input` to `output`. A compressor lifts what is quiet by a gain that its curve decides
-// (Web Audio, "makeup gain": full range gain to the power of -0.6), which is taken back; its attack lets peaks through,
-// which are cut off.
+// What holds the sound down: from `input` to `output`. A compressor lifts what is quiet by a gain that its curve
+// decides (Web Audio, "makeup gain": full range gain to the power of -0.6), which is taken back; its attack lets peaks
+// through, which are cut off.
 export function limiter(context) {
-  const input = new DynamicsCompressorNode(context, { threshold: LIMIT_DB, knee: 0, ratio: LIMIT_RATIO, attack: 0.003, release: 0.25 });
+  const limit = { threshold: LIMIT_DB, knee: 0, ratio: LIMIT_RATIO, attack: 0.003, release: 0.25 };
+  const input = new DynamicsCompressorNode(context, limit);
   const fullRangeDb = LIMIT_DB - LIMIT_DB / LIMIT_RATIO;
   const level = new GainNode(context, { gain: 10 ** ((0.6 * fullRangeDb) / 20) });
   const curve = Float32Array.from({ length: 2001 }, (_, i) => Math.max(-CEILING, Math.min(CEILING, i / 1000 - 1)));

@@ -10,7 +10,9 @@ export class SourceRefused extends Error {}
 export async function openDevice(video, kind) {
   const devices = navigator.mediaDevices;
   if (!devices) {
-    throw new SourceRefused("Browsers give no camera or screen to a page that is neither https nor on this machine (localhost).");
+    throw new SourceRefused(
+      "Browsers give no camera or screen to a page that is neither https nor on this machine (localhost).",
+    );
   }
   const size = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 25 } };
   let stream;
@@ -37,10 +39,13 @@ export async function openDevice(video, kind) {
 function why(kind, error) {
   if (error.name === "NotAllowedError") {
     return kind === "camera"
-      ? "The browser does not let this page see the camera. Allow it beside the address, then press Watch again; or choose a file."
+      ? "The browser does not let this page see the camera. Allow it beside the address, then press Watch again; " +
+        "or choose a file."
       : "No screen was shared. Press Watch again and choose one.";
   }
-  if (error.name === "NotFoundError" || error.name === "OverconstrainedError") return `There is no ${kind} on this machine.`;
+  if (error.name === "NotFoundError" || error.name === "OverconstrainedError") {
+    return `There is no ${kind} on this machine.`;
+  }
   if (error.name === "NotReadableError") return `Another program uses the ${kind}.`;
   return `The ${kind} cannot be used: ${error.message}`;
 }
@@ -58,8 +63,8 @@ export async function openFile(video, file) {
   }
 }
 
-// The world's clips one after another: `timeS()` goes on from clip to clip, and `onClip()` is called where one begins, since
-// each is a world of its own: nothing of the one before is still there.
+// The world's clips one after another: `timeS()` goes on from clip to clip, and `onClip()` is called where one begins,
+// since each is a world of its own: nothing of the one before is still there.
 export async function openWorld(video, base, headers, onClip) {
   let stopped = false, url = null, beforeS = 0;
   const next = async (index) => {

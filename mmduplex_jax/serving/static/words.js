@@ -15,8 +15,8 @@ export class Words {
     this.phrases = [];
   }
 
-  // Adds a word; returns its phrase, a sentence where the model marks these, and whether it began it. `word.shown` is its
-  // text with a capital where a sentence begins and a full stop where it ends.
+  // Adds a word; returns its phrase, a sentence where the model marks these, and whether it began it. `word.shown` is
+  // its text with a capital where a sentence begins and a full stop where it ends.
   add(word) {
     const last = this.phrases.at(-1);
     const previous = this.all.at(-1);
@@ -39,13 +39,15 @@ export class Words {
     if (last?.ends_sentence !== undefined) last.shown = closed(last.shown);
   }
 
-  // What stands on the picture at a time: the last line of the last phrase, for a while. Where the voice is heard, of what
-  // was said until `heardS`: the words come sooner than their sound.
+  // What stands on the picture at a time: the last line of the last phrase, for a while. Where the voice is heard, of
+  // what was said until `heardS`: the words come sooner than their sound.
   shown(nowS, heardS = null) {
     let last = this.phrases.at(-1);
     if (heardS !== null) {
       nowS = heardS;
-      const heard = this.phrases.slice(-PHRASES_HEARD).map(({ words }) => ({ words: words.filter((word) => word.t_emit_s <= heardS) }));
+      const heard = this.phrases
+        .slice(-PHRASES_HEARD)
+        .map(({ words }) => ({ words: words.filter((word) => word.t_emit_s <= heardS) }));
       last = heard.findLast(({ words }) => words.length);
     }
     return last && nowS - last.words.at(-1).t_emit_s < HOLD_S ? textOf(linesOf(last).at(-1)) : "";
@@ -53,7 +55,9 @@ export class Words {
 
   file(kind) {
     if (kind === "json") {
-      const words = this.all.map(({ text, t_video_s, t_emit_s, ends_sentence }) => ({ text, t_video_s, t_emit_s, ends_sentence }));
+      const words = this.all.map(
+        ({ text, t_video_s, t_emit_s, ends_sentence }) => ({ text, t_video_s, t_emit_s, ends_sentence }),
+      );
       return JSON.stringify({ words }, null, 1) + "\n";
     }
     const lines = this.phrases.flatMap(linesOf);
@@ -64,10 +68,13 @@ export class Words {
       const startS = phrase.words[0].t_emit_s;
       const next = lines[i + 1];
       const endS = phrase.words.at(-1).t_emit_s + PAUSE_S;
-      return { phrase, startS, endS: next && next.words[0].t_emit_s > startS ? Math.min(endS, next.words[0].t_emit_s) : endS };
+      const cut = next && next.words[0].t_emit_s > startS;
+      return { phrase, startS, endS: cut ? Math.min(endS, next.words[0].t_emit_s) : endS };
     });
     if (kind === "srt") {
-      const blocks = cues.map((cue, i) => `${i + 1}\n${stamp(cue.startS, ",")} --> ${stamp(cue.endS, ",")}\n${textOf(cue.phrase)}\n`);
+      const blocks = cues.map(
+        (cue, i) => `${i + 1}\n${stamp(cue.startS, ",")} --> ${stamp(cue.endS, ",")}\n${textOf(cue.phrase)}\n`,
+      );
       return blocks.join("\n");
     }
     const blocks = cues.map((cue) => `${stamp(cue.startS, ".")} --> ${stamp(cue.endS, ".")}\n${timed(cue.phrase)}\n`);
@@ -92,7 +99,8 @@ function lengthOf(words) {
 // Whether nothing more belongs to the sentence, or phrase, of a word.
 function isOver(word, nowS) {
   const silenceS = nowS - word.t_emit_s;
-  return word.ends_sentence === true || silenceS < 0 || silenceS >= (word.ends_sentence === undefined ? PAUSE_S : SILENCE_S);
+  const pauseS = word.ends_sentence === undefined ? PAUSE_S : SILENCE_S;
+  return word.ends_sentence === true || silenceS < 0 || silenceS >= pauseS;
 }
 
 function capitalised(text) {
