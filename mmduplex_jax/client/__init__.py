@@ -378,12 +378,13 @@ class Stream:
             wanted = {name: self._config[name] for name in ("delay_steps", "pad_bias")}
             if any(value is not None and value != hello[name]["now"] for name, value in wanted.items()):
                 await socket.send_str(json.dumps({"type": "config", **wanted}))
-            after_s = -1.0 if hello["t_s"] is None else hello["t_s"]
+            # (Servers of before did not say how many resets came to them.)
+            resets = hello.get("resets", self._resets)
+            # All pictures that are left came after the last reset.
+            after_s = -1.0 if hello["t_s"] is None or resets < self._resets else hello["t_s"]
             if hello.get("wants_keyframe"):
                 self._leave_out_up_to_keyframe(after_s)
             sent, standing = -1, self._standing
-            # (Servers of before did not say how many resets came to them.)
-            resets = hello.get("resets", self._resets)
             # More may be added meanwhile; when none is left the socket is everybody's, and no picture lies between.
             while (
                 some := [
@@ -393,7 +394,6 @@ class Stream:
                 ]
             ) or not (standing is None and resets >= self._resets):
                 if resets < self._resets:
-                    # All pictures that are left came after the last one.
                     self._unkept, resets, after_s = 2, resets + 1, -1.0
                     await socket.send_str(json.dumps({"type": "reset"}))
                     continue

@@ -199,10 +199,10 @@ class StreamDecoder:
         """
         if self._process is None:
             await self._tried(self._begin(), _READY_S)
+        self._newest_s = max(self._newest_s, picture.t_s)
         answer, frames = await self._ask("take", picture)
         if answer.refused is not None:
             raise PictureRefused(answer.refused)
-        self._newest_s = max(self._newest_s, picture.t_s)
         if answer.set_back_s is not None:
             self._tick_s = -math.inf
         for t_s, *_ in answer.ticks:
@@ -230,7 +230,7 @@ class StreamDecoder:
     async def reset(self) -> None:
         """`Intake.reset`; DecoderEnded."""
         self._state = IntakeState(late=self._state.late, too_fast=self._state.too_fast)
-        self._tick_s = -math.inf
+        self._tick_s = self._newest_s = -math.inf
         if self._process is not None:
             await self._ask("reset")
 

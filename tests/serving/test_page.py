@@ -244,7 +244,8 @@ def test_what_is_ordered_while_a_stream_moves_is_ordered_again(browsers, server:
         server.cut()
         until(page, lambda: "pause" in seat.calls)
         assert "reset" in dropped
-        assert seat.calls.count("reset") == session.resets == page.evaluate("page.stream.connection.resets")
+        counted = "page.stream.connection.resets"
+        until(page, lambda: seat.calls.count("reset") == session.resets == page.evaluate(counted))
         session.order = drop
         page.get_by_role("button", name="Stop").click()
         until(page, lambda: "end" in dropped)
