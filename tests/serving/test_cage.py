@@ -324,13 +324,13 @@ def test_without_descriptors_of_processes_none_is_killed_that_may_be_another(hol
     if not holds:
         theirs.close()
     decoder = _Process(SimpleNamespace(fork=lambda file: ours), (8, 8))
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as another:
-        decoder._pid = another.pid
-        decoder.close()
-        if not holds:
-            assert another.poll() is None
-            another.kill()
+    another = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    decoder._pid = another.pid
+    decoder.close()
+    if holds:
         assert another.wait(PATIENCE_S) == -signal.SIGKILL
+    said, _ = another.communicate(None if holds else b"lives")
+    assert (said, another.returncode) == ((b"", -signal.SIGKILL) if holds else (b"lives", 0))
     theirs.close()
 
 
