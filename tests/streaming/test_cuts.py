@@ -76,6 +76,12 @@ def test_cells_are_means(height, width, seed):
             np.testing.assert_array_equal(cells[row, column], part.astype(int).sum(axis=(0, 1)) // part[..., 0].size)
 
 
+def test_of_large_frames_some_pixels_are_looked_at():
+    large = scene(0, (720, 1280))
+    inner = (cells_of(large).reshape(18, 32, 3) == large[20::40, 20::40]).all(axis=-1)
+    assert inner.mean() > 0.9  # (all but those on the edge of two patches)
+
+
 def test_forgotten_frames_and_frames_of_another_size_make_no_cut():
     detector = CutDetector()
     assert not detector.is_cut(cells_of(scene(0)))
