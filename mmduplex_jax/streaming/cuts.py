@@ -13,8 +13,8 @@ _CELLS = (18, 32)
 # Rows and columns of pixels that are looked at in each: all of a large frame's would cost 1 ms.
 _SAMPLES = 6
 # A cell has changed if one of its colours differs by more than this, of 255. By these limits 96 % of pairs of pictures
-# from the middles of 90 real clips and films are of two scenes. Within the clips, 24 minutes by 160 ms, eight frames are
-# of another scene than the one before: after seven of eight cuts, and where a hand passes by the lens.
+# from the middles of 90 real clips and films are of two scenes. Within the clips, 24 minutes by 160 ms, eight frames
+# are of another scene than the one before: after seven of eight cuts, and where a hand passes by the lens.
 _CHANGED = 8
 _CUT_SHARE = 0.95
 # Where no more than this share differs from what another exposure makes of the frame before, it was the light.
