@@ -110,7 +110,8 @@ def report(counts: Counts, window_s: float, seed: int = 0) -> dict[str, Any]:
 
     def to_first(first: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
         a, b = rates(first), rates(other)
-        return {name: b[name] / a[name] for name in a}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: b[name] / a[name] for name in a}
 
     def compared(window: slice) -> dict[str, Any]:
         value = to_first(total[0], total[window].sum(axis=0))

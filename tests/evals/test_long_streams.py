@@ -72,5 +72,10 @@ def test_silence_and_loops_are_seen():
     assert looping["windows"][1]["repeated_share"] > looping["windows"][0]["repeated_share"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_nothing_to_divide_by_is_no_number():
+    first_in_nothing_right = np.zeros((2, 2, len(COUNTED)), np.int64)
+    first_in_nothing_right[..., COUNTED.index("phrases")] = 1
+    first_in_nothing_right[:, 1, [COUNTED.index("found"), COUNTED.index("right"), COUNTED.index("events")]] = 1
+    assert report(first_in_nothing_right, 12.0)["later"]["f1"]["value"] is None
     assert report(np.zeros((2, 2, len(COUNTED)), np.int64), 12.0)["later"]["speech"]["value"] is None
