@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import mmduplex_jax as mm
 from data_pipelines.video_source import VideoError
@@ -34,7 +35,7 @@ class Scripted(Commentator):
 
 
 def scripted(said: dict[int, str]) -> Commentator:
-    return Scripted("a script", ScriptedLive(script(said, 400)), {}, None, TOKENIZER)
+    return Scripted("a script", ScriptedLive(script(said, 400)), {}, ConfigDict(), TOKENIZER)
 
 
 @pytest.fixture(scope="module")
