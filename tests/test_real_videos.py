@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 def model():
     # A word is whole when the next slot shows it to be; its time is that of its last slot, step k + 1 of 12.5 a second.
     said = dict(zip((24, 26, 28, 30), ("red", "circle", "enters", "left")))
-    return Scripted("a script", ScriptedLive(script(said, 100)), {}, None, TOKENIZER)
+    return Scripted("a script", ScriptedLive(script(said, 100)), {}, ConfigDict(), TOKENIZER)
 
 
 class Teacher:

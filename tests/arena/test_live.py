@@ -131,14 +131,17 @@ def test_what_refuses_or_breaks_off_is_no_recording(film: Path, tmp_path: Path):
             refused = await failure(server.url, film, "another-secret-of-16", facts)
             assert (refused.code, "another token" in str(refused)) == ("http", True)
         async with served() as server:
-            asyncio.get_running_loop().call_later(0.3, lambda: _end(server.sessions))
+            ending = asyncio.create_task(_end_the_first(server.sessions))
             assert (await failure(server.url, film)).code == "shutdown"
+            await ending
 
     run(test())
 
 
-def _end(sessions) -> None:
-    for session in sessions:
+async def _end_the_first(sessions) -> None:
+    while not (begun := list(sessions)):
+        await asyncio.sleep(0.01)
+    for session in begun:
         session.end("shutdown", "the server goes down")
 
 

@@ -34,6 +34,7 @@ def test_every_stream_is_played_and_answered(tmp_path):
         tokens_per_s_min=1,
         voice=None,
         delays=SimpleNamespace(usual=2),
+        anew_at_cuts=False,
     )  # fmt: skip
     found = held(speaker, 3, 2.0, files, warm_s=0.3)
     assert found["sessions"] == 3

@@ -143,7 +143,7 @@ class PoolAtOnce:
 
 def test_the_first_sound_after_a_picture_is_that_of_all_delays(monkeypatch):
     pool = PoolAtOnce()
-    monkeypatch.setattr(speech, "pool_of", lambda *_: pool)
+    monkeypatch.setattr(speech, "pool_of", lambda *_, **__: pool)
     monkeypatch.setattr(speech, "world_frames", lambda model, clips: np.zeros((1, 3, 8, 8, 3), np.uint8))
     audio = SimpleNamespace(audio_delay=2, acoustic_delays=(0, 1, 1))
     config = SimpleNamespace(audio=audio)
