@@ -26,7 +26,7 @@ Command:  HELD=$(python -c "from configs.real import get_config; print(get_confi
               --config.init_from.crops= --config.init_from.model=runs/real_first --config.train.steps=600 \
               --config.train.seed=1 --config.train.learning_rate=7e-4 --config.train.warmup_steps=50 \
               --config.data.seed=1 --config.data.flip=False
-          python -m launch.export --checkpoint=runs/real --out=mmduplex_jax/weights/real --pad_bias=1 --anew_at_cuts \
+          python -m launch.export --checkpoint=runs/real --out=mmduplex_jax/weights/real --pad_bias=1 \
               --max_bytes=15000000
           python -m launch.evaluate --data=real --root=PACK --split=held
 Hardware: 2 CPU cores, 6 GB; 10 GB of disk.
