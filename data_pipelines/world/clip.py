@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from data_pipelines.geometry import pad_to_frame, scaled_size
+from data_pipelines.geometry import pad_to_frame
 from data_pipelines.schema import Event, Thing, Word
 from data_pipelines.world import event_words
 from data_pipelines.world.commentator import WORD_GAP_S, comment, split_phrases
@@ -19,7 +19,7 @@ from data_pipelines.world.config import LOOKS, WorldConfig
 from data_pipelines.world.drawing import Painter
 from data_pipelines.world.grammar import Splitter
 from data_pipelines.world.planner import plan_scene
-from data_pipelines.world.real.config import RealWorldConfig
+from data_pipelines.world.real.config import RealWorldConfig, picture_px
 from data_pipelines.world.real.pack import read_pack
 from data_pipelines.world.real.painter import RealPainter
 from data_pipelines.world.real.planner import RealScene, plan_real_scene
@@ -87,12 +87,8 @@ def picture_config(config: RealWorldConfig, seed: int, index: int) -> RealWorldC
     rng = _generator(seed, index, len(LOOKS) + 1)
     shares = np.array([share for share, _ in aspects])
     aspect = aspects[int(rng.choice(len(aspects), p=shares / shares.sum()))][1]
-    if not aspect:
-        return config
-    width_px, height_px = scaled_size(round(1000 * aspect), 1000, 1.0, config.frame_px, "pad")
-    # Even, for the codecs.
-    picture_px = (height_px - height_px % 2, width_px - width_px % 2)
-    return dataclasses.replace(config, frame_px=picture_px)
+    appearance = dataclasses.replace(config.appearance, aspects=((1.0, 0.0),))
+    return dataclasses.replace(config, frame_px=picture_px(config.frame_px, aspect), appearance=appearance)
 
 
 def _in_frame(thing: Thing, picture_px: FrameSize, frame_px: FrameSize) -> Thing:

@@ -439,6 +439,8 @@ class InFlight:
             self._items.popleft()
             word = item.segment.decoder.flush()
             if word is not None:
+                # (The word before it may have come later than its step.)
+                word = word._replace(t_emit_s=max(word.t_emit_s, item.segment.said_s))
                 self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0, (), is_end=True)
                 with self._lock:
                     self._counts.words += 1
@@ -467,6 +469,8 @@ class InFlight:
             if word is not None and slot.live:
                 # In real time a word is said when it comes, if that is later than its step.
                 word = word._replace(t_emit_s=max(word.t_emit_s, participant.frame.t_s + lag_s))
+            if word is not None:
+                participant.segment.said_s = word.t_emit_s
             tokens = result.spent_tokens(slot.row)
             words, spent = words + (word is not None), spent + tokens.number
             said = [] if word is None else [word]

@@ -100,10 +100,11 @@ class Segment:
     Attributes:
       decoder: makes words of text tokens; its delay is set with every step.
       steps: that were dispatched.
+      said_s: when the last word was said.
     """
 
     def __init__(self, tokenizer: TextTokenizer, begun: StreamState | None = None):
-        self.decoder, self.steps = WordDecoder(tokenizer, 0.0), 0
+        self.decoder, self.steps, self.said_s = WordDecoder(tokenizer, 0.0), 0, -math.inf
         if begun is not None:
             self.decoder.go_on(begun.word)
             self.steps = begun.steps

@@ -109,6 +109,15 @@ class RealAppearance:
     jpeg_quality: tuple[int, int] = (35, 92)
 
 
+def picture_px(frame_px: FrameSize, aspect: float) -> FrameSize:
+    """Height and width of a picture of so much width by height (0: the frame's) that a frame holds, even."""
+    if not aspect:
+        return frame_px
+    height, width = frame_px
+    size = (min(height, width / aspect), min(width, height * aspect))
+    return int(round(size[0])) // 2 * 2, int(round(size[1])) // 2 * 2
+
+
 @dataclasses.dataclass(frozen=True)
 class RealWorldConfig:
     """One kind of clip. A clip is a function of (config, the pack's content, seed, index).
@@ -137,7 +146,8 @@ class RealWorldConfig:
             raise ValueError(
                 f"world frame_px must be at least 32 for real things to be told apart, got {self.frame_px}"
             )
-        if not _ASPECT_MIN <= self.aspect <= _ASPECT_MAX:
+        # (A picture may be a little narrower or wider than was asked for: its sides are whole, and even.)
+        if not 0.9 * _ASPECT_MIN <= self.aspect <= 1.1 * _ASPECT_MAX:
             raise ValueError(
                 f"world frame_px {self.frame_px}: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, "
                 f"got {self.aspect:.2f}"
@@ -154,11 +164,17 @@ class RealWorldConfig:
             raise ValueError(
                 f"world appearance.aspects: shares must not be negative, nor all 0; got {self.appearance.aspects}"
             )
-        if any(aspect and not _ASPECT_MIN <= aspect <= _ASPECT_MAX for _, aspect in self.appearance.aspects):
-            raise ValueError(
-                f"world appearance.aspects: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, or 0 for the "
-                f"frame's, got {self.appearance.aspects}"
-            )
+        for _, aspect in self.appearance.aspects:
+            if aspect and not _ASPECT_MIN <= aspect <= _ASPECT_MAX:
+                raise ValueError(
+                    f"world appearance.aspects: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, or 0 for the "
+                    f"frame's, got {aspect}"
+                )
+            if min(picture_px(self.frame_px, aspect)) < 32:
+                raise ValueError(
+                    f"world appearance.aspects: a picture of {aspect} in frames of {self.frame_px} is "
+                    f"{picture_px(self.frame_px, aspect)}, less than 32 px: make the frames larger"
+                )
         weights = [share for _, share in self.appearance.codecs]
         if not weights or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"world appearance.codecs: shares must not be negative, nor all 0; got {weights}")

@@ -102,12 +102,15 @@ def test_pictures_have_the_shapes_that_are_asked_for_and_the_frames_one(config):
     assert set(shapes) == {(72, 128), (72, 54), (58, 128)}
     assert 70 < shapes[72, 128] < 130
     assert make_clip(many, 0, 0).frames.shape == (100, 72, 128, 3)
+    # Sides are whole and even, which may make a picture a little wider than was asked for.
+    widest = dataclasses.replace(config, frame_px=96, appearance=dataclasses.replace(STILL, aspects=((1.0, 2.5),)))
+    assert picture_config(widest, 0, 0).frame_px == (38, 96)
     # To write shapes down does not change the clips of those who ask for none.
     own = dataclasses.replace(config, appearance=dataclasses.replace(config.appearance, aspects=((2.0, 0.0),)))
     assert np.array_equal(make_clip(own, 3, 1).frames, make_clip(config, 3, 1).frames)
 
 
-@pytest.mark.parametrize("aspects", [(), ((0.0, 1.0),), ((1.0, 3.0),), ((1.0, -1.0),)])
+@pytest.mark.parametrize("aspects", [(), ((0.0, 1.0),), ((1.0, 3.0),), ((1.0, -1.0),), ((1.0, 0.4),)])
 def test_shapes_that_no_picture_has_are_refused(config, aspects):
     with pytest.raises(ValueError, match="appearance.aspects"):
         dataclasses.replace(config, appearance=dataclasses.replace(STILL, aspects=aspects))
