@@ -19,7 +19,7 @@ from data_pipelines.world.config import LOOKS, WorldConfig
 from data_pipelines.world.drawing import Painter
 from data_pipelines.world.grammar import Splitter
 from data_pipelines.world.planner import plan_scene
-from data_pipelines.world.real.config import RealWorldConfig, picture_px
+from data_pipelines.world.real.config import RealWorldConfig, picture_size
 from data_pipelines.world.real.pack import read_pack
 from data_pipelines.world.real.painter import RealPainter
 from data_pipelines.world.real.planner import RealScene, plan_real_scene
@@ -88,7 +88,7 @@ def picture_config(config: RealWorldConfig, seed: int, index: int) -> RealWorldC
     shares = np.array([share for share, _ in aspects])
     aspect = aspects[int(rng.choice(len(aspects), p=shares / shares.sum()))][1]
     appearance = dataclasses.replace(config.appearance, aspects=((1.0, 0.0),))
-    return dataclasses.replace(config, frame_px=picture_px(config.frame_px, aspect), appearance=appearance)
+    return dataclasses.replace(config, frame_px=picture_size(config.frame_px, aspect), appearance=appearance)
 
 
 def _in_frame(thing: Thing, picture_px: FrameSize, frame_px: FrameSize) -> Thing:

@@ -433,7 +433,7 @@ class Stream:
         async with self._changed:
             self._events.append(event)
             if isinstance(event, Status):
-                # (Steps begin anew with a reset.)
+                # (Steps begin anew with a reset. They do at a cut, too, of a model of single scenes.)
                 self._resetting = self._resetting and event.step > self._last_step
                 self._last_step = event.step
                 while self._unanswered and self._unanswered[0].t_s <= event.t_video_s + 1e-6:

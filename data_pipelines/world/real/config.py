@@ -109,7 +109,7 @@ class RealAppearance:
     jpeg_quality: tuple[int, int] = (35, 92)
 
 
-def picture_px(frame_px: FrameSize, aspect: float) -> FrameSize:
+def picture_size(frame_px: FrameSize, aspect: float) -> FrameSize:
     """Height and width of a picture of so much width by height (0: the frame's) that a frame holds, even."""
     if not aspect:
         return frame_px
@@ -170,10 +170,10 @@ class RealWorldConfig:
                     f"world appearance.aspects: width by height must be {_ASPECT_MIN} to {_ASPECT_MAX}, or 0 for the "
                     f"frame's, got {aspect}"
                 )
-            if min(picture_px(self.frame_px, aspect)) < 32:
+            if min(picture_size(self.frame_px, aspect)) < 32:
                 raise ValueError(
                     f"world appearance.aspects: a picture of {aspect} in frames of {self.frame_px} is "
-                    f"{picture_px(self.frame_px, aspect)}, less than 32 px: make the frames larger"
+                    f"{picture_size(self.frame_px, aspect)}, less than 32 px: make the frames larger"
                 )
         weights = [share for _, share in self.appearance.codecs]
         if not weights or min(weights) < 0 or sum(weights) <= 0:
