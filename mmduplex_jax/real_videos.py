@@ -338,7 +338,14 @@ class _Counted:
     def __init__(self) -> None:
         self.anchors = self.crops = 0
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         self.anchors += tokens.is_anchor
         self.crops += int((tokens.kind == FLOW).sum())
 

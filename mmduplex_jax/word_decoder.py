@@ -18,12 +18,15 @@ class TimedWord(NamedTuple):
       t_video_s: the time of the picture that it is about: its first slot's, less the delay.
       t_emit_s: when it was said: the time of its last slot, or of the wall clock where that ran later.
       ends_sentence: whether a sentence ends with it; None where the vocabulary has no mark that would say so.
+      scene_s: when its scene began, with the cut at which the stream began anew (`streaming/cuts.py`); None before the
+        first. No sentence goes on from a scene to another one.
     """
 
     text: str
     t_video_s: float
     t_emit_s: float
     ends_sentence: bool | None = None
+    scene_s: float | None = None
 
     def __str__(self) -> str:
         return f"[{self.t_video_s:7.2f}s] {self.text}   (said {self.t_emit_s:.2f}s)"
@@ -48,10 +51,11 @@ class WordDecoder:
 
     Attributes:
       delay_s: how far the words run behind the picture; may change between words.
+      scene_s: of its words.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, delay_s: float):
-        self._tokenizer, self.delay_s = tokenizer, delay_s
+    def __init__(self, tokenizer: TextTokenizer, delay_s: float, scene_s: float | None = None):
+        self._tokenizer, self.delay_s, self.scene_s = tokenizer, delay_s, scene_s
         self._token_ids: list[int] = []
         self._video_s = self._last_s = 0.0
         self._open = False
@@ -97,7 +101,7 @@ class WordDecoder:
         token_ids, self._token_ids, self._open = self._token_ids, [], False
         text = self._tokenizer.decode_word(token_ids) if token_ids else ""
         known = None if self._tokenizer.end_id is None else ends_sentence
-        return TimedWord(text, self._video_s, self._last_s, known) if text else None
+        return TimedWord(text, self._video_s, self._last_s, known, self.scene_s) if text else None
 
     def _begin(self, t_s: float) -> None:
         self._open, self._video_s = True, max(0.0, t_s - self.delay_s)

@@ -113,6 +113,7 @@ class RemoteSession:
         self._words: list[TimedWord] = []
         self._sound: list[SoundPiece] = []
         self._status: Status | None = None
+        self._scene_s: float | None = None
         self._finished = False
         self.error: ConnectionError | None = None
         try:
@@ -133,7 +134,7 @@ class RemoteSession:
         # (In real time a status may be of an earlier tick; each counts once.)
         self._status = None
         words, sound, self._sound = self._take_words(), tuple(self._sound), []
-        return TickResult(words, _tokens(status), [step_ms] * self.clock.video_stride, sound)
+        return TickResult(words, _tokens(status), [step_ms] * self.clock.video_stride, sound, self._scene_s)
 
     def finish(self) -> list[TimedWord]:
         """The words that were still to come, or those until it broke (see `error`); ends stream and connection."""
@@ -171,10 +172,14 @@ class RemoteSession:
     def _take(self, event: Any) -> None:
         if isinstance(event, Word):
             self._words.append(TimedWord(*event[1:]))
+            self._scene_s = event.scene_s
         elif isinstance(event, Heard):
             self._sound.append(SoundPiece(event.t_s, event.step, event.samples))
         elif isinstance(event, Status):
             self._status = event
+            # (The status of a tick may come after a word of the next one, which may be of another scene.)
+            if self._scene_s is None or event.t_video_s >= self._scene_s:
+                self._scene_s = event.scene_s
 
     def _take_words(self) -> list[TimedWord]:
         words, self._words = self._words, []

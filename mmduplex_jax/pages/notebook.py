@@ -232,7 +232,14 @@ class _Counter:
     def __init__(self) -> None:
         self.spent: list[Spent] = []
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Counts the tick."""
         anchor = int((tokens.kind == ANCHOR).sum())
         self.spent.append(Spent(anchor, tokens.number - anchor, tokens_in_last_second))

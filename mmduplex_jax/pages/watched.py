@@ -56,7 +56,7 @@ class Commentary:
         pauses.
         """
         said = [
-            TimedWord(word["text"], word["t_video_s"], word["t_emit_s"], word.get("ends_sentence"))
+            TimedWord(word["text"], word["t_video_s"], word["t_emit_s"], word.get("ends_sentence"), word.get("scene_s"))
             for word in self.report["words"]
         ]
         sentences = [

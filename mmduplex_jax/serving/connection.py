@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -298,8 +298,15 @@ class Gap(int):
     """So many words were missed by a reader that was too slow."""
 
 
-async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[Word | Gap | None]:
+class Scene(NamedTuple):
+    """The stream is in the scene that began at `scene_s` (`Word.scene_s`), of which nothing has been said yet."""
+
+    scene_s: float | None
+
+
+async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[Word | Gap | Scene | None]:
     """The words after number `seq` as they are said, to the end of the stream; None where `while_s` brought nothing."""
+    scene_s: float | None = None
     while True:
         changes, ended = session.changes, session.ended is not None
         try:
@@ -309,14 +316,18 @@ async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterato
             yield Gap(gone.missed)
             continue
         for word in words:
-            seq = word.seq
+            seq, scene_s = word.seq, word.scene_s
             yield word
         if ended:
             return
+        if session.scene_s != scene_s and session.words.seq <= seq:
+            scene_s = session.scene_s
+            yield Scene(scene_s)
+            continue
         try:
             async with asyncio.timeout(while_s):
                 # (Of a stream that goes on from what was kept, words that the reader has are said again.)
-                while session.words.seq <= seq and session.ended is None:
+                while session.words.seq <= seq and session.scene_s == scene_s and session.ended is None:
                     changes = await session.news(changes)
         except TimeoutError:
             yield None
@@ -334,6 +345,8 @@ async def server_sent_events(request: web.Request, session: Session, send_s: flo
             text = ": still here\n\n"
         elif isinstance(word, Gap):
             text = f"event: gap\ndata: {json.dumps({'missed_words': int(word)})}\n\n"
+        elif isinstance(word, Scene):
+            text = f"event: scene\ndata: {json.dumps(word._asdict())}\n\n"
         else:
             text = f"id: {word.seq}\nevent: word\ndata: {encode_reply(event_reply(word))}\n\n"
         await _write(response, text, send_s)
@@ -357,15 +370,16 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
     if request.query.get("follow") == "0":
         words = session.words.after(session.words.missed(0))
         cues = [cue for word in words for cue in grouper.add(TimedWord(*word[1:]))]
-        await _write(response, "".join(vtt_cue(cue) for cue in [*cues, *grouper.finish()]), send_s)
+        cues += grouper.advance(session.now_s, session.scene_s) + grouper.finish()
+        await _write(response, "".join(vtt_cue(cue) for cue in cues), send_s)
     else:
         quiet = 0
         async for word in read_words(session, 0, PAUSE_S):
             quiet = quiet + 1 if word is None else 0
-            if word is None:
-                text = "".join(vtt_cue(cue) for cue in grouper.advance(session.now_s))
+            if word is None or isinstance(word, Scene):
+                text = "".join(vtt_cue(cue) for cue in grouper.advance(session.now_s, session.scene_s))
                 # A comment; a player passes over it.
-                text += "\nNOTE still here\n" if quiet % round(_KEEP_ALIVE_S / PAUSE_S) == 0 else ""
+                text += "\nNOTE still here\n" if quiet and quiet % round(_KEEP_ALIVE_S / PAUSE_S) == 0 else ""
             elif isinstance(word, Gap):
                 text = f"\nNOTE {int(word)} earlier words are no longer kept\n"
             else:

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 # Of what is in a file. A change to it, or to what an array of the state means, is another number.
-VERSION = 2
+VERSION = 3
 _MAGIC = b"mmduplex"
 _HEAD = struct.Struct(">8sI")
 _MAC_BYTES = 32
@@ -380,7 +380,7 @@ class Handover:
             shape, numbers = stream["cells"]
             cells = np.frombuffer(bytes.fromhex(numbers), np.uint8).reshape(shape)
         word = OpenWord(tuple(token_ids), *rest)
-        state = StreamState(arrays, stream["steps"], word, last_t_s, stream["dropped"], cells)
+        state = StreamState(arrays, stream["steps"], word, last_t_s, stream["dropped"], cells, stream["scene_s"])
         words = [Word(*word) for word in fields["words"]]
         config = parse_config(fields["config"])
         return SavedStream(**fields | {"config": config, "words": words, "stream": state, "intake": intake})

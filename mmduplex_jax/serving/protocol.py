@@ -336,6 +336,8 @@ class Word(NamedTuple):
       t_video_s: the time of the picture that it is about.
       t_emit_s: when it was said.
       ends_sentence: whether a sentence ends with it; None, and not in the message, where the model does not say.
+      scene_s: when its scene began, with the cut at which the stream began anew; None, and not in the message, before
+        the first.
     """
 
     seq: int
@@ -343,6 +345,7 @@ class Word(NamedTuple):
     t_video_s: float
     t_emit_s: float
     ends_sentence: bool | None = None
+    scene_s: float | None = None
 
 
 class Sound(NamedTuple):
@@ -397,7 +400,7 @@ class Status(NamedTuple):
     """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
 
     Never numbered: the newest counts, old ones may be left out. `sound` is None, and not in the message,
-    where the stream is not heard, and `sound_left_out` where it never was.
+    where the stream is not heard, `sound_left_out` where it never was, and `scene_s` before the first cut.
     """
 
     t_video_s: float
@@ -412,6 +415,7 @@ class Status(NamedTuple):
     change: float
     sound: Literal["on", "off"] | None = None
     sound_left_out: int | None = None
+    scene_s: float | None = None
 
 
 def event_reply(event: Word | Status) -> Reply:

@@ -82,6 +82,7 @@ class Session:
       ended: why it ended, for programs and for people; None while it runs.
       last_activity_s: when something last came of the client, by the monotonic clock.
       now_s: the time of the last tick that the model has answered, on the client's clock.
+      scene_s: when its scene began (`StreamOutput.scene_s`).
       received_s: the time of the last picture that came in, on the client's clock.
       resets: how many its client ordered and came in; its client orders those again that did not.
       detached_s: when its connection was lost, by the monotonic clock; None while it has one.
@@ -134,6 +135,7 @@ class Session:
         self.received_s: float | None = None
         self.detached_s: float | None = None
         self.now_s = 0.0
+        self.scene_s: float | None = None
         self.readers = self.changes = 0
         self.delay_steps = facts.delays.usual if config.delay_steps is None else config.delay_steps
         self.pad_bias, self.fit = config.pad_bias, config.fit or facts.fit
@@ -179,7 +181,7 @@ class Session:
         self.delay_steps, self.pad_bias, self._paused = saved.delay_steps, saved.pad_bias, saved.paused
         self.received_s = self._taken_s = saved.received_s
         self.resets = self._taken_resets = saved.resets
-        self.now_s, self._predicted = saved.now_s, saved.predicted
+        self.now_s, self.scene_s, self._predicted = saved.now_s, saved.stream.scene_s, saved.predicted
         self._inbox.dropped = saved.dropped
         self._second.extend(saved.second)
         self._late, self._too_fast = saved.intake.late, saved.intake.too_fast
@@ -420,13 +422,14 @@ class Session:
     def on_output(self, output: StreamOutput) -> None:
         """Takes what a step gave."""
         for word in output.words:
-            self.words.append(*word)
+            self.words.append(word)
         self._counters.words.inc(len(output.words))
         if not output.is_end:
             self._take_step(output)
         self._wake()
 
     def _take_step(self, output: StreamOutput) -> None:
+        self.scene_s = output.scene_s
         stride = self._facts.clock.video_stride
         if output.step % stride == 0:
             self.now_s, self._tick_tokens = output.t_video_s, output.tokens
@@ -473,6 +476,7 @@ class Session:
             change=round(self._tick_change, 4),
             sound=self._tick_sound,
             sound_left_out=self._sound_left_out,
+            scene_s=self.scene_s,
         )
 
     # The work on what came in.

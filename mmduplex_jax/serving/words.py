@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mmduplex_jax.serving.protocol import Word
+from mmduplex_jax.word_decoder import TimedWord
 
 
 class WordsGone(LookupError):
@@ -45,10 +46,10 @@ class WordLog:
         """All that are kept."""
         return list(self._words)
 
-    def append(self, text: str, t_video_s: float, t_emit_s: float, ends_sentence: bool | None = None) -> None:
+    def append(self, word: TimedWord) -> None:
         """Numbers a word and keeps it."""
         self.seq += 1
-        self._words.append(Word(self.seq, text, t_video_s, t_emit_s, ends_sentence))
+        self._words.append(Word(self.seq, *word))
 
     def missed(self, seq: int) -> int:
         """How many of the words after `seq` are no longer kept."""

@@ -441,7 +441,8 @@ class InFlight:
             if word is not None:
                 # (The word before it may have come later than its step.)
                 word = word._replace(t_emit_s=max(word.t_emit_s, item.segment.said_s))
-                self._deliver(item.slot, [word], word.t_emit_s, NO_TOKENS, item.segment.steps, 0.0, (), is_end=True)
+                said = (item.slot, item.segment, [word], word.t_emit_s)
+                self._deliver(*said, NO_TOKENS, item.segment.steps, 0.0, (), is_end=True)
                 with self._lock:
                     self._counts.words += 1
             if item.slot.seams is not None:
@@ -476,7 +477,7 @@ class InFlight:
             said = [] if word is None else [word]
             step = participant.first_step + item.read
             sound = self._sound(participant, result, step, t_s)
-            self._deliver(slot, said, t_s, tokens, step, lag_s, sound)
+            self._deliver(slot, participant.segment, said, t_s, tokens, step, lag_s, sound)
         with self._lock:
             self._count(item, now_s, lags_s, words, spent)
             if waited:
@@ -496,7 +497,8 @@ class InFlight:
         saving = item.saving
         slot, decoder = saving.slot, saving.segment.decoder
         arrays = [np.asarray(array) for array in item.arrays]
-        state = StreamState(arrays, saving.steps, decoder.saved(), saving.last_t_s, saving.dropped, saving.cells)
+        known = (saving.last_t_s, saving.dropped, saving.cells, saving.segment.scene_s)
+        state = StreamState(arrays, saving.steps, decoder.saved(), *known)
         if saving.leaves:
             # It goes on elsewhere with the word that is being said.
             decoder.go_on(OpenWord((), 0.0, 0.0, is_open=False))
@@ -549,6 +551,7 @@ class InFlight:
     def _deliver(
         self,
         slot: Slot,
+        segment: Segment,
         words: list[TimedWord],
         t_s: float,
         tokens: SpentTokens,
@@ -562,7 +565,7 @@ class InFlight:
         if slot.error is not None:
             return
         try:
-            slot.give(words, t_s, tokens, step, lag_s, sound, is_end)
+            slot.give(words, t_s, tokens, step, lag_s, sound, is_end, segment.scene_s)
         except Exception as error:  # noqa: BLE001  kept in `StreamHandle.error`, counted and logged
             self._fail(slot, error)
 

@@ -1,6 +1,7 @@
 """Timed words for people: lines on a terminal, captions in a file (WebVTT, SRT).
 
-Both break where a sentence ends; in a stream that has no sentences, where a phrase does, or a line is full.
+Both break where a sentence ends; in a stream that has no sentences, where a phrase does, or a line is full. Where a
+scene ends (`TimedWord.scene_s`) they close what is open.
 """
 
 import dataclasses
@@ -40,11 +41,18 @@ class Terminal:
         self._writer = SentenceWriter()
         self._line: list[WrittenWord] = []
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Prints the tick's words."""
         for word in words:
             self._print(word)
-        if self._writer.is_over(tick.t_s):
+        if self._writer.is_over(tick.t_s, scene_s):
             self._end_line()
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -87,20 +95,27 @@ class CaptionFile:
             self._file.write("WEBVTT\n")
             self._file.flush()
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Adds the tick's words."""
-        self.add(words, tick.t_s)
+        self.add(words, tick.t_s, scene_s)
 
-    def add(self, words: Sequence[TimedWord], now_s: float) -> None:
-        """Takes new words, and writes what captions are complete at `now_s`."""
+    def add(self, words: Sequence[TimedWord], now_s: float, scene_s: float | None = None) -> None:
+        """Takes new words, and writes what captions are complete at `now_s`, in the scene that began at `scene_s`."""
         cues = [cue for word in words for cue in self._grouper.add(word)]
-        self._write(cues + self._grouper.advance(now_s))
+        self._write(cues + self._grouper.advance(now_s, scene_s))
 
     def close(self, words: Sequence[TimedWord] = ()) -> None:
         """Adds the last words and ends the file."""
         if not self._file.closed:
             for word in words:
-                self.add([word], word.t_emit_s)
+                self.add([word], word.t_emit_s, word.scene_s)
             self._write(self._grouper.finish())
             self._file.close()
 
@@ -124,26 +139,32 @@ class CueGrouper:
     def __init__(self) -> None:
         self._writer = SentenceWriter()
         self._words: list[tuple[str, float]] = []
+        self._scene_s: float | None = None
 
     def add(self, word: TimedWord) -> list[Cue]:
+        before_s = self._end_s(word.scene_s)
         written = self._writer.write(word)
+        self._scene_s = word.scene_s
         done = []
         if self._words:
-            last_s = self._words[-1][1]
             line = sum(len(text) + 1 for text, _ in self._words) + len(written.text)
             if written.begins or line > _LINE_CHARACTERS_MAX:
-                done = self._end(min(word.t_emit_s, last_s + PAUSE_S), whole=written.begins)
+                done = self._end(min(word.t_emit_s, before_s), whole=written.begins)
         self._words.append((written.text, word.t_emit_s))
         return done
 
-    def advance(self, now_s: float) -> list[Cue]:
-        """The caption that a silence has ended by now, if any."""
-        if self._words and now_s - self._words[-1][1] >= 2 * PAUSE_S:
-            return self.finish()
-        return []
+    def advance(self, now_s: float, scene_s: float | None) -> list[Cue]:
+        """The caption that a silence has ended by now, or the cut with which the scene began at `scene_s`, if any."""
+        self._scene_s = scene_s
+        silent = bool(self._words) and now_s - self._words[-1][1] >= 2 * PAUSE_S
+        return self.finish() if silent or now_s >= self._writer.shown_until_s(scene_s) else []
 
     def finish(self) -> list[Cue]:
-        return self._end(self._words[-1][1] + PAUSE_S, whole=True) if self._words else []
+        return self._end(self._end_s(self._scene_s), whole=True) if self._words else []
+
+    def _end_s(self, scene_s: float | None) -> float:
+        """When the caption of the words so far ends by itself, where the stream is in the scene of `scene_s`."""
+        return min(self._words[-1][1] + PAUSE_S, self._writer.shown_until_s(scene_s)) if self._words else 0.0
 
     def _end(self, end_s: float, *, whole: bool) -> list[Cue]:
         """The caption of the words so far; `whole`: their sentence is over, whether or not it was marked."""

@@ -34,6 +34,7 @@ class StreamState(NamedTuple):
       last_t_s: the time of the last tick; minus infinity before the first.
       dropped: frames so far.
       cells: of the last tick's frame, where the stream begins anew at cuts (`CutDetector.before`).
+      scene_s: when it last began anew at one.
     """
 
     arrays: Sequence[np.ndarray]
@@ -42,6 +43,7 @@ class StreamState(NamedTuple):
     last_t_s: float
     dropped: int
     cells: np.ndarray | None = None
+    scene_s: float | None = None
 
 
 class _Live(Protocol):

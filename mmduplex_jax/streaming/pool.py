@@ -437,12 +437,21 @@ class StreamPool:
 
 
 class TickResult(NamedTuple):
-    """What a tick gave: words completed in its steps, its tokens, the milliseconds of each step, and their sound."""
+    """What a tick gave.
+
+    Attributes:
+      words: completed in its steps.
+      tokens: that it spent.
+      step_ms: of each step.
+      sound: of them.
+      scene_s: when the tick's scene began (`StreamOutput.scene_s`).
+    """
 
     words: list[TimedWord]
     tokens: SpentTokens
     step_ms: list[float]
     sound: tuple[SoundPiece, ...] = ()
+    scene_s: float | None = None
 
 
 class Session:
@@ -521,7 +530,7 @@ class Session:
         step_ms = [(done - before) * 1e3 for before, done in zip((began_s, *done_s), done_s)]
         words = [word for _, output in run for word in output.words]
         sound = tuple(piece for output in steps for piece in output.sound)
-        return TickResult(words, steps[0].tokens, step_ms, sound)
+        return TickResult(words, steps[0].tokens, step_ms, sound, steps[0].scene_s)
 
     def finish(self) -> list[TimedWord]:
         """The word that was being said when the stream ended, if any; the next tick begins another stream."""

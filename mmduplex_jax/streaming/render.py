@@ -1,5 +1,6 @@
 """A video of what the model saw and said: subtitles, the tokens' places, and the budget, over the source's pictures."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
@@ -76,18 +77,27 @@ class Renderer:
         self._written_ms = -1
         self._writer = SentenceWriter()
         self._words: deque[WrittenWord] = deque(maxlen=64)
+        self._shown_until_s = math.inf
         self._crops: list[tuple[np.ndarray, int, np.ndarray]] = []
         self._crops_s = self._anchor_s = -10.0
         self._spent = 0
         self._end_s = 0.0
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Draws the pictures since the last tick with what was known then, the tick's own with what is known now."""
         for picture in tick.pictures:
             if picture.t_s < tick.t_s - 1e-6:
                 self._write(picture.t_s, picture.image)
             self._last = picture.image
         self._words.extend(map(self._writer.write, words))
+        self._shown_until_s = self._writer.shown_until_s(scene_s)
         self._take(tick.t_s, tokens)
         self._spent = tokens_in_last_second
         self._end_s = tick.t_s + self._tick_s
@@ -232,8 +242,10 @@ class Renderer:
                 lines[-1] = longer
             else:
                 lines.append(written.text)
-        shown = bool(self._words) and now_s - self._words[-1].word.t_emit_s < _SUBTITLE_HOLD_S
-        return lines[-2:] if shown else []
+        if not self._words:
+            return []
+        until_s = min(self._words[-1].word.t_emit_s + _SUBTITLE_HOLD_S, self._shown_until_s)
+        return lines[-2:] if now_s < until_s else []
 
     def _draw_bar(self, bar: np.ndarray, t_s: float) -> None:
         """Time on the left, on the right the tokens of the last second against the cap."""

@@ -27,8 +27,15 @@ _AHEAD_S = 2.0
 class Listener(Protocol):
     """Takes what a stream says as it comes: a terminal, a caption file, a rendered video."""
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
-        """After the steps of each tick."""
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
+        """After the steps of each tick; `scene_s` says when its scene began (`StreamOutput.scene_s`)."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
         """Once, at the end, with the last words, also when the source broke: finishes what it writes."""
@@ -124,7 +131,8 @@ class Runtime:
                 self._statistics.add(words, result.tokens.number, result.step_ms, lag_s)
                 self._end_s = tick.t_s + self._session.clock.tick_s
                 for listener in self._listeners:
-                    listener.on_tick(tick, words, result.tokens, self._statistics.tokens_in_last_second)
+                    spent = result.tokens, self._statistics.tokens_in_last_second
+                    listener.on_tick(tick, words, *spent, result.scene_s)
                 for piece in result.sound:
                     for hear in self._hearers:
                         hear(piece)

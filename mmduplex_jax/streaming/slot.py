@@ -65,6 +65,8 @@ class StreamOutput(NamedTuple):
       dropped_frames: of this stream, so far.
       sound: of the step, where the stream speaks: one piece, of silence where nothing is heard or it was left out.
       is_end: it is no step: the stream has ended, or begins anew, and this is the word that was being said.
+      scene_s: when the scene began that the step is of, with the cut at which the stream began anew; None before the
+        first. With the first output of another scene whatever was being said of the one before is over.
     """
 
     seq: int
@@ -76,6 +78,7 @@ class StreamOutput(NamedTuple):
     dropped_frames: int
     sound: tuple[SoundPiece, ...] = ()
     is_end: bool = False
+    scene_s: float | None = None
 
 
 class WaitingFrame(NamedTuple):
@@ -103,11 +106,17 @@ class Segment:
       said_s: when the last word was said.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, begun: StreamState | None = None):
-        self.decoder, self.steps, self.said_s = WordDecoder(tokenizer, 0.0), 0, -math.inf
+    def __init__(self, tokenizer: TextTokenizer, begun: StreamState | None = None, *, scene_s: float | None = None):
+        scene_s = scene_s if begun is None else begun.scene_s
+        self.decoder, self.steps, self.said_s = WordDecoder(tokenizer, 0.0, scene_s), 0, -math.inf
         if begun is not None:
             self.decoder.go_on(begun.word)
             self.steps = begun.steps
+
+    @property
+    def scene_s(self) -> float | None:
+        """When it began, of one that begins with a cut."""
+        return self.decoder.scene_s
 
 
 class Saving(NamedTuple):
@@ -267,9 +276,12 @@ class Slot:
 
     def begin_anew(self) -> Segment:
         """Begins another stream; returns the one before."""
+        scene_s = None
         if self.at_cut:
+            scene_s = self.waiting[0].t_s
             self.waiting[0] = self.waiting[0]._replace(after_cut=False)
-        before, self.segment, self.reset_wanted = self.segment, Segment(self._tokenizer), False
+        before, self.segment = self.segment, Segment(self._tokenizer, scene_s=scene_s)
+        self.reset_wanted = False
         return before
 
     def give(
@@ -281,9 +293,10 @@ class Slot:
         lag_s: float,
         sound: tuple[SoundPiece, ...],
         is_end: bool,
+        scene_s: float | None,
     ) -> None:
         """Hands an output to the listener; raises what that raises."""
-        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped, sound, is_end)
+        output = StreamOutput(self._seq, t_video_s, words, tokens, step, lag_s, self.dropped, sound, is_end, scene_s)
         self._seq += 1
         self._deliver(output)
 

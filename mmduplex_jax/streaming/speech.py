@@ -87,7 +87,14 @@ class Heard(Protocol):
     def on_sound(self, piece: SoundPiece) -> None:
         """The next piece."""
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """See `runtime.Listener`."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -126,7 +133,14 @@ class SoundFile:
             self._track = SoundTrack(self._container, codec, self._rate_hz)
         self._track.write(piece)
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Words are not heard."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -162,7 +176,14 @@ class SoundDevice:
         """Plays a piece; waits while the device still has enough to play."""
         self._stream.write(piece.samples[:, None])
 
-    def on_tick(self, tick: Tick, words: Sequence[TimedWord], tokens: SpentTokens, tokens_in_last_second: int) -> None:
+    def on_tick(
+        self,
+        tick: Tick,
+        words: Sequence[TimedWord],
+        tokens: SpentTokens,
+        tokens_in_last_second: int,
+        scene_s: float | None = None,
+    ) -> None:
         """Words are not heard."""
 
     def close(self, words: Sequence[TimedWord]) -> None:

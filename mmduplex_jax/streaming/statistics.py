@@ -239,6 +239,7 @@ class RunStatistics:
             "words": [
                 {"text": w.text, "t_video_s": round(w.t_video_s, 4), "t_emit_s": round(w.t_emit_s, 4)}
                 | ({} if w.ends_sentence is None else {"ends_sentence": w.ends_sentence})
+                | ({} if w.scene_s is None else {"scene_s": round(w.scene_s, 4)})
                 for w in self.words
             ],
         }

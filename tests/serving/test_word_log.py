@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from mmduplex_jax.serving.protocol import Word
 from mmduplex_jax.serving.words import WordLog, WordsGone
+from mmduplex_jax.word_decoder import TimedWord
 
 
 @given(st.integers(1, 8), st.lists(st.integers(0, 5), max_size=30))
@@ -12,7 +13,7 @@ def test_a_reader_gets_every_word_once_or_hears_how_many_are_gone(kept: int, sai
     log, seq, got, missed = WordLog(kept), 0, [], 0
     for number in said:
         for _ in range(number):
-            log.append(f"w{log.seq + 1}", 0.0, 0.0)
+            log.append(TimedWord(f"w{log.seq + 1}", 0.0, 0.0))
         if gone := log.missed(seq):
             with pytest.raises(WordsGone, match=f"{gone} words are no longer kept"):
                 log.after(seq)
@@ -30,7 +31,7 @@ def test_a_reader_gets_every_word_once_or_hears_how_many_are_gone(kept: int, sai
 def test_numbers_begin_at_1_and_texts_stay():
     log = WordLog(4)
     assert log.seq == 0
-    log.append("red", 1.0, 1.5)
+    log.append(TimedWord("red", 1.0, 1.5))
     assert log.seq == 1
     assert log.after(0) == [Word(1, "red", 1.0, 1.5)]
     assert not list(log.after(1))

@@ -24,7 +24,7 @@ class Ear:
         self.ticks, self.words, self.closed = [], [], 0
         self._fail, self._each_s, self.stop = fail, each_s, stop
 
-    def on_tick(self, tick, words, tokens, tokens_in_last_second):
+    def on_tick(self, tick, words, tokens, tokens_in_last_second, scene_s):
         time.sleep(self._each_s)
         self.ticks.append(tick.tick)
         self.words += words

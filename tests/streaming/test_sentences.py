@@ -216,6 +216,6 @@ def test_a_word_that_is_later_than_its_tick_is_not_the_last(ends):
     """As in real time, where words are stamped by the clock on the wall."""
     writer = SentenceWriter()
     writer.write(TimedWord("red", 1.0, 1.4, ends))
-    assert not writer.is_over(1.28)
+    assert not writer.is_over(1.28, None)
     assert not writer.write(TimedWord("circle", 1.2, 1.7, ends)).begins
-    assert writer.is_over(9.0)
+    assert writer.is_over(9.0, None)

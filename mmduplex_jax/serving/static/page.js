@@ -235,6 +235,7 @@ class Watching {
   onStatus(status) {
     this.lastStatus = status;
     this.heardAt = performance.now();
+    if (this.words.watch(status)) this.showLast();
     timeline.add(status);
     overlay.add(status, frameSize(this.connection.hello.frame_px), this.connection.hello.fit);
     const dropped = status.dropped_frames + this.connection.leftOut;
@@ -266,12 +267,16 @@ class Watching {
     problem("connection", "");
     if (!expected) problem("ended", `The stream has ended: ${message}`);
     this.words.end();
-    const last = this.words.phrases.at(-1);
-    if (last) {
-      $("heard").textContent = textOf(last);
-      $("transcript").lastChild.lastChild.textContent = textOf(last);
-    }
+    this.showLast();
     this.close();
+  }
+
+  // The last phrase is whole.
+  showLast() {
+    const last = this.words.phrases.at(-1);
+    if (!last) return;
+    $("heard").textContent = textOf(last);
+    $("transcript").lastChild.lastChild.textContent = textOf(last);
   }
 
   // What changes with time alone.

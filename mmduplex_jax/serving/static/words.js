@@ -3,6 +3,7 @@
 
 const PAUSE_S = 1;
 const SILENCE_S = 2;
+const READ_S = 0.25;
 const LINE_MAX = 42;
 const HOLD_S = 2.5;
 // So many phrases may be said and not heard yet.
@@ -21,8 +22,10 @@ export class Words {
     const last = this.phrases.at(-1);
     const previous = this.all.at(-1);
     const marked = word.ends_sentence !== undefined;
-    const over = !previous || isOver(previous, word.t_emit_s);
-    if (over) this.end();
+    const cut = previous && previous.scene_s !== word.scene_s;
+    const over = !previous || cut || isOver(previous, word.t_emit_s);
+    if (cut) this.leave(word.scene_s);
+    else if (over) this.end();
     word.shown = marked && over ? capitalised(word.text) : word.text;
     if (word.ends_sentence) word.shown = closed(word.shown);
     const begins = over || (!marked && lengthOf([...last.words, word]) > LINE_MAX);
@@ -31,6 +34,22 @@ export class Words {
     phrase.words.push(word);
     this.all.push(word);
     return { phrase, begins };
+  }
+
+  // The tick of a status was watched: whether another scene began with it, so that what was being said is over.
+  watch({ t_video_s, scene_s }) {
+    const last = this.all.at(-1);
+    // (The status of a tick may come after a word of the next one, which may be of another scene.)
+    if (!last || last.untilS !== undefined || scene_s === last.scene_s || t_video_s < last.scene_s) return false;
+    this.leave(scene_s);
+    return true;
+  }
+
+  // Nothing more belongs to the last sentence: another scene began at `sceneS`, or the stream (undefined).
+  leave(sceneS) {
+    const last = this.all.at(-1);
+    this.end();
+    last.untilS ??= sceneS === undefined ? Infinity : Math.max(sceneS, last.t_emit_s + READ_S);
   }
 
   // Nothing more belongs to the last sentence, whether or not its end was marked.
@@ -50,13 +69,17 @@ export class Words {
         .map(({ words }) => ({ words: words.filter((word) => word.t_emit_s <= heardS) }));
       last = heard.findLast(({ words }) => words.length);
     }
-    return last && nowS - last.words.at(-1).t_emit_s < HOLD_S ? textOf(linesOf(last).at(-1)) : "";
+    if (!last) return "";
+    const { t_emit_s, untilS = Infinity } = last.words.at(-1);
+    return nowS < Math.min(t_emit_s + HOLD_S, untilS) ? textOf(linesOf(last).at(-1)) : "";
   }
 
   file(kind) {
     if (kind === "json") {
       const words = this.all.map(
-        ({ text, t_video_s, t_emit_s, ends_sentence }) => ({ text, t_video_s, t_emit_s, ends_sentence }),
+        ({ text, t_video_s, t_emit_s, ends_sentence, scene_s }) => (
+          { text, t_video_s, t_emit_s, ends_sentence, scene_s }
+        ),
       );
       return JSON.stringify({ words }, null, 1) + "\n";
     }
@@ -67,7 +90,8 @@ export class Words {
     const cues = lines.map((phrase, i) => {
       const startS = phrase.words[0].t_emit_s;
       const next = lines[i + 1];
-      const endS = phrase.words.at(-1).t_emit_s + PAUSE_S;
+      const { t_emit_s, untilS = Infinity } = phrase.words.at(-1);
+      const endS = Math.min(t_emit_s + PAUSE_S, untilS);
       const cut = next && next.words[0].t_emit_s > startS;
       return { phrase, startS, endS: cut ? Math.min(endS, next.words[0].t_emit_s) : endS };
     });
