@@ -183,7 +183,7 @@ class Renderer:
         area = canvas[top : top + size[1], left : left + size[0]]
         area[:] = image
         self._draw_tokens(area, t_s)
-        self._draw_subtitle(canvas[: most_px[1]])
+        self._draw_subtitle(canvas[: most_px[1]], t_s)
         self._draw_bar(canvas[most_px[1] :], t_s)
         return canvas
 
@@ -213,9 +213,9 @@ class Renderer:
             cv2.rectangle(flash, *inner, _ANCHOR, 3)
             area[:] = cv2.addWeighted(flash, 1 - age, area, age, 0)
 
-    def _draw_subtitle(self, area: np.ndarray) -> None:
+    def _draw_subtitle(self, area: np.ndarray, t_s: float) -> None:
         """The phrase that is being said, at most two lines, white with a dark outline."""
-        lines = self._lines(area.shape[1] - 32)
+        lines = self._lines(area.shape[1] - 32, t_s)
         scale, gap = _text_scale(area.shape[1]), round(34 * _text_scale(area.shape[1]) / 0.8)
         if not lines:
             return
@@ -229,9 +229,8 @@ class Renderer:
         left, mask = band * (1 - outline[..., None] / np.float32(255)), ink[..., None] / np.float32(255)
         band[:] = (left * (1 - mask) + np.array(_WHITE, np.float32) * mask).astype(np.uint8)
 
-    def _lines(self, width_px: int) -> list[str]:
+    def _lines(self, width_px: int, t_s: float) -> list[str]:
         """The last sentence, or phrase, in lines that fit; of a long one the last two."""
-        now_s = self._written_ms / 1000
         lines: list[str] = []
         for written in self._words:
             if written.begins:
@@ -245,7 +244,7 @@ class Renderer:
         if not self._words:
             return []
         until_s = min(self._words[-1].word.t_emit_s + _SUBTITLE_HOLD_S, self._shown_until_s)
-        return lines[-2:] if now_s < until_s else []
+        return lines[-2:] if t_s < until_s else []
 
     def _draw_bar(self, bar: np.ndarray, t_s: float) -> None:
         """Time on the left, on the right the tokens of the last second against the cap."""

@@ -15,6 +15,7 @@ from mmduplex_jax.serving.limits import Limits
 from tests.data_pipelines.numbered_video import write_numbered
 from tests.serving.scripted_pool import VOICED, tone
 from tests.serving.served import TICK_S, ThreadedServer
+from tests.written_captions import read_captions
 
 FRAME = np.zeros((32, 32, 3), np.uint8)
 
@@ -31,6 +32,23 @@ def test_it_says_what_a_session_here_would(server: ThreadedServer):
     words = [word for tick in range(5) for word in session.tick(tick * TICK_S, FRAME).words]
     assert [word.text for word in words + session.finish()] == [f"w{i}" for i in range(5)]
     assert session.error is None
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_sentence_that_a_cut_ends_is_closed_as_one_here_is(
+    server: ThreadedServer, realtime: bool, tmp_path: Path, capsys
+):
+    server.pool.cuts, server.pool.ends_sentence = {4}, False
+    server.pool.says = lambda tick, _: {1: ["red"], 2: ["car"], 5: ["person"]}.get(tick, [])
+    clip = write_numbered(tmp_path / "a.mp4", images=[np.full((64, 64, 3), 4 * i, np.uint8) for i in range(30)])
+    captions, report = tmp_path / "a.vtt", tmp_path / "a.json"
+    flags = [f"--server={server.url}", f"--source={clip}", f"--out={captions}", f"--json={report}"]
+    assert commentate.main(flags + ["--realtime"] * realtime) == 0, capsys
+    said = [line.split("] ")[1].split("   ")[0] for line in capsys.readouterr().out.splitlines() if line[:1] == "["]
+    assert said == ["Red car.", "Person."]
+    assert [cue.text for cue in read_captions(captions.read_text())] == ["Red car.", "Person."]
+    told = json.loads(report.read_text())["words"]
+    assert [(word["text"], word.get("scene_s")) for word in told] == [("red", None), ("car", None), ("person", 0.64)]
 
 
 def test_a_server_s_model_is_heard_as_one_here_would_be(tmp_path: Path, capsys):

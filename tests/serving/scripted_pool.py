@@ -56,6 +56,7 @@ class ScriptedSeat:
         self.calls: list[str] = []
         self._step = self._seq = 0
         self._waiting = 0
+        self._scene_s: float | None = None
         self.most_waiting = 0
         self.left = self.paused = False
 
@@ -80,7 +81,9 @@ class ScriptedSeat:
         step_s = Clock().step_s
         self._waiting -= 1
         self._output(t_s, [], TOKENS)
-        said = [TimedWord(text, t_s, t_s + step_s) for text in self._pool.says(tick, frame)]
+        if tick in self._pool.cuts:
+            self._scene_s = t_s
+        said = [TimedWord(text, t_s, t_s + step_s, *self._of_word()) for text in self._pool.says(tick, frame)]
         self._output(t_s + step_s, said, NO_TOKENS)
 
     def _output(self, t_s: float, words: list[TimedWord], tokens: SpentTokens) -> None:
@@ -89,9 +92,13 @@ class ScriptedSeat:
             made = self._pool.sounds
             sound = (SoundPiece(t_s + Clock().step_s, self._step, tone(self._step) * made, left_out=not made),)
         lag_s, dropped = self._pool.lag_s, self._pool.dropped
-        self._on_output(StreamOutput(self._seq, t_s, words, tokens, self._step, lag_s, dropped, sound))
+        output = StreamOutput(self._seq, t_s, words, tokens, self._step, lag_s, dropped, sound, False, self._scene_s)
+        self._on_output(output)
         self._seq += 1
         self._step += 1
+
+    def _of_word(self) -> tuple[bool | None, float | None]:
+        return self._pool.ends_sentence, self._scene_s
 
     def pause(self) -> None:
         self.paused = True
@@ -121,7 +128,7 @@ class ScriptedSeat:
 
     def _end(self) -> None:
         if self._pool.last_word:
-            word = TimedWord(self._pool.last_word, 1.0, 2.0)
+            word = TimedWord(self._pool.last_word, 1.0, 2.0, *self._of_word())
             self._on_output(StreamOutput(self._seq, 2.0, [word], NO_TOKENS, self._step, 0.0, 0, is_end=True))
         self._pool.seats.remove(self)
         self._on_end()
@@ -129,7 +136,7 @@ class ScriptedSeat:
 
 class ScriptedPool:
     """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck), `sounds`
-    (False, sound gives way)."""
+    (False, sound gives way), `cuts` (ticks with which a scene begins), `ends_sentence` (what all words say of it)."""
 
     def __init__(self, slots: int = 8, says: Says = a_word_a_tick, last_word: str = ""):
         self.slots, self.says, self.last_word = slots, says, last_word
@@ -141,6 +148,8 @@ class ScriptedPool:
         self.running = self.sounds = True
         self.full_reason = "full"
         self.lag_s, self.dropped, self.turn_s = 0.01, 0, 0.0
+        self.cuts: set[int] = set()
+        self.ends_sentence: bool | None = None
         self.waiting_max = 100
         self.frame_px = FACTS.frame_px
 

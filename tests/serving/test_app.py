@@ -7,6 +7,7 @@ import logging
 
 import aiohttp
 import av
+import pytest
 
 from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.monitoring import JsonFormatter
@@ -108,6 +109,42 @@ def test_live_captions_grow_and_are_webvtt():
             said = [word for cue in read_captions(text) for word, _ in cue.words]
             assert said == [f"w{i}" for i in range(30)]
             assert [word for cue in read_captions(part) for word, _ in cue.words] == said[: len(part.split("w")) - 1]
+
+    run(test())
+
+
+def test_feeds_close_what_is_open_where_a_scene_ends():
+    async def test():
+        pool = ScriptedPool(says=lambda tick, _: [f"w{tick}"] if tick in (0, 1, 6) else [])
+        pool.cuts, pool.ends_sentence = {2}, False
+        async with served(pool) as server, server.stream(mode="file") as stream:
+            url = f"{server.url}/v1/sessions/{stream.hello['session']}"
+            key = {"key": stream.hello["feed"]}
+            async with (
+                server.http.get(f"{url}/words", params=key) as words,
+                server.http.get(f"{url}/captions.vtt", params=key) as captions,
+            ):
+                for tick in range(5):
+                    await stream.show(tick)
+                # The first caption is whole though nothing was said after it; events say so, too.
+                first = (await captions.content.readuntil(b"W0 ")).decode()
+                first += (await captions.content.readuntil(b"\n")).decode()
+                assert first.endswith("w1.\n")
+                events = (await words.content.readuntil(b"event: scene\n")).decode()
+                assert words_of(events) == ["w0", "w1"]
+                assert json.loads((await words.content.readline()).split(b": ", 1)[1]) == {"scene_s": 0.32}
+                for tick in range(5, 7):
+                    await stream.show(tick)
+                while len(stream.words()) < 3:
+                    await stream.next()
+                async with server.http.get(f"{url}/captions.vtt", params=key | {"follow": "0"}) as so_far:
+                    part = await so_far.text()
+                await stream.say(type="end")
+                text = first + await captions.text()
+            for one in (text, part):
+                cues = read_captions(one)
+                assert [cue.text for cue in cues] == ["W0 w1.", "W6."]
+                assert cues[0].end_s == pytest.approx(0.24 + 0.25)
 
     run(test())
 

@@ -174,6 +174,29 @@ def test_a_camera_is_watched(browsers, server: ThreadedServer, way: str):
 
 
 @pytest.mark.parametrize("way", ["WebRTC", "WebSocket"])
+def test_a_sentence_that_a_cut_ends_is_closed_on_the_page(browsers, server: ThreadedServer, way: str):
+    with opened(browsers, server) as page:
+        pool = server.pool
+        says, pool.says = pool.says, lambda tick, _: {1: ["red"], 2: ["car"], 9: ["person"]}.get(tick, [])
+        pool.cuts, pool.ends_sentence = {3}, False
+        try:
+            page.get_by_text("More", exact=True).click()
+            page.get_by_label("Cameras and screens go by").select_option(way)
+            watch(page, "Camera")
+            # Long before a silence would have closed it.
+            until(page, "document.getElementById('heard').textContent === 'Red car.'")
+            assert len(words(page)) == 2
+            assert page.locator("#transcript li").inner_text().endswith("Red car.")
+            said(page, 3)
+            page.get_by_role("button", name="Stop").click()
+            playwright.expect(page.get_by_role("status").first).to_have_text("Not watching")
+            lines = page.locator("#transcript li").all_inner_texts()
+            assert [line.split(maxsplit=1)[1] for line in lines] == ["Red car.", "Person."]
+        finally:
+            pool.says, pool.cuts, pool.ends_sentence = says, set(), None
+
+
+@pytest.mark.parametrize("way", ["WebRTC", "WebSocket"])
 def test_a_page_that_is_left_gives_its_seat_back(browsers, server: ThreadedServer, way: str):
     with opened(browsers, server) as page:
         page.get_by_text("More", exact=True).click()

@@ -131,6 +131,31 @@ def test_a_dropped_connection_goes_on_without_a_word_lost_or_doubled():
     run(test())
 
 
+def test_words_and_statuses_say_of_which_scene_they_are_over_dropped_connections_too():
+    async def test():
+        pool = ScriptedPool(says=lambda tick, _: [f"w{tick}"] if tick in (1, 4) else [])
+        pool.cuts, pool.ends_sentence = {2}, False
+        async with served(pool) as server:
+            async with server.stream(mode="file") as stream:
+                for tick in range(4):
+                    await stream.show(tick)
+                # Though nothing is said at the cut, its tick's status tells of it.
+                scenes = [(await stream.hear("status")).get("scene_s") for _ in range(4)]
+                assert scenes == [None, None, pytest.approx(2 * TICK_S), pytest.approx(2 * TICK_S)]
+                first = stream.hello
+            resume = {"session": first["session"], "token": first["token"], "last_seq": 0}
+            async with server.stream(resume=resume) as stream:
+                await stream.show(4)
+                await stream.say(type="end")
+                heard = await stream.hear_all()
+                words = [message for message in heard if message["type"] == "word"]
+                assert [(w["text"], w.get("scene_s")) for w in words] == [("w1", None), ("w4", pytest.approx(0.32))]
+                assert all(w["ends_sentence"] is False for w in words)
+                assert [m["scene_s"] for m in heard if m["type"] == "status"][-1] == pytest.approx(0.32)
+
+    run(test())
+
+
 def test_a_second_connection_takes_the_stream_over():
     async def test():
         async with served() as server, server.stream(mode="file") as old:

@@ -112,11 +112,21 @@ def test_at_a_cut_a_stream_begins_anew_and_its_time_goes_on():
     assert [o.step for o in outputs] == [*range(6), 6, *range(10)]
     assert [o.seq for o in outputs] == list(range(17))
     assert words_of(outputs) == ["red", "circle", "red", "circle"]
+    # Every output says of which scene it is, and so does every word: of the one before also what is said at the cut.
+    assert [o.scene_s for o in outputs] == [None] * 7 + [3 * TICK_S] * 10
+    assert [word.scene_s for o in outputs for word in o.words] == [None, None, 3 * TICK_S, 3 * TICK_S]
     after = outputs[7:]
     assert [o.t_video_s for o in after] == pytest.approx([3 * TICK_S + 0.08 * step for step in range(10)])
     assert [word.t_video_s for o in after for word in o.words] == pytest.approx([0.64, 0.80])
-    assert words_of(taken(other)) == ["red", "circle", "left"]
+    of_other = taken(other)
+    assert words_of(of_other) == ["red", "circle", "left"]
+    assert not any(o.scene_s for o in of_other)
     assert both.statistics().counts.cuts == 1
+    # One that is reset is another stream.
+    one.reset()
+    one.offer(0.0, OTHER)
+    run(both)
+    assert [o.scene_s for o in taken(one)][-2:] == [None, None]
 
 
 def test_a_cut_before_a_frame_that_is_dropped_is_one_before_the_next():
@@ -183,7 +193,11 @@ def test_two_scenes_in_one_stream_are_two_streams_bit_for_bit():
     rest = goes_on.finish()
     alone = watch(goes_on, clips[1], 12)
     assert said(second) == [(word.text, round(word.t_video_s, 6)) for word in rest] + said(alone)
-    assert last == goes_on.finish()
+    assert [r.scene_s for r in first + second] == [None] * 12 + [clock.tick_time_s(12)] * 12
+    assert [word.scene_s for r in second for word in r.words] == (
+        [None] * len(rest) + [clock.tick_time_s(12)] * len(said(alone))
+    )
+    assert [word._replace(scene_s=None) for word in last] == goes_on.finish()
     assert [r.tokens.number for r in second] == [r.tokens.number for r in alone]
     assert all(len(r.step_ms) == clock.video_stride for r in second)
     assert said(alone)

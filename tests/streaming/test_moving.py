@@ -121,18 +121,22 @@ def test_a_stream_that_moves_at_a_cut_begins_anew_there():
         handle = join(here, **SETTINGS)
         handle.offer(0.0, scenes[0])
         run(here)
-        steps = [output.step for output in taken(handle)]
-        where = here
-        if moves:
-            where, handle = there, join(there, begun=saved(here, handle, leave=True), **SETTINGS)
-        handle.offer(CLOCK.tick_time_s(1), scenes[1])
-        run(where)
         outputs = taken(handle)
-        said.append((steps + [output.step for output in outputs], [output.words for output in outputs]))
+        for tick in (1, 2, 3):
+            if moves:  # before the cut, and then within the new scene
+                there, here = here, there
+                handle = join(here, begun=saved(there, handle, leave=True), **SETTINGS)
+            handle.offer(CLOCK.tick_time_s(tick), scenes[1])
+            run(here)
+            outputs += taken(handle)
+        said.append([(output.step, output.words, output.scene_s) for output in outputs])
         handle.leave()
-        run(where)
+        run(here)
     assert said[0] == said[1]
-    assert said[0][0].count(0) == 2
+    steps, words, scenes_s = zip(*said[0])
+    assert steps.count(0) == 2
+    assert scenes_s.index(CLOCK.tick_time_s(1)) == len(steps) - 6
+    assert {word.scene_s for some in words[-6:] for word in some} == {CLOCK.tick_time_s(1)}
 
 
 def test_what_was_kept_of_a_stream_goes_on_after_the_stream_itself_is_lost():

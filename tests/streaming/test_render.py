@@ -10,7 +10,9 @@ from data_pipelines.decode import Picture, Tick
 from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import Renderer
 from mmduplex_jax.streaming.runtime import Runtime
+from mmduplex_jax.streaming.slot import NO_TOKENS
 from mmduplex_jax.tokenizer.bflow import FLOW
+from mmduplex_jax.word_decoder import TimedWord
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, ScriptedReader, script, session
 
 
@@ -46,6 +48,21 @@ def test_words_are_shown_from_when_they_were_said_and_then_go(tmp_path: Path):
     assert subtitle(0.52)
     assert subtitle(2.0)
     assert not subtitle(4.0)
+
+
+def test_what_was_said_of_a_scene_is_not_shown_in_the_next(tmp_path: Path):
+    renderer = Renderer(tmp_path / "a.mp4", frame_px=FRAME_PX, fit="crop", tokens_per_s_max=8, tick_s=CLOCK.tick_s)
+    image = np.full((270, 480, 3), 50, np.uint8)
+    for number in range(12):
+        t_s = CLOCK.tick_time_s(number)
+        words = [TimedWord("red", 0.0, t_s, ends_sentence=False)] if number in (2, 3) else []
+        scene_s = CLOCK.tick_time_s(6) if number >= 6 else None
+        frame = np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8)
+        renderer.on_tick(Tick(number, t_s, frame, (Picture(t_s, image),)), words, NO_TOKENS, 0, scene_s)
+    renderer.close([])
+    frames = rendered(tmp_path / "a.mp4")
+    subtitle = lambda tick: (at(frames, CLOCK.tick_time_s(tick))[210:260] > 225).any()
+    assert [bool(subtitle(tick)) for tick in (1, 2, 5, 6, 10)] == [False, True, True, False, False]
 
 
 def test_crops_anchors_and_the_gauge(tmp_path: Path):
