@@ -169,7 +169,8 @@ class Act(NamedTuple):
     Attributes:
       kind: "connect", "resume", "drop", "stall", "go_on", "say" (`what` is sent as it is), "show" (`what` are the ticks
         since its last picture, and the codec and data of another one), "watch" (`what` are how many ticks are shown, by
-        the clock, and the JPEG) or "wait" (`what` are milliseconds).
+        the clock, and the JPEG), "hear" (as "watch", until a word is said; `what` is the JPEG) or "wait" (`what` are
+        milliseconds).
       what: as `kind` says.
     """
 
@@ -288,6 +289,10 @@ class Program:
                 ticks, data = act.what
                 for _ in range(ticks):
                     self._show(client, 1, "jpeg", data)
+                    await asyncio.sleep(CLOCK.tick_s)
+            case "hear" if client.wire is not None:
+                while not any(said["type"] == "word" for said in client.wire.received):
+                    self._show(client, 1, "jpeg", act.what)
                     await asyncio.sleep(CLOCK.tick_s)
             case "wait":
                 await asyncio.sleep(act.what / 1e3)

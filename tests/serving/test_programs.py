@@ -42,7 +42,7 @@ def test_it_would_notice_a_doubled_word(pool: StreamPool, monkeypatch):
         return opened._replace(seq=max(0, opened.seq - 1))
 
     monkeypatch.setattr(Sessions, "_resume", doubling)
-    program = [Act(0, "connect", {"mode": "live"}), Act(0, "watch", (12, JPEG)), Act(0, "drop")]
+    program = [Act(0, "connect", {"mode": "live"}), Act(0, "hear", JPEG), Act(0, "drop")]
     with pytest.raises(AssertionError, match="'seq'"):
         run_program(pool, program)
 
