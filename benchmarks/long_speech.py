@@ -35,6 +35,7 @@ from data_pipelines.schema import Event
 from data_pipelines.world import RealWorldConfig, World, WorldConfig, event_words, make_clip, split_phrases
 from data_pipelines.world.grammar import Splitter
 from data_pipelines.world.real.pack import read_pack
+from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Commentator, load
 from mmduplex_jax.evals.evaluation import phrases_in
 from mmduplex_jax.evals.long_streams import TimedText, count, report
@@ -121,7 +122,7 @@ def free_run(
     begin = jax.jit(lambda params: live.init_state(params, batch))
     state = begin(model.params)
     per_part = model.clock.ticks_in(part_s)
-    begins = np.stack([_cuts(stream) for stream in frames], axis=1) & anew_at_cuts
+    begins = np.stack([_cuts(stream, model.clock) for stream in frames], axis=1) & anew_at_cuts
     said = []
     for first in range(0, ticks, per_part):
         part = np.stack([stream[first : first + per_part] for stream in frames], axis=1)
@@ -134,10 +135,10 @@ def free_run(
     return np.concatenate(said).T
 
 
-def _cuts(frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
+def _cuts(frames: UInt8[np.ndarray, "T H W 3"], clock: Clock) -> np.ndarray:
     """Before which frames of a stream there is a cut, bool `[T]`."""
     detector = CutDetector()
-    return np.array([detector.is_cut(cells_of(frame)) for frame in frames])
+    return np.array([detector.is_cut(clock.tick_time_s(tick), cells_of(frame)) for tick, frame in enumerate(frames)])
 
 
 def long_speech(

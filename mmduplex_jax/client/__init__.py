@@ -120,8 +120,8 @@ class Stream:
         self._wants_keyframe = self._moved = False
         # The last of "pause" and "play", and the number of the first picture after it.
         self._standing: tuple[str, int] | None = None
-        # Resets that were ordered; whether what is answered may still be of before the last; the last answer's step.
-        self._resets, self._resetting, self._last_step = 0, False, -1
+        # That were ordered.
+        self._resets = 0
         self._away_s: float | None = None
         self._attempt = 0
         self._number = 0
@@ -214,7 +214,6 @@ class Stream:
         self._unanswered.clear()
         self._disturb()
         self._resets += 1
-        self._resetting = True
         # Without a connection it goes with the next one's beginning, and so does one that is lost with a connection.
         await self._write(json.dumps({"type": order}))
 
@@ -432,20 +431,15 @@ class Stream:
     async def _emit(self, event: Event) -> None:
         async with self._changed:
             self._events.append(event)
-            if isinstance(event, Status):
-                # (Steps begin anew with a reset. They do at a cut, too, of a model of single scenes.)
-                self._resetting = self._resetting and event.step > self._last_step
-                self._last_step = event.step
+            # (What is of before the last reset answers no picture after it, though their times may be the same.)
+            if isinstance(event, Status) and (event.resets is None or event.resets >= self._resets):
                 while self._unanswered and self._unanswered[0].t_s <= event.t_video_s + 1e-6:
                     self._keep_answered(self._unanswered.popleft())
             self._changed.notify_all()
 
     def _keep_answered(self, picture: _Sent) -> None:
-        """A picture is answered: it is kept where the server might be lost with what came of it.
-
-        After a reset the answer may be that of a picture of the same time before it, so it is kept too.
-        """
-        if not (self._file and (self._resetting or self.hello.get("keeps_streams"))):
+        """A picture is answered: it is kept where the server might be lost with what came of it."""
+        if not (self._file and self.hello.get("keeps_streams")):
             self._answered.clear()
             self._answered_bytes = 0
             return

@@ -15,7 +15,7 @@ class Heard(NamedTuple):
 
     Attributes:
       t_s: when its first sample is to be heard, on the client's own clock (that of the pictures).
-      step: the model's step, from 0 at the last reset.
+      step: the model's step, as `step` of a status counts.
       samples: float32 `[L]` from -1 to 1, one channel.
       sample_rate_hz: of them.
       continues: it follows without a gap on the piece before it. Where it does not, something was left out: fade out

@@ -452,10 +452,10 @@ def _read_answer(data: bytearray) -> _Answer:
     text = lambda value: None if value is None else str(value)[:_TEXT_MAX]
     ticks = [(_finite(t_s), _frame_number(index), _finite(change)) for t_s, index, change in said["ticks"]]
     shown, before = (None if said[name] is None else _frame_number(said[name]) for name in ("shown", "before"))
-    last_s, late, too_fast = said["state"]
+    last_s, late, too_fast, still_set_back_s = said["state"]
     why = said["failed"]
     failed = None if why is None else (str(why[0])[:_TEXT_MAX], str(why[1])[:_TEXT_MAX])
-    state = IntakeState(number(last_s), int(late), int(too_fast))
+    state = IntakeState(number(last_s), int(late), int(too_fast), number(still_set_back_s))
     set_back_s, gap_s = number(said["set_back_s"]), number(said["gap_s"])
     return _Answer(ticks, state, shown, before, set_back_s, gap_s, text(said["refused"]), failed)
 
@@ -580,9 +580,9 @@ def _picture_work(config: IntakeConfig, begun: IntakeState, cpu_s: float) -> _Wo
     return work
 
 
-def _counts(state: IntakeState) -> tuple[float | None, int, int]:
+def _counts(state: IntakeState) -> tuple[float | None, int, int, float | None]:
     """A state without its frames, as JSON has it."""
-    return state.last_s, state.late, state.too_fast
+    return state.last_s, state.late, state.too_fast, state.set_back_s
 
 
 def _source_work(config: SourceConfig, cpu_s: float) -> _Work:

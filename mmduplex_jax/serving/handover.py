@@ -322,7 +322,7 @@ class Handover:
             "model": self._model,
             "replica": self.replica,
             "stream": fields | {"words": words, "stream": stream},
-            "intake": [intake.last_s, intake.late, intake.too_fast, sorted(frames)],
+            "intake": [intake.last_s, intake.late, intake.too_fast, intake.set_back_s, sorted(frames)],
             "layout": [[name, str(a.dtype), a.shape] for (name, *_), a in zip(self._layout, saved.stream.arrays)],
         }
         while len(head := json.dumps(header, allow_nan=False).encode()) > _HEADER_BYTES_MAX and words:
@@ -369,9 +369,9 @@ class Handover:
             return array
 
         arrays = [taken(*one) for one in layout]
-        fields, (last_s, late, too_fast, names) = header["stream"], header["intake"]
+        fields, (last_s, late, too_fast, set_back_s, names) = header["stream"], header["intake"]
         frames = {name: taken("uint8", self._frame_shape) for name in names}
-        intake = IntakeState(last_s, late, too_fast, frames.get("shown"), frames.get("before"))
+        intake = IntakeState(last_s, late, too_fast, set_back_s, frames.get("shown"), frames.get("before"))
         stream = fields["stream"]
         token_ids, *rest = stream["word"]
         last_t_s = -math.inf if stream["last_t_s"] is None else stream["last_t_s"]
@@ -380,7 +380,8 @@ class Handover:
             shape, numbers = stream["cells"]
             cells = np.frombuffer(bytes.fromhex(numbers), np.uint8).reshape(shape)
         word = OpenWord(tuple(token_ids), *rest)
-        state = StreamState(arrays, stream["steps"], word, last_t_s, stream["dropped"], cells, stream["scene_s"])
+        known = (last_t_s, stream["dropped"], cells, stream["cut_s"], stream["scene_s"])
+        state = StreamState(arrays, stream["steps"], word, *known)
         words = [Word(*word) for word in fields["words"]]
         config = parse_config(fields["config"])
         return SavedStream(**fields | {"config": config, "words": words, "stream": state, "intake": intake})

@@ -248,6 +248,7 @@ class IntakeState(NamedTuple):
     Attributes:
       last_s: the time of its last picture; None where it had taken none.
       late, too_fast: as `Taken` has them.
+      set_back_s: as `Taken` is still to have it: where the clock was set back no picture has been taken.
       shown: the frame on the screen, uint8 [H, W, 3] of the model; None where there is none.
       before: the last tick's frame; None before the first.
     """
@@ -255,6 +256,7 @@ class IntakeState(NamedTuple):
     last_s: float | None = None
     late: int = 0
     too_fast: int = 0
+    set_back_s: float | None = None
     shown: np.ndarray | None = None
     before: np.ndarray | None = None
 
@@ -272,8 +274,11 @@ class Intake:
         begun = begun or IntakeState()
         self._late, self._too_fast = begun.late, begun.too_fast
         self._before: np.ndarray | None = None
+        # (Kept where the picture is refused with which the clock was set back: whoever takes the next one must know.)
+        self._set_back_s: float | None = None
         self.reset()
         last_s, shown = begun.last_s, begun.shown
+        self._set_back_s = begun.set_back_s
         if last_s is not None:
             self._sampler.begin_after(last_s, None if shown is None else Shown(last_s, lambda: shown))
             self._before = begun.before
@@ -281,7 +286,7 @@ class Intake:
     @property
     def state(self) -> IntakeState:
         """What the next one needs if this one is lost: all but the frames."""
-        return IntakeState(self._sampler.last_s, self._late, self._too_fast)
+        return IntakeState(self._sampler.last_s, self._late, self._too_fast, self._set_back_s)
 
     def saved(self) -> IntakeState:
         """All of it, with which the next one shows what this one would."""
@@ -296,6 +301,7 @@ class Intake:
         """Begins anew, with any time; counts go on."""
         config = self._config
         self._decoder = PictureDecoder(config.frame_px, config.fit, config.pixels_max)
+        self._set_back_s = None
         self._begin()
 
     def _begin(self) -> None:
@@ -309,14 +315,14 @@ class Intake:
           PictureRefused: one that does not decode or is too large; the stream may go on.
         """
         ticks: list[Tick] = []
-        set_back_s = gap_s = None
+        gap_s = None
         for one in self._decoder.take(picture):
             last_s = self._sampler.last_s
             if last_s is not None and one.t_s <= last_s:
                 if last_s - one.t_s < CLOCK_SET_BACK_S:
                     self._late += 1
                     continue
-                set_back_s, ticks = last_s - one.t_s, []
+                self._set_back_s, ticks = last_s - one.t_s, []
                 self._begin()
             elif last_s is not None and self._sampler.held is not None and one.t_s - last_s > self._config.gap_s:
                 gap_s = one.t_s - last_s
@@ -327,6 +333,7 @@ class Intake:
                 frame = at_tick.frame()
                 ticks.append(Tick(t_s, frame, changed_share(self._before, frame)))
                 self._before = frame
+        set_back_s, self._set_back_s = self._set_back_s, None
         return Taken(ticks, self._late, self._too_fast, set_back_s, gap_s)
 
     def jump(self) -> None:

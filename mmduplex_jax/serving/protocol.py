@@ -400,7 +400,8 @@ class Status(NamedTuple):
     """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
 
     Never numbered: the newest counts, old ones may be left out. `sound` is None, and not in the message,
-    where the stream is not heard, `sound_left_out` where it never was, and `scene_s` before the first cut.
+    where the stream is not heard, `sound_left_out` where it never was, and `scene_s` before the first cut. (Servers of
+    before did not say `resets`.)
     """
 
     t_video_s: float
@@ -416,6 +417,7 @@ class Status(NamedTuple):
     sound: Literal["on", "off"] | None = None
     sound_left_out: int | None = None
     scene_s: float | None = None
+    resets: int | None = None
 
 
 def event_reply(event: Word | Status) -> Reply:

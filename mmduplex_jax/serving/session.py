@@ -170,6 +170,8 @@ class Session:
         # Of the last picture that was taken out of the inbox, and of the resets.
         self._taken_s: float | None = None
         self._taken_resets = 0
+        # Those before the step that the model answered last.
+        self._begun_resets = 0
         # It is being handed over: nothing more is taken; and whether what it is came of the pool.
         self._moving = self._saved_last = False
         if saved is not None:
@@ -180,7 +182,7 @@ class Session:
         self.replay_seq = saved.replay_seq
         self.delay_steps, self.pad_bias, self._paused = saved.delay_steps, saved.pad_bias, saved.paused
         self.received_s = self._taken_s = saved.received_s
-        self.resets = self._taken_resets = saved.resets
+        self.resets = self._taken_resets = self._begun_resets = saved.resets
         self.now_s, self.scene_s, self._predicted = saved.now_s, saved.stream.scene_s, saved.predicted
         self._inbox.dropped = saved.dropped
         self._second.extend(saved.second)
@@ -428,6 +430,13 @@ class Session:
             self._take_step(output)
         self._wake()
 
+    def _on_begun(self, resets: int) -> None:
+        """Takes that outputs from now on are of after so many resets; what was said before is not heard any more."""
+        self._begun_resets = resets
+        if self._sound is not None:
+            self._sound.clear()
+        self._wake()
+
     def _take_step(self, output: StreamOutput) -> None:
         self.scene_s = output.scene_s
         stride = self._facts.clock.video_stride
@@ -477,6 +486,7 @@ class Session:
             sound=self._tick_sound,
             sound_left_out=self._sound_left_out,
             scene_s=self.scene_s,
+            resets=self._begun_resets,
         )
 
     # The work on what came in.
@@ -580,9 +590,7 @@ class Session:
             message = f"{_name(picture)} is {taken.gap_s:.3f} s after the one before it: the time between is left out"
             self.notify(error_reply("time_gap", message, fatal=False))
         if taken.set_back_s is not None:
-            message = (
-                f"{_name(picture)} is {taken.set_back_s:.3f} s before the one before it: the stream begins anew there"
-            )
+            message = f"times were set back by {taken.set_back_s:.3f} s: the stream begins anew at {_name(picture)}"
             self.notify(error_reply("clock_set_back", message, fatal=False))
             self._restart()
 
@@ -667,7 +675,8 @@ class Session:
         self._second.clear()
         if self._sound is not None:
             self._sound.clear()
-        self._handle.reset()
+        resets = self._taken_resets
+        self._handle.reset(lambda: self._call(self._on_begun, resets))
 
     def _wake(self) -> None:
         self.changes += 1

@@ -82,13 +82,14 @@ class SoundQueue:
         piece, before = self._waiting.popleft(), self._last
         self._last = piece
         ended_s = None if before is None else before.t_s + len(before.samples) / self._rate_hz
-        # (After a reset the same step, or the same time, may come again.)
-        follows = before is not None and piece.step == before.step + 1
+        # (At a cut steps begin anew, and the sound goes on. After a reset a step, or a time, may come again.)
+        follows = before is not None and piece.step in (before.step + 1, 0)
         return Queued(piece, follows and ended_s is not None and abs(piece.t_s - ended_s) < _SAME_S)
 
     def clear(self) -> None:
-        """Lets go of what waits, since the stream begins anew; nothing is counted."""
+        """Lets go of what waits, since the stream begins anew: nothing is counted, and what comes follows nothing."""
         self._waiting.clear()
+        self._last = None
 
 
 class SoundEncoder:

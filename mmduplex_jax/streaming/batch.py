@@ -445,8 +445,7 @@ class InFlight:
                 self._deliver(*said, NO_TOKENS, item.segment.steps, 0.0, (), is_end=True)
                 with self._lock:
                     self._counts.words += 1
-            if item.slot.seams is not None:
-                item.slot.seams.begin_anew()
+            self._begin_anew(item)
             if item.last:
                 self._close(item.slot)
             return None
@@ -456,6 +455,18 @@ class InFlight:
             result = step.read()
         with TraceAnnotation(DELIVER):
             return self._deliver_step(item, result, waited, behind)
+
+    def _begin_anew(self, item: _Ending) -> None:
+        """What comes of a slot from now on is of another segment: its sound, and whoever ordered that, are told."""
+        slot, on_reset = item.slot, item.segment.on_reset
+        if slot.seams is not None:
+            (slot.seams.cut if on_reset is None else slot.seams.begin_anew)()
+        if on_reset is None or slot.error is not None:
+            return
+        try:
+            on_reset()
+        except Exception as error:  # noqa: BLE001  as of outputs
+            self._fail(slot, error)
 
     def _deliver_step(self, item: _Round, result: StepResult, waited: bool, behind: bool) -> float | None:
         """Gives the results of the round's next step to the listeners; what `collect` returns."""
@@ -497,7 +508,7 @@ class InFlight:
         saving = item.saving
         slot, decoder = saving.slot, saving.segment.decoder
         arrays = [np.asarray(array) for array in item.arrays]
-        known = (saving.last_t_s, saving.dropped, saving.cells, saving.segment.scene_s)
+        known = (saving.last_t_s, saving.dropped, saving.cells, saving.cut_s, saving.segment.scene_s)
         state = StreamState(arrays, saving.steps, decoder.saved(), *known)
         if saving.leaves:
             # It goes on elsewhere with the word that is being said.

@@ -22,6 +22,9 @@ _LIGHT_SHARE = 0.3
 _GAINS = (0.4, 2.5)
 # In fewer cells with anything to be seen nothing is a cut.
 _LIT_SHARE = 0.1
+# After a cut there is none for so long. Noise of small frames, of which a cell has few pixels, and flashing lights
+# change nearly all cells at every tick, and a stream that began anew at each would never have seen two pictures.
+_APART_S = 1.0
 
 
 class CutDetector:
@@ -29,27 +32,36 @@ class CutDetector:
 
     Attributes:
       before: the cells of the last frame (`cells_of`); None before the first.
+      cut_s: the time of the last cut; None before the first.
     """
 
-    def __init__(self, before: UInt8[np.ndarray, "h w 3"] | None = None):
-        self.before = before
+    def __init__(self, before: UInt8[np.ndarray, "h w 3"] | None = None, cut_s: float | None = None):
+        self.before, self.cut_s = before, cut_s
 
-    def is_cut(self, cells: UInt8[np.ndarray, "h w 3"]) -> bool:
-        """Whether there is a cut before this frame, of which these are the `cells`; never before the first."""
+    def is_cut(self, t_s: float, cells: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """Whether there is a cut before the frame at `t_s`, of which these are the `cells`; never before the first."""
         seen, self.before = self.before, cells
-        if seen is None or seen.shape != cells.shape:
+        if seen is None or seen.shape != cells.shape or (self.cut_s is not None and t_s - self.cut_s < _APART_S):
             return False
-        before, now = seen.astype(np.int32), cells.astype(np.int32)
-        # Cells that are black before and after are bars beside the picture, or night, and say nothing.
-        lit = (np.maximum(before, now) > _CHANGED).any(axis=-1)
-        if lit.mean() < _LIT_SHARE:
+        if not _is_another(seen, cells):
             return False
-        before, now = before[lit], now[lit]
-        return _changed(before, now) >= _CUT_SHARE and _changed(_exposed_as(before, now), now) > _LIGHT_SHARE
+        self.cut_s = t_s
+        return True
 
     def forget(self) -> None:
         """The next frame is the first."""
-        self.before = None
+        self.before = self.cut_s = None
+
+
+def _is_another(seen: UInt8[np.ndarray, "h w 3"], cells: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether cells are of another scene than those that were seen before."""
+    before, now = seen.astype(np.int32), cells.astype(np.int32)
+    # Cells that are black before and after are bars beside the picture, or night, and say nothing.
+    lit = (np.maximum(before, now) > _CHANGED).any(axis=-1)
+    if lit.mean() < _LIT_SHARE:
+        return False
+    before, now = before[lit], now[lit]
+    return _changed(before, now) >= _CUT_SHARE and _changed(_exposed_as(before, now), now) > _LIGHT_SHARE
 
 
 def cells_of(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -104,11 +104,13 @@ class Segment:
       decoder: makes words of text tokens; its delay is set with every step.
       steps: that were dispatched.
       said_s: when the last word was said.
+      on_reset: where a reset ends it, called after its last output; None where something else does.
     """
 
     def __init__(self, tokenizer: TextTokenizer, begun: StreamState | None = None, *, scene_s: float | None = None):
         scene_s = scene_s if begun is None else begun.scene_s
         self.decoder, self.steps, self.said_s = WordDecoder(tokenizer, 0.0, scene_s), 0, -math.inf
+        self.on_reset: Callable[[], None] | None = None
         if begun is not None:
             self.decoder.go_on(begun.word)
             self.steps = begun.steps
@@ -125,7 +127,7 @@ class Saving(NamedTuple):
     Attributes:
       slot, segment: where it is, and what is being said there.
       steps: of the model since the last reset.
-      last_t_s, dropped, cells: as of `StreamState`.
+      last_t_s, dropped, cells, cut_s: as of `StreamState`.
       on_state: takes the state.
       leaves: the stream ends here with it.
     """
@@ -136,6 +138,7 @@ class Saving(NamedTuple):
     last_t_s: float
     dropped: int
     cells: np.ndarray | None
+    cut_s: float | None
     on_state: Callable[[StreamState], None]
     leaves: bool
 
@@ -187,7 +190,7 @@ class Slot:
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
         self.paused = self.leaving = self.reset_wanted = False
-        self.cuts = CutDetector(None if begun is None else begun.cells) if anew_at_cuts else None
+        self.cuts = CutDetector(*(() if begun is None else (begun.cells, begun.cut_s))) if anew_at_cuts else None
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
@@ -262,9 +265,9 @@ class Slot:
             return None
         assert self.on_state is not None
         on_state, self.on_state = self.on_state, None
-        cells = None if self.cuts is None else self.cuts.before
+        cells, cut_s = (None, None) if self.cuts is None else (self.cuts.before, self.cuts.cut_s)
         segment = self.segment
-        return Saving(self, segment, segment.steps, self.last_t_s, self.dropped, cells, on_state, self.leaving)
+        return Saving(self, segment, segment.steps, self.last_t_s, self.dropped, cells, cut_s, on_state, self.leaving)
 
     def take(self, now_s: float, tick_every: int) -> WaitingFrame:
         """The frame of the tick that begins now, after `drop_late`."""
@@ -350,7 +353,7 @@ class StreamHandle:
                 raise ValueError(f"times must be finite and rise: {t_s} s came after {slot.last_t_s} s")
             if not slot.live and len(slot.waiting) >= slot.waiting_max:
                 raise BufferError(f"{len(slot.waiting)} frames wait: offer more when there is `room`")
-            after_cut = slot.cuts is not None and cells is not None and slot.cuts.is_cut(cells)
+            after_cut = slot.cuts is not None and cells is not None and slot.cuts.is_cut(t_s, cells)
             slot.add(WaitingFrame(t_s, frame, self._now(), after_cut))
             self._changed.notify()
 
@@ -372,14 +375,19 @@ class StreamHandle:
             self._running().paused = False
             self._changed.notify()
 
-    def reset(self) -> None:
-        """Begins another stream: frames that wait are let go, the open word is said, nothing else stays."""
+    def reset(self, on_begun: Callable[[], None] = lambda: None) -> None:
+        """Begins another stream: frames that wait are let go, the open word is said, nothing else stays.
+
+        Args:
+          on_begun: called in the pool's thread, after the last output of what was before (of several resets in a row
+            that of the last one alone); what it raises ends this stream.
+        """
         with self._changed:
             slot = self._running()
             slot.waiting.clear()
             if slot.cuts is not None:
                 slot.cuts.forget()
-            slot.last_t_s, slot.reset_wanted = -math.inf, True
+            slot.last_t_s, slot.reset_wanted, slot.segment.on_reset = -math.inf, True, on_begun
             self._changed.notify()
 
     def configure(

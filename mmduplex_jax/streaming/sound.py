@@ -26,7 +26,7 @@ class SoundPiece(NamedTuple):
 
     Attributes:
       t_s: when its first sample is to be heard, in the stream's time: the end of the step that said it.
-      step: the model's step, from 0 at the last reset.
+      step: the model's step, from 0 at the last reset, or cut (`streaming/cuts.py`).
       samples: float32 `[L]` from -1 to 1, a step long, at the model's `sample_rate_hz`.
       left_out: the step's sound gave way to the load, and this is silence.
     """
@@ -162,7 +162,7 @@ class SpeakingModel:
 class Seams:
     """Joins the pieces of a stream: sound that was left out and comes back fades in and out instead of clicking.
 
-    The first sound of a stream is as the codec makes it.
+    At a cut the sound before fades over into what follows. The first sound of a stream is as the codec makes it.
     """
 
     def __init__(self, voice: Voice):
@@ -174,6 +174,10 @@ class Seams:
     def begin_anew(self) -> None:
         """Another stream begins, and perhaps another listens: nothing of the one before is heard in it."""
         self._last, self._begun, self._paused = np.float32(0), False, False
+
+    def cut(self) -> None:
+        """Another stream begins, and who heard the one before hears it go on: what follows fades over."""
+        self._paused = self._begun
 
     def go_on(self) -> None:
         """A stream of elsewhere goes on: its sound fades in."""
@@ -193,6 +197,6 @@ class Seams:
             return piece
         piece = np.clip(samples, -1, 1)
         if self._paused:
-            piece[:fade] *= self._rising
+            piece[:fade] = piece[:fade] * self._rising + self._last * self._rising[::-1]
         self._begun, self._paused, self._last = True, False, piece[-1]
         return piece

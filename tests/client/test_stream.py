@@ -14,6 +14,7 @@ from mmduplex_jax import client
 from mmduplex_jax.client import Heard, Notice, Refused, Status, Stream, StreamLost, Word, connect, encode, info
 from mmduplex_jax.frame_size import frame_size
 from mmduplex_jax.serving.limits import Limits
+from mmduplex_jax.serving.session import Session
 from tests.serving.scripted_pool import FACTS, VOICED, ScriptedPool
 from tests.serving.served import TICK_S, run, served
 
@@ -193,8 +194,9 @@ def test_settings_hold_also_over_a_cut():
     run(test())
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came_is_not(lost: bool):
+def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came_is_not(lost: bool, cut: bool):
     async def nothing(_) -> None: ...
 
     async def test():
@@ -204,12 +206,16 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
                 await stream.send(tick * TICK_S, IMAGE)
             (seat,), (session,) = server.pool.all_seats, server.sessions
             await server.until(lambda: len(seat.frames) == 3)
+            if cut:
+                # Steps begin anew before the second picture, as after a reset.
+                server.pool.anew_s = TICK_S
             if lost:
                 # What is written from now on is lost; answers still come.
                 stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
             await stream.order("reset")
             for tick in range(2):
                 await stream.send(tick * TICK_S, IMAGE)
+            await server.until(lambda: seat.calls.count("reset") == int(not lost))
             server.pool.may_go.set()
             # (Answers of pictures from before the reset have the times of those after it.)
             async for event in stream:
@@ -224,6 +230,20 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
                 pass
             assert (session.resets, seat.calls.count("reset")) == (1, 1)
             assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [0, 1, 2, 0, 1]
+
+    run(test())
+
+
+def test_a_server_of_before_that_does_not_say_of_which_reset_an_answer_is_is_understood(monkeypatch):
+    monkeypatch.setattr(Session, "_on_begun", lambda self, resets: None)
+
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            (session,) = server.sessions
+            session._begun_resets = None
+            await stream.order("reset")
+            await show(stream, 40)  # more than wait for answers
+            assert [event.resets async for event in stream if isinstance(event, Status)] == [None] * 40
 
     run(test())
 

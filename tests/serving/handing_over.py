@@ -37,6 +37,20 @@ def slow(function, go_on: threading.Event):
     return waiting
 
 
+@contextlib.asynccontextmanager
+async def on_its_way(here: Replica, there: Replica, stream: Stream) -> AsyncIterator[Session]:
+    """A stream's session on its way: what it is was taken here, and after the block the other replica has it."""
+    (session,) = here.sessions
+    go_on = threading.Event()
+    write, here.handover.write = here.handover.write, slow(here.handover.write, go_on)
+    draining = asyncio.create_task(here.sessions.drain(5.0))
+    await until(lambda: session._saved_last)
+    yield session
+    stream._url, here.handover.write = there.url, write
+    go_on.set()
+    await draining
+
+
 def resume_of(session: Session) -> Resume:
     return Resume(session.id, session.token, 0)
 

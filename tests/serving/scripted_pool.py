@@ -1,5 +1,6 @@
 """A pool that says what a test tells it to, in a thread of its own as the real one, without a model."""
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,8 @@ class ScriptedSeat:
 
     def _answer(self, t_s: float, frame: np.ndarray) -> None:
         self._pool.may_go.wait()
+        if abs(t_s - self._pool.anew_s) < 1e-6:
+            self._step = 0
         tick = self._step // 2
         step_s = Clock().step_s
         self._waiting -= 1
@@ -108,8 +111,9 @@ class ScriptedSeat:
         self.paused = False
         self.calls.append("resume")
 
-    def reset(self) -> None:
+    def reset(self, on_begun: Callable[[], None]) -> None:
         self.calls.append("reset")
+        self._pool.thread.submit(on_begun)
 
     def configure(
         self, *, delay_steps: int | None = None, pad_bias: float | None = None, speaking: bool | None = None
@@ -136,7 +140,9 @@ class ScriptedSeat:
 
 class ScriptedPool:
     """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck), `sounds`
-    (False, sound gives way), `cuts` (ticks with which a scene begins), `ends_sentence` (what all words say of it)."""
+    (False, sound gives way), `cuts` (ticks with which a scene begins), `anew_s` (the time of a frame with which steps
+    begin anew, as at a cut), `ends_sentence` (what all words say of it).
+    """
 
     def __init__(self, slots: int = 8, says: Says = a_word_a_tick, last_word: str = ""):
         self.slots, self.says, self.last_word = slots, says, last_word
@@ -147,7 +153,7 @@ class ScriptedPool:
         self.may_go.set()
         self.running = self.sounds = True
         self.full_reason = "full"
-        self.lag_s, self.dropped, self.turn_s = 0.01, 0, 0.0
+        self.lag_s, self.dropped, self.turn_s, self.anew_s = 0.01, 0, 0.0, math.inf
         self.cuts: set[int] = set()
         self.ends_sentence: bool | None = None
         self.waiting_max = 100

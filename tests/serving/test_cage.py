@@ -32,7 +32,7 @@ from mmduplex_jax.serving.session import Session
 from mmduplex_jax.serving.source_ticks import SourceConfig
 from mmduplex_jax.serving.sources import Sources
 from tests.data_pipelines.numbered_video import write_numbered
-from tests.serving.faulty_decoders import ABORT, AHEAD, BACK, ESCAPE, LIE, RAISE, REFUSED, faulty
+from tests.serving.faulty_decoders import ABORT, AHEAD, BACK, ESCAPE, LIE, RAISE, REFUSED, SOURCES_S, faulty
 from tests.serving.served import PATIENCE_S, TICK_S, Server, Socket, picture, run, served
 from tests.serving.slow_pictures import _skipped, h264_keyframe
 
@@ -98,6 +98,30 @@ def test_a_lost_decoder_costs_its_stream_a_gap_and_the_others_nothing(fault: str
         # Frames are of the picture that was sent, with the new decoder too.
         seat = min(server.pool.all_seats, key=lambda seat: len(seat.frames))
         assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [0, 1, 2, 4, 5, 6]
+
+    run(test())
+
+
+@pytest.mark.parametrize("lost_too", [False, True])
+def test_a_stream_whose_clock_was_set_back_by_a_picture_that_is_refused_goes_on(lost_too: bool):
+    async def test():
+        async with served(decoders=faulty()) as server, server.stream(mode="file") as stream:
+            await go_on(stream, range(20, 22))
+            # (Refused once a tick shows it, after its time was taken.)
+            await stream.show(0, picture(0)[:-20])
+            assert "does not decode as JPEG" in (await stream.hear("error"))["message"]
+            if lost_too:
+                await stream.show(1, picture(1) + RAISE)
+                assert (await stream.hear("error"))["code"] == "decoder_lost"
+            for tick in range(1 + lost_too, 5):
+                await stream.show(tick)
+            await stream.say(type="end")
+            await stream.hear_all()
+            errors = [message["code"] for message in stream.heard if message["type"] == "error"]
+            assert errors == ["bad_frame", *["decoder_lost"] * lost_too, "clock_set_back"]
+            (seat,) = server.pool.all_seats
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [20, 21, *range(1 + lost_too, 5)]
+            assert seat.calls == ["reset", "leave True"]
 
     run(test())
 
@@ -387,7 +411,7 @@ def test_decoders_load_nothing_of_the_model():
 
 
 ANSWER = {
-    "refused": None, "failed": None, "ticks": [], "state": [None, 0, 0], "shown": None, "before": None,
+    "refused": None, "failed": None, "ticks": [], "state": [None, 0, 0, None], "shown": None, "before": None,
     "set_back_s": None, "gap_s": None,
 }  # fmt: skip
 SCALARS: list = [None, True, 0, -1, 17, 10**400, 0.5, float("nan"), float("inf"), "", "x" * 2000, [], {}]
@@ -403,7 +427,7 @@ def test_an_answer_is_as_it_should_be_or_none(name: str, lie):
         return
     assert all(np.isfinite(t_s) and 0 <= index < 17 for t_s, index, _ in answer.ticks)
     assert all(index is None or 0 <= index < 17 for index in (answer.shown, answer.before))
-    assert answer.state.last_s is None or np.isfinite(answer.state.last_s)
+    assert all(time_s is None or np.isfinite(time_s) for time_s in (answer.state.last_s, answer.state.set_back_s))
     assert (answer.state.shown, answer.state.before) == (None, None)
     assert answer.refused is None or len(answer.refused) <= 1000
     assert answer.failed is None or len(answer.failed) == 2
@@ -434,6 +458,26 @@ def test_a_file_is_the_same_in_the_cage(recording: Path):
             expected = list(reader)
         assert [tick.t_s for tick in ticks] == [t_s for _, t_s, _ in expected]
         np.testing.assert_array_equal([tick.frame for tick in ticks], [frame for *_, frame in expected])
+
+    run(test())
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES_S))
+def test_a_source_whose_ticks_do_not_rise_ends_its_stream_only(recording: Path, name: str):
+    lying = recording.rename(recording.with_name(name))
+
+    async def test():
+        async with (
+            served(decoders=faulty(), sources=Sources([str(lying)])) as server,
+            server.stream(mode="file") as other,
+            server.stream(mode="file", source=str(lying)) as stream,
+        ):
+            bye = await stream.hear("bye")
+            assert (bye["reason"], "it broke the decoder" in bye["message"]) == ("source", True)
+            assert lost(server, "ended") == 1
+            await go_on(other, range(2))
+            seat = server.pool.all_seats[1]
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [0, 1, 2]
 
     run(test())
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import threading
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +11,7 @@ import pytest
 from mmduplex_jax.client import Notice, Refused, Status, connect, encode
 from mmduplex_jax.serving import sessions as sessions_module
 from tests.serving.faulty_decoders import ABORT, faulty
-from tests.serving.handing_over import slow, until
+from tests.serving.handing_over import on_its_way, until
 from tests.serving.replicas import FACTS, TICK_S, Balancer, Replica, pictures, replicas, watch, words_of
 from tests.serving.scripted_pool import ScriptedPool
 from tests.serving.served import PATIENCE_S, run, served
@@ -170,34 +169,24 @@ def test_what_a_client_says_while_its_stream_is_on_its_way_holds_where_it_goes_o
     monkeypatch.setattr(sessions_module, "_HAND_OVER_S", PATIENCE_S)
 
     async def test():
-        async with replicas(tmp_path, 2) as (here, there):
-            go_on = threading.Event()
-            here.handover.write = slow(here.handover.write, go_on)
-            async with connect(here.url, mode="file") as stream:
-                for tick in range(4):
-                    await stream.send(tick * TICK_S, pictures(0, 6)[tick])
-                (session,) = here.sessions
-                draining = asyncio.create_task(here.sessions.drain(5.0))
-                while not session._saved_last:
-                    await asyncio.sleep(0.01)
+        async with replicas(tmp_path, 2) as (here, there), connect(here.url, mode="file") as stream:
+            for tick in range(4):
+                await stream.send(tick * TICK_S, pictures(0, 6)[tick])
+            async with on_its_way(here, there, stream) as session:
                 heard_s = session.last_activity_s
                 await (stream.end() if order == "end" else stream.order(order))
-                while session.last_activity_s == heard_s:
+                await until(lambda: session.last_activity_s > heard_s)
+            if order == "pause":
+                while not any(one._paused for one in there.sessions):
                     await asyncio.sleep(0.01)
-                stream._url = there.url
-                go_on.set()
-                await draining
-                if order == "pause":
-                    while not any(one._paused for one in there.sessions):
-                        await asyncio.sleep(0.01)
-                    await stream.order("play")
-                    for tick in range(4, 6):
-                        await stream.send(tick * TICK_S, pictures(0, 6)[tick])
-                    await stream.end()
-                async for _ in stream:
-                    pass
-                assert stream.bye["reason"] == "end"
-                assert (stream.last_seq, stream.missing) == (2 if order == "end" else 3, 0)
+                await stream.order("play")
+                for tick in range(4, 6):
+                    await stream.send(tick * TICK_S, pictures(0, 6)[tick])
+                await stream.end()
+            async for _ in stream:
+                pass
+            assert stream.bye["reason"] == "end"
+            assert (stream.last_seq, stream.missing) == (2 if order == "end" else 3, 0)
 
     run(test())
 
@@ -209,33 +198,29 @@ def test_a_reset_that_falls_into_a_hand_over_is_carried_out_once(tmp_path: Path,
     async def test():
         async with replicas(tmp_path, 2) as (here, there):
             expected, _ = await watch(there.url, 1, 8)
-            go_on = threading.Event()
-            here.handover.write = slow(here.handover.write, go_on)
             async with connect(here.url, mode="file") as stream:
                 for tick in range(8):
                     await stream.send(tick * TICK_S, pictures(0, 8)[tick])
-                (session,) = here.sessions
                 if not late:
+                    (session,) = here.sessions
                     await stream.order("reset")
                     await until(lambda: session.resets == 1)
-                draining = asyncio.create_task(here.sessions.drain(5.0))
-                await until(lambda: session._saved_last)
-                said = session.words.seq
-                if late:
-                    heard_s = session.last_activity_s
-                    await stream.order("reset")
-                    await until(lambda: session.last_activity_s > heard_s)
-                assert session.resets == int(not late)
-                stream._url = there.url
-                go_on.set()
-                await draining
+                async with on_its_way(here, there, stream) as session:
+                    said = session.words.seq
+                    if late:
+                        heard_s = session.last_activity_s
+                        await stream.order("reset")
+                        await until(lambda: session.last_activity_s > heard_s)
+                    assert session.resets == int(not late)
                 await until(lambda: stream.reconnections == 1)
                 for tick in range(8):
                     await stream.send(tick * TICK_S, pictures(1, 8)[tick])
                 (session,) = there.sessions
                 await stream.end()
-                words = words_of([event async for event in stream])
+                events = [event async for event in stream]
+            words = words_of(events)
             assert session.resets == 1
+            assert [event.resets for event in events if isinstance(event, Status)][-8:] == [1] * 8
             # (A word that was begun before it may be said after it.)
             again = [word.text for word in words if word.seq > said]
             assert again[-len(words_of(expected)) :] == [word.text for word in words_of(expected)]

@@ -13,7 +13,7 @@ import pytest
 
 from mmduplex_jax.client import connect
 from mmduplex_jax.serving import sessions as sessions_module
-from tests.serving.handing_over import count, cut, resume_of, shown, slow, until
+from tests.serving.handing_over import count, cut, on_its_way, resume_of, shown, slow, until
 from tests.serving.replicas import TICK_S, pictures, replicas
 from tests.serving.served import PATIENCE_S, run
 
@@ -187,13 +187,8 @@ def test_what_is_counted_adds_up_where_a_stream_is_lost_to_another_or_ends_on_it
             counters = there.sessions.counters
             await until(lambda: count(counters.sessions_ended, "superseded") == 1)
             assert count(counters.moved_in, "left") == 1
-            go_on = threading.Event()
-            here.handover.write = slow(here.handover.write, go_on)
-            draining = asyncio.create_task(here.sessions.drain(5.0))
-            await until(lambda: session._saved_last)
-            session.end("idle", "the test says so")
-            go_on.set()
-            await draining
+            async with on_its_way(here, there, stream):
+                session.end("idle", "the test says so")
             assert session.ended[0] == "idle"
             assert count(here.sessions.counters.moved_out) == 0
 

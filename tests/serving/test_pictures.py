@@ -108,6 +108,30 @@ def test_pictures_that_come_late_are_counted():
     assert (last.ticks, last.late, last.set_back_s) == ([], 2, None)
 
 
+def test_where_a_refused_picture_set_the_clock_back_the_next_one_says_so():
+    taken = intake()
+    taken.take(frame(webp(), "webp", 5.12))
+    # (Its header is right, so that it is refused only where a tick shows it.)
+    with pytest.raises(PictureRefused):
+        taken.take(frame(webp()[:60], "webp", 0.0))
+    # Whoever goes on for it says so too.
+    for one in (Intake(taken._config, taken.state), Intake(taken._config, taken.saved()), taken):
+        with pytest.raises(PictureRefused):
+            one.take(frame(webp()[:60], "webp", 0.16))
+        last = one.take(frame(webp(), "webp", 0.32))
+        assert ([tick.t_s for tick in last.ticks], last.set_back_s) == ([pytest.approx(0.32)], pytest.approx(5.12))
+        assert one.take(frame(webp(), "webp", 0.48)).set_back_s is None
+
+
+def test_after_a_reset_no_clock_was_set_back():
+    taken = intake()
+    taken.take(frame(webp(), "webp", 5.12))
+    with pytest.raises(PictureRefused):
+        taken.take(frame(webp()[:60], "webp", 0.0))
+    taken.reset()
+    assert taken.take(frame(webp(), "webp", 0.0)).set_back_s is None
+
+
 def test_what_changes_is_the_share_of_pixels():
     taken = intake()
     half = np.zeros((32, 32, 3), np.uint8)

@@ -275,6 +275,17 @@ def test_a_reset_begins_the_sound_anew():
     assert [queued.continues for queued in taken] == [False, True, False, True, False]
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_sound_goes_on_at_a_cut_and_not_at_a_reset(reset: bool):
+    queue = SoundQueue(RATE_HZ, Clock(), 0.5)
+    queue.put(piece(5))
+    queue.take()
+    if reset:
+        queue.clear()
+    queue.put(piece(0, t_s=piece(6).t_s))
+    assert queue.take().continues != reset
+
+
 def test_the_oldest_sound_gives_way():
     queue, left_out = SoundQueue(RATE_HZ, Clock(), 0.32), []
     queue.on_left_out = lambda: left_out.append(1)

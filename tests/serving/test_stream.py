@@ -103,6 +103,29 @@ def test_pause_play_and_reset_happen_in_order_with_the_pictures():
     run(test())
 
 
+def test_a_status_says_how_many_resets_came_before_what_it_is_of():
+    async def test():
+        async with served() as server, server.stream(mode="file") as stream:
+            (seat,), (session,) = server.pool.all_seats, server.sessions
+            server.pool.may_go.clear()
+            for tick in range(2):
+                await stream.show(tick)
+            for again in (1, 2):
+                await stream.say(type="reset")
+                await stream.show(0)
+                await server.until(lambda again=again: seat.calls.count("reset") == again)
+            # Both were carried out before the model has answered anything.
+            await server.until(lambda: len(seat.frames) == 4)
+            assert session.resets == 2
+            server.pool.may_go.set()
+            await stream.say(type="end")
+            await stream.hear_all()
+            resets = [message["resets"] for message in stream.heard if message["type"] == "status"]
+            assert resets == [0, 0, 1, 2]
+
+    run(test())
+
+
 def test_a_dropped_connection_goes_on_without_a_word_lost_or_doubled():
     async def test():
         async with served() as server:

@@ -30,7 +30,7 @@ OTHER = scene(1, (FRAME_PX, FRAME_PX))
 
 def cuts(frames):
     detector = CutDetector()
-    return [detector.is_cut(cells_of(one)) for one in frames]
+    return [detector.is_cut(tick * TICK_S, cells_of(one)) for tick, one in enumerate(frames)]
 
 
 def test_a_cut_is_there_once_and_never_before_the_first_frame():
@@ -84,11 +84,30 @@ def test_of_large_frames_some_pixels_are_looked_at():
 
 def test_forgotten_frames_and_frames_of_another_size_make_no_cut():
     detector = CutDetector()
-    assert not detector.is_cut(cells_of(scene(0)))
-    assert not detector.is_cut(cells_of(scene(1, (12, 16))))
+    assert not detector.is_cut(0.0, cells_of(scene(0)))
+    assert not detector.is_cut(2.0, cells_of(scene(1, (12, 16))))
+    assert detector.is_cut(4.0, cells_of(scene(2, (12, 16))))
     detector.forget()
-    assert not detector.is_cut(cells_of(scene(2, (12, 16))))
-    assert detector.is_cut(cells_of(scene(3, (12, 16))))
+    # (Times may begin anew, too.)
+    assert not detector.is_cut(0.0, cells_of(scene(3, (12, 16))))
+    assert detector.is_cut(0.2, cells_of(scene(4, (12, 16))))
+
+
+def test_noise_of_small_frames_and_flashing_lights_are_a_cut_a_second_at_most():
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(100)]
+    strobe = [scene(tick % 2, (64, 64)) for tick in range(100)]
+    for frames in (noise, strobe):
+        found = np.flatnonzero(cuts(frames)) * TICK_S
+        assert len(found) > 10
+        assert np.diff(found).min() >= 1.0
+
+
+@pytest.mark.parametrize("every_s", [1.2, 2.0])
+def test_every_cut_of_a_video_that_is_cut_fast_is_found(every_s: float):
+    shots = [int(tick * TICK_S / every_s) for tick in range(100)]
+    found = np.flatnonzero(cuts([scene(shot, (64, 64)) for shot in shots]))
+    np.testing.assert_array_equal(found, np.flatnonzero(np.diff(shots)) + 1)
 
 
 def pool(clock, slots=2, **policy):

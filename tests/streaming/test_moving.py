@@ -115,28 +115,25 @@ def test_a_stream_that_moves_says_what_one_that_stays_says():
 
 def test_a_stream_that_moves_at_a_cut_begins_anew_there():
     here, there = pool("here", anew_at_cuts=True), pool("there", anew_at_cuts=True)
-    scenes = [video()[0], np.random.default_rng(0).integers(0, 256, video()[0].shape, np.uint8)]
+    # (The last change comes too soon after the cut to be another one, also for whoever did not see that.)
+    scenes = [video()[0], *np.random.default_rng(0).integers(0, 256, (2, *video()[0].shape), np.uint8)]
     said = []
-    for moves in (False, True):
-        handle = join(here, **SETTINGS)
-        handle.offer(0.0, scenes[0])
-        run(here)
-        outputs = taken(handle)
-        for tick in (1, 2, 3):
-            if moves:  # before the cut, and then within the new scene
-                there, here = here, there
-                handle = join(here, begun=saved(there, handle, leave=True), **SETTINGS)
-            handle.offer(CLOCK.tick_time_s(tick), scenes[1])
-            run(here)
+    for moves in (0, 1, 2):  # before the cut, and then within the new scene
+        where, handle, outputs = here, join(here, **SETTINGS), []
+        for tick, scene in enumerate(scenes):
+            if moves and tick == moves:
+                where, handle = there, join(there, begun=saved(here, handle, leave=True), **SETTINGS)
+            handle.offer(CLOCK.tick_time_s(tick), scene)
+            run(where)
             outputs += taken(handle)
         said.append([(output.step, output.words, output.scene_s) for output in outputs])
         handle.leave()
-        run(here)
-    assert said[0] == said[1]
+        run(where)
+    assert said[0] == said[1] == said[2]
     steps, words, scenes_s = zip(*said[0])
     assert steps.count(0) == 2
-    assert scenes_s.index(CLOCK.tick_time_s(1)) == len(steps) - 6
-    assert {word.scene_s for some in words[-6:] for word in some} == {CLOCK.tick_time_s(1)}
+    assert scenes_s.index(CLOCK.tick_time_s(1)) == len(steps) - 4
+    assert {word.scene_s for some in words[-4:] for word in some} == {CLOCK.tick_time_s(1)}
 
 
 def test_what_was_kept_of_a_stream_goes_on_after_the_stream_itself_is_lost():

@@ -135,6 +135,28 @@ def test_a_reset_says_what_was_open_and_begins_anew():
     assert words_of(taken(other)) == ["red", "circle", "left"]
 
 
+def test_whoever_resets_a_stream_is_told_where_it_has_begun_anew():
+    clock = FakeClock()
+    pool = make_pool(now=clock)
+    seat, other = join(pool, delay_steps=0), join(pool, delay_steps=0)
+    play(pool, clock, [seat], range(2))
+    seat.offer(2 * TICK_S, frame())
+    pool.run_once()  # on its way, not read yet
+    for name in ("forgotten", "begun"):  # two in a row are one
+        seat.reset(lambda name=name: seat.outputs.append(name))
+    seat.offer(0.0, frame())
+    run(pool)
+    told = [output if isinstance(output, str) else output.step for output in taken(seat)]
+    assert told == [0, 1, 2, 3, 4, 5, 6, "begun", 0, 1]
+
+    def fails() -> None:
+        raise KeyError("a fault of a listener")
+
+    seat.reset(fails)
+    run(pool)
+    assert (seat.ended, type(seat.error), other.ended) == (True, KeyError, False)
+
+
 def test_a_reset_lets_frames_go_that_wait():
     clock = FakeClock()
     pool = make_pool(now=clock)

@@ -9,7 +9,7 @@ from mmduplex_jax.models.depth import ZERO
 from mmduplex_jax.streaming.batch import DispatchedStep
 from mmduplex_jax.streaming.deadlines import DeadlinePolicy, Level
 from mmduplex_jax.streaming.pool import Session, StreamPool
-from tests.streaming.scripted_pool import SAID, FakeClock, frame, join, make_pool, play, run, taken, words_of
+from tests.streaming.scripted_pool import SAID, TICK_S, FakeClock, frame, join, make_pool, play, run, taken, words_of
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, ScriptedLive, script
 from tests.streaming.tiny_voice import decoded, voice
 
@@ -32,11 +32,12 @@ class SpeakingScript(ScriptedLive):
 LIVE = SpeakingScript(script(SAID, 400))
 
 
-def make_speaking_pool(**policy) -> StreamPool:
+def make_speaking_pool(*, anew_at_cuts: bool = False, **policy) -> StreamPool:
     policy = DeadlinePolicy(gather_s=0.0, **policy)
     return StreamPool(
-        LIVE, {}, TOKENIZER, CLOCK, FRAME_PX, slots=2, policy=policy, tokens_per_s_max=8, now=FakeClock(), voice=voice()
-    )
+        LIVE, {}, TOKENIZER, CLOCK, FRAME_PX, slots=2, policy=policy, tokens_per_s_max=8, anew_at_cuts=anew_at_cuts,
+        now=FakeClock(), voice=voice(),
+    )  # fmt: skip
 
 
 def pieces_of(outputs):
@@ -74,6 +75,25 @@ def test_who_speaks_has_a_piece_a_step_and_who_does_not_has_words_alone():
     again = np.stack([piece.samples for piece in pieces_of(taken(heard))])
     np.testing.assert_array_equal(again, samples)
     assert pool.statistics().recompilations == 0
+    pool.stop()
+
+
+def test_at_a_cut_the_sound_before_fades_into_that_of_the_stream_that_begins():
+    pool = make_speaking_pool(anew_at_cuts=True)
+    heard = join(pool, delay_steps=0, speaking=True)
+    other = np.random.default_rng(0).integers(0, 256, frame().shape, np.uint8)
+    for tick in range(8):
+        heard.offer(tick * TICK_S, frame() if tick < 4 else other)
+        run(pool)
+        pool._now.s += TICK_S
+    pieces = pieces_of(taken(heard))
+    assert [piece.step for piece in pieces] == [*range(8), *range(8)]
+    before, after = pieces[7].samples, pieces[8].samples
+    # It begins with silence, into which what was heard fades.
+    assert 0 < abs(after[0]) < abs(before[-1])
+    assert not after[-1]
+    goes_on = np.stack([piece.samples for piece in pieces[8 + LATE + 1 :]])
+    np.testing.assert_allclose(goes_on, decoded(CODES[LATE:8])[1:], atol=1e-5)
     pool.stop()
 
 

@@ -128,3 +128,19 @@ def test_seams_fade_where_sound_stops_and_comes_back_and_nowhere_else():
     assert not seams.joined(None).any()
     np.testing.assert_array_equal(seams.joined(loud), loud)
     assert seams.joined(3 * loud).max() == 1  # nobody's ears, and no integer, take more
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_at_a_cut_sound_fades_over(silent: bool):
+    config = dataclasses.replace(tiny_codec.CONFIG, sample_rate_hz=8000, ratios=(20, 16))
+    seams = Seams(dataclasses.replace(voice(), codec=dataclasses.replace(voice().codec, config=config)))
+    seams.cut()
+    before, after = np.full(640, 0.8, np.float32), np.full(640, -0.4, np.float32)
+    pieces = [seams.joined(before)]
+    np.testing.assert_array_equal(pieces[0], before)  # a cut before the first sound is none
+    seams.cut()
+    pieces += [seams.joined(samples) for samples in ([None] * silent + [after, after])]
+    assert np.abs(np.diff(np.concatenate(pieces))).max() < 0.031  # 1.2 in 40 samples, 5 ms
+    assert not silent or not pieces[1][40:].any()
+    np.testing.assert_array_equal(pieces[-2][40:], after[40:])
+    np.testing.assert_array_equal(pieces[-1], after)
