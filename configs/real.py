@@ -27,7 +27,7 @@ Command:  HELD=$(python -c "from configs.real import get_config; print(get_confi
               --config.train.seed=1 --config.train.learning_rate=7e-4 --config.train.warmup_steps=50 \
               --config.data.seed=1 --config.data.flip=False
           python -m launch.export --checkpoint=runs/real --out=mmduplex_jax/weights/real --pad_bias=1 \
-              --max_bytes=15000000
+              --anew_at_cuts --max_bytes=15000000
           python -m launch.evaluate --data=real --root=PACK --split=held
 Hardware: 2 CPU cores, 6 GB; 10 GB of disk.
 Time:     12 minutes for the data, 35 to encode it (both cores), 46 and 10 for the two trainings (1.1 steps a second),
