@@ -306,7 +306,13 @@ class Scene(NamedTuple):
 
 async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterator[Word | Gap | Scene | None]:
     """The words after number `seq` as they are said, to the end of the stream; None where `while_s` brought nothing."""
-    scene_s: float | None = None
+    told: Scene | None = None
+
+    def unsaid() -> Scene | None:
+        scene = Scene(session.scene_s)
+        # (Of a stream that goes on from what was kept, words that the reader has are said again.)
+        return scene if session.words.seq == seq and scene not in (told, Scene(session.words.scene_s)) else None
+
     while True:
         changes, ended = session.changes, session.ended is not None
         try:
@@ -316,18 +322,17 @@ async def read_words(session: Session, seq: int, while_s: float) -> AsyncIterato
             yield Gap(gone.missed)
             continue
         for word in words:
-            seq, scene_s = word.seq, word.scene_s
+            seq, told = word.seq, None
             yield word
         if ended:
             return
-        if session.scene_s != scene_s and session.words.seq <= seq:
-            scene_s = session.scene_s
-            yield Scene(scene_s)
+        if scene := unsaid():
+            told = scene
+            yield scene
             continue
         try:
             async with asyncio.timeout(while_s):
-                # (Of a stream that goes on from what was kept, words that the reader has are said again.)
-                while session.words.seq <= seq and session.scene_s == scene_s and session.ended is None:
+                while session.words.seq <= seq and unsaid() is None and session.ended is None:
                     changes = await session.news(changes)
         except TimeoutError:
             yield None
@@ -367,11 +372,11 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
     await response.prepare(request)
     await _write(response, "WEBVTT\n", send_s)
     grouper = CueGrouper()
+    rest = lambda: grouper.advance(session.now_s, session.scene_s) + grouper.finish()
     if request.query.get("follow") == "0":
         words = session.words.after(session.words.missed(0))
         cues = [cue for word in words for cue in grouper.add(TimedWord(*word[1:]))]
-        cues += grouper.advance(session.now_s, session.scene_s) + grouper.finish()
-        await _write(response, "".join(vtt_cue(cue) for cue in cues), send_s)
+        await _write(response, "".join(vtt_cue(cue) for cue in [*cues, *rest()]), send_s)
     else:
         quiet = 0
         async for word in read_words(session, 0, PAUSE_S):
@@ -385,7 +390,7 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
             else:
                 text = "".join(vtt_cue(cue) for cue in grouper.add(TimedWord(*word[1:])))
             await _write(response, text, send_s)
-        await _write(response, "".join(vtt_cue(cue) for cue in grouper.finish()), send_s)
+        await _write(response, "".join(vtt_cue(cue) for cue in rest()), send_s)
     await response.write_eof()
     return response
 

@@ -31,6 +31,11 @@ class WordLog:
         self._words: deque[Word] = deque(maxlen=words_max)
         self.seq = 0
 
+    @property
+    def scene_s(self) -> float | None:
+        """Of the last word; None where none is kept."""
+        return self._words[-1].scene_s if self._words else None
+
     def go_on(self, words: Sequence[Word], seq: int) -> None:
         """Begins with words of elsewhere, of which the last was number `seq`."""
         self._words.extend(words)

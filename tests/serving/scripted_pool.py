@@ -83,9 +83,9 @@ class ScriptedSeat:
         tick = self._step // 2
         step_s = Clock().step_s
         self._waiting -= 1
-        self._output(t_s, [], TOKENS)
         if tick in self._pool.cuts:
             self._scene_s = t_s
+        self._output(t_s, [], TOKENS)
         said = [TimedWord(text, t_s, t_s + step_s, *self._of_word()) for text in self._pool.says(tick, frame)]
         self._output(t_s + step_s, said, NO_TOKENS)
 

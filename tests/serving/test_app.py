@@ -149,6 +149,48 @@ def test_feeds_close_what_is_open_where_a_scene_ends():
     run(test())
 
 
+def test_a_reader_that_comes_back_is_not_told_of_a_scene_of_which_it_has_words():
+    async def test():
+        pool = ScriptedPool(says=lambda tick, _: [f"w{tick}"] if tick in (1, 3) else [])
+        pool.cuts = {2, 5}
+        async with served(pool) as server, server.stream(mode="file") as stream:
+            for tick in range(4):
+                await stream.show(tick)
+            while len(stream.words()) < 2:
+                await stream.next()
+            url = f"{server.url}/v1/sessions/{stream.hello['session']}/words"
+            headers = {"Last-Event-ID": "2"}
+            async with server.http.get(url, params={"key": stream.hello["feed"]}, headers=headers) as words:
+                for tick in range(4, 7):
+                    await stream.show(tick)
+                events = (await words.content.readuntil(b"event: scene\n")).decode()
+                assert words_of(events) == []
+                assert json.loads((await words.content.readline()).split(b": ", 1)[1]) == {"scene_s": 0.8}
+                await stream.say(type="end")
+                assert "event: scene" not in await words.text()
+
+    run(test())
+
+
+def test_the_last_caption_ends_with_its_scene_where_the_stream_does_too():
+    async def test():
+        pool = ScriptedPool(says=lambda tick, _: ["w"] if tick == 0 else [])
+        pool.cuts, pool.ends_sentence = {2}, False
+        async with served(pool) as server, server.stream(mode="file") as stream:
+            url = f"{server.url}/v1/sessions/{stream.hello['session']}/captions.vtt"
+            async with server.http.get(url, params={"key": stream.hello["feed"]}) as captions:
+                pool.may_go.clear()
+                for tick in range(3):
+                    await stream.show(tick)
+                await stream.say(type="end")
+                await server.until(lambda: server.pool.all_seats[0].left)
+                pool.may_go.set()
+                (cue,) = read_captions(await captions.text())
+            assert (cue.text, cue.end_s) == ("W.", pytest.approx(0.08 + 0.25))
+
+    run(test())
+
+
 def test_feeds_need_their_key_and_are_not_many():
     async def test():
         async with served(limits=Limits(feeds=1)) as server, server.stream() as stream:
