@@ -129,6 +129,7 @@ class Watching {
     this.connection = null;
     this.grabber = null;
     this.lastStatus = null;
+    this.readAloud = null;
     this.droppedBefore = 0;
     this.warnedAt = 0;
     this.heardAt = performance.now();
@@ -214,12 +215,7 @@ class Watching {
     const list = $("transcript");
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
     if (begins) {
-      // Read aloud when it is whole, not word by word.
-      const before = this.words.phrases.at(-2);
-      if (before) {
-        $("heard").textContent = textOf(before);
-        list.lastChild.lastChild.textContent = textOf(before);
-      }
+      this.showWhole(this.words.phrases.at(-2));
       const item = document.createElement("li");
       const time = document.createElement("time");
       time.textContent = stamp(word.t_video_s, ".").replace(/^00:/, "").slice(0, -1);
@@ -235,7 +231,7 @@ class Watching {
   onStatus(status) {
     this.lastStatus = status;
     this.heardAt = performance.now();
-    if (this.words.watch(status)) this.showLast();
+    if (this.words.watch(status)) this.showWhole(this.words.phrases.at(-1));
     timeline.add(status);
     overlay.add(status, frameSize(this.connection.hello.frame_px), this.connection.hello.fit);
     const dropped = status.dropped_frames + this.connection.leftOut;
@@ -267,16 +263,16 @@ class Watching {
     problem("connection", "");
     if (!expected) problem("ended", `The stream has ended: ${message}`);
     this.words.end();
-    this.showLast();
+    this.showWhole(this.words.phrases.at(-1));
     this.close();
   }
 
-  // The last phrase is whole.
-  showLast() {
-    const last = this.words.phrases.at(-1);
-    if (!last) return;
-    $("heard").textContent = textOf(last);
-    $("transcript").lastChild.lastChild.textContent = textOf(last);
+  // The phrase that is shown last is whole (undefined: none is shown yet). Read aloud now, not word by word, and once.
+  showWhole(phrase) {
+    if (!phrase) return;
+    $("transcript").lastChild.lastChild.textContent = textOf(phrase);
+    if (phrase !== this.readAloud) $("heard").textContent = textOf(phrase);
+    this.readAloud = phrase;
   }
 
   // What changes with time alone.
