@@ -380,7 +380,7 @@ class Handover:
             shape, numbers = stream["cells"]
             cells = np.frombuffer(bytes.fromhex(numbers), np.uint8).reshape(shape)
         word = OpenWord(tuple(token_ids), *rest)
-        known = (last_t_s, stream["dropped"], cells, stream["cut_s"], stream["scene_s"])
+        known = (last_t_s, stream["dropped"], cells, stream["scene_s"])
         state = StreamState(arrays, stream["steps"], word, *known)
         words = [Word(*word) for word in fields["words"]]
         config = parse_config(fields["config"])

@@ -508,7 +508,7 @@ class InFlight:
         saving = item.saving
         slot, decoder = saving.slot, saving.segment.decoder
         arrays = [np.asarray(array) for array in item.arrays]
-        known = (saving.last_t_s, saving.dropped, saving.cells, saving.cut_s, saving.segment.scene_s)
+        known = (saving.last_t_s, saving.dropped, saving.cells, saving.segment.scene_s)
         state = StreamState(arrays, saving.steps, decoder.saved(), *known)
         if saving.leaves:
             # It goes on elsewhere with the word that is being said.

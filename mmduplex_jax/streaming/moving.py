@@ -33,9 +33,8 @@ class StreamState(NamedTuple):
       word: that is being said.
       last_t_s: the time of the last tick; minus infinity before the first.
       dropped: frames so far.
-      cells, cut_s: where the stream begins anew at cuts: of the last tick's frame, and when the last one was
-        (`CutDetector`).
-      scene_s: when the scene that is being told began, where a cut began it.
+      cells: of the last tick's frame, where the stream begins anew at cuts (`CutDetector.before`).
+      scene_s: when the scene that is being told began: the time of the last cut (`CutDetector.cut_s`).
     """
 
     arrays: Sequence[np.ndarray]
@@ -44,7 +43,6 @@ class StreamState(NamedTuple):
     last_t_s: float
     dropped: int
     cells: np.ndarray | None = None
-    cut_s: float | None = None
     scene_s: float | None = None
 
 

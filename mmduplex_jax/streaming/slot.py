@@ -88,13 +88,14 @@ class WaitingFrame(NamedTuple):
       t_s: the time in the stream that it is of.
       frame: uint8 `[H, W, 3]`.
       arrived_s: the pool's time when it came.
-      after_cut: it, or a frame that was dropped before it, is of another scene than those before.
+      cut_s: the time of the cut, where it is of another scene than those before: its own, or that of a frame that was
+        dropped before it.
     """
 
     t_s: float
     frame: np.ndarray
     arrived_s: float
-    after_cut: bool = False
+    cut_s: float | None = None
 
 
 class Segment:
@@ -127,7 +128,7 @@ class Saving(NamedTuple):
     Attributes:
       slot, segment: where it is, and what is being said there.
       steps: of the model since the last reset.
-      last_t_s, dropped, cells, cut_s: as of `StreamState`.
+      last_t_s, dropped, cells: as of `StreamState`.
       on_state: takes the state.
       leaves: the stream ends here with it.
     """
@@ -138,7 +139,6 @@ class Saving(NamedTuple):
     last_t_s: float
     dropped: int
     cells: np.ndarray | None
-    cut_s: float | None
     on_state: Callable[[StreamState], None]
     leaves: bool
 
@@ -190,7 +190,7 @@ class Slot:
         self._clock, self._tokenizer, self._policy, self._counts = clock, tokenizer, policy, counts
         self._deliver, self._on_end = deliver, on_end
         self.paused = self.leaving = self.reset_wanted = False
-        self.cuts = CutDetector(*(() if begun is None else (begun.cells, begun.cut_s))) if anew_at_cuts else None
+        self.cuts = CutDetector(*(() if begun is None else (begun.cells, begun.scene_s))) if anew_at_cuts else None
         self.waiting: deque[WaitingFrame] = deque()
         self.waiting_max = 1 + clock.ticks_in(policy.lag_max_s)
         self.dropped = 0
@@ -240,7 +240,7 @@ class Slot:
     @property
     def at_cut(self) -> bool:
         """Whether the next frame is of another scene, with which another stream begins."""
-        return bool(self.waiting) and self.waiting[0].after_cut
+        return bool(self.waiting) and self.waiting[0].cut_s is not None
 
     @property
     def wants_turn(self) -> bool:
@@ -265,9 +265,9 @@ class Slot:
             return None
         assert self.on_state is not None
         on_state, self.on_state = self.on_state, None
-        cells, cut_s = (None, None) if self.cuts is None else (self.cuts.before, self.cuts.cut_s)
+        cells = None if self.cuts is None else self.cuts.before
         segment = self.segment
-        return Saving(self, segment, segment.steps, self.last_t_s, self.dropped, cells, cut_s, on_state, self.leaving)
+        return Saving(self, segment, segment.steps, self.last_t_s, self.dropped, cells, on_state, self.leaving)
 
     def take(self, now_s: float, tick_every: int) -> WaitingFrame:
         """The frame of the tick that begins now, after `drop_late`."""
@@ -281,8 +281,8 @@ class Slot:
         """Begins another stream; returns the one before."""
         scene_s = None
         if self.at_cut:
-            scene_s = self.waiting[0].t_s
-            self.waiting[0] = self.waiting[0]._replace(after_cut=False)
+            scene_s = self.waiting[0].cut_s
+            self.waiting[0] = self.waiting[0]._replace(cut_s=None)
         before, self.segment = self.segment, Segment(self._tokenizer, scene_s=scene_s)
         self.reset_wanted = False
         return before
@@ -316,8 +316,8 @@ class Slot:
 
     def _drop_oldest(self) -> None:
         dropped = self.waiting.popleft()
-        if dropped.after_cut and self.waiting:
-            self.waiting[0] = self.waiting[0]._replace(after_cut=True)
+        if self.waiting and self.waiting[0].cut_s is None:
+            self.waiting[0] = self.waiting[0]._replace(cut_s=dropped.cut_s)
         self.dropped += 1
         self._counts.dropped_frames += 1
 
@@ -353,8 +353,8 @@ class StreamHandle:
                 raise ValueError(f"times must be finite and rise: {t_s} s came after {slot.last_t_s} s")
             if not slot.live and len(slot.waiting) >= slot.waiting_max:
                 raise BufferError(f"{len(slot.waiting)} frames wait: offer more when there is `room`")
-            after_cut = slot.cuts is not None and cells is not None and slot.cuts.is_cut(t_s, cells)
-            slot.add(WaitingFrame(t_s, frame, self._now(), after_cut))
+            is_cut = slot.cuts is not None and cells is not None and slot.cuts.is_cut(t_s, cells)
+            slot.add(WaitingFrame(t_s, frame, self._now(), t_s if is_cut else None))
             self._changed.notify()
 
     @property

@@ -36,7 +36,7 @@ def saved(key: str = "abc", seq: int = 2) -> SavedStream:
         pad_bias=1 / 3, paused=False, seq=seq, replay_seq=0,
         words=[Word(1, "rød", 0.1, 0.3, True), Word(2, "b", 0.2, 1 / 3, None, 0.16)],
         received_s=7.1, now_s=7.04, saved_s=1.8e9, dropped=4, second=[1, 2], resets=3, predicted=False,
-        stream=StreamState(arrays, 88, OpenWord((3, 1), 6.9, 7.0, is_open=True), 7.04, 1, frame[:2, :3], 6.4, 6.3),
+        stream=StreamState(arrays, 88, OpenWord((3, 1), 6.9, 7.0, is_open=True), 7.04, 1, frame[:2, :3], 6.4),
         intake=IntakeState(7.1, 2, 3, 12.5, shown=frame),
     )  # fmt: skip
 

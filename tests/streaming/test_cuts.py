@@ -161,6 +161,10 @@ def test_a_cut_before_a_frame_that_is_dropped_is_one_before_the_next():
     assert outputs[-1].dropped_frames >= 2
     begun = [o.step for o in outputs]
     assert begun.index(0) == begun.count(4)  # nothing of the new scene is a step of the old stream
+    # (Which began with the frame at the cut, though that was dropped.)
+    after = outputs[begun.index(0) :]
+    assert after[0].t_video_s > 3 * TICK_S
+    assert {o.scene_s for o in after} == {3 * TICK_S}
     assert alone.statistics().counts.cuts == 1
 
 
