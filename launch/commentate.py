@@ -19,7 +19,7 @@ beside it (`launch.export --codec`) or is named by --codec.
 
 At the end comes a report; --json writes it with every word:
   real_time_factor          seconds of video watched in a second: 4 is four times as fast as it plays
-  tokens_in_any_second_max  the most video tokens that any second held; the model's cap is never passed
+  tokens_in_any_second_max  the most video tokens that any second held; more than the model's cap only with a cut in it
   step_ms, tick_ms          time of one text step; of a whole tick (a frame and its steps), compilation not counted
   word_lag_p50_s            from the picture to the word, median
   dropped_frames            with --realtime a model that is too slow drops the oldest frames, never words

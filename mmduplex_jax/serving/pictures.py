@@ -274,8 +274,6 @@ class Intake:
         begun = begun or IntakeState()
         self._late, self._too_fast = begun.late, begun.too_fast
         self._before: np.ndarray | None = None
-        # (Kept where the picture is refused with which the clock was set back: whoever takes the next one must know.)
-        self._set_back_s: float | None = None
         self.reset()
         last_s, shown = begun.last_s, begun.shown
         self._set_back_s = begun.set_back_s
@@ -301,6 +299,7 @@ class Intake:
         """Begins anew, with any time; counts go on."""
         config = self._config
         self._decoder = PictureDecoder(config.frame_px, config.fit, config.pixels_max)
+        # (Kept where the picture is refused with which the clock was set back: whoever takes the next one must know.)
         self._set_back_s = None
         self._begin()
 
