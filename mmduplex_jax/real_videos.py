@@ -39,7 +39,7 @@ from mmduplex_jax.evals.real_events import (
     score_real_events,
 )
 from mmduplex_jax.evals.timing.files import write_commentary
-from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words
+from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words, emitted_words
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
@@ -275,9 +275,7 @@ def watch_live(
     total = flops["text"] * steps + flops["tick"] * report["ticks"]
     total += flops["anchor"] * counted.anchors + flops["crop"] * counted.crops
     # (A model without a mark for it does not say where a sentence ends.)
-    words = [
-        Word(word["text"], word["t_emit_s"], ends_sentence=bool(word.get("ends_sentence"))) for word in report["words"]
-    ]
+    words = emitted_words(report["words"])
     said = read_phrases([(word.text, word.start_s) for word in words], classes)
     # Of its steps alone, since a file is decoded in a thread beside them.
     busy_s = report["ticks"] * (report["tick_ms_p50"] or 0.0) / 1000

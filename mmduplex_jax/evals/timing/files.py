@@ -26,7 +26,7 @@ from data_pipelines.sources import Noted
 from data_pipelines.sources.causes import BROKEN_CUE
 from data_pipelines.transcripts import TranscriptError, read_transcript
 from data_pipelines.words import parse_json, split_words, with_sentence_ends
-from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words, utterance_at, words_of
+from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_words, emitted_words, utterance_at, words_of
 
 SUFFIXES = (".json", ".vtt", ".srt")
 
@@ -185,15 +185,13 @@ def commentary_files(folder: Path) -> dict[str, Path]:
 
 
 def _emitted(entries: Sequence[Any], place: str) -> list[Word]:
-    """Words of a report of `launch.commentate`, each when it was said."""
-    words = []
+    """`emitted_words`, in the order of time; CommentaryError for what is none."""
     for number, entry in enumerate(entries):
         where = f"{place}: words[{number}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
             raise CommentaryError(f"{where}: a word is an object with text and t_emit_s, got {entry!r}")
-        said_s = _seconds(entry, "t_emit_s", where)
-        words.append(Word(entry["text"], said_s, ends_sentence=bool(entry.get("ends_sentence"))))
-    return sorted(words, key=lambda word: word.start_s)
+        _seconds(entry, "t_emit_s", where)
+    return sorted(emitted_words(entries), key=lambda word: word.start_s)
 
 
 def _seconds(entry: dict[str, Any], name: str, where: str) -> float:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from data_pipelines.schema import Word
 from data_pipelines.words import split_words, spread, utterances
@@ -70,6 +71,20 @@ def utterance_at(text: str, start_s: float, end_s: float | None = None, judged: 
     if end_s is None or end_s <= start_s:
         end_s = start_s + len(words) / SPOKEN_WORDS_HZ
     return Utterance(tuple(spread(words, start_s, end_s)), judged)
+
+
+def emitted_words(entries: Sequence[Mapping[str, Any]]) -> list[Word]:
+    """Words of a report of `launch.commentate`, each when it was said.
+
+    Where the stream says where sentences end, one that was open ends with its scene, too.
+    """
+    words = []
+    for entry, after in itertools.zip_longest(entries, entries[1:]):
+        ends = entry.get("ends_sentence")
+        if ends is False and after is not None:
+            ends = after.get("scene_s") != entry.get("scene_s")
+        words.append(Word(entry["text"], float(entry["t_emit_s"]), ends_sentence=bool(ends)))
+    return words
 
 
 def cut_words(words: Sequence[Word], pause_s: float = PAUSE_S) -> list[Utterance]:

@@ -6,7 +6,7 @@ from data_pipelines.schema import Word
 from mmduplex_jax.evals.timing.pace import pace_counts, pace_figures
 from mmduplex_jax.evals.timing.repetition import repetition_counts, repetition_figures
 from mmduplex_jax.evals.timing.trigger import trigger_counts, trigger_scores
-from mmduplex_jax.evals.timing.utterances import Utterance, cut_words, utterance_at
+from mmduplex_jax.evals.timing.utterances import Utterance, cut_words, emitted_words, utterance_at
 
 
 def one(*words):
@@ -82,3 +82,15 @@ def test_an_utterance_without_an_end_is_spoken_at_150_words_a_minute():
     assert one(("a", 1.0), ("b", 2.0)).end_s == 2.3
     with pytest.raises(ValueError, match="at 1 s there are none"):
         utterance_at(" ", 1.0)
+
+
+def test_a_sentence_that_was_open_at_a_cut_is_an_utterance_of_its_own():
+    entries = [
+        {"text": "White", "t_emit_s": 1.0, "ends_sentence": False},
+        {"text": "Red", "t_emit_s": 1.4, "ends_sentence": False, "scene_s": 1.2},
+        {"text": "bus.", "t_emit_s": 1.8, "ends_sentence": True, "scene_s": 1.2},
+    ]
+    assert [utterance.text for utterance in cut_words(emitted_words(entries))] == ["White", "Red bus."]
+    # Of a stream that says nothing of sentences no word says that one ends.
+    unmarked = [{name: value for name, value in entry.items() if name != "ends_sentence"} for entry in entries]
+    assert not any(word.ends_sentence for word in emitted_words(unmarked))
