@@ -381,6 +381,9 @@ class Stream:
             resets = hello.get("resets", self._resets)
             # All pictures that are left came after the last reset.
             after_s = -1.0 if hello["t_s"] is None or resets < self._resets else hello["t_s"]
+            if self._unanswered and after_s > self._unanswered[-1].t_s + _SET_BACK_S:
+                # The clock was set back, and none of what was shown since came in.
+                after_s = -1.0
             if hello.get("wants_keyframe"):
                 self._leave_out_up_to_keyframe(after_s)
             sent, standing = -1, self._standing

@@ -234,6 +234,30 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
     run(test())
 
 
+def test_pictures_that_were_lost_with_a_connection_are_sent_again_where_the_clock_was_set_back():
+    async def nothing(_) -> None: ...
+
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            (seat,) = server.pool.all_seats
+            for tick in range(40, 43):
+                await stream.send(tick * TICK_S, IMAGE)
+            await server.until(lambda: len(seat.frames) == 3)
+            socket = stream._socket
+            stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+            for tick in range(3):
+                await stream.send(tick * TICK_S, IMAGE)
+            await socket.close()
+            await server.until(lambda: stream.reconnections == 1)
+            await stream.send(3 * TICK_S, IMAGE)
+            await stream.end()
+            async for _ in stream:
+                pass
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [40, 41, 42, 0, 1, 2, 3]
+
+    run(test())
+
+
 def test_a_server_of_before_that_does_not_say_of_which_reset_an_answer_is_is_understood(monkeypatch):
     monkeypatch.setattr(Session, "_on_begun", lambda self, resets: None)
 
