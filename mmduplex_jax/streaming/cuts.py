@@ -31,7 +31,7 @@ class CutDetector:
     """Tells, frame by frame of one stream, whether it is of another scene than the one before.
 
     Attributes:
-      before: the cells of the last frame (`cells_of`); None before the first.
+      before: the cells of the scene's last frame (`cells_of`); None before the first.
       cut_s: the time of the last cut; None before the first.
     """
 
@@ -40,13 +40,14 @@ class CutDetector:
 
     def is_cut(self, t_s: float, cells: UInt8[np.ndarray, "h w 3"]) -> bool:
         """Whether there is a cut before the frame at `t_s`, of which these are the `cells`; never before the first."""
-        seen, self.before = self.before, cells
-        if seen is None or seen.shape != cells.shape or (self.cut_s is not None and t_s - self.cut_s < _APART_S):
+        is_another = self.before is not None and self.before.shape == cells.shape and _is_another(self.before, cells)
+        if is_another and self.cut_s is not None and t_s - self.cut_s < _APART_S:
+            # It is not looked upon as the scene: if it lasts, it is a cut when the time is over.
             return False
-        if not _is_another(seen, cells):
-            return False
-        self.cut_s = t_s
-        return True
+        self.before = cells
+        if is_another:
+            self.cut_s = t_s
+        return is_another
 
     def forget(self) -> None:
         """The next frame is the first."""

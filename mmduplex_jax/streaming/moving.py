@@ -33,7 +33,7 @@ class StreamState(NamedTuple):
       word: that is being said.
       last_t_s: the time of the last tick; minus infinity before the first.
       dropped: frames so far.
-      cells: of the last tick's frame, where the stream begins anew at cuts (`CutDetector.before`).
+      cells: of its scene's last frame, where the stream begins anew at cuts (`CutDetector.before`).
       scene_s: when the scene that is being told began: the time of the last cut (`CutDetector.cut_s`).
     """
 

@@ -110,6 +110,12 @@ def test_every_cut_of_a_video_that_is_cut_fast_is_found(every_s: float):
     np.testing.assert_array_equal(found, np.flatnonzero(np.diff(shots)) + 1)
 
 
+def test_a_scene_that_follows_a_flash_begins_when_the_second_is_over():
+    (flash, lasting) = np.flatnonzero(cuts([scene(0)] * 3 + [scene(1)] * 2 + [scene(2)] * 12))
+    assert (flash, lasting) == (3, 3 + int(np.ceil(1.0 / TICK_S)))
+    assert np.flatnonzero(cuts([scene(0)] * 3 + [scene(1)] + [scene(2)] * 2 + [scene(1)] * 12)).tolist() == [3]
+
+
 def pool(clock, slots=2, **policy):
     return StreamPool(
         ScriptedLive(script(SAID, 400)), {}, TOKENIZER, CLOCK, FRAME_PX, slots=slots, tokens_per_s_max=8,
