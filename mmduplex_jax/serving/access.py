@@ -26,6 +26,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def feed_secret(token: str) -> str:
+    """What lets anybody read a stream's words, of which its token cannot be found."""
+    return base64.urlsafe_b64encode(hmac.digest(token.encode(), b"feed", "sha256")[:18]).decode()
+
+
 class Access:
     """The rules for requests.
 

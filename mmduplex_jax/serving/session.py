@@ -1,9 +1,7 @@
 """One stream: pictures in, numbered words out. It outlives its connections."""
 
 import asyncio
-import base64
 import dataclasses
-import hmac
 import logging
 import math
 import secrets
@@ -14,6 +12,7 @@ from typing import Any, Literal
 
 from mmduplex_jax.commentator import ModelFacts
 from mmduplex_jax.frame_size import stored_size
+from mmduplex_jax.serving.access import feed_secret
 from mmduplex_jax.serving.decoding import DecoderEnded, DecoderProcesses
 from mmduplex_jax.serving.handover import SavedStream, token_sha256
 from mmduplex_jax.serving.inbox import Inbox, InOrder, Save
@@ -120,7 +119,7 @@ class Session:
         self.key = secrets.token_urlsafe(9) if saved is None else saved.key
         self.id = f"{replica}.{self.key}" if replica else self.key
         self.token = token or secrets.token_urlsafe(24)
-        self.feed = _feed_secret(self.token)
+        self.feed = feed_secret(self.token)
         self.generation = self.replay_seq = self.resets = 0
         self.kept_s = -math.inf
         self.config, self._facts, self._limits, self._counters = config, facts, limits, counters
@@ -682,11 +681,6 @@ class Session:
         self.changes += 1
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _feed_secret(token: str) -> str:
-    """What lets anybody read a stream's words, of which its token cannot be found."""
-    return base64.urlsafe_b64encode(hmac.digest(token.encode(), b"feed", "sha256")[:18]).decode()
 
 
 def _name(picture: Frame) -> str:
