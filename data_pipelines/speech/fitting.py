@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.schema import Word
+from data_pipelines.schema import Record, Word
 from data_pipelines.speech.studio import Studio, faded
 from mmduplex_jax.clock import Clock
 
@@ -126,6 +126,19 @@ def _parts(run: Sequence[tuple[Word, int]], word: Word, step: int, manner: Manne
         return True
     silent_from_s = before.start_s if before.end_s is None else before.end_s
     return word.start_s - silent_from_s >= manner.pause_s
+
+
+def rehearse(records: Sequence[Record], rate_hz: int, manner: Manner, studio: Studio) -> None:
+    """Has the studio say all that `say` will ask of it for these records, in a few runs of its voice's program.
+
+    A program takes a second to start, and a record alone starts it for each speed that its words need.
+    """
+    pieces = [
+        piece
+        for record in records
+        for piece in pieces_of(record.words, record.clock, record.clock.step_of_tick(record.num_ticks), rate_hz, manner)
+    ]
+    _speeds(pieces, manner.speed_max, studio.sounds)
 
 
 def say(words: Sequence[Word], clock: Clock, steps: int, rate_hz: int, manner: Manner, studio: Studio) -> Track:

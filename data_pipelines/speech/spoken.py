@@ -2,16 +2,20 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from data_pipelines.audio_track import AudioFormat, encode_audio
 from data_pipelines.schema import Record
 from data_pipelines.sources import Item, Listing, Noted, Source, Unit, causes
-from data_pipelines.speech.fitting import Manner, say
+from data_pipelines.speech.fitting import Manner, rehearse, say
 from data_pipelines.speech.studio import Studio
 from data_pipelines.speech.voices import voice_of
 from mmduplex_jax.clock import Clock
+
+# Records whose words are said at once: so many wait in memory, and the voice's program starts that much less often.
+_TOGETHER = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +75,13 @@ class SpokenSource:
         return self.source.describe() | {"speech": self.speech.facts}
 
     def items(self, begin: int, end: int) -> Iterator[Item]:
-        for item in self.source.items(begin, end):
-            record = item.content
-            if isinstance(record, Record) and record.audio is None:
-                yield self._spoken(item, record)
-            else:
-                yield item
+        items = self.source.items(begin, end)
+        while some := list(itertools.islice(items, _TOGETHER)):
+            unspoken = [record for item in some if (record := _unspoken(item)) is not None]
+            rehearse(unspoken, self.speech.audio.rate_hz, self.speech.manner, _studio_of(self.speech))
+            for item in some:
+                record = _unspoken(item)
+                yield item if record is None else self._spoken(item, record)
 
     def _spoken(self, item: Item, record: Record) -> Item:
         clock, audio = record.clock, self.speech.audio
@@ -91,6 +96,12 @@ class SpokenSource:
         counted = [(causes.FASTER_SPEECH, track.faster), (causes.CUT_SPEECH, track.cut), (causes.UNSAID, track.unsaid)]
         notes = [Noted(cause, f"{count} {told}", count) for cause, count in counted if count]
         return item._replace(content=spoken, notes=(*item.notes, *notes))
+
+
+def _unspoken(item: Item) -> Record | None:
+    """The record of an item that brings no sound track."""
+    record = item.content
+    return record if isinstance(record, Record) and record.audio is None else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,21 @@ def test_records_without_a_track_get_one_and_others_keep_theirs(piper):
     assert spoken(Files(), speech(piper)).units() == Files().units()  # type: ignore[attr-defined]
 
 
+def test_the_voice_s_program_starts_once_for_the_words_of_several_records(piper, tmp_path):
+    class Others(Records):
+        def items(self, begin, end):
+            for unit in range(begin, end):
+                words = (Word("ab" + "c" * unit, 0.2, 0.8), Word("defg" + "h" * unit, 0.8, 1.5))
+                yield Item(unit, f"r/{unit}", Record(f"r/{unit}", np.zeros((12, 4, 4, 3), np.uint8), CLOCK, words))
+
+    at_once = list(spoken(Others(), speech(piper)).items(0, 4))
+    assert (tmp_path / "runs.txt").read_text().split() == ["1.0000"]  # (nothing has to hurry)
+    for unit, item in enumerate(at_once):
+        config = speech(piper)
+        config["speech"]["cache"] = str(tmp_path / f"said{unit}")  # a studio that remembers nothing
+        assert next(spoken(Others(), config).items(unit, unit + 1)).content.audio == item.content.audio
+
+
 def test_without_a_voice_a_source_is_as_it_was(piper):
     source = Records()
     assert spoken(source, {}) is source
