@@ -10,13 +10,14 @@ import re
 import numpy as np
 
 from data_pipelines.schema import Event, Record, Thing
-from data_pipelines.world.commentator import MIRROR
+
+_MIRRORED = {"left": "right", "right": "left"}
 
 
 def flip_text(text: str) -> str:
     """A word with its side swapped, case and punctuation kept ("Left," becomes "Right,"); others as they are."""
     core = text.strip(".,;:!?\"'()")
-    swapped = MIRROR.get(core.lower())
+    swapped = _MIRRORED.get(core.lower())
     if swapped is None:
         return text
     if core.isupper():

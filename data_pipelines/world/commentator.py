@@ -17,8 +17,6 @@ WORD_S = 0.3
 PAUSE_S = 1.0
 
 SIDES = ("left", "right", "top", "bottom")
-# What a mirrored picture does to the words.
-MIRROR = {"left": "right", "right": "left"}
 
 PATTERNS: dict[str, tuple[str, str, str]] = {
     "enters": ("{s} enters {side}", "{s} comes in {side}", "from {side} comes {s}"),
