@@ -45,6 +45,17 @@ def world_frames(model: Commentator, clips: int) -> np.ndarray:
     return np.stack([make_clip(config, 0, index).frames for index in range(clips)])
 
 
+def there_and_back(model: Commentator, video: str) -> np.ndarray:
+    """uint8 `[1, T, H, W, 3]`: a video forwards, then backwards, so that it goes on after its end without a cut.
+
+    Raises:
+      VideoError: it is no video.
+    """
+    with VideoReader(video, model.clock, model.frame_px, model.fit, trusted=True) as reader:
+        frames = np.stack([tick.frame for tick in reader.ticks()])
+    return np.concatenate([frames, frames[-2:0:-1]])[None]
+
+
 class Saturated:
     """A full pool that always has frames waiting.
 
@@ -61,11 +72,13 @@ class Saturated:
         streams: int = 1,
         ahead: int = 1,
         speaking: bool = False,
+        clips: np.ndarray | None = None,
         on_output: Callable[[StreamOutput], None] = lambda output: None,
     ):
         """Compiles.
 
         Args:
+          clips: uint8 `[clips, T, H, W, 3]`, what is watched over and over; some of the world where not given.
           streams: slots, all taken.
           ahead: see `StreamPool`.
           speaking: all of them are heard; the model has a voice.
@@ -80,7 +93,7 @@ class Saturated:
             self.pool.join(delay_steps=delay_steps, live=False, speaking=speaking, on_output=on_output)
             for _ in range(streams)
         ]
-        clips = world_frames(model, clips=_CLIPS)
+        clips = world_frames(model, clips=_CLIPS) if clips is None else clips
         self._frames, self._clip_ticks = np.concatenate(clips), clips.shape[1]
         self.cycle, self.ticks = len(self._frames), 0
 
@@ -120,10 +133,10 @@ class Watcher:
       heard: pieces of sound since then that are not silence.
     """
 
-    def __init__(self, model: Commentator, speaking: bool = False):
+    def __init__(self, model: Commentator, speaking: bool = False, clips: np.ndarray | None = None):
         self._last_s = 0.0
         self.clear()
-        self.loop = Saturated(model, speaking=speaking, on_output=self._record)
+        self.loop = Saturated(model, speaking=speaking, clips=clips, on_output=self._record)
 
     def clear(self) -> None:
         """Forgets the counts."""
@@ -148,15 +161,21 @@ class Watcher:
 
 
 def simulated_hours(
-    model: Commentator, hours: float, part_s: float = 3600.0, compared_s: float = 1800.0, speaking: bool = False
+    model: Commentator,
+    hours: float,
+    part_s: float = 3600.0,
+    compared_s: float = 1800.0,
+    speaking: bool = False,
+    clips: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Watches the world for `hours` of a stream's time, as fast as it can, in a pool of one slot.
+    """Watches clips, over and over, for `hours` of a stream's time, as fast as it can, in a pool of one slot.
 
     Args:
       hours: of the stream's time.
       part_s: the time of a row.
       compared_s: then so much more in turns with fresh streams; it is timed for each of the three.
       speaking: they are heard; the model has a voice.
+      clips: see `Saturated`.
 
     Returns:
       `parts`, a row for every `part_s` (step p50 and p99, memory at its end, words, tokens a second, and of a stream
@@ -164,7 +183,7 @@ def simulated_hours(
       `memory_drift`, `p99_ratio`; `compared`, see `in_turns`; `recompilations`; `real_time_factor`.
     """
     clock = model.clock
-    old = Watcher(model, speaking)
+    old = Watcher(model, speaking, clips)
     parts: list[dict[str, float]] = []
     ticks, per_part = clock.ticks_in(hours * 3600.0), clock.ticks_in(part_s)
     began_s = time.perf_counter()
@@ -185,7 +204,7 @@ def simulated_hours(
         )
         print(parts[-1], flush=True)
     wall_s = time.perf_counter() - began_s
-    compared = in_turns(model, old, compared_s, speaking) if compared_s else None
+    compared = in_turns(model, old, compared_s, speaking, clips) if compared_s else None
     statistics = old.loop.pool.statistics()
     old.loop.close()
     return {
@@ -199,7 +218,9 @@ def simulated_hours(
     }
 
 
-def in_turns(model: Commentator, old: Watcher, compared_s: float, speaking: bool = False) -> dict[str, float]:
+def in_turns(
+    model: Commentator, old: Watcher, compared_s: float, speaking: bool = False, clips: np.ndarray | None = None
+) -> dict[str, float]:
     """Times an old stream, a fresh one and another fresh one in turns of some seconds, in changing order.
 
     Returns:
@@ -207,7 +228,7 @@ def in_turns(model: Commentator, old: Watcher, compared_s: float, speaking: bool
       `again` to `fresh`, whose distance from 1 is chance; `turns` of each.
     """
     clock = model.clock
-    watchers = {"old": old, "fresh": Watcher(model, speaking), "again": Watcher(model, speaking)}
+    watchers = {"old": old, "fresh": Watcher(model, speaking, clips), "again": Watcher(model, speaking, clips)}
     for watcher in watchers.values():
         # All stand at the same frame afterwards, the fresh ones at their own ages.
         watcher.watch(-watcher.loop.ticks % watcher.loop.cycle)

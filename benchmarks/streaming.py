@@ -5,13 +5,14 @@
     python -m benchmarks.streaming --weights=float32,bfloat16,int8 --parts=text --json=weights.json
     python -m benchmarks.streaming --checkpoint=world --batches= --simulated_hours=24 --json=day.json
     python -m benchmarks.streaming --checkpoint=runs/speak --codec=runs/codec --speaking --batches= --simulated_hours=1
+    python -m benchmarks.streaming --checkpoint=real --batches= --simulated_hours=1 --part_s=600 --watch=quiet.mp4
     python -m benchmarks.streaming --checkpoint=world --batches= --sessions=1024 --json=sessions.json
     python -m benchmarks.streaming --peers --peers_python=.venv-peers/bin/python --json=peers.json
 
 `text` is the text stream's step alone, `whole` the model's live step (half of them with a frame, at the usual stride);
 both are waited for one by one, as on a machine that has nothing to overlap. Random parameters cost what trained ones
 do: what the tokenizer spends is not learned. The long run feeds one stream through a pool of one slot; with --speaking
-it is heard.
+it is heard. It sees clips of the world, or with --watch a video, forwards and backwards, over and over.
 
 Every arm is timed once a round, and the order turns around from round to round, so that a drift of the machine's speed
 falls on all alike; a ratio is taken within a round, and its spread over the rounds is part of the result.
@@ -42,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from benchmarks.pools import real_time_sessions, simulated_hours, world_frames
+from benchmarks.pools import real_time_sessions, simulated_hours, there_and_back, world_frames
 from benchmarks.stepper import Arms, Stepper, step_cost_ms, step_percentile_ms
 from benchmarks.turns import in_turns, machine
 from mmduplex_jax.commentator import Commentator, load, random_commentator
@@ -440,7 +441,10 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         report["sessions"] = real_time_sessions(model, args.session_s, args.sessions)
         print(f"{report['sessions']['largest']} sessions in real time, of at most {args.sessions} tried")
     if args.simulated_hours:
-        report["long"] = found = simulated_hours(model, args.simulated_hours, args.part_s, speaking=args.speaking)
+        clips = there_and_back(model, args.watch) if args.watch else None
+        report["long"] = found = simulated_hours(
+            model, args.simulated_hours, args.part_s, args.compared_s, speaking=args.speaking, clips=clips
+        )
         print(
             f"{found['hours']} h at {found['real_time_factor']} x real time: memory {found['memory_drift']:+.2%}, "
             f"p99 of the last part {found['p99_ratio']:.3f} x the first's, {found['recompilations']} recompilations"
@@ -480,6 +484,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--limit_s", type=float, default=15.0, help="of an arm in a round (default: %(default)s)")
     add("--simulated_hours", type=float, default=0.0, help="hours of one stream, at full speed (default: none)")
     add("--part_s", type=float, default=3600.0, help="stream seconds of a row of the long run (default: %(default)s)")
+    text = "then so much more in turns with two fresh ones; 0 for none (default: %(default)s)"
+    add("--compared_s", type=float, default=1800.0, help=text)
+    add("--watch", metavar="VIDEO", help="what the stream of the long run sees (default: clips of the world)")
     add("--speaking", action="store_true", help="the stream of the long run is heard")
     add("--codec", metavar="DIR", help=CODEC_HELP)
     add("--sessions", type=int, default=0, help="look for the most in real time, up to so many (default: do not)")

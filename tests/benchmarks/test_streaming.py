@@ -3,10 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 
 from benchmarks import streaming
-from benchmarks.pools import Watcher, simulated_hours
+from benchmarks.pools import Watcher, simulated_hours, there_and_back
 from benchmarks.streaming import arms_of
 from mmduplex_jax.models.live import LiveModel
 from mmduplex_jax.text_tokenizer import TextTokenizer
@@ -17,7 +19,7 @@ from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, Scripted
 def speaker(live, params, tokenizer, frame_px):
     config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
     return SimpleNamespace(
-        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px,
+        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px, fit="pad",
         tokens_per_s_max=8, tokens_per_s_min=1, voice=None, sample_rate_hz=None,
     )  # fmt: skip
 
@@ -36,6 +38,23 @@ def test_hours_are_cut_into_parts_that_hold_every_word(capsys):
     assert found["memory_drift"] == pytest.approx(last["resident_mb"] / first["resident_mb"] - 1, abs=1e-4)
     assert found["p99_ratio"] == pytest.approx(last["p99_ms"] / first["p99_ms"], abs=1e-3)
     assert all(0 < part["p50_ms"] <= part["p99_ms"] for part in found["parts"])
+
+
+def test_a_video_is_watched_there_and_back(tmp_path):
+    for number in range(40):  # 25 pictures a second
+        av.VideoFrame.from_ndarray(np.full((8, 8, 3), number, np.uint8), format="rgb24").save(
+            tmp_path / f"{number:02}.png"
+        )
+    model = SimpleNamespace(clock=CLOCK, frame_px=FRAME_PX, fit="pad")
+    (frames,) = there_and_back(model, str(tmp_path))  # type: ignore[arg-type]
+    shown = frames[:, 0, 0, 0]
+    assert shown[:10].tolist() == [4 * tick for tick in range(10)]
+    assert shown[10:].tolist() == shown[8:0:-1].tolist()
+    watcher = Watcher(speaker(ScriptedLive(script({}, 8)), {}, TOKENIZER, FRAME_PX), clips=frames[None])
+    watcher.watch(len(frames) + 3)
+    # The model spends as many tokens as its frame's first pixel says, at most 8.
+    assert watcher.tokens == sum(min(8, number) for number in [*shown, *shown[:3]])
+    watcher.loop.close()
 
 
 def test_an_old_stream_runs_in_turns_with_two_fresh_ones(monkeypatch):
@@ -103,3 +122,5 @@ def test_the_command_writes_its_report(tmp_path, monkeypatch, capsys):
         streaming.main(["--checkpoint=x", "--parts=sound"])
     assert streaming.main(["--checkpoint=x", "--batches=", "--speaking", "--simulated_hours=1"]) == 2
     assert "scripted has no audio stream, or no codec" in capsys.readouterr().err
+    assert streaming.main(["--checkpoint=x", "--batches=", "--simulated_hours=1", f"--watch={path}"]) == 2
+    assert str(path) in capsys.readouterr().err
