@@ -43,7 +43,7 @@ from mmduplex_jax.evals.timing.utterances import Commentary, Utterance, cut_word
 from mmduplex_jax.planning.cost import live_step_flops
 from mmduplex_jax.stages.config_file import load_config
 from mmduplex_jax.stages.duplex.task import DuplexTask
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.tokenizer.bflow import FLOW
 from mmduplex_jax.weights.trained import Trained
 from mmduplex_jax.word_decoder import TimedWord
@@ -336,16 +336,9 @@ class _Counted:
     def __init__(self) -> None:
         self.anchors = self.crops = 0
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
-        self.anchors += tokens.is_anchor
-        self.crops += int((tokens.kind == FLOW).sum())
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
+        self.anchors += result.tokens.is_anchor
+        self.crops += int((result.tokens.kind == FLOW).sum())
 
     def close(self, words: Sequence[TimedWord]) -> None:
         pass

@@ -15,8 +15,7 @@ from mmduplex_jax.client import Heard, Status, Stream, StreamLost, Word, connect
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.commentator import Delays
 from mmduplex_jax.frame_size import FrameSize, fit_of, frame_size
-from mmduplex_jax.streaming.pool import TickResult
-from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
+from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
 

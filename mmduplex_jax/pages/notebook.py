@@ -47,7 +47,7 @@ from mmduplex_jax.stages.vlm.captioner import (
     pieces_of,
 )
 from mmduplex_jax.streaming.captions import Terminal
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.tokenizer.bflow import ANCHOR
 from mmduplex_jax.weights import portable
 from mmduplex_jax.weights.trained import DEFAULT, MODELS, Trained, load_trained
@@ -232,17 +232,10 @@ class _Counter:
     def __init__(self) -> None:
         self.spent: list[Spent] = []
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Counts the tick."""
-        anchor = int((tokens.kind == ANCHOR).sum())
-        self.spent.append(Spent(anchor, tokens.number - anchor, tokens_in_last_second))
+        anchor = int((result.tokens.kind == ANCHOR).sum())
+        self.spent.append(Spent(anchor, result.tokens.number - anchor, tokens_in_last_second))
 
     def close(self, words: Sequence[TimedWord]) -> None:
         """Nothing is left to do."""

@@ -12,7 +12,7 @@ from typing import IO, TextIO
 
 from data_pipelines.decode import Tick
 from mmduplex_jax.streaming.sentences import PAUSE_S, SentenceWriter, WrittenWord, closed
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.word_decoder import TimedWord
 
 _LINE_CHARACTERS_MAX = 42
@@ -41,18 +41,11 @@ class Terminal:
         self._writer = SentenceWriter()
         self._line: list[WrittenWord] = []
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Prints the tick's words."""
-        for word in words:
+        for word in result.words:
             self._print(word)
-        if self._writer.is_over(tick.t_s, scene_s):
+        if self._writer.is_over(tick.t_s, result.scene_s):
             self._end_line()
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -95,16 +88,9 @@ class CaptionFile:
             self._file.write("WEBVTT\n")
             self._file.flush()
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Adds the tick's words."""
-        self.add(words, tick.t_s, scene_s)
+        self.add(result.words, tick.t_s, result.scene_s)
 
     def add(self, words: Sequence[TimedWord], now_s: float, scene_s: float | None = None) -> None:
         """Takes new words, and writes what captions are complete at `now_s`, in the scene that began at `scene_s`."""

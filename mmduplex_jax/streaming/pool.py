@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,13 +30,13 @@ from mmduplex_jax.streaming.slot import (
     Saving,
     Segment,
     Slot,
-    SpentTokens,
     StreamHandle,
     StreamOutput,
+    TickResult,
     check_settings,
     check_voice,
 )
-from mmduplex_jax.streaming.sound import Seams, SoundPiece, Voice
+from mmduplex_jax.streaming.sound import Seams, Voice
 from mmduplex_jax.streaming.statistics import PoolCounts, PoolStatistics
 from mmduplex_jax.text_tokenizer import TextTokenizer
 from mmduplex_jax.typing import PyTree
@@ -434,24 +433,6 @@ class StreamPool:
             for slot in slots:
                 slot.leaving = True
         self._in_flight.abandon(slots)
-
-
-class TickResult(NamedTuple):
-    """What a tick gave.
-
-    Attributes:
-      words: completed in its steps.
-      tokens: that it spent.
-      step_ms: of each step.
-      sound: of them.
-      scene_s: when the tick's scene began (`StreamOutput.scene_s`).
-    """
-
-    words: list[TimedWord]
-    tokens: SpentTokens
-    step_ms: list[float]
-    sound: tuple[SoundPiece, ...] = ()
-    scene_s: float | None = None
 
 
 class Session:

@@ -14,7 +14,7 @@ from data_pipelines.decode import Tick
 from data_pipelines.geometry import frame_in_picture
 from mmduplex_jax.frame_size import FrameSize, frame_size
 from mmduplex_jax.streaming.sentences import SentenceWriter, WrittenWord
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import SpentTokens, TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.speech import SoundTrack
 from mmduplex_jax.tokenizer.bflow import ANCHOR
@@ -83,22 +83,15 @@ class Renderer:
         self._spent = 0
         self._end_s = 0.0
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Draws the pictures since the last tick with what was known then, the tick's own with what is known now."""
         for picture in tick.pictures:
             if picture.t_s < tick.t_s - 1e-6:
                 self._write(picture.t_s, picture.image)
             self._last = picture.image
-        self._words.extend(map(self._writer.write, words))
-        self._shown_until_s = self._writer.shown_until_s(scene_s)
-        self._take(tick.t_s, tokens)
+        self._words.extend(map(self._writer.write, result.words))
+        self._shown_until_s = self._writer.shown_until_s(result.scene_s)
+        self._take(tick.t_s, result.tokens)
         self._spent = tokens_in_last_second
         self._end_s = tick.t_s + self._tick_s
         if self._last is not None:

@@ -12,8 +12,7 @@ from data_pipelines.decode import Tick
 from data_pipelines.video_source import VideoError, redact
 from mmduplex_jax.clock import Clock
 from mmduplex_jax.streaming.frame_feed import FrameFeed, Reader
-from mmduplex_jax.streaming.pool import TickResult
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.statistics import RunStatistics
 from mmduplex_jax.word_decoder import TimedWord
@@ -27,15 +26,8 @@ _AHEAD_S = 2.0
 class Listener(Protocol):
     """Takes what a stream says as it comes: a terminal, a caption file, a rendered video."""
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
-        """After the steps of each tick; `scene_s` says when its scene began (`StreamOutput.scene_s`)."""
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
+        """After the steps of each tick; in real time `result.words` are said when they come, if that is later."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
         """Once, at the end, with the last words, also when the source broke: finishes what it writes."""
@@ -126,17 +118,16 @@ class Runtime:
                 if stop_after_s is not None and tick.t_s >= stop_after_s:
                     break
                 result = self._session.tick(tick.t_s, tick.frame)
-                words = self._timed(result.words)
+                result = result._replace(words=self._timed(result.words))
                 lag_s = self._wall_s() - tick.t_s if self._realtime else 0.0
-                self._statistics.add(words, result.tokens.number, result.step_ms, lag_s)
+                self._statistics.add(result.words, result.tokens.number, result.step_ms, lag_s)
                 self._end_s = tick.t_s + self._session.clock.tick_s
                 for listener in self._listeners:
-                    spent = result.tokens, self._statistics.tokens_in_last_second
-                    listener.on_tick(tick, words, *spent, result.scene_s)
+                    listener.on_tick(tick, result, self._statistics.tokens_in_last_second)
                 for piece in result.sound:
                     for hear in self._hearers:
                         hear(piece)
-                yield from words
+                yield from result.words
         except (VideoError, ConnectionError) as error:
             self.error = error
         finally:

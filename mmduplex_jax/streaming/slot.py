@@ -81,6 +81,24 @@ class StreamOutput(NamedTuple):
     scene_s: float | None = None
 
 
+class TickResult(NamedTuple):
+    """What a tick gave.
+
+    Attributes:
+      words: completed in its steps.
+      tokens: that it spent.
+      step_ms: of each step.
+      sound: of them.
+      scene_s: when the tick's scene began (`StreamOutput.scene_s`).
+    """
+
+    words: list[TimedWord]
+    tokens: SpentTokens
+    step_ms: list[float]
+    sound: tuple[SoundPiece, ...] = ()
+    scene_s: float | None = None
+
+
 class WaitingFrame(NamedTuple):
     """A frame that waits.
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from data_pipelines.decode import Tick
-from mmduplex_jax.streaming.slot import SpentTokens
+from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
 
@@ -87,14 +87,7 @@ class Heard(Protocol):
     def on_sound(self, piece: SoundPiece) -> None:
         """The next piece."""
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """See `runtime.Listener`."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -133,14 +126,7 @@ class SoundFile:
             self._track = SoundTrack(self._container, codec, self._rate_hz)
         self._track.write(piece)
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Words are not heard."""
 
     def close(self, words: Sequence[TimedWord]) -> None:
@@ -176,14 +162,7 @@ class SoundDevice:
         """Plays a piece; waits while the device still has enough to play."""
         self._stream.write(piece.samples[:, None])
 
-    def on_tick(
-        self,
-        tick: Tick,
-        words: Sequence[TimedWord],
-        tokens: SpentTokens,
-        tokens_in_last_second: int,
-        scene_s: float | None = None,
-    ) -> None:
+    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
         """Words are not heard."""
 
     def close(self, words: Sequence[TimedWord]) -> None:

@@ -19,8 +19,8 @@ from tests.streaming.scripted_stream import CLOCK, FRAME_PX, TOKENIZER, Scripted
 def speaker(live, params, tokenizer, frame_px):
     config = SimpleNamespace(frame_px=frame_px, delay=SimpleNamespace(eval=2))
     return SimpleNamespace(
-        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px, fit="pad",
-        tokens_per_s_max=8, tokens_per_s_min=1, voice=None, sample_rate_hz=None,
+        name="scripted", live=live, params=params, tokenizer=tokenizer, clock=CLOCK, config=config, frame_px=frame_px,
+        fit="pad", tokens_per_s_max=8, tokens_per_s_min=1, voice=None, sample_rate_hz=None,
     )  # fmt: skip
 
 

@@ -16,9 +16,8 @@ from mmduplex_jax.commentator import Commentator
 from mmduplex_jax.models.dual_stream import shifted
 from mmduplex_jax.models.event_memory import MemoryConfig
 from mmduplex_jax.models.live import LiveModel
-from mmduplex_jax.streaming.pool import TickResult
 from mmduplex_jax.streaming.render import Renderer
-from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens
+from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, TickResult
 from mmduplex_jax.tokenizer.bflow import FLOW
 from mmduplex_jax.tokenizer.motion import MotionConfig
 from tests import tiny
@@ -109,7 +108,8 @@ def test_boxes_lie_on_the_picture(tmp_path: Path, width_px, height_px):
     centre = np.array([[36 - height_px * scale / 4, 64]])
     spent = SpentTokens(1, False, centre, np.array([16]), np.array([FLOW]))
     image = np.full((height_px, width_px, 3), 40, np.uint8)
-    renderer.on_tick(Tick(0, 0.0, np.zeros((72, 128, 3), np.uint8), (Picture(0.0, image),)), [], spent, 1)
+    tick = Tick(0, 0.0, np.zeros((72, 128, 3), np.uint8), (Picture(0.0, image),))
+    renderer.on_tick(tick, TickResult([], spent, []), 1)
     renderer.close([])
     with av.open(str(tmp_path / "a.mp4")) as container:
         shown = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)[:-34]

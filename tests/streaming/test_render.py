@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.decode import Picture, Tick
-from mmduplex_jax.streaming.pool import SpentTokens
 from mmduplex_jax.streaming.render import Renderer
 from mmduplex_jax.streaming.runtime import Runtime
-from mmduplex_jax.streaming.slot import NO_TOKENS
+from mmduplex_jax.streaming.slot import NO_TOKENS, SpentTokens, TickResult
 from mmduplex_jax.tokenizer.bflow import FLOW
 from mmduplex_jax.word_decoder import TimedWord
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX, ScriptedReader, script, session
@@ -58,7 +57,8 @@ def test_what_was_said_of_a_scene_is_not_shown_in_the_next(tmp_path: Path):
         words = [TimedWord("red", 0.0, t_s, ends_sentence=False)] if number in (2, 3) else []
         scene_s = CLOCK.tick_time_s(6) if number >= 6 else None
         frame = np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8)
-        renderer.on_tick(Tick(number, t_s, frame, (Picture(t_s, image),)), words, NO_TOKENS, 0, scene_s)
+        result = TickResult(words, NO_TOKENS, [], (), scene_s)
+        renderer.on_tick(Tick(number, t_s, frame, (Picture(t_s, image),)), result, 0)
     renderer.close([])
     frames = rendered(tmp_path / "a.mp4")
     subtitle = lambda tick: (at(frames, CLOCK.tick_time_s(tick))[210:260] > 225).any()
@@ -96,7 +96,7 @@ def test_a_picture_of_another_size_keeps_its_shape_and_its_boxes(tmp_path: Path)
         image = np.full((height_px, width_px, 3), 200, np.uint8)
         t_s = number * CLOCK.tick_s
         tick = Tick(number, t_s, np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8), (Picture(t_s, image),))
-        renderer.on_tick(tick, [], spent, 1)
+        renderer.on_tick(tick, TickResult([], spent, []), 1)
     renderer.close([])
     wide, tall, *_ = [image for _, image in rendered(tmp_path / "a.mp4")]
     lit = lambda image: np.flatnonzero((image[:270] > 120).all(axis=2).any(axis=0))

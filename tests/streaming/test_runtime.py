@@ -24,10 +24,10 @@ class Ear:
         self.ticks, self.words, self.closed = [], [], 0
         self._fail, self._each_s, self.stop = fail, each_s, stop
 
-    def on_tick(self, tick, words, tokens, tokens_in_last_second, scene_s):
+    def on_tick(self, tick, result, tokens_in_last_second):
         time.sleep(self._each_s)
         self.ticks.append(tick.tick)
-        self.words += words
+        self.words += result.words
         if self.stop and self.stop[0] == tick.tick:
             self.stop[1]()
 

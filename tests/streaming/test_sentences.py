@@ -15,7 +15,7 @@ from mmduplex_jax.clock import Clock
 from mmduplex_jax.pages.watched import Commentary
 from mmduplex_jax.streaming.captions import CaptionFile, CueGrouper, Terminal
 from mmduplex_jax.streaming.sentences import SentenceWriter, capitalised, closed, written_sentences
-from mmduplex_jax.streaming.slot import NO_TOKENS
+from mmduplex_jax.streaming.slot import NO_TOKENS, TickResult
 from mmduplex_jax.streaming.statistics import RunStatistics
 from mmduplex_jax.word_decoder import TimedWord
 from tests.written_captions import read_captions
@@ -58,9 +58,9 @@ def lines_of(words: list[TimedWord], ticks_s: tuple[float, ...] = ()) -> list[st
     file = StringIO()
     terminal = Terminal(file)
     for word in words:
-        terminal.on_tick(Tick(0, word.t_emit_s, None), [word], NO_TOKENS, 0, word.scene_s)
+        terminal.on_tick(Tick(0, word.t_emit_s, None), TickResult([word], NO_TOKENS, [], (), word.scene_s), 0)
     for t_s in ticks_s:
-        terminal.on_tick(Tick(0, t_s, None), [], NO_TOKENS, 0)
+        terminal.on_tick(Tick(0, t_s, None), TickResult([], NO_TOKENS, []), 0)
     terminal.close([])
     return file.getvalue().splitlines()
 
@@ -138,12 +138,12 @@ def test_a_cut_closes_the_line_at_once_though_nothing_is_said():
     file = StringIO()
     terminal = Terminal(file)
     for word in CUT[:6]:
-        terminal.on_tick(Tick(0, word.t_emit_s, None), [word], NO_TOKENS, 0, None)
+        terminal.on_tick(Tick(0, word.t_emit_s, None), TickResult([word], NO_TOKENS, []), 0)
     assert file.getvalue().endswith("Red car enters")
-    terminal.on_tick(Tick(0, 2.6, None), [], NO_TOKENS, 0, 2.6)
+    terminal.on_tick(Tick(0, 2.6, None), TickResult([], NO_TOKENS, [], (), 2.6), 0)
     assert file.getvalue().endswith("Red car enters.   (said 1.90s)\n")
     # Where a word of either scene comes with the cut's own tick, each is in its own line.
-    terminal.on_tick(Tick(0, 3.6, None), [CUT[6], CUT[7]], NO_TOKENS, 0, 3.6)
+    terminal.on_tick(Tick(0, 3.6, None), TickResult([CUT[6], CUT[7]], NO_TOKENS, [], (), 3.6), 0)
     assert file.getvalue().splitlines()[-2:] == ["[   2.48s] Person.   (said 2.80s)", "[   3.58s] White"]
 
 

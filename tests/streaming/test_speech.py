@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.decode import Picture, Tick
 from mmduplex_jax.streaming.render import Renderer
-from mmduplex_jax.streaming.slot import NO_TOKENS
+from mmduplex_jax.streaming.slot import NO_TOKENS, TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.streaming.speech import FORMATS, SoundDevice, check_speech, open_speech
 from tests.streaming.scripted_stream import CLOCK, FRAME_PX
@@ -37,6 +37,9 @@ def heard(path: Path) -> tuple[np.ndarray, int]:
     return np.concatenate([np.zeros(max(0, begin), np.float32), samples[max(0, -begin) :] / scale]), rate_hz
 
 
+NOTHING = TickResult([], NO_TOKENS, [])
+
+
 def loud_times_s(samples: np.ndarray, rate_hz: int) -> tuple[float, float]:
     """From when until when something is heard."""
     loud = np.flatnonzero(np.abs(samples) > 0.1) / rate_hz
@@ -53,7 +56,7 @@ def test_a_file_has_the_streams_time(tmp_path: Path, kind: str):
     for step in range(16):
         if step not in (12, 13):
             file.on_sound(piece(step, loud=4 <= step < 10 or step >= 14))
-    file.on_tick(None, [], NO_TOKENS, 0)
+    file.on_tick(None, NOTHING, 0)
     file.close([])
     samples, rate_hz = heard(path)
     assert rate_hz in (RATE_HZ, 48_000)  # a decoder of Opus gives 48 kHz
@@ -88,7 +91,7 @@ def test_a_film_has_its_sound_in_step(tmp_path: Path, kind: str):
         image = np.full((48, 64, 3), 255 * white, np.uint8)
         frame = np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8)
         # The first tick shows no picture: its sound waits for the file to begin.
-        film.on_tick(Tick(number, t_s, frame, (Picture(t_s, image),) if number else ()), [], NO_TOKENS, 0)
+        film.on_tick(Tick(number, t_s, frame, (Picture(t_s, image),) if number else ()), NOTHING, 0)
         for step in (2 * number, 2 * number + 1):
             film.on_sound(piece(step, loud=step in (11, 12)))  # the steps that end where tick 6 begins, and follow
     film.close([])
@@ -127,7 +130,7 @@ def test_a_loudspeaker_gets_the_pieces_and_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", types.SimpleNamespace(OutputStream=Stream, PortAudioError=Error))
     device = open_speech("device", RATE_HZ)
     device.on_sound(piece(0))
-    device.on_tick(None, [], NO_TOKENS, 0)
+    device.on_tick(None, NOTHING, 0)
     device.close([])
     assert played == [(1, "float32"), "start", (LENGTH, 1), "stop", "close"]
     with pytest.raises(ValueError, match=r"no loudspeaker takes 8000 Hz \(Invalid sample rate\)"):
