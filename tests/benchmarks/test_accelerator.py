@@ -250,6 +250,8 @@ def rate_by_batch(monkeypatch, ms_of):
     model = SimpleNamespace(clock=clock, live=SimpleNamespace(config=config))
     monkeypatch.setattr("mmduplex_jax.commentator.random_commentator", lambda *args, **changes: model)
     monkeypatch.setattr(streaming, "with_every_row", lambda model: model)
+    # Behind thousands of tests it takes seconds a row, and there are no arrays here.
+    monkeypatch.setattr(accelerator_parts.gc, "collect", lambda: 0)
     return tried
 
 
