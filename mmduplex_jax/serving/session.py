@@ -171,6 +171,8 @@ class Session:
         self._taken_resets = 0
         # Those before the step that the model answered last.
         self._begun_resets = 0
+        # How often it began anew, by itself too; and before that step.
+        self._restarts = self._begun_restarts = 0
         # It is being handed over: nothing more is taken; and whether what it is came of the pool.
         self._moving = self._saved_last = False
         if saved is not None:
@@ -429,9 +431,9 @@ class Session:
             self._take_step(output)
         self._wake()
 
-    def _on_begun(self, resets: int) -> None:
+    def _on_begun(self, resets: int, restarts: int) -> None:
         """Takes that outputs from now on are of after so many resets; what was said before is not heard any more."""
-        self._begun_resets = resets
+        self._begun_resets, self._begun_restarts = resets, restarts
         if self._sound is not None:
             self._sound.clear()
         self._wake()
@@ -441,7 +443,12 @@ class Session:
         stride = self._facts.clock.video_stride
         if output.step % stride == 0:
             self.now_s, self._tick_tokens = output.t_video_s, output.tokens
-        while self._offered and self._offered[0][0] <= output.t_video_s + _SAME_S:
+        # (What answers a tick of before answers none of those that were offered since, whatever its time.)
+        while (
+            self._begun_restarts == self._restarts
+            and self._offered
+            and self._offered[0][0] <= output.t_video_s + _SAME_S
+        ):
             _, self._tick_change = self._offered.popleft()
         self._take_sound_of(output)
         # A tick is reported after its last step, so that all words that it gave come before.
@@ -598,15 +605,9 @@ class Session:
         assert self._handle is not None
         while not self._live and self._is_full() and self._ending is None:
             await self._changed.wait()
-        while self._ending is None:
-            try:
-                self._handle.offer(tick.t_s, tick.frame)
-            except BufferError:
-                # After a reset, answers that were on their way seem to make more room than there is.
-                await self._changed.wait()
-                continue
+        if self._ending is None:
+            self._handle.offer(tick.t_s, tick.frame)
             self._offered.append((tick.t_s, tick.change))
-            return
 
     def _is_full(self) -> bool:
         """Whether a file's next tick has to wait."""
@@ -674,8 +675,9 @@ class Session:
         self._second.clear()
         if self._sound is not None:
             self._sound.clear()
-        resets = self._taken_resets
-        self._handle.reset(lambda: self._call(self._on_begun, resets))
+        self._restarts += 1
+        begun = self._taken_resets, self._restarts
+        self._handle.reset(lambda: self._call(self._on_begun, *begun))
 
     def _wake(self) -> None:
         self.changes += 1

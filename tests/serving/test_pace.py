@@ -53,24 +53,6 @@ def test_a_picture_that_a_dropped_connection_still_held_is_not_taken_for_receive
     run(test())
 
 
-def test_a_seat_with_less_room_than_was_thought_loses_nothing():
-    async def test():
-        pool = ScriptedPool()
-        pool.waiting_max = 2
-        pool.may_go.clear()
-        async with served(pool, limits=Limits(file_ticks=6)) as server, server.stream(mode="file") as stream:
-            for tick in range(30):
-                await stream.show(tick)
-            await server.until(lambda: len(pool.all_seats[0].frames) == 2)
-            pool.may_go.set()
-            await stream.say(type="end")
-            await stream.hear_all()
-            assert stream.words() == [f"w{i}" for i in range(30)]
-            assert pool.all_seats[0].most_waiting == 2
-
-    run(test())
-
-
 def test_after_a_reset_nothing_has_been_received():
     async def test():
         async with served() as server, server.stream(mode="file") as stream:

@@ -286,6 +286,26 @@ def test_a_file_is_made_to_wait_and_loses_nothing():
     run(test())
 
 
+def test_answers_to_what_was_before_a_reset_are_of_no_tick_after_it():
+    async def test():
+        pool = ScriptedPool()
+        async with served(pool) as server, server.stream(mode="file") as stream:
+            pool.may_go.clear()
+            for tick in (30, 31):
+                await stream.show(tick)
+            await stream.say(type="reset")
+            for tick in (0, 1, 2):
+                await stream.show(tick)
+            await server.until(lambda: len(pool.all_seats[0].frames) == 5)
+            pool.may_go.set()
+            await stream.say(type="end")
+            heard = await stream.hear_all()
+            changes = [message["change"] for message in heard if message["type"] == "status"][2:]
+            assert [change > 0.5 for change in changes] == [False, True, True]
+
+    run(test())
+
+
 def test_a_live_stream_drops_its_oldest_pictures_and_says_how_many():
     async def test():
         async with served(limits=Limits(frame_rate_hz=5)) as server, server.stream(mode="live") as stream:
