@@ -330,7 +330,7 @@ def take_turns(
     for arm in arms:
         ask(arm, 1)
         print(f"ready: {arm.name}, batch {arm.batch}", flush=True)
-    return in_turns([lambda arm=arm: ask(arm, steps) for arm in arms], rounds)
+    return in_turns([lambda arm=arm: ask(arm, steps) for arm in arms], rounds) if arms else []
 
 
 def summary(arm: Arm, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
