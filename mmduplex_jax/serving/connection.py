@@ -35,10 +35,9 @@ from mmduplex_jax.serving.protocol import (
 from mmduplex_jax.serving.session import Session, public_facts
 from mmduplex_jax.serving.sessions import Attachment, Opened, Refused, Sessions
 from mmduplex_jax.serving.sound import SoundEncoder, SoundQueue
-from mmduplex_jax.serving.words import WordsGone
+from mmduplex_jax.serving.words import WordsGone, timed
 from mmduplex_jax.streaming.captions import CueGrouper, vtt_cue
 from mmduplex_jax.streaming.sentences import PAUSE_S
-from mmduplex_jax.word_decoder import TimedWord
 
 _log = logging.getLogger(__name__)
 _MESSAGES_BURST_S = 2.0
@@ -375,7 +374,7 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
     rest = lambda: grouper.advance(session.now_s, session.scene_s) + grouper.finish()
     if request.query.get("follow") == "0":
         words = session.words.after(session.words.missed(0))
-        cues = [cue for word in words for cue in grouper.add(TimedWord(*word[1:]))]
+        cues = [cue for word in words for cue in grouper.add(timed(word))]
         await _write(response, "".join(vtt_cue(cue) for cue in [*cues, *rest()]), send_s)
     else:
         quiet = 0
@@ -388,7 +387,7 @@ async def live_captions(request: web.Request, session: Session, send_s: float) -
             elif isinstance(word, Gap):
                 text = f"\nNOTE {int(word)} earlier words are no longer kept\n"
             else:
-                text = "".join(vtt_cue(cue) for cue in grouper.add(TimedWord(*word[1:])))
+                text = "".join(vtt_cue(cue) for cue in grouper.add(timed(word)))
             await _write(response, text, send_s)
         await _write(response, "".join(vtt_cue(cue) for cue in rest()), send_s)
     await response.write_eof()

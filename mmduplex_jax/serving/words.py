@@ -20,6 +20,11 @@ class WordsGone(LookupError):
         self.missed = missed
 
 
+def timed(word: Word) -> TimedWord:
+    """The word as the model said it, without its number."""
+    return TimedWord(*word[1:])
+
+
 class WordLog:
     """The last `words_max` words of a stream.
 

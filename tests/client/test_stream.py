@@ -207,8 +207,8 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
             (seat,), (session,) = server.pool.all_seats, server.sessions
             await server.until(lambda: len(seat.frames) == 3)
             if cut:
-                # Steps begin anew before the second picture, as after a reset.
-                server.pool.anew_s = TICK_S
+                # Steps begin anew with the second picture, as after a reset; and with that of after it.
+                server.pool.cuts = {1, 4}
             if lost:
                 # What is written from now on is lost; answers still come.
                 stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)

@@ -1,6 +1,5 @@
 """A pool that says what a test tells it to, in a thread of its own as the real one, without a model."""
 
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,13 +77,11 @@ class ScriptedSeat:
 
     def _answer(self, t_s: float, frame: np.ndarray) -> None:
         self._pool.may_go.wait()
-        if abs(t_s - self._pool.anew_s) < 1e-6:
-            self._step = 0
-        tick = self._step // 2
+        tick = self._seq // 2
         step_s = Clock().step_s
         self._waiting -= 1
         if tick in self._pool.cuts:
-            self._scene_s = t_s
+            self._scene_s, self._step = t_s, 0
         self._output(t_s, [], TOKENS)
         said = [TimedWord(text, t_s, t_s + step_s, *self._of_word()) for text in self._pool.says(tick, frame)]
         self._output(t_s + step_s, said, NO_TOKENS)
@@ -140,8 +137,8 @@ class ScriptedSeat:
 
 class ScriptedPool:
     """Attributes: `seats` that are taken, `all_seats` that ever were, `may_go` (cleared, the model is stuck), `sounds`
-    (False, sound gives way), `cuts` (ticks with which a scene begins), `anew_s` (the time of a frame with which steps
-    begin anew, as at a cut), `ends_sentence` (what all words say of it).
+    (False, sound gives way), `cuts` (ticks, of all that a seat answers, with which a scene begins, and steps anew),
+    `ends_sentence` (what all words say of it).
     """
 
     def __init__(self, slots: int = 8, says: Says = a_word_a_tick, last_word: str = ""):
@@ -153,7 +150,7 @@ class ScriptedPool:
         self.may_go.set()
         self.running = self.sounds = True
         self.full_reason = "full"
-        self.lag_s, self.dropped, self.turn_s, self.anew_s = 0.01, 0, 0.0, math.inf
+        self.lag_s, self.dropped, self.turn_s = 0.01, 0, 0.0
         self.cuts: set[int] = set()
         self.ends_sentence: bool | None = None
         self.waiting_max = 100

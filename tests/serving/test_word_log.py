@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmduplex_jax.serving.protocol import Word
-from mmduplex_jax.serving.words import WordLog, WordsGone
+from mmduplex_jax.serving.words import WordLog, WordsGone, timed
 from mmduplex_jax.word_decoder import TimedWord
 
 
@@ -28,10 +28,11 @@ def test_a_reader_gets_every_word_once_or_hears_how_many_are_gone(kept: int, sai
         assert got == list(range(1, sum(said) + 1))
 
 
-def test_numbers_begin_at_1_and_texts_stay():
-    log = WordLog(4)
+def test_numbers_begin_at_1_and_words_stay_what_they_were():
+    log, said = WordLog(4), TimedWord("red", 1.0, 1.5, ends_sentence=True, scene_s=0.5)
     assert log.seq == 0
-    log.append(TimedWord("red", 1.0, 1.5))
+    log.append(said)
     assert log.seq == 1
-    assert log.after(0) == [Word(1, "red", 1.0, 1.5)]
+    assert log.after(0) == [Word(1, "red", 1.0, 1.5, ends_sentence=True, scene_s=0.5)]
+    assert timed(log.after(0)[0]) == said
     assert not list(log.after(1))
