@@ -259,7 +259,8 @@ def test_pictures_that_were_lost_with_a_connection_are_sent_again_where_the_cloc
 
 
 def test_a_server_of_before_that_does_not_say_of_which_reset_an_answer_is_is_understood(monkeypatch):
-    monkeypatch.setattr(Session, "_on_begun", lambda self, resets: None)
+    begun = lambda self, resets, restarts: setattr(self, "_begun_restarts", restarts)
+    monkeypatch.setattr(Session, "_on_begun", begun)
 
     async def test():
         async with served() as server, connect(server.url, mode="file") as stream:
