@@ -6,10 +6,9 @@ Command:  python -m launch.train --config=configs/codec_quickstart.py --workdir=
 Data:     a folder of sound files (.wav, .flac, …) of one voice, or shards whose records keep their sound; a quarter of
           an hour is enough for one synthetic voice.
 Hardware: 2 CPU cores, 3 GB.
-Time:     about an hour of one busy core for 4,000 steps, at 1.0 to 1.7 steps a second (2026-11-30, an AMD EPYC).
-Expected: of words between silences about a tenth mistaken by pocketsphinx, most of them heard too much
-          (docs/speech.md), after 3,494 steps without `hush`, 2,400 with 5e-4 and 2,000 with 1e-3; these 4,000 have not
-          been run in one piece.
+Time:     52 minutes, 1.0 to 2.0 steps a second beside other work (2026-12-01, two cores of an AMD EPYC).
+Expected: of words between silences a tenth mistaken by pocketsphinx, most of them heard too much, and 2 % among the
+          words that are said (docs/speech.md).
 """
 
 from ml_collections import config_dict
