@@ -6,8 +6,8 @@ Data:     the built-in world, spoken: records with codes of the codec that `conf
           without sound teach text alone.
 Hardware: 2 CPU cores, 4 GB.
 Time:     21 minutes, 0.8 steps a second (2026-12-01, two cores of an AMD EPYC, other work of lower rank beside).
-Expected: 0.17 nats a code, 0.06 of the first codebook, event F1 as that of `world`, and a tenth of what it says mistaken
-          by pocketsphinx, as of what the codec says (docs/speech.md).
+Expected: 0.17 nats a code, 0.06 of the first codebook, event F1 as that of `world`, and a tenth of what it says
+          mistaken by pocketsphinx, as of what the codec says (docs/speech.md).
 """
 
 from ml_collections import config_dict
