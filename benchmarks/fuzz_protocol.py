@@ -169,8 +169,8 @@ class Act(NamedTuple):
     Attributes:
       kind: "connect", "resume", "drop", "stall", "go_on", "say" (`what` is sent as it is), "show" (`what` are the ticks
         since its last picture, and the codec and data of another one), "watch" (`what` are how many ticks are shown, by
-        the clock, and the JPEG), "hear" (as "watch", until a word is said; `what` is the JPEG) or "wait" (`what` are
-        milliseconds).
+        the clock, and the JPEG), "hear" (as "watch", until a word is said or the wire is gone; `what` is the JPEG) or
+        "wait" (`what` are milliseconds).
       what: as `kind` says.
     """
 
@@ -290,8 +290,9 @@ class Program:
                 for _ in range(ticks):
                     self._show(client, 1, "jpeg", data)
                     await asyncio.sleep(CLOCK.tick_s)
-            case "hear" if client.wire is not None:
-                while not any(said["type"] == "word" for said in client.wire.received):
+            case "hear" if (wire := client.wire) is not None:
+                # (Its wire may go away meanwhile, or the server may end it.)
+                while client.wire is wire and wire.closed is None and not _has_word(wire):
                     self._show(client, 1, "jpeg", act.what)
                     await asyncio.sleep(CLOCK.tick_s)
             case "wait":
@@ -366,6 +367,10 @@ class Program:
         if client.session is not None:
             said = [word.text for word in client.session.words.after(0)]
             assert client.words == said[: len(client.words)]
+
+
+def _has_word(wire: MemoryWire) -> bool:
+    return any(said["type"] == "word" for said in wire.received)
 
 
 def run_program(pool: StreamPool, acts: Sequence[Act]) -> None:

@@ -1,5 +1,6 @@
 """Whole sessions over a real pool, whatever clients do: what `benchmarks.fuzz_protocol` runs for longer."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_protocol
-from benchmarks.fuzz_protocol import Act, acts, counting_pool, fuzz_pictures, run_program, spoiled
+from benchmarks.fuzz_protocol import Act, Program, acts, counting_pool, fuzz_pictures, run_program, spoiled
 from mmduplex_jax.serving.sessions import Sessions
 from mmduplex_jax.streaming.pool import StreamPool
 
@@ -45,6 +46,26 @@ def test_it_would_notice_a_doubled_word(pool: StreamPool, monkeypatch):
     program = [Act(0, "connect", {"mode": "live"}), Act(0, "hear", JPEG), Act(0, "drop")]
     with pytest.raises(AssertionError, match="'seq'"):
         run_program(pool, program)
+
+
+def test_who_waits_for_a_word_waits_no_longer_than_its_wire_is_there(pool: StreamPool, monkeypatch):
+    monkeypatch.setattr(fuzz_protocol, "PATIENCE_S", 5.0)
+    # The server ends it, before a word was said.
+    run_program(pool, [Act(0, "connect", {"mode": "live"}), Act(0, "say", "[]"), Act(0, "hear", JPEG)])
+
+
+def test_who_waits_for_a_word_may_be_dropped_meanwhile():
+    async def test():
+        program = Program(pool=None)
+        (client, *_) = program._clients
+        client.wire = wire = fuzz_protocol.MemoryWire()
+        hearing = asyncio.create_task(program._act(None, Act(0, "hear", JPEG)))
+        await asyncio.sleep(0.01)
+        await program._act(None, Act(0, "drop"))
+        await asyncio.wait_for(hearing, 5.0)
+        assert wire.gone
+
+    asyncio.run(test())
 
 
 @settings(deadline=None, max_examples=15)
