@@ -40,7 +40,7 @@ from mmduplex_jax.arena.votes import VoteStore
 from mmduplex_jax.client import TOKEN_VARIABLE, read_token
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.limits import add_limit_flags, limits_of
-from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
+from mmduplex_jax.serving.monitoring import logs
 from mmduplex_jax.serving.sockets import add_listen_flags, exit_now, listen, shown_address, stop_at_signals, tls_context
 from mmduplex_jax.stages.config_file import add_json_flag, command_parser, listed, parse_args, write_json
 
@@ -54,10 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(flags(), argv)
     try:
         if not args.only_check_args:
-            configure_logs(args.log)
-            _run(args)
+            with logs(args.log):
+                _run(args)
     except (ValueError, OSError, ImportError) as error:
-        flush_logs()
         print(f"arena: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

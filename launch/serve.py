@@ -13,7 +13,7 @@ from mmduplex_jax.serving.app import HANG_S
 from mmduplex_jax.serving.decoding import DecoderProcesses
 from mmduplex_jax.serving.limits import Limits, add_limit_flags, limits_of
 from mmduplex_jax.serving.listen import ServerSettings, run_server
-from mmduplex_jax.serving.monitoring import configure_logs, flush_logs
+from mmduplex_jax.serving.monitoring import logs
 from mmduplex_jax.serving.sockets import add_listen_flags, exit_now, tls_context
 from mmduplex_jax.serving.sources import Sources
 from mmduplex_jax.stages.config_file import command_parser, listed, parse_args
@@ -123,16 +123,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(args)
         if not args.only_check_args:
-            configure_logs(args.log)
             # (Its processes load their libraries while the model is loaded and compiled.)
-            with DecoderProcesses(settings.limits.decode_s) as decoders:
+            with logs(args.log), DecoderProcesses(settings.limits.decode_s) as decoders:
                 if args.random_init is not None:
                     model = random_commentator(args.random_init, args.seed, args.codec, args.weights)
                 else:
                     model = load(args.checkpoint, codec=args.codec, weights=args.weights)
                 run_server(model, settings, decoders)
     except (ValueError, OSError) as error:
-        flush_logs()
         print(f"serve: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ In a log line the event is the message, the rest are fields. Metrics are the ser
 numbers at the moment of reading.
 """
 
+import contextlib
 import json
 import logging
 import queue
@@ -66,7 +67,8 @@ class BackgroundHandler(logging.Handler):
     def __init__(self, target: logging.Handler, waiting_max: int = _LINES_WAITING):
         super().__init__()
         self._target = target
-        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(waiting_max)
+        # (None ends the thread.)
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(waiting_max)
         self.dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
@@ -84,14 +86,16 @@ class BackgroundHandler(logging.Handler):
             time.sleep(0.005)
 
     def close(self) -> None:
-        """Flushes; the thread ends with the process."""
+        """Flushes, and ends the thread, unless nobody reads what it writes: then it ends with the process."""
         self.flush()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(None)
         super().close()
 
     def _write(self) -> None:
         reported = 0
-        while True:
-            self._target.handle(self._waiting.get())
+        while (record := self._waiting.get()) is not None:
+            self._target.handle(record)
             if self.dropped > reported:
                 count, reported = self.dropped - reported, self.dropped
                 fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "lines": count}
@@ -110,22 +114,37 @@ def flush_logs() -> None:
         handler.flush()
 
 
-def configure_logs(form: str) -> None:
-    """Has all loggers write to stderr, in the background.
+@contextlib.contextmanager
+def logs(form: str) -> Iterator[None]:
+    """Has all loggers write to stderr, in the background, for as long as the block lasts.
+
+    Then all is as it was: what a program logs after a command is not for that one's stderr, which may be closed.
 
     Args:
       form: "json" for an object a line, "text" for people.
     """
-    handler = logging.StreamHandler()
+    target = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonFormatter() if form == "json" else text)
-    logging.basicConfig(level=logging.INFO, handlers=[BackgroundHandler(handler)], force=True)
-    logging.getLogger("aiohttp.server").addFilter(MalformedRequestFilter())
-    # Each request is no event; sessions report what matters, and metrics count the rest.
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    # They report every candidate, every packet that is late, and every step of reading a checkpoint.
-    for name in ("aioice", "aiortc", "orbax", "absl"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    target.setFormatter(JsonFormatter() if form == "json" else text)
+    root, requests, malformed = logging.getLogger(), logging.getLogger("aiohttp.server"), MalformedRequestFilter()
+    # Each request is no event; sessions report what matters, and metrics count the rest. The others report every
+    # candidate, every packet that is late, and every step of reading a checkpoint.
+    quiet = [logging.getLogger(name) for name in ("aiohttp.access", "aioice", "aiortc", "orbax", "absl")]
+    handler, handlers = BackgroundHandler(target), root.handlers[:]
+    levels = [(logger, logger.level) for logger in (root, *quiet)]
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    requests.addFilter(malformed)
+    for logger in quiet:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        requests.removeFilter(malformed)
+        for logger, level in levels:
+            logger.setLevel(level)
+        handler.close()
 
 
 class Counters:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -80,8 +81,10 @@ def test_what_cannot_be_done_is_one_line(root: Path, capsys, monkeypatch, flags:
     assert said in line
 
 
-def test_a_folder_that_is_no_arena_is_one_line(tmp_path: Path, capsys):
+def test_a_folder_that_is_no_arena_is_one_line_and_no_log_is_left(tmp_path: Path, capsys):
+    handlers = logging.getLogger().handlers[:]
     assert arena.main([f"--root={tmp_path}"]) == 2
+    assert logging.getLogger().handlers == handlers
     assert "is no folder: an arena has DIR/videos/*" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())  # no database is left there
     assert arena.main([f"--root={tmp_path / 'nowhere'}"]) == 2

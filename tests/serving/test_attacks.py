@@ -252,18 +252,18 @@ import asyncio, sys
 from mmduplex_jax.serving import listen, sockets
 from mmduplex_jax.serving.access import Access
 from mmduplex_jax.serving.app import build_app
-from mmduplex_jax.serving.monitoring import configure_logs
+from mmduplex_jax.serving.monitoring import logs
 from mmduplex_jax.serving.sources import Sources
 from tests.serving.scripted_pool import FACTS, ScriptedPool
 
 async def main():
-    configure_logs("json")
     app = build_app(ScriptedPool(), FACTS, Access("127.0.0.1", None), sources=Sources([sys.argv[1]]))
     stop = sockets.stop_at_signals(0.5)
     say = lambda port: print(port, flush=True)
     await listen.serve(app, "127.0.0.1", 0, stop=stop, drain_s=0.5, connections_max=8, on_listening=say)
 
-asyncio.run(main())
+with logs("json"):
+    asyncio.run(main())
 sockets.exit_now(0)
 """
 

@@ -73,7 +73,7 @@ def test_who_asks_for_nothing_is_hung_up_on_and_who_asked_is_not(begun: bytes):
 
 
 def test_what_is_no_http_is_answered_and_not_logged(caplog):
-    # As `configure_logs` does, without taking pytest's handlers away.
+    # As `logs` does, without taking pytest's handlers away.
     logger, quiet = logging.getLogger("aiohttp.server"), MalformedRequestFilter()
     logger.addFilter(quiet)
 
