@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -125,6 +126,8 @@ class Stream:
         self._away_s: float | None = None
         self._attempt = 0
         self._number = 0
+        # The time of the last picture of a file since the last reset.
+        self._sent_s: float | None = None
         self._ending = self._writing = False
         self._error: Exception | None = None
         self._done = False
@@ -176,10 +179,11 @@ class Stream:
         async with self._changed:
             await self._changed.wait_for(lambda: self._done or len(self._unanswered) < _UNANSWERED_MAX)
             self._raise_end()
-            if self._unanswered and t_s < self._unanswered[-1].t_s - _SET_BACK_S:
+            if self._sent_s is not None and t_s < self._sent_s - _SET_BACK_S:
                 # The server begins anew there; what was sent before is forgotten, and need not be sent again.
                 self._unanswered.clear()
                 self._disturb()
+            self._sent_s = t_s
             self._unanswered.append(_Sent(number, t_s, message, keyframe))
         # Without a connection it goes with the next one's beginning.
         await self._write(message)
@@ -213,6 +217,7 @@ class Stream:
         # What was sent before is forgotten, and need not be sent again.
         self._unanswered.clear()
         self._disturb()
+        self._sent_s = None
         self._resets += 1
         # Without a connection it goes with the next one's beginning, and so does one that is lost with a connection.
         await self._write(json.dumps({"type": order}))
@@ -434,9 +439,15 @@ class Stream:
     async def _emit(self, event: Event) -> None:
         async with self._changed:
             self._events.append(event)
-            # (What is of before the last reset answers no picture after it, though their times may be the same.)
+            # (What is of before the last reset, or before the clock was set back, answers no picture after it, though
+            # their times may be the same.)
             if isinstance(event, Status) and (event.resets is None or event.resets >= self._resets):
-                while self._unanswered and self._unanswered[0].t_s <= event.t_video_s + 1e-6:
+                last = math.inf if event.picture is None else event.picture
+                while (
+                    self._unanswered
+                    and self._unanswered[0].t_s <= event.t_video_s + 1e-6
+                    and self._unanswered[0].number <= last
+                ):
                     self._keep_answered(self._unanswered.popleft())
             self._changed.notify_all()
 

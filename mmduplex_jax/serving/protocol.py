@@ -130,7 +130,7 @@ class Frame:
     """An encoded picture.
 
     Attributes:
-      number: counts pictures; the server repeats it in complaints. None where a track brought it.
+      number: counts pictures; the server repeats it in complaints and statuses. None where a track brought it.
       t_s: when it was on the screen, on the client's clock, from any zero.
       codec: one of CODECS' names.
       keyframe: decoding can begin here (stills always).
@@ -400,8 +400,8 @@ class Status(NamedTuple):
     """What the tick at `t_video_s` did; all words that it gave came before. Fields as in docs/protocol.md.
 
     Never numbered: the newest counts, old ones may be left out. `sound` is None, and not in the message,
-    where the stream is not heard, `sound_left_out` where it never was, and `scene_s` before the first cut. (Servers of
-    before did not say `resets`.)
+    where the stream is not heard, `sound_left_out` where it never was, `scene_s` before the first cut, and
+    `picture` where pictures have no numbers. (Servers of before did not say `resets` and `picture`.)
     """
 
     t_video_s: float
@@ -418,6 +418,7 @@ class Status(NamedTuple):
     sound_left_out: int | None = None
     scene_s: float | None = None
     resets: int | None = None
+    picture: int | None = None
 
 
 def event_reply(event: Word | Status) -> Reply:

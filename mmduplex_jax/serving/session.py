@@ -156,9 +156,10 @@ class Session:
         self._orphaned = 0
         self._bad_in_a_row = self._late = self._too_fast = 0
         self._late_reported_s = -math.inf
-        # Ticks that the model has not answered: their times, and what changed in them.
-        self._offered: deque[tuple[float, float]] = deque()
+        # Ticks that the model has not answered: their times, what changed in them, and which picture they came with.
+        self._offered: deque[tuple[float, float, int | None]] = deque()
         self._tick_tokens, self._tick_change = NO_TOKENS, 0.0
+        self._tick_picture: int | None = None
         self._second: deque[int] = deque(maxlen=facts.clock.ticks_in_a_second)
         self._changed = asyncio.Event()
         self._handle: StreamHandle | None = None
@@ -449,7 +450,7 @@ class Session:
             and self._offered
             and self._offered[0][0] <= output.t_video_s + _SAME_S
         ):
-            _, self._tick_change = self._offered.popleft()
+            _, self._tick_change, self._tick_picture = self._offered.popleft()
         self._take_sound_of(output)
         # A tick is reported after its last step, so that all words that it gave come before.
         if output.step % stride == stride - 1:
@@ -493,6 +494,7 @@ class Session:
             sound_left_out=self._sound_left_out,
             scene_s=self.scene_s,
             resets=self._begun_resets,
+            picture=self._tick_picture,
         )
 
     # The work on what came in.
@@ -584,7 +586,7 @@ class Session:
         self._report_times(picture, taken)
         self._late, self._too_fast = taken.late, taken.too_fast
         for tick in taken.ticks:
-            await self._offer(tick)
+            await self._offer(tick, picture.number)
 
     def _report_times(self, picture: Frame, taken: Taken) -> None:
         """Reports times that are not as they should be, at once; begins anew where the client's clock was set back."""
@@ -600,14 +602,14 @@ class Session:
             self.notify(error_reply("clock_set_back", message, fatal=False))
             self._restart()
 
-    async def _offer(self, tick: Tick) -> None:
+    async def _offer(self, tick: Tick, picture: int | None = None) -> None:
         """Gives a tick to the model; a file's waits for the ticks before it, and until their sound was sent."""
         assert self._handle is not None
         while not self._live and self._is_full() and self._ending is None:
             await self._changed.wait()
         if self._ending is None:
             self._handle.offer(tick.t_s, tick.frame)
-            self._offered.append((tick.t_s, tick.change))
+            self._offered.append((tick.t_s, tick.change, picture))
 
     def _is_full(self) -> bool:
         """Whether a file's next tick has to wait."""

@@ -258,6 +258,56 @@ def test_pictures_that_were_lost_with_a_connection_are_sent_again_where_the_cloc
     run(test())
 
 
+def test_answers_that_were_on_their_way_when_the_clock_was_set_back_are_of_no_picture_after_it():
+    async def nothing(_) -> None: ...
+
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            server.pool.may_go.clear()
+            (seat,) = server.pool.all_seats
+            for tick in range(40, 43):
+                await stream.send(tick * TICK_S, IMAGE)
+            await server.until(lambda: len(seat.frames) == 3)
+            socket = stream._socket
+            stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+            for tick in range(3):
+                await stream.send(tick * TICK_S, IMAGE)
+            server.pool.may_go.set()
+            async for event in stream:
+                if isinstance(event, Status) and event.t_video_s > 41.5 * TICK_S:
+                    break
+            await socket.close()
+            await server.until(lambda: stream.reconnections == 1)
+            await stream.send(3 * TICK_S, IMAGE)
+            await stream.end()
+            answered = [event.picture async for event in stream if isinstance(event, Status)]
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [40, 41, 42, 0, 1, 2, 3]
+            assert answered == [3, 4, 5, 6]
+            assert not stream._unanswered
+
+    run(test())
+
+
+def test_pictures_of_before_the_clock_was_set_back_are_not_kept_for_a_server_that_is_lost():
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            stream.hello["keeps_streams"] = True
+            (seat,) = server.pool.all_seats
+            # (All are answered when the clock is set back.)
+            for tick in (40, 41, 42, 0, 1):
+                await stream.send(tick * TICK_S, IMAGE)
+                await server.until(lambda: not stream._unanswered)
+            await stream._socket.close()
+            await server.until(lambda: stream.reconnections == 1)
+            await stream.send(2 * TICK_S, IMAGE)
+            await stream.end()
+            async for _ in stream:
+                pass
+            assert [round(t_s / TICK_S) for t_s, _ in seat.frames] == [40, 41, 42, 0, 1, 2]
+
+    run(test())
+
+
 def test_a_server_of_before_that_does_not_say_of_which_reset_an_answer_is_is_understood(monkeypatch):
     begun = lambda self, resets, restarts: setattr(self, "_begun_restarts", restarts)
     monkeypatch.setattr(Session, "_on_begun", begun)
