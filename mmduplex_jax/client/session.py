@@ -112,7 +112,9 @@ class RemoteSession:
         self._words: list[TimedWord] = []
         self._sound: list[SoundPiece] = []
         self._status: Status | None = None
+        # Of the last word, or of a tick after it; and the word's number.
         self._scene_s: float | None = None
+        self._seq = 0
         self._finished = False
         self.error: ConnectionError | None = None
         try:
@@ -171,13 +173,18 @@ class RemoteSession:
     def _take(self, event: Any) -> None:
         if isinstance(event, Word):
             self._words.append(TimedWord(*event[1:]))
-            self._scene_s = event.scene_s
+            self._scene_s, self._seq = event.scene_s, event.seq
         elif isinstance(event, Heard):
             self._sound.append(SoundPiece(event.t_s, event.step, event.samples))
         elif isinstance(event, Status):
             self._status = event
-            # (The status of a tick may come after a word of the next one, which may be of another scene.)
-            if self._scene_s is None or event.t_video_s >= self._scene_s:
+            # (The status of a tick may come after a word of the next one, which may be of another scene. Servers of
+            # before did not say which words are of before it.)
+            if event.seq is None:
+                is_later = self._scene_s is None or event.t_video_s >= self._scene_s
+            else:
+                is_later = event.seq >= self._seq
+            if is_later:
                 self._scene_s = event.scene_s
 
     def _take_words(self) -> list[TimedWord]:

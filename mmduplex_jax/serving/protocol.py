@@ -401,7 +401,7 @@ class Status(NamedTuple):
 
     Never numbered: the newest counts, old ones may be left out. `sound` is None, and not in the message,
     where the stream is not heard, `sound_left_out` where it never was, `scene_s` before the first cut, and
-    `picture` where pictures have no numbers. (Servers of before did not say `resets` and `picture`.)
+    `picture` where pictures have no numbers. (Servers of before did not say `resets`, `picture` and `seq`.)
     """
 
     t_video_s: float
@@ -419,6 +419,7 @@ class Status(NamedTuple):
     scene_s: float | None = None
     resets: int | None = None
     picture: int | None = None
+    seq: int | None = None
 
 
 def event_reply(event: Word | Status) -> Reply:

@@ -495,6 +495,7 @@ class Session:
             scene_s=self.scene_s,
             resets=self._begun_resets,
             picture=self._tick_picture,
+            seq=self.words.seq,
         )
 
     # The work on what came in.

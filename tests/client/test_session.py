@@ -54,6 +54,14 @@ def test_a_sentence_that_a_cut_ends_is_closed_as_one_here_is(
     assert [(word["text"], word.get("scene_s")) for word in told] == [("red", None), ("car", None), ("person", scene_s)]
 
 
+def test_a_scene_ends_where_the_clock_is_set_back_to_a_time_before_it(server: ThreadedServer):
+    server.pool.cuts, server.pool.says = {2}, lambda tick, _: ["red"] * (tick == 3)
+    session = remote_commentator(server.url, None, realtime=False).session(delay_steps=3)
+    scenes = [session.tick(tick * TICK_S, FRAME).scene_s for tick in (40, 41, 42, 43, 0, 1)]
+    assert scenes == [None, None, pytest.approx(42 * TICK_S), pytest.approx(42 * TICK_S), None, None]
+    session.finish()
+
+
 def test_a_server_s_model_is_heard_as_one_here_would_be(tmp_path: Path, capsys):
     server = ThreadedServer(facts=VOICED)
     try:

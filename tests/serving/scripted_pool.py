@@ -110,7 +110,11 @@ class ScriptedSeat:
 
     def reset(self, on_begun: Callable[[], None]) -> None:
         self.calls.append("reset")
-        self._pool.thread.submit(on_begun)
+        self._pool.thread.submit(self._begin_anew, on_begun)
+
+    def _begin_anew(self, on_begun: Callable[[], None]) -> None:
+        self._scene_s = None
+        on_begun()
 
     def configure(
         self, *, delay_steps: int | None = None, pad_bias: float | None = None, speaking: bool | None = None

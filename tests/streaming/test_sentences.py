@@ -315,18 +315,22 @@ CUT_SCRIPT = """
 import { Words, textOf } from "./words.mjs";
 import { readFileSync } from "node:fs";
 const words = new Words();
-for (const word of JSON.parse(readFileSync(0, "utf8"))) words.add(word);
+let seq = 0;
+const add = (word) => words.add({ seq: ++seq, ...word });
+JSON.parse(readFileSync(0, "utf8")).forEach(add);
 const seen = () => textOf(words.phrases.at(-1));
-const watched = (t_video_s, scene_s) => [words.watch({ t_video_s, scene_s }), seen()];
+const watched = (scene_s, said = seq) => [words.watch({ scene_s, seq: said }), seen()];
 const told = [
-  watched(2.5), words.shown(2.5), watched(2.6, 2.6), watched(2.76, 2.6), words.shown(2.7), words.shown(2.8),
+  watched(), words.shown(2.5), watched(2.6), watched(2.6), words.shown(2.7), words.shown(2.8),
   words.file("vtt"),
 ];
 const next = { text: "person", t_video_s: 2.6, t_emit_s: 2.9, ends_sentence: false, scene_s: 2.6 };
 // The status of the tick before comes after a word of the new scene.
-told.push(words.add(next).begins, watched(2.5), watched(2.76, 2.6), seen());
-// A reset, after which nothing is known of scenes.
-told.push(watched(4.0), seen());
+told.push(add(next).begins, watched(undefined, seq - 1), watched(2.6), seen());
+// A reset, after which nothing is known of scenes, and times begin anew.
+told.push(watched(), watched(), seen());
+// The first word after it is of another scene than the status that comes late.
+told.push(add({ ...next, text: "tree", t_emit_s: 0.5, scene_s: 0.32 }).begins, watched(undefined, seq - 1));
 console.log(JSON.stringify(told));
 """
 
@@ -346,7 +350,10 @@ def test_the_page_closes_a_sentence_at_the_cut_though_nothing_is_said(tmp_path: 
     # On the picture it can be read for a quarter of a second, and so it can in the file.
     assert (held, gone) == ("Red car enters.", "")
     assert read_captions(vtt)[-1].end_s == 2.75
-    assert rest == [True, [False, "Person"], [False, "Person"], "Person", [True, "Person."], "Person."]
+    at_cut, at_reset, after_it = rest[:4], rest[4:7], rest[7:]
+    assert at_cut == [True, [False, "Person"], [False, "Person"], "Person"]
+    assert at_reset == [[True, "Person."], [False, "Person."], "Person."]
+    assert after_it == [True, [False, "Tree"]]
 
 
 def test_a_stream_begins_with_a_capital_only_where_it_has_sentences():

@@ -37,10 +37,10 @@ export class Words {
   }
 
   // The tick of a status was watched: whether another scene began with it, so that what was being said is over.
-  watch({ t_video_s, scene_s }) {
+  watch({ scene_s, seq }) {
     const last = this.all.at(-1);
     // (The status of a tick may come after a word of the next one, which may be of another scene.)
-    if (!last || last.untilS !== undefined || scene_s === last.scene_s || t_video_s < last.scene_s) return false;
+    if (!last || last.untilS !== undefined || scene_s === last.scene_s || seq < last.seq) return false;
     this.leave(scene_s);
     return true;
   }
