@@ -393,7 +393,7 @@ class Session:
         if has_after_s is not None and has_after_s <= began_s + _SAME_S and not self.wants_keyframe:
             self.replay_seq = max(self.replay_seq, last_seq)
             return
-        self.words.skip_to(last_seq)
+        self.words.skip_to(last_seq, self.scene_s)
         kept = "its beginning" if self._taken_s is None else f"{self._taken_s:.2f} s"
         message = f"the stream's replica was lost; it goes on from what was kept at {kept}: words that were said since "
         self.notify(error_reply("restored", message + "may be missing or come again", fatal=False))

@@ -35,22 +35,26 @@ class WordLog:
     def __init__(self, words_max: int):
         self._words: deque[Word] = deque(maxlen=words_max)
         self.seq = 0
+        self._skipped_scene_s: float | None = None
 
     @property
     def scene_s(self) -> float | None:
-        """Of the last word; None where none is kept."""
-        return self._words[-1].scene_s if self._words else None
+        """Of the last word, as far as it is known (see `skip_to`); None before the first."""
+        return self._words[-1].scene_s if self._words else self._skipped_scene_s
 
     def go_on(self, words: Sequence[Word], seq: int) -> None:
         """Begins with words of elsewhere, of which the last was number `seq`."""
         self._words.extend(words)
         self.seq = seq
 
-    def skip_to(self, seq: int) -> None:
-        """Goes on after number `seq`, which a client has of words that are not known here."""
+    def skip_to(self, seq: int, scene_s: float | None) -> None:
+        """Goes on after number `seq`, which a client has of words that are not known here.
+
+        They are taken to be of the scene that began at `scene_s`, in which the stream goes on.
+        """
         if seq > self.seq:
             self._words.clear()
-            self.seq = seq
+            self.seq, self._skipped_scene_s = seq, scene_s
 
     def kept(self) -> list[Word]:
         """All that are kept."""

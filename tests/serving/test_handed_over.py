@@ -1,6 +1,7 @@
 """What a stream that moves keeps, whom it obeys, and who may move it."""
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -274,6 +275,33 @@ def test_a_reader_of_a_stream_that_was_lost_hears_no_word_again():
                 await socket.say(type="end")
                 text = (await answer.content.read()).decode()
             assert [line for line in text.splitlines() if line.startswith("id:")] == ["id: 4", "id: 5"]
+
+    run(test())
+
+
+def test_a_reader_of_a_stream_that_was_lost_is_told_of_no_scene_but_a_new_one():
+    async def test():
+        pool = ScriptedPool(says=lambda tick, _: [f"w{tick}"] * (tick in (1, 3)))
+        pool.cuts = {2, 5}
+        async with served(pool) as server:
+            async with server.stream(mode="file") as socket:
+                (session,) = server.sessions
+                for tick in range(4):
+                    await socket.show(tick)
+                await server.until(lambda: session.words.seq == 2)
+            await server.until(lambda: session.detached_s is not None)
+            # What was said after this was said elsewhere, up to word 4, and is not known here.
+            session.restored(4, None)
+            resume = {"session": session.id, "token": session.token, "last_seq": 4}
+            address = f"{server.url}/v1/sessions/{session.id}/words?key={session.feed}"
+            reading = server.http.get(address, headers={"Last-Event-ID": "4"})
+            async with server.stream(resume) as socket, reading as answer:
+                for tick in range(4, 7):
+                    await socket.show(tick)
+                assert await answer.content.readuntil(b"event: scene\n") == b": words of a stream\n\nevent: scene\n"
+                assert json.loads((await answer.content.readline()).removeprefix(b"data: ")) == {"scene_s": 0.8}
+                await socket.say(type="end")
+                assert "event: scene" not in await answer.text()
 
     run(test())
 
