@@ -18,7 +18,7 @@ from mmduplex_jax.serving.handover import SavedStream, token_sha256
 from mmduplex_jax.serving.inbox import Inbox, InOrder, Save
 from mmduplex_jax.serving.limits import Bucket, Limits
 from mmduplex_jax.serving.monitoring import Counters
-from mmduplex_jax.serving.pictures import IntakeConfig, PictureRefused, Taken, Tick
+from mmduplex_jax.serving.pictures import IntakeConfig, IntakeState, PictureRefused, Taken, Tick
 from mmduplex_jax.serving.protocol import (
     PREDICTED,
     Change,
@@ -531,20 +531,21 @@ class Session:
             if self._ending is not None:
                 return
             intake = await self._decoder.saved()  # (of what it had taken, with a gap)
-        states: list[StreamState] = []
 
         def take(state: StreamState) -> None:
-            states.append(state)
+            # (Now: words of the next tick may come before whoever waits for this goes on.)
+            order.saved = self._saved(state, intake)
             self._saved_last = order.leave
             self._wake()
 
         async with order.turn:
             self._handle.save(lambda state: self._call(take, state), leave=order.leave)
-            while not states and self._ending is None:
+            while order.saved is None and self._ending is None:
                 await self._changed.wait()
-        if not states:
-            return
-        order.saved = SavedStream(
+
+    def _saved(self, stream: StreamState, intake: IntakeState) -> SavedStream:
+        """What it is now, of the pool and of its decoder."""
+        return SavedStream(
             key=self.key,
             token_sha256=token_sha256(self.token),
             config=dataclasses.replace(self.config, sound=None),
@@ -561,10 +562,9 @@ class Session:
             second=list(self._second),
             resets=self._taken_resets,
             predicted=self._predicted,
-            stream=states[0],
+            stream=stream,
             intake=intake,
         )
-        self._wake()
 
     async def _take(self, picture: Frame) -> None:
         self._taken_s, self._predicted = picture.t_s, picture.codec in PREDICTED

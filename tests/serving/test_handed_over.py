@@ -11,6 +11,9 @@ import pytest
 
 from mmduplex_jax.client import Notice, Refused, Status, connect, encode
 from mmduplex_jax.serving import sessions as sessions_module
+from mmduplex_jax.streaming.moving import StreamState
+from mmduplex_jax.streaming.slot import NO_TOKENS, StreamOutput
+from mmduplex_jax.word_decoder import TimedWord
 from tests.serving.faulty_decoders import ABORT, faulty
 from tests.serving.handing_over import on_its_way, until
 from tests.serving.replicas import FACTS, TICK_S, Balancer, Replica, pictures, replicas, watch, words_of
@@ -302,6 +305,29 @@ def test_a_reader_of_a_stream_that_was_lost_is_told_of_no_scene_but_a_new_one():
                 assert json.loads((await answer.content.readline()).removeprefix(b"data: ")) == {"scene_s": 0.8}
                 await socket.say(type="end")
                 assert "event: scene" not in await answer.text()
+
+    run(test())
+
+
+def test_what_is_kept_of_a_stream_is_of_one_moment():
+    word = TimedWord("later", 0.16, 0.24, None, 0.16)
+    tick = StreamOutput(2, 0.16, [word], NO_TOKENS, 1, 0.0, 0, scene_s=0.16)
+
+    async def test():
+        async with served() as server, server.stream(mode="file") as socket:
+            await socket.show(0)
+            (session,), (seat,) = server.sessions, server.pool.all_seats
+            await server.until(lambda: session.words.seq == 1)
+
+            def save(on_state, *, leave: bool) -> None:
+                on_state(StreamState((), 2, None, 0.0, 0))
+                # A tick that comes in the same turn of the loop.
+                session._call(session.on_output, tick)
+
+            seat.save = save
+            saved = await session.save()
+            assert session.words.seq == 2
+            assert (saved.seq, [word.text for word in saved.words], saved.stream.steps) == (1, ["w0"], 2)
 
     run(test())
 
