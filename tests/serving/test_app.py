@@ -40,6 +40,7 @@ def test_metrics_tell_of_the_pool_and_of_the_server():
                 await refused.say(type="hello", version=1)
                 await refused.hear("error")
                 await stream.show(0)
+                await stream.hear("word")
                 await stream.show(1, b"no picture")
                 await stream.hear("error")
                 async with server.http.get(f"{server.url}/metrics") as answer:
