@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from data_pipelines.decode import Tick
+from mmduplex_jax.streaming.runtime import Listener
 from mmduplex_jax.streaming.slot import TickResult
 from mmduplex_jax.streaming.sound import SoundPiece
 from mmduplex_jax.word_decoder import TimedWord
@@ -81,20 +82,14 @@ def _parts(samples: int) -> Iterator[int]:
         samples -= _SILENCE_SAMPLES
 
 
-class Heard(Protocol):
+class SoundListener(Listener, Protocol):
     """A listener that takes sound, too."""
 
     def on_sound(self, piece: SoundPiece) -> None:
         """The next piece."""
 
-    def on_tick(self, tick: Tick, result: TickResult, tokens_in_last_second: int) -> None:
-        """See `runtime.Listener`."""
 
-    def close(self, words: Sequence[TimedWord]) -> None:
-        """See `runtime.Listener`."""
-
-
-def open_speech(target: str | os.PathLike[str], sample_rate_hz: int) -> Heard:
+def open_speech(target: str | os.PathLike[str], sample_rate_hz: int) -> SoundListener:
     """A file of one of `FORMATS`, or the loudspeaker for "device"; ValueError where it is neither or cannot be."""
     return SoundDevice(sample_rate_hz) if target == DEVICE else SoundFile(target, sample_rate_hz)
 
