@@ -97,6 +97,7 @@ def get_config(tower: str = "siglip") -> config_dict.ConfigDict:
         kind="bflow",
         width=512,
         dtype="bfloat16",
+        context_init_scale=0.1,
         motion=dict(plane_px=(56, 56), search_radius=5, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=64,

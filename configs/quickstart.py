@@ -52,6 +52,7 @@ def get_config() -> config_dict.ConfigDict:
         kind="bflow",
         width=128,
         dtype="float32",
+        context_init_scale=0.1,  # what is said of a token beside itself begins quietly (docs/returns.md)
         motion=dict(plane_px=(32, 32), search_radius=3, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=32,

@@ -92,6 +92,7 @@ def get_config() -> config_dict.ConfigDict:
         kind="bflow",
         width=128,
         dtype="float32",
+        context_init_scale=0.1,
         motion=dict(plane_px=(36, 64), search_radius=3, smoothness=12, disocclusion_cost=20),
         budget=dict(
             tokens_per_s_max=32,

@@ -1,13 +1,14 @@
 """A bidirectional transformer over patches (ViT, Dosovitskiy et al., 2020) and a cross-attention read-out."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 from einops import rearrange
 
 from mmduplex_jax.layers import rotary
 from mmduplex_jax.layers.attention import attend, heads_first
-from mmduplex_jax.layers.dense import ACTIVATIONS, dense, held_gradient, layer_norm
+from mmduplex_jax.layers.dense import ACTIVATIONS, DEFAULT_INIT, dense, held_gradient, layer_norm
 from mmduplex_jax.sharding import constrain_batch_sharding, in_units
 from mmduplex_jax.typing import Array, Bool, Float
 
@@ -34,6 +35,7 @@ class Attention(nn.Module):
 
     heads: int
     fused: bool = False
+    out_init: Callable = DEFAULT_INIT
 
     @nn.compact
     def __call__(
@@ -63,7 +65,7 @@ class Attention(nn.Module):
         if phase is not None:
             query, key = rotary.rotate(query, phase), rotary.rotate(key, phase)
         out = rearrange(attend(query, *heads_first(key, value), mask, fused=self.fused), "b s q e -> b s (q e)")
-        return layer((heads, "embed"), name="out")(out)
+        return layer((heads, "embed"), name="out", init=self.out_init)(out)
 
 
 class EncoderBlock(nn.Module):

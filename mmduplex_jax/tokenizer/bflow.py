@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mmduplex_jax.layers.attention import causal_window_mask
-from mmduplex_jax.layers.dense import dense
+from mmduplex_jax.layers.dense import dense, scaled_init
 from mmduplex_jax.layers.kv_cache import KVCache, Placed
 from mmduplex_jax.layers.transformer import AttentionContext, Stack, attention_context, empty_stack_cache
 from mmduplex_jax.tokenizer import token_plan
@@ -100,7 +100,8 @@ class BFlow(nn.Module):
         self.kinds = table(self, "kinds", (2, c.width), (None, "feature"))
         self.event_in = dense(c.event.width, ("feature", "embed"), name="event_in", dtype=jnp.dtype(c.dtype))
         self.events = Stack(c.event)
-        self.projector = dense(c.width, ("embed", "feature"), name="projector", dtype=jnp.dtype(c.dtype))
+        quiet = scaled_init(c.context_init_scale)
+        self.projector = dense(c.width, ("embed", "feature"), name="projector", dtype=jnp.dtype(c.dtype), init=quiet)
 
     def initial_state(self, batch: int) -> BFlowState:
         c = self.config

@@ -198,6 +198,10 @@ class TokenizerConfig(BudgetRule):
       event: the causal event transformer over the tokens.
       flow: crops on what moves.
       state: what anchors carry on.
+      context_init_scale: of a new model's weights by which the scene's state and other tokens are added to a token,
+        over the usual ones (LeCun's). With 1 that is noise at first, as loud as what the token itself shows, and
+        learning takes longer (docs/returns.md). Residual branches of others begin with little or nothing, too (Fixup,
+        Zhang et al., 2019, arXiv 1901.09321; ReZero, Bachlechner et al., 2020, arXiv 2003.04887).
       dtype: compute dtype.
     """
 
@@ -207,10 +211,13 @@ class TokenizerConfig(BudgetRule):
     event: StackConfig
     flow: FlowConfig = FlowConfig()
     state: StateConfig = StateConfig()
+    context_init_scale: float = 0.1
     dtype: str = "float32"
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.context_init_scale > 0:
+            raise ValueError(f"tokenizer.context_init_scale is over 0, got {self.context_init_scale}")
         object.__setattr__(self, "frame_px", frame_size(self.frame_px))
         if whole_factor(self.frame_px, self.motion.plane_px) is None:
             raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 
 from mmduplex_jax.frame_size import FrameSize
-from mmduplex_jax.layers.dense import dense, layer_norm
+from mmduplex_jax.layers.dense import dense, layer_norm, scaled_init
 from mmduplex_jax.layers.dropout import dropout
 from mmduplex_jax.layers.encoder import Attention, Encoder, EncoderBlock, Mlp, patchify
 from mmduplex_jax.layers.resample import resize_grid
@@ -132,7 +132,7 @@ class SceneState(nn.Module):
         self.blocks = [EncoderBlock(c.state.heads) for _ in range(c.state.layers)]
         self.gate = dense(c.width, ("feature", None), name="gate", dtype=dtype, use_bias=True)
         self.reader_norm = layer_norm("reader_norm", dtype)
-        self.reader = Attention(c.state.heads)
+        self.reader = Attention(c.state.heads, out_init=scaled_init(c.context_init_scale))
 
     def initial(self, batch: int) -> Float[Array, "B Z D"]:
         return jnp.broadcast_to(self.first, (batch, *self.first.shape)).astype(jnp.dtype(self.config.dtype))

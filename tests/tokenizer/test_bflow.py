@@ -251,3 +251,17 @@ def test_dropping_the_tail_of_anchors_leaves_a_prefix():
     assert kept.sum() * 2 == anchors.sum() > 0
     flow = np.asarray(whole.kind) == FLOW
     np.testing.assert_array_equal(np.asarray(whole.valid)[flow], np.asarray(cut.valid)[flow])
+
+
+def test_a_new_model_says_little_of_a_token_beside_what_it_shows():
+    frames = tiny.clips(1, 2)
+    drawn = lambda scale: nn.unbox(
+        BFlow(tiny.tokenizer(context_init_scale=scale)).init(jax.random.key(0), frames)["params"]
+    )
+    loud, quiet = drawn(1.0), drawn(0.1)
+    for of in (lambda params: params["projector"], lambda params: params["scene"]["reader"]["out"]):
+        np.testing.assert_allclose(of(quiet)["kernel"], 0.1 * of(loud)["kernel"], rtol=1e-6)
+        of(quiet)["kernel"] = of(loud)["kernel"]
+    jax.tree.map(np.testing.assert_array_equal, quiet, loud)
+    with pytest.raises(ValueError, match="context_init_scale is over 0, got -1"):
+        tiny.tokenizer(context_init_scale=-1.0)
