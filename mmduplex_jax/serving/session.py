@@ -180,7 +180,7 @@ class Session:
             self._go_on(saved)
 
     def _go_on(self, saved: SavedStream) -> None:
-        self.words.go_on(saved.words, saved.seq)
+        self.words.go_on(saved.words, saved.seq, saved.stream.scene_s)
         self.replay_seq = saved.replay_seq
         self.delay_steps, self.pad_bias, self._paused = saved.delay_steps, saved.pad_bias, saved.paused
         self.received_s = self._taken_s = saved.received_s

@@ -42,10 +42,13 @@ class WordLog:
         """Of the last word, as far as it is known (see `skip_to`); None before the first."""
         return self._words[-1].scene_s if self._words else self._skipped_scene_s
 
-    def go_on(self, words: Sequence[Word], seq: int) -> None:
-        """Begins with words of elsewhere, of which the last was number `seq`."""
+    def go_on(self, words: Sequence[Word], seq: int, scene_s: float | None) -> None:
+        """Begins with words of elsewhere, of which the last was number `seq`.
+
+        Where none of them is kept, they are taken to be of the scene that began at `scene_s` (see `skip_to`).
+        """
         self._words.extend(words)
-        self.seq = seq
+        self.seq, self._skipped_scene_s = seq, scene_s if seq else None
 
     def skip_to(self, seq: int, scene_s: float | None) -> None:
         """Goes on after number `seq`, which a client has of words that are not known here.

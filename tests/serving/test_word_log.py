@@ -36,3 +36,21 @@ def test_numbers_begin_at_1_and_words_stay_what_they_were():
     assert log.after(0) == [Word(1, "red", 1.0, 1.5, ends_sentence=True, scene_s=0.5)]
     assert timed(log.after(0)[0]) == said
     assert not list(log.after(1))
+
+
+def test_words_that_are_known_nowhere_are_of_the_scene_in_which_the_stream_goes_on():
+    log = WordLog(4)
+    log.skip_to(7, 2.5)
+    assert (log.seq, log.scene_s) == (7, 2.5)
+    # Then it moves before anything is said.
+    moved = WordLog(4)
+    moved.go_on(log.kept(), log.seq, 2.5)
+    assert (moved.seq, moved.scene_s) == (7, 2.5)
+    # Of a stream that has said nothing there is no such word.
+    silent = WordLog(4)
+    silent.go_on([], 0, 2.5)
+    assert (silent.seq, silent.scene_s) == (0, None)
+    # A word says itself of which scene it is.
+    said = WordLog(4)
+    said.go_on([Word(1, "red", 1.0, 1.5, scene_s=0.5)], 1, 2.5)
+    assert said.scene_s == 0.5
