@@ -435,6 +435,7 @@ class Session:
     def _on_begun(self, resets: int, restarts: int) -> None:
         """Takes that outputs from now on are of after so many resets; what was said before is not heard any more."""
         self._begun_resets, self._begun_restarts = resets, restarts
+        self._second.clear()
         if self._sound is not None:
             self._sound.clear()
         self._wake()
@@ -675,7 +676,6 @@ class Session:
     def _restart(self) -> None:
         assert self._handle is not None
         self._offered.clear()
-        self._second.clear()
         if self._sound is not None:
             self._sound.clear()
         self._restarts += 1

@@ -306,6 +306,27 @@ def test_answers_to_what_was_before_a_reset_are_of_no_tick_after_it():
     run(test())
 
 
+def test_tokens_of_before_a_reset_are_none_of_a_second_after_it():
+    async def test():
+        pool = ScriptedPool()
+        async with served(pool) as server, server.stream(mode="file") as stream:
+            pool.may_go.clear()
+            for tick in (0, 1):
+                await stream.show(tick)
+            await stream.say(type="reset")
+            await stream.show(0)
+            await server.until(lambda: len(pool.all_seats[0].frames) == 3)
+            pool.may_go.set()
+            await stream.say(type="end")
+            told = [message for message in await stream.hear_all() if message["type"] == "status"]
+            each = told[0]["tokens"]
+            assert [(status["tokens"], status["tokens_per_s"]) for status in told] == [
+                (each, each), (each, 2 * each), (each, each),
+            ]  # fmt: skip
+
+    run(test())
+
+
 def test_a_live_stream_drops_its_oldest_pictures_and_says_how_many():
     async def test():
         async with served(limits=Limits(frame_rate_hz=5)) as server, server.stream(mode="live") as stream:
