@@ -211,7 +211,7 @@ class Session:
         self._source = source
 
     async def put_tick(self, tick: Tick) -> None:
-        """Takes a tick of that source."""
+        """Takes a tick of that source; of a stream that is paused a file's waits, and a live one's is ignored."""
         self.last_activity_s = self._now()
         await self._offer(tick)
 
@@ -446,11 +446,8 @@ class Session:
         if output.step % stride == 0:
             self.now_s, self._tick_tokens = output.t_video_s, output.tokens
         # (What answers a tick of before answers none of those that were offered since, whatever its time.)
-        while (
-            self._begun_restarts == self._restarts
-            and self._offered
-            and self._offered[0][0] <= output.t_video_s + _SAME_S
-        ):
+        is_now = self._begun_restarts == self._restarts
+        while is_now and self._offered and self._offered[0][0] <= output.t_video_s + _SAME_S:
             _, self._tick_change, self._tick_picture = self._offered.popleft()
         self._take_sound_of(output)
         # A tick is reported after its last step, so that all words that it gave come before.
@@ -609,7 +606,7 @@ class Session:
         assert self._handle is not None
         while not self._live and self._is_full() and self._ending is None:
             await self._changed.wait()
-        if self._ending is None:
+        if self._ending is None and not self._paused:
             self._handle.offer(tick.t_s, tick.frame)
             self._offered.append((tick.t_s, tick.change, picture))
 
@@ -618,7 +615,7 @@ class Session:
         ticks = len(self._offered)
         # What is on its way makes sound too, and so does the tick of which only the first step was answered.
         no_room = self._sound is not None and not self._sound.has_room(self._facts.clock.video_stride * (ticks + 2))
-        return ticks >= self._limits.file_ticks or no_room
+        return self._paused or ticks >= self._limits.file_ticks or no_room
 
     def _refuse(self, picture: Frame, why: str) -> None:
         self._counters.bad_frames.inc()
@@ -656,6 +653,7 @@ class Session:
             case "play":
                 self._paused = False
                 self._handle.resume()
+                self._wake()
             case "reset":
                 await self._tell_decoder(self._decoder.reset)
                 self._taken_s = None

@@ -1,5 +1,6 @@
 """What the server may watch by itself: only what lies under what was allowed."""
 
+import asyncio
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.video_source import redact
+from mmduplex_jax.serving.limits import Limits
 from mmduplex_jax.serving.protocol import ProtocolError
 from mmduplex_jax.serving.sources import Sources
 from tests.data_pipelines.numbered_video import write_numbered
@@ -150,6 +152,32 @@ def test_a_recording_in_an_allowed_folder_is_watched(recording: Path):
         async with served(sources=sources) as server, server.stream(mode="file", source=str(recording)) as stream:
             assert (await stream.hear("bye"))["reason"] == "end"
             assert stream.words()
+
+    run(test())
+
+
+def test_a_recording_stands_still_while_its_stream_is_paused(recording: Path):
+    async def test():
+        sources, limits = Sources([str(recording.parent)]), Limits(file_ticks=2)
+        config = {"mode": "file", "source": str(recording)}
+        async with served(sources=sources) as server, server.stream(**config) as stream:
+            whole = await stream.hear_all()
+        words = [message["text"] for message in whole if message["type"] == "word"]
+        async with served(sources=sources, limits=limits) as server:
+            server.pool.may_go.clear()
+            async with server.stream(**config) as stream:
+                (seat,), (session,) = server.pool.all_seats, server.sessions
+                await server.until(lambda: len(seat.frames) == 2)
+                await stream.say(type="pause")
+                await server.until(lambda: seat.paused)
+                server.pool.may_go.set()
+                await server.until(lambda: session.words.seq == 2)
+                await asyncio.sleep(0.2)
+                assert session.words.seq == 2
+                await stream.say(type="play")
+                async with asyncio.timeout(5.0):
+                    assert (await stream.hear("bye"))["reason"] == "end"
+                assert stream.words() == words
 
     run(test())
 
