@@ -53,7 +53,7 @@ _HEARTBEAT_S = 20.0
 _LEAVE_S = 1.0
 TOKEN_VARIABLE = "MMDUPLEX_TOKEN"
 _CONNECT_S = 10.0
-# Times that go back by more begin a stream anew, as on the server.
+# Times that go back by so much or more begin a stream anew, as on the server.
 _SET_BACK_S = 0.5
 
 
@@ -126,7 +126,7 @@ class Stream:
         self._away_s: float | None = None
         self._attempt = 0
         self._number = 0
-        # The time of the last picture of a file since the last reset.
+        # The latest time of a file's pictures since the last reset, or since the clock was set back.
         self._sent_s: float | None = None
         self._ending = self._writing = False
         self._error: Exception | None = None
@@ -179,11 +179,13 @@ class Stream:
         async with self._changed:
             await self._changed.wait_for(lambda: self._done or len(self._unanswered) < _UNANSWERED_MAX)
             self._raise_end()
-            if self._sent_s is not None and t_s < self._sent_s - _SET_BACK_S:
+            if self._sent_s is not None and self._sent_s - t_s >= _SET_BACK_S:
                 # The server begins anew there; what was sent before is forgotten, and need not be sent again.
                 self._unanswered.clear()
                 self._disturb()
-            self._sent_s = t_s
+                self._sent_s = None
+            # (A picture that is only too late is left out there.)
+            self._sent_s = t_s if self._sent_s is None else max(self._sent_s, t_s)
             self._unanswered.append(_Sent(number, t_s, message, keyframe))
         # Without a connection it goes with the next one's beginning.
         await self._write(message)

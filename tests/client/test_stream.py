@@ -308,6 +308,21 @@ def test_pictures_of_before_the_clock_was_set_back_are_not_kept_for_a_server_tha
     run(test())
 
 
+@pytest.mark.parametrize("times_s", [(10.0, 9.5), (10.0, 9.7, 9.4)], ids=["by as little", "with pictures too late"])
+def test_the_clock_is_set_back_where_the_server_finds_that_it_is(times_s: tuple[float, ...]):
+    async def test():
+        async with served() as server, connect(server.url, mode="file") as stream:
+            server.pool.may_go.clear()
+            (seat,) = server.pool.all_seats
+            for t_s in times_s:
+                await stream.send(t_s, IMAGE)
+            await server.until(lambda: "reset" in seat.calls)
+            assert [one.t_s for one in stream._unanswered] == [times_s[-1]]
+            server.pool.may_go.set()
+
+    run(test())
+
+
 def test_a_server_of_before_that_does_not_say_of_which_reset_an_answer_is_is_understood(monkeypatch):
     begun = lambda self, resets, restarts: setattr(self, "_begun_restarts", restarts)
     monkeypatch.setattr(Session, "_on_begun", begun)
