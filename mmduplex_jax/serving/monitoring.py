@@ -70,7 +70,8 @@ class BackgroundHandler(logging.Handler):
         # (None ends the thread.)
         self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(waiting_max)
         self.dropped = 0
-        threading.Thread(target=self._write, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Takes a record; returns at once."""
@@ -88,8 +89,9 @@ class BackgroundHandler(logging.Handler):
     def close(self) -> None:
         """Flushes, and ends the thread, unless nobody reads what it writes: then it ends with the process."""
         self.flush()
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(None)
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._waiting.put_nowait(None)
         super().close()
 
     def _write(self) -> None:
@@ -101,6 +103,7 @@ class BackgroundHandler(logging.Handler):
                 fields = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "lines": count}
                 self._target.handle(logging.makeLogRecord(fields | {"msg": "log lines were dropped: nobody read them"}))
             self._waiting.task_done()
+        self._waiting.task_done()  # (who flushes or closes it once more has nothing to wait for)
 
 
 def dropped_lines() -> int:

@@ -4,8 +4,9 @@ import io
 import json
 import logging
 import threading
+import time
 
-from mmduplex_jax.serving.monitoring import logs
+from mmduplex_jax.serving.monitoring import BackgroundHandler, logs
 
 
 def test_loggers_write_for_as_long_as_the_block_lasts_and_nothing_is_left(monkeypatch, capsys):
@@ -29,3 +30,13 @@ def test_loggers_write_for_as_long_as_the_block_lasts_and_nothing_is_left(monkey
             thread.join(1.0)
     assert threading.active_count() <= threads
     assert "Logging error" not in capsys.readouterr().err
+
+
+def test_what_is_closed_has_nothing_more_to_wait_for():
+    # (As `logging.shutdown` does at the end of the process, once more.)
+    handler = BackgroundHandler(logging.NullHandler())
+    handler.close()
+    began_s = time.monotonic()
+    handler.flush()
+    handler.close()
+    assert time.monotonic() - began_s < 0.5  # it waits for a second where nobody reads
