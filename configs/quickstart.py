@@ -4,10 +4,10 @@ Command:  python -m launch.prepare --config=configs/data/world.py --out=data/pla
           python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart --config.data.dirs=data/plain
 Hardware: 2 CPU cores, 4 GB.
 Time:     9 minutes (2.8 steps a second), after a minute for the data and half a minute to compile.
-Expected: event F1 0.69 on 160 unseen clips (95 % of resamplings within 0.65 to 0.73), latency 0.35 s at the median:
-          `python -m launch.evaluate --checkpoint=runs/quickstart`. One seed; with other initial positions of the
-          anchors one run had 0.78. Begun with the tokenizer of `configs/bflow_quickstart.py`, 600 steps reach 0.92
-          (docs/stages.md).
+Expected: event F1 0.93 on 160 unseen clips (95 % of resamplings within 0.91 to 0.95), latency 0.34 s at the median:
+          `python -m launch.evaluate --checkpoint=runs/quickstart`. One seed, 2026-12-01; one of before
+          `tokenizer.context_init_scale` had 0.69. Begun with the tokenizer of `configs/bflow_quickstart.py`, 600 steps
+          reached 0.92 then (docs/stages.md).
 """
 
 from ml_collections import config_dict
