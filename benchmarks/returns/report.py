@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 from scipy import stats
 
-from benchmarks.returns.arms import ARMS, COMPARISONS, LEVERS, PARTS, Comparison, Lever
+from benchmarks.returns.arms import ARMS, COMPARISONS, LEVERS, PARTS, REPORTED, Comparison, Lever
 from benchmarks.returns.rows import Point, Row, of_arm
 from mmduplex_jax.evals.report import markdown_table
 
@@ -45,7 +45,7 @@ def write_report(rows: Sequence[Row], page: Path = PAGE) -> list[Path]:
 
 def reported(rows: Sequence[Row], text: str) -> tuple[str, str | None]:
     """The text of a page with its sections made anew, and the figure, where there are lines to draw."""
-    rows = [row for row in rows if row.size == "quick"]
+    rows = [row for row in rows if row.size in REPORTED]
     unknown = sorted({row.arm for row in rows} - {arm.name for arm in ARMS})
     if unknown:
         raise ValueError(f"rows of arms that are not in benchmarks/returns/arms.py: {', '.join(unknown)}")
@@ -57,6 +57,16 @@ def reported(rows: Sequence[Row], text: str) -> tuple[str, str | None]:
         raise ValueError(f"the page must have the sections {', '.join(sorted(sections))} once each, it has {found}")
     filled = _SECTION.sub(lambda match: f"{match[1]}\n{sections[match['name']]}\n\n{match[3]}", text)
     return filled, _draw(lines) if lines else None
+
+
+def _of_size(rows: Sequence[Row], size: str) -> list[Row]:
+    return [row for row in rows if row.size == size]
+
+
+def _of_fullest_size(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
+    """The rows of the size in which most of these arms ran; of as many, the first of `REPORTED`."""
+    ran = lambda size: len({row.arm for row in _of_size(rows, size) if row.arm in arms})
+    return _of_size(rows, max(REPORTED, key=ran))
 
 
 # Over seeds.
@@ -106,13 +116,18 @@ def _state(rows: Sequence[Row]) -> str:
     """What ran, and what did not."""
     if not rows:
         return f"Nothing has run yet: none of {len(ARMS)} arms has a row."
+    sizes = {trained: _of_size(rows, size) for size, trained in REPORTED.items()}
+    return "\n\n".join(_state_of_size(of_size, trained) for trained, of_size in sizes.items() if of_size)
+
+
+def _state_of_size(rows: Sequence[Row], trained: str) -> str:
     done = {row.arm for row in rows}
     processors = ", ".join(sorted({row.machine["cpu"] for row in rows}))
     dates = sorted({row.date for row in rows})
     hours = sum(row.cpu_s for row in rows) / 3600
     lines = [
-        f"{len(rows)} rows of {len(done)} of {len(ARMS)} arms, {hours:.1f} CPU-hours, {dates[0]} to {dates[-1]}, on "
-        f"{processors}."
+        f"Trained {trained}: {len(rows)} rows of {len(done)} of {len(ARMS)} arms, {hours:.1f} CPU-hours, {dates[0]} to "
+        f"{dates[-1]}, on {processors}."
     ]
     for part, title in PARTS.items():
         names = [arm.name for arm in ARMS if arm.part == part]
@@ -128,12 +143,18 @@ def _state(rows: Sequence[Row]) -> str:
 
 
 def _part(part: str, rows: Sequence[Row]) -> str:
-    tables = [table for each in COMPARISONS if each.part == part for table in _comparison(each, rows)]
+    tables = [
+        table
+        for each in COMPARISONS
+        if each.part == part
+        for size, trained in REPORTED.items()
+        for table in _comparison(each, trained, _of_size(rows, size))
+    ]
     return "\n\n".join(tables) or "No arm of this part has run."
 
 
-def _comparison(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
-    """The tables of arms that are compared: where they are flat, and at equal cost; none where fewer than two ran."""
+def _comparison(comparison: Comparison, trained: str, rows: Sequence[Row]) -> Iterator[str]:
+    """The tables of arms that are compared, as long as `trained` says: at their ends, and at equal cost if two ran."""
     ran = {name: of_arm(rows, name) for name in comparison.arms}
     ran = {name: found for name, found in ran.items() if found}
     if not ran:
@@ -145,7 +166,7 @@ def _comparison(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     reference = of_arm(rows, comparison.reference)
     lines = [_cells(name, found, [] if name == comparison.reference else reference) for name, found in ran.items()]
     note = "\n\n\\* not flat yet." if any(line[3].endswith("*") for line in lines) else ""
-    yield f"**{comparison.title}**\n\n{markdown_table(head, lines)}{note}"
+    yield f"**{comparison.title}; {trained}**\n\n{markdown_table(head, lines)}{note}"
     if len(ran) > 1:
         yield _at_equal_cost(ran)
 
@@ -223,6 +244,7 @@ class Line(NamedTuple):
       gains: in F1 over that arm, means over seeds.
       halves: of their 95 % intervals; None with one seed.
       slope: F1 a doubling, by least squares through all its points.
+      trained: how long its arms were.
     """
 
     lever: Lever
@@ -230,6 +252,7 @@ class Line(NamedTuple):
     gains: list[float]
     halves: list[float | None]
     slope: float
+    trained: str
 
 
 def _cost(row: Row, name: str) -> float:
@@ -242,9 +265,10 @@ def _cost(row: Row, name: str) -> float:
 
 
 def lever_lines(rows: Sequence[Row]) -> Iterator[Line]:
-    """Of every lever with two arms or more that ran."""
+    """Of every lever with two arms or more that ran equally long."""
     for lever in LEVERS:
-        ran = [found for found in (of_arm(rows, name) for name in lever.arms) if found]
+        equal = _of_fullest_size(rows, lever.arms)
+        ran = [found for found in (of_arm(equal, name) for name in lever.arms) if found]
         if len(ran) < 2:
             continue
         costs = [statistics.mean(_cost(row, lever.cost) for row in found) for found in ran]
@@ -254,18 +278,19 @@ def lever_lines(rows: Sequence[Row]) -> Iterator[Line]:
             continue  # no seed in common, or nothing that costs more
         means, halves = zip(*(mean_and_half(gain) for gain in over))
         slope = float(np.polyfit(doublings, means, 1)[0])
-        yield Line(lever, doublings, list(means), list(halves), slope)
+        yield Line(lever, doublings, list(means), list(halves), slope, REPORTED[equal[0].size])
 
 
 def _levers(lines: Sequence[Line]) -> str:
     if not lines:
         return "No lever has two arms that ran: there is nothing to draw yet."
-    head = ["lever", "what grows", "F1 a doubling", "arms: doublings of cost, F1 gained"]
+    head = ["lever", "what grows", "trained", "F1 a doubling", "arms: doublings of cost, F1 gained"]
     names = {"flops_per_video_s": "operations a second of video", "clips": "clips", "training_flops": "operations"}
     table = [
         [
             line.lever.name,
             names[line.lever.cost],
+            line.trained,
             f"{line.slope:+.3f}",
             "; ".join(f"{double:.1f}, {gain:+.3f}" for double, gain in zip(line.doublings, line.gains)),
         ]
@@ -277,7 +302,8 @@ def _levers(lines: Sequence[Line]) -> str:
 def _fit(rows: Sequence[Row]) -> str:
     """Word NLL as a power of the parameters, and where the full size would lie by it."""
     (comparison,) = (each for each in COMPARISONS if each.part == "scaling")
-    found = [row for name in comparison.arms for row in of_arm(rows, name)]
+    equal = _of_fullest_size(rows, comparison.arms)
+    found = [row for name in comparison.arms for row in of_arm(equal, name)]
     sizes = [(row.parameters, _score(row, "word_nll")) for row in found]
     known = [(parameters, nll) for parameters, nll in sizes if nll]
     if len({parameters for parameters, _ in known}) < 3:
@@ -287,8 +313,8 @@ def _fit(rows: Sequence[Row]) -> str:
     at = float(np.exp(fit.intercept + fit.slope * math.log(_FULL_SIZE)))
     return (
         f"Word NLL falls as parameters to the power {fit.slope:.3f} (standard error {fit.stderr:.3f}, r² "
-        f"{fit.rvalue**2:.2f}, {len(known)} trainings). By extrapolation, over a range that is "
-        f"{_FULL_SIZE / max(parameters for parameters, _ in known):.0f} times as far as the largest of them, the "
+        f"{fit.rvalue**2:.2f}, {len(known)} trainings: {REPORTED[found[0].size]}). By extrapolation, over a "
+        f"range that is {_FULL_SIZE / max(parameters for parameters, _ in known):.0f} times as far as the largest, the "
         f"{_FULL_SIZE / 1e6:.0f} M parameters of `duplex_300m` would have {at:.3f} nats a token on this data, which "
         "holds far too little for them: it says which way the line points, and no more."
     )

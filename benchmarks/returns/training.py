@@ -230,7 +230,10 @@ class Training:
             part=self.arm.part,
             size=self.size_name,
             seed=self.seed,
-            command=f"python -m benchmarks.returns --out=OUT --arms=^{self.arm.name}$ --seeds={self.seed}",
+            command=(
+                f"python -m benchmarks.returns --out=OUT --size={self.size_name} --arms=^{self.arm.name}$ "
+                f"--seeds={self.seed}"
+            ),
             config=self.arm.config,
             overrides=self.overrides,
             commit=_commit(),

@@ -148,7 +148,7 @@ def test_a_report_of_rows(tmp_path):
     text = page.read_text()
     assert "| dense_320 | 0.500 ± 0.000, 0.512 ± 0.203 | 0.750 ± 0.000, 0.256 ± 0.102 |" in text
     assert "at 3.3 CPU-min: NLL, F1" in text
-    assert "| B-Flow to dense tokens | operations a second of video | +0.040 |" in text
+    assert "| B-Flow to dense tokens | operations a second of video | until flat, or 6,000 steps | +0.040 |" in text
     assert "not run: uniform_32, per_frame_6, bflow_8" in text
     assert "with fewer than 3 seeds: dense_320" in text
     assert "- Not flat when its steps were over: dense_320." in text
@@ -158,6 +158,26 @@ def test_a_report_of_rows(tmp_path):
     assert not (tmp_path / report.FIGURE).exists()
 
 
+def test_rows_are_compared_with_those_trained_as_long(tmp_path):
+    page = tmp_path / "returns.md"
+    page.write_text(report.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    rows = [row("bflow_32", 0, 0.9), row("bflow_8", 0, 0.8)]
+    rows += [
+        row(f"bflow_{tokens}", 0, f1, size="short", flops_per_video_s=tokens * 1e6)
+        for tokens, f1 in ((32, 0.5), (16, 0.45), (8, 0.3))
+    ]
+    report.write_report([*rows, row("bflow_64", 0, 0.1, size="miniature")], page)
+    text = page.read_text()
+    tables = text.split("## Which tokens")[1].split("## What each part")[0].split("**From scratch, on `plain`; ")[1:]
+    assert [table.split("**")[0] for table in tables] == ["until flat, or 6,000 steps", "2,500 steps (`--size=short`)"]
+    quick, short = ([line.split(" | ") for line in table.splitlines() if "tokens a second" in line] for table in tables)
+    assert [(cells[0], cells[5]) for cells in quick] == [("| bflow_32", "–"), ("| bflow_8", "-0.100")]
+    assert [cells[5] for cells in short] == ["–", "-0.200", "-0.050"]
+    assert "bflow_64" not in text.split("rows: levers")[1].split("rows end")[0]
+    # Where more arms of a lever ran, its line is drawn.
+    assert "| B-Flow's tokens a second | operations a second of video | 2,500 steps (`--size=short`) |" in text
+
+
 def test_a_power_law_is_extrapolated():
     sizes = ("text_0.02m", "cross", "text_7.3m")
     rows = [
@@ -165,7 +185,7 @@ def test_a_power_law_is_extrapolated():
         for name, power, nll in zip(sizes, (5, 6, 7), (0.4, 0.2, 0.1))
     ]
     text, _ = report.reported(rows, report.PAGE.read_text(encoding="utf-8"))
-    assert "to the power -0.301 (standard error 0.000, r² 1.00, 3 trainings)" in text
+    assert "to the power -0.301 (standard error 0.000, r² 1.00, 3 trainings: until flat, or 6,000 steps)" in text
     assert "50 times as far" in text
     assert "would have 0.031 nats a token" in text  # 0.1 · 49.8 ** -0.301
 
