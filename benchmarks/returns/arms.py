@@ -221,6 +221,8 @@ def _begun(name: str, what: str, **begins_with: str) -> Arm:
 # `pixels` is a field that configs lack. Beside it the quick start's, which are the defaults.
 _BLIND = "tokenizer.flow={'crop_px': 20, 'patch_px': 20, 'width': 160, 'layers': 0, 'heads': 4, 'pixels': False}"
 
+_NO_ANCHORS, _NO_EVENTS = ("tokenizer.anchor.tokens=0",), ("tokenizer.event.layers=0",)
+
 # What is outside the tokenizer is compared with one that has learned already and is not trained on: so it is the rest
 # that differs, and a training takes a third of the steps.
 _AFTER_STAGE: Mapping[str, str] = {"tokenizer": "stage_bflow_32"}
@@ -261,10 +263,13 @@ ARMS: tuple[Arm, ...] = (
     Arm("no_motion", "bflow", "without motion features", ("tokenizer.flow.motion_features=False",)),
     Arm("no_centring", "bflow", "crops on the motion's peak, not on the thing", ("tokenizer.flow.centre=False",)),
     Arm("no_pixels", "bflow", "without the crops' pixels", (_BLIND,)),
-    Arm("no_anchors", "bflow", "without anchors, and so without state slots", ("tokenizer.anchor.tokens=0",)),
+    Arm("no_anchors", "bflow", "without anchors, and so without state slots", _NO_ANCHORS),
     Arm("no_scene", "bflow", "without state slots", ("tokenizer.state.slots=0",)),
-    Arm("no_events", "bflow", "without the event transformer", ("tokenizer.event.layers=0",)),
+    Arm("no_events", "bflow", "without the event transformer", _NO_EVENTS),
+    Arm("only_flow", "bflow", "without either: crops of what moves, with motion features", (*_NO_ANCHORS, *_NO_EVENTS)),
     Arm("scales", "bflow", "crops as large as the thing", ("tokenizer.flow.crop_scales=(1,2,4)",)),
+    Arm("no_anchors_rich", "bflow", "without anchors; the look `rich`", _NO_ANCHORS, "rich"),
+    Arm("no_events_rich", "bflow", "without the event transformer; the look `rich`", _NO_EVENTS, "rich"),
     # The chain's duplex, whose anchors have a tower of the shape that stage `clip` trains.
     _begun("chain_scratch", "from scratch"),
     Arm("stage_chain_clip", "stages", "stage `clip`", config=f"{_CHAIN}:clip", steps=1200, cpu_min=25.0),
@@ -352,7 +357,18 @@ COMPARISONS = (
         "bflow_32_rich",
         tuple(name for name in _named("tokenizer") if name.endswith("_rich")),
     ),
-    Comparison("bflow", "From scratch, on `plain`", "bflow_32", ("bflow_32", *_named("bflow"))),
+    Comparison(
+        "bflow",
+        "From scratch, on `plain`",
+        "bflow_32",
+        ("bflow_32", *(name for name in _named("bflow") if not name.endswith("_rich"))),
+    ),
+    Comparison(
+        "bflow",
+        "From scratch, on `rich`",
+        "bflow_32_rich",
+        ("bflow_32_rich", *(name for name in _named("bflow") if name.endswith("_rich"))),
+    ),
     Comparison("stages", "The chain's duplex, on `plain`", "chain_scratch", _named("stages")),
     Comparison("outside", "Begun with a tokenizer that is not trained on, on `plain`", "cross", _named("outside")),
     Comparison(
