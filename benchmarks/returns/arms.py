@@ -48,7 +48,7 @@ class Size(NamedTuple):
 
 # Clips of 6 s hold two or three events, and a dense clip 1,900 tokens: attention to all of a clip of 12 s would cost
 # dense tokens four times that. A constant rate has its peak below that of a cosine (1.5e-3 in configs/quickstart.py).
-# Context begins as loud as it did when the study began; the arm `quiet` found that a tenth of it is better.
+# Context begins as loud as it did when the study began, so that rows can be compared; a tenth is the default since.
 _LOUD = "tokenizer.context_init_scale=1.0"
 QUICK = Size(
     overrides=("data.clip_s=6.08", "data.batch_size=4", "train.learning_rate=1e-3", "train.end_lr_ratio=0.0", _LOUD),

@@ -194,11 +194,19 @@ def test_settings_hold_also_over_a_cut():
     run(test())
 
 
+def unheard(stream):
+    """Loses what a stream sends from now on, while answers still come; gives its socket, to be closed."""
+
+    async def nothing(_) -> None: ...
+
+    socket = stream._socket
+    stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+    return socket
+
+
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came_is_not(lost: bool, cut: bool):
-    async def nothing(_) -> None: ...
-
     async def test():
         async with served() as server, connect(server.url, mode="file") as stream:
             server.pool.may_go.clear()
@@ -210,8 +218,7 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
                 # Steps begin anew with the second picture, as after a reset; and with that of after it.
                 server.pool.cuts = {1, 4}
             if lost:
-                # What is written from now on is lost; answers still come.
-                stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+                unheard(stream)
             await stream.order("reset")
             for tick in range(2):
                 await stream.send(tick * TICK_S, IMAGE)
@@ -235,16 +242,13 @@ def test_a_reset_that_was_lost_with_a_connection_is_said_again_and_one_that_came
 
 
 def test_pictures_that_were_lost_with_a_connection_are_sent_again_where_the_clock_was_set_back():
-    async def nothing(_) -> None: ...
-
     async def test():
         async with served() as server, connect(server.url, mode="file") as stream:
             (seat,) = server.pool.all_seats
             for tick in range(40, 43):
                 await stream.send(tick * TICK_S, IMAGE)
             await server.until(lambda: len(seat.frames) == 3)
-            socket = stream._socket
-            stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+            socket = unheard(stream)
             for tick in range(3):
                 await stream.send(tick * TICK_S, IMAGE)
             await socket.close()
@@ -259,8 +263,6 @@ def test_pictures_that_were_lost_with_a_connection_are_sent_again_where_the_cloc
 
 
 def test_answers_that_were_on_their_way_when_the_clock_was_set_back_are_of_no_picture_after_it():
-    async def nothing(_) -> None: ...
-
     async def test():
         async with served() as server, connect(server.url, mode="file") as stream:
             server.pool.may_go.clear()
@@ -268,8 +270,7 @@ def test_answers_that_were_on_their_way_when_the_clock_was_set_back_are_of_no_pi
             for tick in range(40, 43):
                 await stream.send(tick * TICK_S, IMAGE)
             await server.until(lambda: len(seat.frames) == 3)
-            socket = stream._socket
-            stream._socket = SimpleNamespace(send_str=nothing, send_bytes=nothing)
+            socket = unheard(stream)
             for tick in range(3):
                 await stream.send(tick * TICK_S, IMAGE)
             server.pool.may_go.set()
