@@ -35,6 +35,7 @@ class Attention(nn.Module):
 
     heads: int
     fused: bool = False
+    # Of the kernel that gives the result, `[D, D]`.
     out_init: Callable = DEFAULT_INIT
 
     @nn.compact
